@@ -1,0 +1,255 @@
+//! What GitHub's event kinds and actions mean, as data: `catalog/github.csv` and
+//! `catalog/attributes.csv` (columns in `catalog/README.md`).
+//!
+//! A new event kind is a new row. Kinds that are in no row are carried all the same, as category
+//! `other`.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use crate::event::Category;
+
+/// The four groups of kinds, each with a webhook path of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Code, refs, CI, deployments, releases, repository settings.
+    Repository,
+    /// Members, teams, installations, tokens, organization settings.
+    Organization,
+    /// Alerts, advisories, scanning, protection rules.
+    Security,
+    /// Issues, pull requests, discussions, projects.
+    Collaboration,
+}
+
+impl Family {
+    /// All families.
+    pub const ALL: [Self; 4] = [Self::Repository, Self::Organization, Self::Security, Self::Collaboration];
+
+    /// The word in paths and in the catalog.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Repository => "repository",
+            Self::Organization => "organization",
+            Self::Security => "security",
+            Self::Collaboration => "collaboration",
+        }
+    }
+
+    fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|family| family.as_str() == word)
+    }
+}
+
+/// One meaning: a row of the catalog with what it inherits from its kind's `*` row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What the event is about.
+    pub category: Category,
+    /// GitHub's audit-log name for the same act.
+    pub audit_action: Option<&'static str>,
+    /// Noun for the target.
+    pub target_kind: &'static str,
+    /// Where the target is in the body; the first path that leads to an object counts.
+    pub target: Paths,
+    /// Where the target's name is, below the target; the first that leads to text or a number counts.
+    pub target_name: Paths,
+    /// Where the body tells how the act ended; `None` means it was done.
+    pub outcome: Option<Path>,
+    /// OCSF class uid.
+    pub ocsf_class: i32,
+}
+
+/// Keys to follow, one after the other; none means the place itself.
+pub type Path = &'static [&'static str];
+/// Alternatives, tried in order.
+pub type Paths = &'static [Path];
+
+/// A fact particular to a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attribute {
+    /// Its name in the event.
+    pub name: &'static str,
+    /// Where it is in the body.
+    pub path: Path,
+}
+
+/// One event kind.
+#[derive(Debug)]
+pub struct Kind {
+    /// The family whose path accepts it; `None` is accepted by all.
+    pub family: Option<Family>,
+    /// Facts that events of this kind carry.
+    pub attributes: Vec<Attribute>,
+    default: Entry,
+    actions: HashMap<&'static str, Entry>,
+}
+
+impl Kind {
+    /// The meaning of `action`, or of the kind alone where the action is absent or unknown.
+    #[must_use]
+    pub fn entry(&self, action: Option<&str>) -> &Entry {
+        action.and_then(|action| self.actions.get(action)).unwrap_or(&self.default)
+    }
+}
+
+/// Looks a GitHub event kind up (the value of `X-GitHub-Event`).
+#[must_use]
+pub fn github(kind: &str) -> Option<&'static Kind> {
+    GITHUB.get(kind)
+}
+
+/// Names of all GitHub kinds of the catalog, in no order.
+pub fn github_kinds() -> impl Iterator<Item = &'static str> {
+    GITHUB.keys().copied()
+}
+
+/// What is assumed of a kind that the catalog does not know.
+#[must_use]
+pub fn unknown() -> &'static Entry {
+    static UNKNOWN: Entry = Entry {
+        category: Category::Other,
+        audit_action: None,
+        target_kind: "unknown",
+        target: &[],
+        target_name: &[],
+        outcome: None,
+        ocsf_class: 6003,
+    };
+    &UNKNOWN
+}
+
+static GITHUB: LazyLock<HashMap<&'static str, Kind>> = LazyLock::new(|| {
+    let rows = include_str!("../catalog/github.csv");
+    let attributes = include_str!("../catalog/attributes.csv");
+    read(rows, attributes).unwrap_or_else(|problem| panic!("the catalog is tested to be readable: {problem}"))
+});
+
+/// Reads both tables. A row that breaks a rule of `catalog/README.md` is named with its line.
+fn read(rows: &'static str, attributes: &'static str) -> Result<HashMap<&'static str, Kind>, String> {
+    let mut kinds: HashMap<&'static str, Kind> = HashMap::new();
+    for (number, line) in rows.lines().enumerate().skip(1) {
+        let at = |problem: &str| format!("github.csv:{}: {problem}", number + 1);
+        let cells: [&'static str; 10] =
+            line.split(',').collect::<Vec<_>>().try_into().map_err(|_| at("expected 10 cells"))?;
+        let [name, action, family, ..] = cells;
+        if action == "*" {
+            let kind = Kind {
+                family: if family == "any" {
+                    None
+                } else {
+                    Some(Family::from_word(family).ok_or_else(|| at("unknown family"))?)
+                },
+                attributes: Vec::new(),
+                default: entry(&cells, unknown()).map_err(|problem| at(&problem))?,
+                actions: HashMap::new(),
+            };
+            if kinds.insert(name, kind).is_some() {
+                return Err(at("a second `*` row for this kind"));
+            }
+            continue;
+        }
+        let kind = kinds.get_mut(name).ok_or_else(|| at("the kind's `*` row must come first"))?;
+        let entry = entry(&cells, &kind.default).map_err(|problem| at(&problem))?;
+        if kind.actions.insert(action, entry).is_some() {
+            return Err(at("a second row for this action"));
+        }
+    }
+    for (number, line) in attributes.lines().enumerate().skip(1) {
+        let at = |problem: &str| format!("attributes.csv:{}: {problem}", number + 1);
+        let [kind, name, path]: [&'static str; 3] =
+            line.split(',').collect::<Vec<_>>().try_into().map_err(|_| at("expected 3 cells"))?;
+        let kind = kinds.get_mut(kind).ok_or_else(|| at("a kind that github.csv does not have"))?;
+        kind.attributes.push(Attribute { name, path: keys(path) });
+    }
+    Ok(kinds)
+}
+
+fn entry(cells: &[&'static str; 10], inherited: &Entry) -> Result<Entry, String> {
+    let [.., category, audit_action, target_kind, target, target_name, outcome, ocsf_class] = *cells;
+    let mut entry = inherited.clone();
+    if !category.is_empty() {
+        entry.category = Category::from_word(category).ok_or_else(|| format!("unknown category `{category}`"))?;
+    }
+    // An audit name belongs to one act, so that an action never inherits it from its kind.
+    entry.audit_action = Some(audit_action).filter(|name| !name.is_empty());
+    if !target_kind.is_empty() {
+        entry.target_kind = target_kind;
+    }
+    if !target.is_empty() {
+        entry.target = alternatives(target);
+    }
+    if !target_name.is_empty() {
+        entry.target_name = alternatives(target_name);
+    }
+    if !outcome.is_empty() {
+        entry.outcome = Some(keys(outcome));
+    }
+    if !ocsf_class.is_empty() {
+        entry.ocsf_class = ocsf_class.parse().map_err(|_| format!("`{ocsf_class}` is no OCSF class uid"))?;
+    }
+    Ok(entry)
+}
+
+// Leaked once per process: the catalog lives as long as it does, and its users borrow from it freely.
+fn alternatives(cell: &'static str) -> Paths {
+    cell.split('|').map(keys).collect::<Vec<_>>().leak()
+}
+
+fn keys(path: &'static str) -> Path {
+    path.split('.').filter(|key| !key.is_empty()).collect::<Vec<_>>().leak()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_catalog_is_readable_and_whole() {
+        assert!(github_kinds().count() >= 58, "{} kinds", github_kinds().count());
+        for name in github_kinds() {
+            let kind = github(name).unwrap();
+            assert!(!kind.default.target_kind.is_empty(), "{name} has no target type");
+            assert!(kind.default.ocsf_class > 1000, "{name} has no OCSF class");
+        }
+    }
+
+    #[test]
+    fn actions_inherit_from_their_kind() {
+        let rows = "kind,action,family,category,audit_action,target_type,target,target_name,outcome,ocsf_class\n\
+                    team,*,organization,identity,,team,team,name|slug,,3006\n\
+                    team,created,,,team.create,,,,,\n\
+                    team,edited,,access,,,team.parent,,,";
+        let kinds = read(rows, "kind,name,path\nteam,privacy,team.privacy").unwrap();
+        let team = &kinds["team"];
+        assert_eq!(team.family, Some(Family::Organization));
+        let created = team.entry(Some("created"));
+        assert_eq!(
+            (created.category, created.audit_action, created.ocsf_class),
+            (Category::Identity, Some("team.create"), 3006)
+        );
+        assert_eq!(created.target_name, [&["name"][..], &["slug"][..]]);
+        let edited = team.entry(Some("edited"));
+        assert_eq!(
+            (edited.category, edited.audit_action, edited.target),
+            (Category::Access, None, &[&["team", "parent"][..]][..])
+        );
+        assert_eq!(team.entry(Some("never heard of")), &team.default);
+        assert_eq!(team.attributes, [Attribute { name: "privacy", path: &["team", "privacy"] }]);
+    }
+
+    #[test]
+    fn a_bad_row_is_named() {
+        const HEAD: &str =
+            "kind,action,family,category,audit_action,target_type,target,target_name,outcome,ocsf_class\n";
+        for (row, problem) in [
+            ("team,created,,,,,,,,", "github.csv:2: the kind's `*` row must come first"),
+            ("team,*,club,identity,,team,team,name,,1", "github.csv:2: unknown family"),
+            ("team,*,organization,fun,,team,team,name,,1", "github.csv:2: unknown category `fun`"),
+            ("team,*", "github.csv:2: expected 10 cells"),
+        ] {
+            assert_eq!(read(format!("{HEAD}{row}").leak(), "").unwrap_err(), problem);
+        }
+    }
+}

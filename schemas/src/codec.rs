@@ -1,0 +1,183 @@
+//! Avro single-object encoding: `C3 01`, the schema's 8-byte CRC-64-AVRO fingerprint, the datum.
+//!
+//! The `.avsc` files are the source. Encoding and decoding go between bytes and Rust types directly,
+//! without Avro's `Value`. A message written under an older released schema is decoded by that
+//! schema: fields added since take their serde default.
+
+use std::sync::LazyLock;
+
+use apache_avro::Schema;
+use apache_avro::rabin::Rabin;
+use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::writer::datum::GenericDatumWriter;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::alert::Alert;
+use crate::event::Event;
+
+/// The two bytes that open a single-object encoding (Avro 1.12 specification).
+const MARKER: [u8; 2] = [0xC3, 0x01];
+/// Marker and fingerprint.
+const PREFIX_BYTES: usize = 10;
+
+/// Why bytes could not be turned into a record, or a record into bytes.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// The bytes are not single-object encoded.
+    #[error("expected an Avro single-object encoding (C3 01 and a fingerprint), found {found}")]
+    NotSingleObject {
+        /// The first bytes in hex, or that it is too short.
+        found: String,
+    },
+    /// The schema is not one this release knows.
+    #[error(
+        "unknown schema fingerprint {fingerprint:016x} for a record of type {record}; this release knows {known:016x}"
+    )]
+    UnknownSchema {
+        /// The record type that was expected.
+        record: &'static str,
+        /// The fingerprint found.
+        fingerprint: u64,
+        /// The newest fingerprint of that type.
+        known: u64,
+    },
+    /// The bytes do not follow the schema.
+    #[error("cannot decode a record of type {record}")]
+    Decode {
+        /// The record type that was expected.
+        record: &'static str,
+        /// What the Avro library says.
+        #[source]
+        source: Box<apache_avro::Error>,
+    },
+    /// The record does not follow the schema.
+    #[error("cannot encode a record of type {record}")]
+    Encode {
+        /// The record type.
+        record: &'static str,
+        /// What the Avro library says.
+        #[source]
+        source: Box<apache_avro::Error>,
+    },
+}
+
+/// A record type with its schema.
+pub trait Record: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// Name of the record, as in its `.avsc` file.
+    const NAME: &'static str;
+    /// Text of the `.avsc` file.
+    const AVSC: &'static str;
+    /// The prepared schema.
+    fn codec() -> &'static Codec;
+}
+
+/// A schema made ready for use: parsed, resolved, with its prefix.
+pub struct Codec {
+    prefix: [u8; PREFIX_BYTES],
+    writer: GenericDatumWriter<'static>,
+    reader: GenericDatumReader<'static>,
+}
+
+impl Codec {
+    fn new(avsc: &str) -> Self {
+        let schema = Schema::parse_str(avsc).expect("a test parses every .avsc file");
+        let fingerprint = schema.fingerprint::<Rabin>();
+        let mut prefix = [0; PREFIX_BYTES];
+        prefix[..2].copy_from_slice(&MARKER);
+        prefix[2..].copy_from_slice(&fingerprint.bytes);
+        // Leaked once per schema: the prepared reader and writer borrow it for the process's life.
+        let schema: &'static Schema = Box::leak(Box::new(schema));
+        let writer = GenericDatumWriter::builder(schema).human_readable(false).build();
+        let reader = GenericDatumReader::builder(schema).human_readable(false).build();
+        Self {
+            prefix,
+            writer: writer.expect("a test resolves every .avsc file"),
+            reader: reader.expect("a test resolves every .avsc file"),
+        }
+    }
+
+    /// The schema's CRC-64-AVRO fingerprint.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        fingerprint_of(&self.prefix)
+    }
+}
+
+impl Record for Event {
+    const NAME: &'static str = "headrace.Event";
+    const AVSC: &'static str = include_str!("../avro/event.avsc");
+    fn codec() -> &'static Codec {
+        static CODEC: LazyLock<Codec> = LazyLock::new(|| Codec::new(Event::AVSC));
+        &CODEC
+    }
+}
+
+impl Record for Alert {
+    const NAME: &'static str = "headrace.Alert";
+    const AVSC: &'static str = include_str!("../avro/alert.avsc");
+    fn codec() -> &'static Codec {
+        static CODEC: LazyLock<Codec> = LazyLock::new(|| Codec::new(Alert::AVSC));
+        &CODEC
+    }
+}
+
+/// `(name, fingerprint, avsc)` of every record type, for the KV bucket `schemas`.
+#[must_use]
+pub fn all_schemas() -> [(&'static str, u64, &'static str); 2] {
+    [(Event::NAME, Event::codec().fingerprint(), Event::AVSC), (Alert::NAME, Alert::codec().fingerprint(), Alert::AVSC)]
+}
+
+/// Encodes `record` as one Avro single object.
+///
+/// # Errors
+/// When the record does not follow its schema, which a test excludes for the types of this crate.
+pub fn encode<R: Record>(record: &R) -> Result<Vec<u8>, CodecError> {
+    let codec = R::codec();
+    let mut bytes = Vec::with_capacity(1024);
+    bytes.extend_from_slice(&codec.prefix);
+    codec
+        .writer
+        .write_ser(&mut bytes, record)
+        .map_err(|source| CodecError::Encode { record: R::NAME, source: Box::new(source) })?;
+    Ok(bytes)
+}
+
+/// Decodes one Avro single object.
+///
+/// # Errors
+/// When `bytes` are not a single object, of an unknown schema, or do not follow it.
+pub fn decode<R: Record>(bytes: &[u8]) -> Result<R, CodecError> {
+    let codec = R::codec();
+    let Some((prefix, mut datum)) =
+        bytes.split_at_checked(PREFIX_BYTES).filter(|(prefix, _)| prefix.starts_with(&MARKER))
+    else {
+        return Err(CodecError::NotSingleObject { found: found(bytes) });
+    };
+    if prefix != codec.prefix {
+        return Err(CodecError::UnknownSchema {
+            record: R::NAME,
+            fingerprint: fingerprint_of(prefix),
+            known: codec.fingerprint(),
+        });
+    }
+    codec
+        .reader
+        .read_deser(&mut datum)
+        .map_err(|source| CodecError::Decode { record: R::NAME, source: Box::new(source) })
+}
+
+fn fingerprint_of(prefix: &[u8]) -> u64 {
+    let bytes: [u8; 8] = prefix[2..PREFIX_BYTES].try_into().expect("a prefix is ten bytes");
+    u64::from_le_bytes(bytes)
+}
+
+fn found(bytes: &[u8]) -> String {
+    if bytes.len() < PREFIX_BYTES {
+        return format!("{} bytes", bytes.len());
+    }
+    bytes[..2].iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests;
