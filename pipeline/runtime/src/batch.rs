@@ -1,0 +1,90 @@
+//! What a sink is given at once.
+
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
+
+/// One value for a sink.
+#[derive(Debug)]
+pub struct Item<T> {
+    /// The value.
+    pub value: T,
+    /// An effect of it may exist already: look it up first.
+    pub suspect: bool,
+    /// Sequence of its message in the stream.
+    pub sequence: u64,
+}
+
+/// Values for a sink, in the order of their stream.
+#[derive(Debug)]
+pub struct Batch<T> {
+    items: Vec<Item<T>>,
+    valid_until: Instant,
+}
+
+impl<T> Batch<T> {
+    /// A batch of `items` that nobody else is given before `valid_until`.
+    #[must_use]
+    pub const fn new(items: Vec<Item<T>>, valid_until: Instant) -> Self {
+        Self { items, valid_until }
+    }
+
+    /// The values.
+    #[must_use]
+    pub fn items(&self) -> &[Item<T>] {
+        &self.items
+    }
+
+    /// How long it is still ours alone: an effect must be complete within this time, or not begin.
+    #[must_use]
+    pub fn valid_for(&self) -> Duration {
+        self.valid_until.saturating_duration_since(Instant::now())
+    }
+
+    /// Name of these items in this order, 32 hex digits: the same messages have the same token,
+    /// whenever they are presented, and any other set has another.
+    #[must_use]
+    pub fn token(items: impl Iterator<Item = u64>, scope: &str) -> String {
+        let mut hash = Sha256::new();
+        hash.update(scope.as_bytes());
+        for sequence in items {
+            hash.update(sequence.to_le_bytes());
+        }
+        hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    pub(crate) fn into_items(self) -> Vec<Item<T>> {
+        self.items
+    }
+
+    pub(crate) const fn set_valid_until(&mut self, valid_until: Instant) {
+        self.valid_until = valid_until;
+    }
+}
+
+/// How large a batch may grow and how long it may wait for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchPolicy {
+    /// Most events.
+    pub events_max: usize,
+    /// Most bytes of messages; no less than the broker's `max_payload`.
+    pub bytes_max: usize,
+    /// Longest wait for more.
+    pub linger: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_names_the_items_and_their_order() {
+        let token = |sequences: &[u64]| Batch::<()>::token(sequences.iter().copied(), "events");
+        assert_eq!(token(&[1, 2, 3]), token(&[1, 2, 3]));
+        assert_ne!(token(&[1, 2, 3]), token(&[1, 3, 2]));
+        assert_ne!(token(&[1, 2, 3]), token(&[1, 2]));
+        assert_ne!(token(&[1]), Batch::<()>::token([1].into_iter(), "raw"));
+        assert_eq!(token(&[]).len(), 32);
+    }
+}

@@ -1,0 +1,291 @@
+//! Stages and the loop that runs a chain of them: pull → process → publish → settle.
+//!
+//! A chain of stages is a stage, so that fused and cut chains are the same code.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::future::join_all;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::Broker;
+use crate::consumer::{Lane, Subscription};
+use crate::fault::{Fault, Verdict};
+use crate::message::Delivered;
+use crate::metrics::seconds_since;
+use crate::payload::{Payload, Product};
+use crate::publisher::{Publisher, Unconfirmed};
+use crate::settle::Outcome;
+use crate::settler::Settler;
+
+/// Events that a stage works on before it lets other tasks run: at about 10 µs each, the half
+/// millisecond that work may keep a reactor thread.
+const SLICE: usize = 32;
+/// Messages that a lane takes at once.
+const TAKE_MAX: usize = 256;
+
+/// One step of the pipeline. Stages are pure as far as they can be: they never see NATS, never retry,
+/// sleep, acknowledge or spawn.
+#[async_trait]
+pub trait Stage: Send + Sync + 'static {
+    /// What it takes.
+    type In: Send;
+    /// What it makes.
+    type Out: Send;
+
+    /// The hand-over that its products go by: `normalized`, `enriched`, `scored`, `alerted`.
+    fn handover(&self) -> &'static str;
+
+    /// Answers for every event of `batch`, in its order.
+    async fn process(&self, batch: Vec<Self::In>) -> Vec<Verdict<Self::Out>>;
+}
+
+/// A stage whose types are known and whose identity is not.
+pub type BoxedStage<In, Out> = Box<dyn Stage<In = In, Out = Out>>;
+
+/// Fuses two stages into one, with nothing between them.
+#[must_use]
+pub fn fuse<A, B, C>(first: BoxedStage<A, B>, second: BoxedStage<B, C>) -> BoxedStage<A, C>
+where
+    A: Send + 'static,
+    B: Send + 'static,
+    C: Send + 'static,
+{
+    Box::new(Fused { first, second })
+}
+
+struct Fused<A, B, C> {
+    first: BoxedStage<A, B>,
+    second: BoxedStage<B, C>,
+}
+
+#[async_trait]
+impl<A: Send + 'static, B: Send + 'static, C: Send + 'static> Stage for Fused<A, B, C> {
+    type In = A;
+    type Out = C;
+
+    fn handover(&self) -> &'static str {
+        self.second.handover()
+    }
+
+    async fn process(&self, batch: Vec<A>) -> Vec<Verdict<C>> {
+        let mut between = Vec::with_capacity(batch.len());
+        let mut shapes = Vec::with_capacity(batch.len());
+        for verdict in self.first.process(batch).await {
+            shapes.push(match verdict {
+                Verdict::Forward(events) => {
+                    let count = events.len();
+                    between.extend(events);
+                    Ok(count)
+                }
+                Verdict::Discard(reason) => Err(Verdict::Discard(reason)),
+                Verdict::Fail(fault) => Err(Verdict::Fail(fault)),
+            });
+        }
+        let mut verdicts = self.second.process(between).await.into_iter();
+        shapes
+            .into_iter()
+            .map(|shape| shape.map_or_else(|own| own, |count| merge(verdicts.by_ref().take(count))))
+            .collect()
+    }
+}
+
+/// The verdict on an event that became several: they go on together, or the event fails as a whole.
+fn merge<T>(parts: impl Iterator<Item = Verdict<T>>) -> Verdict<T> {
+    let mut forward = Vec::new();
+    let (mut failed, mut discarded) = (None, None);
+    for part in parts {
+        match part {
+            Verdict::Forward(events) => forward.extend(events),
+            Verdict::Discard(reason) => discarded = Some(reason),
+            Verdict::Fail(fault) => failed = failed.or(Some(fault)),
+        }
+    }
+    match (failed, discarded) {
+        (Some(fault), _) => Verdict::Fail(fault),
+        (None, Some(reason)) if forward.is_empty() => Verdict::Discard(reason),
+        _ => Verdict::Forward(forward),
+    }
+}
+
+/// Everything a chain's loop needs.
+pub struct ChainLoop<In, Out> {
+    /// The broker.
+    pub broker: Broker,
+    /// Which messages it takes.
+    pub subscription: Subscription,
+    /// The stages.
+    pub stage: BoxedStage<In, Out>,
+    /// Settles its messages.
+    pub settler: Settler,
+}
+
+impl<In: Payload, Out: Product> ChainLoop<In, Out> {
+    /// Runs one lane until `stop`; several may run at once.
+    ///
+    /// # Errors
+    /// When the broker refuses the consumer; the supervisor starts the lane again.
+    pub async fn run_lane(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut lane = Lane::open(&self.broker, &self.subscription).await?;
+        let publisher = Publisher::new(&self.broker);
+        self.settler.health.healthy();
+        while !stop.is_cancelled() {
+            let mut messages = lane.ready(TAKE_MAX, &stop).await?;
+            while !messages.is_empty() {
+                let rest = messages.split_off(messages.len().min(SLICE));
+                if stop.is_cancelled() {
+                    self.give_back(&messages).await;
+                } else if let Some(pause) = self.work(&publisher, messages).await {
+                    self.give_back(&rest).await;
+                    rest_for(pause, &stop).await;
+                    break;
+                }
+                messages = rest;
+                tokio::task::yield_now().await;
+            }
+        }
+        self.broker.flush().await;
+        Ok(())
+    }
+
+    /// Takes a slice all the way. Returns how long the consumer must rest, when it must.
+    async fn work(&self, publisher: &Publisher, messages: Vec<Delivered>) -> Option<Duration> {
+        let mut readable = Vec::with_capacity(messages.len());
+        let mut inputs = Vec::with_capacity(messages.len());
+        let mut pause = None;
+        for message in messages {
+            match In::read(&message, &self.broker).await {
+                Ok(input) => {
+                    readable.push((message, input.received_at()));
+                    inputs.push(input);
+                }
+                Err(fault) => pause = pause.max(self.settler.settle(&message, Outcome::Failed(fault)).await),
+            }
+        }
+        let verdicts = self.stage.process(inputs).await;
+        debug_assert_eq!(verdicts.len(), readable.len(), "a stage answers for every event");
+        let mut sent = Vec::with_capacity(readable.len());
+        for ((message, received_at), verdict) in readable.into_iter().zip(verdicts) {
+            if Instant::now() >= message.held_until(self.subscription.ack_wait) {
+                self.settler.lapse(&message);
+                continue;
+            }
+            let on_its_way = self.send(publisher, &message, verdict).await;
+            sent.push((message, received_at, on_its_way));
+        }
+        for (message, received_at, on_its_way) in sent {
+            let outcome = match on_its_way {
+                Ok(unconfirmed) => self.confirm(unconfirmed, received_at).await,
+                Err(outcome) => outcome,
+            };
+            // Ack only after the PubAck: a crash between the two costs a duplicate that the broker's
+            // window or the suspect look-up drops, the other order loses the event.
+            pause = pause.max(self.settler.settle(&message, outcome).await);
+        }
+        if pause.is_none() {
+            self.settler.health.healthy();
+        }
+        pause
+    }
+
+    async fn send(
+        &self,
+        publisher: &Publisher,
+        message: &Delivered,
+        verdict: Verdict<Out>,
+    ) -> Result<Vec<Unconfirmed>, Outcome> {
+        let products = match verdict {
+            Verdict::Forward(products) => products,
+            Verdict::Discard(reason) => return Err(Outcome::Discarded(reason)),
+            Verdict::Fail(fault) => return Err(Outcome::Failed(fault)),
+        };
+        let mut unconfirmed = Vec::with_capacity(products.len());
+        for product in products {
+            let outgoing = product.write(self.stage.handover()).map_err(Outcome::Failed)?;
+            let sent = publisher.send(outgoing, message.traceparent()).await;
+            unconfirmed.push(sent.map_err(Outcome::Unpublished)?);
+        }
+        Ok(unconfirmed)
+    }
+
+    async fn confirm(&self, unconfirmed: Vec<Unconfirmed>, received_at: headrace_schemas::time::Timestamp) -> Outcome {
+        let results = join_all(unconfirmed.into_iter().map(Unconfirmed::confirmed)).await;
+        let published = results.len() as u64;
+        let failed: Option<Fault> = results.into_iter().find_map(Result::err);
+        match failed {
+            Some(fault) => {
+                self.settler.health.degraded(fault.to_string());
+                Outcome::Unpublished(fault)
+            }
+            None => {
+                self.settler.metrics.published.increment(published);
+                self.settler.metrics.publish_seconds.record(seconds_since(received_at));
+                Outcome::Done
+            }
+        }
+    }
+
+    async fn give_back(&self, messages: &[Delivered]) {
+        for message in messages {
+            self.settler.settle(message, Outcome::Interrupted).await;
+        }
+    }
+}
+
+/// Rests, but not beyond `stop`.
+pub(crate) async fn rest_for(pause: Duration, stop: &CancellationToken) {
+    tokio::select! {
+        () = sleep(pause) => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+    use crate::fault::DiscardReason;
+
+    struct Each<F>(&'static str, F);
+
+    #[async_trait]
+    impl<F: Fn(u32) -> Verdict<u32> + Send + Sync + 'static> Stage for Each<F> {
+        type In = u32;
+        type Out = u32;
+        fn handover(&self) -> &'static str {
+            self.0
+        }
+        async fn process(&self, batch: Vec<u32>) -> Vec<Verdict<u32>> {
+            batch.into_iter().map(&self.1).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fused_chain_answers_for_each_input() {
+        let first = Each("first", |number| match number {
+            0 => Verdict::Discard(DiscardReason::Filtered),
+            1 => Verdict::Fail(Fault::transient(anyhow!("one"))),
+            2 => Verdict::Forward(vec![]),
+            many => Verdict::Forward((0..many).map(|part| many * 10 + part).collect()),
+        });
+        let second = Each("second", |number| match number {
+            41 => Verdict::Fail(Fault::transient(anyhow!("forty-one"))),
+            30..=40 => Verdict::Forward(vec![number + 100]),
+            _ => Verdict::Discard(DiscardReason::Filtered),
+        });
+        let chain = fuse(Box::new(first), Box::new(second));
+        assert_eq!(chain.handover(), "second");
+        let told = chain.process(vec![3, 0, 1, 2, 4, 5]).await;
+        let told: Vec<String> = told
+            .into_iter()
+            .map(|verdict| match verdict {
+                Verdict::Forward(numbers) => format!("{numbers:?}"),
+                Verdict::Discard(reason) => reason.code().to_owned(),
+                Verdict::Fail(fault) => fault.to_string(),
+            })
+            .collect();
+        assert_eq!(told, ["[130, 131, 132]", "filtered", "one", "[]", "forty-one", "filtered"]);
+    }
+}

@@ -1,0 +1,158 @@
+//! Configuration of the broker and of the streams in it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::secret::Secret;
+use crate::settle::RetryPolicy;
+
+/// A value that parses but cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// Where it is: `sinks.splunk.url`, `ingest.secrets[0]`.
+    pub path: String,
+    /// What was expected, what was found, what to do.
+    pub message: String,
+}
+
+impl Invalid {
+    /// The value at `path` cannot be used.
+    pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { path: path.into(), message: message.into() }
+    }
+}
+
+/// How to reach NATS.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Nats {
+    /// Servers, separated by commas; `tls://` asks for TLS. `up` starts a server of its own when this
+    /// is empty. Example: `nats://nats-0:4222,nats://nats-1:4222`.
+    pub url: String,
+    /// A credentials file (JWT and seed) as `nsc` writes it.
+    pub credentials_path: Option<PathBuf>,
+    /// User name, with `password`.
+    pub user: Option<String>,
+    /// Password of `user`.
+    pub password: Secret,
+    /// Token, instead of user and password.
+    pub token: Secret,
+    /// A CA certificate (PEM) to trust besides the system's.
+    pub ca_path: Option<PathBuf>,
+    /// How long to wait for a connection and for each confirmation, in milliseconds.
+    pub timeout_ms: u64,
+}
+
+impl Default for Nats {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            credentials_path: None,
+            user: None,
+            password: Secret::default(),
+            token: Secret::default(),
+            ca_path: None,
+            timeout_ms: 5_000,
+        }
+    }
+}
+
+impl Nats {
+    /// `timeout_ms` as a duration.
+    #[must_use]
+    pub const fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+}
+
+/// The streams and buckets in NATS.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Streams {
+    /// Copies of each stream: 1, or 3 on a cluster of three or more servers.
+    pub replicas: usize,
+    /// How long the broker recognizes a repeated message, in seconds. A longer window costs broker
+    /// memory, about 100 bytes per message; repeats beyond it are recognized in ClickHouse.
+    pub duplicate_window_s: u64,
+    /// Bodies as they came: the replay window.
+    pub raw: Limits,
+    /// Events between stages and to the sinks.
+    pub events: Limits,
+    /// Alerts.
+    pub alerts: Limits,
+    /// Dead letters.
+    pub dead: Limits,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        let limits = |days: u64, gibibytes: u64| Limits { max_age_hours: days * 24, max_bytes: gibibytes << 30 };
+        Self {
+            replicas: 1,
+            duplicate_window_s: 120,
+            raw: limits(7, 10),
+            events: limits(3, 4),
+            alerts: limits(30, 1),
+            dead: limits(90, 1),
+        }
+    }
+}
+
+impl Streams {
+    /// `duplicate_window_s` as a duration.
+    #[must_use]
+    pub const fn duplicate_window(&self) -> Duration {
+        Duration::from_secs(self.duplicate_window_s)
+    }
+}
+
+/// Limits of one stream. A stream at `max_bytes` refuses new messages rather than drop unread ones;
+/// what every consumer has settled is removed beforehand.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Messages older than this many hours are removed.
+    pub max_age_hours: u64,
+    /// The stream holds at most this many bytes.
+    pub max_bytes: u64,
+}
+
+/// How failed attempts are repeated.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retry {
+    /// Attempts that an event's own temporary failures may cost before it is dead-lettered. A receiver
+    /// that is down altogether costs none.
+    pub attempts_max: u32,
+    /// Pause after the first failure, in milliseconds; it doubles with each further one.
+    pub backoff_min_ms: u64,
+    /// The longest pause, in milliseconds.
+    pub backoff_max_ms: u64,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        let policy = RetryPolicy::default();
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            attempts_max: policy.attempts_max,
+            backoff_min_ms: millis(policy.backoff_min),
+            backoff_max_ms: millis(policy.backoff_max),
+        }
+    }
+}
+
+impl Retry {
+    /// The policy these values describe.
+    #[must_use]
+    pub const fn policy(&self) -> RetryPolicy {
+        RetryPolicy {
+            attempts_max: self.attempts_max,
+            backoff_min: Duration::from_millis(self.backoff_min_ms),
+            backoff_max: Duration::from_millis(self.backoff_max_ms),
+        }
+    }
+}

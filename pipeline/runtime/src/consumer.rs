@@ -1,0 +1,139 @@
+//! A component's share of a stream: a durable pull consumer, read by a few lanes.
+//!
+//! A lane asks for a batch, works on it to the end and asks again. What is in flight is therefore
+//! bounded by lanes × batch, and nothing waits in a buffer while its `ack_wait` runs.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::consumer::pull::{Batch, Config};
+use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
+use futures::FutureExt as _;
+use futures::StreamExt as _;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Broker, Stream};
+use crate::message::Delivered;
+
+/// How long a request for messages stays open at the broker.
+const REQUEST_OPEN: Duration = Duration::from_secs(5);
+
+/// Which messages a component takes, and on which terms.
+#[derive(Clone, Debug)]
+pub struct Subscription {
+    /// The durable consumer's name, which is the component's.
+    pub component: String,
+    /// The stream.
+    pub stream: Stream,
+    /// Subjects; empty means all of the stream.
+    pub filters: Vec<String>,
+    /// How long a message may be held without a word before the broker gives it to another.
+    pub ack_wait: Duration,
+    /// Messages that may be unsettled at once, over all processes.
+    pub unsettled_max: usize,
+}
+
+/// One reader of a consumer.
+pub struct Lane {
+    consumer: Consumer<Config>,
+    open: Option<(Batch, Instant)>,
+}
+
+impl Lane {
+    /// Creates or updates the consumer and opens a lane on it.
+    ///
+    /// # Errors
+    /// When the broker does not answer or refuses the consumer.
+    pub async fn open(broker: &Broker, subscription: &Subscription) -> anyhow::Result<Self> {
+        let config = Config {
+            durable_name: Some(subscription.component.clone()),
+            deliver_policy: DeliverPolicy::All,
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: subscription.ack_wait,
+            // `settle` bounds the attempts; the broker must never give up by itself.
+            max_deliver: -1,
+            filter_subjects: subscription.filters.clone(),
+            max_ack_pending: i64::try_from(subscription.unsettled_max).unwrap_or(i64::MAX),
+            max_waiting: 512,
+            ..Config::default()
+        };
+        let stream = subscription.stream.name();
+        let consumer = broker
+            .jetstream()
+            .create_consumer_on_stream(config, stream)
+            .await
+            .with_context(|| format!("cannot open the consumer {} on {stream}", subscription.component))?;
+        Ok(Self { consumer, open: None })
+    }
+
+    /// The next messages, as soon as there is one: at most `max`, those that are there already.
+    /// Empty when none came for a while or `stop` was cancelled.
+    ///
+    /// # Errors
+    /// When the broker refuses the request, such as after the consumer was deleted.
+    pub async fn ready(&mut self, max: usize, stop: &CancellationToken) -> anyhow::Result<Vec<Delivered>> {
+        if self.open.is_none() {
+            let requested_at = Instant::now();
+            let request = self.consumer.batch().max_messages(max).expires(REQUEST_OPEN).messages();
+            self.open = Some((request.await.context("cannot ask for messages")?, requested_at));
+        }
+        let Some((batch, requested_at)) = &mut self.open else { return Ok(Vec::new()) };
+        let first = tokio::select! {
+            first = batch.next() => first,
+            () = stop.cancelled() => return Ok(Vec::new()),
+        };
+        let mut taken = Vec::new();
+        let mut next = Some(first);
+        while let Some(message) = next {
+            let Some(message) = message else {
+                self.open = None;
+                break;
+            };
+            let message = message.map_err(|error| anyhow::anyhow!("the broker ended the request: {error}"))?;
+            taken.push(Delivered::new(message, *requested_at)?);
+            next = if taken.len() < max { batch.next().now_or_never() } else { None };
+        }
+        Ok(taken)
+    }
+
+    /// Gathers up to `max` messages or `bytes_max` bytes for at most `linger`. Empty when none came or
+    /// `stop` was cancelled; what was gathered by then is returned.
+    ///
+    /// # Errors
+    /// When the broker refuses the request.
+    pub async fn gather(
+        &mut self,
+        max: usize,
+        bytes_max: usize,
+        linger: Duration,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Vec<Delivered>> {
+        let requested_at = Instant::now();
+        let request = self.consumer.batch().max_messages(max).max_bytes(bytes_max).expires(linger).messages();
+        let mut batch = request.await.context("cannot ask for messages")?;
+        let mut taken = Vec::new();
+        loop {
+            let next = tokio::select! {
+                next = batch.next() => next,
+                () = stop.cancelled() => break,
+            };
+            match next {
+                Some(Ok(message)) => taken.push(Delivered::new(message, requested_at)?),
+                Some(Err(error)) if taken.is_empty() => anyhow::bail!("the broker ended the request: {error}"),
+                // A batch that reached its bytes ends so too; what it brought is whole.
+                Some(Err(_)) | None => break,
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Messages that wait, and messages delivered but not settled, over all lanes and processes.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn backlog(&mut self) -> anyhow::Result<(u64, usize)> {
+        let info = self.consumer.info().await.context("cannot read the consumer's state")?;
+        Ok((info.num_pending, info.num_ack_pending))
+    }
+}

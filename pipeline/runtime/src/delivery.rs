@@ -1,0 +1,325 @@
+//! Sinks and the loop that runs one: gather → deliver → settle.
+//!
+//! A sink answers for each event, or for the batch as a whole when it knows nothing of any single
+//! one. Then the batch is presented again unchanged, for as long as it takes: a receiver that is down
+//! costs no event an attempt. Meanwhile progress acknowledgements keep the batch ours.
+
+use std::collections::VecDeque;
+use std::future::{Future, pending};
+use std::time::Duration;
+
+use async_nats::jetstream::AckKind;
+use async_trait::async_trait;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::{Batch, BatchPolicy, Item};
+use crate::broker::{Broker, Stream};
+use crate::chain::rest_for;
+use crate::consumer::{Lane, Subscription};
+use crate::fault::{DiscardReason, Fault, FaultClass};
+use crate::message::Delivered;
+use crate::metrics::{seconds, seconds_since};
+use crate::payload::Payload;
+use crate::settle::{Attempt, Outcome};
+use crate::settler::Settler;
+
+/// A receiver outside. It classifies failures and never retries, sleeps, acknowledges or spawns.
+#[async_trait]
+pub trait Sink: Send + Sync + 'static {
+    /// What it takes.
+    type Item: Payload;
+
+    /// Whether the receiver is reachable and accepts our credentials.
+    ///
+    /// # Errors
+    /// Transient when it is away, broken when a person must act.
+    async fn check(&self) -> Result<(), Fault>;
+
+    /// Whether `item` is for this sink. What is not is discarded as filtered, and counted.
+    fn wants(&self, _item: &Self::Item) -> bool {
+        true
+    }
+
+    /// Delivers `batch`, which is never empty.
+    async fn deliver(&self, batch: &Batch<Self::Item>) -> Delivery;
+}
+
+/// A sink's answer for a batch.
+#[derive(Debug)]
+pub enum Delivery {
+    /// One answer for each item, in their order.
+    Each(Vec<Result<(), Fault>>),
+    /// Nothing is known of any single item: the batch failed, or had no clear answer. It is presented
+    /// again unchanged; a poisoned batch of several is split to find the item that is to blame.
+    Whole(Fault),
+}
+
+impl Delivery {
+    /// All `count` items were delivered.
+    #[must_use]
+    pub fn all(count: usize) -> Self {
+        Self::Each((0..count).map(|_| Ok(())).collect())
+    }
+}
+
+/// On which terms a sink takes part: how much at once, how long it may take.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Subjects it reads; empty means all of its items' stream.
+    pub filters: Vec<String>,
+    /// How its batches grow.
+    pub batching: BatchPolicy,
+    /// Longest time for one call.
+    pub call_timeout: Duration,
+    /// How long the broker waits for a word on a message before it gives it to another; at least
+    /// twice `call_timeout`.
+    pub ack_wait: Duration,
+    /// Batches in the making or on their way at once, in each process.
+    pub lanes: usize,
+}
+
+impl Terms {
+    /// The consumer for these terms, for the sink `component` on `stream`.
+    #[must_use]
+    pub fn subscription(&self, component: &str, stream: Stream) -> Subscription {
+        Subscription {
+            component: component.to_owned(),
+            stream,
+            filters: self.filters.clone(),
+            ack_wait: self.ack_wait,
+            // Room for a few processes to share the work.
+            unsettled_max: self.batching.events_max * self.lanes * 4,
+        }
+    }
+}
+
+/// Everything a sink's loop needs.
+pub struct SinkLoop<S: Sink> {
+    /// The broker.
+    pub broker: Broker,
+    /// Which messages it takes.
+    pub subscription: Subscription,
+    /// The sink.
+    pub sink: S,
+    /// How its batches grow.
+    pub batching: BatchPolicy,
+    /// Longest time for one call of the sink.
+    pub call_timeout: Duration,
+    /// Settles its messages.
+    pub settler: Settler,
+}
+
+/// A part of a batch with the messages behind it, in the same order.
+struct Part<T> {
+    messages: Vec<Delivered>,
+    batch: Batch<T>,
+}
+
+impl<T> Part<T> {
+    /// Two parts of about the same size.
+    fn halves(mut self) -> [Self; 2] {
+        let middle = self.messages.len() / 2;
+        let valid_until = Instant::now() + self.batch.valid_for();
+        let later_messages = self.messages.split_off(middle);
+        let mut items = self.batch.into_items();
+        let later_items = items.split_off(middle);
+        [
+            Self { messages: self.messages, batch: Batch::new(items, valid_until) },
+            Self { messages: later_messages, batch: Batch::new(later_items, valid_until) },
+        ]
+    }
+}
+
+impl<S: Sink> SinkLoop<S> {
+    /// Runs one lane until `stop`; several may run at once.
+    ///
+    /// # Errors
+    /// When the broker refuses the consumer; the supervisor starts the lane again.
+    pub async fn run_lane(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut lane = Lane::open(&self.broker, &self.subscription).await?;
+        self.await_receiver(&stop).await;
+        while !stop.is_cancelled() {
+            let BatchPolicy { events_max, bytes_max, linger } = self.batching;
+            let messages = lane.gather(events_max, bytes_max, linger, &stop).await?;
+            if messages.is_empty() {
+                continue;
+            }
+            let (part, pause) = self.read(messages).await;
+            let pause = if part.messages.is_empty() { pause } else { pause.max(self.deliver(part, &stop).await) };
+            if let Some(pause) = pause {
+                rest_for(pause, &stop).await;
+            }
+        }
+        self.broker.flush().await;
+        Ok(())
+    }
+
+    /// Waits until the receiver accepts us, so that nothing is taken from the stream before.
+    async fn await_receiver(&self, stop: &CancellationToken) {
+        let mut failures = 0;
+        while !stop.is_cancelled() {
+            let checked = timeout(self.call_timeout, self.sink.check()).await;
+            match checked.unwrap_or_else(|_| Err(timed_out(self.call_timeout))) {
+                Ok(()) => return self.settler.health.healthy(),
+                Err(fault) => {
+                    failures += 1;
+                    self.report(&fault);
+                    rest_for(self.settler.policy().backoff(Attempt(failures)), stop).await;
+                }
+            }
+        }
+    }
+
+    /// Reads the messages and settles those that are unreadable or not wanted.
+    async fn read(&self, messages: Vec<Delivered>) -> (Part<S::Item>, Option<Duration>) {
+        let window = self.broker.duplicate_window();
+        let mut kept = Vec::with_capacity(messages.len());
+        let mut items = Vec::with_capacity(messages.len());
+        let mut pause = None;
+        for message in messages {
+            let outcome = match S::Item::read(&message, &self.broker).await {
+                Ok(value) if self.sink.wants(&value) => {
+                    let id = headrace_schemas::id::EventId::from_stored(value.id());
+                    let suspect = message.is_suspect(&id, value.received_at(), window);
+                    items.push(Item { value, suspect, sequence: message.sequence });
+                    kept.push(message);
+                    continue;
+                }
+                Ok(_) => Outcome::Discarded(DiscardReason::Filtered),
+                Err(fault) => Outcome::Failed(fault),
+            };
+            pause = pause.max(self.settler.settle(&message, outcome).await);
+        }
+        let part = Part { messages: kept, batch: Batch::new(items, Instant::now()) };
+        (part, pause)
+    }
+
+    /// Delivers a part and all parts that come of it. Returns how long the consumer must rest.
+    async fn deliver(&self, part: Part<S::Item>, stop: &CancellationToken) -> Option<Duration> {
+        let mut parts = VecDeque::from([part]);
+        let mut failures = 0;
+        let mut pause = None;
+        while let Some(mut part) = parts.pop_front() {
+            if stop.is_cancelled() && failures > 0 {
+                self.give_back(&part.messages).await;
+                continue;
+            }
+            let valid_until = held_until(&part.messages, self.subscription.ack_wait);
+            if Instant::now() + self.call_timeout >= valid_until {
+                part.messages.iter().for_each(|message| self.settler.lapse(message));
+                continue;
+            }
+            part.batch.set_valid_until(valid_until);
+            let waiting = parts.iter().flat_map(|part| &part.messages);
+            let held: Vec<&Delivered> = part.messages.iter().chain(waiting).collect();
+            match self.while_held(&held, self.call(&part.batch)).await {
+                Delivery::Each(results) => {
+                    failures = 0;
+                    pause = pause.max(self.settle_each(part, results).await);
+                }
+                Delivery::Whole(Fault { class: FaultClass::Poison(_), .. }) if part.messages.len() > 1 => {
+                    part.halves().into_iter().rev().for_each(|half| parts.push_front(half));
+                }
+                Delivery::Whole(fault @ Fault { class: FaultClass::Poison(_), .. }) => {
+                    pause = pause.max(self.settle_each(part, vec![Err(fault)]).await);
+                }
+                Delivery::Whole(fault) => {
+                    failures += 1;
+                    self.report(&fault);
+                    let backoff = self.settler.policy().backoff(Attempt(failures));
+                    let wish = match fault.class {
+                        FaultClass::Transient { retry_after: Some(wish) } => {
+                            wish.min(self.settler.policy().backoff_max)
+                        }
+                        _ => Duration::ZERO,
+                    };
+                    self.while_held(&held, rest_for(backoff.max(wish), stop)).await;
+                    parts.push_front(part);
+                }
+            }
+        }
+        pause
+    }
+
+    async fn call(&self, batch: &Batch<S::Item>) -> Delivery {
+        let began = Instant::now();
+        let answer = timeout(self.call_timeout, self.sink.deliver(batch)).await;
+        self.settler.metrics.call_seconds.record(seconds(began.elapsed()));
+        self.settler.metrics.call_events.record(batch.items().len() as f64);
+        answer.unwrap_or_else(|_| Delivery::Whole(timed_out(self.call_timeout)))
+    }
+
+    async fn settle_each(&self, part: Part<S::Item>, results: Vec<Result<(), Fault>>) -> Option<Duration> {
+        debug_assert_eq!(results.len(), part.messages.len(), "a sink answers for every item");
+        let mut pause = None;
+        let (mut delivered, mut failed) = (0, None);
+        for ((message, item), result) in part.messages.iter().zip(part.batch.items()).zip(results) {
+            let outcome = match result {
+                Ok(()) => {
+                    delivered += 1;
+                    self.settler.metrics.deliver_seconds.record(seconds_since(item.value.received_at()));
+                    Outcome::Done
+                }
+                Err(fault) => {
+                    failed = Some(fault.to_string());
+                    Outcome::Failed(fault)
+                }
+            };
+            pause = pause.max(self.settler.settle(message, outcome).await);
+        }
+        self.settler.metrics.delivered.increment(delivered);
+        match (delivered, failed, pause) {
+            // Already reported as broken by the settler.
+            (_, _, Some(_)) => {}
+            (0, Some(why), None) => self.settler.health.degraded(why),
+            _ => self.settler.health.healthy(),
+        }
+        pause
+    }
+
+    /// Runs `work` and keeps `held` ours meanwhile.
+    async fn while_held<T>(&self, held: &[&Delivered], work: impl Future<Output = T>) -> T {
+        tokio::select! {
+            done = work => done,
+            never = keep_held(held, self.subscription.ack_wait) => never,
+        }
+    }
+
+    async fn give_back(&self, messages: &[Delivered]) {
+        for message in messages {
+            self.settler.settle(message, Outcome::Interrupted).await;
+        }
+    }
+
+    fn report(&self, fault: &Fault) {
+        match fault.class {
+            FaultClass::Broken => self.settler.health.broken(fault.to_string()),
+            _ => self.settler.health.degraded(fault.to_string()),
+        }
+    }
+}
+
+/// Sends progress acknowledgements for ever, thrice per `ack_wait`.
+async fn keep_held<T>(held: &[&Delivered], ack_wait: Duration) -> T {
+    let Some((last, others)) = held.split_last() else { return pending().await };
+    loop {
+        sleep(ack_wait / 3).await;
+        let since = Instant::now();
+        for message in others {
+            message.answer(AckKind::Progress).await;
+        }
+        // The server takes acknowledgements of a connection in order: its word on the last covers all.
+        if last.answer_confirmed(AckKind::Progress).await {
+            held.iter().for_each(|message| message.extend_hold(since));
+        }
+    }
+}
+
+fn held_until(messages: &[Delivered], ack_wait: Duration) -> Instant {
+    messages.iter().map(|message| message.held_until(ack_wait)).min().unwrap_or_else(Instant::now)
+}
+
+fn timed_out(after: Duration) -> Fault {
+    Fault::transient(anyhow::anyhow!("no answer within {} ms", after.as_millis()))
+}

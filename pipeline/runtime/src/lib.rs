@@ -1,0 +1,27 @@
+//! The machinery under every stage and sink: the only code that consumes JetStream or settles a
+//! message.
+//!
+//! Components ([`chain::Stage`], [`delivery::Sink`]) are called by the loops here and return values;
+//! [`settle::settle`] alone decides what becomes of a message. Start with [`chain`] for stages,
+//! [`delivery`] for sinks, [`broker`] for what is in NATS.
+
+pub mod admin;
+pub mod batch;
+pub mod broker;
+pub mod chain;
+pub mod config;
+pub mod consumer;
+pub mod delivery;
+pub mod fault;
+pub mod health;
+pub mod message;
+pub mod metrics;
+pub mod payload;
+pub mod publisher;
+pub mod retention;
+pub mod secret;
+pub mod settle;
+pub mod settler;
+pub mod state;
+pub mod supervisor;
+pub mod trace;

@@ -1,0 +1,119 @@
+//! [`Delivered`]: a message that JetStream handed us and that we have to settle.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use async_nats::jetstream::{self, AckKind};
+use async_nats::{HeaderMap, Subject};
+use bytes::Bytes;
+use headrace_schemas::header;
+use headrace_schemas::id::EventId;
+use headrace_schemas::time::Timestamp;
+use tokio::time::Instant;
+
+use crate::settle::Attempt;
+
+/// A message with what JetStream tells of its delivery.
+pub struct Delivered {
+    message: async_nats::Message,
+    acker: jetstream::message::Acker,
+    /// Which delivery this is.
+    pub attempt: Attempt,
+    /// The message's sequence in its stream.
+    pub sequence: u64,
+    /// When the broker stored it, by the broker's clock.
+    pub stored_at: Timestamp,
+    stream: String,
+    /// No later than the moment from which JetStream counts `ack_wait`.
+    held_since: Mutex<Instant>,
+}
+
+impl Delivered {
+    /// Takes a message over. `requested_at` is when it was asked for: JetStream cannot have delivered
+    /// it earlier, whereas the time of reading it may be much later in a process that was stopped.
+    ///
+    /// # Errors
+    /// When its reply subject is not JetStream's.
+    pub(crate) fn new(message: jetstream::Message, requested_at: Instant) -> anyhow::Result<Self> {
+        let info =
+            message.info().map_err(|error| anyhow::anyhow!("a message without JetStream's reply subject: {error}"))?;
+        let attempt = Attempt(u32::try_from(info.delivered).unwrap_or(u32::MAX));
+        let sequence = info.stream_sequence;
+        let stream = info.stream.to_owned();
+        let micros = info.published.unix_timestamp_nanos() / 1_000;
+        let stored_at = Timestamp::from_micros(i64::try_from(micros).unwrap_or_default());
+        let (message, acker) = message.split();
+        Ok(Self { message, acker, attempt, sequence, stored_at, stream, held_since: Mutex::new(requested_at) })
+    }
+
+    /// The message's subject.
+    #[must_use]
+    pub const fn subject(&self) -> &Subject {
+        &self.message.subject
+    }
+
+    /// The message's payload.
+    #[must_use]
+    pub const fn payload(&self) -> &Bytes {
+        &self.message.payload
+    }
+
+    /// All headers, when there are any.
+    #[must_use]
+    pub const fn headers(&self) -> Option<&HeaderMap> {
+        self.message.headers.as_ref()
+    }
+
+    /// One header's first value.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers()?.get(name).map(async_nats::HeaderValue::as_str)
+    }
+
+    /// Stream and sequence, as `RAW:42`.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        format!("{}:{}", self.stream, self.sequence)
+    }
+
+    /// Whether an effect of this message may exist already, so that it must be looked up first.
+    ///
+    /// Three ways lead to a second copy: JetStream delivers again; the sender delivers again after
+    /// the broker's duplicate window; a process that was stopped publishes late. The last two show as
+    /// an id older than the window at its reception, and as a message stored long after it.
+    #[must_use]
+    pub fn is_suspect(&self, id: &EventId, received_at: Timestamp, window: Duration) -> bool {
+        // Half the window: the clocks of gateway and broker may differ.
+        let window = window / 2;
+        self.attempt.is_repeat() || id.may_repeat(received_at, window) || self.stored_at.since(received_at) >= window
+    }
+
+    /// The time until which nobody else is given this message.
+    pub(crate) fn held_until(&self, ack_wait: Duration) -> Instant {
+        *self.held_since.lock().unwrap_or_else(PoisonError::into_inner) + ack_wait
+    }
+
+    /// Notes that JetStream counts `ack_wait` from `since` at the earliest.
+    pub(crate) fn extend_hold(&self, since: Instant) {
+        *self.held_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// Sends an acknowledgement of any kind without waiting for the server: a lost one costs a redelivery.
+    pub(crate) async fn answer(&self, kind: AckKind) {
+        if let Err(error) = self.acker.ack_with(kind).await {
+            tracing::debug!(%error, origin = self.origin(), "acknowledgement not sent; the message comes again");
+        }
+    }
+
+    /// Sends an acknowledgement and waits until the server has taken it and all that were sent before.
+    pub(crate) async fn answer_confirmed(&self, kind: AckKind) -> bool {
+        self.acker.double_ack_with(kind).await.is_ok()
+    }
+
+    /// The `traceparent` that came with it.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<&str> {
+        self.header(header::TRACEPARENT)
+    }
+}

@@ -1,0 +1,177 @@
+//! Every metric's name, unit and meaning, in one table, and their set-up.
+//!
+//! Labels come from bounded enums and configured names only: component, outcome, reason, stream.
+
+use std::time::Duration;
+
+use headrace_schemas::time::Timestamp;
+use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// Requests by `reason`: `accepted`, `duplicate`, or the reason for which they were refused.
+pub const REQUESTS: &str = "headrace_ingest_requests_total";
+/// Requests whose signature was verified.
+pub const VERIFIED: &str = "headrace_ingest_verified_total";
+/// Bytes of bodies stored.
+pub const STORED_BYTES: &str = "headrace_ingest_stored_bytes_total";
+/// Requests being served.
+pub const IN_FLIGHT: &str = "headrace_ingest_in_flight";
+/// Received to stored (PubAck).
+pub const STORE_SECONDS: &str = "headrace_ingest_store_seconds";
+/// Messages settled, by `component` and `outcome`.
+pub const SETTLED: &str = "headrace_settled_total";
+/// Messages dead-lettered, by `component` and `reason`.
+pub const DEAD: &str = "headrace_dead_letters_total";
+/// Events discarded on purpose, by `component` and `reason`.
+pub const DISCARDED: &str = "headrace_discarded_total";
+/// Messages given back untouched because they were held too long, by `component`.
+pub const LAPSED: &str = "headrace_lapsed_total";
+/// Messages published by a stage and confirmed, by `component`.
+pub const PUBLISHED: &str = "headrace_published_total";
+/// Received to published by a chain, by `component`.
+pub const PUBLISH_SECONDS: &str = "headrace_publish_seconds";
+/// Events delivered by a sink, by `component`.
+pub const DELIVERED: &str = "headrace_delivered_total";
+/// Received to delivered by a sink, by `component`.
+pub const DELIVER_SECONDS: &str = "headrace_deliver_seconds";
+/// Duration of one call of a sink, by `component`.
+pub const CALL_SECONDS: &str = "headrace_sink_call_seconds";
+/// Events per call of a sink, by `component`.
+pub const CALL_EVENTS: &str = "headrace_sink_call_events";
+/// Suspects looked up and found to be there already, by `component`.
+pub const ALREADY_THERE: &str = "headrace_already_there_total";
+/// Messages of a consumer that wait, by `component`.
+pub const LAG: &str = "headrace_consumer_lag";
+/// Messages of a consumer that are delivered but not settled, by `component`.
+pub const PENDING: &str = "headrace_consumer_pending";
+/// Messages removed from a full stream after every consumer had settled them, by `stream`.
+pub const PURGED: &str = "headrace_stream_purged_total";
+/// 1 when the component is healthy, 0 when it is not, by `component`.
+pub const HEALTHY: &str = "headrace_healthy";
+
+/// Bounds of every latency histogram, in seconds.
+const SECONDS: [f64; 17] =
+    [0.000_5, 0.001, 0.002, 0.004, 0.006, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.0, 2.0, 5.0, 15.0, 60.0];
+/// Bounds of every size histogram, in events.
+const EVENTS: [f64; 10] = [1.0, 4.0, 16.0, 64.0, 256.0, 1_000.0, 4_000.0, 10_000.0, 25_000.0, 50_000.0];
+
+/// Installs the process's recorder and describes every metric.
+///
+/// # Errors
+/// When a recorder is installed already.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Full(CALL_EVENTS.to_owned()), &EVENTS)?
+        .install_recorder()?;
+    describe();
+    Ok(handle)
+}
+
+fn describe() {
+    let counters = [
+        (REQUESTS, Unit::Count, "Webhook requests by reason."),
+        (VERIFIED, Unit::Count, "Webhook requests whose signature was verified."),
+        (STORED_BYTES, Unit::Bytes, "Bytes of bodies stored."),
+        (SETTLED, Unit::Count, "Messages settled, by component and outcome."),
+        (DEAD, Unit::Count, "Messages dead-lettered, by component and reason."),
+        (DISCARDED, Unit::Count, "Events discarded on purpose, by component and reason."),
+        (LAPSED, Unit::Count, "Messages given back untouched because they were held too long."),
+        (PUBLISHED, Unit::Count, "Messages published by a stage and confirmed."),
+        (DELIVERED, Unit::Count, "Events delivered by a sink."),
+        (ALREADY_THERE, Unit::Count, "Suspects looked up and found to be there already."),
+        (PURGED, Unit::Count, "Messages removed from a full stream after every consumer had settled them."),
+    ];
+    for (name, unit, text) in counters {
+        describe_counter!(name, unit, text);
+    }
+    let histograms = [
+        (STORE_SECONDS, Unit::Seconds, "From receiving a request to its PubAck."),
+        (PUBLISH_SECONDS, Unit::Seconds, "From receiving an event to its publication by a chain."),
+        (DELIVER_SECONDS, Unit::Seconds, "From receiving an event to its delivery by a sink."),
+        (CALL_SECONDS, Unit::Seconds, "Duration of one call of a sink."),
+        (CALL_EVENTS, Unit::Count, "Events per call of a sink."),
+    ];
+    for (name, unit, text) in histograms {
+        describe_histogram!(name, unit, text);
+    }
+    let gauges = [
+        (IN_FLIGHT, Unit::Count, "Webhook requests being served."),
+        (LAG, Unit::Count, "Messages of a consumer that wait."),
+        (PENDING, Unit::Count, "Messages of a consumer that are delivered but not settled."),
+        (HEALTHY, Unit::Count, "1 when the component is healthy, 0 when it is not."),
+    ];
+    for (name, unit, text) in gauges {
+        describe_gauge!(name, unit, text);
+    }
+}
+
+/// The standard signals of one component that takes messages from a stream.
+#[derive(Clone)]
+pub struct ComponentMetrics {
+    component: String,
+    /// Messages published and confirmed.
+    pub published: Counter,
+    /// Received to published.
+    pub publish_seconds: Histogram,
+    /// Events delivered.
+    pub delivered: Counter,
+    /// Received to delivered.
+    pub deliver_seconds: Histogram,
+    /// Duration of one call of the sink.
+    pub call_seconds: Histogram,
+    /// Events per call of the sink.
+    pub call_events: Histogram,
+    /// Given back untouched.
+    pub lapsed: Counter,
+    acked: Counter,
+}
+
+impl ComponentMetrics {
+    /// The signals of the component called `component`.
+    #[must_use]
+    pub fn new(component: &str) -> Self {
+        let label = || component.to_owned();
+        Self {
+            published: counter!(PUBLISHED, "component" => label()),
+            publish_seconds: histogram!(PUBLISH_SECONDS, "component" => label()),
+            delivered: counter!(DELIVERED, "component" => label()),
+            deliver_seconds: histogram!(DELIVER_SECONDS, "component" => label()),
+            call_seconds: histogram!(CALL_SECONDS, "component" => label()),
+            call_events: histogram!(CALL_EVENTS, "component" => label()),
+            lapsed: counter!(LAPSED, "component" => label()),
+            acked: counter!(SETTLED, "component" => label(), "outcome" => "done"),
+            component: component.to_owned(),
+        }
+    }
+
+    /// Counts one settled message.
+    pub fn settled(&self, outcome: &'static str) {
+        match outcome {
+            "done" => self.acked.increment(1),
+            other => counter!(SETTLED, "component" => self.component.clone(), "outcome" => other).increment(1),
+        }
+    }
+
+    /// Counts one dead letter.
+    pub fn dead(&self, reason: &'static str) {
+        counter!(DEAD, "component" => self.component.clone(), "reason" => reason).increment(1);
+    }
+
+    /// Counts one discarded event.
+    pub fn discarded(&self, reason: &'static str) {
+        counter!(DISCARDED, "component" => self.component.clone(), "reason" => reason).increment(1);
+    }
+}
+
+/// Seconds since `received_at`, for a latency histogram.
+#[must_use]
+pub fn seconds_since(received_at: Timestamp) -> f64 {
+    Timestamp::now().since(received_at).as_secs_f64()
+}
+
+/// A duration in seconds, for a histogram.
+#[must_use]
+pub fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}

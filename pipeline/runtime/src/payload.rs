@@ -1,0 +1,237 @@
+//! What travels in messages, as typed values: read from a [`Delivered`], written as an [`Outgoing`].
+
+use async_nats::HeaderMap;
+use async_trait::async_trait;
+use bytes::Bytes;
+use headrace_schemas::alert::Alert;
+use headrace_schemas::codec;
+use headrace_schemas::event::Event;
+use headrace_schemas::header;
+use headrace_schemas::id::EventId;
+use headrace_schemas::subject;
+use headrace_schemas::time::Timestamp;
+use tokio::io::AsyncReadExt as _;
+
+use crate::broker::{Broker, Stream};
+use crate::fault::{Fault, Reason};
+use crate::message::Delivered;
+
+/// A value that a message carries.
+#[async_trait]
+pub trait Payload: Send + Sync + Sized + 'static {
+    /// The stream it is read from.
+    const STREAM: Stream;
+
+    /// Reads it from a message.
+    ///
+    /// # Errors
+    /// Poison when the message can never be read, transient when the broker is away.
+    async fn read(message: &Delivered, broker: &Broker) -> Result<Self, Fault>;
+
+    /// The id under which its effects happen once.
+    fn id(&self) -> &str;
+
+    /// When the gateway received the event behind it.
+    fn received_at(&self) -> Timestamp;
+
+    /// Size in memory, about, in bytes.
+    fn size(&self) -> usize;
+}
+
+/// A value that a stage makes.
+pub trait Product: Send + Sized + 'static {
+    /// Writes it as a message of the hand-over `handover` (`normalized`, `scored`, …).
+    ///
+    /// # Errors
+    /// Poison when it does not fit its schema.
+    fn write(&self, handover: &str) -> Result<Outgoing, Fault>;
+}
+
+/// A message to publish.
+pub struct Outgoing {
+    /// Where to.
+    pub subject: String,
+    /// Deduplication key.
+    pub message_id: String,
+    /// Payload.
+    pub payload: Bytes,
+    /// Headers besides the deduplication key and the trace.
+    pub headers: HeaderMap,
+}
+
+/// A body as it came, with its headers: what RAW holds.
+#[derive(Clone, Debug)]
+pub struct RawDelivery {
+    /// The event's id.
+    pub id: EventId,
+    /// Whose it is, as a subject token.
+    pub tenant: String,
+    /// The source that took it in: `github`.
+    pub source: String,
+    /// The source's name of the kind.
+    pub event: String,
+    /// When the gateway received it.
+    pub received_at: Timestamp,
+    /// The headers that came with it, `X-GitHub-*`, `X-Hub-Signature-256`, `Content-Type`.
+    pub headers: Vec<(String, String)>,
+    /// The body, byte for byte.
+    pub body: Bytes,
+    /// Sequence in RAW.
+    pub sequence: u64,
+}
+
+impl RawDelivery {
+    /// One of the original headers, whatever its letter case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+}
+
+#[async_trait]
+impl Payload for RawDelivery {
+    const STREAM: Stream = Stream::Raw;
+
+    async fn read(message: &Delivered, broker: &Broker) -> Result<Self, Fault> {
+        let required = |name: &'static str| {
+            message.header(name).map(str::to_owned).ok_or_else(|| {
+                Fault::poison(
+                    Reason::MissingHeader,
+                    anyhow::anyhow!("expected the header {name} on every message of RAW, found none"),
+                )
+            })
+        };
+        let received_at = required(header::RECEIVED_AT)?;
+        let received_at = received_at.parse().map(Timestamp::from_micros).map_err(|_| {
+            let problem =
+                anyhow::anyhow!("expected microseconds in the header {}, found `{received_at}`", header::RECEIVED_AT);
+            Fault::poison(Reason::MissingHeader, problem)
+        })?;
+        let body = match message.header(header::BODY_OBJECT) {
+            Some(object) => fetch_body(broker, object).await?,
+            None => message.payload().clone(),
+        };
+        Ok(Self {
+            id: EventId::from_stored(required(header::ID)?),
+            tenant: subject::tenant_of(message.subject()).to_owned(),
+            source: required(header::SOURCE)?,
+            event: required(header::EVENT)?,
+            received_at,
+            headers: original_headers(message),
+            body,
+            sequence: message.sequence,
+        })
+    }
+
+    fn id(&self) -> &str {
+        self.id.as_str()
+    }
+
+    fn received_at(&self) -> Timestamp {
+        self.received_at
+    }
+
+    fn size(&self) -> usize {
+        self.body.len() + 1_024
+    }
+}
+
+fn original_headers(message: &Delivered) -> Vec<(String, String)> {
+    let Some(headers) = message.headers() else { return Vec::new() };
+    let own = |name: &str| {
+        let prefix = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+        prefix("Headrace-") || prefix("Nats-") || name == header::TRACEPARENT
+    };
+    headers
+        .iter()
+        .filter(|(name, _)| !own(name.as_ref()))
+        .flat_map(|(name, values)| values.iter().map(|value| (name.to_string(), value.as_str().to_owned())))
+        .collect()
+}
+
+async fn fetch_body(broker: &Broker, object: &str) -> Result<Bytes, Fault> {
+    use async_nats::jetstream::object_store::GetErrorKind;
+    let bodies = broker.bodies().await.map_err(Fault::transient)?;
+    let mut reader = bodies.get(object).await.map_err(|error| match error.kind() {
+        GetErrorKind::NotFound => {
+            Fault::poison(Reason::BodyLost, anyhow::anyhow!("the body `{object}` is not in the bucket `bodies`"))
+        }
+        _ => Fault::transient(error),
+    })?;
+    let mut body = Vec::with_capacity(reader.info().size);
+    reader.read_to_end(&mut body).await.map_err(Fault::transient)?;
+    Ok(body.into())
+}
+
+#[async_trait]
+impl Payload for Event {
+    const STREAM: Stream = Stream::Events;
+
+    async fn read(message: &Delivered, _: &Broker) -> Result<Self, Fault> {
+        codec::decode(message.payload()).map_err(|error| Fault::poison(Reason::Malformed, error))
+    }
+
+    fn id(&self) -> &str {
+        self.id.as_str()
+    }
+
+    fn received_at(&self) -> Timestamp {
+        self.received_at
+    }
+
+    fn size(&self) -> usize {
+        1_536
+    }
+}
+
+impl Product for Event {
+    fn write(&self, handover: &str) -> Result<Outgoing, Fault> {
+        let subject = if handover == "scored" {
+            subject::scored(&self.tenant, self.category, self.severity())
+        } else {
+            subject::handover(handover, &self.tenant, self.category)
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ID, self.id.as_str());
+        Ok(Outgoing { subject, message_id: format!("{}/{handover}", self.id), payload: encode(self)?, headers })
+    }
+}
+
+#[async_trait]
+impl Payload for Alert {
+    const STREAM: Stream = Stream::Alerts;
+
+    async fn read(message: &Delivered, _: &Broker) -> Result<Self, Fault> {
+        codec::decode(message.payload()).map_err(|error| Fault::poison(Reason::Malformed, error))
+    }
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn received_at(&self) -> Timestamp {
+        self.updated_at
+    }
+
+    fn size(&self) -> usize {
+        4_096
+    }
+}
+
+impl Product for Alert {
+    fn write(&self, _: &str) -> Result<Outgoing, Fault> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ID, self.id.as_str());
+        Ok(Outgoing {
+            subject: subject::alert(&self.tenant, self.severity, &self.rule),
+            // The count tells one state of the alert from the next.
+            message_id: format!("{}/{}", self.id, self.count),
+            payload: encode(self)?,
+            headers,
+        })
+    }
+}
+
+fn encode<R: codec::Record>(record: &R) -> Result<Bytes, Fault> {
+    codec::encode(record).map(Bytes::from).map_err(|error| Fault::poison(Reason::Malformed, error))
+}

@@ -1,0 +1,160 @@
+//! Carries out what [`settle`] decides: acknowledge, give back, dead-letter. Counts and logs it, once.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::AckKind;
+use headrace_schemas::header;
+use headrace_schemas::subject;
+
+use crate::broker::Broker;
+use crate::fault::{Fault, FaultClass, Reason};
+use crate::health::ComponentHealth;
+use crate::message::Delivered;
+use crate::metrics::ComponentMetrics;
+use crate::publisher::Publisher;
+use crate::settle::{Outcome, RetryPolicy, Settlement, settle};
+
+/// Settles the messages of one component.
+#[derive(Clone)]
+pub struct Settler {
+    component: String,
+    publisher: Publisher,
+    policy: RetryPolicy,
+    /// The component's signals.
+    pub metrics: ComponentMetrics,
+    /// The component's health.
+    pub health: ComponentHealth,
+}
+
+impl Settler {
+    /// A settler for `component`.
+    #[must_use]
+    pub fn new(component: &str, broker: &Broker, policy: RetryPolicy, health: ComponentHealth) -> Self {
+        Self {
+            component: component.to_owned(),
+            publisher: Publisher::new(broker),
+            policy,
+            metrics: ComponentMetrics::new(component),
+            health,
+        }
+    }
+
+    /// The component's retry policy.
+    #[must_use]
+    pub const fn policy(&self) -> &RetryPolicy {
+        &self.policy
+    }
+
+    /// Settles `message` after `outcome`. Returns how long the consumer must rest, when it must.
+    pub async fn settle(&self, message: &Delivered, outcome: Outcome) -> Option<Duration> {
+        self.metrics.settled(outcome.label());
+        if let Outcome::Discarded(reason) = &outcome {
+            self.metrics.discarded(reason.code());
+        }
+        let settlement = settle(&outcome, message.attempt, &self.policy);
+        match settlement {
+            Settlement::Ack => message.answer(AckKind::Ack).await,
+            Settlement::Nak { delay } => {
+                self.log_retry(message, &outcome, delay);
+                message.answer(AckKind::Nak(Some(delay))).await;
+            }
+            Settlement::DeadLetter(reason) => self.dead_letter(message, reason, &outcome).await,
+            Settlement::Pause { delay } => {
+                self.health.broken(describe(&outcome));
+                message.answer(AckKind::Nak(Some(delay))).await;
+                return Some(delay);
+            }
+        }
+        None
+    }
+
+    /// Forgets `message` untouched: it was held so long that the broker gives it to another.
+    pub fn lapse(&self, message: &Delivered) {
+        self.metrics.lapsed.increment(1);
+        tracing::warn!(
+            component = self.component,
+            origin = message.origin(),
+            "message was held longer than its ack_wait (was this process stopped?); left to its redelivery"
+        );
+    }
+
+    async fn dead_letter(&self, message: &Delivered, reason: Reason, outcome: &Outcome) {
+        let detail = describe(outcome);
+        let headers = self.dead_headers(message, reason, &detail);
+        let tenant = subject::tenant_of(message.subject());
+        let subject = subject::dead(&self.component, tenant);
+        let sent = self.publisher.send_headers(subject, headers, message.payload().clone()).await;
+        let stored = match sent {
+            Ok(unconfirmed) => unconfirmed.confirmed().await,
+            Err(fault) => Err(fault),
+        };
+        match stored {
+            // Ack only after DEAD has it: a crash between the two costs a duplicate that DEAD's
+            // deduplication drops, the other order loses the event.
+            Ok(_) => {
+                self.metrics.dead(reason.code());
+                tracing::warn!(
+                    component = self.component,
+                    reason = reason.code(),
+                    detail,
+                    origin = message.origin(),
+                    attempts = message.attempt.0,
+                    "message dead-lettered"
+                );
+                message.answer(AckKind::Ack).await;
+            }
+            Err(fault) => {
+                let delay = self.policy.backoff(message.attempt);
+                tracing::warn!(component = self.component, %fault, origin = message.origin(), "cannot dead-letter yet");
+                message.answer(AckKind::Nak(Some(delay))).await;
+            }
+        }
+    }
+
+    fn dead_headers(&self, message: &Delivered, reason: Reason, detail: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, values) in message.headers().into_iter().flat_map(HeaderMap::iter) {
+            // The message's own deduplication key would keep a second dead letter of it from DEAD.
+            if !name.to_string().starts_with("Nats-") {
+                values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
+            }
+        }
+        let origin = message.origin();
+        headers.insert(header::MESSAGE_ID, format!("{}/{origin}", self.component));
+        headers.insert(header::DEAD_COMPONENT, self.component.as_str());
+        headers.insert(header::DEAD_REASON, reason.code());
+        headers.insert(header::DEAD_DETAIL, one_line(detail).as_str());
+        headers.insert(header::DEAD_ATTEMPTS, message.attempt.0.to_string());
+        headers.insert(header::DEAD_SUBJECT, message.subject().as_str());
+        headers.insert(header::DEAD_ORIGIN, origin);
+        headers
+    }
+
+    fn log_retry(&self, message: &Delivered, outcome: &Outcome, delay: Duration) {
+        let (Outcome::Failed(fault) | Outcome::Unpublished(fault)) = outcome else { return };
+        tracing::warn!(
+            component = self.component,
+            %fault,
+            origin = message.origin(),
+            attempt = message.attempt.0,
+            delay_ms = delay.as_millis(),
+            "message failed and is tried again"
+        );
+    }
+}
+
+fn describe(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Failed(Fault { source, class }) | Outcome::Unpublished(Fault { source, class }) => match class {
+            FaultClass::Transient { .. } => format!("{source:#} (temporary, but too often)"),
+            FaultClass::Poison(_) | FaultClass::Broken => format!("{source:#}"),
+        },
+        other => other.label().to_owned(),
+    }
+}
+
+/// NATS headers are lines: no line breaks, and no longer than a screen.
+fn one_line(text: &str) -> String {
+    text.chars().take(1_000).map(|char| if char.is_control() { ' ' } else { char }).collect()
+}
