@@ -12,6 +12,8 @@ pub struct Item<T> {
     pub value: T,
     /// An effect of it may exist already: look it up first.
     pub suspect: bool,
+    /// JetStream delivered its message before: somebody may have begun with it.
+    pub redelivered: bool,
     /// Sequence of its message in the stream.
     pub sequence: u64,
 }

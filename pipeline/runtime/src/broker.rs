@@ -165,6 +165,15 @@ impl Broker {
         Ok(())
     }
 
+    /// Whether JetStream is on, for a check before there are streams.
+    ///
+    /// # Errors
+    /// When it is off, or our account may not use it.
+    pub async fn jetstream_answers(&self) -> anyhow::Result<()> {
+        self.jetstream.query_account().await.context("JetStream does not answer; start nats-server with --jetstream")?;
+        Ok(())
+    }
+
     /// Whether the connection is up at this moment.
     #[must_use]
     pub fn is_connected(&self) -> bool {

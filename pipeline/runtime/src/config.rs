@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::secret::Secret;
 use crate::settle::RetryPolicy;
@@ -26,7 +26,7 @@ impl Invalid {
 }
 
 /// How to reach NATS.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Nats {
     /// Servers, separated by commas; `tls://` asks for TLS. `up` starts a server of its own when this
@@ -69,7 +69,7 @@ impl Nats {
 }
 
 /// The streams and buckets in NATS.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Streams {
     /// Copies of each stream: 1, or 3 on a cluster of three or more servers.
@@ -111,7 +111,7 @@ impl Streams {
 
 /// Limits of one stream. A stream at `max_bytes` refuses new messages rather than drop unread ones;
 /// what every consumer has settled is removed beforehand.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Messages older than this many hours are removed.
@@ -121,7 +121,7 @@ pub struct Limits {
 }
 
 /// How failed attempts are repeated.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retry {
     /// Attempts that an event's own temporary failures may cost before it is dead-lettered. A receiver

@@ -182,7 +182,8 @@ impl<S: Sink> SinkLoop<S> {
                 Ok(value) if self.sink.wants(&value) => {
                     let id = headrace_schemas::id::EventId::from_stored(value.id());
                     let suspect = message.is_suspect(&id, value.received_at(), window);
-                    items.push(Item { value, suspect, sequence: message.sequence });
+                    let redelivered = message.attempt.is_repeat();
+                    items.push(Item { value, suspect, redelivered, sequence: message.sequence });
                     kept.push(message);
                     continue;
                 }

@@ -4,9 +4,10 @@ use std::borrow::Cow;
 use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 
-/// A token, password or key. Its `Debug` prints nothing of it, and it has no `Display` or `Serialize`.
+/// A token, password or key. It has no `Display`; its `Debug` and `Serialize` (which the reference of the
+/// configuration needs) give nothing of it away.
 ///
 /// Its schema carries `x-secret`, by which the configuration loader offers the `_file` variant and
 /// keeps the value out of messages.
@@ -36,6 +37,12 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("")
     }
 }
 

@@ -1,0 +1,71 @@
+//! `headrace check`: is the configuration right, and does every server that it names answer?
+
+use std::time::Duration;
+
+use headrace_runtime::broker::Broker;
+use headrace_runtime::delivery::Sink as _;
+use headrace_runtime::fault::Fault;
+use headrace_schemas::alert::Alert;
+use headrace_schemas::event::Event;
+use tokio::time::timeout;
+
+use crate::cli::Check;
+use crate::config::{self, Config};
+use crate::run::ALL_ROLES;
+
+/// Longest time for one server.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(20);
+
+pub(crate) async fn check(arguments: Check) -> anyhow::Result<()> {
+    let loaded = config::load(arguments.config.config.as_deref())?;
+    loaded.check(loaded.value.validate(&ALL_ROLES))?;
+    println!("ok      configuration");
+    let config = loaded.value;
+    let mut failed = 0;
+    let mut report = |name: &str, result: Result<(), String>| match result {
+        Ok(()) => println!("ok      {name}"),
+        Err(problem) => {
+            failed += 1;
+            println!("failed  {name}: {problem}");
+        }
+    };
+    report(&format!("nats {}", config.nats.url), within(nats(&config)).await);
+    if let Some(clickhouse) = &config.sinks.clickhouse {
+        let name = format!("clickhouse {}", clickhouse.url);
+        report(&name, within(reach(clickhouse.reach())).await);
+        if arguments.migrate {
+            report(&format!("{name} migrated"), within(reach(clickhouse.migrate())).await);
+        }
+    }
+    if let Some(splunk) = &config.sinks.splunk {
+        let sink = splunk.build()?;
+        report("splunk", within(reach(sink.check())).await);
+    }
+    if let Some(jira) = &config.sinks.jira {
+        let sink = jira.build()?;
+        report("jira", within(reach(sink.check())).await);
+    }
+    if let Some(file) = &config.sinks.file {
+        let (events, alerts) = (file.build::<Event>(), file.build::<Alert>());
+        report("file events", within(reach(events.check())).await);
+        report("file alerts", within(reach(alerts.check())).await);
+    }
+    anyhow::ensure!(failed == 0, "{failed} of the servers above cannot be used");
+    Ok(())
+}
+
+async fn nats(config: &Config) -> Result<(), String> {
+    let broker = Broker::connect(&config.nats, &config.streams, "headrace-check").await;
+    let broker = broker.map_err(|error| format!("{error:#}"))?;
+    broker.jetstream_answers().await.map_err(|error| format!("{error:#}"))
+}
+
+async fn reach(check: impl Future<Output = Result<(), Fault>>) -> Result<(), String> {
+    check.await.map_err(|fault| fault.to_string())
+}
+
+async fn within(check: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+    timeout(SERVER_TIMEOUT, check)
+        .await
+        .unwrap_or_else(|_| Err(format!("no answer within {} s", SERVER_TIMEOUT.as_secs())))
+}

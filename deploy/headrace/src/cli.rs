@@ -1,0 +1,158 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 the command line or the configuration is wrong.";
+
+/// GitHub security and audit events, from the webhook to ClickHouse, SIEM and tickets: nothing lost,
+/// nothing twice.
+#[derive(Debug, Parser)]
+#[command(name = "headrace", version, after_help = EXIT_CODES, subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Set up and run everything on this machine: NATS, ClickHouse, gateway, stages, sinks.
+    #[command(after_help = format!("Example:\n  headrace up --data-dir ./headrace-data\n\n{EXIT_CODES}"))]
+    Up(Up),
+    /// Run chosen roles against servers that exist already.
+    #[command(after_help = format!("Example:\n  headrace run ingest --config headrace.toml\n\n{EXIT_CODES}"))]
+    Run(Run),
+    /// Sign JSON bodies as GitHub does and post them to a gateway.
+    #[command(after_help = format!("Examples:\n  headrace send push.json --event push\n  headrace send --examples node_modules/@octokit/webhooks-examples/api.github.com/index.json\n\n{EXIT_CODES}"))]
+    Send(Send),
+    /// Validate the configuration and reach every server that it names.
+    #[command(after_help = format!("Example:\n  headrace check --config headrace.toml\n\n{EXIT_CODES}"))]
+    Check(Check),
+    /// Print the reference of the configuration: a TOML file with every setting, its meaning and default.
+    #[command(after_help = format!("Example:\n  headrace config > headrace.toml\n\n{EXIT_CODES}"))]
+    Config,
+    /// Run the embedded ClickHouse as a server of its own, speaking ClickHouse's HTTP protocol.
+    #[command(after_help = format!("Example:\n  headrace clickhouse --data-dir ./clickhouse --listen 127.0.0.1:8123\n\n{EXIT_CODES}"))]
+    Clickhouse(Clickhouse),
+}
+
+/// Where the configuration is.
+#[derive(Clone, Debug, Args)]
+pub struct ConfigFile {
+    /// Configuration file; `headrace config` prints one to begin with. Environment variables such as
+    /// `HEADRACE__NATS__URL` override it.
+    #[arg(long, value_name = "FILE", env = "HEADRACE_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+/// `headrace up`
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Configuration.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// Where everything is kept. A second `up` on it goes on where the first stopped.
+    #[arg(long, value_name = "DIR", default_value = "headrace-data", env = "HEADRACE_DATA_DIR")]
+    pub data_dir: PathBuf,
+    /// Write addresses, secret and process ids to this file, as JSON, once everything answers and again
+    /// whenever a server was started anew.
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+    /// Port of the gateway; 0 takes any free one.
+    #[arg(long, value_name = "PORT")]
+    pub gateway_port: Option<u16>,
+    /// Port of health and metrics; 0 takes any free one.
+    #[arg(long, value_name = "PORT")]
+    pub metrics_port: Option<u16>,
+    /// Port of the NATS server; 0 takes any free one.
+    #[arg(long, value_name = "PORT")]
+    pub nats_port: Option<u16>,
+    /// Port of ClickHouse; 0 takes any free one.
+    #[arg(long, value_name = "PORT")]
+    pub clickhouse_port: Option<u16>,
+}
+
+/// `headrace run`
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Configuration.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// Which roles; all when none is named.
+    #[arg(value_enum)]
+    pub roles: Vec<Role>,
+    /// Write addresses and process id to this file, as JSON, once everything answers.
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+}
+
+/// A part of the pipeline that can be a process of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// The gateway.
+    Ingest,
+    /// The stages.
+    Pipeline,
+    /// The sinks.
+    Sinks,
+}
+
+/// `headrace send`
+#[derive(Debug, Args)]
+pub struct Send {
+    /// A file with one JSON body.
+    #[arg(value_name = "FILE", required_unless_present = "examples", conflicts_with = "examples", requires = "event")]
+    pub file: Option<PathBuf>,
+    /// The event kind: the value of X-GitHub-Event.
+    #[arg(long, value_name = "NAME")]
+    pub event: Option<String>,
+    /// The delivery GUID; a new one when it is not given. The same GUID again is the same event.
+    #[arg(long, value_name = "GUID", conflicts_with = "examples")]
+    pub delivery: Option<String>,
+    /// A folder of JSON bodies named `<event>.json`, `<event>.<anything>.json` or `<event>/<anything>.json`,
+    /// or the `index.json` of the npm package @octokit/webhooks-examples. GUIDs are made of the contents,
+    /// so that sending them again sends the same events.
+    #[arg(long, value_name = "DIR_OR_JSON")]
+    pub examples: Option<PathBuf>,
+    /// The webhook's address; that of the running `up` when it is not given.
+    #[arg(long)]
+    pub url: Option<String>,
+    /// The webhook secret; that of the running `up` when it is not given.
+    #[arg(long, env = "HEADRACE_WEBHOOK_SECRET", hide_env_values = true)]
+    pub secret: Option<String>,
+    /// The data directory of the `up` to send to.
+    #[arg(long, value_name = "DIR", default_value = "headrace-data", env = "HEADRACE_DATA_DIR")]
+    pub data_dir: PathBuf,
+}
+
+/// `headrace check`
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Configuration.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// Also create and update the tables in ClickHouse.
+    #[arg(long)]
+    pub migrate: bool,
+}
+
+/// `headrace clickhouse`
+#[derive(Debug, Args)]
+pub struct Clickhouse {
+    /// Where its data is kept.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Where to listen; port 0 takes any free one.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8123")]
+    pub listen: SocketAddr,
+    /// The engine, libchdb.so; installed when it is not given.
+    #[arg(long, value_name = "FILE")]
+    pub library: Option<PathBuf>,
+    /// Ask clients for this password of the user `default`.
+    #[arg(long, env = "HEADRACE_CLICKHOUSE_PASSWORD", hide_env_values = true)]
+    pub password: Option<String>,
+}

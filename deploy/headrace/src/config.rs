@@ -1,0 +1,239 @@
+//! The whole configuration, composed of the parts' own.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use headrace_runtime::config::{Invalid, Nats, Retry, Streams};
+use headrace_sinks::{clickhouse, file, jira, splunk};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::settings::{self, Loaded, Problems};
+
+/// Headrace's configuration. Every setting has a default; a secret `x` may be given as `x_file`, the
+/// path of a file that holds it; `HEADRACE__A__B` in the environment overrides `a.b`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// What is logged, and how.
+    pub log: Log,
+    /// Health and metrics, for operators.
+    pub admin: Admin,
+    /// The message broker.
+    pub nats: Nats,
+    /// The streams in it.
+    pub streams: Streams,
+    /// How failures are repeated.
+    pub retry: Retry,
+    /// The gateway.
+    pub ingest: headrace_ingest::config::Config,
+    /// Which tenant an organization's events belong to.
+    pub tenants: headrace_ingest::config::Tenants,
+    /// The stages.
+    pub pipeline: headrace_stages::chains::Config,
+    /// Where events and alerts go. A sink runs when its table is there.
+    pub sinks: Sinks,
+    /// How processes stop.
+    pub shutdown: Shutdown,
+    /// The servers that `up` starts.
+    pub local: Local,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// `json`, `text`, or `auto`: text on a terminal, JSON elsewhere.
+    pub format: LogFormat,
+    /// Which messages, as in the crate tracing-subscriber. Example: `info,headrace_ingest=debug`.
+    pub filter: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, filter: "info".to_owned() }
+    }
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Health and metrics, for operators.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// Where `/healthz`, `/readyz` and `/metrics` are served; port 0 takes any free one.
+    pub listen: SocketAddr,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9_464)) }
+    }
+}
+
+/// Where events and alerts go.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sinks {
+    /// Events and bodies in bulk.
+    pub clickhouse: Option<clickhouse::Config>,
+    /// Scored events to Splunk.
+    pub splunk: Option<splunk::Config>,
+    /// One ticket for each alert.
+    pub jira: Option<jira::Config>,
+    /// Scored events and alerts as JSON lines.
+    pub file: Option<file::Config>,
+}
+
+/// How processes stop.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Shutdown {
+    /// How long work under way may take to finish, in seconds. What does not is done again by the next
+    /// process.
+    pub grace_s: u64,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { grace_s: 6 }
+    }
+}
+
+impl Shutdown {
+    /// `grace_s` as a duration.
+    #[must_use]
+    pub const fn grace(self) -> Duration {
+        Duration::from_secs(self.grace_s)
+    }
+}
+
+/// The servers that `up` starts when the configuration names none.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Local {
+    /// Where the NATS server listens; port 0 takes any free one.
+    pub nats_listen: SocketAddr,
+    /// Where the embedded ClickHouse listens; port 0 takes any free one.
+    pub clickhouse_listen: SocketAddr,
+    /// Whether NATS syncs each message to disk before it confirms it. Without, a power cut (not a
+    /// crash) may lose the last two minutes; with it, a disk takes a few hundred to a few thousand
+    /// messages a second.
+    pub sync_always: bool,
+}
+
+impl Default for Local {
+    fn default() -> Self {
+        let port = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self { nats_listen: port(4_222), clickhouse_listen: port(8_123), sync_always: false }
+    }
+}
+
+/// Reads the configuration from `path` and the environment. Its values are not validated yet.
+///
+/// # Errors
+/// Every problem of form at once.
+pub fn load(path: Option<&Path>) -> Result<Loaded<Config>, Problems> {
+    // Of the environment, only what is meant as a setting.
+    let settings =
+        std::env::vars_os().filter(|(name, _): &(OsString, OsString)| name.to_string_lossy().starts_with("HEADRACE__"));
+    settings::read::<Config>(path, settings)
+}
+
+impl Config {
+    /// What is wrong with the values that the roles in question use.
+    #[must_use]
+    pub fn validate(&self, roles: &[crate::cli::Role]) -> Vec<Invalid> {
+        use crate::cli::Role;
+        let mut problems = self.validate_shared();
+        if roles.contains(&Role::Ingest) {
+            problems.extend(self.ingest.validate("ingest"));
+        }
+        if roles.contains(&Role::Pipeline) {
+            problems.extend(self.pipeline.validate("pipeline"));
+        }
+        if roles.contains(&Role::Sinks) {
+            problems.extend(self.sinks.validate("sinks"));
+        }
+        problems
+    }
+
+    fn validate_shared(&self) -> Vec<Invalid> {
+        let mut problems = Vec::new();
+        let mut refuse = |path: &str, message: String| problems.push(Invalid::new(path, message));
+        if self.nats.url.is_empty() {
+            let message = "expected the address of a NATS server such as `nats://127.0.0.1:4222`, found none; \
+                           `headrace up` starts one by itself";
+            refuse("nats.url", message.to_owned());
+        }
+        if ![1, 3, 5].contains(&self.streams.replicas) {
+            refuse("streams.replicas", format!("expected 1, 3 or 5, found {}", self.streams.replicas));
+        }
+        if !(10..=3_600).contains(&self.streams.duplicate_window_s) {
+            refuse(
+                "streams.duplicate_window_s",
+                format!("expected 10 to 3600, found {}", self.streams.duplicate_window_s),
+            );
+        }
+        let limits = [
+            ("raw", self.streams.raw),
+            ("events", self.streams.events),
+            ("alerts", self.streams.alerts),
+            ("dead", self.streams.dead),
+        ];
+        for (name, limits) in limits {
+            if limits.max_age_hours == 0 {
+                refuse(&format!("streams.{name}.max_age_hours"), "expected at least 1, found 0".to_owned());
+            }
+            if limits.max_bytes < 1 << 20 {
+                refuse(
+                    &format!("streams.{name}.max_bytes"),
+                    format!("expected at least 1048576, found {}", limits.max_bytes),
+                );
+            }
+        }
+        if self.retry.attempts_max == 0 {
+            refuse("retry.attempts_max", "expected at least 1, found 0".to_owned());
+        }
+        if self.retry.backoff_min_ms == 0 || self.retry.backoff_max_ms < self.retry.backoff_min_ms {
+            refuse(
+                "retry.backoff_max_ms",
+                "expected no less than `retry.backoff_min_ms`, which is at least 1".to_owned(),
+            );
+        }
+        if !(1..=300).contains(&self.shutdown.grace_s) {
+            refuse("shutdown.grace_s", format!("expected 1 to 300, found {}", self.shutdown.grace_s));
+        }
+        problems
+    }
+}
+
+impl Sinks {
+    fn validate(&self, path: &str) -> Vec<Invalid> {
+        let mut problems = Vec::new();
+        if let Some(config) = &self.clickhouse {
+            if config.url.is_empty() {
+                let message = "expected an address such as `http://127.0.0.1:8123`, found none; `headrace up` starts a server by itself";
+                problems.push(Invalid::new(format!("{path}.clickhouse.url"), message));
+            }
+            problems.extend(config.validate(&format!("{path}.clickhouse")));
+        }
+        problems.extend(self.splunk.iter().flat_map(|config| config.validate(&format!("{path}.splunk"))));
+        problems.extend(self.jira.iter().flat_map(|config| config.validate(&format!("{path}.jira"))));
+        problems.extend(self.file.iter().flat_map(|config| config.validate(&format!("{path}.file"))));
+        problems
+    }
+}

@@ -1,0 +1,102 @@
+//! The data directory of `up`: one process at a time, and a webhook secret of its own.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use headrace_runtime::secret::Secret;
+
+/// A data directory that is ours until this is dropped.
+pub(crate) struct DataDir {
+    path: PathBuf,
+    // Held for the lock on it, which ends with the process however that ends.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Creates the directory when it is not there, and takes it.
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+        let problem = || format!("cannot use the data directory {}; choose another with --data-dir", path.display());
+        std::fs::create_dir_all(path).with_context(problem)?;
+        let path = path.canonicalize().with_context(problem)?;
+        let lock_path = path.join("lock");
+        let mut lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&lock_path)
+            .with_context(problem)?;
+        if let Err(refused) = lock.try_lock() {
+            if let TryLockError::Error(error) = refused {
+                return Err(error).with_context(problem);
+            }
+            let mut owner = String::new();
+            lock.read_to_string(&mut owner).with_context(problem)?;
+            anyhow::bail!(
+                "another `headrace up` (process {}) runs on the data directory {}; stop it, or choose another directory with --data-dir",
+                owner.trim(),
+                path.display()
+            );
+        }
+        lock.set_len(0).with_context(problem)?;
+        writeln!(lock, "{}", std::process::id()).with_context(problem)?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// A path in the directory.
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The webhook secret kept here; made when there is none.
+    pub(crate) fn webhook_secret(&self) -> anyhow::Result<Secret> {
+        let path = self.join("webhook-secret");
+        let problem =
+            || format!("cannot keep the webhook secret in {}; is the disk full or read-only?", path.display());
+        match std::fs::read_to_string(&path) {
+            Ok(text) if !text.trim().is_empty() => return Ok(Secret::new(text.trim())),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(problem),
+        }
+        let secret = hex::encode(rand::random::<[u8; 32]>());
+        // Whole or not at all: half a secret would be taken for one at the next start.
+        let staged = self.join(".webhook-secret");
+        let mut file = create_private(&staged).with_context(problem)?;
+        writeln!(file, "{secret}").with_context(problem)?;
+        file.sync_all().with_context(problem)?;
+        std::fs::rename(&staged, &path).with_context(problem)?;
+        Ok(Secret::new(secret))
+    }
+}
+
+/// Creates a file that only its owner may read, empty.
+pub(crate) fn create_private(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_secret_stays_and_a_second_process_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        let first = DataDir::open(&path).unwrap();
+        let secret = first.webhook_secret().unwrap();
+        assert_eq!(secret.expose().len(), 64);
+        let refused = DataDir::open(&path).err().unwrap().to_string();
+        assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+        drop(first);
+        assert!(DataDir::open(&path).unwrap().webhook_secret().unwrap() == secret);
+    }
+}

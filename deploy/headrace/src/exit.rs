@@ -1,0 +1,21 @@
+//! How a command ends: one message on stderr and an exit code that scripts can use.
+
+use std::process::ExitCode;
+
+use crate::settings::Problems;
+
+/// It failed.
+const FAILED: u8 = 1;
+/// The command line or the configuration is wrong.
+pub(crate) const USAGE: u8 = 2;
+
+/// Prints why a command failed, and the exit code for it.
+pub(crate) fn report(result: anyhow::Result<()>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    if let Some(problems) = error.downcast_ref::<Problems>() {
+        eprintln!("{problems}");
+        return ExitCode::from(USAGE);
+    }
+    eprintln!("error: {error:#}");
+    ExitCode::from(FAILED)
+}

@@ -1,0 +1,59 @@
+//! The composition root: reads the configuration, builds the parts and runs them.
+//!
+//! Nothing is decided here that a part could decide; nothing else may depend on this crate. Start with
+//! [`cli`] for the commands and `roles` for what a process consists of.
+
+mod check;
+pub mod cli;
+mod clickhouse;
+pub mod config;
+mod data_dir;
+mod exit;
+mod ready;
+mod roles;
+mod run;
+mod send;
+pub mod settings;
+mod telemetry;
+mod up;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use cli::{Cli, Command};
+
+/// Runs the command line `arguments`, the program's name first.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Also the way of `--help` and `--version`, whose exit code is 0.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE));
+        }
+    };
+    exit::report(dispatch(cli))
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Up(up) => block_on(up::up(up)),
+        Command::Run(run) => block_on(run::run(run)),
+        Command::Send(send) => block_on(send::send(send)),
+        Command::Check(check) => block_on(check::check(check)),
+        Command::Config => {
+            print!("{}", settings::reference::<config::Config>());
+            Ok(())
+        }
+        Command::Clickhouse(clickhouse) => block_on(clickhouse::serve(clickhouse)),
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(work);
+    // Whatever is left has been told to stop; a thread that hangs must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    result
+}

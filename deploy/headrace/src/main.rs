@@ -1,0 +1,11 @@
+//! The binary `headrace`.
+
+use std::process::ExitCode;
+
+// Many threads allocate and free event-sized pieces; jemalloc keeps that flat over days.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    headrace::run(std::env::args_os())
+}

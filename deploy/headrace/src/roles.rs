@@ -1,0 +1,205 @@
+//! What a process consists of: the tasks of its roles, under one supervisor.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use headrace_ingest::gateway::Gateway;
+use headrace_runtime::admin::{self, Admin};
+use headrace_runtime::broker::Broker;
+use headrace_runtime::chain::{BoxedStage, ChainLoop};
+use headrace_runtime::consumer::Subscription;
+use headrace_runtime::delivery::{Sink, SinkLoop, Terms};
+use headrace_runtime::health::Health;
+use headrace_runtime::payload::{Payload, Product};
+use headrace_runtime::settle::RetryPolicy;
+use headrace_runtime::settler::Settler;
+use headrace_runtime::state::StateStore;
+use headrace_runtime::supervisor::{Group, Supervisor};
+use headrace_runtime::{metrics, retention};
+use headrace_schemas::alert::Alert;
+use headrace_schemas::event::Event;
+use headrace_stages::alert::Alerts;
+use headrace_stages::chains::{self, Stages};
+use tokio::net::TcpListener;
+
+use crate::cli::Role;
+use crate::config::Config;
+
+/// A running process.
+pub(crate) struct Process {
+    supervisor: Supervisor,
+    /// Where the gateway listens, when it is one of the roles.
+    pub(crate) gateway: Option<SocketAddr>,
+    /// Where health and metrics are served.
+    pub(crate) admin: SocketAddr,
+    /// The state of its components.
+    pub(crate) health: Health,
+}
+
+/// What the tasks are made with.
+struct Builder<'a> {
+    broker: &'a Broker,
+    policy: RetryPolicy,
+    health: Health,
+    supervisor: Supervisor,
+    subscriptions: Vec<Subscription>,
+}
+
+impl Process {
+    /// Starts the tasks of `roles`. `config` has been validated, and the topology is there.
+    pub(crate) async fn start(config: &Config, roles: &[Role], broker: &Broker) -> anyhow::Result<Self> {
+        let handle = metrics::install().context("cannot set up metrics")?;
+        let mut builder = Builder {
+            broker,
+            policy: config.retry.policy(),
+            health: Health::new(),
+            supervisor: Supervisor::new(),
+            subscriptions: Vec::new(),
+        };
+        let admin = Admin { metrics: handle.clone(), health: builder.health.clone(), broker: broker.clone() };
+        // Ports first: a taken one must be told before anything is consumed.
+        let (admin_listener, admin_address) = bind(config.admin.listen, "admin.listen").await?;
+        let mut gateway_address = None;
+        if roles.contains(&Role::Ingest) {
+            let (listener, address) = bind(config.ingest.listen, "ingest.listen").await?;
+            let gateway = Gateway::new(&config.ingest, &config.tenants, broker, admin.clone());
+            builder.health.register("ingest").healthy();
+            builder.listen(Group::Ingest, "gateway", listener, move |listener, stop| {
+                gateway.clone().serve(listener, stop)
+            });
+            gateway_address = Some(address);
+        }
+        if roles.contains(&Role::Pipeline) {
+            builder.pipeline(&config.pipeline).await?;
+        }
+        if roles.contains(&Role::Sinks) {
+            builder.sinks(config)?;
+        }
+        builder
+            .listen(Group::Service, "admin", admin_listener, move |listener, stop| admin.clone().serve(listener, stop));
+        let (lag_broker, subscriptions) = (broker.clone(), builder.subscriptions.clone());
+        builder.supervisor.spawn(Group::Service, "lag", move |stop| {
+            admin::measure_lag(lag_broker.clone(), subscriptions.clone(), handle.clone(), stop)
+        });
+        Ok(Self {
+            supervisor: builder.supervisor,
+            gateway: gateway_address,
+            admin: admin_address,
+            health: builder.health,
+        })
+    }
+
+    /// Stops everything in order, within `grace`.
+    pub(crate) async fn stop(self, grace: Duration) {
+        tracing::info!(grace_s = grace.as_secs(), "stopping: no new requests, then nothing new from the streams");
+        let clean = self.supervisor.shutdown(grace).await;
+        tracing::info!(clean, "stopped");
+    }
+}
+
+impl Builder<'_> {
+    fn listen<F, Fut>(&mut self, group: Group, name: &str, listener: std::net::TcpListener, serve: F)
+    where
+        F: Fn(TcpListener, tokio_util::sync::CancellationToken) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let listener = Arc::new(listener);
+        self.supervisor.spawn(group, name, move |stop| {
+            let (serve, listener) = (serve.clone(), Arc::clone(&listener));
+            async move {
+                let listener = TcpListener::from_std(listener.try_clone()?)?;
+                serve(listener, stop).await
+            }
+        });
+    }
+
+    async fn pipeline(&mut self, config: &chains::Config) -> anyhow::Result<()> {
+        for chain in chains::build(config)? {
+            match chain.stages {
+                Stages::FromRaw(stage) => self.chain(chain.subscription, stage, config.lanes),
+                Stages::FromEvents(stage) => self.chain(chain.subscription, stage, config.lanes),
+            }
+        }
+        let alerts = Alerts::new(config.alert, StateStore::open(self.broker).await?);
+        let alerts: BoxedStage<Event, Alert> = Box::new(alerts);
+        self.chain(config.alert_subscription(), alerts, 1);
+        let broker = self.broker.clone();
+        self.supervisor.spawn(Group::Service, "retention", move |stop| retention::run(broker.clone(), stop));
+        Ok(())
+    }
+
+    fn chain<In: Payload, Out: Product>(
+        &mut self,
+        subscription: Subscription,
+        stage: BoxedStage<In, Out>,
+        lanes: usize,
+    ) {
+        let settler = self.settler(&subscription.component);
+        self.subscriptions.push(subscription.clone());
+        let component = subscription.component.clone();
+        let chain = Arc::new(ChainLoop { broker: self.broker.clone(), subscription, stage, settler });
+        for lane in 0..lanes {
+            let chain = Arc::clone(&chain);
+            self.supervisor.spawn(Group::Pipeline, format!("{component}/{lane}"), move |stop| {
+                let chain = Arc::clone(&chain);
+                async move { chain.run_lane(stop).await }
+            });
+        }
+    }
+
+    /// Every sink; a new one is a line here.
+    fn sinks(&mut self, config: &Config) -> anyhow::Result<()> {
+        let sinks = &config.sinks;
+        if let Some(clickhouse) = &sinks.clickhouse {
+            self.sink("clickhouse", clickhouse.events(), clickhouse.event_terms());
+            self.sink("clickhouse-raw", clickhouse.raw(), clickhouse.raw_terms());
+        }
+        if let Some(splunk) = &sinks.splunk {
+            self.sink("splunk", splunk.build()?, splunk.terms());
+        }
+        if let Some(jira) = &sinks.jira {
+            self.sink("jira", jira.build()?, jira.terms());
+        }
+        if let Some(file) = &sinks.file {
+            self.sink("file-events", file.build::<Event>(), file.terms::<Event>());
+            self.sink("file-alerts", file.build::<Alert>(), file.terms::<Alert>());
+        }
+        Ok(())
+    }
+
+    fn sink<S: Sink>(&mut self, component: &str, sink: S, terms: Terms) {
+        let settler = self.settler(component);
+        let subscription = terms.subscription(component, S::Item::STREAM);
+        self.subscriptions.push(subscription.clone());
+        let sink = Arc::new(SinkLoop {
+            broker: self.broker.clone(),
+            subscription,
+            sink,
+            batching: terms.batching,
+            call_timeout: terms.call_timeout,
+            settler,
+        });
+        for lane in 0..terms.lanes {
+            let sink = Arc::clone(&sink);
+            self.supervisor.spawn(Group::Sinks, format!("{component}/{lane}"), move |stop| {
+                let sink = Arc::clone(&sink);
+                async move { sink.run_lane(stop).await }
+            });
+        }
+    }
+
+    fn settler(&self, component: &str) -> Settler {
+        Settler::new(component, self.broker, self.policy, self.health.register(component))
+    }
+}
+
+/// Binds `address`, the value of `setting`.
+async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<(std::net::TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}; stop what does, or set `{setting}` to another address (port 0 takes any free port)")
+    })?;
+    let bound = listener.local_addr().context("a listener without an address")?;
+    Ok((listener.into_std().context("cannot share a listener")?, bound))
+}

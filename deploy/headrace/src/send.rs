@@ -1,0 +1,149 @@
+//! `headrace send`: bodies, signed as GitHub signs them.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Client, StatusCode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sha2::Sha256;
+use uuid::Uuid;
+
+use crate::cli::Send;
+use crate::ready::Ready;
+
+/// A body to send.
+struct Delivery {
+    event: String,
+    guid: String,
+    body: Vec<u8>,
+}
+
+/// An entry of the examples' `index.json`.
+#[derive(Deserialize)]
+struct Kind {
+    name: String,
+    examples: Vec<Box<RawValue>>,
+}
+
+/// GUIDs of examples are made in this name space: any fixed UUID will do.
+const EXAMPLES: Uuid = Uuid::from_u128(0x6a1f_5a0e_51b8_4d5e_9d3c_4865_6164_7261);
+
+pub(crate) async fn send(arguments: Send) -> anyhow::Result<()> {
+    let (url, secret) = destination(&arguments)?;
+    let deliveries = deliveries(&arguments)?;
+    let client = Client::builder().timeout(Duration::from_secs(30)).build().context("cannot set up an HTTP client")?;
+    let (mut stored, mut duplicate, mut refused) = (0_u32, 0_u32, 0_u32);
+    let single = deliveries.len() == 1;
+    for delivery in deliveries {
+        let (status, answer) = post(&client, &url, &secret, &delivery).await?;
+        match status {
+            StatusCode::ACCEPTED => stored += 1,
+            StatusCode::OK => duplicate += 1,
+            _ => {
+                refused += 1;
+                eprintln!("{} {} was refused: {status} {}", delivery.event, delivery.guid, answer.trim());
+            }
+        }
+        if single && status.is_success() {
+            println!("{status}: {}", answer.trim());
+        }
+    }
+    if !single {
+        println!("{stored} stored, {duplicate} known already, {refused} refused by {url}");
+    }
+    anyhow::ensure!(refused == 0, "{refused} deliveries were refused");
+    Ok(())
+}
+
+fn destination(arguments: &Send) -> anyhow::Result<(String, String)> {
+    if let (Some(url), Some(secret)) = (&arguments.url, &arguments.secret) {
+        return Ok((url.clone(), secret.clone()));
+    }
+    let path = arguments.data_dir.join(crate::up::READY_FILE);
+    let ready = Ready::read(&path).context(
+        "expected a running `headrace up` to send to; start it, name its --data-dir, or give --url and --secret",
+    )?;
+    let gateway = ready.gateway.context("the running process has no gateway")?;
+    let url = arguments.url.clone().unwrap_or_else(|| format!("{gateway}/webhooks/github"));
+    let secret =
+        arguments.secret.clone().or(ready.webhook_secret).context("expected a secret, found none; give --secret")?;
+    Ok((url, secret))
+}
+
+fn deliveries(arguments: &Send) -> anyhow::Result<Vec<Delivery>> {
+    if let Some(examples) = &arguments.examples {
+        let found = if examples.is_dir() { from_folder(examples)? } else { from_index(examples)? };
+        anyhow::ensure!(!found.is_empty(), "{} holds no JSON bodies", examples.display());
+        return Ok(found);
+    }
+    let file = arguments.file.as_ref().context("expected a FILE or --examples")?;
+    let event = arguments.event.clone().context("expected --event with the event kind")?;
+    let body = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    // Version 1, as GitHub's own: its time tells whether it may be a repetition.
+    let guid = arguments.delivery.clone().unwrap_or_else(|| Uuid::now_v1(&rand::random()).to_string());
+    Ok(vec![Delivery { event, guid, body }])
+}
+
+fn from_index(path: &Path) -> anyhow::Result<Vec<Delivery>> {
+    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let kinds: Vec<Kind> = serde_json::from_slice(&text).with_context(|| {
+        format!("{} is not in the form of the index.json of @octokit/webhooks-examples", path.display())
+    })?;
+    let deliveries = kinds.into_iter().flat_map(|Kind { name, examples }| {
+        let delivery = move |(index, body): (usize, Box<RawValue>)| {
+            example(&name, &index.to_string(), body.get().as_bytes().to_vec())
+        };
+        examples.into_iter().enumerate().map(delivery)
+    });
+    Ok(deliveries.collect())
+}
+
+fn from_folder(folder: &Path) -> anyhow::Result<Vec<Delivery>> {
+    let mut found = Vec::new();
+    for path in entries(folder)? {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let event = name.split('.').next().unwrap_or_default().to_owned();
+        let files = if path.is_dir() { entries(&path)? } else { vec![path] };
+        for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "json")) {
+            let body = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+            found.push(example(&event, &file.strip_prefix(folder).unwrap_or(file).to_string_lossy(), body));
+        }
+    }
+    Ok(found)
+}
+
+fn entries(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let read =
+        || -> std::io::Result<Vec<PathBuf>> { std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect() };
+    let mut paths = read().with_context(|| format!("cannot read the folder {}", folder.display()))?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn example(event: &str, place: &str, body: Vec<u8>) -> Delivery {
+    let mut name = format!("{event}\0{place}\0").into_bytes();
+    name.extend_from_slice(&body);
+    Delivery { event: event.to_owned(), guid: Uuid::new_v5(&EXAMPLES, &name).to_string(), body }
+}
+
+async fn post(client: &Client, url: &str, secret: &str, delivery: &Delivery) -> anyhow::Result<(StatusCode, String)> {
+    let mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
+    let signature = mac.chain_update(&delivery.body).finalize().into_bytes();
+    let response = client
+        .post(url)
+        .header(CONTENT_TYPE, "application/json")
+        .header("User-Agent", concat!("headrace-send/", env!("CARGO_PKG_VERSION")))
+        .header("X-GitHub-Event", &delivery.event)
+        .header("X-GitHub-Delivery", &delivery.guid)
+        .header("X-Hub-Signature-256", format!("sha256={}", hex::encode(signature)))
+        .body(delivery.body.clone())
+        .send()
+        .await
+        .with_context(|| format!("cannot reach {url}; is the gateway running there?"))?;
+    let status = response.status();
+    Ok((status, response.text().await.context("the gateway's answer broke off")?))
+}

@@ -1,0 +1,171 @@
+//! Settings: one TOML file, overridden by `HEADRACE__…` environment variables, read into any `T`.
+//!
+//! [`load`] shows every problem of a configuration at once, each with its line and column or its
+//! variable, and never prints the value of a secret. The schema generated from `T` is the only
+//! description of what is allowed: the checks, the overrides and [`reference()`] all read it.
+//! Nothing here knows the product's settings. Start at [`load`], then `check.rs`.
+
+mod check;
+mod choice;
+mod document;
+mod environment;
+mod origin;
+mod problem;
+mod reference;
+mod scalar;
+mod schema;
+mod secret;
+mod shape;
+mod suggest;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+use toml::de::DeTable;
+
+pub use headrace_runtime::config::Invalid;
+pub use origin::{Origin, item_path, key_path};
+pub use problem::{Problem, Problems};
+pub use reference::reference;
+
+use check::Checker;
+use origin::{ROOT, Sources};
+use problem::Finding;
+use schema::Schema;
+
+/// The text of a configuration file and the name shown in its problems.
+#[derive(Clone, Copy, Debug)]
+pub struct Document<'a> {
+    /// How problems name the file, usually the path as the user gave it.
+    pub name: &'a str,
+    /// The TOML text.
+    pub text: &'a str,
+}
+
+/// A configuration that is well formed, with the origin of each of its settings.
+#[derive(Debug)]
+pub struct Loaded<T> {
+    /// The configuration. What its values mean is not checked yet: see [`Loaded::check`].
+    pub value: T,
+    file: Option<Arc<str>>,
+    origins: BTreeMap<String, Origin>,
+}
+
+impl<T> Loaded<T> {
+    /// Where the setting at `path` was given, such as `sinks.splunk.url` or `ingest.secrets[0]`.
+    ///
+    /// The answer is [`Origin::Default`] for a setting that was not given. Keys may be written bare or quoted.
+    pub fn locate(&self, path: &str) -> Origin {
+        let found = self.origins.get(&origin::plain(path));
+        found.cloned().unwrap_or(Origin::Default)
+    }
+
+    /// Turns what validation found into problems of the same form as those of [`load`].
+    ///
+    /// A setting left at its default is shown at the nearest table around it that was given.
+    pub fn check(&self, invalid: Vec<Invalid>) -> Result<(), Problems> {
+        if invalid.is_empty() {
+            return Ok(());
+        }
+        let problems = invalid.into_iter().map(|found| Problem {
+            origin: self.nearest(&found.path),
+            path: found.path,
+            message: found.message,
+        });
+        Err(Problems::new(self.file.clone(), problems.collect()))
+    }
+
+    fn nearest(&self, path: &str) -> Origin {
+        let path = origin::plain(path);
+        let mut rest = path.as_str();
+        loop {
+            if let Some(origin) = self.origins.get(rest) {
+                return origin.clone();
+            }
+            match rest.rfind(['.', '[']) {
+                Some(end) => rest = &rest[..end],
+                None => return Origin::whole(self.file.as_ref()),
+            }
+        }
+    }
+}
+
+/// Reads the file at `path`, if there is one to read, and loads it as [`load`] does.
+pub fn read<T: DeserializeOwned + JsonSchema>(
+    path: Option<&Path>,
+    environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
+) -> Result<Loaded<T>, Problems> {
+    let Some(path) = path else {
+        return load(None, environment);
+    };
+    let name = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => load(Some(Document { name: &name, text: &text }), environment),
+        Err(error) => {
+            let file: Arc<str> = name.into();
+            let origin = Origin::whole(Some(&file));
+            let message = format!("the configuration cannot be read: {error}");
+            Err(Problems::new(Some(file), vec![Problem { origin, path: String::new(), message }]))
+        }
+    }
+}
+
+/// Loads a configuration from a document and the environment, which wins over the document.
+///
+/// Only variables that start with `HEADRACE__` are read: `HEADRACE__SINKS__SPLUNK__TOKEN` sets
+/// `sinks.splunk.token`. The caller passes the environment, [`std::env::vars_os`] outside of tests.
+/// Any secret `x` may be given as `x_file`, the path of a file that holds it; a relative path is
+/// taken from the working directory.
+pub fn load<T: DeserializeOwned + JsonSchema>(
+    document: Option<Document<'_>>,
+    environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
+) -> Result<Loaded<T>, Problems> {
+    let schema = Schema::of::<T>();
+    let (variables, unreadable) = environment::select(environment);
+    let mut sources = Sources::new(document);
+    let file = sources.file();
+    let text = document.map_or("", |document| document.text);
+
+    let (mut table, broken) = document::parse(text);
+    let mut checker = Checker::new(&schema);
+    environment::overlay(&mut table, &variables, &schema, &mut sources, &mut checker.findings);
+    checker.document(&mut table);
+    let findings = document::screen(checker.findings, broken, &sources);
+
+    let mut problems: Vec<Problem> = unreadable;
+    problems.extend(findings.into_iter().map(|finding| finding.at(&sources)));
+    if !problems.is_empty() {
+        return Err(Problems::new(file, problems));
+    }
+
+    let paths = origin::paths(&table);
+    let origins = paths.iter().map(|(path, span)| (origin::plain(path), sources.origin(span))).collect();
+    let document = Spanned::new(ROOT, table);
+    match T::deserialize(toml::de::Deserializer::from(document)) {
+        Ok(value) => Ok(Loaded { value, file, origins }),
+        Err(error) => {
+            let problem = refused(&error, &paths, &checker.secrets).at(&sources);
+            Err(Problems::new(file, vec![problem]))
+        }
+    }
+}
+
+/// What serde refused although the schema allows it, such as a malformed URL.
+fn refused(error: &toml::de::Error, paths: &[(String, origin::Span)], secrets: &secret::Secrets) -> Finding {
+    let span = error.span().unwrap_or(ROOT);
+    // The innermost comes last: an array of tables shares its span with its first table.
+    let path = paths.iter().rev().find(|(_, known)| *known == span);
+    let message = secrets.redact(error.message(), &span);
+    Finding::new(span, path.map(|(path, _)| path.as_str()).unwrap_or_default(), message)
+}
+
+type Table<'i> = DeTable<'i>;
+type Value<'i> = Spanned<toml::de::DeValue<'i>>;

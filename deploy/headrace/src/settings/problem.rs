@@ -1,0 +1,103 @@
+//! Problems of a configuration: what a person reads, all of them at once.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::origin::{Origin, Sources, Span};
+
+/// One thing to correct in a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Where to correct it.
+    pub origin: Origin,
+    /// The setting; empty where the text is no TOML at all.
+    pub path: String,
+    /// What is wrong and what is expected.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.origin {
+            Origin::Default => write!(out, "configuration: ")?,
+            origin => write!(out, "{origin}: ")?,
+        }
+        if !self.path.is_empty() {
+            write!(out, "{}: ", self.path)?;
+        }
+        write!(out, "{}", self.message)
+    }
+}
+
+/// Every problem of a configuration, in the order of their positions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problems {
+    file: Option<Arc<str>>,
+    problems: Vec<Problem>,
+}
+
+impl Problems {
+    pub(super) fn new(file: Option<Arc<str>>, mut problems: Vec<Problem>) -> Self {
+        problems.sort_by(|a, b| (&a.origin, &a.path).cmp(&(&b.origin, &b.path)));
+        Self { file, problems }
+    }
+
+    /// The problems in the order in which they are shown.
+    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.iter()
+    }
+
+    fn place(&self) -> String {
+        let in_environment = |problem: &Problem| matches!(problem.origin, Origin::Environment { .. });
+        let any = self.problems.iter().any(in_environment);
+        let all = self.problems.iter().all(in_environment);
+        match &self.file {
+            _ if all => "the environment".to_owned(),
+            Some(file) if any => format!("{file} and the environment"),
+            Some(file) => file.to_string(),
+            None if any => "the configuration and the environment".to_owned(),
+            None => "the configuration".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for problem in &self.problems {
+            writeln!(out, "{problem}")?;
+        }
+        let noun = if self.problems.len() == 1 { "problem" } else { "problems" };
+        write!(out, "{} {noun} in {}", self.problems.len(), self.place())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// A problem whose place is still a range of offsets.
+pub(super) struct Finding {
+    pub(super) span: Span,
+    path: String,
+    message: String,
+    pub(super) cause: Cause,
+}
+
+/// Whether a problem is in what was written or in what was left out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    Written,
+    Missing,
+}
+
+impl Finding {
+    pub(super) fn new(span: Span, path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { span, path: path.into(), message: message.into(), cause: Cause::Written }
+    }
+
+    pub(super) fn missing(span: Span, path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { cause: Cause::Missing, ..Self::new(span, path, message) }
+    }
+
+    pub(super) fn at(self, sources: &Sources<'_>) -> Problem {
+        Problem { origin: sources.origin(&self.span), path: self.path, message: self.message }
+    }
+}

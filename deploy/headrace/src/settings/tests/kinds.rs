@@ -1,0 +1,226 @@
+//! Each kind of problem, with its exact position and words.
+
+use super::super::{Document, Loaded, Problems, load, read};
+use super::{Config, NO_ENVIRONMENT, Timeout, check, lines, load_text};
+
+#[test]
+fn a_sound_document_has_no_problems() {
+    let text = r#"
+name = "a"
+level = "debug"
+[ingest]
+port = 1
+timeout = "10s"
+share = 1
+chains = [["a"], []]
+[sinks.splunk]
+url = "http://a"
+token = "t"
+[tenants.acme]
+title = "Acme"
+[labels]
+"two words" = "yes"
+[store]
+kind = "folder"
+path = "/tmp"
+[[rules]]
+name = "a"
+action = "drop"
+[[rules]]
+name = "b"
+action.raise.by = 3
+"#;
+    assert_eq!(lines(load_text(text)), Vec::<String>::new());
+    let value = load_text(text).unwrap().value;
+    assert_eq!(value.ingest.timeout, Timeout::Text("10s".to_owned()));
+    assert_eq!(value.ingest.workers, 2);
+    assert_eq!(value.rules.len(), 2);
+}
+
+#[test]
+fn unknown_keys_are_shown_with_the_nearest_known_key() {
+    check(&[
+        ("nam = 1", &["h.toml:1:1: nam: unknown key; did you mean `name`?"]),
+        ("[ingest]\n  Port = 1", &["h.toml:2:3: ingest.Port: unknown key; did you mean `port`?"]),
+        (
+            "[sinks.splunk]\nurl = 'http://a'\ntokn = 'x'\ntoken = 't'",
+            &["h.toml:3:1: sinks.splunk.tokn: unknown key; did you mean `token`?"],
+        ),
+        ("sinks = { splonk = 1 }", &["h.toml:1:11: sinks.splonk: unknown key; did you mean `splunk`?"]),
+        ("[sinks]\nzzzzzzz = 1", &["h.toml:2:1: sinks.zzzzzzz: unknown key; known here: `splunk`"]),
+        ("[sinkz.splunk]\na = 1", &["h.toml:1:2: sinkz: unknown key; did you mean `sinks`?"]),
+        (
+            "'a b' = 1",
+            &[
+                "h.toml:1:1: \"a b\": unknown key; known here: `ingest`, `labels`, `level`, `name`, `rules`, `sinks`, `store`, `tenants`",
+            ],
+        ),
+        (
+            "[[rules]]\nname = 'é'\naction.raise = { by = 1, bi = 2 }",
+            &["h.toml:3:26: rules[0].action.raise.bi: unknown key; did you mean `by`?"],
+        ),
+        (
+            "[[rules]]\nname = 'a'\naction.rais = 1",
+            &["h.toml:3:8: rules[0].action.rais: unknown key; did you mean `raise`?"],
+        ),
+        ("labels = { 'é' = 'x', b = 1 }", &["h.toml:1:27: labels.b: expected a string, found an integer"]),
+    ]);
+}
+
+#[test]
+fn values_of_a_wrong_type_are_shown_without_the_value() {
+    check(&[
+        ("name = 3", &["h.toml:1:8: name: expected a string, found an integer"]),
+        ("[ingest]\nport = '1'", &["h.toml:2:8: ingest.port: expected an integer, found a string"]),
+        ("ingest.port = 1.5", &["h.toml:1:15: ingest.port: expected an integer, found a float"]),
+        ("ingest.compress = 1", &["h.toml:1:19: ingest.compress: expected a boolean, found an integer"]),
+        ("ingest.share = []", &["h.toml:1:16: ingest.share: expected a number, found an array"]),
+        ("ingest.timeout = true", &["h.toml:1:18: ingest.timeout: expected a string or an integer, found a boolean"]),
+        ("ingest.body_bytes_max = 'x'", &["h.toml:1:25: ingest.body_bytes_max: expected an integer, found a string"]),
+        (
+            "ingest.chains = [['a', 2], 3]",
+            &[
+                "h.toml:1:24: ingest.chains[0][1]: expected a string, found an integer",
+                "h.toml:1:28: ingest.chains[1]: expected an array such as [\"a\", \"b\"], found an integer",
+            ],
+        ),
+        ("ingest = 1", &["h.toml:1:10: ingest: expected a table, found an integer"]),
+        ("name = 2020-01-01", &["h.toml:1:8: name: expected a string, found a date-time"]),
+        ("[name]", &["h.toml:1:1: name: expected a string, found a table"]),
+        ("[rules]", &["h.toml:1:1: rules: expected an array such as [\"a\", \"b\"], found a table"]),
+    ]);
+}
+
+#[test]
+fn numbers_and_lengths_out_of_bounds_name_the_bounds() {
+    check(&[
+        (
+            "ingest.port = 70_000",
+            &["h.toml:1:15: ingest.port: out of range: expected an integer from 0 to 65535, found 70000"],
+        ),
+        (
+            "ingest.port = -1",
+            &["h.toml:1:15: ingest.port: out of range: expected an integer from 0 to 65535, found -1"],
+        ),
+        (
+            "ingest.workers = 0x41",
+            &["h.toml:1:18: ingest.workers: out of range: expected an integer from 1 to 64, found 0x41"],
+        ),
+        (
+            "ingest.body_bytes_max = -1",
+            &[
+                "h.toml:1:25: ingest.body_bytes_max: out of range: expected an integer from 0 to 18446744073709551615, found -1",
+            ],
+        ),
+        ("ingest.share = 1.5", &["h.toml:1:16: ingest.share: out of range: expected a number from 0 to 1"]),
+        ("ingest.share = 2", &["h.toml:1:16: ingest.share: out of range: expected an integer from 0 to 1, found 2"]),
+        ("[[rules]]\nname = ''\naction = 'drop'", &["h.toml:2:8: rules[0].name: needs at least 1 character"]),
+    ]);
+}
+
+#[test]
+fn unknown_variants_are_shown_with_the_known_ones() {
+    check(&[
+        (
+            "level = 'debg'",
+            &["h.toml:1:9: level: unknown value `debg`; expected one of `off`, `info`, `debug`; did you mean `debug`?"],
+        ),
+        ("level = 'x\\n'", &["h.toml:1:9: level: unknown value `x\\\\n`; expected one of `off`, `info`, `debug`"]),
+        (
+            "store.kind = 'bukket'",
+            &[
+                "h.toml:1:14: store.kind: unknown value `bukket`; expected one of `folder`, `bucket`, `nowhere`; did you mean `bucket`?",
+            ],
+        ),
+        ("store.kind = 1", &["h.toml:1:14: store.kind: expected a string, found an integer"]),
+        (
+            "[store]\npath = 'a'",
+            &["h.toml:1:1: store.kind: missing required key; expected one of `folder`, `bucket`, `nowhere`"],
+        ),
+        ("[store]\nkind = 'nowhere'\npath = 'a'", &["h.toml:3:1: store.path: unknown key; known here: `kind`"]),
+    ]);
+}
+
+#[test]
+fn missing_keys_are_shown_at_the_table_that_lacks_them() {
+    check(&[
+        ("\n[sinks.splunk]\ntoken = 't'", &["h.toml:2:1: sinks.splunk.url: missing required key"]),
+        (
+            "sinks.splunk = { url = 'http://a' }",
+            &["h.toml:1:16: sinks.splunk.token: missing required key; give it or `token_file`"],
+        ),
+        (
+            "[[rules]]\nname = 'a'\naction = 'drop'\n[[rules]]\nname = 'b'",
+            &["h.toml:4:1: rules[1].action: missing required key"],
+        ),
+    ]);
+}
+
+#[test]
+fn a_required_key_of_the_document_is_shown_at_the_file() {
+    #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
+    struct Strict {
+        #[allow(dead_code)]
+        name: String,
+    }
+    let loaded: Result<Loaded<Strict>, Problems> = load(Some(Document { name: "s.toml", text: "" }), NO_ENVIRONMENT);
+    assert_eq!(loaded.unwrap_err().to_string(), "s.toml: name: missing required key\n1 problem in s.toml");
+    let loaded: Result<Loaded<Strict>, Problems> = load(None, NO_ENVIRONMENT);
+    assert_eq!(
+        loaded.unwrap_err().to_string(),
+        "configuration: name: missing required key\n1 problem in the configuration"
+    );
+}
+
+#[test]
+fn syntax_errors_are_shown_together_and_with_other_problems() {
+    check(&[
+        (
+            "a = \nname = 3",
+            &[
+                "h.toml:1:5: not valid TOML: string values must be quoted, expected literal string",
+                "h.toml:2:8: name: expected a string, found an integer",
+            ],
+        ),
+        ("name = 'a'\nname = 'b'", &["h.toml:2:1: not valid TOML: duplicate key"]),
+        (
+            "nam = 1\n[ingest\nport = 1\n[sinks]\nsplonk = 1\n",
+            &[
+                "h.toml:1:1: nam: unknown key; did you mean `name`?",
+                "h.toml:2:8: not valid TOML: unclosed table, expected `]`",
+                "h.toml:5:1: sinks.splonk: unknown key; did you mean `splunk`?",
+            ],
+        ),
+        ("name = [1,\nlevel = 3", &["h.toml:2:7: not valid TOML: unexpected `=` in array, expected value, `]`"]),
+        ("[sinks.splunk]\ntoken = 'x", &["h.toml:2:11: not valid TOML: invalid literal string, expected `'`"]),
+        ("\u{feff}nam = 1", &["h.toml:1:1: nam: unknown key; did you mean `name`?"]),
+        ("", &[]),
+    ]);
+}
+
+#[test]
+fn what_serde_refuses_has_its_position_too() {
+    check(&[("[sinks.splunk]\nurl = 'ftp'\ntoken = 't-1'", &["h.toml:2:7: sinks.splunk.url: `ftp` is no URL"])]);
+}
+
+#[test]
+fn all_problems_of_a_file_are_shown_in_order_and_counted() {
+    let text = "level = 'x'\nnam = 1\n\n[sinks.splunk]\nurl = 3\n[ingest]\nport = 99999\n";
+    let shown = load_text(text).unwrap_err().to_string();
+    let expected = "\
+h.toml:1:9: level: unknown value `x`; expected one of `off`, `info`, `debug`
+h.toml:2:1: nam: unknown key; did you mean `name`?
+h.toml:4:1: sinks.splunk.token: missing required key; give it or `token_file`
+h.toml:5:7: sinks.splunk.url: expected a string, found an integer
+h.toml:7:8: ingest.port: out of range: expected an integer from 0 to 65535, found 99999
+5 problems in h.toml";
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn an_unreadable_file_is_a_problem_of_the_file() {
+    let path = std::path::Path::new("/nowhere/h.toml");
+    let shown = read::<Config>(Some(path), NO_ENVIRONMENT).unwrap_err().to_string();
+    assert!(shown.starts_with("/nowhere/h.toml: the configuration cannot be read: No such file"), "{shown}");
+    assert!(shown.ends_with("\n1 problem in /nowhere/h.toml"), "{shown}");
+}

@@ -1,0 +1,227 @@
+//! A configuration with every kind of setting, and the checks that its tests share.
+
+mod environment;
+mod forms;
+mod kinds;
+mod places;
+mod reference;
+mod secrets;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+use super::{Document, Loaded, Problems, load};
+
+/// A secret as the product has it: its schema says so, and nothing prints it.
+#[derive(Clone, Default, Deserialize, Serialize, PartialEq)]
+#[serde(transparent)]
+struct Secret(String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Secret")
+    }
+}
+
+impl JsonSchema for Secret {
+    fn schema_name() -> Cow<'static, str> {
+        "Secret".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "x-secret": true})
+    }
+}
+
+/// An address that serde refuses although its schema allows it.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(try_from = "String")]
+#[schemars(example = "https://example.com")]
+struct Url(String);
+
+impl TryFrom<String> for Url {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text.starts_with("http") { Ok(Self(text)) } else { Err(format!("`{text}` is no URL")) }
+    }
+}
+
+/// A sample of a product.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+struct Config {
+    /// A name for this instance.
+    name: String,
+    /// How much is logged.
+    level: Level,
+    /// The gateway.
+    ingest: Ingest,
+    /// Where events go.
+    sinks: Sinks,
+    /// Tenants by organization.
+    tenants: BTreeMap<String, Tenant>,
+    /// Free labels.
+    labels: BTreeMap<String, String>,
+    /// Where bodies are kept.
+    store: Store,
+    /// Rules, in the order in which they apply.
+    rules: Vec<Rule>,
+}
+
+/// The gateway's settings.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+struct Ingest {
+    /// The port to listen on.
+    port: u16,
+    /// The workers, at most 64.
+    #[schemars(range(min = 1, max = 64))]
+    workers: u32,
+    /// Seconds, or text such as `10s`.
+    timeout: Timeout,
+    /// Whether to compress.
+    compress: bool,
+    /// The share of events to keep.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    share: f64,
+    /// The largest body, if there is a limit.
+    body_bytes_max: Option<u64>,
+    /// The webhook secrets, newest first.
+    secrets: Vec<Secret>,
+    /// Chains of stages.
+    chains: Vec<Vec<String>>,
+}
+
+impl Default for Ingest {
+    fn default() -> Self {
+        Self {
+            port: 8080,
+            workers: 2,
+            timeout: Timeout::Seconds(10),
+            compress: true,
+            share: 1.0,
+            body_bytes_max: None,
+            secrets: Vec::new(),
+            chains: vec![vec!["normalize".to_owned()]],
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(untagged)]
+enum Timeout {
+    Seconds(u64),
+    Text(String),
+}
+
+/// The sinks.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+struct Sinks {
+    /// Forwards to Splunk.
+    splunk: Option<Splunk>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct Splunk {
+    /// The collector's address.
+    url: Url,
+    /// The collector's token.
+    token: Secret,
+    /// The index to write to.
+    #[serde(default)]
+    index: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+struct Tenant {
+    /// The name shown.
+    title: String,
+    /// The key that signs its exports.
+    key: Option<Secret>,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "snake_case")]
+enum Level {
+    /// Lifecycle only.
+    #[default]
+    Info,
+    /// Every detail.
+    Debug,
+    Off,
+}
+
+/// A store of bodies.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+enum Store {
+    /// A folder.
+    Folder {
+        /// The folder's path.
+        path: String,
+    },
+    /// A bucket.
+    Bucket {
+        /// The bucket's name.
+        bucket: String,
+        /// The access key.
+        access_key: Secret,
+    },
+    /// None at all.
+    #[default]
+    Nowhere,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct Rule {
+    /// The rule's name.
+    #[schemars(length(min = 1))]
+    name: String,
+    /// What it does.
+    action: Action,
+    /// The header sent along.
+    #[serde(default)]
+    header: Option<Secret>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "snake_case")]
+enum Action {
+    Drop,
+    Tag(String),
+    Raise { by: u8 },
+}
+
+const NO_ENVIRONMENT: [(&str, &str); 0] = [];
+
+fn load_text(text: &str) -> Result<Loaded<Config>, Problems> {
+    load(Some(Document { name: "h.toml", text }), NO_ENVIRONMENT)
+}
+
+fn load_with(text: &str, environment: &[(&str, &str)]) -> Result<Loaded<Config>, Problems> {
+    load(Some(Document { name: "h.toml", text }), environment.iter().copied())
+}
+
+/// The lines that a refused configuration shows, without the closing one.
+fn lines(loaded: Result<Loaded<Config>, Problems>) -> Vec<String> {
+    match loaded {
+        Ok(_) => Vec::new(),
+        Err(problems) => problems.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// Checks the problems of each document of a table.
+fn check(cases: &[(&str, &[&str])]) {
+    for (text, expected) in cases {
+        assert_eq!(lines(load_text(text)), *expected, "in the document:\n{text}");
+    }
+}

@@ -1,0 +1,314 @@
+//! `headrace up`: the whole product on this machine, set up and run.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use headrace_local::child::Event;
+use headrace_local::install::{Installer, Terminal};
+use headrace_local::{clickhouse, nats};
+use headrace_runtime::broker::Broker;
+use headrace_runtime::health::State;
+use headrace_sinks::file;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use crate::cli::Up;
+use crate::config::{self, Config};
+use crate::data_dir::DataDir;
+use crate::ready::Ready;
+use crate::roles::Process;
+use crate::run::{ALL_ROLES, stop_signal};
+use crate::settings::{Loaded, Origin};
+use crate::telemetry;
+
+/// The ready file that every `up` keeps in its data directory.
+pub(crate) const READY_FILE: &str = "ready.json";
+/// How long a server may take to stop before it is killed, which loses nothing that was confirmed.
+const SERVER_GRACE: Duration = Duration::from_secs(2);
+/// How long everything may take to answer at the start.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The servers that `up` itself started.
+struct Servers {
+    nats: Option<nats::Running>,
+    clickhouse: Option<clickhouse::Running>,
+}
+
+pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
+    let mut loaded = config::load(arguments.config.config.as_deref())?;
+    telemetry::install(&loaded.value.log)?;
+    let stop = stop_signal()?;
+    tokio::pin!(stop);
+    let data = DataDir::open(&arguments.data_dir)?;
+    complete(&mut loaded, &arguments, &data)?;
+    let mut config = loaded.value.clone();
+    // What the servers' addresses will be is not known yet; all else must be right before they start.
+    let placeholder = with_servers(&config, "nats://127.0.0.1:1", "http://127.0.0.1:1");
+    loaded.check(placeholder.validate(&ALL_ROLES))?;
+
+    let servers = tokio::select! {
+        started = start_servers(&config, &data) => started?,
+        () = &mut stop => return Ok(()),
+    };
+    let nats_url = servers.nats.as_ref().map_or_else(|| config.nats.url.clone(), nats::Running::url);
+    let clickhouse_url = servers.clickhouse.as_ref().map(clickhouse::Running::url);
+    config = with_servers(&config, &nats_url, clickhouse_url.as_deref().unwrap_or_default());
+    let broker = Broker::connect(&config.nats, &config.streams, "headrace up").await?;
+    broker.ensure_topology(&config.streams).await?;
+    let process = Process::start(&config, &ALL_ROLES, &broker).await?;
+    let answer = |ready: &Ready| write_ready(ready, &arguments, &data);
+    let outcome = tokio::select! {
+        result = serve(&config, &process, &servers, &data, answer) => result,
+        () = &mut stop => Ok(()),
+    };
+    process.stop(config.shutdown.grace()).await;
+    servers.stop().await;
+    outcome
+}
+
+/// Fills in what `up` decides itself: ports from the command line, the secret, the sinks.
+fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyhow::Result<()> {
+    let sized_by_user = !matches!(loaded.locate("streams"), Origin::Default);
+    let config = &mut loaded.value;
+    let ports = [
+        (arguments.gateway_port, &mut config.ingest.listen),
+        (arguments.metrics_port, &mut config.admin.listen),
+        (arguments.nats_port, &mut config.local.nats_listen),
+        (arguments.clickhouse_port, &mut config.local.clickhouse_listen),
+    ];
+    for (port, listen) in ports {
+        if let Some(port) = port {
+            listen.set_port(port);
+        }
+    }
+    if config.ingest.github.secrets.is_empty() && config.ingest.github.scoped.is_empty() {
+        config.ingest.github.secrets.push(data.webhook_secret()?);
+    }
+    config.sinks.clickhouse.get_or_insert_default();
+    if config.sinks.splunk.is_none() && config.sinks.jira.is_none() {
+        // What would go to a SIEM and to tickets can be read there.
+        config.sinks.file.get_or_insert_with(|| file::Config { dir: data.join("out"), ..file::Config::default() });
+    }
+    if config.nats.url.is_empty() && !sized_by_user {
+        fit_streams(config, data.path())?;
+    }
+    Ok(())
+}
+
+/// Makes the default streams smaller where the disk is: together they take half of what is free.
+fn fit_streams(config: &mut Config, path: &Path) -> anyhow::Result<()> {
+    let disk = rustix::fs::statvfs(path).with_context(|| format!("cannot see how much disk {} has", path.display()))?;
+    let free = disk.f_bavail * disk.f_frsize;
+    let streams = &mut config.streams;
+    let all = [&mut streams.raw, &mut streams.events, &mut streams.alerts, &mut streams.dead];
+    let wanted: u64 = all.iter().map(|limits| limits.max_bytes).sum();
+    let share = (free as f64 / 2.0 / wanted as f64).min(1.0);
+    for limits in all {
+        limits.max_bytes = ((limits.max_bytes as f64 * share) as u64).max(8 << 20);
+    }
+    Ok(())
+}
+
+fn with_servers(config: &Config, nats: &str, clickhouse: &str) -> Config {
+    let mut config = config.clone();
+    if config.nats.url.is_empty() {
+        config.nats.url = nats.to_owned();
+    }
+    if let Some(own) = config.sinks.clickhouse.as_mut().filter(|own| own.url.is_empty()) {
+        own.url = clickhouse.to_owned();
+    }
+    config
+}
+
+async fn start_servers(config: &Config, data: &DataDir) -> anyhow::Result<Servers> {
+    let own_nats = config.nats.url.is_empty();
+    let own_clickhouse = config.sinks.clickhouse.as_ref().is_some_and(|clickhouse| clickhouse.url.is_empty());
+    let install = move || -> anyhow::Result<(Option<PathBuf>, Option<PathBuf>)> {
+        let installer = Installer::for_user(Arc::new(Terminal))?;
+        let nats = own_nats.then(|| installer.nats_server()).transpose()?;
+        let library = own_clickhouse.then(|| installer.clickhouse_library()).transpose()?;
+        Ok((nats, library))
+    };
+    let (nats_program, library) = tokio::task::spawn_blocking(install).await.context("the installer panicked")??;
+    let nats = async {
+        let Some(program) = nats_program else { return anyhow::Ok(None) };
+        let mut server = nats::Config::new(program, data.join("nats"));
+        server.listen = config.local.nats_listen;
+        server.sync_always = config.local.sync_always;
+        server.restart.grace = SERVER_GRACE;
+        Ok(Some(nats::start(server).await.context("cannot start NATS (another port: --nats-port)")?))
+    };
+    let clickhouse = async {
+        let Some(library) = library else { return anyhow::Ok(None) };
+        let program = std::env::current_exe().context("cannot find this program's own file")?;
+        let arguments = ["clickhouse", "--library"].map(OsString::from).into_iter().chain([library.into_os_string()]);
+        let mut server = clickhouse::Config::new(program, arguments.collect(), data.join("clickhouse"));
+        server.listen = config.local.clickhouse_listen;
+        server.restart.grace = SERVER_GRACE;
+        Ok(Some(clickhouse::start(server).await.context("cannot start ClickHouse (another port: --clickhouse-port)")?))
+    };
+    let (nats, clickhouse) = tokio::try_join!(nats, clickhouse)?;
+    Ok(Servers { nats, clickhouse })
+}
+
+impl Servers {
+    fn pids(&self) -> BTreeMap<String, u32> {
+        let nats = self.nats.as_ref().and_then(nats::Running::pid).map(|pid| ("nats".to_owned(), pid));
+        let clickhouse = self.clickhouse.as_ref().and_then(clickhouse::Running::pid);
+        let clickhouse = clickhouse.map(|pid| ("clickhouse".to_owned(), pid));
+        let own = ("headrace".to_owned(), std::process::id());
+        [Some(own), nats, clickhouse].into_iter().flatten().collect()
+    }
+
+    /// What happens to the servers; a server that is not ours is silent for ever.
+    fn events(&self) -> Vec<watch::Receiver<Event>> {
+        let nats = self.nats.as_ref().map(nats::Running::events);
+        nats.into_iter().chain(self.clickhouse.as_ref().map(clickhouse::Running::events)).collect()
+    }
+
+    async fn stop(self) {
+        let nats = async {
+            if let Some(nats) = self.nats {
+                nats.stop().await;
+            }
+        };
+        let clickhouse = async {
+            if let Some(clickhouse) = self.clickhouse {
+                clickhouse.stop().await;
+            }
+        };
+        tokio::join!(nats, clickhouse);
+    }
+}
+
+/// Tells that everything answers, and again whenever a server was started anew. Returns when a server
+/// cannot be kept running.
+async fn serve(
+    config: &Config,
+    process: &Process,
+    servers: &Servers,
+    data: &DataDir,
+    answer: impl Fn(&Ready) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    await_healthy(process).await?;
+    let mut events = servers.events();
+    events.iter_mut().for_each(|events| drop(events.borrow_and_update()));
+    let ready = |pids| Ready {
+        gateway: process.gateway.map(|address| format!("http://{}", reachable(address))),
+        nats: Some(config.nats.url.clone()),
+        clickhouse: config.sinks.clickhouse.as_ref().map(|clickhouse| clickhouse.url.clone()),
+        metrics: format!("http://{}", reachable(process.admin)),
+        webhook_secret: config.ingest.github.secrets.first().map(|secret| secret.expose().to_owned()),
+        pids,
+    };
+    let first = ready(servers.pids());
+    answer(&first)?;
+    greet(&first, config, data);
+    let mut told = first.pids;
+    loop {
+        let changed = events.iter_mut().map(|events| Box::pin(events.changed()));
+        if changed.len() == 0 {
+            return std::future::pending().await;
+        }
+        // The supervisor's task lives as long as `servers`; should it end, there is nothing to wait for.
+        let ended = first_of(changed).await;
+        for events in &mut events {
+            if let Event::GaveUp { reason } = &*events.borrow_and_update() {
+                anyhow::bail!("a server died too often and is not started again: {reason}");
+            }
+        }
+        anyhow::ensure!(!ended, "the supervision of the servers ended");
+        let all_ready = events.iter().all(|events| matches!(&*events.borrow(), Event::Ready { .. }));
+        let pids = servers.pids();
+        if all_ready && pids != told {
+            answer(&ready(pids.clone()))?;
+            told = pids;
+        }
+    }
+}
+
+/// Waits for the first of several changes; true when its sender is gone.
+async fn first_of<F: Future<Output = Result<(), watch::error::RecvError>> + Unpin>(
+    changes: impl Iterator<Item = F>,
+) -> bool {
+    let mut changes: Vec<F> = changes.collect();
+    std::future::poll_fn(|context| {
+        let ready = changes.iter_mut().find_map(|change| match std::pin::Pin::new(change).poll(context) {
+            std::task::Poll::Ready(result) => Some(result.is_err()),
+            std::task::Poll::Pending => None,
+        });
+        ready.map_or(std::task::Poll::Pending, std::task::Poll::Ready)
+    })
+    .await
+}
+
+/// Waits until every component works. One that a person must mend is told and not waited for: the
+/// others do their work.
+async fn await_healthy(process: &Process) -> anyhow::Result<()> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    loop {
+        let states = process.health.snapshot();
+        let waiting: Vec<_> =
+            states.iter().filter(|(_, state)| !matches!(state, State::Healthy | State::Broken(_))).collect();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        anyhow::ensure!(
+            Instant::now() < deadline,
+            "not everything answers after {} s: {waiting:?}",
+            START_TIMEOUT.as_secs()
+        );
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn write_ready(ready: &Ready, arguments: &Up, data: &DataDir) -> anyhow::Result<()> {
+    ready.write(&data.join(READY_FILE))?;
+    arguments.ready_file.as_ref().map_or(Ok(()), |path| ready.write(path))
+}
+
+/// An address that this machine can connect to: a listener on all interfaces is reached on loopback.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    address
+}
+
+fn greet(ready: &Ready, config: &Config, data: &DataDir) {
+    let text = |optional: &Option<String>| optional.clone().unwrap_or_else(|| "-".to_owned());
+    println!("Headrace is running. Data: {}", data.path().display());
+    println!();
+    println!("  webhooks    {}/webhooks/github", text(&ready.gateway));
+    println!("  secret      {}", text(&ready.webhook_secret));
+    println!("  NATS        {}", text(&ready.nats));
+    println!("  ClickHouse  {}", text(&ready.clickhouse));
+    println!("  metrics     {}/metrics   (also /healthz, /readyz)", ready.metrics);
+    if let Some(file) = &config.sinks.file {
+        println!("  files       {}   (scored events and alerts, in place of Splunk and Jira)", file.dir.display());
+    }
+    println!();
+    println!("Send a first event from another terminal, and look at its row:");
+    println!();
+    let directory = data.path().display();
+    println!(
+        "  echo '{{\"action\":\"publicized\",\"repository\":{{\"full_name\":\"acme/app\",\"private\":false,\"owner\":{{\"login\":\"acme\"}}}},\"sender\":{{\"login\":\"mona\",\"type\":\"User\"}}}}' > first.json"
+    );
+    println!("  headrace send first.json --event repository --data-dir {directory}");
+    println!("  curl '{}/?query=SELECT+*+FROM+headrace.events+FORMAT+Vertical'", text(&ready.clickhouse));
+    println!();
+    if config.nats.url.starts_with("nats://127.0.0.1") && !config.local.sync_always {
+        println!(
+            "NATS writes to disk at once and syncs every two minutes: a crash loses nothing, a power cut may lose the"
+        );
+        println!(
+            "last of it. `local.sync_always = true` syncs each message; a cluster of three is the answer for production."
+        );
+    }
+    println!("Ctrl-C stops everything; `headrace up` goes on from there.");
+}

@@ -1,0 +1,121 @@
+//! One child process that never outlives its parent: the kernel kills it when this process ends, however it ends.
+//! It has a process group of its own, so that Ctrl-C in the terminal reaches only the parent, and a log file for its
+//! output. Signals go through a pidfd, never to a number that may be somebody else's by now.
+//! See [`supervise`] for restarting one that dies.
+
+mod spawner;
+mod supervise;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use rustix::process::{Signal, pidfd_send_signal};
+use tokio::sync::watch;
+
+pub use self::supervise::{Event, RestartPolicy, Service, Supervised, supervise};
+
+/// How much of a log is shown in an error, in bytes from its end.
+const TAIL_BYTES: u64 = 4 << 10;
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// Where its standard output and error go, appended; begun anew at a start once it is beyond 16 MiB.
+    pub log: PathBuf,
+}
+
+/// The program could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start {program}")]
+pub struct SpawnError {
+    /// The program.
+    pub program: PathBuf,
+    /// The system's reason.
+    pub source: io::Error,
+}
+
+/// A running child. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Child {
+    pid: u32,
+    pidfd: OwnedFd,
+    exit: watch::Receiver<Option<ExitStatus>>,
+    log: PathBuf,
+}
+
+impl Child {
+    /// Starts the program.
+    ///
+    /// # Errors
+    /// When it does not exist or cannot be run, or the log cannot be opened.
+    pub async fn spawn(spec: Spec) -> Result<Self, SpawnError> {
+        spawner::spawn(spec).await
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Waits for its end, however many ask.
+    pub async fn wait(&self) -> ExitStatus {
+        let mut exit = self.exit.clone();
+        let status = exit.wait_for(Option::is_some).await.expect("the waiting thread sends before it ends");
+        status.expect("waited for")
+    }
+
+    /// The status, if it has ended.
+    pub fn exited(&self) -> Option<ExitStatus> {
+        *self.exit.borrow()
+    }
+
+    /// Asks it to end (SIGTERM), and kills it after `grace`.
+    pub async fn stop(&self, grace: Duration) -> ExitStatus {
+        self.signal(Signal::TERM);
+        match tokio::time::timeout(grace, self.wait()).await {
+            Ok(status) => status,
+            Err(_) => {
+                tracing::warn!(pid = self.pid, ?grace, "a child did not stop when asked; killing it");
+                self.signal(Signal::KILL);
+                self.wait().await
+            }
+        }
+    }
+
+    /// The end of its log, for an error that a person reads. Empty if there is none.
+    pub fn log_tail(&self) -> String {
+        tail(&self.log).unwrap_or_default()
+    }
+
+    fn signal(&self, signal: Signal) {
+        // It fails if the child has ended, which is what a signal is for.
+        let _ = pidfd_send_signal(&self.pidfd, signal);
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}
+
+/// The last lines of a file.
+fn tail(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.trim_end().lines().collect();
+    Ok(lines[lines.len().saturating_sub(12)..].join("\n"))
+}

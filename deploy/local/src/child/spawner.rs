@@ -1,0 +1,94 @@
+//! The thread that starts every child. The kernel sends a child its parent-death signal when the *thread* that started
+//! it ends, not the process; a pool thread of tokio may end at any time, and with it a server would be killed for no
+//! reason. So one thread starts them all and never ends.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{LazyLock, PoisonError};
+use std::thread;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, getpid, getppid, pidfd_open, set_parent_process_death_signal};
+use tokio::sync::{oneshot, watch};
+
+use super::{Child, SpawnError, Spec};
+
+/// A log longer than this, in bytes, is begun anew when its program starts.
+const LOG_BYTES_MAX: u64 = 16 << 20;
+
+struct Order {
+    spec: Spec,
+    reply: oneshot::Sender<io::Result<Child>>,
+}
+
+static ORDERS: LazyLock<std::sync::Mutex<Sender<Order>>> = LazyLock::new(|| {
+    let (sender, orders) = mpsc::channel::<Order>();
+    // Thread "child-spawner": lives as long as the process, because the sender is never dropped.
+    thread::Builder::new()
+        .name("child-spawner".into())
+        .spawn(move || {
+            for order in orders {
+                // Whoever gave up waiting drops the child, which kills it.
+                let _ = order.reply.send(start(&order.spec));
+            }
+        })
+        .expect("a process that cannot start a thread cannot start a child");
+    std::sync::Mutex::new(sender)
+});
+
+pub(super) async fn spawn(spec: Spec) -> Result<Child, SpawnError> {
+    let program = spec.program.clone();
+    let (reply, started) = oneshot::channel();
+    let order = Order { spec, reply };
+    let sent = ORDERS.lock().unwrap_or_else(PoisonError::into_inner).send(order);
+    let ended = || io::Error::other("the thread that starts children has ended");
+    let started = match sent {
+        Ok(()) => started.await.unwrap_or_else(|_| Err(ended())),
+        Err(_) => Err(ended()),
+    };
+    started.map_err(|source| SpawnError { program, source })
+}
+
+fn start(spec: &Spec) -> io::Result<Child> {
+    let log = open_log(&spec.log)?;
+    let parent = getpid();
+    let mut command = Command::new(&spec.program);
+    command.args(&spec.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed; these are two plain system calls, and
+    // the errors allocate nothing.
+    unsafe { command.pre_exec(move || die_with(parent)) };
+    let mut child = command.spawn()?;
+    let pid = child.id();
+    let watched = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+    // Nobody has waited for the child yet, so the number is still its own.
+    let pidfd = pidfd_open(watched, PidfdFlags::empty())?;
+    let (exit_sender, exit) = watch::channel::<Option<ExitStatus>>(None);
+    // Thread "child-<pid>": ends with the child.
+    thread::Builder::new().name(format!("child-{pid}")).spawn(move || {
+        let status = child.wait().unwrap_or_default();
+        exit_sender.send_replace(Some(status));
+    })?;
+    Ok(Child { pid, pidfd, exit, log: spec.log.clone() })
+}
+
+/// Runs in the child, before the program.
+fn die_with(parent: Pid) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // The parent may have died before the line above; then nobody would ever end this process.
+    if getppid() == Some(parent) { Ok(()) } else { Err(Errno::SRCH.into()) }
+}
+
+fn open_log(path: &Path) -> io::Result<File> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let file = File::options().create(true).append(true).open(path)?;
+    if file.metadata()?.len() > LOG_BYTES_MAX {
+        file.set_len(0)?;
+    }
+    Ok(file)
+}

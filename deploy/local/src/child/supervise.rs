@@ -1,0 +1,220 @@
+//! Keeps one child running: started again when it dies, on the same port and data, with a growing pause and an end to
+//! the attempts. The first start is the caller's to judge; only later ones are retried here.
+//! What happens is told through a watch channel, so that a ready file can follow.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Child;
+
+/// A program that can be started again and again.
+pub trait Service: Send + Sync + 'static {
+    /// Why it did not start.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// What it is called in logs.
+    fn name(&self) -> &'static str;
+
+    /// Starts the process.
+    fn spawn(&self) -> impl Future<Output = Result<Child, Self::Error>> + Send;
+
+    /// Waits until it does its work; bounded by a deadline of its own.
+    fn ready(&self, child: &Child) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}
+
+/// How a child that died is started again.
+#[derive(Debug, Clone, Copy)]
+pub struct RestartPolicy {
+    /// The pause before the first attempt; it doubles with each one.
+    pub pause_min: Duration,
+    /// The longest pause.
+    pub pause_max: Duration,
+    /// Failed attempts in a row before it is given up.
+    pub attempts_max: u32,
+    /// A child that ran this long was well: the count begins anew.
+    pub settled_after: Duration,
+    /// How long a child gets to end when it is stopped.
+    pub grace: Duration,
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self {
+            pause_min: Duration::from_millis(100),
+            pause_max: Duration::from_secs(5),
+            attempts_max: 20,
+            settled_after: Duration::from_secs(30),
+            grace: Duration::from_secs(15),
+        }
+    }
+}
+
+/// Where a supervised child is. A watch channel holds the latest only: a reader that was away sees where it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The process runs and is not ready yet.
+    Started {
+        /// Its process id.
+        pid: u32,
+    },
+    /// It does its work.
+    Ready {
+        /// Its process id.
+        pid: u32,
+    },
+    /// It ended without being asked, or did not become ready; another is about to be started.
+    Died {
+        /// Exit status, or why it did not start.
+        status: String,
+    },
+    /// It died too often; nothing is started any more.
+    GaveUp {
+        /// The last failure.
+        reason: String,
+    },
+    /// It was stopped.
+    Stopped,
+}
+
+/// A child under supervision. Dropped, the child is killed; [`Supervised::stop`] ends it gently.
+#[derive(Debug)]
+pub struct Supervised {
+    events: watch::Receiver<Event>,
+    stopping: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Supervised {
+    /// What happens, from now on.
+    pub fn events(&self) -> watch::Receiver<Event> {
+        self.events.clone()
+    }
+
+    /// The process id, while there is a process.
+    pub fn pid(&self) -> Option<u32> {
+        match *self.events.borrow() {
+            Event::Started { pid } | Event::Ready { pid } => Some(pid),
+            Event::Died { .. } | Event::GaveUp { .. } | Event::Stopped => None,
+        }
+    }
+
+    /// Ends the child: asked first, killed after the policy's grace.
+    pub async fn stop(mut self) {
+        self.stopping.cancel();
+        // The task panicking would be a defect; the child is dead in either case.
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Starts `service`, waits until it is ready, and keeps it running.
+///
+/// # Errors
+/// The first start's failure; nothing is left running then.
+pub async fn supervise<S: Service>(service: S, policy: RestartPolicy) -> Result<Supervised, S::Error> {
+    let child = service.spawn().await?;
+    service.ready(&child).await?;
+    tracing::info!(service = service.name(), pid = child.pid(), "started");
+    let (sender, events) = watch::channel(Event::Ready { pid: child.pid() });
+    let stopping = CancellationToken::new();
+    // Task "supervise": ends when stopped or when it gives up; aborted, it drops the child, which kills it.
+    let task = tokio::spawn(keep(service, policy, child, sender, stopping.clone()));
+    Ok(Supervised { events, stopping, task })
+}
+
+async fn keep<S: Service>(
+    service: S,
+    policy: RestartPolicy,
+    mut child: Child,
+    events: watch::Sender<Event>,
+    stopping: CancellationToken,
+) {
+    let mut attempts = 0;
+    loop {
+        let since = Instant::now();
+        let status = tokio::select! {
+            status = child.wait() => status,
+            () = stopping.cancelled() => {
+                child.stop(policy.grace).await;
+                events.send_replace(Event::Stopped);
+                return;
+            }
+        };
+        if since.elapsed() >= policy.settled_after {
+            attempts = 0;
+        }
+        let mut status = status.to_string();
+        child = loop {
+            attempts += 1;
+            if attempts > policy.attempts_max {
+                tracing::error!(service = service.name(), attempts = policy.attempts_max, status, "given up");
+                events.send_replace(Event::GaveUp { reason: status });
+                return;
+            }
+            tracing::warn!(service = service.name(), status, attempts, "died; starting it again");
+            events.send_replace(Event::Died { status });
+            let again = async {
+                tokio::time::sleep(pause(&policy, attempts)).await;
+                restart(&service, &events).await
+            };
+            let restarted = tokio::select! {
+                restarted = again => restarted,
+                () = stopping.cancelled() => {
+                    events.send_replace(Event::Stopped);
+                    return;
+                }
+            };
+            match restarted {
+                Ok(child) => break child,
+                Err(error) => status = error,
+            }
+        };
+    }
+}
+
+async fn restart<S: Service>(service: &S, events: &watch::Sender<Event>) -> Result<Child, String> {
+    let child = service.spawn().await.map_err(|error| chain(&error))?;
+    events.send_replace(Event::Started { pid: child.pid() });
+    service.ready(&child).await.map_err(|error| chain(&error))?;
+    tracing::info!(service = service.name(), pid = child.pid(), "started again");
+    events.send_replace(Event::Ready { pid: child.pid() });
+    Ok(child)
+}
+
+fn pause(policy: &RestartPolicy, attempts: u32) -> Duration {
+    policy.pause_min.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(policy.pause_max)
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{RestartPolicy, pause};
+
+    #[test]
+    fn pauses_double_up_to_their_bound() {
+        let policy = RestartPolicy::default();
+        let pauses: Vec<_> = [1, 2, 3, 6, 7, 1000].map(|attempts| pause(&policy, attempts)).to_vec();
+        assert_eq!(pauses, [100, 200, 400, 3200, 5000, 5000].map(Duration::from_millis));
+    }
+}

@@ -1,0 +1,116 @@
+//! The request body, carried from the connection's task to the thread that runs the statement, a few frames at a time.
+//! A body that did not arrive whole must never look like its end: then half a batch would be committed.
+
+use std::io::{self, Read};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::sync::mpsc;
+
+use super::failure::Failure;
+
+/// Frames under way; a frame is what one read of the socket gave, at most some 400 KB.
+const FRAMES_MAX: usize = 8;
+/// How much of a body is still read after its statement has failed, in bytes. Closing while the client writes would
+/// make many clients report a broken pipe instead of the error.
+const DISCARD_BYTES_MAX: u64 = 64 << 20;
+
+/// What the body may cost.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) bytes_max: u64,
+    pub(super) idle_max: Duration,
+}
+
+enum Frame {
+    Data(Bytes),
+    End,
+    Failed(Failure),
+}
+
+/// The sending half, for the connection's task.
+pub(super) struct Pump {
+    frames: mpsc::Sender<Frame>,
+    limits: Limits,
+}
+
+/// The reading half, for the statement's thread.
+pub(super) struct BodyReader {
+    frames: mpsc::Receiver<Frame>,
+    current: Bytes,
+    ended: bool,
+}
+
+pub(super) fn channel(limits: Limits) -> (Pump, BodyReader) {
+    let (sender, receiver) = mpsc::channel(FRAMES_MAX);
+    (Pump { frames: sender, limits }, BodyReader { frames: receiver, current: Bytes::new(), ended: false })
+}
+
+impl Pump {
+    /// Carries `body` to its end, to an error, or until nobody reads it and enough was discarded.
+    pub(super) async fn run(self, mut body: Incoming) {
+        let mut received = 0_u64;
+        let mut discarded = 0_u64;
+        let last = loop {
+            let frame = match tokio::time::timeout(self.limits.idle_max, body.frame()).await {
+                Err(_) => break Frame::Failed(Failure::idle(self.limits.idle_max.as_secs())),
+                Ok(None) => break Frame::End,
+                // The connection broke: dropping the sender without an end says so.
+                Ok(Some(Err(_))) => return,
+                Ok(Some(Ok(frame))) => frame,
+            };
+            // Trailers carry nothing that ClickHouse reads.
+            let Ok(data) = frame.into_data() else { continue };
+            received += data.len() as u64;
+            if received > self.limits.bytes_max {
+                break Frame::Failed(Failure::body_too_large(self.limits.bytes_max));
+            }
+            let length = data.len() as u64;
+            if self.frames.send(Frame::Data(data)).await.is_err() {
+                discarded += length;
+                if discarded > DISCARD_BYTES_MAX {
+                    return;
+                }
+            }
+        };
+        // Nobody is left to be told if this fails.
+        let _ = self.frames.send(last).await;
+    }
+}
+
+impl Read for BodyReader {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() && !self.ended {
+            match self.frames.blocking_recv() {
+                Some(Frame::Data(data)) => self.current = data,
+                Some(Frame::End) => self.ended = true,
+                Some(Frame::Failed(failure)) => return Err(io::Error::other(Carried(failure))),
+                None => return Err(io::ErrorKind::ConnectionAborted.into()),
+            }
+        }
+        let count = target.len().min(self.current.len());
+        self.current.copy_to_slice(&mut target[..count]);
+        Ok(count)
+    }
+}
+
+/// Lets a [`Failure`] travel through [`Read`] and the decoders around it.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.exception)]
+struct Carried(Failure);
+
+/// What an error met while reading a body means for the client.
+pub(super) fn failure_of(error: io::Error) -> Failure {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Carried>()) {
+        Some(Carried(failure)) => failure.clone(),
+        None if error.kind() == io::ErrorKind::ConnectionAborted => {
+            Failure::new(hyper::StatusCode::BAD_REQUEST, 210, "NETWORK_ERROR", "the request body ended early")
+        }
+        None => {
+            let message = format!("cannot decompress the request body: {error}");
+            Failure::new(hyper::StatusCode::BAD_REQUEST, 271, "CANNOT_DECOMPRESS", &message)
+        }
+    }
+}

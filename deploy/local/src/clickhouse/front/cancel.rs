@@ -1,0 +1,101 @@
+//! Stops a query whose client went away. The engine offers no way to interrupt a call from outside, so the query carries
+//! a mark in its `log_comment` and is ended with `KILL QUERY` from another session.
+//! Only queries that change nothing are ever stopped: an insert whose client left mid-commit is left to finish.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::format;
+use crate::clickhouse::engine::Engine;
+
+/// Between two attempts to stop a query that has not ended: a kill that came before the query began finds nothing.
+const KILL_EVERY: Duration = Duration::from_millis(500);
+
+/// What a statement's thread and its client's connection know of each other.
+pub(super) struct Ticket {
+    comment: String,
+    /// The statement may be stopped from now on.
+    armed: CancellationToken,
+    /// The client left.
+    abandoned: CancellationToken,
+    finished: CancellationToken,
+}
+
+impl Ticket {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            comment: format!("headrace {}", uuid::Uuid::new_v4()),
+            armed: CancellationToken::new(),
+            abandoned: CancellationToken::new(),
+            finished: CancellationToken::new(),
+        })
+    }
+
+    /// The mark that the query carries.
+    pub(super) fn comment(&self) -> &str {
+        &self.comment
+    }
+
+    /// Sixteen letters that no answer holds by chance.
+    pub(super) fn tag(&self) -> String {
+        let digits = uuid::Uuid::new_v4().into_bytes();
+        digits.iter().map(|byte| char::from(b'a' + byte % 26)).collect()
+    }
+
+    /// Says that the query carries its mark; false if the client has left already.
+    pub(super) fn arm(&self) -> bool {
+        self.armed.cancel();
+        !self.abandoned.is_cancelled()
+    }
+
+    /// What it returns says, when dropped, that the statement has ended.
+    pub(super) fn ends_with_this(&self) -> DropGuard {
+        self.finished.clone().drop_guard()
+    }
+}
+
+/// Stops all running statements, at the end of the server's life. Blocks.
+pub(super) fn kill_all(engine: &Engine) -> Result<(), String> {
+    kill_where(engine, "1")
+}
+
+fn kill_where(engine: &Engine, condition: &str) -> Result<(), String> {
+    let mut session = engine.connect().map_err(|error| error.to_string())?;
+    let sql = format!("KILL QUERY WHERE {condition} ASYNC");
+    session.execute(sql.as_bytes(), format::DEFAULT, &[]).map(drop).map_err(|error| error.to_string())
+}
+
+/// Held by the connection for as long as the client waits for the answer. Dropped before the statement's end, it stops
+/// the statement.
+pub(super) struct Waiting {
+    pub(super) ticket: Arc<Ticket>,
+    pub(super) engine: Engine,
+    pub(super) tasks: TaskTracker,
+    pub(super) runtime: Handle,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.ticket.abandoned.cancel();
+        if self.ticket.armed.is_cancelled() && !self.ticket.finished.is_cancelled() {
+            self.tasks.spawn_on(kill(Arc::clone(&self.ticket), self.engine.clone()), &self.runtime);
+        }
+    }
+}
+
+/// Task "kill": ends with the statement, which either is killed or ends by itself.
+async fn kill(ticket: Arc<Ticket>, engine: Engine) {
+    while !ticket.finished.is_cancelled() {
+        let (comment, engine) = (ticket.comment.clone(), engine.clone());
+        let attempt =
+            tokio::task::spawn_blocking(move || kill_where(&engine, &format!("Settings['log_comment'] = '{comment}'")));
+        if let Ok(Err(error)) = attempt.await {
+            tracing::debug!(error, "could not stop a query whose client left; trying again");
+        }
+        let _ = tokio::time::timeout(KILL_EVERY, ticket.finished.cancelled()).await;
+    }
+}

@@ -1,0 +1,165 @@
+//! What this front knows of output formats: their content type, and whether blocks formatted one by one add up to the
+//! format's whole output. The engine formats each block of a stream by itself, so a header comes with every block and
+//! must be kept once, and a format that is one document (JSON, Parquet) cannot be streamed at all.
+
+/// How the blocks of a streamed result make one output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Blocks {
+    /// Put one after the other.
+    Append,
+    /// The same, without the header of all but the first.
+    Headed(Header),
+    /// They do not: the result is made in one piece.
+    Whole,
+}
+
+/// What a header looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Header {
+    /// So many line breaks outside of double quotes.
+    Lines(usize),
+    /// A count of columns, then so many lists of strings (names; names and types), lengths as LEB128.
+    Binary(usize),
+}
+
+/// The default of ClickHouse's HTTP interface.
+pub(super) const DEFAULT: &str = "TabSeparated";
+
+/// How to make one output of a stream in `format`; unknown formats are made in one piece.
+pub(super) fn blocks(format: &str) -> Blocks {
+    match format.to_ascii_lowercase().as_str() {
+        "tabseparated"
+        | "tsv"
+        | "tabseparatedraw"
+        | "tsvraw"
+        | "csv"
+        | "jsoneachrow"
+        | "jsonlines"
+        | "ndjson"
+        | "jsoncompacteachrow"
+        | "jsonstringseachrow"
+        | "jsoncompactstringseachrow"
+        | "rowbinary"
+        | "native" => Blocks::Append,
+        "tabseparatedwithnames" | "tsvwithnames" | "csvwithnames" | "jsoncompacteachrowwithnames" => {
+            Blocks::Headed(Header::Lines(1))
+        }
+        "tabseparatedwithnamesandtypes"
+        | "tsvwithnamesandtypes"
+        | "csvwithnamesandtypes"
+        | "jsoncompacteachrowwithnamesandtypes" => Blocks::Headed(Header::Lines(2)),
+        "rowbinarywithnames" => Blocks::Headed(Header::Binary(1)),
+        "rowbinarywithnamesandtypes" => Blocks::Headed(Header::Binary(2)),
+        _ => Blocks::Whole,
+    }
+}
+
+impl Header {
+    /// Length of the header at the start of `block`; all of `block` if it is nothing else.
+    pub(super) fn length(self, block: &[u8]) -> usize {
+        match self {
+            Self::Lines(lines) => lines_length(block, lines),
+            Self::Binary(lists) => binary_length(block, lists).unwrap_or(block.len()),
+        }
+    }
+}
+
+fn lines_length(block: &[u8], lines: usize) -> usize {
+    let mut quoted = false;
+    let mut seen = 0;
+    for (at, &byte) in block.iter().enumerate() {
+        match byte {
+            b'"' => quoted = !quoted,
+            b'\n' if !quoted => seen += 1,
+            _ => {}
+        }
+        if seen == lines {
+            return at + 1;
+        }
+    }
+    block.len()
+}
+
+fn binary_length(block: &[u8], lists: usize) -> Option<usize> {
+    let mut at = 0;
+    let columns = leb128(block, &mut at)?;
+    for _ in 0..columns.checked_mul(lists)? {
+        let length = leb128(block, &mut at)?;
+        at = at.checked_add(length).filter(|&end| end <= block.len())?;
+    }
+    Some(at)
+}
+
+fn leb128(block: &[u8], at: &mut usize) -> Option<usize> {
+    let mut value = 0_usize;
+    for shift in (0..usize::BITS).step_by(7) {
+        let byte = *block.get(*at)?;
+        *at += 1;
+        value |= usize::from(byte & 0x7f).checked_shl(shift)?;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// The content type that ClickHouse's HTTP interface gives to a format.
+pub(super) fn content_type(format: &str) -> &'static str {
+    let format = format.to_ascii_lowercase();
+    match format.as_str() {
+        "json"
+        | "jsoncompact"
+        | "jsonstrings"
+        | "jsoncompactstrings"
+        | "jsoncolumns"
+        | "jsoncompactcolumns"
+        | "jsoncolumnswithmetadata"
+        | "jsonobjecteachrow" => "application/json; charset=UTF-8",
+        _ if format.contains("eachrow") || matches!(format.as_str(), "ndjson" | "jsonlines") => {
+            "application/x-ndjson; charset=UTF-8"
+        }
+        "csv" => "text/csv; charset=UTF-8; header=absent",
+        "csvwithnames" | "csvwithnamesandtypes" => "text/csv; charset=UTF-8; header=present",
+        "xml" => "application/xml; charset=UTF-8",
+        "markdown" => "text/markdown; charset=UTF-8",
+        _ if format.starts_with("tsv") || format.starts_with("tabseparated") => {
+            "text/tab-separated-values; charset=UTF-8"
+        }
+        "native"
+        | "rowbinary"
+        | "rowbinarywithnames"
+        | "rowbinarywithnamesandtypes"
+        | "parquet"
+        | "arrow"
+        | "arrowstream"
+        | "orc"
+        | "avro"
+        | "msgpack"
+        | "rawblob" => "application/octet-stream",
+        _ => "text/plain; charset=UTF-8",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Blocks, Header, blocks, content_type};
+
+    #[test]
+    fn headers_are_measured() {
+        assert_eq!(Header::Lines(1).length(b"a\tb\n1\t2\n"), 4);
+        assert_eq!(Header::Lines(2).length(b"a\nUInt8\n1\n"), 8);
+        assert_eq!(Header::Lines(1).length(b"\"a\nb\"\n1\n"), 6);
+        assert_eq!(Header::Binary(2).length(b"\x01\x01a\x05UInt8\xff"), 9);
+        assert_eq!(Header::Binary(1).length(b"\x01\x01a\xff"), 3);
+        assert_eq!(Header::Binary(2).length(b"\x01\x05a"), 3, "a cut header is all there is");
+    }
+
+    #[test]
+    fn documents_are_not_streamed() {
+        assert_eq!(blocks("JSON"), Blocks::Whole);
+        assert_eq!(blocks("Parquet"), Blocks::Whole);
+        assert_eq!(blocks("Null"), Blocks::Whole);
+        assert_eq!(blocks("jsoneachrow"), Blocks::Append);
+        assert_eq!(content_type("JSONEachRow"), "application/x-ndjson; charset=UTF-8");
+    }
+}

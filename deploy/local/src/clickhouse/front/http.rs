@@ -1,0 +1,239 @@
+//! One HTTP request to one answer: routes, credentials, and the head of the answer with ClickHouse's own headers.
+//! Nothing here blocks or computes; the statement runs on a thread of its own.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Response, StatusCode};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+
+use super::body::{self, Limits};
+use super::cancel::{Ticket, Waiting};
+use super::codec::Encoding;
+use super::failure::Failure;
+use super::job::Job;
+use super::lanes::Lanes;
+use super::output::{Answer, Manner, Output, Payload};
+use super::request::{Credentials, Request};
+use super::{Password, format};
+use crate::clickhouse::engine::{Engine, Stats};
+
+/// What every request needs of the server.
+pub(super) struct Server {
+    pub(super) engine: Engine,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) limits: Limits,
+    pub(super) user: String,
+    pub(super) password: Option<Password>,
+    pub(super) timezone: String,
+    pub(super) tasks: TaskTracker,
+}
+
+/// Answers one request. Errors are answers too.
+pub(super) async fn answer(
+    server: Arc<Server>,
+    request: hyper::Request<Incoming>,
+) -> Result<Response<AnswerBody>, Infallible> {
+    let asks = request.uri().query().is_some_and(|query| !query.is_empty());
+    let reading = request.method() == Method::GET || request.method() == Method::HEAD;
+    Ok(match request.uri().path() {
+        "/ping" | "/replicas_status" if reading => text("Ok.\n"),
+        "/" if reading && !asks => text("Ok.\n"),
+        "/" if reading || request.method() == Method::POST => statement(&server, request).await,
+        "/" => refused(StatusCode::METHOD_NOT_ALLOWED, "GET, HEAD and POST are understood\n"),
+        _ => refused(StatusCode::NOT_FOUND, "There is no such handle; statements go to /\n"),
+    })
+}
+
+async fn statement(server: &Arc<Server>, request: hyper::Request<Incoming>) -> Response<AnswerBody> {
+    let (head, incoming) = request.into_parts();
+    if let Err(failure) = server.authenticate(&Credentials::parse(&head)) {
+        return failed(&failure, None);
+    }
+    match Request::parse(&head) {
+        Ok(request) => run(server, request, incoming).await,
+        Err(failure) => failed(&failure, None),
+    }
+}
+
+/// Starts the statement on its thread, feeds it the body, and waits for the head of its answer.
+async fn run(server: &Arc<Server>, request: Request, incoming: Incoming) -> Response<AnswerBody> {
+    let admission = match server.lanes.admit() {
+        Ok(admission) => admission,
+        Err(failure) => return failed(&failure, Some(&request.query_id)),
+    };
+    let ticket = Ticket::new();
+    let runtime = Handle::current();
+    let shown = Shown {
+        query_id: request.query_id.clone(),
+        tag: ticket.tag(),
+        // ClickHouse's blocks win over content encodings, as in ClickHouse.
+        encoding: if request.compress { Encoding::Blocks } else { request.accept_encoding },
+    };
+    let manner = Manner {
+        encoding: shown.encoding,
+        hold: request.wait_end_of_query,
+        tag: shown.tag.clone(),
+        idle_max: server.limits.idle_max,
+    };
+    let (answer_sender, answer) = oneshot::channel();
+    let (pump, reader) = body::channel(server.limits);
+    let waiting = Waiting {
+        ticket: Arc::clone(&ticket),
+        engine: server.engine.clone(),
+        tasks: server.tasks.clone(),
+        runtime: runtime.clone(),
+    };
+    let job = Job {
+        engine: server.engine.clone(),
+        lanes: Arc::clone(&server.lanes),
+        request,
+        body: reader,
+        output: Output::new(answer_sender, manner, runtime.clone()),
+        ticket,
+        runtime,
+    };
+    // Task "statement": ends by itself; its client's leaving ends it early.
+    server.tasks.spawn_blocking(move || {
+        let _admission = admission;
+        job.run();
+    });
+    let ((), answer) = tokio::join!(pump.run(incoming), answer);
+    match answer {
+        Ok(Answer::Failed(failure)) => failed(&failure, Some(&shown.query_id)),
+        Ok(Answer::Started { format, stats, payload }) => {
+            let body = AnswerBody { payload, _waiting: Some(waiting) };
+            started(server, &shown, &format, &stats, body)
+        }
+        // The thread panicked; the panic is in the log.
+        Err(_) => failed(&Failure::panicked(), Some(&shown.query_id)),
+    }
+}
+
+/// What the head of an answer tells of its request.
+struct Shown {
+    query_id: String,
+    tag: String,
+    encoding: Encoding,
+}
+
+fn started(server: &Server, shown: &Shown, format: &str, stats: &Stats, body: AnswerBody) -> Response<AnswerBody> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(format::content_type(format)));
+    if let Some(encoding) = shown.encoding.name() {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
+    }
+    let mut set = |name: &'static str, value: &str| {
+        // A query id comes from the client and may not be a header's value; then it is left out.
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    };
+    set("x-clickhouse-query-id", &shown.query_id);
+    set("x-clickhouse-format", format);
+    set("x-clickhouse-timezone", &server.timezone);
+    set("x-clickhouse-server-display-name", super::DISPLAY_NAME);
+    set("x-clickhouse-summary", &summary(stats));
+    set("x-clickhouse-exception-tag", &shown.tag);
+    response
+}
+
+impl Server {
+    fn authenticate(&self, credentials: &Credentials) -> Result<(), Failure> {
+        let Some(password) = &self.password else { return Ok(()) };
+        let user = credentials.user.as_deref().unwrap_or("default");
+        let given = credentials.password.as_deref().unwrap_or_default();
+        if user == self.user && password.is(given) {
+            return Ok(());
+        }
+        Err(Failure::unauthenticated(user))
+    }
+}
+
+/// ClickHouse writes the numbers as strings.
+fn summary(stats: &Stats) -> String {
+    serde_json::json!({
+        "read_rows": stats.read_rows.to_string(),
+        "read_bytes": stats.read_bytes.to_string(),
+        "written_rows": stats.written_rows.to_string(),
+        "written_bytes": stats.written_bytes.to_string(),
+        "total_rows_to_read": "0",
+        "result_rows": stats.result_rows.to_string(),
+        "result_bytes": stats.result_bytes.to_string(),
+        "elapsed_ns": ((stats.elapsed * 1e9) as u64).to_string(),
+    })
+    .to_string()
+}
+
+fn failed(failure: &Failure, query_id: Option<&str>) -> Response<AnswerBody> {
+    let mut response = refused(failure.status, &format!("{}\n", failure.exception.text()));
+    let headers = response.headers_mut();
+    headers.insert("x-clickhouse-exception-code", HeaderValue::from(failure.exception.code()));
+    headers.insert("x-clickhouse-server-display-name", HeaderValue::from_static(super::DISPLAY_NAME));
+    if let Some(query_id) = query_id.and_then(|id| HeaderValue::from_str(id).ok()) {
+        headers.insert("x-clickhouse-query-id", query_id);
+    }
+    response
+}
+
+fn text(body: &'static str) -> Response<AnswerBody> {
+    refused(StatusCode::OK, body)
+}
+
+fn refused(status: StatusCode, body: &str) -> Response<AnswerBody> {
+    let payload = Payload::Whole(Bytes::copy_from_slice(body.as_bytes()));
+    let mut response = Response::new(AnswerBody { payload, _waiting: None });
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
+    response
+}
+
+/// The body of an answer. Dropping it tells the statement that its client has left.
+pub(super) struct AnswerBody {
+    payload: Payload,
+    _waiting: Option<Waiting>,
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match &mut self.payload {
+            Payload::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Payload::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Payload::Pieces(pieces) => poll_piece(pieces, context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(&self.payload, Payload::Whole(bytes) if bytes.is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.payload {
+            Payload::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Payload::Pieces(_) => SizeHint::default(),
+        }
+    }
+}
+
+fn poll_piece(
+    pieces: &mut mpsc::Receiver<io::Result<Bytes>>,
+    context: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    pieces.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+}

@@ -1,0 +1,298 @@
+//! Runs one request's statement on a session of its own, on a thread that may block. The session is fresh and closed
+//! afterwards, so settings, database, parameters and temporary tables can never reach another request.
+//! It must never commit an insert whose body did not arrive whole.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use tokio::runtime::Handle;
+
+use super::body::{BodyReader, failure_of};
+use super::cancel::Ticket;
+use super::codec::Encoding;
+use super::failure::Failure;
+use super::format::{self, Blocks};
+use super::lanes::{Kind, Lanes};
+use super::multipart;
+use super::output::Output;
+use super::request::Request;
+use super::statement::{self, Extent, Head, Outline};
+use crate::clickhouse::engine::{Connection, Engine, Exception, Stats};
+
+/// How far into a text the beginning of an insert's data is looked for, in bytes.
+const HEAD_BYTES_MAX: usize = 1 << 20;
+/// The longest statement, data of an insert not counted, in bytes. ClickHouse's own `max_query_size` is far smaller.
+const STATEMENT_BYTES_MAX: usize = 16 << 20;
+/// How much of an insert's data goes to the engine at once, in bytes; its queue holds 16 such pieces.
+const APPEND_BYTES: usize = 256 << 10;
+/// The most that a result made in one piece may take in memory, in bytes.
+const WHOLE_RESULT_BYTES_MAX: u64 = 1 << 30;
+
+/// Everything a statement needs.
+pub(super) struct Job {
+    pub(super) engine: Engine,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) request: Request,
+    pub(super) body: BodyReader,
+    pub(super) output: Output,
+    pub(super) ticket: Arc<Ticket>,
+    pub(super) runtime: Handle,
+}
+
+/// What the request's text turned out to be.
+enum Statement {
+    Plain(Vec<u8>),
+    /// `begun` is data that came with the statement.
+    Insert {
+        sql: Vec<u8>,
+        format: String,
+        begun: Vec<u8>,
+    },
+}
+
+impl Job {
+    /// Runs to the end and answers. Blocks.
+    pub(super) fn run(self) {
+        let Self { engine, lanes, mut request, body, mut output, ticket, runtime } = self;
+        // Also if this thread panics: else the client's leaving would go on stopping a statement that is no more.
+        let ended = ticket.ends_with_this();
+        let mut body = decoded(&request, body);
+        let result = read_form(&mut request, &mut body).and_then(|()| {
+            let statement = read_statement(&request, &mut body)?;
+            let kind = match statement {
+                Statement::Plain(_) => Kind::Query,
+                Statement::Insert { .. } => Kind::Insert,
+            };
+            // Declared before the session, so that the place is given back after it is closed.
+            let _place = lanes.enter(kind, &runtime)?;
+            let mut session = open(&engine)?;
+            match statement {
+                Statement::Plain(sql) => query(&mut session, &request, &sql, &mut output, &ticket),
+                Statement::Insert { sql, format, begun } => {
+                    output.set_format(format::DEFAULT);
+                    insert(&mut session, &request, &Data { sql, format, begun }, &mut body)
+                }
+            }
+        });
+        drop(body);
+        drop(ended);
+        match result {
+            Ok(stats) => output.finish(&stats),
+            Err(failure) => output.fail(failure),
+        }
+    }
+}
+
+fn decoded(request: &Request, body: BodyReader) -> Box<dyn Read> {
+    let body = request.content_encoding.decode(body);
+    if request.decompress { Encoding::Blocks.decode(body) } else { body }
+}
+
+/// Takes the fields of a form, which are parameters of the URL that did not fit there.
+fn read_form(request: &mut Request, body: &mut dyn Read) -> Result<(), Failure> {
+    let Some(boundary) = request.form.take() else { return Ok(()) };
+    let mut form = Vec::new();
+    body.take(STATEMENT_BYTES_MAX as u64 + 1).read_to_end(&mut form).map_err(failure_of)?;
+    if form.len() > STATEMENT_BYTES_MAX {
+        return Err(Failure::body_too_large(STATEMENT_BYTES_MAX as u64));
+    }
+    for (name, value) in multipart::fields(&form, &boundary)? {
+        request.set(&name, value)?;
+    }
+    Ok(())
+}
+
+/// Reads as much of URL and body as the statement takes. The body continues the URL's text after a line break.
+fn read_statement(request: &Request, body: &mut dyn Read) -> Result<Statement, Failure> {
+    let mut text = request.query.clone().into_bytes();
+    if !text.is_empty() {
+        text.push(b'\n');
+    }
+    let mut extent = Extent::Beginning;
+    loop {
+        match statement::head(&text, extent) {
+            Head::Insert { end, format, data } => {
+                let begun = text.split_off(data);
+                text.truncate(end);
+                return Ok(Statement::Insert { sql: text, format, begun });
+            }
+            Head::Undecided if text.len() < HEAD_BYTES_MAX => extent = read_more(body, &mut text)?,
+            Head::Plain | Head::Undecided => break,
+        }
+    }
+    while extent == Extent::Beginning {
+        if text.len() > STATEMENT_BYTES_MAX {
+            return Err(Failure::body_too_large(STATEMENT_BYTES_MAX as u64));
+        }
+        extent = read_more(body, &mut text)?;
+    }
+    Ok(Statement::Plain(text))
+}
+
+/// Appends what the body has next.
+fn read_more(body: &mut dyn Read, text: &mut Vec<u8>) -> Result<Extent, Failure> {
+    let before = text.len();
+    body.take(64 << 10).read_to_end(text).map_err(failure_of)?;
+    Ok(if text.len() > before { Extent::Beginning } else { Extent::Whole })
+}
+
+fn open(engine: &Engine) -> Result<Connection, Failure> {
+    engine.connect().map_err(|error| Exception::new(1001, "STD_EXCEPTION", &error.to_string()).into())
+}
+
+/// A statement that is all text.
+fn query(
+    session: &mut Connection,
+    request: &Request,
+    sql: &[u8],
+    output: &mut Output,
+    ticket: &Ticket,
+) -> Result<Stats, Failure> {
+    let outline = statement::outline(sql);
+    if outline.first.is_empty() {
+        return Err(Exception::new(62, "SYNTAX_ERROR", "Empty query").into());
+    }
+    if outline.local_file {
+        let message = "INTO OUTFILE and FROM INFILE name files of the server and are not allowed over HTTP";
+        return Err(Exception::new(344, "SUPPORT_IS_DISABLED", message).into());
+    }
+    let analysis = session.analyse(sql);
+    if analysis.statements > 1 {
+        return Err(Exception::new(62, "SYNTAX_ERROR", "Multi-statements are not allowed").into());
+    }
+    let blocks = blocks_of(request, &outline, analysis.read_only);
+    let mut own = Vec::new();
+    if blocks == Blocks::Whole && !request.sets("max_result_bytes") {
+        own.push(("max_result_bytes", WHOLE_RESULT_BYTES_MAX.to_string()));
+        own.push(("result_overflow_mode", "throw".to_owned()));
+    }
+    let killable = analysis.read_only && !request.sets("log_comment");
+    if killable {
+        own.push(("log_comment", ticket.comment().to_owned()));
+    }
+    prepare(session, request, own)?;
+    if killable && !ticket.arm() {
+        return Err(client_gone());
+    }
+    let format = request.output_format(&outline);
+    output.set_format(format);
+    if blocks != Blocks::Whole {
+        return stream(session, request, sql, format, blocks, output);
+    }
+    let chunk = session.execute(sql, format, &request.parameters)?;
+    if analysis.statements == 0 {
+        // The client library behind the engine takes words such as `quit` for itself.
+        return Err(Exception::new(62, "SYNTAX_ERROR", "this is not a statement").into());
+    }
+    let stats = chunk.stats();
+    output.write(chunk.bytes(), &stats).map_err(|_| client_gone())?;
+    Ok(stats)
+}
+
+/// Only a `SELECT` can be streamed, and only in a format whose blocks add up.
+fn blocks_of(request: &Request, outline: &Outline, read_only: bool) -> Blocks {
+    let select = read_only && matches!(outline.first.as_str(), "SELECT" | "WITH" | "FROM" | "(");
+    if !select || outline.framed || request.sets("output_format_json_array_of_rows") || request.sets("extremes") {
+        return Blocks::Whole;
+    }
+    format::blocks(request.output_format(outline))
+}
+
+fn stream(
+    session: &mut Connection,
+    request: &Request,
+    sql: &[u8],
+    format: &str,
+    blocks: Blocks,
+    output: &mut Output,
+) -> Result<Stats, Failure> {
+    let mut stats = Stats::default();
+    let mut header: Option<Vec<u8>> = None;
+    let mut rows = session.stream(sql, format, &request.parameters)?;
+    while let Some(chunk) = rows.next()? {
+        stats += chunk.stats();
+        let bytes = chunk.bytes();
+        let fresh = match (blocks, &header) {
+            (Blocks::Headed(_), Some(header)) => bytes.strip_prefix(header.as_slice()).unwrap_or(bytes),
+            (Blocks::Headed(shape), None) => {
+                header = Some(bytes[..shape.length(bytes)].to_vec());
+                bytes
+            }
+            (Blocks::Append | Blocks::Whole, _) => bytes,
+        };
+        output.write(fresh, &stats).map_err(|_| client_gone())?;
+    }
+    Ok(stats)
+}
+
+/// An insert's statement and the data that came with it.
+struct Data {
+    sql: Vec<u8>,
+    format: String,
+    begun: Vec<u8>,
+}
+
+fn insert(session: &mut Connection, request: &Request, data: &Data, body: &mut dyn Read) -> Result<Stats, Failure> {
+    if request.read_only {
+        return Err(read_only());
+    }
+    prepare(session, request, Vec::new())?;
+    let mut insert = session.insert(&data.sql, &data.format, &request.parameters)?;
+    let mut taking = data.begun.is_empty() || insert.append(&data.begun);
+    let mut piece = Vec::with_capacity(APPEND_BYTES);
+    while taking {
+        piece.clear();
+        // An error drops the insert, which cancels it.
+        body.take(APPEND_BYTES as u64).read_to_end(&mut piece).map_err(failure_of)?;
+        if piece.is_empty() {
+            break;
+        }
+        taking = insert.append(&piece);
+    }
+    Ok(insert.finish()?)
+}
+
+/// Brings database and settings of the request into its session: first ours, then the client's.
+fn prepare(session: &mut Connection, request: &Request, own: Vec<(&str, String)>) -> Result<(), Failure> {
+    if let Some(database) = &request.database {
+        let name = database.replace('\\', "\\\\").replace('`', "\\`");
+        session.execute(format!("USE `{name}`").as_bytes(), format::DEFAULT, &[])?;
+    }
+    let own = own.iter().map(|(name, value)| (*name, value.as_str()));
+    let theirs = request.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let changes: Vec<String> = own.chain(theirs).map(|(name, value)| format!("{name} = {}", quoted(value))).collect();
+    if !changes.is_empty() {
+        session.execute(format!("SET {}", changes.join(", ")).as_bytes(), format::DEFAULT, &[])?;
+    }
+    if !request.read_only {
+        return Ok(());
+    }
+    match request.settings.iter().find(|(name, _)| name == "readonly").map(|(_, value)| value.as_str()) {
+        None => session.execute(b"SET readonly = 2", format::DEFAULT, &[]).map(drop).map_err(Failure::from),
+        Some("1" | "2") => Ok(()),
+        Some(_) => Err(read_only()),
+    }
+}
+
+fn quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+fn read_only() -> Failure {
+    let message = "Cannot execute query in readonly mode. For queries over HTTP, method GET implies readonly. \
+                   You should use method POST for modifying queries.";
+    Exception::new(164, "READONLY", message).into()
+}
+
+/// Nobody reads this; it only ends the statement.
+fn client_gone() -> Failure {
+    Failure::new(StatusCode::BAD_REQUEST, 394, "QUERY_WAS_CANCELLED", "the client is gone")
+}
+
+impl Request {
+    /// The format of the output: the statement's own, else the client's default, else ClickHouse's.
+    fn output_format<'a>(&'a self, outline: &'a Outline) -> &'a str {
+        outline.format.as_deref().or(self.default_format.as_deref()).unwrap_or(format::DEFAULT)
+    }
+}

@@ -1,0 +1,314 @@
+//! The embedded ClickHouse as a server that speaks ClickHouse's own HTTP protocol, so that official clients work
+//! unchanged. One request is one session of the engine on one thread; `http` routes, `job` runs, `output` answers.
+//! It must never acknowledge an insert before the engine has committed it, and never share a session between requests.
+
+mod body;
+mod cancel;
+mod codec;
+mod failure;
+mod format;
+mod http;
+mod job;
+mod lanes;
+mod multipart;
+mod output;
+mod request;
+mod statement;
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::http::Server;
+use self::lanes::Lanes;
+use super::engine::{Connection, Engine, EngineError};
+
+/// What the server calls itself in its answers.
+const DISPLAY_NAME: &str = "headrace";
+
+/// The longest head of a request, in bytes; also the most that one read of a body takes. URLs end at 64 KB.
+const HEAD_BYTES_MAX: usize = 512 << 10;
+/// How long statements that were told to stop may take to do so.
+const KILL_GRACE: Duration = Duration::from_secs(2);
+
+/// A password; its `Debug` shows nothing.
+#[derive(Clone)]
+pub struct Password(String);
+
+impl Password {
+    /// Wraps a password.
+    pub fn new(password: impl Into<String>) -> Self {
+        Self(password.into())
+    }
+
+    /// Compares in a time that does not tell how much is right.
+    fn is(&self, given: &str) -> bool {
+        let (own, given) = (self.0.as_bytes(), given.as_bytes());
+        let differing = own.iter().zip(given).fold(0, |differing, (a, b)| differing | (a ^ b));
+        own.len() == given.len() && differing == 0
+    }
+}
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Password")
+    }
+}
+
+/// How much the server takes on at once: at most `queries_max + inserts_max + 2 * waiting_max` requests. Each bound is refused with ClickHouse's error text when it is exceeded.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Queries running at once.
+    pub queries_max: usize,
+    /// Inserts running at once; slow queries never take their places.
+    pub inserts_max: usize,
+    /// Requests of each kind that wait for a place.
+    pub waiting_max: usize,
+    /// How long one waits.
+    pub wait_max: Duration,
+    /// Bytes of a request's body, as sent.
+    pub body_bytes_max: u64,
+    /// Open connections; further ones wait in the kernel's queue.
+    pub connections_max: usize,
+    /// How long a client may send nothing, or take nothing, in the middle of a request.
+    pub idle_max: Duration,
+    /// How long running statements get to finish at the end.
+    pub grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            queries_max: 8,
+            inserts_max: 8,
+            waiting_max: 64,
+            wait_max: Duration::from_secs(30),
+            body_bytes_max: 1 << 30,
+            connections_max: 1024,
+            idle_max: Duration::from_secs(60),
+            grace: Duration::from_secs(8),
+        }
+    }
+}
+
+/// What the server runs on.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Where it listens; port 0 takes a free one, which the log tells.
+    pub listen: SocketAddr,
+    /// Where the engine keeps its data; made if absent. One server at a time.
+    pub data_dir: PathBuf,
+    /// `libchdb.so`, as [`crate::install::Installer::clickhouse_library`] returns it.
+    pub library: PathBuf,
+    /// The only user's name, if a password is set; else any name is taken.
+    pub user: String,
+    /// Asked of every statement if set.
+    pub password: Option<Password>,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+impl ServerConfig {
+    /// A server without a password and with the default bounds.
+    pub fn new(listen: SocketAddr, data_dir: impl Into<PathBuf>, library: impl Into<PathBuf>) -> Self {
+        Self {
+            listen,
+            data_dir: data_dir.into(),
+            library: library.into(),
+            user: "default".into(),
+            password: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address is taken or not ours.
+    #[error("cannot listen on {listen}")]
+    Listen {
+        /// The configured address.
+        listen: SocketAddr,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error("cannot use the data directory {path}")]
+    DataDir {
+        /// The configured directory.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Another server works on the data directory.
+    #[error(
+        "the data directory {path} is in use by another ClickHouse server (process {owner}); \
+             stop that one or name another directory"
+    )]
+    InUse {
+        /// The configured directory.
+        path: PathBuf,
+        /// Its process id, as it wrote it down.
+        owner: String,
+    },
+    /// The engine did not start.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// Serves until `shutdown` resolves; then takes no more, gives running statements their grace, and closes the engine.
+///
+/// # Errors
+/// Only at the start: the address, the directory or the engine. A failing connection ends that connection.
+pub async fn serve(config: ServerConfig, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+    let listen = |source| ServeError::Listen { listen: config.listen, source };
+    let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+    let address = listener.local_addr().map_err(listen)?;
+    let (library, data_dir) = (config.library.clone(), config.data_dir.clone());
+    let opened = tokio::task::spawn_blocking(move || open(&library, &data_dir)).await;
+    let opened = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    tracing::info!(%address, version = opened.version, data_dir = %config.data_dir.display(), "ClickHouse is up");
+
+    let tasks = TaskTracker::new();
+    let limits = config.limits;
+    let server = Arc::new(Server {
+        engine: opened.engine.clone(),
+        lanes: Arc::new(Lanes::new(limits.queries_max, limits.inserts_max, limits.waiting_max, limits.wait_max)),
+        limits: body::Limits { bytes_max: limits.body_bytes_max, idle_max: limits.idle_max },
+        user: config.user,
+        password: config.password,
+        timezone: opened.timezone.clone(),
+        tasks: tasks.clone(),
+    });
+    let stopping = CancellationToken::new();
+    tokio::select! {
+        never = accept(listener, &server, &tasks, &stopping, limits.connections_max) => match never {},
+        () = shutdown => {}
+    }
+    stopping.cancel();
+    tasks.close();
+    if tokio::time::timeout(limits.grace, tasks.wait()).await.is_err() {
+        tracing::warn!(grace = ?limits.grace, "statements still run after the grace time; stopping them");
+        let engine = opened.engine.clone();
+        let killed = tokio::task::spawn_blocking(move || cancel::kill_all(&engine)).await;
+        if let Ok(Err(error)) = killed {
+            tracing::warn!(error, "could not stop the running statements");
+        }
+        // Bounded, like the grace; what still runs then ends with the process, unacknowledged.
+        let _ = tokio::time::timeout(KILL_GRACE, tasks.wait()).await;
+    }
+    drop(server);
+    close(opened).await;
+    Ok(())
+}
+
+/// The engine, the session that keeps it up, and the lock that keeps others out.
+struct Opened {
+    engine: Engine,
+    anchor: Connection,
+    version: String,
+    timezone: String,
+    _lock: File,
+}
+
+fn open(library: &Path, data_dir: &Path) -> Result<Opened, ServeError> {
+    let lock = lock(data_dir)?;
+    let engine = Engine::load(library, data_dir)?;
+    let mut anchor = engine.connect()?;
+    let facts = anchor
+        .execute(b"SELECT version(), timezone()", format::DEFAULT, &[])
+        .map_err(|error| EngineError::Silent(error.to_string()))?;
+    let facts = String::from_utf8_lossy(facts.bytes()).trim().to_owned();
+    let (version, timezone) = facts.split_once('\t').unwrap_or((&facts, "UTC"));
+    let (version, timezone) = (version.to_owned(), timezone.to_owned());
+    Ok(Opened { engine, anchor, version, timezone, _lock: lock })
+}
+
+/// The engine locks its directory too, but says so only in its own log. The lock ends with the process, however it ends.
+fn lock(data_dir: &Path) -> Result<File, ServeError> {
+    let unusable = |source| ServeError::DataDir { path: data_dir.into(), source };
+    fs::create_dir_all(data_dir).map_err(unusable)?;
+    let path = data_dir.join("headrace.lock");
+    let mut file = File::options().create(true).truncate(false).read(true).write(true).open(&path).map_err(unusable)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let owner = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+            return Err(ServeError::InUse { path: data_dir.into(), owner });
+        }
+        Err(TryLockError::Error(source)) => return Err(unusable(source)),
+    }
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(unusable)?;
+    Ok(file)
+}
+
+/// Closes the engine, unless a statement outlived its grace; then the process' end does, which loses nothing that
+/// was acknowledged.
+async fn close(opened: Opened) {
+    let closing = tokio::task::spawn_blocking(move || {
+        drop(opened.anchor);
+        opened.engine.shutdown()
+    });
+    match closing.await {
+        Ok(true) => tracing::info!("ClickHouse has stopped"),
+        Ok(false) => tracing::warn!("ClickHouse did not stop cleanly: a session is still open"),
+        Err(error) => tracing::error!(%error, "stopping ClickHouse failed"),
+    }
+}
+
+/// Takes connections until dropped.
+async fn accept(
+    listener: TcpListener,
+    server: &Arc<Server>,
+    tasks: &TaskTracker,
+    stopping: &CancellationToken,
+    connections_max: usize,
+) -> std::convert::Infallible {
+    let places = Arc::new(Semaphore::new(connections_max));
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
+        match listener.accept().await {
+            // Task "connection": ends with the client or, once stopping, with its current request.
+            Ok((stream, _)) => {
+                tasks.spawn(connection(stream, Arc::clone(server), stopping.clone(), place));
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: wait until some are given back instead of spinning.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, server: Arc<Server>, stopping: CancellationToken, _place: OwnedSemaphorePermit) {
+    // Answers are small and awaited; without this each would wait for the client's delayed acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let head_max = server.limits.idle_max;
+    let service = service_fn(move |request| http::answer(Arc::clone(&server), request));
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(head_max).max_buf_size(HEAD_BYTES_MAX);
+    let serving = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = stopping.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke");
+    }
+}

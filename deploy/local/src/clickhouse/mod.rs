@@ -1,0 +1,102 @@
+//! ClickHouse without a ClickHouse server: the engine as a library behind its own HTTP protocol ([`front`]), and a
+//! supervised child process that runs it ([`start`]).
+//! The launcher half must never load the engine: its 566 MB belong to the child alone.
+
+pub(crate) mod engine;
+pub mod front;
+mod service;
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+pub use self::engine::EngineError;
+use self::service::Server;
+use crate::child::{Event, RestartPolicy, Supervised};
+use crate::start::{self, StartError};
+
+/// A process that runs [`front::serve`].
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The program, usually the caller's own.
+    pub program: PathBuf,
+    /// What makes it serve, such as `clickhouse`; `--data-dir D --listen A` is put behind.
+    pub args: Vec<OsString>,
+    /// The engine's data; made if absent. One server at a time.
+    pub data_dir: PathBuf,
+    /// Where it listens; port 0 takes a free one and keeps it over restarts.
+    pub listen: SocketAddr,
+    /// The process' log.
+    pub log: PathBuf,
+    /// How long it may take to answer; parts of large tables are read at the start.
+    pub ready_within: Duration,
+    /// How it is started again when it dies.
+    pub restart: RestartPolicy,
+}
+
+impl Config {
+    /// A server on a free loopback port, with default bounds, logging beside `data_dir`'s content.
+    pub fn new(program: impl Into<PathBuf>, args: Vec<OsString>, data_dir: impl Into<PathBuf>) -> Self {
+        let data_dir = data_dir.into();
+        Self {
+            program: program.into(),
+            args,
+            log: data_dir.join("headrace-clickhouse.log"),
+            data_dir,
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            ready_within: Duration::from_secs(60),
+            restart: RestartPolicy::default(),
+        }
+    }
+}
+
+/// A ClickHouse that runs and is kept running. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Running {
+    address: SocketAddr,
+    child: Supervised,
+}
+
+impl Running {
+    /// Where clients connect, on this machine.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The same as a URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.pid()
+    }
+
+    /// What happens to its process.
+    pub fn events(&self) -> watch::Receiver<Event> {
+        self.child.events()
+    }
+
+    /// Ends it gently.
+    pub async fn stop(self) {
+        self.child.stop().await;
+    }
+}
+
+/// Starts the process, waits until it answers, and keeps it running.
+///
+/// # Errors
+/// See [`StartError`].
+pub async fn start(config: Config) -> Result<Running, StartError> {
+    let (child, address) = start::keep_running(config.listen, config.restart, || {
+        let server = Server::new(config.clone())?;
+        let address = server.address();
+        Ok((server, address))
+    })
+    .await?;
+    Ok(Running { address, child })
+}

@@ -1,0 +1,50 @@
+//! Starting one process that serves the embedded engine and waiting until it answers. The port is chosen once, so a
+//! restart keeps it.
+
+use std::net::SocketAddr;
+
+use super::Config;
+use crate::child::{Child, Service, Spec};
+use crate::net;
+use crate::start::{self, StartError};
+
+/// One server with its port.
+pub(super) struct Server {
+    config: Config,
+    listen: SocketAddr,
+}
+
+impl Server {
+    pub(super) fn new(config: Config) -> Result<Self, StartError> {
+        let listen = start::with_port(config.listen)?;
+        Ok(Self { config, listen })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        net::reachable(self.listen)
+    }
+}
+
+impl Service for Server {
+    type Error = StartError;
+
+    fn name(&self) -> &'static str {
+        "ClickHouse"
+    }
+
+    async fn spawn(&self) -> Result<Child, StartError> {
+        start::require_free(self.listen)?;
+        let mut arguments = self.config.args.clone();
+        arguments.extend(["--data-dir".into(), self.config.data_dir.clone().into()]);
+        arguments.extend(["--listen".into(), self.listen.to_string().into()]);
+        let spec = Spec { program: self.config.program.clone(), arguments, log: self.config.log.clone() };
+        Ok(Child::spawn(spec).await?)
+    }
+
+    async fn ready(&self, child: &Child) -> Result<(), StartError> {
+        let address = self.address();
+        // It listens early, to fail early, and answers only once the engine is up.
+        let answers = async || net::http_status(address, "/ping").await == Some(200);
+        start::answered(child, self.name(), address, self.config.ready_within, answers).await
+    }
+}

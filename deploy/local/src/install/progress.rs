@@ -1,0 +1,78 @@
+//! How an install tells a person that it goes on. Never on stdout, which belongs to the command's own output.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Told of every step.
+pub trait Progress: Send + Sync {
+    /// A step begins. `bytes` is how many it will pass, if that is known.
+    fn begin(&self, step: &str, bytes: Option<u64>) -> Box<dyn Step>;
+}
+
+/// A step under way; dropped without [`Step::end`], it has failed.
+pub trait Step: Send + Sync {
+    /// More bytes were passed.
+    fn advance(&self, bytes: u64);
+    /// The step is done.
+    fn end(&self);
+}
+
+/// Says nothing; for tests.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+/// Shows a spinner or a bar on a terminal, and one plain line per step on a stderr that is none.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Terminal;
+
+impl Progress for Silent {
+    fn begin(&self, _: &str, _: Option<u64>) -> Box<dyn Step> {
+        Box::new(Self)
+    }
+}
+
+impl Step for Silent {
+    fn advance(&self, _: u64) {}
+    fn end(&self) {}
+}
+
+impl Progress for Terminal {
+    fn begin(&self, step: &str, bytes: Option<u64>) -> Box<dyn Step> {
+        if !std::io::stderr().is_terminal() {
+            eprintln!("{step}");
+            return Box::new(Silent);
+        }
+        let template = match bytes {
+            Some(_) => "{spinner} {msg} {bar:30} {bytes}/{total_bytes} {elapsed}",
+            None => "{spinner} {msg} {elapsed}",
+        };
+        let style = ProgressStyle::with_template(template).expect("the template is a constant and was tested");
+        let bar = ProgressBar::with_draw_target(bytes, ProgressDrawTarget::stderr())
+            .with_style(style)
+            .with_message(step.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Box::new(Bar(bar))
+    }
+}
+
+struct Bar(ProgressBar);
+
+impl Step for Bar {
+    fn advance(&self, bytes: u64) {
+        self.0.inc(bytes);
+    }
+
+    fn end(&self) {
+        self.0.finish();
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        if !self.0.is_finished() {
+            self.0.abandon();
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Writes nats-server's configuration file. Pure text; nothing here touches a disk.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use super::Config;
+
+/// The configuration for `config`, listening on the ports that were chosen for it.
+pub(super) fn render(config: &Config, listen: SocketAddr, monitor: SocketAddr) -> String {
+    let mut text = String::from("# Written by headrace at every start; changes are lost.\n");
+    let mut line =
+        |name: &str, value: String| writeln!(text, "{name}: {value}").expect("writing to memory cannot fail");
+    line("server_name", quoted(&config.name));
+    line("listen", quoted(&listen.to_string()));
+    line("http", quoted(&monitor.to_string()));
+    line("max_payload", config.max_payload.to_string());
+    let mut jetstream = format!("{{ store_dir: {}", quoted(&config.data_dir.to_string_lossy()));
+    if config.sync_always {
+        jetstream.push_str(", sync_interval: always");
+    }
+    jetstream.push_str(" }");
+    line("jetstream", jetstream);
+    if let Some(cluster) = &config.cluster {
+        let routes: Vec<String> = cluster.routes.iter().map(|route| quoted(&format!("nats://{route}"))).collect();
+        let value = format!(
+            "{{ name: {}, listen: {}, routes: [{}] }}",
+            quoted(&cluster.name),
+            quoted(&cluster.listen.to_string()),
+            routes.join(", ")
+        );
+        line("cluster", value);
+    }
+    text
+}
+
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Cluster, Config};
+    use super::render;
+
+    #[test]
+    fn every_option_reaches_the_file() {
+        let mut config = Config::new("nats-server", "/data/a \"b\"");
+        config.sync_always = true;
+        let address = |port: u16| ([127, 0, 0, 1], port).into();
+        config.cluster =
+            Some(Cluster { name: "c".into(), listen: address(6222), routes: vec![address(6222), address(6223)] });
+        assert_eq!(
+            render(&config, address(4222), address(8222)),
+            "# Written by headrace at every start; changes are lost.\n\
+             server_name: \"headrace-local\"\n\
+             listen: \"127.0.0.1:4222\"\n\
+             http: \"127.0.0.1:8222\"\n\
+             max_payload: 8388608\n\
+             jetstream: { store_dir: \"/data/a \\\"b\\\"\", sync_interval: always }\n\
+             cluster: { name: \"c\", listen: \"127.0.0.1:6222\", \
+             routes: [\"nats://127.0.0.1:6222\", \"nats://127.0.0.1:6223\"] }\n"
+        );
+    }
+}

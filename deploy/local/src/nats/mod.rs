@@ -1,0 +1,172 @@
+//! A real nats-server with JetStream as a supervised child process, alone or as one of a cluster.
+//! This must never touch the data: the server owns its directory, and a lock keeps a second one out of it.
+
+mod config;
+mod service;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use self::service::Server;
+use crate::child::{Event, RestartPolicy, Supervised};
+use crate::start::{self, AsStartError, StartError};
+
+/// A nats-server to be.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `nats-server`, as [`crate::install::Installer::nats_server`] returns it.
+    pub program: PathBuf,
+    /// The server's name; in a cluster each has its own.
+    pub name: String,
+    /// JetStream's data, the configuration file and a lock live here; made if absent. One server at a time.
+    pub data_dir: PathBuf,
+    /// Where clients connect; port 0 takes a free one and keeps it over restarts.
+    pub listen: SocketAddr,
+    /// The longest message, in bytes. Default 8 MiB, the most that NATS recommends.
+    pub max_payload: u32,
+    /// Sync every write to disk before it is acknowledged. Off, a power cut may lose the last two minutes; the death
+    /// of the process alone loses nothing.
+    pub sync_always: bool,
+    /// The cluster this server belongs to.
+    pub cluster: Option<Cluster>,
+    /// The server's log.
+    pub log: PathBuf,
+    /// How long it may take to answer; a large JetStream directory is read at the start.
+    pub ready_within: Duration,
+    /// How it is started again when it dies.
+    pub restart: RestartPolicy,
+}
+
+/// A cluster, as each of its servers is told.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// The cluster's name, the same for all.
+    pub name: String,
+    /// Where the other servers connect to this one.
+    pub listen: SocketAddr,
+    /// Where the servers listen for each other; naming this one among them is fine.
+    pub routes: Vec<SocketAddr>,
+}
+
+impl Config {
+    /// One server on a free loopback port, with default bounds, logging into `data_dir`.
+    pub fn new(program: impl Into<PathBuf>, data_dir: impl Into<PathBuf>) -> Self {
+        let data_dir = data_dir.into();
+        Self {
+            program: program.into(),
+            name: "headrace-local".into(),
+            log: data_dir.join("nats-server.log"),
+            data_dir,
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            max_payload: 8 << 20,
+            sync_always: false,
+            cluster: None,
+            ready_within: Duration::from_secs(30),
+            restart: RestartPolicy::default(),
+        }
+    }
+}
+
+/// Why nats-server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another nats-server, started by this crate, works on the directory.
+    #[error("the NATS data directory {path} is in use by another server; stop that one or name another directory")]
+    DataDirInUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// JetStream could not store anything.
+    #[error(
+        "the file system of the NATS data directory {path} is full: {free_bytes} bytes are free and {needed_bytes} \
+             are the least to start with; make room or name another directory"
+    )]
+    DataDirFull {
+        /// The directory.
+        path: PathBuf,
+        /// Bytes free.
+        free_bytes: u64,
+        /// Bytes wanted.
+        needed_bytes: u64,
+    },
+    /// The directory or the configuration file in it cannot be made or read.
+    #[error("cannot use the NATS data directory {path}")]
+    DataDir {
+        /// The directory or file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// What can go wrong with any server.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+impl AsStartError for Error {
+    fn as_start_error(&self) -> Option<&StartError> {
+        match self {
+            Self::Start(error) => Some(error),
+            Self::DataDirInUse { .. } | Self::DataDirFull { .. } | Self::DataDir { .. } => None,
+        }
+    }
+}
+
+/// A nats-server that runs and is kept running. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Running {
+    address: SocketAddr,
+    monitor: SocketAddr,
+    child: Supervised,
+}
+
+impl Running {
+    /// Where clients connect, on this machine.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The same as a URL.
+    pub fn url(&self) -> String {
+        format!("nats://{}", self.address)
+    }
+
+    /// Its HTTP monitoring (`/healthz`, `/jsz`, `/connz`), on loopback.
+    pub fn monitor(&self) -> SocketAddr {
+        self.monitor
+    }
+
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.pid()
+    }
+
+    /// What happens to its process.
+    pub fn events(&self) -> watch::Receiver<Event> {
+        self.child.events()
+    }
+
+    /// Ends it gently.
+    pub async fn stop(self) {
+        self.child.stop().await;
+    }
+}
+
+/// Starts a nats-server, waits until JetStream answers, and keeps it running.
+///
+/// # Errors
+/// See [`Error`]; nothing is left running then.
+pub async fn start(config: Config) -> Result<Running, Error> {
+    let lock = service::lock(&config.data_dir)?;
+    let (child, (address, monitor)) = start::keep_running(config.listen, config.restart, || {
+        let server = Server::new(config.clone(), Arc::clone(&lock))?;
+        let addresses = (server.address(), server.monitor());
+        Ok((server, addresses))
+    })
+    .await?;
+    Ok(Running { address, monitor, child })
+}

@@ -1,0 +1,101 @@
+//! Starting one nats-server process and waiting until JetStream answers. Ports are chosen once, so a restart keeps them.
+
+use std::ffi::OsString;
+use std::fs::{self, File, TryLockError};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::statvfs;
+
+use super::{Config, Error, config};
+use crate::child::{Child, Service, Spec};
+use crate::net;
+use crate::start::{self, StartError};
+
+/// JetStream refuses to start on less and fails soon after on little more, in bytes.
+const FREE_BYTES_MIN: u64 = 64 << 20;
+
+/// One server with its ports and its lock.
+pub(super) struct Server {
+    config: Config,
+    listen: SocketAddr,
+    monitor: SocketAddr,
+    /// Held as long as the server may run. The child dies with this process, and so does the lock.
+    _lock: Arc<File>,
+}
+
+/// Keeps a second server out of the directory; nats-server itself does not, and two of them destroy the streams.
+pub(super) fn lock(data_dir: &Path) -> Result<Arc<File>, Error> {
+    let path = data_dir.join("headrace.lock");
+    let unusable = |source| Error::DataDir { path: data_dir.into(), source };
+    fs::create_dir_all(data_dir).map_err(unusable)?;
+    let file = File::options().create(true).truncate(false).write(true).open(path).map_err(unusable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Arc::new(file)),
+        Err(TryLockError::WouldBlock) => Err(Error::DataDirInUse { path: data_dir.into() }),
+        Err(TryLockError::Error(source)) => Err(unusable(source)),
+    }
+}
+
+impl Server {
+    /// Chooses the ports that are left open and writes the configuration.
+    pub(super) fn new(config: Config, lock: Arc<File>) -> Result<Self, Error> {
+        let listen = start::with_port(config.listen)?;
+        let monitor = start::with_port(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0))?;
+        let path = config.data_dir.join("nats-server.conf");
+        let text = config::render(&config, listen, monitor);
+        fs::write(&path, text).map_err(|source| Error::DataDir { path, source })?;
+        Ok(Self { config, listen, monitor, _lock: lock })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        net::reachable(self.listen)
+    }
+
+    pub(super) fn monitor(&self) -> SocketAddr {
+        self.monitor
+    }
+
+    fn check_room(&self) -> Result<(), Error> {
+        let path = &self.config.data_dir;
+        let room = statvfs(path).map_err(|error| Error::DataDir { path: path.clone(), source: error.into() })?;
+        let free_bytes = room.f_bavail.saturating_mul(room.f_frsize);
+        if free_bytes < FREE_BYTES_MIN {
+            return Err(Error::DataDirFull { path: path.clone(), free_bytes, needed_bytes: FREE_BYTES_MIN });
+        }
+        Ok(())
+    }
+
+    /// Clients are greeted, and JetStream is up. In a cluster it may still look for its peers.
+    async fn answers(&self) -> bool {
+        let greeting = net::exchange(self.address(), b"").await;
+        greeting.is_some_and(|greeting| greeting.starts_with("INFO "))
+            && net::http_status(self.monitor, "/healthz?js-enabled-only=true").await == Some(200)
+    }
+}
+
+impl Service for Server {
+    type Error = Error;
+
+    fn name(&self) -> &'static str {
+        "nats-server"
+    }
+
+    async fn spawn(&self) -> Result<Child, Error> {
+        self.check_room()?;
+        let listeners = [Some(self.listen), Some(self.monitor), self.config.cluster.as_ref().map(|it| it.listen)];
+        listeners.into_iter().flatten().try_for_each(start::require_free)?;
+        let spec = Spec {
+            program: self.config.program.clone(),
+            arguments: vec![OsString::from("--config"), self.config.data_dir.join("nats-server.conf").into()],
+            log: self.config.log.clone(),
+        };
+        Ok(Child::spawn(spec).await.map_err(StartError::from)?)
+    }
+
+    async fn ready(&self, child: &Child) -> Result<(), Error> {
+        let within = self.config.ready_within;
+        Ok(start::answered(child, self.name(), self.address(), within, || self.answers()).await?)
+    }
+}

@@ -1,0 +1,120 @@
+//! Ports and readiness: a free port, who holds a taken one, and the smallest possible HTTP question to a server on this
+//! machine. Only for loopback probes; this is no HTTP client.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// How long one probe may take.
+const PROBE_MAX: Duration = Duration::from_secs(5);
+
+/// Asks the kernel for a port that nobody listens on. Another program may take it before it is used; who needs
+/// certainty starts again with another one.
+pub(crate) fn free_port(host: IpAddr) -> std::io::Result<u16> {
+    Ok(std::net::TcpListener::bind((host, 0))?.local_addr()?.port())
+}
+
+/// Whether somebody listens there.
+pub(crate) fn is_taken(address: SocketAddr) -> bool {
+    std::net::TcpListener::bind(address).is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
+}
+
+/// Who listens on a port, as far as this user may know: `nats-server (process 4711)`.
+pub(crate) fn listener_on(port: u16) -> String {
+    owner(port).unwrap_or_else(|| "owner unknown, perhaps another user's".to_owned())
+}
+
+fn owner(port: u16) -> Option<String> {
+    let sockets: Vec<u64> = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .flat_map(|table| listening(&table, port))
+        .collect();
+    for process in fs::read_dir("/proc").ok()?.flatten() {
+        // `/proc/self` is a process that is listed under its number too.
+        let name = process.file_name();
+        let Some(pid) = name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) else { continue };
+        let Ok(files) = fs::read_dir(process.path().join("fd")) else { continue };
+        // The file's metadata, not the link's: a socket's inode number is what the table shows.
+        let holds = files
+            .flatten()
+            .any(|file| fs::metadata(file.path()).is_ok_and(|metadata| sockets.contains(&metadata.ino())));
+        if holds {
+            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            return Some(format!("{} (process {pid})", name.trim()));
+        }
+    }
+    None
+}
+
+/// Inodes of listening sockets in a table of `/proc/net`.
+fn listening(table: &str, port: u16) -> Vec<u64> {
+    let suffix = format!(":{port:04X}");
+    let socket = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        // State 0A is LISTEN.
+        let matches = fields.get(1)?.ends_with(&suffix) && *fields.get(3)? == "0A";
+        matches.then(|| fields.get(9)?.parse().ok()).flatten()
+    };
+    table.lines().filter_map(socket).collect()
+}
+
+/// The status of `GET path`; `None` if there is no HTTP answer.
+pub(crate) async fn http_status(address: SocketAddr, path: &str) -> Option<u16> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let answer = exchange(address, request.as_bytes()).await?;
+    answer.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()
+}
+
+/// What a server says first after `request` was sent, at most some hundred bytes.
+pub(crate) async fn exchange(address: SocketAddr, request: &[u8]) -> Option<String> {
+    let probing = async {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        stream.write_all(request).await.ok()?;
+        let mut answer = [0; 512];
+        let length = stream.read(&mut answer).await.ok()?;
+        Some(String::from_utf8_lossy(&answer[..length]).into_owned())
+    };
+    tokio::time::timeout(PROBE_MAX, probing).await.ok()?
+}
+
+/// The address to probe a server that listens on `listen`, which may mean all interfaces.
+pub(crate) fn reachable(listen: SocketAddr) -> SocketAddr {
+    let mut address = listen;
+    if listen.ip().is_unspecified() {
+        address.set_ip(match listen.ip() {
+            IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{free_port, is_taken, listener_on, listening};
+
+    #[test]
+    fn the_owner_of_a_port_is_named() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(is_taken(address));
+        assert!(listener_on(address.port()).contains(&format!("process {}", std::process::id())));
+        drop(listener);
+        assert!(!is_taken(address));
+        assert_ne!(free_port(address.ip()).unwrap(), 0);
+    }
+
+    #[test]
+    fn only_listening_sockets_count() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
+             0: 0100007F:107E 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0  0 77 1\n\
+             1: 0100007F:107E 0100007F:9999 01 00000000:00000000 00:00000000 00000000  0  0 78 1\n";
+        assert_eq!(listening(table, 4222), [77]);
+        assert!(listening(table, 80).is_empty());
+    }
+}

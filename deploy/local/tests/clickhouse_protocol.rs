@@ -1,0 +1,292 @@
+//! The front speaks ClickHouse's HTTP protocol: what a client sees, down to codes and headers.
+
+mod support;
+
+use std::io::Write as _;
+
+use headrace_local::clickhouse;
+use headrace_local::poll::until;
+use support::{CEILING, ClickHouse};
+
+const TABLE: &str = "CREATE TABLE test.t (a UInt32, b String) ENGINE = MergeTree ORDER BY a \
+                     SETTINGS non_replicated_deduplication_window = 100";
+
+#[tokio::test]
+async fn statements_come_by_url_by_body_and_by_both() {
+    let clickhouse = ClickHouse::start().await;
+    clickhouse.run(TABLE).await;
+    clickhouse.run("INSERT INTO test.t VALUES (1, 'one'), (2, concat('t', 'wo'))").await;
+    clickhouse.run("INSERT INTO test.t SELECT number + 3, 'more' FROM numbers(2)").await;
+    clickhouse
+        .run("INSERT INTO test.t FORMAT JSONEachRow {\"a\": 5, \"b\": \"five\"}\n{\"a\": 6, \"b\": \"six\"}")
+        .await;
+    let answer = clickhouse.post(&[("query", "INSERT INTO t FORMAT CSV"), ("database", "test")], "7,seven\n").await;
+    let summary = answer.headers()["x-clickhouse-summary"].to_str().unwrap().to_owned();
+    assert!(summary.contains(r#""written_rows":"1""#), "{summary}");
+
+    let url = reqwest::Url::parse_with_params(
+        &clickhouse.url(),
+        &[
+            ("query", "SELECT b FROM t WHERE a IN {a:Array(UInt8)} ORDER BY a"),
+            ("database", "test"),
+            ("param_a", "[2,6,7]"),
+        ],
+    );
+    let answer = clickhouse.http.get(url.unwrap()).send().await.unwrap();
+    assert_eq!(answer.headers()["content-type"], "text/tab-separated-values; charset=UTF-8");
+    assert_eq!(answer.headers()["x-clickhouse-format"], "TabSeparated");
+    assert_eq!(answer.text().await.unwrap(), "two\nsix\nseven\n");
+
+    let answer = clickhouse.post(&[("default_format", "JSONEachRow"), ("query_id", "mine")], "SELECT 1 AS x").await;
+    assert_eq!(answer.headers()["x-clickhouse-query-id"], "mine");
+    assert_eq!(answer.text().await.unwrap(), "{\"x\":1}\n");
+    for path in ["/ping", "/", "/replicas_status"] {
+        let answer = clickhouse.http.get(clickhouse.url() + path).send().await.unwrap();
+        assert_eq!(answer.text().await.unwrap(), "Ok.\n", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn errors_have_clickhouses_codes() {
+    let clickhouse = ClickHouse::start_with(&["--body-bytes-max", "1000000"]).await;
+    clickhouse.run(TABLE).await;
+    let too_long = "x".repeat(1_000_001);
+    for (parameters, body, status, code) in [
+        (&[][..], "SELECT * FROM test.nosuch", 404, 60),
+        (&[("database", "nosuch")], "SELECT 1", 404, 81),
+        (&[("nosuch", "1")], "SELECT 1", 404, 115),
+        (&[("max_threads", "x")], "SELECT 1", 400, 27),
+        (&[], "SELECT FROM WHERE", 400, 62),
+        (&[], "garbage", 400, 62),
+        (&[], "quit", 400, 62),
+        (&[], "", 400, 62),
+        (&[], "SELECT 1; SELECT 2", 400, 62),
+        (&[], "SELECT 1 INTO OUTFILE '/tmp/never'", 500, 344),
+        (&[("query", "INSERT INTO test.t FORMAT CSV")], "not a number", 400, 27),
+        (&[("query", "INSERT INTO test.nosuch FORMAT CSV")], "1,a", 404, 60),
+        (&[("query", "INSERT INTO test.t FORMAT Nosuch")], "1,a", 404, 73),
+        (&[("query", "INSERT INTO test.t FORMAT CSV")], &too_long, 413, 131),
+        (&[("query", "INSERT INTO test.t FORMAT CSV"), ("decompress", "1")], "no block, twenty-five bytes", 400, 271),
+        (&[("param_x", "abc")], "SELECT {x:UInt8}", 400, 457),
+        (&[], "SELECT {x:UInt8}", 400, 456),
+    ] {
+        let answer = clickhouse.post(parameters, body.to_owned()).await;
+        let found = answer.headers().get("x-clickhouse-exception-code").cloned();
+        let (found_status, text) = (answer.status(), answer.text().await.unwrap());
+        assert_eq!(found.expect("a code").to_str().unwrap(), code.to_string(), "{parameters:?} {text}");
+        assert_eq!(found_status.as_u16(), status, "{parameters:?} {text}");
+        assert!(text.starts_with(&format!("Code: {code}. DB::Exception: ")), "{text}");
+    }
+    assert_eq!(clickhouse.run("SELECT count() FROM test.t").await, "0");
+}
+
+#[tokio::test]
+async fn reading_by_get_changes_nothing() {
+    let clickhouse = ClickHouse::start().await;
+    clickhouse.run(TABLE).await;
+    for sql in ["DROP TABLE test.t", "INSERT INTO test.t VALUES (1, 'a')", "SET readonly = 0"] {
+        for readonly in ["", "&readonly=0"] {
+            let url = format!("{}/?query={}{readonly}", clickhouse.url(), sql.replace(' ', "+"));
+            let answer = clickhouse.http.get(url).send().await.unwrap();
+            assert_eq!(answer.headers()["x-clickhouse-exception-code"], "164", "{sql}");
+        }
+    }
+    assert_eq!(clickhouse.run("SELECT count() FROM test.t").await, "0");
+}
+
+#[tokio::test]
+async fn nothing_of_a_request_reaches_the_next() {
+    let clickhouse = ClickHouse::start_with(&["--queries-max", "1"]).await;
+    let parameters = [("max_threads", "3"), ("database", "test"), ("session_id", "s"), ("role", "r")];
+    let read = "SELECT getSetting('max_threads'), currentDatabase()";
+    assert_eq!(clickhouse.post(&parameters, read).await.text().await.unwrap(), "3\ttest\n");
+    clickhouse.run("SET max_threads = 5").await;
+    clickhouse.run("USE test").await;
+    clickhouse.run("CREATE TEMPORARY TABLE temporary (a UInt8)").await;
+    let default = clickhouse.run(read).await;
+    assert!(default.ends_with("\tdefault") && !default.starts_with('3') && !default.starts_with('5'), "{default}");
+    let answer = clickhouse.post(&[], "SELECT * FROM temporary").await;
+    assert_eq!(answer.headers()["x-clickhouse-exception-code"], "60");
+    // A quote in a value stays a value.
+    let answer =
+        clickhouse.post(&[("log_comment", "it's \\ a, max_threads = '9'")], "SELECT getSetting('log_comment')");
+    assert_eq!(answer.await.text().await.unwrap(), "it\\'s \\\\ a, max_threads = \\'9\\'\n");
+}
+
+#[tokio::test]
+async fn the_same_token_inserts_once() {
+    let clickhouse = ClickHouse::start().await;
+    clickhouse.run(TABLE).await;
+    for (token, body) in [("x", "1,a\n"), ("x", "1,a\n"), ("y", "1,a\n")] {
+        let query = ("query", "INSERT INTO test.t FORMAT CSV");
+        let answer =
+            clickhouse.post(&[query, ("insert_deduplication_token", token), ("async_insert", "0")], body).await;
+        assert!(answer.status().is_success());
+    }
+    assert_eq!(clickhouse.run("SELECT count() FROM test.t").await, "2");
+}
+
+#[tokio::test]
+async fn answers_and_bodies_may_be_gzip() {
+    let clickhouse = ClickHouse::start().await;
+    clickhouse.run(TABLE).await;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let rows: String = (0..100_000).map(|a| format!("{a},some text\n")).collect();
+    encoder.write_all(rows.as_bytes()).unwrap();
+    let url = format!("{}/?query=INSERT+INTO+test.t+FORMAT+CSV", clickhouse.url());
+    let request = clickhouse.http.post(url).header("Content-Encoding", "gzip").body(encoder.finish().unwrap());
+    assert!(request.send().await.unwrap().status().is_success());
+    assert_eq!(clickhouse.run("SELECT count(), sum(a) FROM test.t").await, "100000\t4999950000");
+
+    let url = format!("{}/", clickhouse.url());
+    let request = clickhouse.http.post(url).header("Accept-Encoding", "gzip");
+    let answer = request.body("SELECT number FROM numbers(300000) FORMAT TSVWithNames").send().await.unwrap();
+    assert_eq!(answer.headers()["content-encoding"], "gzip");
+    let packed = answer.bytes().await.unwrap();
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut flate2::read::MultiGzDecoder::new(&packed[..]), &mut text).unwrap();
+    // The header comes once although the engine writes it with each of several blocks.
+    let expected: String =
+        std::iter::once("number\n".to_owned()).chain((0..300_000).map(|n| format!("{n}\n"))).collect();
+    assert!(text == expected, "the unpacked answer differs");
+}
+
+#[tokio::test]
+async fn an_error_in_the_middle_of_an_answer_is_no_end() {
+    let clickhouse = ClickHouse::start().await;
+    let sql = "SELECT throwIf(number = 2000000) FROM numbers(3000000) SETTINGS max_block_size = 1000";
+    let mut answer = clickhouse.post(&[], sql).await;
+    assert!(answer.status().is_success(), "the head went out before the error");
+    let tag = answer.headers()["x-clickhouse-exception-tag"].to_str().unwrap().to_owned();
+    let mut text = Vec::new();
+    let error = loop {
+        match answer.chunk().await {
+            Ok(Some(chunk)) => text.extend_from_slice(&chunk),
+            Ok(None) => panic!("a failed answer looked whole"),
+            Err(error) => break error,
+        }
+    };
+    let text = String::from_utf8_lossy(&text);
+    assert!(text.contains("Code: 395. ") && text.ends_with(&format!(" {tag}\r\n__exception__\r\n")), "{error}");
+    // Held back to the end, the same error is an error.
+    let answer = clickhouse.post(&[("wait_end_of_query", "1")], sql).await;
+    assert_eq!(answer.headers()["x-clickhouse-exception-code"], "395");
+}
+
+#[tokio::test]
+async fn a_query_ends_with_its_client() {
+    let clickhouse = ClickHouse::start().await;
+    let running = "SELECT count() FROM system.processes WHERE query LIKE '%' || 'numbers(1000000000000)'";
+    for sql in [
+        // One streams for ever, one computes for ever before its first row.
+        "SELECT number FROM numbers(1000000000000)",
+        "SELECT sum(sipHash64(number)) FROM numbers(1000000000000)",
+    ] {
+        let asking = clickhouse.post(&[], sql);
+        let seen = until("the query runs", CEILING, async || (clickhouse.run(running).await == "1").then_some(()));
+        tokio::select! {
+            seen = async {
+                let answer = asking.await;
+                let hold = std::future::pending::<()>();
+                hold.await;
+                drop(answer);
+            } => seen,
+            seen = seen => seen.unwrap(),
+        }
+        until("the query has ended", CEILING, async || (clickhouse.run(running).await == "0").then_some(()))
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_commits_nothing() {
+    use tokio::io::AsyncWriteExt as _;
+
+    let clickhouse = ClickHouse::start().await;
+    clickhouse.run(TABLE).await;
+    let mut stream = tokio::net::TcpStream::connect(clickhouse.server.address()).await.unwrap();
+    let head =
+        "POST /?query=INSERT+INTO+test.t+FORMAT+CSV HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n1,a\n2,b\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let running = "SELECT count() FROM system.processes WHERE query LIKE 'INSERT INTO test.t%'";
+    until("the insert runs", CEILING, async || (clickhouse.run(running).await == "1").then_some(())).await.unwrap();
+    drop(stream);
+    until("the insert has ended", CEILING, async || (clickhouse.run(running).await == "0").then_some(()))
+        .await
+        .unwrap();
+    assert_eq!(clickhouse.run("SELECT count() FROM test.t").await, "0");
+}
+
+#[tokio::test]
+async fn slow_queries_leave_inserts_their_places() {
+    let clickhouse = ClickHouse::start_with(&["--queries-max", "1", "--waiting-max", "0"]).await;
+    clickhouse.run(TABLE).await;
+    // With one place and nobody waiting, one of two queries at once is refused, in ClickHouse's words.
+    let slow = || {
+        let request = clickhouse.http.post(clickhouse.url());
+        tokio::spawn(request.body("SELECT sum(sipHash64(number)) FROM numbers(1000000000000)").send())
+    };
+    let (mut first, mut second) = (slow(), slow());
+    let (refused, slow) = tokio::select! {
+        refused = &mut first => (refused, second),
+        refused = &mut second => (refused, first),
+    };
+    let refused = refused.unwrap().unwrap();
+    assert_eq!(refused.status(), 503);
+    assert_eq!(refused.headers()["x-clickhouse-exception-code"], "202");
+    let answer = clickhouse.post(&[("query", "INSERT INTO test.t FORMAT CSV")], "1,a\n").await;
+    assert!(answer.status().is_success(), "an insert waited for a query");
+    assert!(!slow.is_finished());
+    slow.abort();
+    until("the place is free again", CEILING, async || {
+        let answer = clickhouse.post(&[], "SELECT count() FROM test.t").await;
+        let free = answer.status().is_success();
+        (free && answer.text().await.unwrap() == "1\n").then_some(())
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_password_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = clickhouse::start(support::config(&dir, &["--password", "right"]).await).await.unwrap();
+    let client = reqwest::Client::new();
+    let select = || client.post(server.url()).body("SELECT 1");
+    for refused in [
+        select(),
+        select().header("X-ClickHouse-User", "default").header("X-ClickHouse-Key", "wrong"),
+        select().header("X-ClickHouse-User", "other").header("X-ClickHouse-Key", "right"),
+        select().basic_auth("default", Some("wrong")),
+    ] {
+        let answer = refused.send().await.unwrap();
+        assert_eq!(answer.headers()["x-clickhouse-exception-code"], "516");
+        assert_eq!(answer.status(), 403);
+    }
+    let taken = [
+        select().header("X-ClickHouse-User", "default").header("X-ClickHouse-Key", "right"),
+        select().basic_auth("default", Some("right")),
+        client.post(server.url() + "/?user=default&password=right").body("SELECT 1"),
+    ];
+    for request in taken {
+        assert_eq!(request.send().await.unwrap().text().await.unwrap(), "1\n");
+    }
+    // Being asked whether one is alive needs no password.
+    assert!(client.get(server.url() + "/ping").send().await.unwrap().status().is_success());
+}
+
+#[tokio::test]
+async fn a_silent_client_is_let_go() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let clickhouse = ClickHouse::start_with(&["--idle-ms-max", "300"]).await;
+    clickhouse.run(TABLE).await;
+    let mut stream = tokio::net::TcpStream::connect(clickhouse.server.address()).await.unwrap();
+    let head = "POST /?query=INSERT+INTO+test.t+FORMAT+CSV HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n1,a\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    tokio::time::timeout(CEILING, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408");
+    assert_eq!(clickhouse.run("SELECT count() FROM test.t").await, "0");
+}

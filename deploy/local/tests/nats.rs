@@ -1,0 +1,131 @@
+//! nats-server as a child: it starts, is kept running on its port, and never outlives its parent.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use headrace_local::StartError;
+use headrace_local::child::Event;
+use headrace_local::install::Installer;
+use headrace_local::nats::{self, Cluster, Config, Error};
+use headrace_local::poll::until;
+use support::CEILING;
+
+async fn config(dir: &Path) -> Config {
+    Config::new(support::installed(Installer::nats_server).await, dir)
+}
+
+async fn store(url: &str, subject: &str) -> u64 {
+    let client = async_nats::connect(url).await.unwrap();
+    let jetstream = async_nats::jetstream::new(client);
+    let stream = async_nats::jetstream::stream::Config {
+        name: "KEPT".into(),
+        subjects: vec!["kept.>".into()],
+        ..Default::default()
+    };
+    jetstream.get_or_create_stream(stream).await.unwrap();
+    let stored = jetstream.publish(subject.to_owned(), "x".into()).await.unwrap().await.unwrap();
+    stored.sequence
+}
+
+#[tokio::test]
+async fn a_killed_server_comes_back_on_its_port_with_its_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path()).await;
+    config.sync_always = true;
+    let server = nats::start(config).await.unwrap();
+    let (url, first) = (server.url(), server.pid().unwrap());
+    assert_eq!(store(&url, "kept.1").await, 1);
+    let mut events = server.events();
+    support::kill(first);
+    let ready = events.wait_for(|event| matches!(event, Event::Ready { pid } if *pid != first));
+    tokio::time::timeout(CEILING, ready).await.unwrap().unwrap();
+    assert_eq!(server.url(), url);
+    assert_eq!(store(&url, "kept.2").await, 2, "the first message is still there");
+    let second = server.pid().unwrap();
+    server.stop().await;
+    assert!(!support::runs(second));
+    assert_eq!(*events.borrow(), Event::Stopped);
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named_with_its_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = config(dir.path()).await;
+    config.listen = taken.local_addr().unwrap();
+    let error = nats::start(config).await.unwrap_err();
+    let text = error.to_string();
+    assert!(
+        matches!(error, Error::Start(StartError::PortInUse { port, .. }) if port == taken.local_addr().unwrap().port())
+    );
+    assert!(text.contains(&format!("(process {})", std::process::id())), "{text}");
+}
+
+#[tokio::test]
+async fn two_servers_never_share_a_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = nats::start(config(dir.path()).await).await.unwrap();
+    let error = nats::start(config(dir.path()).await).await.unwrap_err();
+    assert!(matches!(error, Error::DataDirInUse { .. }), "{error}");
+    server.stop().await;
+    nats::start(config(dir.path()).await).await.unwrap().stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_start_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("jetstream"), "a file where a folder belongs").unwrap();
+    let error = nats::start(config(dir.path()).await).await.unwrap_err();
+    let Error::Start(StartError::Exited { log, .. }) = error else { panic!("{error}") };
+    assert!(log.contains("JetStream") || log.contains("jetstream"), "{log}");
+}
+
+#[tokio::test]
+async fn no_child_outlives_a_killed_parent() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = support::installed(Installer::nats_server).await;
+    let ready = dir.path().join("ready");
+    let mut parent = std::process::Command::new(support::PROGRAM)
+        .args(["nats", "--program"])
+        .arg(program)
+        .arg("--data-dir")
+        .arg(dir.path().join("nats"))
+        .arg("--ready-file")
+        .arg(&ready)
+        .spawn()
+        .unwrap();
+    let child = until("the child's process id", CEILING, async || std::fs::read_to_string(&ready).ok()?.parse().ok());
+    let child: u32 = child.await.unwrap();
+    assert!(support::runs(child));
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    until("the child is gone", CEILING, async || (!support::runs(child)).then_some(())).await.unwrap();
+}
+
+#[tokio::test]
+async fn three_servers_make_a_cluster() {
+    let dir = tempfile::tempdir().unwrap();
+    let listeners: Vec<_> = (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let routes: Vec<SocketAddr> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+    drop(listeners);
+    let mut servers = Vec::new();
+    for (number, route) in routes.iter().enumerate() {
+        let mut config = config(&dir.path().join(number.to_string())).await;
+        config.name = format!("server-{number}");
+        config.cluster = Some(Cluster { name: "test".into(), listen: *route, routes: routes.clone() });
+        servers.push(nats::start(config).await.unwrap());
+    }
+    let client = async_nats::connect(servers[0].url()).await.unwrap();
+    let jetstream = async_nats::jetstream::new(client);
+    let replicated = async || {
+        let stream =
+            async_nats::jetstream::stream::Config { name: "REPLICATED".into(), num_replicas: 3, ..Default::default() };
+        jetstream.create_stream(stream).await.ok()
+    };
+    until("a stream with three replicas", CEILING, replicated).await.unwrap();
+    for server in servers {
+        server.stop().await;
+    }
+}

@@ -1,0 +1,152 @@
+//! Configuration of the gateway.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use headrace_runtime::config::Invalid;
+use headrace_runtime::secret::Secret;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// GitHub waits 10 s for an answer (GitHub's webhook best practices); past this one it would not hear us.
+const ANSWER_MAX_MS: u64 = 8_000;
+/// GitHub caps payloads at 25 MB.
+const BODY_MAX_BYTES: usize = 25 << 20;
+
+/// The gateway.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where to listen; port 0 takes any free one. TLS is the load balancer's work.
+    pub listen: SocketAddr,
+    /// Largest body in bytes; GitHub sends at most 25 MiB.
+    pub body_max_bytes: usize,
+    /// Every request is answered within this many milliseconds, at most 8000: GitHub waits for 10 s.
+    pub answer_max_ms: u64,
+    /// Connections held at once; further ones wait to be accepted.
+    pub connections_max: usize,
+    /// Requests served at once; further ones wait a second, then are answered 503.
+    pub in_flight_max: usize,
+    /// Bytes of bodies held at once, at least `body_max_bytes`.
+    pub in_flight_max_bytes: usize,
+    /// Requests per second, over all senders; more are answered 429. Unset means no limit.
+    pub requests_per_second_max: Option<NonZeroU32>,
+    /// GitHub webhooks.
+    pub github: GitHub,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            body_max_bytes: BODY_MAX_BYTES,
+            answer_max_ms: ANSWER_MAX_MS,
+            connections_max: 4_096,
+            in_flight_max: 1_024,
+            in_flight_max_bytes: 128 << 20,
+            requests_per_second_max: None,
+            github: GitHub::default(),
+        }
+    }
+}
+
+/// GitHub webhooks.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct GitHub {
+    /// Webhook secrets that are accepted for every hook without an entry of its own in `scoped`. Several
+    /// at once allow a rotation: add the new one here, change it at GitHub, remove the old one.
+    pub secrets: Vec<Secret>,
+    /// Secrets that are valid for one organization or one hook only, and the only ones valid for it.
+    pub scoped: Vec<Scoped>,
+}
+
+/// Secrets of one organization or hook. Exactly one of `organization` and `hook_id` is set.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Scoped {
+    /// Login of the organization whose events these secrets sign.
+    #[serde(default)]
+    pub organization: Option<String>,
+    /// The hook's id, as in its URL at GitHub and in `X-GitHub-Hook-ID`.
+    #[serde(default)]
+    pub hook_id: Option<u64>,
+    /// The secrets.
+    pub secrets: Vec<Secret>,
+}
+
+/// Which tenant an organization's events belong to.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tenants {
+    /// Tenant by login of organization, repository owner or account, in any letter case. A login that
+    /// is not here is a tenant of its own. Example: `acme-eu = "acme"`.
+    pub by_login: BTreeMap<String, String>,
+}
+
+impl Config {
+    /// `answer_max_ms` as a duration.
+    #[must_use]
+    pub const fn answer_max(&self) -> Duration {
+        Duration::from_millis(self.answer_max_ms)
+    }
+
+    /// What is wrong with these values, below `path`.
+    #[must_use]
+    pub fn validate(&self, path: &str) -> Vec<Invalid> {
+        let mut problems = Vec::new();
+        let mut refuse = |field: &str, message: String| problems.push(Invalid::new(format!("{path}.{field}"), message));
+        if !(100..=ANSWER_MAX_MS).contains(&self.answer_max_ms) {
+            refuse(
+                "answer_max_ms",
+                format!("expected 100 to {ANSWER_MAX_MS} (GitHub waits for 10 s), found {}", self.answer_max_ms),
+            );
+        }
+        for (field, value) in [("connections_max", self.connections_max), ("in_flight_max", self.in_flight_max)] {
+            if value == 0 {
+                refuse(field, "expected at least 1, found 0".to_owned());
+            }
+        }
+        if self.in_flight_max_bytes < self.body_max_bytes || self.in_flight_max_bytes > u32::MAX as usize {
+            refuse(
+                "in_flight_max_bytes",
+                format!(
+                    "expected `body_max_bytes` ({}) to {}, found {}",
+                    self.body_max_bytes,
+                    u32::MAX,
+                    self.in_flight_max_bytes
+                ),
+            );
+        }
+        if self.github.secrets.is_empty() && self.github.scoped.is_empty() {
+            refuse(
+                "github.secrets",
+                "expected at least one webhook secret, found none; use the one that is set at GitHub, or make one with \
+                 `openssl rand -hex 32`"
+                    .to_owned(),
+            );
+        }
+        for (index, secret) in self.github.secrets.iter().enumerate() {
+            if secret.is_empty() {
+                refuse(&format!("github.secrets[{index}]"), "expected a secret, found an empty text".to_owned());
+            }
+        }
+        for (index, scoped) in self.github.scoped.iter().enumerate() {
+            if scoped.organization.is_some() == scoped.hook_id.is_some() {
+                refuse(
+                    &format!("github.scoped[{index}]"),
+                    "expected exactly one of `organization` and `hook_id`".to_owned(),
+                );
+            }
+            if scoped.secrets.is_empty() || scoped.secrets.iter().any(Secret::is_empty) {
+                refuse(
+                    &format!("github.scoped[{index}].secrets"),
+                    "expected at least one secret and none empty".to_owned(),
+                );
+            }
+        }
+        problems
+    }
+}

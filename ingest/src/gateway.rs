@@ -1,0 +1,79 @@
+//! The gateway as a whole: its routes and what they share.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::Method;
+use axum::routing::post;
+use headrace_runtime::admin::Admin;
+use headrace_runtime::broker::Broker;
+use headrace_runtime::publisher::Publisher;
+use headrace_schemas::catalog::Family;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Tenants};
+use crate::github;
+use crate::limits::Limits;
+use crate::reply::Refusal;
+use crate::server;
+use crate::tenant::TenantMap;
+
+/// What all sources share.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) limits: Limits,
+    pub(crate) tenants: TenantMap,
+    pub(crate) broker: Broker,
+    pub(crate) publisher: Publisher,
+    pub(crate) keys: github::Keys,
+    pub(crate) signals: github::Signals,
+}
+
+/// The gateway, ready to serve.
+#[derive(Clone)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+    admin: Admin,
+}
+
+impl Gateway {
+    /// A gateway as configured; `config` must have been validated.
+    #[must_use]
+    pub fn new(config: &Config, tenants: &Tenants, broker: &Broker, admin: Admin) -> Self {
+        let shared = Shared {
+            limits: Limits::new(config),
+            tenants: TenantMap::new(tenants),
+            broker: broker.clone(),
+            publisher: Publisher::new(broker),
+            keys: github::Keys::new(&config.github),
+            signals: github::Signals::new(),
+            config: config.clone(),
+        };
+        Self { shared: Arc::new(shared), admin }
+    }
+
+    /// Serves on `listener` until `stop`, then finishes the requests under way.
+    ///
+    /// # Errors
+    /// When the listener fails for good.
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+        let connections_max = self.shared.config.connections_max;
+        server::serve(listener, self.routes(), connections_max, stop).await
+    }
+
+    /// Every route; a new source is a line here.
+    fn routes(&self) -> Router {
+        let mut sources = Router::new().route("/webhooks/github", post(github::receive_any));
+        for family in Family::ALL {
+            let path = format!("/webhooks/github/{}", family.as_str());
+            let receive = move |shared, request| github::receive(shared, Some(family), request);
+            sources = sources.route(&path, post(receive));
+        }
+        sources
+            .with_state(Arc::clone(&self.shared))
+            .merge(self.admin.routes())
+            .method_not_allowed_fallback(async |method: Method| Refusal::MethodNotAllowed(method.to_string()))
+            .fallback(async || Refusal::UnknownPath)
+    }
+}

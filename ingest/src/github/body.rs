@@ -1,0 +1,70 @@
+//! Reading a body: within its size, within its time, byte for byte.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, header};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use tokio::time::{Instant, timeout_at};
+
+use crate::config::Config;
+use crate::reply::Refusal;
+
+/// The two media types that GitHub sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MediaType {
+    Json,
+    Form,
+}
+
+impl MediaType {
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
+        let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let essence = value.split(';').next().unwrap_or_default().trim();
+        if essence.eq_ignore_ascii_case("application/json") {
+            Ok(Self::Json)
+        } else if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+            Ok(Self::Form)
+        } else {
+            Err(Refusal::UnsupportedType(value.chars().take(80).collect()))
+        }
+    }
+}
+
+/// The length that the request announces, when it does, checked before anything is read.
+pub(super) fn announced_length(headers: &HeaderMap, max: usize) -> Result<Option<usize>, Refusal> {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    match length {
+        Some(length) if length > max => Err(Refusal::BodyTooLarge { max }),
+        length => Ok(length),
+    }
+}
+
+/// Reads all of `body`.
+pub(super) async fn read(
+    mut body: Body,
+    length: Option<usize>,
+    config: &Config,
+    deadline: Instant,
+) -> Result<Bytes, Refusal> {
+    let max = config.body_max_bytes;
+    // The admission has reserved this much already.
+    let mut whole = BytesMut::with_capacity(length.unwrap_or(0));
+    loop {
+        let frame = timeout_at(deadline, body.frame()).await.map_err(|_| Refusal::BodySlow(config.answer_max()))?;
+        let frame = match frame {
+            None => return Ok(whole.freeze()),
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => return Err(Refusal::BodyBroken(error.to_string())),
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + data.len() > max {
+            return Err(Refusal::BodyTooLarge { max });
+        }
+        whole.extend_from_slice(&data);
+    }
+}
+
+/// The JSON in a form's field `payload`.
+pub(super) fn form_payload(form: &[u8]) -> Option<String> {
+    form_urlencoded::parse(form).find(|(name, _)| name == "payload").map(|(_, value)| value.into_owned())
+}

@@ -1,0 +1,144 @@
+//! GitHub webhooks: verify, find the tenant, store, answer.
+
+mod body;
+mod envelope;
+mod verify;
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use headrace_runtime::metrics::{IN_FLIGHT, REQUESTS, STORE_SECONDS, STORED_BYTES, VERIFIED, seconds_since};
+use headrace_runtime::publisher::Stored;
+use headrace_runtime::trace::TraceParent;
+use headrace_schemas::catalog::Family;
+use headrace_schemas::header;
+use headrace_schemas::time::Timestamp;
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use serde_json::json;
+use tokio::time::{Instant, timeout_at};
+use tracing::Instrument as _;
+
+use crate::gateway::Shared;
+use crate::reply::Refusal;
+use crate::tenant::login_of;
+
+use self::body::MediaType;
+use self::envelope::Envelope;
+pub(crate) use self::verify::Keys;
+
+/// The signals of the data path, looked up once.
+pub(crate) struct Signals {
+    accepted: Counter,
+    duplicate: Counter,
+    verified: Counter,
+    stored_bytes: Counter,
+    in_flight: Gauge,
+    store_seconds: Histogram,
+}
+
+impl Signals {
+    pub(crate) fn new() -> Self {
+        Self {
+            accepted: counter!(REQUESTS, "reason" => "accepted"),
+            duplicate: counter!(REQUESTS, "reason" => "duplicate"),
+            verified: counter!(VERIFIED),
+            stored_bytes: counter!(STORED_BYTES),
+            in_flight: gauge!(IN_FLIGHT),
+            store_seconds: histogram!(STORE_SECONDS),
+        }
+    }
+}
+
+/// `POST /webhooks/github`: every family.
+pub(crate) async fn receive_any(shared: State<Arc<Shared>>, request: Request) -> Response {
+    receive(shared, None, request).await
+}
+
+/// `POST /webhooks/github/{family}`: the kinds of one family, or of all.
+pub(crate) async fn receive(State(shared): State<Arc<Shared>>, family: Option<Family>, request: Request) -> Response {
+    let received_at = Timestamp::now();
+    let traceparent =
+        request.headers().get(header::TRACEPARENT).and_then(|value| TraceParent::parse(value.to_str().ok()?));
+    let traceparent = traceparent.map_or_else(TraceParent::generate, |parent| parent.child());
+    let span = tracing::debug_span!("receive", trace_id = traceparent.trace_id());
+    shared.signals.in_flight.increment(1);
+    let answer = store(&shared, family, request, received_at, &traceparent).instrument(span).await;
+    shared.signals.in_flight.decrement(1);
+    answer.unwrap_or_else(Refusal::into_response)
+}
+
+async fn store(
+    shared: &Shared,
+    family: Option<Family>,
+    request: Request,
+    received_at: Timestamp,
+    traceparent: &TraceParent,
+) -> Result<Response, Refusal> {
+    let deadline = Instant::now() + shared.config.answer_max();
+    let (parts, body) = request.into_parts();
+    let envelope = Envelope::read(&parts.headers, family)?;
+    let length = body::announced_length(&parts.headers, shared.config.body_max_bytes)?;
+    let _admission = shared.limits.admit(length.unwrap_or(shared.config.body_max_bytes)).await?;
+    let body = body::read(body, length, &shared.config, deadline).await?;
+    let key = shared.keys.verify(&body, &envelope).await?;
+    shared.signals.verified.increment(1);
+
+    let login = match envelope.media_type {
+        MediaType::Json => login_of(&body),
+        MediaType::Form => login_of(body::form_payload(&body).ok_or(Refusal::MissingPayload)?.as_bytes()),
+    };
+    shared.keys.check_scope(key, login.as_deref())?;
+    let tenant = shared.tenants.tenant(login.as_deref());
+    let stored = timeout_at(deadline, publish(shared, &envelope, &tenant, received_at, traceparent, body))
+        .await
+        .map_err(|_| Refusal::BrokerAway)??;
+    shared.signals.store_seconds.record(seconds_since(received_at));
+    Ok(accepted(shared, &envelope, stored))
+}
+
+async fn publish(
+    shared: &Shared,
+    envelope: &Envelope<'_>,
+    tenant: &str,
+    received_at: Timestamp,
+    traceparent: &TraceParent,
+    body: Bytes,
+) -> Result<Stored, Refusal> {
+    let away = |fault: headrace_runtime::fault::Fault| {
+        tracing::warn!(%fault, id = envelope.id.as_str(), "event not stored; the sender is asked to send it again");
+        Refusal::BrokerAway
+    };
+    let mut outgoing = envelope.outgoing(tenant, received_at);
+    let length = body.len() as u64;
+    if body.len() > shared.broker.payload_max() {
+        // Claim check. The object first: a reference in RAW must never point at nothing.
+        let name = envelope.id.as_str();
+        if !shared.broker.is_connected() {
+            return Err(Refusal::BrokerAway);
+        }
+        shared.publisher.store_body(name, &body).await.map_err(away)?;
+        outgoing.headers.insert(header::BODY_OBJECT, name);
+    } else {
+        outgoing.payload = body;
+    }
+    let sent = shared.publisher.send(outgoing, Some(traceparent.as_str())).await.map_err(away)?;
+    let stored = sent.confirmed().await.map_err(away)?;
+    shared.signals.stored_bytes.increment(length);
+    Ok(stored)
+}
+
+fn accepted(shared: &Shared, envelope: &Envelope<'_>, stored: Stored) -> Response {
+    let (status, word) = if stored.duplicate {
+        shared.signals.duplicate.increment(1);
+        (StatusCode::OK, "duplicate")
+    } else {
+        shared.signals.accepted.increment(1);
+        (StatusCode::ACCEPTED, "stored")
+    };
+    tracing::debug!(id = envelope.id.as_str(), sequence = stored.sequence, status = word, "event stored");
+    (status, Json(json!({ "status": word, "id": envelope.id.as_str() }))).into_response()
+}

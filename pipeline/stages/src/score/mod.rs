@@ -1,0 +1,80 @@
+//! score: says of each event which rules it matches, how bad that is and why.
+//!
+//! Rules are Sigma rules over [`fields`]; [`rules`] loads them, [`risk`] weighs what matched. The stage
+//! keeps nothing between events, so any number of processes may score. It never drops an event: one
+//! that no rule matches goes on with risk 0. What spans several events is alert's work.
+
+mod builtin;
+#[cfg(test)]
+mod content_tests;
+mod evidence;
+mod fields;
+mod files;
+mod risk;
+mod rules;
+
+use async_trait::async_trait;
+use headrace_runtime::chain::Stage;
+use headrace_runtime::fault::Verdict;
+use headrace_schemas::event::{Assessment, Event};
+
+pub use files::Config;
+pub use rules::{Problem, Refused, Rules, Skipped};
+
+/// The stage.
+#[derive(Debug)]
+pub struct Score {
+    rules: Rules,
+}
+
+impl Score {
+    /// Scores by `rules`.
+    #[must_use]
+    pub const fn new(rules: Rules) -> Self {
+        Self { rules }
+    }
+
+    /// The stage as configured.
+    ///
+    /// # Errors
+    /// When a rule cannot be used, which [`Config::validate`] tells beforehand.
+    pub fn from_config(config: &Config) -> Result<Self, Refused> {
+        let rules = Rules::load(config)?;
+        if let Some(first) = rules.skipped().first() {
+            tracing::warn!(
+                count = rules.skipped().len(),
+                file = first.file,
+                reason = first.reason,
+                "detection rules that cannot apply to GitHub's events are left out; the first is named"
+            );
+        }
+        tracing::info!(count = rules.len(), "detection rules loaded");
+        Ok(Self::new(rules))
+    }
+
+    /// What the rules say of `event`.
+    #[must_use]
+    pub fn assess(&self, event: &Event) -> Assessment {
+        let matches = self.rules.matches(event);
+        let criticality = event.enrichment.as_ref().and_then(|enrichment| enrichment.criticality);
+        risk::assess(matches, criticality)
+    }
+}
+
+#[async_trait]
+impl Stage for Score {
+    type In = Event;
+    type Out = Event;
+
+    fn handover(&self) -> &'static str {
+        "scored"
+    }
+
+    async fn process(&self, batch: Vec<Event>) -> Vec<Verdict<Event>> {
+        let score = |mut event: Event| {
+            event.assessment = Some(self.assess(&event));
+            Verdict::Forward(vec![event])
+        };
+        batch.into_iter().map(score).collect()
+    }
+}

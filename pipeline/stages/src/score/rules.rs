@@ -1,0 +1,288 @@
+//! [`Rules`]: Sigma documents, read, checked and compiled.
+//!
+//! Every problem of every document is told at once. Rules that cannot apply to GitHub's events are
+//! left out and told, so that a whole collection of rules can be given; what looks like a mistake is
+//! refused. Correlations and filters are refused: this stage sees one event at a time.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+use headrace_schemas::event::{Event, RuleMatch, Severity};
+use rsigma_eval::{Engine, EvaluationResult, MatchDetailLevel};
+use rsigma_parser::{ConditionExpr, Level, LogSource, SelectorPattern, SigmaRule, Status, parse_sigma_yaml};
+
+use crate::score::evidence;
+use crate::score::fields::Fields;
+
+/// Rules that may be loaded together.
+const RULES_MAX: usize = 10_000;
+/// The setting that takes rules away, as a problem's place.
+pub(crate) const DISABLED: &str = "disabled";
+
+/// Rules ready to be tried on events.
+pub struct Rules {
+    engine: Engine,
+    /// What each match of a rule begins with, by rule id.
+    known: HashMap<String, RuleMatch>,
+    skipped: Vec<Skipped>,
+}
+
+/// A document that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The document's file, or the setting's name.
+    pub place: String,
+    /// What was expected, what was found, what to do.
+    pub message: String,
+}
+
+/// A rule that was left out because it cannot apply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// The rule's file.
+    pub file: String,
+    /// Why it cannot apply.
+    pub reason: String,
+}
+
+/// Rules that cannot be used, with everything that is wrong with them.
+#[derive(Clone, Debug, thiserror::Error)]
+pub struct Refused {
+    /// At least one problem, in order of documents.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the detection rules have {} problem(s)", self.problems.len())?;
+        self.problems.iter().try_for_each(|problem| write!(f, "\n  {}: {}", problem.place, problem.message))
+    }
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rules").field("loaded", &self.len()).field("skipped", &self.skipped.len()).finish()
+    }
+}
+
+impl Rules {
+    /// Reads `documents`, each a name for messages and its YAML.
+    ///
+    /// # Errors
+    /// [`Refused`] with every problem of every document.
+    pub fn parse<N: Into<String>, Y: AsRef<str>>(documents: impl IntoIterator<Item = (N, Y)>) -> Result<Self, Refused> {
+        let mut loader = Loader::default();
+        for (file, yaml) in documents {
+            loader.read(&file.into(), yaml.as_ref());
+        }
+        loader.compile()
+    }
+
+    /// How many rules are tried on each event.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether there is no rule at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// Rules that were left out.
+    #[must_use]
+    pub fn skipped(&self) -> &[Skipped] {
+        &self.skipped
+    }
+
+    /// The rules that `event` matches, in order of loading.
+    pub(crate) fn matches(&self, event: &Event) -> Vec<RuleMatch> {
+        let found = self.engine.evaluate(&Fields::new(event));
+        found.iter().filter_map(|result| self.matched(result)).collect()
+    }
+
+    /// What each match of the rule `id` begins with.
+    #[cfg(test)]
+    pub(crate) fn template(&self, id: &str) -> Option<&RuleMatch> {
+        self.known.get(id)
+    }
+
+    fn matched(&self, result: &EvaluationResult) -> Option<RuleMatch> {
+        let known = self.known.get(result.header.rule_id.as_deref()?)?;
+        Some(RuleMatch { evidence: evidence::pairs(&result.as_detection()?.matched_fields), ..known.clone() })
+    }
+}
+
+/// Collects documents and what is wrong with them.
+#[derive(Default)]
+pub(crate) struct Loader {
+    /// By id, so that the order of files does not matter.
+    rules: BTreeMap<String, Loaded>,
+    skipped: Vec<Skipped>,
+    problems: Vec<Problem>,
+}
+
+struct Loaded {
+    file: String,
+    rule: SigmaRule,
+    template: RuleMatch,
+}
+
+impl Loader {
+    /// Reads one file, which may hold several documents.
+    pub(crate) fn read(&mut self, file: &str, yaml: &str) {
+        let documents = match parse_sigma_yaml(yaml) {
+            Ok(documents) => documents,
+            Err(error) => return self.problem(file, error.to_string()),
+        };
+        for error in &documents.errors {
+            self.problem(file, error.clone());
+        }
+        for correlation in &documents.correlations {
+            let title = &correlation.title;
+            self.problem(
+                file,
+                format!("\"{title}\" is a correlation; score sees one event at a time, so remove this document"),
+            );
+        }
+        for filter in &documents.filters {
+            let title = &filter.title;
+            self.problem(
+                file,
+                format!("\"{title}\" is a filter; write its condition into the rule, or disable the rule by its id"),
+            );
+        }
+        if documents.is_empty() && documents.errors.is_empty() {
+            self.problem(file, "expected a Sigma rule, found no document".to_owned());
+        }
+        for rule in documents.rules {
+            self.add(file, rule);
+        }
+    }
+
+    /// Forgets the rules that configuration disables.
+    pub(crate) fn disable(&mut self, ids: &[String]) {
+        for id in ids {
+            if self.rules.remove(id).is_none() {
+                self.problem(DISABLED, format!("no rule has the id {id}; take it from the list or correct it"));
+            }
+        }
+    }
+
+    /// Notes a problem that is not a document's.
+    pub(crate) fn problem(&mut self, place: &str, message: String) {
+        self.problems.push(Problem { place: place.to_owned(), message });
+    }
+
+    /// Compiles what was read.
+    pub(crate) fn compile(mut self) -> Result<Rules, Refused> {
+        if self.rules.len() > RULES_MAX {
+            let message = format!("expected at most {RULES_MAX} rules, found {}", self.rules.len());
+            self.problem("rules", message);
+        }
+        let mut engine = Engine::new();
+        engine.set_match_detail(MatchDetailLevel::Summary);
+        let loaded: Vec<Loaded> = std::mem::take(&mut self.rules).into_values().collect();
+        for (at, error) in engine.add_rules(loaded.iter().map(|loaded| &loaded.rule)) {
+            self.problem(&loaded[at].file, format!("\"{}\": {error}", loaded[at].rule.title));
+        }
+        if !self.problems.is_empty() {
+            return Err(Refused { problems: self.problems });
+        }
+        let known = loaded.into_iter().map(|loaded| (loaded.template.rule.clone(), loaded.template)).collect();
+        Ok(Rules { engine, known, skipped: self.skipped })
+    }
+
+    fn add(&mut self, file: &str, rule: SigmaRule) {
+        if let Some(reason) = inapplicable(&rule) {
+            return self.skipped.push(Skipped { file: file.to_owned(), reason });
+        }
+        let template = match template(&rule) {
+            Ok(template) => template,
+            Err(message) => return self.problem(file, format!("\"{}\" {message}", rule.title)),
+        };
+        if let Some(other) = self.rules.get(&template.rule) {
+            let message = format!("the id {} is taken by {}; give each rule its own UUID", template.rule, other.file);
+            return self.problem(file, message);
+        }
+        self.rules.insert(template.rule.clone(), Loaded { file: file.to_owned(), rule, template });
+    }
+}
+
+/// Why a well-formed rule is of no use here.
+fn inapplicable(rule: &SigmaRule) -> Option<String> {
+    if let Some(status @ (Status::Deprecated | Status::Unsupported)) = rule.status {
+        let status = if status == Status::Deprecated { "deprecated" } else { "unsupported" };
+        return Some(format!("its status is {status}"));
+    }
+    let LogSource { product, service, category, .. } = &rule.logsource;
+    let is = |found: &Option<String>, expected: &str| found.as_deref().is_some_and(|found| found == expected);
+    if !is(product, "github") {
+        return Some(format!("its logsource has the product {}, not github", product.as_deref().unwrap_or("(none)")));
+    }
+    if service.is_some() && !is(service, "audit") || category.is_some() {
+        return Some("its logsource is none of github's audit service".to_owned());
+    }
+    None
+}
+
+/// What the matches of `rule` begin with.
+fn template(rule: &SigmaRule) -> Result<RuleMatch, String> {
+    let id = rule.id.as_deref().unwrap_or_default().trim();
+    if id.is_empty() {
+        return Err("has no id; give it a UUID of its own".to_owned());
+    }
+    let level = rule.level.ok_or("has no level; expected informational, low, medium, high or critical")?;
+    if rule.detection.timeframe.is_some() {
+        return Err("has a timeframe; score sees one event at a time".to_owned());
+    }
+    if let Some(pattern) = rule.detection.conditions.iter().find_map(|condition| unmet_selector(condition, rule)) {
+        return Err(format!("has a condition on \"{pattern}\", which names none of its detections"));
+    }
+    let techniques = rule.tags.iter().filter_map(|tag| technique(tag)).collect();
+    let controls = rule.tags.iter().filter(|tag| is_control(tag)).cloned().collect();
+    let severity = severity(level);
+    Ok(RuleMatch { rule: id.to_owned(), title: rule.title.clone(), severity, techniques, controls, evidence: vec![] })
+}
+
+/// A pattern that names no detection: `all of` it would hold for every event.
+fn unmet_selector<'a>(condition: &'a ConditionExpr, rule: &SigmaRule) -> Option<&'a SelectorPattern> {
+    match condition {
+        ConditionExpr::Identifier(_) => None,
+        ConditionExpr::Not(inner) => unmet_selector(inner, rule),
+        ConditionExpr::And(parts) | ConditionExpr::Or(parts) => {
+            parts.iter().find_map(|part| unmet_selector(part, rule))
+        }
+        ConditionExpr::Selector { pattern, .. } => {
+            let named = rule.detection.named.keys().any(|name| pattern.matches_detection_name(name));
+            (!named).then_some(pattern)
+        }
+    }
+}
+
+/// `attack.t1098.003` → `T1098.003`; tactics, groups and software are no techniques.
+fn technique(tag: &str) -> Option<String> {
+    let id = tag.strip_prefix("attack.")?;
+    let digits = id.strip_prefix(['t', 'T'])?;
+    digits.starts_with(|first: char| first.is_ascii_digit()).then(|| id.to_ascii_uppercase())
+}
+
+/// Whether a tag names a control: namespaced, and of no namespace that Sigma has for something else.
+fn is_control(tag: &str) -> bool {
+    const OTHERS: [&str; 7] = ["attack", "car", "cve", "d3fend", "detection", "stp", "tlp"];
+    tag.split_once('.').is_some_and(|(namespace, id)| !id.is_empty() && !OTHERS.contains(&namespace))
+}
+
+const fn severity(level: Level) -> Severity {
+    match level {
+        Level::Informational => Severity::Informational,
+        Level::Low => Severity::Low,
+        Level::Medium => Severity::Medium,
+        Level::High => Severity::High,
+        Level::Critical => Severity::Critical,
+    }
+}
+
+#[cfg(test)]
+mod tests;

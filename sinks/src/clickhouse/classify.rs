@@ -1,0 +1,123 @@
+//! What ClickHouse's failures mean for a batch.
+
+use anyhow::Context as _;
+use clickhouse::error::Error;
+use headrace_runtime::fault::{Fault, Reason};
+
+/// A failure, and whether the insert may have happened all the same.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) fault: Fault,
+    pub(super) unclear: bool,
+}
+
+/// ClickHouse's error codes that mean a person must act: `src/Common/ErrorCodes.cpp`.
+const BROKEN: [u32; 13] = [
+    10,  // NOT_FOUND_COLUMN_IN_BLOCK
+    16,  // NO_SUCH_COLUMN_IN_TABLE
+    47,  // UNKNOWN_IDENTIFIER
+    60,  // UNKNOWN_TABLE
+    62,  // SYNTAX_ERROR
+    81,  // UNKNOWN_DATABASE
+    115, // UNKNOWN_SETTING
+    164, // READONLY
+    192, // UNKNOWN_USER
+    193, // WRONG_PASSWORD
+    194, // REQUIRED_PASSWORD
+    497, // ACCESS_DENIED
+    516, // AUTHENTICATION_FAILED
+];
+
+/// Codes that mean that a row cannot be stored as it is.
+const POISON: [u32; 10] = [
+    6,   // CANNOT_PARSE_TEXT
+    27,  // CANNOT_PARSE_INPUT_ASSERTION_FAILED
+    33,  // CANNOT_READ_ALL_DATA
+    38,  // CANNOT_PARSE_DATE
+    41,  // CANNOT_PARSE_DATETIME
+    53,  // TYPE_MISMATCH
+    70,  // CANNOT_CONVERT_TYPE
+    117, // INCORRECT_DATA
+    131, // TOO_LARGE_STRING_SIZE
+    321, // VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE
+];
+
+/// Codes after which the insert may have happened: the server itself does not know, or stopped waiting.
+const UNCLEAR: [u32; 5] = [
+    159, // TIMEOUT_EXCEEDED
+    209, // SOCKET_TIMEOUT
+    210, // NETWORK_ERROR
+    319, // UNKNOWN_STATUS_OF_INSERT
+    394, // QUERY_WAS_CANCELLED
+];
+
+/// Classifies `error`. What is not known to be otherwise is transient: nothing is dead-lettered for a
+/// failure that nobody has understood.
+pub(super) fn fault(error: Error) -> Failure {
+    let code = match &error {
+        Error::BadResponse(text) => exception_code(text),
+        _ => None,
+    };
+    let unclear = match &error {
+        Error::BadResponse(_) => code.is_none_or(|code| UNCLEAR.contains(&code)),
+        Error::Network(_) | Error::TimedOut | Error::Decompression(_) => true,
+        _ => false,
+    };
+    let our_fault = matches!(
+        error,
+        Error::SchemaMismatch(_) | Error::InvalidParams(_) | Error::Unsupported(_) | Error::InvalidColumnsHeader(_)
+    );
+    let context = |error: Error| Err::<(), _>(error).context("ClickHouse refused or did not answer");
+    let source = match context(error) {
+        Ok(()) => anyhow::anyhow!("no failure"),
+        Err(source) => source,
+    };
+    let fault = match code {
+        Some(code) if BROKEN.contains(&code) => Fault::broken(source),
+        Some(code) if POISON.contains(&code) => Fault::poison(Reason::Rejected, source),
+        _ if our_fault => Fault::broken(source),
+        _ => Fault::transient(source),
+    };
+    Failure { fault, unclear }
+}
+
+/// The number in `Code: 60. DB::Exception: …`, or the bare number that the client gives when the answer
+/// had no text. It is the protocol's form of an error; the client keeps no other.
+fn exception_code(text: &str) -> Option<u32> {
+    let start = text.find("Code: ").map_or(text, |at| &text[at + "Code: ".len()..]);
+    let digits = start.len() - start.trim_start_matches(|char: char| char.is_ascii_digit()).len();
+    start[..digits].parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use headrace_runtime::fault::FaultClass;
+
+    use super::*;
+
+    #[test]
+    fn codes_decide() {
+        let transient = FaultClass::Transient { retry_after: None };
+        for (text, class, unclear) in [
+            (
+                "Code: 60. DB::Exception: Table headrace.events does not exist. (UNKNOWN_TABLE)",
+                FaultClass::Broken,
+                false,
+            ),
+            ("Code: 516. DB::Exception: default: Authentication failed", FaultClass::Broken, false),
+            ("Code: 252. DB::Exception: Too many parts (3000)", transient.clone(), false),
+            ("Code: 241. DB::Exception: Memory limit exceeded", transient.clone(), false),
+            ("Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space", transient.clone(), false),
+            ("Code: 159. DB::Exception: Timeout exceeded", transient.clone(), true),
+            ("Code: 117. DB::Exception: Incorrect data", FaultClass::Poison(Reason::Rejected), false),
+            ("516", FaultClass::Broken, false),
+            ("bad gateway", transient.clone(), true),
+            ("", transient.clone(), true),
+        ] {
+            let failure = fault(Error::BadResponse(text.to_owned()));
+            assert_eq!((failure.fault.class, failure.unclear), (class, unclear), "{text}");
+        }
+        assert!(fault(Error::TimedOut).unclear);
+        assert_eq!(fault(Error::SchemaMismatch("x".into())).fault.class, FaultClass::Broken);
+    }
+}

@@ -1,0 +1,96 @@
+//! Brings the tables to this release's version: numbered SQL files, each applied once and recorded.
+//!
+//! Every file can be applied twice without harm, because two processes may begin at the same time and
+//! ClickHouse has no transactions over statements.
+
+use anyhow::Context as _;
+use clickhouse::Client;
+use headrace_runtime::fault::Fault;
+
+use super::classify::fault;
+
+struct Migration {
+    version: u32,
+    name: &'static str,
+    sql: &'static str,
+}
+
+/// All migrations, in order. One that was released is never changed.
+const MIGRATIONS: [Migration; 2] = [
+    Migration { version: 1, name: "events", sql: include_str!("migrations/0001_events.sql") },
+    Migration { version: 2, name: "raw", sql: include_str!("migrations/0002_raw.sql") },
+];
+
+/// Creates the database and applies what is missing.
+pub(super) async fn run(client: &Client, database: &str) -> Result<(), Fault> {
+    let outside = client.clone().with_database("default");
+    // Atomic by name: in the embedded server the default engine of databases is another.
+    execute(&outside, &format!("CREATE DATABASE IF NOT EXISTS {database} ENGINE = Atomic"), "the database").await?;
+    let log = "CREATE TABLE IF NOT EXISTS migrations (version UInt32, name String, applied_at DateTime DEFAULT now()) \
+               ENGINE = ReplacingMergeTree ORDER BY version COMMENT 'which migrations were applied'";
+    execute(client, log, "the table of migrations").await?;
+    let applied = applied(client).await?;
+    refuse_newer(&applied)?;
+    for migration in MIGRATIONS.iter().filter(|migration| !applied.contains(&migration.version)) {
+        execute(client, migration.sql, migration.name).await?;
+        let record =
+            format!("INSERT INTO migrations (version, name) VALUES ({}, '{}')", migration.version, migration.name);
+        execute(client, &record, "the record of a migration").await?;
+        tracing::info!(version = migration.version, name = migration.name, database, "ClickHouse migration applied");
+    }
+    Ok(())
+}
+
+/// Checks that all migrations were applied, by whoever does it here.
+pub(super) async fn verify(client: &Client, database: &str) -> Result<(), Fault> {
+    let applied = applied(client).await?;
+    refuse_newer(&applied)?;
+    match MIGRATIONS.iter().find(|migration| !applied.contains(&migration.version)) {
+        None => Ok(()),
+        Some(missing) => Err(Fault::broken(anyhow::anyhow!(
+            "the database {database} lacks migration {} ({}); set `sinks.clickhouse.migrate = true` for one start, or apply it by hand",
+            missing.version,
+            missing.name
+        ))),
+    }
+}
+
+fn refuse_newer(applied: &[u32]) -> Result<(), Fault> {
+    let newest = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default();
+    match applied.iter().max() {
+        Some(&found) if found > newest => Err(Fault::broken(anyhow::anyhow!(
+            "the database is of a later release (migration {found}, this one knows {newest}); run that release or a later one"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+async fn applied(client: &Client) -> Result<Vec<u32>, Fault> {
+    let query = client.query("SELECT DISTINCT version FROM migrations ORDER BY version");
+    query.fetch_all::<u32>().await.map_err(|error| fault(error).fault)
+}
+
+async fn execute(client: &Client, sql: &str, what: &str) -> Result<(), Fault> {
+    let Err(error) = client.query_raw(sql).execute().await else { return Ok(()) };
+    let Fault { class, source } = fault(error).fault;
+    let context = Err::<(), _>(source).with_context(|| format!("cannot create {what} in ClickHouse"));
+    Err(Fault { class, source: context.err().unwrap_or_else(|| anyhow::anyhow!("cannot create {what}")) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migrations_are_numbered_without_gaps_and_all_listed() {
+        let versions: Vec<u32> = MIGRATIONS.iter().map(|migration| migration.version).collect();
+        assert_eq!(versions, (1..=MIGRATIONS.len() as u32).collect::<Vec<_>>());
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/clickhouse/migrations");
+        let mut files: Vec<String> =
+            std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        files.sort();
+        let listed: Vec<String> =
+            MIGRATIONS.iter().map(|migration| format!("{:04}_{}.sql", migration.version, migration.name)).collect();
+        assert_eq!(files, listed);
+    }
+}

@@ -1,0 +1,210 @@
+//! ClickHouse, in bulk: events into `events`, bodies into `raw`, each exactly once.
+//!
+//! How once is kept is told in `insert.rs`; what failures mean in `classify.rs`. Tables are made by the
+//! numbered files in `migrations/`.
+
+mod classify;
+mod insert;
+mod migrate;
+mod row;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use clickhouse::{Client, Compression};
+use headrace_runtime::batch::{Batch, BatchPolicy};
+use headrace_runtime::config::Invalid;
+use headrace_runtime::delivery::{Delivery, Sink, Terms};
+use headrace_runtime::fault::Fault;
+use headrace_runtime::payload::RawDelivery;
+use headrace_runtime::secret::Secret;
+use headrace_schemas::event::Event;
+use headrace_schemas::subject;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use self::classify::fault;
+use self::insert::Table;
+
+/// ClickHouse.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Address of the HTTP interface. `up` starts an embedded server when this is empty.
+    /// Example: `https://clickhouse.example.com:8443`.
+    pub url: String,
+    /// Database; it is created when it does not exist.
+    pub database: String,
+    /// User name.
+    pub user: String,
+    /// Password of `user`.
+    pub password: Secret,
+    /// Whether to create and update the tables. Off where another user does it with `headrace check --migrate`.
+    pub migrate: bool,
+    /// Most events in one insert. Large ones are far cheaper: 10,000 to 50,000 is best.
+    pub batch_events_max: usize,
+    /// Most bytes of messages in one insert; no less than the broker's `max_payload`.
+    pub batch_bytes_max: usize,
+    /// Longest wait for a batch to fill, in milliseconds: what it adds to an event's way.
+    pub linger_ms: u64,
+    /// Time the server may spend on one insert, in seconds. It is given to the server too, so that an
+    /// insert that we gave up cannot succeed later on.
+    pub insert_timeout_s: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            database: "headrace".to_owned(),
+            user: "default".to_owned(),
+            password: Secret::default(),
+            migrate: true,
+            batch_events_max: 25_000,
+            batch_bytes_max: 32 << 20,
+            linger_ms: 500,
+            insert_timeout_s: 10,
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with these values, below `path`. An empty `url` is the caller's to fill or refuse.
+    #[must_use]
+    pub fn validate(&self, path: &str) -> Vec<Invalid> {
+        let mut problems = Vec::new();
+        let mut refuse = |field: &str, message: String| problems.push(Invalid::new(format!("{path}.{field}"), message));
+        if !self.url.is_empty() && !self.url.starts_with("http://") && !self.url.starts_with("https://") {
+            refuse("url", format!("expected http:// or https:// and a host, found `{}`", self.url));
+        }
+        let plain = |char: char| char.is_ascii_alphanumeric() || char == '_';
+        if self.database.is_empty() || !self.database.chars().all(plain) {
+            refuse("database", format!("expected letters, digits and `_`, found `{}`", self.database));
+        }
+        if !(1..=1_000_000).contains(&self.batch_events_max) {
+            refuse("batch_events_max", format!("expected 1 to 1000000, found {}", self.batch_events_max));
+        }
+        if self.batch_bytes_max < 1 << 20 {
+            refuse("batch_bytes_max", format!("expected at least 1048576, found {}", self.batch_bytes_max));
+        }
+        if !(10..=60_000).contains(&self.linger_ms) {
+            refuse("linger_ms", format!("expected 10 to 60000, found {}", self.linger_ms));
+        }
+        if !(1..=600).contains(&self.insert_timeout_s) {
+            refuse("insert_timeout_s", format!("expected 1 to 600, found {}", self.insert_timeout_s));
+        }
+        problems
+    }
+
+    /// On which terms the sink for events takes part.
+    #[must_use]
+    pub fn event_terms(&self) -> Terms {
+        self.terms(vec![subject::ALL_SCORED.to_owned()])
+    }
+
+    /// On which terms the sink for bodies takes part.
+    #[must_use]
+    pub fn raw_terms(&self) -> Terms {
+        self.terms(Vec::new())
+    }
+
+    fn terms(&self, filters: Vec<String>) -> Terms {
+        // One call inserts twice at most (first deliveries, then suspects) and looks up once.
+        let call_timeout = Duration::from_secs(self.insert_timeout_s * 3 + 5);
+        Terms {
+            filters,
+            batching: BatchPolicy {
+                events_max: self.batch_events_max,
+                bytes_max: self.batch_bytes_max,
+                linger: Duration::from_millis(self.linger_ms),
+            },
+            call_timeout,
+            ack_wait: call_timeout * 2,
+            // One at a time: an earlier copy of a suspect is then in this batch or settled.
+            lanes: 1,
+        }
+    }
+
+    fn client(&self) -> Client {
+        Client::default()
+            .with_url(&self.url)
+            .with_user(&self.user)
+            .with_password(self.password.expose())
+            .with_database(&self.database)
+            .with_compression(Compression::Lz4)
+            .with_product_info("headrace", env!("CARGO_PKG_VERSION"))
+    }
+
+    /// The sink for events.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        Events { table: Table::new(self.client(), "events", "clickhouse", self.insert_timeout_s), config: self.clone() }
+    }
+
+    /// The sink for bodies.
+    #[must_use]
+    pub fn raw(&self) -> Raw {
+        Raw { table: Table::new(self.client(), "raw", "clickhouse-raw", self.insert_timeout_s), config: self.clone() }
+    }
+
+    /// Whether the server answers and accepts us.
+    ///
+    /// # Errors
+    /// Transient when it is away, broken when a person must act.
+    pub async fn reach(&self) -> Result<(), Fault> {
+        // Without the database, which may not exist yet.
+        let client = self.client().with_database("default");
+        client.query("SELECT 1").fetch_one::<u8>().await.map(|_| ()).map_err(|error| fault(error).fault)
+    }
+
+    /// Creates the database and brings the tables to this release's version.
+    ///
+    /// # Errors
+    /// Transient when the server is away, broken when it refuses.
+    pub async fn migrate(&self) -> Result<(), Fault> {
+        migrate::run(&self.client(), &self.database).await
+    }
+
+    async fn check(&self) -> Result<(), Fault> {
+        self.reach().await?;
+        if self.migrate { self.migrate().await } else { migrate::verify(&self.client(), &self.database).await }
+    }
+}
+
+/// Scored events → table `events`.
+pub struct Events {
+    table: Table,
+    config: Config,
+}
+
+#[async_trait]
+impl Sink for Events {
+    type Item = Event;
+
+    async fn check(&self) -> Result<(), Fault> {
+        self.config.check().await
+    }
+
+    async fn deliver(&self, batch: &Batch<Event>) -> Delivery {
+        self.table.deliver(batch).await
+    }
+}
+
+/// Bodies → table `raw`.
+pub struct Raw {
+    table: Table,
+    config: Config,
+}
+
+#[async_trait]
+impl Sink for Raw {
+    type Item = RawDelivery;
+
+    async fn check(&self) -> Result<(), Fault> {
+        self.config.check().await
+    }
+
+    async fn deliver(&self, batch: &Batch<RawDelivery>) -> Delivery {
+        self.table.deliver(batch).await
+    }
+}

@@ -1,0 +1,61 @@
+//! Configuration of the file sink.
+
+use std::path::PathBuf;
+
+use headrace_runtime::config::Invalid;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Scored events and alerts as JSON lines: `events.jsonl` and `alerts.jsonl` in one directory.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The directory; made if absent, and used by one process at a time. Required. Example:
+    /// `/var/lib/headrace/out`.
+    pub dir: PathBuf,
+    /// A file that has grown to this many bytes is set aside as `events.000001.jsonl` and so on.
+    /// Default: 268435456 (256 MiB). Example: 10485760.
+    pub rotate_bytes_max: u64,
+    /// How many files set aside are kept of each kind; older ones are deleted. 0 keeps all. Default:
+    /// 16. Example: 0.
+    pub keep_files_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { dir: PathBuf::new(), rotate_bytes_max: 256 << 20, keep_files_max: 16 }
+    }
+}
+
+impl Config {
+    /// Everything that is wrong with it, found without touching a file. `path` is where it is in the
+    /// configuration.
+    #[must_use]
+    pub fn validate(&self, path: &str) -> Vec<Invalid> {
+        let mut problems = Vec::new();
+        if self.dir.as_os_str().is_empty() {
+            let message = "expected a directory such as `/var/lib/headrace/out`, found nothing";
+            problems.push(Invalid::new(format!("{path}.dir"), message));
+        }
+        if self.rotate_bytes_max < 4_096 {
+            let message = format!("expected 4096 bytes or more, found {}", self.rotate_bytes_max);
+            problems.push(Invalid::new(format!("{path}.rotate_bytes_max"), message));
+        }
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_is_named_with_its_place() {
+        let paths = |config: &Config| -> Vec<String> {
+            config.validate("sinks.file").into_iter().map(|problem| problem.path).collect()
+        };
+        assert!(paths(&Config { dir: "out".into(), ..Config::default() }).is_empty());
+        let bad = Config { rotate_bytes_max: 4_095, ..Config::default() };
+        assert_eq!(paths(&bad), ["sinks.file.dir", "sinks.file.rotate_bytes_max"]);
+    }
+}

@@ -1,0 +1,166 @@
+//! Scored events and alerts as JSON lines in files, for machines without a SIEM and for forwarders
+//! that tail files.
+//!
+//! A batch counts as delivered once it is on disk (fsync). The file is the delivery log: it holds
+//! every record at least once, with its stable id, and never half a line: what a crash left of one is
+//! cut off at the next start. The files themselves are [`writer`]'s.
+
+mod config;
+mod writer;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::anyhow;
+use async_trait::async_trait;
+use headrace_runtime::batch::{Batch, BatchPolicy};
+use headrace_runtime::delivery::{Delivery, Sink, Terms};
+use headrace_runtime::fault::Fault;
+use headrace_runtime::payload::Payload;
+use headrace_schemas::alert::Alert;
+use headrace_schemas::event::Event;
+use headrace_schemas::subject;
+use serde::Serialize;
+
+pub use self::config::Config;
+use self::writer::{Failure, Writer};
+
+/// Records written to memory before other tasks may run: about 10 µs each.
+const SLICE: usize = 32;
+
+/// What can be written as a line.
+pub trait Line: Payload + Serialize {
+    /// The file's name without its ending: `events`.
+    const NAME: &'static str;
+    /// The subjects it is read from.
+    const SUBJECTS: &'static str;
+}
+
+impl Line for Event {
+    const NAME: &'static str = "events";
+    const SUBJECTS: &'static str = subject::ALL_SCORED;
+}
+
+impl Line for Alert {
+    const NAME: &'static str = "alerts";
+    const SUBJECTS: &'static str = subject::ALERTS;
+}
+
+/// The sink, for one type of record.
+pub struct File<T> {
+    state: Arc<Mutex<State>>,
+    record: std::marker::PhantomData<fn() -> T>,
+}
+
+/// The file while it is open, and how to open it.
+struct State {
+    writer: Option<Writer>,
+    dir: PathBuf,
+    name: &'static str,
+    limits: writer::Limits,
+}
+
+impl Config {
+    /// Builds the sink for `T`. Touches no file yet.
+    #[must_use]
+    pub fn build<T: Line>(&self) -> File<T> {
+        let limits = writer::Limits { rotate_bytes: self.rotate_bytes_max, keep_files: self.keep_files_max };
+        let state = State { writer: None, dir: self.dir.clone(), name: T::NAME, limits };
+        File { state: Arc::new(Mutex::new(state)), record: std::marker::PhantomData }
+    }
+
+    /// The terms on which it takes records of type `T`.
+    #[must_use]
+    pub fn terms<T: Line>(&self) -> Terms {
+        // A disk that is slower than this is a fault.
+        let call_timeout = Duration::from_secs(10);
+        Terms {
+            filters: vec![T::SUBJECTS.to_owned()],
+            batching: BatchPolicy {
+                events_max: 1_000,
+                bytes_max: crate::MESSAGES_BYTES_MAX,
+                linger: Duration::from_millis(200),
+            },
+            call_timeout,
+            ack_wait: call_timeout * 2,
+            lanes: 1,
+        }
+    }
+}
+
+#[async_trait]
+impl<T: Line> Sink for File<T> {
+    type Item = T;
+
+    async fn check(&self) -> Result<(), Fault> {
+        self.with_writer(|_| Ok(())).await
+    }
+
+    async fn deliver(&self, batch: &Batch<T>) -> Delivery {
+        let mut lines = Vec::new();
+        for (count, item) in batch.items().iter().enumerate() {
+            serde_json::to_writer(&mut lines, &item.value).expect("writing text keys to memory cannot fail");
+            lines.push(b'\n');
+            if count % SLICE == SLICE - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        match self.with_writer(move |writer| writer.append(&lines)).await {
+            Ok(()) => Delivery::all(batch.items().len()),
+            Err(fault) => Delivery::Whole(fault),
+        }
+    }
+}
+
+impl<T> File<T> {
+    /// Runs `work` on the open file, away from the reactor: a sync takes milliseconds.
+    async fn with_writer<F>(&self, work: F) -> Result<(), Fault>
+    where
+        F: FnOnce(&mut Writer) -> io::Result<()> + Send + 'static,
+    {
+        let state = Arc::clone(&self.state);
+        let task = move || state.lock().unwrap_or_else(PoisonError::into_inner).run(work);
+        match tokio::task::spawn_blocking(task).await {
+            Ok(done) => done,
+            Err(error) => Err(Fault::transient(anyhow::Error::new(error).context("writing to the file was cut off"))),
+        }
+    }
+}
+
+impl State {
+    fn run(&mut self, work: impl FnOnce(&mut Writer) -> io::Result<()>) -> Result<(), Fault> {
+        // Taken out, so that a failed file is closed and opened anew: after a failed sync the kernel
+        // may call pages clean that are not on disk.
+        let mut writer = match self.writer.take().filter(Writer::is_in_place) {
+            Some(writer) => writer,
+            None => Writer::open(&self.dir, self.name, self.limits).map_err(|failure| self.fault(failure))?,
+        };
+        work(&mut writer).map_err(|error| self.fault(Failure::Io(error)))?;
+        self.writer = Some(writer);
+        Ok(())
+    }
+
+    fn fault(&self, failure: Failure) -> Fault {
+        let place = self.dir.join(self.name);
+        match failure {
+            Failure::InUse => Fault::broken(anyhow!(
+                "another process writes to {}.jsonl; stop it or give this one a directory of its own",
+                place.display()
+            )),
+            Failure::Io(error) => {
+                let broken = matches!(
+                    error.kind(),
+                    io::ErrorKind::PermissionDenied
+                        | io::ErrorKind::NotADirectory
+                        | io::ErrorKind::AlreadyExists
+                        | io::ErrorKind::IsADirectory
+                        | io::ErrorKind::ReadOnlyFilesystem
+                );
+                let cause = anyhow::Error::new(error).context(format!("cannot write to {}.jsonl", place.display()));
+                if broken { Fault::broken(cause) } else { Fault::transient(cause) }
+            }
+        }
+    }
+}

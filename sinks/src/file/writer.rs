@@ -1,0 +1,235 @@
+//! One growing file of whole lines: append and sync, set aside when large, repair at opening.
+//!
+//! Blocking, and for one process at a time: a lock file keeps a second one out. Nothing here knows
+//! what is in a line.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+/// How much is read at once when the last line break is searched from the end.
+const REPAIR_STEP_BYTES: u64 = 64 << 10;
+
+/// When a file is set aside and how many of those are kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) rotate_bytes: u64,
+    /// 0 keeps all.
+    pub(super) keep_files: usize,
+}
+
+/// Why the file cannot be opened.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Another process has it.
+    InUse,
+    /// The system's reason.
+    Io(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// The open file.
+#[derive(Debug)]
+pub(super) struct Writer {
+    dir: PathBuf,
+    name: &'static str,
+    limits: Limits,
+    file: File,
+    bytes: u64,
+    /// Held as long as this process may write.
+    _lock: File,
+}
+
+impl Writer {
+    /// Opens `<dir>/<name>.jsonl`, making both if absent, and cuts off half a line at its end.
+    pub(super) fn open(dir: &Path, name: &'static str, limits: Limits) -> Result<Self, Failure> {
+        fs::create_dir_all(dir)?;
+        let lock =
+            OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(format!("{name}.lock")))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Failure::InUse),
+            Err(TryLockError::Error(error)) => return Err(Failure::Io(error)),
+        }
+        let (file, bytes) = open_repaired(&dir.join(format!("{name}.jsonl")))?;
+        sync_dir(dir)?;
+        Ok(Self { dir: dir.to_owned(), name, limits, file, bytes, _lock: lock })
+    }
+
+    /// Whether the file is still the one under its name. Moved or deleted by somebody, it would take
+    /// everything with it.
+    pub(super) fn is_in_place(&self) -> bool {
+        let named = fs::metadata(self.dir.join(format!("{}.jsonl", self.name)));
+        let (Ok(named), Ok(open)) = (named, self.file.metadata()) else { return false };
+        (named.dev(), named.ino()) == (open.dev(), open.ino())
+    }
+
+    /// Appends `lines`, whole ones, and returns once they are on disk.
+    pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        if self.bytes > 0 && self.bytes + lines.len() as u64 > self.limits.rotate_bytes {
+            self.rotate()?;
+        }
+        let written = self.file.write_all(lines).and_then(|()| self.file.sync_data());
+        if let Err(error) = written {
+            // Leave no half line behind; if this fails too, the next opening repairs it.
+            let _ = self.file.set_len(self.bytes);
+            return Err(error);
+        }
+        self.bytes += lines.len() as u64;
+        Ok(())
+    }
+
+    /// Sets the file aside under the next number and begins a new one.
+    fn rotate(&mut self) -> io::Result<()> {
+        let aside = numbered(&self.dir, self.name)?;
+        let next = aside.last().map_or(1, |(number, _)| number + 1);
+        let current = self.dir.join(format!("{}.jsonl", self.name));
+        fs::rename(&current, self.dir.join(format!("{}.{next:06}.jsonl", self.name)))?;
+        (self.file, self.bytes) = open_repaired(&current)?;
+        if self.limits.keep_files > 0 {
+            let surplus = (aside.len() + 1).saturating_sub(self.limits.keep_files);
+            for (_, path) in &aside[..surplus.min(aside.len())] {
+                fs::remove_file(path)?;
+            }
+        }
+        sync_dir(&self.dir)
+    }
+}
+
+/// The files set aside, by number.
+fn numbered(dir: &Path, name: &str) -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|file| file.strip_prefix(name)?.strip_prefix('.')?.strip_suffix(".jsonl")?.parse::<u64>().ok());
+        if let Some(number) = number {
+            files.push((number, entry.path()));
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+/// Opens `path` for appending, after cutting off what follows its last line break.
+fn open_repaired(path: &Path) -> io::Result<(File, u64)> {
+    let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+    let length = file.metadata()?.len();
+    let whole = after_last_line_break(&mut file, length)?;
+    if whole < length {
+        tracing::warn!(
+            path = %path.display(),
+            bytes = length - whole,
+            "cut off half a line that a crash left; its record was not delivered and comes again"
+        );
+        file.set_len(whole)?;
+        file.sync_data()?;
+    }
+    Ok((file, whole))
+}
+
+fn after_last_line_break(file: &mut File, length: u64) -> io::Result<u64> {
+    let mut end = length;
+    let mut buffer = Vec::new();
+    while end > 0 {
+        let start = end.saturating_sub(REPAIR_STEP_BYTES);
+        file.seek(SeekFrom::Start(start))?;
+        buffer.clear();
+        file.take(end - start).read_to_end(&mut buffer)?;
+        if let Some(at) = buffer.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(start + at as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
+}
+
+/// A new or renamed file survives a power cut only once its directory is on disk.
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { rotate_bytes: 20, keep_files: 2 };
+
+    fn read(dir: &Path, file: &str) -> String {
+        fs::read_to_string(dir.join(file)).unwrap()
+    }
+
+    #[test]
+    fn half_a_line_is_cut_off_at_opening() {
+        let long = "x".repeat(3 * REPAIR_STEP_BYTES as usize);
+        for (found, left) in [
+            ("", ""),
+            ("{}\n", "{}\n"),
+            ("{\"a\":1}\n{\"a\"", "{\"a\":1}\n"),
+            ("{\"a\"", ""),
+            (&format!("{{}}\n{long}"), "{}\n"),
+            (&format!("{long}\n{long}"), &format!("{long}\n")),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join("events.jsonl"), found).unwrap();
+            let mut writer =
+                Writer::open(dir.path(), "events", Limits { rotate_bytes: 1 << 20, keep_files: 0 }).unwrap();
+            writer.append(b"next\n").unwrap();
+            assert_eq!(read(dir.path(), "events.jsonl"), format!("{left}next\n"));
+        }
+    }
+
+    #[test]
+    fn a_full_file_is_set_aside_and_old_ones_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::open(dir.path(), "events", LIMITS).unwrap();
+        for number in 1..=5 {
+            writer.append(format!("line number {number}\n").as_bytes()).unwrap();
+        }
+        assert_eq!(read(dir.path(), "events.jsonl"), "line number 5\n");
+        let aside = numbered(dir.path(), "events").unwrap();
+        assert_eq!(aside.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(read(dir.path(), "events.000004.jsonl"), "line number 4\n");
+    }
+
+    #[test]
+    fn a_batch_larger_than_a_file_stays_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::open(dir.path(), "events", LIMITS).unwrap();
+        let batch = "a line\n".repeat(10);
+        writer.append(batch.as_bytes()).unwrap();
+        assert_eq!(read(dir.path(), "events.jsonl"), batch);
+    }
+
+    #[test]
+    fn one_process_writes_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Writer::open(dir.path(), "events", LIMITS).unwrap();
+        assert!(matches!(Writer::open(dir.path(), "events", LIMITS), Err(Failure::InUse)));
+        Writer::open(dir.path(), "alerts", LIMITS).unwrap();
+        drop(first);
+        Writer::open(dir.path(), "events", LIMITS).unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_is_reported_and_leaves_no_half_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::open(dir.path(), "events", Limits { rotate_bytes: 1 << 20, keep_files: 0 }).unwrap();
+        writer.append(b"whole\n").unwrap();
+        // The kernel's device that is always full.
+        let open = std::mem::replace(&mut writer.file, OpenOptions::new().write(true).open("/dev/full").unwrap());
+        let error = writer.append(b"more\n").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        writer.file = open;
+        writer.append(b"later\n").unwrap();
+        assert_eq!(read(dir.path(), "events.jsonl"), "whole\nlater\n");
+    }
+}

@@ -1,0 +1,141 @@
+//! What sinks over HTTP share: the client, the bounded reading of an answer, and the class of a
+//! request that got none. What an answer means is each sink's own `classify`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use headrace_runtime::config::Invalid;
+use headrace_runtime::fault::Fault;
+use reqwest::header::RETRY_AFTER;
+use reqwest::{Certificate, Client, RequestBuilder, Url, redirect};
+
+/// An answer longer than this is cut; receivers answer with a few hundred bytes, a search with more.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// How much of an unexpected answer an error message shows, in characters.
+const EXCERPT_CHARS: usize = 300;
+
+/// A receiver's answer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Answer {
+    /// HTTP status.
+    pub(crate) status: u16,
+    /// `Retry-After`, when it is given in seconds.
+    pub(crate) retry_after: Option<Duration>,
+    /// The body, cut at a bound.
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    /// Whether the status is 2xx, which is not yet success.
+    pub(crate) const fn is_2xx(&self) -> bool {
+        matches!(self.status, 200..=299)
+    }
+
+    /// The beginning of the body on one line, for a person.
+    pub(crate) fn excerpt(&self) -> String {
+        let text = String::from_utf8_lossy(&self.body);
+        if text.trim().is_empty() {
+            return "an empty body".to_owned();
+        }
+        let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        format!("`{}`", line.chars().take(EXCERPT_CHARS).collect::<String>())
+    }
+}
+
+/// A client that waits at most `timeout` for a whole answer and trusts `ca_path` besides the system's
+/// certificates. It follows no redirects: a redirected POST would lose its body or its credentials.
+pub(crate) fn client(timeout: Duration, ca_path: Option<&Path>) -> anyhow::Result<Client> {
+    let mut builder = Client::builder()
+        .timeout(timeout)
+        .connect_timeout(timeout)
+        .redirect(redirect::Policy::none())
+        .user_agent(concat!("headrace/", env!("CARGO_PKG_VERSION")));
+    if let Some(path) = ca_path {
+        let pem = std::fs::read(path).with_context(|| format!("cannot read the CA certificate {}", path.display()))?;
+        let certificates = Certificate::from_pem_bundle(&pem)
+            .with_context(|| format!("{} is no PEM file with certificates", path.display()))?;
+        builder = builder.tls_certs_merge(certificates);
+    }
+    builder.build().context("cannot set up the HTTP client")
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) struct NoAnswer {
+    /// The request did not leave this machine: it has no effect for certain.
+    pub(crate) unsent: bool,
+    /// The class of the failure, always transient, with its cause.
+    pub(crate) fault: Fault,
+}
+
+/// Sends `request` and reads the whole answer.
+pub(crate) async fn send(request: RequestBuilder) -> Result<Answer, NoAnswer> {
+    let no_answer = |error: reqwest::Error| {
+        let unsent = error.is_connect() || error.is_builder();
+        // The URL may be long, and the component's name tells which it is.
+        let cause = anyhow::Error::new(error.without_url()).context("the receiver did not answer");
+        NoAnswer { unsent, fault: Fault::transient(cause) }
+    };
+    let mut response = request.send().await.map_err(no_answer)?;
+    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    let status = response.status().as_u16();
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(no_answer)? {
+        let room = ANSWER_BYTES_MAX - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if body.len() == ANSWER_BYTES_MAX {
+            break;
+        }
+    }
+    Ok(Answer { status, retry_after: retry_after.map(Duration::from_secs), body })
+}
+
+/// What is wrong with a receiver's URL, if anything is.
+pub(crate) fn check_url(url: &str, path: &str, example: &str) -> Option<Invalid> {
+    let problem = match Url::parse(url) {
+        Ok(url) if !matches!(url.scheme(), "http" | "https") || !url.has_host() => "not an http or https URL",
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => "a URL with credentials",
+        Ok(url) if url.query().is_some() || url.fragment().is_some() => "a URL with a query or a fragment",
+        Ok(_) => return None,
+        Err(_) if url.is_empty() => "nothing",
+        Err(_) => "no URL",
+    };
+    Some(Invalid::new(path, format!("expected the receiver's base URL such as `{example}`, found {problem}")))
+}
+
+/// What is wrong with a duration or a count that must not be zero, if anything is.
+pub(crate) fn check_positive(value: u64, path: String) -> Option<Invalid> {
+    (value == 0).then(|| Invalid::new(path, "expected more than 0, found 0"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_plain_base_url_passes() {
+        for (url, found) in [
+            ("https://hec.example.com:8088", None),
+            ("http://127.0.0.1:8088/splunk", None),
+            ("", Some("nothing")),
+            ("hec.example.com", Some("no URL")),
+            ("ftp://hec.example.com", Some("not an http or https URL")),
+            ("https://user:secret@hec.example.com", Some("a URL with credentials")),
+            ("https://hec.example.com?token=1", Some("a URL with a query or a fragment")),
+        ] {
+            let problem = check_url(url, "url", "https://x").map(|invalid| invalid.message);
+            assert_eq!(problem.is_none(), found.is_none(), "{url}");
+            assert!(problem.unwrap_or_default().ends_with(found.unwrap_or_default()), "{url}");
+            assert!(!check_url(url, "url", "x").is_some_and(|invalid| invalid.message.contains("secret")), "{url}");
+        }
+    }
+
+    #[test]
+    fn an_excerpt_is_short_and_on_one_line() {
+        let answer = |body: &str| Answer { body: body.into(), ..Answer::default() };
+        assert_eq!(answer("<html>\n  <b>no</b>\n").excerpt(), "`<html> <b>no</b>`");
+        assert_eq!(answer(" \n").excerpt(), "an empty body");
+        assert_eq!(answer(&"x".repeat(5_000)).excerpt().len(), EXCERPT_CHARS + 2);
+    }
+}

@@ -1,0 +1,228 @@
+//! One Jira Cloud ticket per alert.
+//!
+//! A ticket carries a label made of the alert's id and is looked up by it before one is created. But
+//! Jira's search lags behind its writes, so "not found" proves nothing about the last minute:
+//!
+//! * Tickets that this process created or found are remembered and need no search.
+//! * Where somebody else may have begun (a redelivered message, an update of an alert whose opening
+//!   this process did not see) or a creation had no clear answer, `index_lag_ms` passes before "not
+//!   found" is believed and a ticket is created.
+//!
+//! What remains: two tickets when Jira's index lags longer than `index_lag_ms` after such a moment, or
+//! when two processes take two copies of the same opening message within that time. Comments, unlike
+//! tickets, come at least once. Tried against a stand-in that follows the published REST API only,
+//! never against Jira. Requests are in [`client`], answers in [`answer`], the text in [`ticket`].
+
+mod answer;
+mod client;
+mod config;
+mod memory;
+mod ticket;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::anyhow;
+use async_trait::async_trait;
+use headrace_runtime::batch::{Batch, BatchPolicy, Item};
+use headrace_runtime::delivery::{Delivery, Sink, Terms};
+use headrace_runtime::fault::Fault;
+use headrace_schemas::alert::{Alert, Status};
+use headrace_schemas::event::Severity;
+use headrace_schemas::subject;
+use tokio::time::Instant;
+
+use self::answer::{Effect, Trouble};
+pub use self::config::Config;
+use self::memory::{Known, Memory, Ticket};
+
+/// Requests that one call may take the full timeout for.
+const SLOW_REQUESTS_MAX: u32 = 6;
+/// Requests that one alert may take: comment and property.
+const REQUESTS_PER_ALERT: u32 = 2;
+
+/// The sink.
+pub struct Jira {
+    client: client::Jira,
+    memory: Mutex<Memory>,
+    min_severity: Severity,
+    timeout: Duration,
+    index_lag: Duration,
+}
+
+impl Config {
+    /// Builds the sink. Reads `ca_path`, and connects to nothing yet.
+    ///
+    /// # Errors
+    /// When the CA certificate cannot be read.
+    pub fn build(&self) -> anyhow::Result<Jira> {
+        Ok(Jira {
+            client: client::Jira::new(self)?,
+            memory: Mutex::default(),
+            min_severity: self.min_severity,
+            timeout: self.timeout(),
+            index_lag: self.index_lag(),
+        })
+    }
+
+    /// The terms on which it takes alerts.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        let call_timeout = self.timeout() * SLOW_REQUESTS_MAX;
+        Terms {
+            filters: vec![subject::ALERTS.to_owned()],
+            batching: BatchPolicy {
+                events_max: self.batch_events_max,
+                bytes_max: crate::MESSAGES_BYTES_MAX,
+                linger: Duration::from_millis(self.linger_ms),
+            },
+            call_timeout,
+            ack_wait: call_timeout * 2,
+            // One after the other: the messages of an alert must not overtake each other.
+            lanes: 1,
+        }
+    }
+}
+
+#[async_trait]
+impl Sink for Jira {
+    type Item = Alert;
+
+    async fn check(&self) -> Result<(), Fault> {
+        self.client.check().await
+    }
+
+    fn wants(&self, alert: &Alert) -> bool {
+        alert.severity >= self.min_severity
+    }
+
+    /// What was done for a batch is remembered, so that a batch presented again goes on where it
+    /// stopped; hence a receiver that goes away in the middle fails the batch as a whole.
+    async fn deliver(&self, batch: &Batch<Alert>) -> Delivery {
+        let began = Instant::now();
+        if let Err(trouble) = self.look_up(batch.items()).await {
+            return Delivery::Whole(into_fault(trouble));
+        }
+        let last_start = self.timeout * (SLOW_REQUESTS_MAX - REQUESTS_PER_ALERT);
+        let mut results = Vec::with_capacity(batch.items().len());
+        let mut internal = false;
+        for item in batch.items() {
+            if began.elapsed() > last_start {
+                let late = anyhow!("Jira is slow: {} of {} alerts done", results.len(), batch.items().len());
+                return Delivery::Whole(Fault::transient(late));
+            }
+            results.push(match self.file(item, began).await {
+                Ok(()) => Ok(()),
+                Err(Trouble::Receiver(fault)) => return Delivery::Whole(fault),
+                Err(Trouble::Internal(fault)) => {
+                    internal = true;
+                    Err(fault)
+                }
+                Err(Trouble::Item(fault)) => Err(fault),
+                Err(Trouble::Gone) => {
+                    self.memory().forget(&item.value.id);
+                    Err(Fault::transient(anyhow!("the alert's ticket is gone from Jira; it is looked up again")))
+                }
+            });
+        }
+        // Jira fails inside, and nothing went well: ask whether it is Jira or the alert.
+        if internal
+            && results.iter().all(Result::is_err)
+            && let Err(fault) = self.check().await
+        {
+            return Delivery::Whole(fault);
+        }
+        Delivery::Each(results)
+    }
+}
+
+impl Jira {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Searches for the tickets of all alerts that are not remembered, and remembers what it finds.
+    async fn look_up(&self, items: &[Item<Alert>]) -> Result<(), Trouble> {
+        let mut sought: Vec<&str> = {
+            let memory = self.memory();
+            let known = |id: &str| matches!(memory.get(id), Some(Known::Ticket(_)));
+            items.iter().map(|item| item.value.id.as_str()).filter(|id| !known(id)).collect()
+        };
+        sought.sort_unstable();
+        sought.dedup();
+        if sought.is_empty() {
+            return Ok(());
+        }
+        let found = self.client.find(&sought).await?;
+        let mut memory = self.memory();
+        found.into_iter().for_each(|(alert, ticket)| memory.set(&alert, Known::Ticket(ticket)));
+        Ok(())
+    }
+
+    /// Does for one alert what is to be done. `searched_at` is when the look-up began.
+    async fn file(&self, item: &Item<Alert>, searched_at: Instant) -> Result<(), Trouble> {
+        let alert = &item.value;
+        let known = self.memory().get(&alert.id).cloned();
+        match known {
+            Some(Known::Ticket(ticket)) => self.update(ticket, alert).await,
+            Some(Known::Unclear { searchable_from }) if searched_at < searchable_from => {
+                Err(not_yet(searchable_from - searched_at))
+            }
+            None if item.redelivered || alert.status == Status::Updated => {
+                let searchable_from = searched_at + self.index_lag;
+                self.memory().set(&alert.id, Known::Unclear { searchable_from });
+                Err(not_yet(self.index_lag))
+            }
+            Some(Known::Unclear { .. }) | None => self.create(alert).await,
+        }
+    }
+
+    async fn create(&self, alert: &Alert) -> Result<(), Trouble> {
+        // Noted beforehand: this call may be cut off at any moment, with the request on its way.
+        let searchable_from = Instant::now() + self.timeout + self.index_lag;
+        self.memory().set(&alert.id, Known::Unclear { searchable_from });
+        match self.client.create(alert).await {
+            Ok(ticket) => {
+                self.memory().set(&alert.id, Known::Ticket(ticket));
+                Ok(())
+            }
+            Err((trouble, Effect::None)) => {
+                // Due: the next presentation searches and, not finding it, creates.
+                self.memory().set(&alert.id, Known::Unclear { searchable_from: Instant::now() });
+                Err(trouble)
+            }
+            Err((trouble, Effect::Possible)) => {
+                let searchable_from = Instant::now() + self.index_lag;
+                self.memory().set(&alert.id, Known::Unclear { searchable_from });
+                Err(trouble)
+            }
+        }
+    }
+
+    async fn update(&self, ticket: Ticket, alert: &Alert) -> Result<(), Trouble> {
+        if !ticket.is_outgrown_by(alert) {
+            return Ok(());
+        }
+        self.client.comment(&ticket, alert).await?;
+        let said = Ticket {
+            said_count: alert.count.max(ticket.said_count),
+            said_risk: alert.risk.max(ticket.said_risk),
+            ..ticket
+        };
+        self.memory().set(&alert.id, Known::Ticket(said));
+        Ok(())
+    }
+}
+
+/// Whether a ticket exists is not yet certain.
+fn not_yet(wait: Duration) -> Trouble {
+    let problem = anyhow!("the alert may have a ticket that Jira's search does not show yet");
+    Trouble::Item(Fault::transient_after(Some(wait), problem))
+}
+
+fn into_fault(trouble: Trouble) -> Fault {
+    match trouble {
+        Trouble::Receiver(fault) | Trouble::Item(fault) | Trouble::Internal(fault) => fault,
+        Trouble::Gone => Fault::transient(anyhow!("a ticket is gone from Jira")),
+    }
+}

@@ -1,0 +1,35 @@
+//! Where events and alerts go: one folder per sink.
+//!
+//! A sink turns a batch into requests to its receiver and the receiver's answers into
+//! [`Fault`](headrace_runtime::fault::Fault)s. It never retries, sleeps, acknowledges or spawns: the
+//! loop in [`headrace_runtime::delivery`] does. Each has a `Config` that is validated without
+//! touching the network and then built. Every sink runs the same conformance suite in `tests/`.
+
+pub mod clickhouse;
+pub mod file;
+mod http;
+pub mod jira;
+mod severity;
+pub mod splunk;
+
+/// Every sink, by the name of its folder, which is its name in the configuration.
+pub const NAMES: &[&str] = &["clickhouse", "file", "jira", "splunk"];
+
+/// Bytes of messages that a batch takes at most, besides each sink's own limits: no less than the
+/// 8 MiB that NATS recommends as the highest `max_payload`, so that no message is too large to take.
+const MESSAGES_BYTES_MAX: usize = 8 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    #[test]
+    fn every_folder_is_registered() {
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+        let entries = fs::read_dir(source).unwrap().map(|entry| entry.unwrap());
+        let folders = entries.filter(|entry| entry.file_type().unwrap().is_dir());
+        let mut names: Vec<String> = folders.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        names.sort();
+        assert_eq!(names, super::NAMES, "add the folder to NAMES (in this order) and to deploy/headrace");
+    }
+}

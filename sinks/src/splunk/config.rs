@@ -1,0 +1,146 @@
+//! Configuration of the Splunk sink.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use headrace_runtime::config::Invalid;
+use headrace_runtime::secret::Secret;
+use headrace_schemas::event::Severity;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::http::{check_positive, check_url};
+
+/// Scored events to Splunk's HTTP Event Collector (HEC). Tried only against a stand-in that follows
+/// the published protocol, not against a Splunk server.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The collector's base URL, without `/services/…`. Required. Example:
+    /// `https://http-inputs-acme.splunkcloud.com` or `https://splunk.example.com:8088`.
+    pub url: String,
+    /// A HEC token without indexer acknowledgement. Required. Example:
+    /// `0b3f9d1e-5a77-4f6c-9d2e-2c1f0a6b8e55`.
+    pub token: Secret,
+    /// The index to write to; empty means the token's default index. Default: empty. Example:
+    /// `github`.
+    pub index: String,
+    /// The events' source type. Default: `headrace:event`. Example: `github:webhook`.
+    pub sourcetype: String,
+    /// The events' source. Default: `headrace`. Example: `headrace-eu`.
+    pub source: String,
+    /// The events' host; empty means what Splunk takes by default. Default: empty. Example:
+    /// `headrace-1`.
+    pub host: String,
+    /// Whether requests are compressed with gzip. Default: true. Example: false, for a proxy that
+    /// cannot pass it on.
+    pub compress: bool,
+    /// Most events in a batch. Default: 500. Example: 2000.
+    pub batch_events_max: usize,
+    /// Most bytes in a request, before compression; a larger batch takes several requests, and an
+    /// event larger than this is sent alone. Default: 1000000, what Splunk Cloud accepts. Example:
+    /// 5000000.
+    pub batch_bytes_max: usize,
+    /// Longest wait for a batch to fill, in milliseconds. Default: 1000. Example: 200.
+    pub linger_ms: u64,
+    /// Longest wait for the answer to one request, in milliseconds. Default: 10000. Example: 30000.
+    pub timeout_ms: u64,
+    /// A file of CA certificates (PEM) to trust besides the system's. Default: none. Example:
+    /// `/etc/headrace/splunk-ca.pem`.
+    pub ca_path: Option<PathBuf>,
+    /// Only events of this severity or worse are sent; others are counted as filtered. `none` sends
+    /// all. Default: `none`. Example: `medium`.
+    #[schemars(schema_with = "crate::severity::schema")]
+    pub min_severity: Severity,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            token: Secret::default(),
+            index: String::new(),
+            sourcetype: "headrace:event".to_owned(),
+            source: "headrace".to_owned(),
+            host: String::new(),
+            compress: true,
+            batch_events_max: 500,
+            batch_bytes_max: 1_000_000,
+            linger_ms: 1_000,
+            timeout_ms: 10_000,
+            ca_path: None,
+            min_severity: Severity::None,
+        }
+    }
+}
+
+impl Config {
+    /// Everything that is wrong with it, found without touching the network. `path` is where it is in
+    /// the configuration.
+    #[must_use]
+    pub fn validate(&self, path: &str) -> Vec<Invalid> {
+        let at = |field: &str| format!("{path}.{field}");
+        let mut problems: Vec<Invalid> = [
+            check_url(&self.url, &at("url"), "https://splunk.example.com:8088"),
+            check_positive(self.batch_events_max as u64, at("batch_events_max")),
+            check_positive(self.linger_ms, at("linger_ms")),
+            check_positive(self.timeout_ms, at("timeout_ms")),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if self.url.contains("/services/") {
+            let message = "expected the base URL, found one with `/services/`; leave the endpoint's path out";
+            problems.push(Invalid::new(at("url"), message));
+        }
+        if self.token.is_empty() || !self.token.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
+            let message =
+                "expected a HEC token of printable ASCII characters; create one in Splunk under Settings › Data inputs";
+            problems.push(Invalid::new(at("token"), message));
+        }
+        if self.batch_bytes_max < 10_000 {
+            let message = format!("expected 10000 bytes or more, found {}", self.batch_bytes_max);
+            problems.push(Invalid::new(at("batch_bytes_max"), message));
+        }
+        problems
+    }
+
+    /// `timeout_ms` as a duration.
+    pub(super) const fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_is_named_with_its_place() {
+        let paths = |config: &Config| -> Vec<String> {
+            config.validate("sinks.splunk").into_iter().map(|problem| problem.path).collect()
+        };
+        let good = Config {
+            url: "https://splunk.example.com:8088".to_owned(),
+            token: Secret::new("0b3f9d1e"),
+            ..Config::default()
+        };
+        assert!(paths(&good).is_empty());
+        assert_eq!(paths(&Config::default()), ["sinks.splunk.url", "sinks.splunk.token"]);
+        let bad = Config {
+            url: "https://splunk.example.com/services/collector".to_owned(),
+            token: Secret::new("two words"),
+            batch_events_max: 0,
+            batch_bytes_max: 9_999,
+            linger_ms: 0,
+            timeout_ms: 0,
+            ..good
+        };
+        assert_eq!(
+            paths(&bad),
+            ["batch_events_max", "linger_ms", "timeout_ms", "url", "token", "batch_bytes_max"]
+                .map(|field| format!("sinks.splunk.{field}"))
+        );
+        assert!(bad.validate("x").iter().all(|problem| !problem.message.contains("two words")));
+    }
+}

@@ -1,0 +1,169 @@
+//! Scored events to Splunk's HTTP Event Collector (HEC).
+//!
+//! One JSON envelope per event, many to a request. Receivers get every event at least once, with its
+//! stable id in the indexed field `event_id`; Splunk itself drops no repeats. HEC answers when an
+//! event is in its queue; indexer acknowledgement (`useACK`) is not used. Tried against a stand-in
+//! that follows Splunk's published protocol only, never against a Splunk server. What an answer means
+//! is in [`answer`], what is sent in [`envelope`].
+
+mod answer;
+mod config;
+mod envelope;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use headrace_runtime::batch::{Batch, BatchPolicy};
+use headrace_runtime::delivery::{Delivery, Sink, Terms};
+use headrace_runtime::fault::{Fault, Reason};
+use headrace_schemas::event::Event;
+use headrace_schemas::subject;
+use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use reqwest::{Client, Url};
+use tokio::time::Instant;
+
+use self::answer::{Verdict, classify, classify_health, classify_probe};
+pub use self::config::Config;
+use self::envelope::{Frame, Packed, pack};
+use crate::http::{Answer, NoAnswer, client, send};
+
+/// Requests that one call may take the full timeout for.
+const SLOW_REQUESTS_MAX: u32 = 3;
+
+/// The sink.
+pub struct Splunk {
+    client: Client,
+    events_url: Url,
+    health_url: Url,
+    authorization: HeaderValue,
+    frame: Frame,
+    request_bytes_max: usize,
+    /// No request begins later than this after its call began.
+    sending_max: Duration,
+    min_severity: headrace_schemas::event::Severity,
+}
+
+impl Config {
+    /// Builds the sink. Reads `ca_path`, and connects to nothing yet.
+    ///
+    /// # Errors
+    /// When the CA certificate cannot be read or the token cannot stand in a header.
+    pub fn build(&self) -> anyhow::Result<Splunk> {
+        let base = self.url.trim_end_matches('/');
+        let mut authorization = HeaderValue::try_from(format!("Splunk {}", self.token.expose()))
+            .map_err(|_| anyhow::anyhow!("expected a token of printable ASCII characters"))?;
+        authorization.set_sensitive(true);
+        Ok(Splunk {
+            client: client(self.timeout(), self.ca_path.as_deref())?,
+            events_url: Url::parse(&format!("{base}/services/collector/event"))?,
+            health_url: Url::parse(&format!("{base}/services/collector/health"))?,
+            authorization,
+            frame: Frame::new(self),
+            request_bytes_max: self.batch_bytes_max,
+            sending_max: self.timeout() * (SLOW_REQUESTS_MAX - 1),
+            min_severity: self.min_severity,
+        })
+    }
+
+    /// The terms on which it takes events.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        let call_timeout = self.timeout() * SLOW_REQUESTS_MAX;
+        Terms {
+            filters: vec![subject::ALL_SCORED.to_owned()],
+            batching: BatchPolicy {
+                events_max: self.batch_events_max,
+                bytes_max: crate::MESSAGES_BYTES_MAX,
+                linger: Duration::from_millis(self.linger_ms),
+            },
+            call_timeout,
+            ack_wait: call_timeout * 2,
+            lanes: 2,
+        }
+    }
+}
+
+#[async_trait]
+impl Sink for Splunk {
+    type Item = Event;
+
+    async fn check(&self) -> Result<(), Fault> {
+        let health = send(self.client.get(self.health_url.clone())).await.map_err(|no_answer| no_answer.fault)?;
+        classify_health(&health)?;
+        // Nothing is indexed by an empty body, and HEC looks at the token before the body.
+        let probe = self.post(Vec::new(), false).await.map_err(|no_answer| no_answer.fault)?;
+        classify_probe(&probe)
+    }
+
+    fn wants(&self, event: &Event) -> bool {
+        event.severity() >= self.min_severity
+    }
+
+    async fn deliver(&self, batch: &Batch<Event>) -> Delivery {
+        let items = batch.items();
+        let began = Instant::now();
+        let mut results: Vec<Result<(), Fault>> = Vec::with_capacity(items.len());
+        // Halved when HEC refuses a request without telling which event is to blame.
+        let mut events_max = items.len();
+        while results.len() < items.len() {
+            let rest = &items[results.len()..];
+            let Packed { body, events } =
+                pack(&self.frame, &rest[..rest.len().min(events_max)], self.request_bytes_max).await;
+            let verdict = match self.post(body, self.frame.compress).await {
+                Ok(answer) => classify(&answer, events),
+                Err(NoAnswer { fault, .. }) => Verdict::Stopped { at: 0, fault },
+            };
+            match verdict {
+                Verdict::Accepted => {
+                    results.extend((0..events).map(|_| Ok(())));
+                    events_max = events_max.saturating_mul(2);
+                }
+                Verdict::Refused { at, why } => {
+                    results.extend((0..at).map(|_| Ok(())));
+                    results.push(Err(Fault::poison(Reason::Rejected, anyhow::anyhow!(why))));
+                }
+                Verdict::Unplaced { why } if events == 1 => {
+                    results.push(Err(Fault::poison(Reason::Rejected, anyhow::anyhow!(why))));
+                }
+                Verdict::Unplaced { .. } => events_max = events / 2,
+                Verdict::Stopped { at, fault } => {
+                    results.extend((0..at).map(|_| Ok(())));
+                    return stopped(results, items.len(), fault);
+                }
+            }
+            if results.len() < items.len() && began.elapsed() > self.sending_max {
+                let late = Fault::transient(anyhow::anyhow!("the batch took too many requests for one call"));
+                return stopped(results, items.len(), late);
+            }
+        }
+        Delivery::Each(results)
+    }
+}
+
+impl Splunk {
+    async fn post(&self, body: Vec<u8>, gzip: bool) -> Result<Answer, NoAnswer> {
+        let mut request = self
+            .client
+            .post(self.events_url.clone())
+            .header(AUTHORIZATION, self.authorization.clone())
+            .header(CONTENT_TYPE, "application/json");
+        if gzip {
+            request = request.header(CONTENT_ENCODING, "gzip");
+        }
+        send(request.body(body)).await
+    }
+}
+
+/// The answer for a batch of which the last events were not reached: they come again. As long as
+/// nothing is known of any event, the batch as a whole comes again and none loses an attempt.
+fn stopped(mut results: Vec<Result<(), Fault>>, count: usize, fault: Fault) -> Delivery {
+    if results.is_empty() {
+        return Delivery::Whole(fault);
+    }
+    let Fault { class, source } = fault;
+    let text = format!("{source:#}");
+    while results.len() < count {
+        results.push(Err(Fault { class: class.clone(), source: anyhow::anyhow!("{text}") }));
+    }
+    Delivery::Each(results)
+}

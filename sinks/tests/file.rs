@@ -1,0 +1,160 @@
+//! The file sink on a real directory.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use headrace_runtime::batch::{Batch, Item};
+use headrace_runtime::delivery::{Delivery, Sink as _, Terms};
+use headrace_runtime::fault::{Fault, FaultClass};
+use headrace_schemas::alert::Alert;
+use headrace_schemas::event::Event;
+use headrace_sinks::file::{Config, File};
+use headrace_tests::conformance::sink::{Case, Promise};
+use headrace_tests::harness::samples::Sample as _;
+use headrace_tests::sink_conformance;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+/// The directory is below the temporary one, so that something else can take its place.
+struct FileCase(TempDir);
+
+fn config(dir: &TempDir) -> Config {
+    Config { dir: dir.path().join("out"), ..Config::default() }
+}
+
+/// Ids in all files of a kind, each line read as JSON.
+fn ids(dir: &Path, kind: &str) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let is_of_kind = |path: &&std::path::PathBuf| {
+        path.file_name().unwrap().to_string_lossy().starts_with(kind)
+            && path.extension().is_some_and(|end| end == "jsonl")
+    };
+    let read = |path: &std::path::PathBuf| fs::read_to_string(path).unwrap();
+    let id = |line: &str| serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().to_owned();
+    let texts: Vec<String> = paths.iter().filter(is_of_kind).map(read).collect();
+    texts.iter().flat_map(|text| text.lines().map(id)).collect()
+}
+
+#[async_trait]
+impl Case for FileCase {
+    type Sink = File<Event>;
+    const PROMISE: Promise = Promise::AtLeastOnce;
+
+    async fn start() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+    fn sink(&self) -> File<Event> {
+        config(&self.0).build()
+    }
+    fn terms(&self) -> Terms {
+        config(&self.0).terms::<Event>()
+    }
+    fn received(&self) -> Vec<String> {
+        ids(&config(&self.0).dir, "events")
+    }
+    async fn break_access(&self) {
+        // Modes do not stop a test that runs as root; a file in the directory's place does.
+        let dir = config(&self.0).dir;
+        let _ = fs::rename(&dir, self.0.path().join("aside"));
+        fs::write(&dir, "not a directory").unwrap();
+    }
+    async fn mend(&self) {
+        let dir = config(&self.0).dir;
+        fs::remove_file(&dir).unwrap();
+        let _ = fs::rename(self.0.path().join("aside"), &dir);
+    }
+}
+
+sink_conformance!(FileCase: success, unreadable_messages, broken, duplicates);
+
+fn item<T>(value: T) -> Item<T> {
+    Item { value, suspect: false, redelivered: false, sequence: 1 }
+}
+
+fn batch(numbers: std::ops::Range<u16>) -> Batch<Event> {
+    let items = numbers.map(|number| item(Event::sample(number))).collect();
+    Batch::new(items, Instant::now() + Duration::from_secs(60))
+}
+
+fn sample_ids(numbers: std::ops::Range<u16>) -> Vec<String> {
+    numbers.map(|number| Event::sample(number).id.to_string()).collect()
+}
+
+fn class_of(delivery: Delivery) -> Option<FaultClass> {
+    match delivery {
+        Delivery::Whole(Fault { class, .. }) => Some(class),
+        Delivery::Each(results) => results.into_iter().find_map(Result::err).map(|fault| fault.class),
+    }
+}
+
+#[tokio::test]
+async fn events_and_alerts_share_a_directory() {
+    let dir = TempDir::new().unwrap();
+    let (events, alerts) = (config(&dir).build::<Event>(), config(&dir).build::<Alert>());
+    events.check().await.unwrap();
+    alerts.check().await.unwrap();
+    assert_eq!(class_of(events.deliver(&batch(0..3)).await), None);
+    let items = vec![item(Alert::sample(1))];
+    assert_eq!(class_of(alerts.deliver(&Batch::new(items, Instant::now())).await), None);
+    assert_eq!(ids(&config(&dir).dir, "events"), sample_ids(0..3));
+    assert_eq!(ids(&config(&dir).dir, "alerts"), [Alert::sample(1).id]);
+}
+
+#[tokio::test]
+async fn a_second_process_is_kept_out() {
+    let dir = TempDir::new().unwrap();
+    let first = config(&dir).build::<Event>();
+    first.check().await.unwrap();
+    let second = config(&dir).build::<Event>();
+    let fault = second.check().await.unwrap_err();
+    assert_eq!(fault.class, FaultClass::Broken);
+    assert!(fault.to_string().contains("another process"), "{fault}");
+    drop(first);
+    second.check().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_disk_is_waited_for() {
+    let dir = TempDir::new().unwrap();
+    let path = config(&dir).dir.join("events.jsonl");
+    fs::create_dir(config(&dir).dir).unwrap();
+    // The kernel's device that is always full.
+    symlink("/dev/full", &path).unwrap();
+    let sink = config(&dir).build::<Event>();
+    for _ in 0..2 {
+        let class = class_of(sink.deliver(&batch(0..3)).await);
+        assert_eq!(class, Some(FaultClass::Transient { retry_after: None }));
+    }
+    fs::remove_file(&path).unwrap();
+    assert_eq!(class_of(sink.deliver(&batch(0..3)).await), None);
+    assert_eq!(ids(&config(&dir).dir, "events"), sample_ids(0..3));
+}
+
+#[tokio::test]
+async fn a_file_that_was_moved_away_is_begun_anew() {
+    let dir = TempDir::new().unwrap();
+    let sink = config(&dir).build::<Event>();
+    assert_eq!(class_of(sink.deliver(&batch(0..3)).await), None);
+    fs::rename(config(&dir).dir.join("events.jsonl"), dir.path().join("moved")).unwrap();
+    assert_eq!(class_of(sink.deliver(&batch(3..5)).await), None);
+    assert_eq!(ids(&config(&dir).dir, "events"), sample_ids(3..5));
+}
+
+#[tokio::test]
+async fn rotation_keeps_every_line_whole() {
+    let dir = TempDir::new().unwrap();
+    let sink = Config { rotate_bytes_max: 8_192, keep_files_max: 0, ..config(&dir) }.build::<Event>();
+    for number in 0..30 {
+        assert_eq!(class_of(sink.deliver(&batch(number * 2..number * 2 + 2)).await), None);
+    }
+    let found: BTreeSet<String> = ids(&config(&dir).dir, "events").into_iter().collect();
+    assert_eq!(found, sample_ids(0..60).into_iter().collect());
+    assert!(fs::read_dir(config(&dir).dir).unwrap().count() > 4);
+}

@@ -1,0 +1,356 @@
+//! The Jira sink against a stand-in that follows Atlassian's published REST API.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use headrace_runtime::batch::{Batch, Item};
+use headrace_runtime::delivery::{Delivery, Sink as _, Terms};
+use headrace_runtime::fault::{Fault, FaultClass};
+use headrace_runtime::secret::Secret;
+use headrace_schemas::alert::{Alert, Status};
+use headrace_schemas::event::Severity;
+use headrace_sinks::jira::{Config, Jira as Sink};
+use headrace_tests::conformance::sink::{Case, Promise};
+use headrace_tests::harness::CEILING;
+use headrace_tests::harness::samples::Sample as _;
+use headrace_tests::sink_conformance;
+use headrace_tests::standin::jira::{API_TOKEN, EMAIL, Jira, PROJECT};
+use headrace_tests::standin::server::{Failure, When, Which};
+use tokio::time::Instant;
+
+struct JiraCase(Jira);
+
+fn config(jira: &Jira) -> Config {
+    Config {
+        url: jira.url(),
+        email: EMAIL.to_owned(),
+        api_token: Secret::new(API_TOKEN),
+        project: PROJECT.to_owned(),
+        priorities: BTreeMap::from([("critical".to_owned(), "Highest".to_owned())]),
+        linger_ms: 50,
+        timeout_ms: 500,
+        index_lag_ms: 200,
+        ..Config::default()
+    }
+}
+
+#[async_trait]
+impl Case for JiraCase {
+    type Sink = Sink;
+    const PROMISE: Promise = Promise::Once;
+
+    async fn start() -> Self {
+        Self(Jira::start().await)
+    }
+    fn sink(&self) -> Sink {
+        config(&self.0).build().unwrap()
+    }
+    fn terms(&self) -> Terms {
+        config(&self.0).terms()
+    }
+    fn received(&self) -> Vec<String> {
+        self.0.alerts()
+    }
+    fn fail_next(&self, times: usize, failure: Failure, when: When, which: Which) {
+        self.0.fail_next(times, failure, when, which);
+    }
+    fn failures_left(&self) -> usize {
+        self.0.failures_left()
+    }
+    fn held(&self) -> usize {
+        self.0.held()
+    }
+    fn release(&self) {
+        self.0.release();
+    }
+    fn refuse(&self, id: &str) {
+        self.0.site().refused.insert(id.to_owned());
+    }
+    async fn break_access(&self) {
+        self.0.site().revoked = true;
+    }
+    async fn mend(&self) {
+        self.0.site().revoked = false;
+    }
+}
+
+sink_conformance!(
+    JiraCase: success,
+    unreadable_messages,
+    partial_failure,
+    poison,
+    transient,
+    timeouts,
+    lost_answers,
+    broken,
+    duplicates,
+    shutdown,
+    crash,
+);
+
+fn batch(alerts: Vec<Alert>) -> Batch<Alert> {
+    let item = |value| Item { value, suspect: true, redelivered: false, sequence: 1 };
+    Batch::new(alerts.into_iter().map(item).collect(), Instant::now() + Duration::from_secs(60))
+}
+
+fn redelivered(alert: Alert) -> Batch<Alert> {
+    let item = Item { value: alert, suspect: true, redelivered: true, sequence: 1 };
+    Batch::new(vec![item], Instant::now() + Duration::from_secs(60))
+}
+
+/// Sample alert 1 after `count` events with this `risk`.
+fn grown(count: i64, risk: i32) -> Alert {
+    Alert { count, risk, status: Status::Updated, ..Alert::sample(1) }
+}
+
+fn each(delivery: Delivery) -> Vec<Result<(), Fault>> {
+    match delivery {
+        Delivery::Each(results) => results,
+        Delivery::Whole(fault) => panic!("expected an answer for each, found {fault:?}"),
+    }
+}
+
+fn assert_done(delivery: Delivery) {
+    each(delivery).into_iter().for_each(|result| result.unwrap());
+}
+
+/// Presents a batch of one until it is done.
+async fn done_in_the_end(sink: &Sink, batch: &Batch<Alert>) {
+    let done = async || each(sink.deliver(batch).await).remove(0).ok();
+    headrace_local::poll::until("the alert is done", CEILING, done).await.unwrap();
+}
+
+/// The one answer, a transient one, and how long to wait.
+fn wait_of(delivery: Delivery) -> Duration {
+    let fault = each(delivery).remove(0).unwrap_err();
+    let FaultClass::Transient { retry_after: Some(wait) } = fault.class else { panic!("not a wait: {fault:?}") };
+    wait
+}
+
+#[tokio::test]
+async fn a_ticket_tells_the_whole_story() {
+    let jira = Jira::start().await;
+    let sink = config(&jira).build().unwrap();
+    assert_done(sink.deliver(&batch(vec![Alert { severity: Severity::Critical, ..Alert::sample(1) }])).await);
+    let site = jira.site();
+    let fields = &site.issues[0].fields;
+    assert_eq!(fields["summary"], "[CRITICAL] Repository made public: mona on acme/app-1");
+    assert_eq!(fields["issuetype"]["name"], "Task");
+    assert_eq!(fields["priority"]["name"], "Highest");
+    assert_eq!(fields["labels"][0], "headrace");
+    assert_eq!(site.issues[0].properties["headrace"]["count"], 1);
+    let text = fields["description"].to_string();
+    for part in [
+        "Severity: critical",
+        "Risk: 85 of 100",
+        "the repository became public",
+        "action=publicized",
+        "T1567",
+        "Actor: mona",
+        "Repository: acme/app-1",
+        "github:72d3162e-cc78-11e3-81ab-4c9367dc0001",
+    ] {
+        assert!(text.contains(part), "no `{part}` in {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_ticket_is_commented_when_the_alert_outgrows_it() {
+    let jira = Jira::start().await;
+    let sink = config(&jira).build().unwrap();
+    assert_done(sink.deliver(&batch(vec![Alert::sample(1)])).await);
+    // Count and risk of the alert, and comments so far.
+    for (count, risk, comments) in
+        [(1, 85, 0), (2, 85, 1), (3, 85, 1), (4, 85, 2), (5, 90, 3), (9, 90, 3), (10, 90, 4), (10, 90, 4)]
+    {
+        assert_done(sink.deliver(&batch(vec![grown(count, risk)])).await);
+        assert_eq!(jira.site().issues[0].comments.len(), comments, "at {count} events, risk {risk}");
+    }
+    // The next process goes on from what the ticket itself says.
+    let next = config(&jira).build().unwrap();
+    assert_done(next.deliver(&batch(vec![grown(11, 90)])).await);
+    assert_eq!(jira.site().issues[0].comments.len(), 4);
+    assert_done(next.deliver(&batch(vec![grown(20, 90)])).await);
+    assert_eq!(jira.site().issues[0].comments.len(), 5);
+    assert_eq!(jira.site().issues.len(), 1);
+    assert!(jira.site().issues[0].comments[4].to_string().contains("20 events by now"));
+}
+
+#[tokio::test]
+async fn a_ticket_that_search_does_not_show_yet_is_remembered() {
+    let jira = Jira::start().await;
+    jira.site().index_stopped = true;
+    let sink = config(&jira).build().unwrap();
+    assert_done(sink.deliver(&batch(vec![Alert::sample(1), Alert::sample(2), Alert::sample(1)])).await);
+    assert_done(sink.deliver(&batch(vec![grown(2, 85), Alert::sample(2)])).await);
+    assert_eq!(jira.alerts().len(), 2);
+    assert_eq!(jira.site().issues[0].comments.len(), 1);
+}
+
+#[tokio::test]
+async fn the_next_process_waits_for_the_index_before_it_believes_there_is_no_ticket() {
+    let jira = Jira::start().await;
+    jira.site().index_stopped = true;
+    let first = config(&jira).build().unwrap();
+    assert_done(first.deliver(&batch(vec![Alert::sample(1)])).await);
+    drop(first);
+
+    let next = config(&jira).build().unwrap();
+    let wait = wait_of(next.deliver(&redelivered(Alert::sample(1))).await);
+    assert_eq!(wait, Duration::from_millis(200));
+    jira.index_all();
+    assert_done(next.deliver(&redelivered(Alert::sample(1))).await);
+    assert_eq!(jira.alerts().len(), 1);
+}
+
+#[tokio::test]
+async fn an_update_whose_opening_was_never_seen_gets_its_ticket_in_the_end() {
+    let jira = Jira::start().await;
+    let sink = Config { index_lag_ms: 1, ..config(&jira) }.build().unwrap();
+    wait_of(sink.deliver(&batch(vec![grown(7, 85)])).await);
+    assert!(jira.alerts().is_empty());
+    done_in_the_end(&sink, &batch(vec![grown(7, 85)])).await;
+    assert_eq!(jira.alerts().len(), 1);
+}
+
+#[tokio::test]
+async fn a_creation_without_a_clear_answer_is_not_repeated_while_the_index_lags() {
+    let jira = Jira::start().await;
+    jira.site().index_stopped = true;
+    jira.fail_next(1, Failure::Status(504), When::After, Which::Deliveries);
+    let sink = Config { index_lag_ms: 60_000, ..config(&jira) }.build().unwrap();
+    assert!(matches!(sink.deliver(&batch(vec![Alert::sample(1)])).await, Delivery::Whole(_)));
+    for _ in 0..3 {
+        let wait = wait_of(sink.deliver(&batch(vec![Alert::sample(1)])).await);
+        assert!(wait > Duration::from_secs(50), "{wait:?}");
+    }
+    jira.index_all();
+    assert_done(sink.deliver(&batch(vec![Alert::sample(1)])).await);
+    assert_eq!(jira.alerts().len(), 1);
+}
+
+#[tokio::test]
+async fn what_was_done_before_jira_went_away_is_not_done_again() {
+    let jira = Jira::start().await;
+    jira.site().index_stopped = true;
+    let alerts = || (0..4).map(Alert::sample).collect::<Vec<_>>();
+    let sink = config(&jira).build().unwrap();
+    // The search and two creations pass.
+    jira.fail_next(1, Failure::Hold, When::Before, Which::Deliveries);
+    jira.fail_next(1, Failure::Hold, When::Before, Which::Deliveries);
+    jira.fail_next(1, Failure::Status(503), When::Before, Which::Deliveries);
+    let release = async {
+        for held in 1..=2 {
+            headrace_tests::harness::until("a creation is held", || jira.held() == held).await;
+            jira.release();
+        }
+    };
+    let items = batch(alerts());
+    let (delivery, ()) = tokio::join!(sink.deliver(&items), release);
+    assert!(matches!(delivery, Delivery::Whole(Fault { class: FaultClass::Transient { .. }, .. })), "{delivery:?}");
+    assert_eq!(jira.alerts().len(), 2);
+    let results = each(sink.deliver(&items).await);
+    // A 503 may have had its effect, hence the wait.
+    assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, true, false, true]);
+}
+
+#[tokio::test]
+async fn a_deleted_ticket_is_opened_anew() {
+    let jira = Jira::start().await;
+    let sink = Config { index_lag_ms: 1, ..config(&jira) }.build().unwrap();
+    assert_done(sink.deliver(&batch(vec![Alert::sample(1)])).await);
+    jira.site().issues.clear();
+    let results = each(sink.deliver(&batch(vec![grown(2, 85)])).await);
+    assert!(results[0].as_ref().is_err_and(|fault| matches!(fault.class, FaultClass::Transient { .. })));
+    wait_of(sink.deliver(&redelivered(grown(2, 85))).await);
+    done_in_the_end(&sink, &redelivered(grown(2, 85))).await;
+    assert_eq!(jira.alerts().len(), 1);
+}
+
+#[tokio::test]
+async fn the_oldest_of_twins_is_kept_up() {
+    let jira = Jira::start().await;
+    jira.site().index_stopped = true;
+    for _ in 0..3 {
+        let process = config(&jira).build().unwrap();
+        assert_done(process.deliver(&batch(vec![Alert::sample(1)])).await);
+    }
+    jira.index_all();
+    let sink = config(&jira).build().unwrap();
+    assert_done(sink.deliver(&batch(vec![grown(2, 85)])).await);
+    let comments: Vec<usize> = jira.site().issues.iter().map(|issue| issue.comments.len()).collect();
+    assert_eq!(comments, [1, 0, 0]);
+}
+
+#[tokio::test]
+async fn internal_trouble_with_one_alert_does_not_stop_the_others() {
+    let jira = Jira::start().await;
+    jira.fail_next(1, Failure::Status(500), When::Before, Which::Deliveries);
+    let sink = config(&jira).build().unwrap();
+    let results = each(sink.deliver(&batch((0..3).map(Alert::sample).collect())).await);
+    assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true, true]);
+}
+
+#[tokio::test]
+async fn a_check_finds_what_the_project_lacks() {
+    let jira = Jira::start().await;
+    config(&jira).build().unwrap().check().await.unwrap();
+    let broken = async |config: Config, part: &str| {
+        let fault = config.build().unwrap().check().await.unwrap_err();
+        assert_eq!(fault.class, FaultClass::Broken, "{fault}");
+        assert!(fault.to_string().contains(part), "no `{part}` in {fault}");
+        assert!(!fault.to_string().contains(API_TOKEN), "no secret in {fault}");
+    };
+    broken(Config { api_token: Secret::new("old"), ..config(&jira) }, "api_token").await;
+    broken(Config { project: "HR".to_owned(), ..config(&jira) }, "no project HR").await;
+    broken(Config { issue_type: "Epic".to_owned(), ..config(&jira) }, "one of Task, Incident").await;
+    jira.site().missing_fields.insert("labels".to_owned());
+    broken(config(&jira), "lacks the field `labels`").await;
+    jira.site().missing_fields.clear();
+    jira.site().missing_permissions.insert("EDIT_ISSUES".to_owned());
+    broken(config(&jira), "lacks EDIT_ISSUES").await;
+    jira.down();
+    let fault = config(&jira).build().unwrap().check().await.unwrap_err();
+    assert!(matches!(fault.class, FaultClass::Transient { .. }), "{fault}");
+}
+
+#[tokio::test]
+async fn a_wrong_set_up_blames_no_alert() {
+    let jira = Jira::start().await;
+    for wrong in [
+        Config { issue_type: "Epic".to_owned(), ..config(&jira) },
+        Config { project: "HR".to_owned(), ..config(&jira) },
+        Config { priorities: BTreeMap::from([("high".to_owned(), "Urgent".to_owned())]), ..config(&jira) },
+    ] {
+        let delivery = wrong.build().unwrap().deliver(&batch(vec![Alert::sample(1)])).await;
+        assert!(matches!(delivery, Delivery::Whole(Fault { class: FaultClass::Broken, .. })), "{delivery:?}");
+    }
+    assert!(jira.alerts().is_empty());
+}
+
+#[tokio::test]
+async fn odd_texts_make_acceptable_tickets() {
+    let jira = Jira::start().await;
+    let sink = config(&jira).build().unwrap();
+    let odd = "\u{0}line\nbreak\r\n \"quoted\" \\ 😀 ".repeat(400);
+    let alert = Alert {
+        title: odd.clone(),
+        actor: Some(odd.clone()),
+        evidence: vec![odd.clone(); 100],
+        reasons: vec![String::new(), odd],
+        techniques: vec![],
+        events: vec![],
+        ..Alert::sample(1)
+    };
+    assert_done(sink.deliver(&batch(vec![alert])).await);
+    assert_eq!(jira.alerts().len(), 1);
+}
+
+#[tokio::test]
+async fn only_alerts_of_the_configured_severity_are_wanted() {
+    let jira = Jira::start().await;
+    let sink = config(&jira).build().unwrap();
+    assert!(sink.wants(&Alert::sample(1)));
+    assert!(!sink.wants(&Alert { severity: Severity::Medium, ..Alert::sample(1) }));
+}

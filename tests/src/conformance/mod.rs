@@ -1,0 +1,62 @@
+//! The suites that prove what the README promises of every part, on a real nats-server.
+//!
+//! A suite runs the real loop ([`headrace_runtime::delivery::SinkLoop`],
+//! [`headrace_runtime::chain::ChainLoop`]) and looks at what was settled: acknowledged, dead-lettered
+//! with a reason, delivered again, and that nothing is lost.
+
+pub mod sink;
+pub mod stage;
+
+use std::time::Duration;
+
+use headrace_runtime::settle::RetryPolicy;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::CEILING;
+
+/// Quick retries, and so few attempts that an outage which cost attempts would be found out.
+pub const POLICY: RetryPolicy =
+    RetryPolicy { attempts_max: 5, backoff_min: Duration::from_millis(20), backoff_max: Duration::from_millis(400) };
+
+/// The consumer's name in every suite.
+pub const COMPONENT: &str = "conformance";
+
+/// Lanes that run.
+pub struct Lanes {
+    stop: CancellationToken,
+    tasks: JoinSet<anyhow::Result<()>>,
+}
+
+impl Lanes {
+    /// Runs `count` lanes.
+    pub fn run<F, Fut>(count: usize, lane: F) -> Self
+    where
+        F: Fn(CancellationToken) -> Fut,
+        Fut: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        for _ in 0..count {
+            tasks.spawn(lane(stop.clone()));
+        }
+        Self { stop, tasks }
+    }
+
+    /// Asks them to stop.
+    pub fn ask_to_stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Asks them to stop and waits until they have.
+    pub async fn stop(mut self) {
+        self.ask_to_stop();
+        let stopped = async { while self.tasks.join_next().await.is_some() {} };
+        tokio::time::timeout(CEILING, stopped).await.expect("lanes stop when asked");
+    }
+
+    /// Ends them where they are, as `kill -9` would.
+    pub async fn kill(mut self) {
+        self.tasks.shutdown().await;
+    }
+}

@@ -1,0 +1,263 @@
+//! The suite for stages, by [`stage_conformance!`](crate::stage_conformance).
+//!
+//! The stage under test runs in the real loop, wrapped so that it can be made to fail for a while and
+//! to wait in the middle of a batch.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use headrace_runtime::broker::Stream;
+use headrace_runtime::chain::{BoxedStage, ChainLoop, Stage};
+use headrace_runtime::consumer::Subscription;
+use headrace_runtime::fault::{Fault, Verdict};
+use headrace_runtime::health::Health;
+use headrace_runtime::payload::{Outgoing, Payload as _, Product};
+use headrace_runtime::settler::Settler;
+use headrace_schemas::header;
+use tokio::sync::watch;
+
+use super::{COMPONENT, Lanes, POLICY};
+use crate::harness::samples::{Sample, unreadable};
+use crate::harness::{Nats, until};
+
+/// A stage under test.
+#[async_trait]
+pub trait Case: Send + Sync + Sized + 'static {
+    /// What the stage takes.
+    type In: Sample;
+    /// What it makes: one for each sample.
+    type Out: Product;
+
+    /// The stream that its products go to.
+    const TO: Stream;
+
+    /// Prepares what the stage needs; it may keep state in `nats`.
+    async fn start(nats: &Nats) -> Self;
+    /// A new stage, as a new process would build it.
+    fn stage(&self) -> BoxedStage<Self::In, Self::Out>;
+    /// A message that can be read and that the stage gives up, with the reason's code. By default one
+    /// that cannot even be read.
+    fn poison(&self) -> (Outgoing, &'static str) {
+        let message = unreadable::<Self::In>(9_999);
+        let reason = if Self::In::STREAM == Stream::Raw { "missing_header" } else { "malformed" };
+        (message, reason)
+    }
+}
+
+/// How the wrapped stage is disturbed.
+struct Disturbance {
+    failures_left: AtomicUsize,
+    holds_left: AtomicUsize,
+    held: AtomicUsize,
+    released: watch::Sender<bool>,
+}
+
+struct Disturbed<In, Out> {
+    inner: BoxedStage<In, Out>,
+    disturbance: Arc<Disturbance>,
+}
+
+#[async_trait]
+impl<In: Send + 'static, Out: Send + 'static> Stage for Disturbed<In, Out> {
+    type In = In;
+    type Out = Out;
+
+    fn handover(&self) -> &'static str {
+        self.inner.handover()
+    }
+
+    async fn process(&self, batch: Vec<In>) -> Vec<Verdict<Out>> {
+        let take = |left: &AtomicUsize| {
+            left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+        };
+        if !batch.is_empty() && take(&self.disturbance.failures_left) {
+            let fault = || Verdict::Fail(Fault::transient(anyhow::anyhow!("failing on command")));
+            return batch.iter().map(|_| fault()).collect();
+        }
+        if !batch.is_empty() && take(&self.disturbance.holds_left) {
+            let mut released = self.disturbance.released.subscribe();
+            self.disturbance.held.fetch_add(1, Ordering::SeqCst);
+            let _ = released.wait_for(|released| *released).await;
+        }
+        self.inner.process(batch).await
+    }
+}
+
+struct Rig<C> {
+    nats: Nats,
+    case: C,
+    disturbance: Arc<Disturbance>,
+}
+
+impl<C: Case> Rig<C> {
+    async fn start() -> Self {
+        let nats = Nats::start().await;
+        let disturbance = Disturbance {
+            failures_left: AtomicUsize::new(0),
+            holds_left: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
+            released: watch::Sender::new(false),
+        };
+        Self { case: C::start(&nats).await, nats, disturbance: Arc::new(disturbance) }
+    }
+
+    async fn run(&self) -> Lanes {
+        let broker = self.nats.broker().await;
+        let subscription = Subscription {
+            component: COMPONENT.to_owned(),
+            stream: C::In::STREAM,
+            filters: Vec::new(),
+            ack_wait: Duration::from_secs(2),
+            unsettled_max: 1_024,
+        };
+        let stage = Disturbed { inner: self.case.stage(), disturbance: Arc::clone(&self.disturbance) };
+        let settler = Settler::new(COMPONENT, &broker, POLICY, Health::new().register(COMPONENT));
+        let chain = Arc::new(ChainLoop { broker, subscription, stage: Box::new(stage), settler });
+        Lanes::run(2, |stop| {
+            let chain = Arc::clone(&chain);
+            async move { chain.run_lane(stop).await }
+        })
+    }
+
+    async fn publish(&self, numbers: std::ops::Range<u16>) -> BTreeSet<String> {
+        let samples: Vec<C::In> = numbers.map(C::In::sample).collect();
+        self.nats.publish_all(samples.iter().map(Sample::message)).await;
+        samples.iter().map(|sample| sample.id().to_owned()).collect()
+    }
+
+    async fn settled(&self) {
+        self.nats.settled(C::In::STREAM, COMPONENT).await;
+    }
+
+    /// How many messages there are downstream of each event id.
+    async fn downstream(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for message in self.nats.messages(C::TO).await {
+            let id = message.headers.get(header::ID).map(ToString::to_string).unwrap_or_default();
+            *counts.entry(id).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Exactly one message downstream of each published one, and nothing dead.
+    async fn assert_once(&self, ids: &BTreeSet<String>) {
+        let expected: BTreeMap<String, usize> = ids.iter().map(|id| (id.clone(), 1)).collect();
+        assert_eq!(self.downstream().await, expected);
+        let dead = self.nats.dead_letters().await;
+        assert!(dead.is_empty(), "dead-lettered: {dead:#?}");
+    }
+}
+
+/// Each message makes one downstream.
+pub async fn success<C: Case>() {
+    let rig = Rig::<C>::start().await;
+    let lanes = rig.run().await;
+    let ids = rig.publish(0..200).await;
+    rig.settled().await;
+    rig.assert_once(&ids).await;
+    lanes.stop().await;
+}
+
+/// What can never succeed is dead-lettered with its reason and payload; its neighbours go on.
+pub async fn poison<C: Case>() {
+    let rig = Rig::<C>::start().await;
+    let (message, reason) = rig.case.poison();
+    let payload = message.payload.clone();
+    let mut ids = rig.publish(0..5).await;
+    rig.nats.publish(message).await;
+    ids.extend(rig.publish(5..10).await);
+    let lanes = rig.run().await;
+    rig.settled().await;
+    let downstream: BTreeSet<String> = rig.downstream().await.into_keys().collect();
+    assert_eq!(downstream, ids);
+    let dead = rig.nats.dead_letters().await;
+    assert_eq!(dead.len(), 1, "{dead:#?}");
+    assert_eq!((dead[0].reason.as_str(), &dead[0].payload), (reason, &payload), "{dead:#?}");
+    lanes.stop().await;
+}
+
+/// What fails for a while is tried again and then done.
+pub async fn transient<C: Case>() {
+    let rig = Rig::<C>::start().await;
+    rig.disturbance.failures_left.store(POLICY.attempts_max as usize - 2, Ordering::SeqCst);
+    let lanes = rig.run().await;
+    let ids = rig.publish(0..20).await;
+    rig.settled().await;
+    rig.assert_once(&ids).await;
+    assert_eq!(rig.disturbance.failures_left.load(Ordering::SeqCst), 0);
+    lanes.stop().await;
+}
+
+/// What fails for ever is given up after the attempts of the policy.
+pub async fn exhausted<C: Case>() {
+    let rig = Rig::<C>::start().await;
+    rig.disturbance.failures_left.store(usize::MAX, Ordering::SeqCst);
+    let lanes = rig.run().await;
+    rig.publish(0..3).await;
+    rig.settled().await;
+    assert!(rig.downstream().await.is_empty());
+    let dead = rig.nats.dead_letters().await;
+    let attempts = POLICY.attempts_max.to_string();
+    assert_eq!(dead.len(), 3, "{dead:#?}");
+    assert!(dead.iter().all(|letter| letter.reason == "exhausted" && letter.attempts == attempts), "{dead:#?}");
+    lanes.stop().await;
+}
+
+/// The same delivery twice is one message downstream.
+pub async fn duplicates<C: Case>() {
+    let rig = Rig::<C>::start().await;
+    let lanes = rig.run().await;
+    let ids = rig.publish(0..10).await;
+    rig.settled().await;
+    rig.nats.publish_all((0..10).map(|number| C::In::sample(number).repeated())).await;
+    rig.settled().await;
+    rig.assert_once(&ids).await;
+    lanes.stop().await;
+}
+
+/// A shutdown in the middle of a batch loses nothing and repeats nothing.
+pub async fn shutdown<C: Case>() {
+    let rig = Rig::<C>::start().await;
+    rig.disturbance.holds_left.store(1, Ordering::SeqCst);
+    let lanes = rig.run().await;
+    let ids = rig.publish(0..300).await;
+    until("a batch is in the making", || rig.disturbance.held.load(Ordering::SeqCst) == 1).await;
+    lanes.ask_to_stop();
+    rig.disturbance.released.send_replace(true);
+    lanes.stop().await;
+
+    let lanes = rig.run().await;
+    rig.settled().await;
+    rig.assert_once(&ids).await;
+    lanes.stop().await;
+}
+
+/// The process dies in the middle of a batch.
+pub async fn crash<C: Case>() {
+    let rig = Rig::<C>::start().await;
+    rig.disturbance.holds_left.store(1, Ordering::SeqCst);
+    let lanes = rig.run().await;
+    let ids = rig.publish(0..100).await;
+    until("a batch is in the making", || rig.disturbance.held.load(Ordering::SeqCst) == 1).await;
+    lanes.kill().await;
+    rig.disturbance.released.send_replace(true);
+
+    let lanes = rig.run().await;
+    rig.settled().await;
+    rig.assert_once(&ids).await;
+    lanes.stop().await;
+}
+
+/// Makes a test of each case: `stage_conformance!(ScoreCase: success, poison)`.
+#[macro_export]
+macro_rules! stage_conformance {
+    ($case:ty: $($name:ident),+ $(,)?) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            $crate::conformance::stage::$name::<$case>().await;
+        }
+    )+};
+}

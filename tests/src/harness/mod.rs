@@ -1,0 +1,181 @@
+//! Real servers for one test each, and sample messages.
+//!
+//! [`Nats::start`] runs a nats-server of its own on a free port with its own directory; what is in it
+//! is read with [`Nats::dead_letters`] and [`Nats::consumer`], which the runtime has no need of.
+
+pub mod samples;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::HeaderMap;
+use async_nats::jetstream;
+use bytes::Bytes;
+use headrace_local::install::{Installer, Silent};
+use headrace_local::{nats, poll};
+use headrace_runtime::broker::{Broker, Stream};
+use headrace_runtime::config;
+use headrace_runtime::payload::Outgoing;
+use headrace_runtime::publisher::Publisher;
+use headrace_schemas::header;
+use tempfile::TempDir;
+
+/// The ceiling of every wait: far beyond what is ever needed on a loaded machine.
+pub const CEILING: Duration = Duration::from_secs(60);
+
+/// A nats-server with Headrace's streams. Dropped, it is killed and its directory removed.
+pub struct Nats {
+    server: nats::Running,
+    jetstream: jetstream::Context,
+    // After the server, which writes into it.
+    _dir: TempDir,
+}
+
+/// A message of DEAD.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// Its subject.
+    pub subject: String,
+    /// The reason's code.
+    pub reason: String,
+    /// The reason in words.
+    pub detail: String,
+    /// How often it was tried.
+    pub attempts: String,
+    /// The event's id, from its own header.
+    pub id: String,
+    /// All headers.
+    pub headers: HeaderMap,
+    /// The payload, as it was.
+    pub payload: Bytes,
+}
+
+/// Where a consumer stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Consumed {
+    /// Messages that it was not given yet.
+    pub waiting: u64,
+    /// Messages given and not settled.
+    pub unsettled: usize,
+    /// Messages given more than once and not settled.
+    pub redelivered: usize,
+}
+
+impl Nats {
+    /// Starts a server and makes the streams.
+    pub async fn start() -> Self {
+        Self::try_start().await.expect("nats-server starts; its log is in the error")
+    }
+
+    async fn try_start() -> anyhow::Result<Self> {
+        // Blocking: the first test on a machine downloads it.
+        let install = || Installer::for_user(Arc::new(Silent))?.nats_server();
+        let program = tokio::task::spawn_blocking(install).await.context("installing nats-server was cut off")??;
+        let dir = TempDir::new().context("cannot make a directory")?;
+        let server = nats::start(nats::Config::new(program, dir.path())).await?;
+        let client = async_nats::connect(server.url()).await.context("cannot connect")?;
+        let nats = Self { server, jetstream: jetstream::new(client), _dir: dir };
+        nats.broker().await.ensure_topology(&streams()).await?;
+        Ok(nats)
+    }
+
+    /// The server itself.
+    #[must_use]
+    pub const fn server(&self) -> &nats::Running {
+        &self.server
+    }
+
+    /// A new connection, as a process would make one.
+    pub async fn broker(&self) -> Broker {
+        let nats = config::Nats { url: self.server.url(), ..config::Nats::default() };
+        Broker::connect(&nats, &streams(), "test").await.expect("the server of this test runs")
+    }
+
+    /// JetStream without the runtime's rules.
+    #[must_use]
+    pub const fn jetstream(&self) -> &jetstream::Context {
+        &self.jetstream
+    }
+
+    /// Publishes and waits for the PubAck.
+    pub async fn publish(&self, outgoing: Outgoing) {
+        let publisher = Publisher::new(&self.broker().await);
+        let sent = publisher.send(outgoing, None).await.expect("connected");
+        sent.confirmed().await.expect("the broker of this test runs");
+    }
+
+    /// Publishes all and waits for every PubAck.
+    pub async fn publish_all(&self, messages: impl IntoIterator<Item = Outgoing>) {
+        let publisher = Publisher::new(&self.broker().await);
+        let mut unconfirmed = Vec::new();
+        for outgoing in messages {
+            unconfirmed.push(publisher.send(outgoing, None).await.expect("connected"));
+        }
+        for sent in unconfirmed {
+            sent.confirmed().await.expect("the broker of this test runs");
+        }
+    }
+
+    /// Every message of a stream, from its first.
+    pub async fn messages(&self, stream: Stream) -> Vec<jetstream::message::StreamMessage> {
+        let stream = self.jetstream.get_stream(stream.name()).await.expect("the stream exists");
+        let state = &stream.cached_info().state;
+        let mut messages = Vec::new();
+        // An empty stream begins at 0 and ends at 0.
+        for sequence in state.first_sequence.max(1)..=state.last_sequence {
+            messages.push(stream.get_raw_message(sequence).await.expect("nothing is deleted in tests"));
+        }
+        messages
+    }
+
+    /// Every dead letter, in order.
+    pub async fn dead_letters(&self) -> Vec<DeadLetter> {
+        let letters = self.messages(Stream::Dead).await.into_iter();
+        letters
+            .map(|message| {
+                let text = |name: &str| message.headers.get(name).map(|value| value.to_string()).unwrap_or_default();
+                DeadLetter {
+                    subject: message.subject.to_string(),
+                    reason: text(header::DEAD_REASON),
+                    detail: text(header::DEAD_DETAIL),
+                    attempts: text(header::DEAD_ATTEMPTS),
+                    id: text(header::ID),
+                    payload: message.payload,
+                    headers: message.headers,
+                }
+            })
+            .collect()
+    }
+
+    /// Where the consumer `component` on `stream` stands; `None` before it exists.
+    pub async fn consumer(&self, stream: Stream, component: &str) -> Option<Consumed> {
+        let stream = self.jetstream.get_stream(stream.name()).await.ok()?;
+        let info = stream.consumer_info(component).await.ok()?;
+        Some(Consumed { waiting: info.num_pending, unsettled: info.num_ack_pending, redelivered: info.num_redelivered })
+    }
+
+    /// Waits until `component` has settled every message of `stream`.
+    pub async fn settled(&self, stream: Stream, component: &str) {
+        let settled = Consumed { waiting: 0, unsettled: 0, redelivered: 0 };
+        let what = format!("{component} settles all of {}", stream.name());
+        let condition = async || (self.consumer(stream, component).await == Some(settled)).then_some(());
+        if let Err(error) = poll::until(&what, CEILING, condition).await {
+            let found = self.consumer(stream, component).await;
+            panic!("{error}; found {found:?}, dead letters {:#?}", self.dead_letters().await);
+        }
+    }
+}
+
+/// Waits until `condition` holds.
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let asked = poll::until(what, CEILING, || std::future::ready(condition().then_some(()))).await;
+    asked.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// Streams small enough for any disk.
+#[must_use]
+pub fn streams() -> config::Streams {
+    let limits = config::Limits { max_age_hours: 24, max_bytes: 256 << 20 };
+    config::Streams { raw: limits, events: limits, alerts: limits, dead: limits, ..config::Streams::default() }
+}

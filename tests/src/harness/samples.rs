@@ -1,0 +1,182 @@
+//! Sample deliveries, events and alerts, all with ids of their own.
+
+use std::collections::BTreeMap;
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use headrace_runtime::payload::{Outgoing, Payload, Product, RawDelivery};
+use headrace_schemas::alert::{Alert, Status};
+use headrace_schemas::event::{
+    Actor, Assessment, Category, Change, Event, Organization, Outcome, RawReference, Reason, Repository, RuleMatch,
+    Severity, Target,
+};
+use headrace_schemas::header;
+use headrace_schemas::id::EventId;
+use headrace_schemas::subject;
+use headrace_schemas::time::Timestamp;
+use uuid::Builder;
+
+/// 100 ns intervals between the UUID epoch (1582-10-15) and the Unix epoch (RFC 9562, section 5.1).
+const UUID_EPOCH_TICKS: u64 = 0x01B2_1DD2_1381_4000;
+
+/// A payload of which samples can be had.
+pub trait Sample: Payload {
+    /// Sample number `number`; each has an id of its own, the same in every call within a test.
+    fn sample(number: u16) -> Self;
+
+    /// It as a message of its stream.
+    fn message(&self) -> Outgoing;
+
+    /// The same message as it looks when it is published again, late: under another deduplication key.
+    fn repeated(&self) -> Outgoing {
+        let mut message = self.message();
+        message.message_id.push_str("/again");
+        message
+    }
+}
+
+/// A delivery GUID such as GitHub makes: a version 1 UUID of this moment.
+#[must_use]
+pub fn guid(number: u16) -> String {
+    let now = u64::try_from(Timestamp::now().as_micros()).expect("the clock is past 1970");
+    let node = [2, 0, 0, 0, 0, 1];
+    Builder::from_gregorian_timestamp(UUID_EPOCH_TICKS + now * 10, number, &node).into_uuid().to_string()
+}
+
+/// The GUID of sample `number`, of the day on which this was written, so that it is always the same.
+fn fixed_id(number: u16) -> EventId {
+    EventId::github(&format!("72d3162e-cc78-11e3-81ab-4c9367dc{number:04x}"))
+}
+
+impl Sample for RawDelivery {
+    fn sample(number: u16) -> Self {
+        let text = |text: &str| text.to_owned();
+        let body = format!(
+            r#"{{"action":"publicized","repository":{{"id":{number},"full_name":"acme/app-{number}","private":false}},"organization":{{"id":5,"login":"acme"}},"sender":{{"id":7,"login":"mona","type":"User"}}}}"#
+        );
+        Self {
+            id: fixed_id(number),
+            tenant: text("acme"),
+            source: text("github"),
+            event: text("repository"),
+            received_at: Timestamp::now(),
+            headers: vec![
+                (text(header::GITHUB_EVENT), text("repository")),
+                (text(header::CONTENT_TYPE), text("application/json")),
+            ],
+            body: body.into(),
+            sequence: 0,
+        }
+    }
+
+    fn message(&self) -> Outgoing {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ID, self.id.as_str());
+        headers.insert(header::SOURCE, self.source.as_str());
+        headers.insert(header::EVENT, self.event.as_str());
+        headers.insert(header::RECEIVED_AT, self.received_at.as_micros().to_string());
+        for (name, value) in &self.headers {
+            headers.insert(name.as_str(), value.as_str());
+        }
+        Outgoing {
+            subject: subject::raw(&self.tenant, &self.source, &self.event),
+            message_id: self.id.to_string(),
+            payload: self.body.clone(),
+            headers,
+        }
+    }
+}
+
+impl Sample for Event {
+    fn sample(number: u16) -> Self {
+        let text = |text: &str| Some(text.to_owned());
+        let name = format!("acme/app-{number}");
+        let now = Timestamp::now();
+        Self {
+            id: fixed_id(number),
+            tenant: "acme".into(),
+            source: "github".into(),
+            kind: "repository".into(),
+            action: text("publicized"),
+            audit_action: text("repo.access"),
+            category: Category::Repository,
+            outcome: Outcome::Success,
+            ocsf_class: 6003,
+            occurred_at: now,
+            received_at: now,
+            actor: Some(Actor { id: Some(7), login: "mona".into(), kind: text("User") }),
+            target: Some(Target { kind: "repository".into(), id: text("9"), name: Some(name.clone()), url: None }),
+            organization: Some(Organization { id: Some(5), login: "acme".into() }),
+            repository: Some(Repository {
+                id: Some(i64::from(number)),
+                full_name: name,
+                visibility: text("public"),
+                default_branch: text("main"),
+            }),
+            changes: vec![Change { field: "visibility".into(), before: text("private"), after: text("public") }],
+            attributes: BTreeMap::new(),
+            network: None,
+            raw: RawReference { sequence: i64::from(number), sha256: "ab".repeat(32), bytes: 7_700 },
+            enrichment: None,
+            assessment: Some(Assessment {
+                risk: 85,
+                severity: Severity::High,
+                matches: vec![RuleMatch {
+                    rule: "repository-made-public".into(),
+                    title: "Repository made public".into(),
+                    severity: Severity::High,
+                    techniques: vec!["T1567".into()],
+                    controls: vec![],
+                    evidence: vec!["action=publicized".into()],
+                }],
+                reasons: vec![Reason { code: "rule:repository-made-public".into(), points: 85, text: "public".into() }],
+            }),
+        }
+    }
+
+    fn message(&self) -> Outgoing {
+        self.write("scored").expect("samples follow the schema")
+    }
+}
+
+impl Sample for Alert {
+    fn sample(number: u16) -> Self {
+        let text = |text: &str| Some(text.to_owned());
+        let now = Timestamp::now();
+        Self {
+            id: format!("f{number:04x}-1700000000"),
+            tenant: "acme".into(),
+            fingerprint: format!("f{number:04x}"),
+            rule: "repository-made-public".into(),
+            title: "Repository made public".into(),
+            severity: Severity::High,
+            risk: 85,
+            status: Status::Opened,
+            count: 1,
+            opened_at: now,
+            updated_at: now,
+            window_ends_at: now,
+            actor: text("mona"),
+            organization: text("acme"),
+            repository: Some(format!("acme/app-{number}")),
+            owner: text("payments"),
+            techniques: vec!["T1567".into()],
+            evidence: vec!["action=publicized".into()],
+            reasons: vec!["the repository became public".into()],
+            events: vec![fixed_id(number)],
+        }
+    }
+
+    fn message(&self) -> Outgoing {
+        self.write("alerted").expect("samples follow the schema")
+    }
+}
+
+/// A message of the stream of `T` that nobody can read.
+#[must_use]
+pub fn unreadable<T: Sample>(number: u16) -> Outgoing {
+    let mut message = T::sample(number).message();
+    message.payload = Bytes::from_static(b"neither JSON nor Avro");
+    message.headers.insert(header::RECEIVED_AT, "yesterday");
+    message
+}

@@ -1,0 +1,10 @@
+//! What the tests of all crates share.
+//!
+//! [`harness`] starts real servers and makes sample messages, [`standin`] follows the published
+//! protocols of receivers that cannot be had here and fails on command, [`conformance`] holds the
+//! suites that every sink and every stage runs. Nothing here sleeps to wait: conditions are polled
+//! with a long ceiling, see [`headrace_local::poll`].
+
+pub mod conformance;
+pub mod harness;
+pub mod standin;

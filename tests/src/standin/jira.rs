@@ -1,0 +1,307 @@
+//! A stand-in for Jira Cloud's REST API, version 3, as far as a program that files tickets uses it.
+//!
+//! Follows Atlassian's reference and its page "Search after write": what was written is found by
+//! search only once it is indexed, except for issues named in `reconcileIssues`. Checks of tickets are
+//! in [`rules`].
+
+mod rules;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Json, Response};
+use axum::routing::{get, post, put};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use super::server::{Protocol, Server};
+
+/// The account that it takes.
+pub const EMAIL: &str = "headrace@acme.example";
+/// That account's token.
+pub const API_TOKEN: &str = "ATATT3xFfGF0-stand-in";
+/// The only project.
+pub const PROJECT: &str = "SEC";
+/// The project's issue types.
+pub const ISSUE_TYPES: [&str; 2] = ["Task", "Incident"];
+/// The site's priorities.
+pub const PRIORITIES: [&str; 3] = ["Highest", "High", "Medium"];
+
+/// A ticket.
+#[derive(Clone, Debug)]
+pub struct Issue {
+    /// Jira's id.
+    pub id: String,
+    /// Its fields as they were sent.
+    pub fields: Value,
+    /// Its properties.
+    pub properties: BTreeMap<String, Value>,
+    /// Bodies of its comments.
+    pub comments: Vec<Value>,
+    indexed: bool,
+}
+
+/// What it holds and how it is set.
+#[derive(Default)]
+pub struct Site {
+    /// Tickets in the order of their creation.
+    pub issues: Vec<Issue>,
+    /// Properties `headrace.alert` of tickets that are refused as bad.
+    pub refused: BTreeSet<String>,
+    /// Whether the account's token is revoked.
+    pub revoked: bool,
+    /// Permissions that the account lacks.
+    pub missing_permissions: BTreeSet<String>,
+    /// Fields that the create screen lacks.
+    pub missing_fields: BTreeSet<String>,
+    /// Whether new tickets stay out of the search index, until [`Jira::index_all`].
+    pub index_stopped: bool,
+}
+
+type Shared = Arc<Mutex<Site>>;
+
+/// The running stand-in.
+pub struct Jira {
+    server: Server<Rest>,
+    site: Shared,
+}
+
+/// The protocol's own parts.
+pub struct Rest;
+
+impl Protocol for Rest {
+    fn is_delivery(&self, method: &str, path: &str) -> bool {
+        method == "POST" && (path == "/rest/api/3/issue" || path.ends_with("/comment"))
+    }
+
+    fn error_body(&self, status: u16) -> String {
+        json!({ "errorMessages": [format!("failing with {status} on command")], "errors": {} }).to_string()
+    }
+}
+
+impl Deref for Jira {
+    type Target = Server<Rest>;
+    fn deref(&self) -> &Self::Target {
+        &self.server
+    }
+}
+
+impl Jira {
+    /// Starts it on a free port.
+    pub async fn start() -> Self {
+        let site = Shared::default();
+        let router = Router::new()
+            .route("/rest/api/3/mypermissions", get(permissions))
+            .route("/rest/api/3/issue/createmeta/{project}/issuetypes", get(issue_types))
+            .route("/rest/api/3/issue/createmeta/{project}/issuetypes/{id}", get(screen))
+            .route("/rest/api/3/search/jql", post(search))
+            .route("/rest/api/3/issue", post(create))
+            .route("/rest/api/3/issue/{issue}/comment", post(comment))
+            .route("/rest/api/3/issue/{issue}/properties/{key}", put(set_property))
+            .with_state(Arc::clone(&site));
+        Self { server: Server::start(Rest, router).await, site }
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub fn site(&self) -> MutexGuard<'_, Site> {
+        lock(&self.site)
+    }
+
+    /// The alerts that have tickets, in order, twins included.
+    #[must_use]
+    pub fn alerts(&self) -> Vec<String> {
+        let alert = |issue: &Issue| issue.properties["headrace"]["alert"].as_str().unwrap_or_default().to_owned();
+        self.site().issues.iter().map(alert).collect()
+    }
+
+    /// Indexes every ticket, and new ones at once from now on.
+    pub fn index_all(&self) {
+        let mut site = self.site();
+        site.index_stopped = false;
+        site.issues.iter_mut().for_each(|issue| issue.indexed = true);
+    }
+}
+
+fn lock(site: &Shared) -> MutexGuard<'_, Site> {
+    site.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn refusal(status: StatusCode, messages: &[&str], errors: Value) -> Response {
+    (status, Json(json!({ "errorMessages": messages, "errors": errors }))).into_response()
+}
+
+fn authorize(headers: &HeaderMap, site: &Site) -> Result<(), Response> {
+    let expected = format!("Basic {}", STANDARD.encode(format!("{EMAIL}:{API_TOKEN}")));
+    let good = headers.get(header::AUTHORIZATION).is_some_and(|value| value.as_bytes() == expected.as_bytes());
+    if good && !site.revoked {
+        return Ok(());
+    }
+    Err((StatusCode::UNAUTHORIZED, "Client must be authenticated to access this resource.").into_response())
+}
+
+/// The body as JSON, which Jira takes under its media type only.
+fn json_body(headers: &HeaderMap, body: &Bytes) -> Result<Value, Response> {
+    if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/json") {
+        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "").into_response());
+    }
+    serde_json::from_slice(body)
+        .map_err(|_| refusal(StatusCode::BAD_REQUEST, &["There was an error parsing JSON."], json!({})))
+}
+
+async fn permissions(
+    State(site): State<Shared>,
+    headers: HeaderMap,
+    Query(query): Query<BTreeMap<String, String>>,
+) -> Response {
+    let site = lock(&site);
+    if let Err(refused) = authorize(&headers, &site) {
+        return refused;
+    }
+    if query.get("projectKey").is_some_and(|key| key != PROJECT) {
+        return refusal(StatusCode::NOT_FOUND, &["No project could be found with that key."], json!({}));
+    }
+    let Some(asked) = query.get("permissions") else {
+        return refusal(StatusCode::BAD_REQUEST, &["The 'permissions' query parameter is required."], json!({}));
+    };
+    let granted = |name: &str| {
+        (name.to_owned(), json!({ "key": name, "havePermission": !site.missing_permissions.contains(name) }))
+    };
+    let permissions: serde_json::Map<String, Value> = asked.split(',').map(granted).collect();
+    Json(json!({ "permissions": permissions })).into_response()
+}
+
+async fn issue_types(State(site): State<Shared>, headers: HeaderMap, Path(project): Path<String>) -> Response {
+    if let Err(refused) = authorize(&headers, &lock(&site)) {
+        return refused;
+    }
+    if project != PROJECT {
+        return refusal(StatusCode::NOT_FOUND, &["Project not found."], json!({}));
+    }
+    let types = ISSUE_TYPES.iter().enumerate().map(|(number, name)| json!({ "id": number.to_string(), "name": name }));
+    Json(json!({ "issueTypes": types.collect::<Vec<_>>(), "startAt": 0, "total": ISSUE_TYPES.len() })).into_response()
+}
+
+async fn screen(
+    State(site): State<Shared>,
+    headers: HeaderMap,
+    Path((project, id)): Path<(String, String)>,
+) -> Response {
+    let site = lock(&site);
+    if let Err(refused) = authorize(&headers, &site) {
+        return refused;
+    }
+    if project != PROJECT || id.parse::<usize>().is_ok_and(|id| id >= ISSUE_TYPES.len()) {
+        return refusal(StatusCode::NOT_FOUND, &["Not found."], json!({}));
+    }
+    let all = ["project", "issuetype", "summary", "description", "labels", "priority"];
+    let fields = all.iter().filter(|field| !site.missing_fields.contains(**field));
+    Json(json!({ "fields": fields.map(|field| json!({ "fieldId": field })).collect::<Vec<_>>() })).into_response()
+}
+
+async fn search(State(site): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
+    let site = lock(&site);
+    if let Err(refused) = authorize(&headers, &site) {
+        return refused;
+    }
+    let body = match json_body(&headers, &body) {
+        Ok(body) => body,
+        Err(refused) => return refused,
+    };
+    let labels = match rules::labels_of(&body) {
+        Ok(labels) => labels,
+        Err(problem) => return refusal(StatusCode::BAD_REQUEST, &[&problem], json!({})),
+    };
+    let reconciled = body["reconcileIssues"].as_array().cloned().unwrap_or_default();
+    let shown = |issue: &&Issue| {
+        let named = reconciled.iter().any(|id| id.to_string() == issue.id);
+        let has = |label: &Value| labels.iter().any(|sought| label == sought);
+        (issue.indexed || named) && issue.fields["labels"].as_array().is_some_and(|own| own.iter().any(has))
+    };
+    // Two to a page, so that a client that stops at the first is found out.
+    let first: usize = body["nextPageToken"].as_str().and_then(|token| token.parse().ok()).unwrap_or(0);
+    let found: Vec<&Issue> = site.issues.iter().filter(shown).collect();
+    let page = found.iter().skip(first).take(2).map(|issue| rules::shown(issue, &body)).collect::<Vec<_>>();
+    let mut answer = json!({ "issues": page, "isLast": first + 2 >= found.len() });
+    if first + 2 < found.len() {
+        answer["nextPageToken"] = json!((first + 2).to_string());
+    }
+    Json(answer).into_response()
+}
+
+async fn create(State(site): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
+    let mut site = lock(&site);
+    if let Err(refused) = authorize(&headers, &site) {
+        return refused;
+    }
+    let body = match json_body(&headers, &body) {
+        Ok(body) => body,
+        Err(refused) => return refused,
+    };
+    let errors = rules::problems(&body, &site);
+    if !errors.is_empty() {
+        return refusal(StatusCode::BAD_REQUEST, &[], json!(errors));
+    }
+    let number = site.issues.len() + 1;
+    let id = (10_000 + number).to_string();
+    let properties = body["properties"].as_array().into_iter().flatten();
+    let properties = properties.map(|own| (own["key"].as_str().unwrap_or_default().to_owned(), own["value"].clone()));
+    let issue = Issue {
+        id: id.clone(),
+        fields: body["fields"].clone(),
+        properties: properties.collect(),
+        comments: Vec::new(),
+        indexed: !site.index_stopped,
+    };
+    site.issues.push(issue);
+    let created = json!({ "id": id, "key": format!("{PROJECT}-{number}"), "self": "https://stand-in" });
+    (StatusCode::CREATED, Json(created)).into_response()
+}
+
+const GONE: &str = "Issue does not exist or you do not have permission to see it.";
+
+async fn comment(State(site): State<Shared>, headers: HeaderMap, Path(issue): Path<String>, body: Bytes) -> Response {
+    let mut site = lock(&site);
+    if let Err(refused) = authorize(&headers, &site) {
+        return refused;
+    }
+    let body = match json_body(&headers, &body) {
+        Ok(body) => body,
+        Err(refused) => return refused,
+    };
+    let Some(issue) = site.issues.iter_mut().find(|own| own.id == issue) else {
+        return refusal(StatusCode::NOT_FOUND, &[GONE], json!({}));
+    };
+    if !rules::is_document(&body["body"]) {
+        return refusal(StatusCode::BAD_REQUEST, &[], json!({ "comment": "Comment body is not valid!" }));
+    }
+    issue.comments.push(body["body"].clone());
+    (StatusCode::CREATED, Json(json!({ "id": issue.comments.len().to_string() }))).into_response()
+}
+
+async fn set_property(
+    State(site): State<Shared>,
+    headers: HeaderMap,
+    Path((issue, key)): Path<(String, String)>,
+    body: Bytes,
+) -> Response {
+    let mut site = lock(&site);
+    if let Err(refused) = authorize(&headers, &site) {
+        return refused;
+    }
+    let body = match json_body(&headers, &body) {
+        Ok(body) => body,
+        Err(refused) => return refused,
+    };
+    let Some(issue) = site.issues.iter_mut().find(|own| own.id == issue) else {
+        return refusal(StatusCode::NOT_FOUND, &[GONE], json!({}));
+    };
+    let known = issue.properties.insert(key, body).is_some();
+    (if known { StatusCode::OK } else { StatusCode::CREATED }).into_response()
+}
