@@ -1,4 +1,5 @@
 //! The Jira sink against a stand-in that follows Atlassian's published REST API.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,10 +13,10 @@ use headrace_schemas::alert::{Alert, Status};
 use headrace_schemas::event::Severity;
 use headrace_sinks::jira::{Config, Jira as Sink};
 use headrace_tests::conformance::sink::{Case, Promise};
-use headrace_tests::harness::CEILING;
 use headrace_tests::harness::samples::Sample as _;
+use headrace_tests::harness::{CEILING, until};
 use headrace_tests::sink_conformance;
-use headrace_tests::standin::jira::{API_TOKEN, EMAIL, Jira, PROJECT};
+use headrace_tests::standin::jira::{API_TOKEN, EMAIL, Issue, Jira, PROJECT};
 use headrace_tests::standin::server::{Failure, When, Which};
 use tokio::time::Instant;
 
@@ -41,7 +42,10 @@ impl Case for JiraCase {
     const PROMISE: Promise = Promise::Once;
 
     async fn start() -> Self {
-        Self(Jira::start().await)
+        let jira = Jira::start().await;
+        // Less than the sink's `index_lag_ms`.
+        jira.site().index_lag = Duration::from_millis(150);
+        Self(jira)
     }
     fn sink(&self) -> Sink {
         config(&self.0).build().unwrap()
@@ -64,6 +68,12 @@ impl Case for JiraCase {
     fn release(&self) {
         self.0.release();
     }
+    fn down(&self) {
+        self.0.down();
+    }
+    async fn up(&self) {
+        self.0.up().await;
+    }
     fn refuse(&self, id: &str) {
         self.0.site().refused.insert(id.to_owned());
     }
@@ -73,6 +83,9 @@ impl Case for JiraCase {
     async fn mend(&self) {
         self.0.site().revoked = false;
     }
+    async fn settle_down(&self) {
+        until("every ticket is indexed", || self.0.site().issues.iter().all(Issue::is_indexed)).await;
+    }
 }
 
 sink_conformance!(
@@ -81,6 +94,7 @@ sink_conformance!(
     partial_failure,
     poison,
     transient,
+    down,
     timeouts,
     lost_answers,
     broken,
@@ -242,7 +256,7 @@ async fn what_was_done_before_jira_went_away_is_not_done_again() {
     jira.fail_next(1, Failure::Status(503), When::Before, Which::Deliveries);
     let release = async {
         for held in 1..=2 {
-            headrace_tests::harness::until("a creation is held", || jira.held() == held).await;
+            until("a creation is held", || jira.held() == held).await;
             jira.release();
         }
     };

@@ -1,4 +1,5 @@
 //! The Splunk sink against a stand-in that follows Splunk's published protocol.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::io::Read as _;
 use std::time::Duration;
@@ -61,6 +62,12 @@ impl Case for SplunkCase {
     fn release(&self) {
         self.0.release();
     }
+    fn down(&self) {
+        self.0.down();
+    }
+    async fn up(&self) {
+        self.0.up().await;
+    }
     fn refuse(&self, id: &str) {
         self.0.index().refused.insert(id.to_owned());
     }
@@ -78,6 +85,7 @@ sink_conformance!(
     partial_failure,
     poison,
     transient,
+    down,
     timeouts,
     lost_answers,
     broken,

@@ -18,7 +18,7 @@ pub struct Item<T> {
     pub sequence: u64,
 }
 
-/// Values for a sink, in the order of their stream.
+/// Values for a sink, in the order of their stream. Either all of them are suspects or none is.
 #[derive(Debug)]
 pub struct Batch<T> {
     items: Vec<Item<T>>,
@@ -38,6 +38,12 @@ impl<T> Batch<T> {
         &self.items
     }
 
+    /// Whether effects of these items may exist already.
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        self.items.first().is_some_and(|item| item.suspect)
+    }
+
     /// How long it is still ours alone: an effect must be complete within this time, or not begin.
     #[must_use]
     pub fn valid_for(&self) -> Duration {
@@ -54,6 +60,10 @@ impl<T> Batch<T> {
             hash.update(sequence.to_le_bytes());
         }
         hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    pub(crate) fn push(&mut self, item: Item<T>) {
+        self.items.push(item);
     }
 
     pub(crate) fn into_items(self) -> Vec<Item<T>> {

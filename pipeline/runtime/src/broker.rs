@@ -170,7 +170,10 @@ impl Broker {
     /// # Errors
     /// When it is off, or our account may not use it.
     pub async fn jetstream_answers(&self) -> anyhow::Result<()> {
-        self.jetstream.query_account().await.context("JetStream does not answer; start nats-server with --jetstream")?;
+        self.jetstream
+            .query_account()
+            .await
+            .context("JetStream does not answer; start nats-server with --jetstream")?;
         Ok(())
     }
 

@@ -128,6 +128,16 @@ impl Lane {
         Ok(taken)
     }
 
+    /// Whether every message before `sequence` is settled, when we ourselves hold `held` messages. An
+    /// earlier copy of a suspect is then where a look-up finds it.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn predecessors_settled(&mut self, sequence: u64, held: usize) -> anyhow::Result<bool> {
+        let info = self.consumer.info().await.context("cannot read the consumer's state")?;
+        Ok(info.num_ack_pending <= held || info.ack_floor.stream_sequence + 1 >= sequence)
+    }
+
     /// Messages that wait, and messages delivered but not settled, over all lanes and processes.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::AckKind;
 use async_trait::async_trait;
+use headrace_schemas::id::EventId;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +24,11 @@ use crate::metrics::{seconds, seconds_since};
 use crate::payload::Payload;
 use crate::settle::{Attempt, Outcome};
 use crate::settler::Settler;
+
+/// How long suspects wait for messages before them, which others hold; then they are given back.
+const PREDECESSORS_WAIT: Duration = Duration::from_secs(10);
+/// How often the broker is asked meanwhile.
+const PREDECESSORS_POLL: Duration = Duration::from_millis(100);
 
 /// A receiver outside. It classifies failures and never retries, sleeps, acknowledges or spawns.
 #[async_trait]
@@ -117,6 +123,16 @@ struct Part<T> {
 }
 
 impl<T> Part<T> {
+    fn empty() -> Self {
+        Self { messages: Vec::new(), batch: Batch::new(Vec::new(), Instant::now()) }
+    }
+
+    fn push(&mut self, message: Delivered, value: T, suspect: bool) {
+        let redelivered = message.attempt.is_repeat();
+        self.batch.push(Item { value, suspect, redelivered, sequence: message.sequence });
+        self.messages.push(message);
+    }
+
     /// Two parts of about the same size.
     fn halves(mut self) -> [Self; 2] {
         let middle = self.messages.len() / 2;
@@ -145,8 +161,8 @@ impl<S: Sink> SinkLoop<S> {
             if messages.is_empty() {
                 continue;
             }
-            let (part, pause) = self.read(messages).await;
-            let pause = if part.messages.is_empty() { pause } else { pause.max(self.deliver(part, &stop).await) };
+            let (parts, mut pause) = self.read(messages).await;
+            pause = pause.max(self.deliver(parts, &mut lane, &stop).await);
             if let Some(pause) = pause {
                 rest_for(pause, &stop).await;
             }
@@ -171,20 +187,18 @@ impl<S: Sink> SinkLoop<S> {
         }
     }
 
-    /// Reads the messages and settles those that are unreadable or not wanted.
-    async fn read(&self, messages: Vec<Delivered>) -> (Part<S::Item>, Option<Duration>) {
+    /// Reads the messages and settles those that are unreadable or not wanted. First deliveries and
+    /// suspects are parts of their own.
+    async fn read(&self, messages: Vec<Delivered>) -> (VecDeque<Part<S::Item>>, Option<Duration>) {
         let window = self.broker.duplicate_window();
-        let mut kept = Vec::with_capacity(messages.len());
-        let mut items = Vec::with_capacity(messages.len());
+        let (mut firsts, mut suspects) = (Part::empty(), Part::empty());
         let mut pause = None;
         for message in messages {
             let outcome = match S::Item::read(&message, &self.broker).await {
                 Ok(value) if self.sink.wants(&value) => {
-                    let id = headrace_schemas::id::EventId::from_stored(value.id());
+                    let id = EventId::from_stored(value.id());
                     let suspect = message.is_suspect(&id, value.received_at(), window);
-                    let redelivered = message.attempt.is_repeat();
-                    items.push(Item { value, suspect, redelivered, sequence: message.sequence });
-                    kept.push(message);
+                    if suspect { &mut suspects } else { &mut firsts }.push(message, value, suspect);
                     continue;
                 }
                 Ok(_) => Outcome::Discarded(DiscardReason::Filtered),
@@ -192,19 +206,52 @@ impl<S: Sink> SinkLoop<S> {
             };
             pause = pause.max(self.settler.settle(&message, outcome).await);
         }
-        let part = Part { messages: kept, batch: Batch::new(items, Instant::now()) };
-        (part, pause)
+        let parts = [firsts, suspects].into_iter().filter(|part| !part.messages.is_empty());
+        (parts.collect(), pause)
     }
 
-    /// Delivers a part and all parts that come of it. Returns how long the consumer must rest.
-    async fn deliver(&self, part: Part<S::Item>, stop: &CancellationToken) -> Option<Duration> {
-        let mut parts = VecDeque::from([part]);
+    /// Waits until no earlier message is unsettled elsewhere: a look-up of these suspects then finds
+    /// every earlier copy. False when that takes too long or we are stopping.
+    async fn predecessors_settled(
+        &self,
+        part: &Part<S::Item>,
+        held: &[&Delivered],
+        lane: &mut Lane,
+        stop: &CancellationToken,
+    ) -> bool {
+        let first = part.messages.iter().map(|message| message.sequence).min().unwrap_or_default();
+        let wait = async {
+            while !lane.predecessors_settled(first, held.len()).await.unwrap_or(false) {
+                sleep(PREDECESSORS_POLL).await;
+            }
+        };
+        let wait = timeout(PREDECESSORS_WAIT, wait);
+        tokio::select! {
+            waited = self.while_held(held, wait) => waited.is_ok(),
+            () = stop.cancelled() => false,
+        }
+    }
+
+    /// Delivers the parts and all parts that come of them. Returns how long the consumer must rest.
+    async fn deliver(
+        &self,
+        mut parts: VecDeque<Part<S::Item>>,
+        lane: &mut Lane,
+        stop: &CancellationToken,
+    ) -> Option<Duration> {
         let mut failures = 0;
         let mut pause = None;
         while let Some(mut part) = parts.pop_front() {
             if stop.is_cancelled() && failures > 0 {
                 self.give_back(&part.messages).await;
                 continue;
+            }
+            if part.batch.is_suspect() {
+                let held: Vec<&Delivered> = part.messages.iter().collect();
+                if !self.predecessors_settled(&part, &held, lane, stop).await {
+                    self.give_back(&part.messages).await;
+                    continue;
+                }
             }
             let valid_until = held_until(&part.messages, self.subscription.ack_wait);
             if Instant::now() + self.call_timeout >= valid_until {

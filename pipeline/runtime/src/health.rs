@@ -91,7 +91,7 @@ impl ComponentHealth {
             State::Healthy => tracing::info!(component, "component is healthy"),
             State::Degraded(why) => tracing::warn!(component, why, "component is degraded and retries by itself"),
             State::Broken(why) => {
-                tracing::error!(component, why, "component is broken until a person acts; nothing is lost")
+                tracing::error!(component, why, "component is broken until a person acts; nothing is lost");
             }
         }
         states.insert(self.component.clone(), state);

@@ -64,14 +64,20 @@ impl Config {
         let flat: Vec<&str> = self.chains.iter().flatten().map(String::as_str).collect();
         if flat != ORDER || self.chains.iter().any(Vec::is_empty) {
             let expected = ORDER.join(", ");
-            let message = format!("expected each of {expected} once, in this order, in non-empty groups; found {:?}", self.chains);
+            let message = format!(
+                "expected each of {expected} once, in this order, in non-empty groups; found {:?}",
+                self.chains
+            );
             problems.push(Invalid::new(format!("{path}.chains"), message));
         }
         if !(1..=64).contains(&self.lanes) {
             problems.push(Invalid::new(format!("{path}.lanes"), format!("expected 1 to 64, found {}", self.lanes)));
         }
         if !(5..=600).contains(&self.ack_wait_s) {
-            problems.push(Invalid::new(format!("{path}.ack_wait_s"), format!("expected 5 to 600 seconds, found {}", self.ack_wait_s)));
+            problems.push(Invalid::new(
+                format!("{path}.ack_wait_s"),
+                format!("expected 5 to 600 seconds, found {}", self.ack_wait_s),
+            ));
         }
         problems.extend(self.enrich.validate(&format!("{path}.enrich")));
         problems.extend(self.score.validate(&format!("{path}.score")));
@@ -183,7 +189,12 @@ mod tests {
         assert_eq!(built[0].subscription.component, "normalize");
         assert_eq!(built[1].subscription.filters, ["events.normalized.>"]);
         assert_eq!(build(&Config::default()).unwrap().len(), 1);
-        for wrong in [&[][..], &[&["score"][..]], &[&["normalize", "score", "enrich"]], &[&["normalize", "enrich", "score"], &[]]] {
+        for wrong in [
+            &[][..],
+            &[&["score"][..]],
+            &[&["normalize", "score", "enrich"]],
+            &[&["normalize", "enrich", "score"], &[]],
+        ] {
             assert_eq!(cut(wrong).validate("pipeline")[0].path, "pipeline.chains", "{wrong:?}");
         }
         assert!(Config::default().validate("pipeline").is_empty());

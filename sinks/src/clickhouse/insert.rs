@@ -7,9 +7,12 @@
 //! * First deliveries are inserted straight. When the answer is not clear they are inserted again,
 //!   unchanged and under the same `insert_deduplication_token`; the token is made of their sequences,
 //!   because ClickHouse silently drops *different* rows under a token that it knows.
-//! * Suspects are looked up by id, afterwards, and those that are absent are inserted. When that answer
-//!   is not clear, they are looked up again, but only when the server's time limit for the insert has
-//!   passed: until then the first insert may still succeed.
+//! * Suspects are looked up by id, and those that are absent are inserted. When that answer is not clear
+//!   they are looked up again, but only when the server's time limit for the insert has passed: until
+//!   then the first insert may still succeed.
+//! * Rows carry the time until which their messages are ours. The server refuses them afterwards (the
+//!   column `valid_until` in the migrations): a process that was stopped in the middle of an insert, and
+//!   whose messages another process has taken over meanwhile, cannot insert when it goes on.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -28,6 +31,8 @@ use super::classify::{Failure, fault};
 
 /// Ids in one look-up: the query stays far below ClickHouse's `max_query_size` of 256 KiB.
 const LOOKUP_MAX: usize = 4_000;
+/// Clocks of ClickHouse and the sinks may differ by so much.
+const SERVER_CLOCK_SKEW: Duration = Duration::from_secs(2);
 /// Clocks of GitHub and the gateways may differ by so much.
 const CLOCK_SKEW: Duration = Duration::from_secs(600);
 
@@ -36,8 +41,9 @@ pub(super) trait Rows: Payload {
     /// Its row.
     type Row: RowWrite;
 
-    /// The row of `item`, borrowed from it.
-    fn row(item: &Item<Self>) -> <Self::Row as Row>::Value<'_>;
+    /// The row of `item`, borrowed from it, with the time (microseconds since the epoch) until which the
+    /// server may take it.
+    fn row(item: &Item<Self>, valid_until: i64) -> <Self::Row as Row>::Value<'_>;
 }
 
 /// A table that holds each id once.
@@ -61,45 +67,34 @@ impl Table {
 
     /// Inserts what of `batch` is not there.
     pub(super) async fn deliver<T: Rows>(&self, batch: &Batch<T>) -> Delivery {
-        let items = batch.items();
-        let (suspects, mut firsts): (Vec<&Item<T>>, Vec<&Item<T>>) = items.iter().partition(|item| item.suspect);
-        unique(&mut firsts);
-        if let Err(failure) = self.insert(&firsts).await {
-            // The whole batch again, unchanged: the same rows under the same token.
-            return Delivery::Whole(failure.fault);
-        }
-        match self.insert_absent(&suspects).await {
-            Ok(()) => Delivery::all(items.len()),
-            Err(fault) if firsts.is_empty() => Delivery::Whole(fault),
-            // The first deliveries are stored. Said so, they are settled now; the suspects come again.
-            Err(fault) => Delivery::Each(
-                items.iter().map(|item| if item.suspect { Err(repeat(&fault)) } else { Ok(()) }).collect(),
-            ),
-        }
-    }
-
-    async fn insert_absent<T: Rows>(&self, suspects: &[&Item<T>]) -> Result<(), Fault> {
-        if suspects.is_empty() {
-            return Ok(());
-        }
-        let there = self.look_up(suspects).await?;
-        let mut absent: Vec<&Item<T>> =
-            suspects.iter().copied().filter(|item| !there.contains(item.value.id())).collect();
-        unique(&mut absent);
-        self.already_there.increment((suspects.len() - absent.len()) as u64);
-        self.insert(&absent).await.map_err(|Failure { fault, unclear }| match fault.class {
-            // Until the server's limit has passed, this insert may still succeed behind our back.
-            FaultClass::Transient { .. } if unclear => {
-                Fault::transient_after(Some(self.limit + Duration::from_secs(1)), fault.source)
+        let count = batch.items().len();
+        let mut items: Vec<&Item<T>> = batch.items().iter().collect();
+        if batch.is_suspect() {
+            match self.look_up(&items).await {
+                Ok(there) => items.retain(|item| !there.contains(item.value.id())),
+                Err(fault) => return Delivery::Whole(fault),
             }
-            _ => fault,
-        })
+            self.already_there.increment((count - items.len()) as u64);
+        }
+        unique(&mut items);
+        match self.insert(&items, batch.valid_for()).await {
+            Ok(()) => Delivery::all(count),
+            // First deliveries go again at once and unchanged: the same rows under the same token. Suspects
+            // are looked up again, and until the server's limit has passed that would prove nothing.
+            Err(Failure { fault: Fault { class: FaultClass::Transient { .. }, source }, unclear: true })
+                if batch.is_suspect() =>
+            {
+                Delivery::Whole(Fault::transient_after(Some(self.limit + Duration::from_secs(1)), source))
+            }
+            Err(failure) => Delivery::Whole(failure.fault),
+        }
     }
 
-    async fn insert<T: Rows>(&self, items: &[&Item<T>]) -> Result<(), Failure> {
+    async fn insert<T: Rows>(&self, items: &[&Item<T>], valid_for: Duration) -> Result<(), Failure> {
         if items.is_empty() {
             return Ok(());
         }
+        let valid_until = valid_until(valid_for.min(self.limit));
         let token = Batch::<T>::token(items.iter().map(|item| item.sequence), self.name);
         let send = async {
             let mut insert = self
@@ -109,7 +104,7 @@ impl Table {
                 .with_setting("insert_deduplication_token", token)
                 .with_timeouts(Some(self.limit), Some(self.limit));
             for item in items {
-                insert.write(&T::row(item)).await?;
+                insert.write(&T::row(item, valid_until)).await?;
             }
             insert.end().await
         };
@@ -138,6 +133,13 @@ impl Table {
     }
 }
 
+/// The moment `valid_for` from now, by the clock that ClickHouse shares with us, less what the clocks may
+/// differ.
+fn valid_until(valid_for: Duration) -> i64 {
+    let micros = i64::try_from(valid_for.saturating_sub(SERVER_CLOCK_SKEW).as_micros()).unwrap_or(i64::MAX);
+    Timestamp::now().as_micros().saturating_add(micros)
+}
+
 /// When the earlier copies of `items` can have been received. A message that comes again has the very
 /// time of its first delivery; one that its sender presents again cannot be older than its id.
 fn span<T: Payload>(items: &[&Item<T>]) -> (Timestamp, Timestamp) {
@@ -157,9 +159,4 @@ fn span<T: Payload>(items: &[&Item<T>]) -> (Timestamp, Timestamp) {
 fn unique<T: Payload>(items: &mut Vec<&Item<T>>) {
     let mut seen = HashSet::with_capacity(items.len());
     items.retain(|item| seen.insert(item.value.id()));
-}
-
-/// The same fault for another item.
-fn repeat(fault: &Fault) -> Fault {
-    Fault { class: fault.class.clone(), source: anyhow::anyhow!("{fault}") }
 }

@@ -109,8 +109,8 @@ impl Config {
     }
 
     fn terms(&self, filters: Vec<String>) -> Terms {
-        // One call inserts twice at most (first deliveries, then suspects) and looks up once.
-        let call_timeout = Duration::from_secs(self.insert_timeout_s * 3 + 5);
+        // A call looks up, and inserts.
+        let call_timeout = Duration::from_secs(self.insert_timeout_s * 2 + 2);
         Terms {
             filters,
             batching: BatchPolicy {

@@ -64,12 +64,13 @@ pub(super) struct EventRow<'a> {
     reasons_points: Vec<i32>,
     #[serde(rename = "reasons.text")]
     reasons_text: Vec<&'a str>,
+    valid_until: i64,
 }
 
 impl Rows for Event {
     type Row = EventRow<'static>;
 
-    fn row(item: &Item<Self>) -> EventRow<'_> {
+    fn row(item: &Item<Self>, valid_until: i64) -> EventRow<'_> {
         let event = &item.value;
         let (actor, target) = (event.actor.as_ref(), event.target.as_ref());
         let (organization, repository) = (event.organization.as_ref(), event.repository.as_ref());
@@ -127,6 +128,7 @@ impl Rows for Event {
             reasons_code: reasons.iter().map(|reason| reason.code.as_str()).collect(),
             reasons_points: reasons.iter().map(|reason| reason.points).collect(),
             reasons_text: reasons.iter().map(|reason| reason.text.as_str()).collect(),
+            valid_until,
         }
     }
 }
@@ -143,12 +145,13 @@ pub(super) struct RawRow<'a> {
     headers: Vec<(&'a str, &'a str)>,
     #[serde(with = "serde_bytes")]
     body: &'a [u8],
+    valid_until: i64,
 }
 
 impl Rows for RawDelivery {
     type Row = RawRow<'static>;
 
-    fn row(item: &Item<Self>) -> RawRow<'_> {
+    fn row(item: &Item<Self>, valid_until: i64) -> RawRow<'_> {
         let raw = &item.value;
         RawRow {
             id: raw.id.as_str(),
@@ -159,6 +162,7 @@ impl Rows for RawDelivery {
             sequence: raw.sequence,
             headers: raw.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
             body: &raw.body,
+            valid_until,
         }
     }
 }

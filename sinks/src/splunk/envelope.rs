@@ -71,7 +71,7 @@ struct Fields<'a> {
 
 enum Body {
     Plain(Vec<u8>),
-    Gzip(GzEncoder<Vec<u8>>),
+    Gzip(Box<GzEncoder<Vec<u8>>>),
 }
 
 /// Packs as many of `items` as fit into `bytes_max` before compression, but at least the first.
@@ -79,7 +79,7 @@ enum Body {
 pub(super) async fn pack(frame: &Frame, items: &[Item<Event>], bytes_max: usize) -> Packed {
     const IN_MEMORY: &str = "writing an event with text keys to memory cannot fail";
     let mut body = if frame.compress {
-        Body::Gzip(GzEncoder::new(Vec::new(), Compression::fast()))
+        Body::Gzip(Box::new(GzEncoder::new(Vec::new(), Compression::fast())))
     } else {
         Body::Plain(Vec::new())
     };

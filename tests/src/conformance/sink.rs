@@ -61,10 +61,19 @@ pub trait Case: Send + Sync + Sized + 'static {
     fn refuse(&self, _id: &str) {
         panic!("this receiver refuses no single item");
     }
+    /// Takes no connections, until [`Case::up`].
+    fn down(&self) {
+        panic!("this receiver is no server");
+    }
+    /// Takes connections again.
+    async fn up(&self) {}
     /// Refuses us altogether, until [`Case::mend`].
     async fn break_access(&self);
     /// Takes us again.
     async fn mend(&self);
+    /// Waits for what the receiver does late, such as indexing. The suite calls it where time passes
+    /// between two processes, and never after a crash.
+    async fn settle_down(&self) {}
 }
 
 /// One nats-server, one receiver, and the sinks that run on them.
@@ -231,14 +240,38 @@ pub async fn transient<C: Case>() {
         Failure::Torn,
     ];
     for (number, failure) in (1..).zip(ways) {
+        // One item, so that every failure meets it.
         rig.case.fail_next(POLICY.attempts_max as usize + 2, failure, When::Before, Which::Any);
-        ids.extend(rig.publish(number * 10..number * 10 + 5).await);
+        ids.extend(rig.publish(number..number + 1).await);
         rig.settled().await;
         rig.assert_received(&ids);
         assert_eq!(rig.case.failures_left(), 0, "{failure:?}");
     }
     rig.assert_nothing_dead().await;
     assert_eq!(rig.state(), Some(State::Healthy));
+    lanes.stop().await;
+}
+
+/// The receiver is no longer there, and later it is again.
+pub async fn down<C: Case>() {
+    let rig = Rig::<C>::start().await;
+    let (lanes, mut ids) = rig.at_work().await;
+    rig.case.down();
+    ids.extend(rig.publish(1..6).await);
+    until("health turns yellow", || matches!(rig.state(), Some(State::Degraded(_)))).await;
+    rig.case.up().await;
+    rig.settled().await;
+    rig.assert_received(&ids);
+    rig.assert_nothing_dead().await;
+    lanes.stop().await;
+
+    rig.case.down();
+    let lanes = rig.run();
+    ids.extend(rig.publish(6..9).await);
+    until("health turns yellow from the start", || matches!(rig.state(), Some(State::Degraded(_)))).await;
+    rig.case.up().await;
+    rig.settled().await;
+    rig.assert_received(&ids);
     lanes.stop().await;
 }
 
@@ -314,6 +347,7 @@ pub async fn duplicates<C: Case>() {
         message
     });
     rig.nats.publish_all(third).await;
+    rig.case.settle_down().await;
     let lanes = rig.run();
     rig.settled().await;
     rig.assert_received(&ids);

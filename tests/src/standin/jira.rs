@@ -9,16 +9,18 @@ mod rules;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse as _, Json, Response};
+use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post, put};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::server::{Protocol, Server};
 
@@ -44,7 +46,15 @@ pub struct Issue {
     pub properties: BTreeMap<String, Value>,
     /// Bodies of its comments.
     pub comments: Vec<Value>,
-    indexed: bool,
+    indexed_at: Option<Instant>,
+}
+
+impl Issue {
+    /// Whether search shows it by now.
+    #[must_use]
+    pub fn is_indexed(&self) -> bool {
+        self.indexed_at.is_some_and(|at| at <= Instant::now())
+    }
 }
 
 /// What it holds and how it is set.
@@ -62,6 +72,8 @@ pub struct Site {
     pub missing_fields: BTreeSet<String>,
     /// Whether new tickets stay out of the search index, until [`Jira::index_all`].
     pub index_stopped: bool,
+    /// How long after its creation a ticket is indexed, otherwise.
+    pub index_lag: Duration,
 }
 
 type Shared = Arc<Mutex<Site>>;
@@ -109,7 +121,6 @@ impl Jira {
     }
 
     /// What it holds.
-    #[must_use]
     pub fn site(&self) -> MutexGuard<'_, Site> {
         lock(&self.site)
     }
@@ -125,7 +136,8 @@ impl Jira {
     pub fn index_all(&self) {
         let mut site = self.site();
         site.index_stopped = false;
-        site.issues.iter_mut().for_each(|issue| issue.indexed = true);
+        let now = Some(Instant::now());
+        site.issues.iter_mut().for_each(|issue| issue.indexed_at = now);
     }
 }
 
@@ -133,23 +145,36 @@ fn lock(site: &Shared) -> MutexGuard<'_, Site> {
     site.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn refusal(status: StatusCode, messages: &[&str], errors: Value) -> Response {
-    (status, Json(json!({ "errorMessages": messages, "errors": errors }))).into_response()
+/// An answer that ends a request early.
+struct Refusal(Box<Response>);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        *self.0
+    }
 }
 
-fn authorize(headers: &HeaderMap, site: &Site) -> Result<(), Response> {
+type Answer = Result<Response, Refusal>;
+
+fn refusal(status: StatusCode, messages: &[&str], errors: Value) -> Refusal {
+    let body = Json(json!({ "errorMessages": messages, "errors": errors }));
+    Refusal(Box::new((status, body).into_response()))
+}
+
+fn authorize(headers: &HeaderMap, site: &Site) -> Result<(), Refusal> {
     let expected = format!("Basic {}", STANDARD.encode(format!("{EMAIL}:{API_TOKEN}")));
     let good = headers.get(header::AUTHORIZATION).is_some_and(|value| value.as_bytes() == expected.as_bytes());
     if good && !site.revoked {
         return Ok(());
     }
-    Err((StatusCode::UNAUTHORIZED, "Client must be authenticated to access this resource.").into_response())
+    let text = "Client must be authenticated to access this resource.";
+    Err(Refusal(Box::new((StatusCode::UNAUTHORIZED, text).into_response())))
 }
 
 /// The body as JSON, which Jira takes under its media type only.
-fn json_body(headers: &HeaderMap, body: &Bytes) -> Result<Value, Response> {
+fn json_body(headers: &HeaderMap, body: &Bytes) -> Result<Value, Refusal> {
     if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/json") {
-        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "").into_response());
+        return Err(Refusal(Box::new((StatusCode::UNSUPPORTED_MEDIA_TYPE, "").into_response())));
     }
     serde_json::from_slice(body)
         .map_err(|_| refusal(StatusCode::BAD_REQUEST, &["There was an error parsing JSON."], json!({})))
@@ -159,70 +184,53 @@ async fn permissions(
     State(site): State<Shared>,
     headers: HeaderMap,
     Query(query): Query<BTreeMap<String, String>>,
-) -> Response {
+) -> Answer {
     let site = lock(&site);
-    if let Err(refused) = authorize(&headers, &site) {
-        return refused;
-    }
+    authorize(&headers, &site)?;
     if query.get("projectKey").is_some_and(|key| key != PROJECT) {
-        return refusal(StatusCode::NOT_FOUND, &["No project could be found with that key."], json!({}));
+        return Err(refusal(StatusCode::NOT_FOUND, &["No project could be found with that key."], json!({})));
     }
     let Some(asked) = query.get("permissions") else {
-        return refusal(StatusCode::BAD_REQUEST, &["The 'permissions' query parameter is required."], json!({}));
+        return Err(refusal(StatusCode::BAD_REQUEST, &["The 'permissions' query parameter is required."], json!({})));
     };
     let granted = |name: &str| {
         (name.to_owned(), json!({ "key": name, "havePermission": !site.missing_permissions.contains(name) }))
     };
     let permissions: serde_json::Map<String, Value> = asked.split(',').map(granted).collect();
-    Json(json!({ "permissions": permissions })).into_response()
+    Ok(Json(json!({ "permissions": permissions })).into_response())
 }
 
-async fn issue_types(State(site): State<Shared>, headers: HeaderMap, Path(project): Path<String>) -> Response {
-    if let Err(refused) = authorize(&headers, &lock(&site)) {
-        return refused;
-    }
+async fn issue_types(State(site): State<Shared>, headers: HeaderMap, Path(project): Path<String>) -> Answer {
+    authorize(&headers, &lock(&site))?;
     if project != PROJECT {
-        return refusal(StatusCode::NOT_FOUND, &["Project not found."], json!({}));
+        return Err(refusal(StatusCode::NOT_FOUND, &["Project not found."], json!({})));
     }
     let types = ISSUE_TYPES.iter().enumerate().map(|(number, name)| json!({ "id": number.to_string(), "name": name }));
-    Json(json!({ "issueTypes": types.collect::<Vec<_>>(), "startAt": 0, "total": ISSUE_TYPES.len() })).into_response()
+    Ok(Json(json!({ "issueTypes": types.collect::<Vec<_>>(), "startAt": 0, "total": ISSUE_TYPES.len() }))
+        .into_response())
 }
 
-async fn screen(
-    State(site): State<Shared>,
-    headers: HeaderMap,
-    Path((project, id)): Path<(String, String)>,
-) -> Response {
+async fn screen(State(site): State<Shared>, headers: HeaderMap, Path((project, id)): Path<(String, String)>) -> Answer {
     let site = lock(&site);
-    if let Err(refused) = authorize(&headers, &site) {
-        return refused;
-    }
+    authorize(&headers, &site)?;
     if project != PROJECT || id.parse::<usize>().is_ok_and(|id| id >= ISSUE_TYPES.len()) {
-        return refusal(StatusCode::NOT_FOUND, &["Not found."], json!({}));
+        return Err(refusal(StatusCode::NOT_FOUND, &["Not found."], json!({})));
     }
     let all = ["project", "issuetype", "summary", "description", "labels", "priority"];
     let fields = all.iter().filter(|field| !site.missing_fields.contains(**field));
-    Json(json!({ "fields": fields.map(|field| json!({ "fieldId": field })).collect::<Vec<_>>() })).into_response()
+    Ok(Json(json!({ "fields": fields.map(|field| json!({ "fieldId": field })).collect::<Vec<_>>() })).into_response())
 }
 
-async fn search(State(site): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
+async fn search(State(site): State<Shared>, headers: HeaderMap, body: Bytes) -> Answer {
     let site = lock(&site);
-    if let Err(refused) = authorize(&headers, &site) {
-        return refused;
-    }
-    let body = match json_body(&headers, &body) {
-        Ok(body) => body,
-        Err(refused) => return refused,
-    };
-    let labels = match rules::labels_of(&body) {
-        Ok(labels) => labels,
-        Err(problem) => return refusal(StatusCode::BAD_REQUEST, &[&problem], json!({})),
-    };
+    authorize(&headers, &site)?;
+    let body = json_body(&headers, &body)?;
+    let labels = rules::labels_of(&body).map_err(|problem| refusal(StatusCode::BAD_REQUEST, &[&problem], json!({})))?;
     let reconciled = body["reconcileIssues"].as_array().cloned().unwrap_or_default();
     let shown = |issue: &&Issue| {
-        let named = reconciled.iter().any(|id| id.to_string() == issue.id);
+        let named = reconciled.iter().any(|id| id.as_u64() == issue.id.parse().ok());
         let has = |label: &Value| labels.iter().any(|sought| label == sought);
-        (issue.indexed || named) && issue.fields["labels"].as_array().is_some_and(|own| own.iter().any(has))
+        (issue.is_indexed() || named) && issue.fields["labels"].as_array().is_some_and(|own| own.iter().any(has))
     };
     // Two to a page, so that a client that stops at the first is found out.
     let first: usize = body["nextPageToken"].as_str().and_then(|token| token.parse().ok()).unwrap_or(0);
@@ -232,21 +240,16 @@ async fn search(State(site): State<Shared>, headers: HeaderMap, body: Bytes) -> 
     if first + 2 < found.len() {
         answer["nextPageToken"] = json!((first + 2).to_string());
     }
-    Json(answer).into_response()
+    Ok(Json(answer).into_response())
 }
 
-async fn create(State(site): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
+async fn create(State(site): State<Shared>, headers: HeaderMap, body: Bytes) -> Answer {
     let mut site = lock(&site);
-    if let Err(refused) = authorize(&headers, &site) {
-        return refused;
-    }
-    let body = match json_body(&headers, &body) {
-        Ok(body) => body,
-        Err(refused) => return refused,
-    };
+    authorize(&headers, &site)?;
+    let body = json_body(&headers, &body)?;
     let errors = rules::problems(&body, &site);
     if !errors.is_empty() {
-        return refusal(StatusCode::BAD_REQUEST, &[], json!(errors));
+        return Err(refusal(StatusCode::BAD_REQUEST, &[], json!(errors)));
     }
     let number = site.issues.len() + 1;
     let id = (10_000 + number).to_string();
@@ -257,32 +260,27 @@ async fn create(State(site): State<Shared>, headers: HeaderMap, body: Bytes) -> 
         fields: body["fields"].clone(),
         properties: properties.collect(),
         comments: Vec::new(),
-        indexed: !site.index_stopped,
+        indexed_at: (!site.index_stopped).then(|| Instant::now() + site.index_lag),
     };
     site.issues.push(issue);
     let created = json!({ "id": id, "key": format!("{PROJECT}-{number}"), "self": "https://stand-in" });
-    (StatusCode::CREATED, Json(created)).into_response()
+    Ok((StatusCode::CREATED, Json(created)).into_response())
 }
 
 const GONE: &str = "Issue does not exist or you do not have permission to see it.";
 
-async fn comment(State(site): State<Shared>, headers: HeaderMap, Path(issue): Path<String>, body: Bytes) -> Response {
+async fn comment(State(site): State<Shared>, headers: HeaderMap, Path(issue): Path<String>, body: Bytes) -> Answer {
     let mut site = lock(&site);
-    if let Err(refused) = authorize(&headers, &site) {
-        return refused;
-    }
-    let body = match json_body(&headers, &body) {
-        Ok(body) => body,
-        Err(refused) => return refused,
-    };
+    authorize(&headers, &site)?;
+    let body = json_body(&headers, &body)?;
     let Some(issue) = site.issues.iter_mut().find(|own| own.id == issue) else {
-        return refusal(StatusCode::NOT_FOUND, &[GONE], json!({}));
+        return Err(refusal(StatusCode::NOT_FOUND, &[GONE], json!({})));
     };
     if !rules::is_document(&body["body"]) {
-        return refusal(StatusCode::BAD_REQUEST, &[], json!({ "comment": "Comment body is not valid!" }));
+        return Err(refusal(StatusCode::BAD_REQUEST, &[], json!({ "comment": "Comment body is not valid!" })));
     }
     issue.comments.push(body["body"].clone());
-    (StatusCode::CREATED, Json(json!({ "id": issue.comments.len().to_string() }))).into_response()
+    Ok((StatusCode::CREATED, Json(json!({ "id": issue.comments.len().to_string() }))).into_response())
 }
 
 async fn set_property(
@@ -290,18 +288,13 @@ async fn set_property(
     headers: HeaderMap,
     Path((issue, key)): Path<(String, String)>,
     body: Bytes,
-) -> Response {
+) -> Answer {
     let mut site = lock(&site);
-    if let Err(refused) = authorize(&headers, &site) {
-        return refused;
-    }
-    let body = match json_body(&headers, &body) {
-        Ok(body) => body,
-        Err(refused) => return refused,
-    };
+    authorize(&headers, &site)?;
+    let body = json_body(&headers, &body)?;
     let Some(issue) = site.issues.iter_mut().find(|own| own.id == issue) else {
-        return refusal(StatusCode::NOT_FOUND, &[GONE], json!({}));
+        return Err(refusal(StatusCode::NOT_FOUND, &[GONE], json!({})));
     };
     let known = issue.properties.insert(key, body).is_some();
-    (if known { StatusCode::OK } else { StatusCode::CREATED }).into_response()
+    Ok((if known { StatusCode::OK } else { StatusCode::CREATED }).into_response())
 }

@@ -84,7 +84,6 @@ impl Splunk {
     }
 
     /// What it holds.
-    #[must_use]
     pub fn index(&self) -> MutexGuard<'_, Index> {
         lock(&self.index)
     }

@@ -127,6 +127,7 @@ pub async fn supervise<S: Service>(service: S, policy: RestartPolicy) -> Result<
     let (sender, events) = watch::channel(Event::Ready { pid: child.pid() });
     let stopping = CancellationToken::new();
     // Task "supervise": ends when stopped or when it gives up; aborted, it drops the child, which kills it.
+    #[expect(clippy::disallowed_methods, reason = "this crate has no supervisor but this one")]
     let task = tokio::spawn(keep(service, policy, child, sender, stopping.clone()));
     Ok(Supervised { events, stopping, task })
 }

@@ -188,7 +188,8 @@ mod tests {
     async fn check(assets: &[Asset], repository: &str, actor: &str) -> Enrichment {
         let mut event = fixture::event("push", None);
         event.organization = Some(Organization { id: None, login: repository.split('/').next().unwrap().to_owned() });
-        event.repository = Some(Repository { id: None, full_name: repository.to_owned(), visibility: None, default_branch: None });
+        event.repository =
+            Some(Repository { id: None, full_name: repository.to_owned(), visibility: None, default_branch: None });
         event.actor = Some(Actor { id: None, login: actor.to_owned(), kind: None });
         let mut enrichment = Enrichment::default();
         Assets::new(assets).unwrap().add(&event, &mut enrichment).await.unwrap();
@@ -206,7 +207,12 @@ mod tests {
                 labels: vec!["pci".into(), "all".into()],
                 ..asset("pay")
             },
-            Asset { repository: some("acme/pay-*"), actor: some("*-bot"), criticality: Some(Importance::Low), ..asset("bot") },
+            Asset {
+                repository: some("acme/pay-*"),
+                actor: some("*-bot"),
+                criticality: Some(Importance::Low),
+                ..asset("bot")
+            },
         ];
         let pay = check(&assets, "Acme/Pay-api", "mona").await;
         assert_eq!(pay.assets, ["org", "pay"]);

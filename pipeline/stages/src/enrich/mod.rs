@@ -29,7 +29,11 @@ impl Config {
     /// What is wrong with these values, below `path`.
     #[must_use]
     pub fn validate(&self, path: &str) -> Vec<Invalid> {
-        self.assets.iter().enumerate().flat_map(|(index, asset)| asset.validate(&format!("{path}.assets[{index}]"))).collect()
+        self.assets
+            .iter()
+            .enumerate()
+            .flat_map(|(index, asset)| asset.validate(&format!("{path}.assets[{index}]")))
+            .collect()
     }
 }
 

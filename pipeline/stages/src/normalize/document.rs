@@ -78,7 +78,10 @@ impl Node<'_> {
 
 /// The entries of an object value.
 pub(super) fn entries<'a>(value: &'a LazyValue<'a>) -> Vec<(String, LazyValue<'a>)> {
-    sonic_rs::to_object_iter(value.as_raw_str()).map_while(Result::ok).map(|(key, value)| (key.to_string(), value)).collect()
+    sonic_rs::to_object_iter(value.as_raw_str())
+        .map_while(Result::ok)
+        .map(|(key, value)| (key.to_string(), value))
+        .collect()
 }
 
 /// A text, number or truth value as text; `None` for the others and for null.

@@ -54,11 +54,13 @@ impl Stage for Normalize {
 /// Poison, when the body is no JSON object or no form with one.
 pub fn normalize(raw: &RawDelivery) -> Result<Event, Fault> {
     let malformed = |problem: String| Fault::poison(Reason::Malformed, anyhow::anyhow!(problem));
-    let is_form = raw.header(header::CONTENT_TYPE).is_some_and(|value| value.starts_with("application/x-www-form-urlencoded"));
+    let is_form =
+        raw.header(header::CONTENT_TYPE).is_some_and(|value| value.starts_with("application/x-www-form-urlencoded"));
     let form_payload;
     let json: &[u8] = if is_form {
         let payload = form_urlencoded::parse(&raw.body).find(|(name, _)| name == "payload").map(|(_, value)| value);
-        form_payload = payload.ok_or_else(|| malformed("expected a form with the field `payload`, found none".to_owned()))?;
+        form_payload =
+            payload.ok_or_else(|| malformed("expected a form with the field `payload`, found none".to_owned()))?;
         form_payload.as_bytes()
     } else {
         &raw.body
@@ -85,9 +87,9 @@ fn event(raw: &RawDelivery, document: &Document<'_>) -> Event {
         received_at: raw.received_at,
         actor: actor(document),
         target: target_node.as_ref().map(|node| target(entry, node)),
-        organization: document.object(&["organization"]).and_then(|node| {
-            Some(Organization { id: node.integer(&["id"]), login: node.text(&["login"])? })
-        }),
+        organization: document
+            .object(&["organization"])
+            .and_then(|node| Some(Organization { id: node.integer(&["id"]), login: node.text(&["login"])? })),
         repository: document.object(&["repository"]).and_then(|node| repository(&node)),
         changes: changes::changes(document, target_node.as_ref()),
         attributes: attributes(kind.map_or(&[], |kind| &kind.attributes), document),
@@ -138,9 +140,10 @@ fn outcome(entry: &Entry, document: &Document<'_>) -> Outcome {
     let Some(path) = entry.outcome else { return Outcome::Success };
     match document.text(path).as_deref() {
         Some("success" | "neutral" | "skipped" | "built" | "approved" | "active" | "inactive") => Outcome::Success,
-        Some("failure" | "error" | "errored" | "cancelled" | "timed_out" | "action_required" | "startup_failure" | "stale" | "rejected") => {
-            Outcome::Failure
-        }
+        Some(
+            "failure" | "error" | "errored" | "cancelled" | "timed_out" | "action_required" | "startup_failure"
+            | "stale" | "rejected",
+        ) => Outcome::Failure,
         _ => Outcome::Unknown,
     }
 }
@@ -151,9 +154,8 @@ fn occurred_at(received_at: Timestamp, document: &Document<'_>, target: Option<&
     let in_target = target.into_iter().flat_map(|node| IN_TARGET.iter().filter_map(|key| node.text(&[key])));
     let elsewhere = [&["starred_at"][..], &["head_commit", "timestamp"], &["updated_at"]];
     let elsewhere = elsewhere.iter().filter_map(|path| document.text(path));
-    let plausible = |at: &Timestamp| {
-        received_at.since(*at) <= OCCURRED_BEFORE_MAX && at.since(received_at) <= CLOCK_SKEW_MAX
-    };
+    let plausible =
+        |at: &Timestamp| received_at.since(*at) <= OCCURRED_BEFORE_MAX && at.since(received_at) <= CLOCK_SKEW_MAX;
     in_target.chain(elsewhere).filter_map(|text| Timestamp::parse(&text)).filter(plausible).max().unwrap_or(received_at)
 }
 

@@ -35,7 +35,10 @@ fn a_repository_made_public_says_who_what_and_when() {
     assert_eq!(event.repository.as_ref().unwrap().visibility.as_deref(), Some("public"));
     assert_eq!(event.organization, Some(Organization { id: Some(5), login: "acme".into() }));
     let target = event.target.unwrap();
-    assert_eq!((target.kind.as_str(), target.id.as_deref(), target.name.as_deref()), ("repository", Some("9"), Some("acme/app")));
+    assert_eq!(
+        (target.kind.as_str(), target.id.as_deref(), target.name.as_deref()),
+        ("repository", Some("9"), Some("acme/app"))
+    );
     assert_eq!(event.occurred_at.to_string(), "2026-03-01T11:59:58.000000Z");
     assert_eq!(event.raw.sequence, 42);
     assert_eq!(event.raw.sha256.len(), 64);
@@ -79,7 +82,10 @@ fn changes_tell_before_and_after() {
 
 #[test]
 fn attributes_come_from_the_catalog() {
-    let event = check("push", r#"{"ref":"refs/heads/main","forced":true,"pusher":{"name":"key"},"repository":{"full_name":"a/b"}}"#);
+    let event = check(
+        "push",
+        r#"{"ref":"refs/heads/main","forced":true,"pusher":{"name":"key"},"repository":{"full_name":"a/b"}}"#,
+    );
     assert_eq!(event.attributes["ref"], "refs/heads/main");
     assert_eq!(event.attributes["forced"], "true");
     assert_eq!(event.actor.unwrap().login, "key");
@@ -87,7 +93,8 @@ fn attributes_come_from_the_catalog() {
 
 #[test]
 fn a_form_holds_the_same_event() {
-    let mut form = raw("star", "payload=%7B%22action%22%3A%22created%22%2C%22sender%22%3A%7B%22login%22%3A%22a+b%22%7D%7D");
+    let mut form =
+        raw("star", "payload=%7B%22action%22%3A%22created%22%2C%22sender%22%3A%7B%22login%22%3A%22a+b%22%7D%7D");
     form.headers = vec![("content-type".to_owned(), "application/x-www-form-urlencoded".to_owned())];
     let event = normalize(&form).unwrap();
     assert_eq!(event.action.as_deref(), Some("created"));
@@ -99,7 +106,8 @@ fn conclusions_become_outcomes() {
     for (conclusion, want) in
         [(r#""success""#, Outcome::Success), (r#""timed_out""#, Outcome::Failure), ("null", Outcome::Unknown)]
     {
-        let event = check("check_run", &format!(r#"{{"action":"completed","check_run":{{"conclusion":{conclusion}}}}}"#));
+        let event =
+            check("check_run", &format!(r#"{{"action":"completed","check_run":{{"conclusion":{conclusion}}}}}"#));
         assert_eq!(event.outcome, want, "{conclusion}");
     }
     assert_eq!(check("star", "{}").outcome, Outcome::Success);

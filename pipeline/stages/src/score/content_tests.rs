@@ -109,7 +109,7 @@ fn rules_match_what_they_must_and_pass_the_rest() {
     for (name, (file, yaml)) in listed().into_iter().zip(builtin::RULES) {
         let score = Score::new(Rules::parse([(*file, *yaml)]).unwrap());
         let examples = fs::read_to_string(directory("tests").join(format!("{name}.yml"))).unwrap();
-        let examples: Examples = serde_yaml_ng::from_str(&examples).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let examples: Examples = yaml_serde::from_str(&examples).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(examples.matches.len() >= 2 && examples.passes.len() >= 2, "{name} has too few examples");
         for (expected, examples) in [(1, &examples.matches), (0, &examples.passes)] {
             for example in examples {

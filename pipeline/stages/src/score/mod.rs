@@ -78,3 +78,22 @@ impl Stage for Score {
         batch.into_iter().map(score).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[tokio::test]
+    async fn every_event_goes_on_with_what_the_rules_say() {
+        let score = Score::from_config(&Config::default()).unwrap();
+        let batch = vec![fixture::event("repository", Some("deleted")), fixture::event("star", Some("created"))];
+        let risk = |event: &Event| event.assessment.as_ref().unwrap().risk;
+        let verdicts = score.process(batch).await;
+        let risks = verdicts.iter().map(|verdict| match verdict {
+            Verdict::Forward(events) => events.iter().map(risk).collect(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(risks.collect::<Vec<Vec<i32>>>(), [vec![65], vec![0]]);
+    }
+}

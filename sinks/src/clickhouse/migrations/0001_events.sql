@@ -16,7 +16,12 @@ CREATE TABLE IF NOT EXISTS events
     ocsf_class        UInt32 CODEC(T64, ZSTD(1)),
     occurred_at       DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
     received_at       DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
-    inserted_at       DateTime64(6, 'UTC') DEFAULT now64(6, 'UTC') CODEC(Delta, ZSTD(1)),
+    -- Not stored: until when the server may take the row. Rows without it are always taken.
+    valid_until       DateTime64(6, 'UTC') EPHEMERAL,
+    -- Evaluated when the block is complete, not when the statement begins: a late one is refused.
+    inserted_at       DateTime64(6, 'UTC') DEFAULT nowInBlock64(6, 'UTC') + toIntervalMicrosecond(throwIf(
+        toUnixTimestamp64Micro(valid_until) > 0 AND valid_until < nowInBlock64(6, 'UTC'),
+        'held too long: the rows belong to another process by now')) CODEC(Delta, ZSTD(1)),
     actor_id          Int64 CODEC(ZSTD(1)),
     actor             LowCardinality(String),
     actor_kind        LowCardinality(String),

@@ -6,6 +6,10 @@ CREATE TABLE IF NOT EXISTS raw
     source      LowCardinality(String),
     event       LowCardinality(String),
     received_at DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
+    valid_until DateTime64(6, 'UTC') EPHEMERAL,
+    inserted_at DateTime64(6, 'UTC') DEFAULT nowInBlock64(6, 'UTC') + toIntervalMicrosecond(throwIf(
+        toUnixTimestamp64Micro(valid_until) > 0 AND valid_until < nowInBlock64(6, 'UTC'),
+        'held too long: the rows belong to another process by now')) CODEC(Delta, ZSTD(1)),
     sequence    UInt64 COMMENT 'sequence in the stream RAW' CODEC(Delta, ZSTD(1)),
     headers     Map(LowCardinality(String), String) CODEC(ZSTD(1)),
     body        String CODEC(ZSTD(3)),

@@ -53,7 +53,8 @@ macro_rules! symbols {
                         *unsafe { library.get::<$signature>($symbol)? }
                     }),*
                 };
-                std::mem::forget(library);
+                // Never unloaded: the engine's threads and the symbols above live in it.
+                Box::leak(Box::new(library));
                 Ok(symbols)
             }
         }

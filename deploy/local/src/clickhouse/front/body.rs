@@ -102,7 +102,7 @@ impl Read for BodyReader {
 struct Carried(Failure);
 
 /// What an error met while reading a body means for the client.
-pub(super) fn failure_of(error: io::Error) -> Failure {
+pub(super) fn failure_of(error: &io::Error) -> Failure {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Carried>()) {
         Some(Carried(failure)) => failure.clone(),
         None if error.kind() == io::ErrorKind::ConnectionAborted => {

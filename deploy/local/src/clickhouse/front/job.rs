@@ -93,7 +93,7 @@ fn decoded(request: &Request, body: BodyReader) -> Box<dyn Read> {
 fn read_form(request: &mut Request, body: &mut dyn Read) -> Result<(), Failure> {
     let Some(boundary) = request.form.take() else { return Ok(()) };
     let mut form = Vec::new();
-    body.take(STATEMENT_BYTES_MAX as u64 + 1).read_to_end(&mut form).map_err(failure_of)?;
+    body.take(STATEMENT_BYTES_MAX as u64 + 1).read_to_end(&mut form).map_err(|error| failure_of(&error))?;
     if form.len() > STATEMENT_BYTES_MAX {
         return Err(Failure::body_too_large(STATEMENT_BYTES_MAX as u64));
     }
@@ -133,7 +133,7 @@ fn read_statement(request: &Request, body: &mut dyn Read) -> Result<Statement, F
 /// Appends what the body has next.
 fn read_more(body: &mut dyn Read, text: &mut Vec<u8>) -> Result<Extent, Failure> {
     let before = text.len();
-    body.take(64 << 10).read_to_end(text).map_err(failure_of)?;
+    body.take(64 << 10).read_to_end(text).map_err(|error| failure_of(&error))?;
     Ok(if text.len() > before { Extent::Beginning } else { Extent::Whole })
 }
 
@@ -171,7 +171,7 @@ fn query(
     if killable {
         own.push(("log_comment", ticket.comment().to_owned()));
     }
-    prepare(session, request, own)?;
+    prepare(session, request, &own)?;
     if killable && !ticket.arm() {
         return Err(client_gone());
     }
@@ -237,14 +237,14 @@ fn insert(session: &mut Connection, request: &Request, data: &Data, body: &mut d
     if request.read_only {
         return Err(read_only());
     }
-    prepare(session, request, Vec::new())?;
+    prepare(session, request, &[])?;
     let mut insert = session.insert(&data.sql, &data.format, &request.parameters)?;
     let mut taking = data.begun.is_empty() || insert.append(&data.begun);
     let mut piece = Vec::with_capacity(APPEND_BYTES);
     while taking {
         piece.clear();
         // An error drops the insert, which cancels it.
-        body.take(APPEND_BYTES as u64).read_to_end(&mut piece).map_err(failure_of)?;
+        body.take(APPEND_BYTES as u64).read_to_end(&mut piece).map_err(|error| failure_of(&error))?;
         if piece.is_empty() {
             break;
         }
@@ -254,7 +254,7 @@ fn insert(session: &mut Connection, request: &Request, data: &Data, body: &mut d
 }
 
 /// Brings database and settings of the request into its session: first ours, then the client's.
-fn prepare(session: &mut Connection, request: &Request, own: Vec<(&str, String)>) -> Result<(), Failure> {
+fn prepare(session: &mut Connection, request: &Request, own: &[(&str, String)]) -> Result<(), Failure> {
     if let Some(database) = &request.database {
         let name = database.replace('\\', "\\\\").replace('`', "\\`");
         session.execute(format!("USE `{name}`").as_bytes(), format::DEFAULT, &[])?;

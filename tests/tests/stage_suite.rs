@@ -1,0 +1,46 @@
+//! The suite for stages, proven on the smallest stage there is.
+
+use async_trait::async_trait;
+use headrace_runtime::broker::Stream;
+use headrace_runtime::chain::{BoxedStage, Stage};
+use headrace_runtime::fault::Verdict;
+use headrace_runtime::payload::RawDelivery;
+use headrace_schemas::event::Event;
+use headrace_tests::conformance::stage::Case;
+use headrace_tests::harness::Nats;
+use headrace_tests::harness::samples::Sample as _;
+use headrace_tests::stage_conformance;
+
+struct Copies;
+
+#[async_trait]
+impl Stage for Copies {
+    type In = RawDelivery;
+    type Out = Event;
+
+    fn handover(&self) -> &'static str {
+        "scored"
+    }
+
+    async fn process(&self, batch: Vec<RawDelivery>) -> Vec<Verdict<Event>> {
+        let event = |raw: RawDelivery| Event { id: raw.id, received_at: raw.received_at, ..Event::sample(0) };
+        batch.into_iter().map(|raw| Verdict::Forward(vec![event(raw)])).collect()
+    }
+}
+
+#[async_trait]
+impl Case for Copies {
+    type In = RawDelivery;
+    type Out = Event;
+    const TO: Stream = Stream::Events;
+
+    async fn start(_: &Nats) -> Self {
+        Self
+    }
+
+    fn stage(&self) -> BoxedStage<RawDelivery, Event> {
+        Box::new(Self)
+    }
+}
+
+stage_conformance!(Copies: success, poison, transient, exhausted, duplicates, shutdown, crash);
