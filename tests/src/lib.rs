@@ -6,5 +6,7 @@
 //! with a long ceiling, see [`headrace_local::poll`].
 
 pub mod conformance;
+pub mod examples;
 pub mod harness;
+pub mod product;
 pub mod standin;

@@ -24,8 +24,8 @@ async fn splunk_refuses_bad_requests() {
             None => request,
         }
     };
-    let good = format!("Splunk {TOKEN}");
-    let good = Some(good.as_str());
+    let authorization = format!("Splunk {TOKEN}");
+    let good = Some(authorization.as_str());
     let event = r#"{"event":"x"}"#;
     for (authorization, body, status, code, number) in [
         (good, event.to_owned(), 200, 0, None),
@@ -46,7 +46,7 @@ async fn splunk_refuses_bad_requests() {
         assert_eq!(told["invalid-event-number"].as_i64(), number, "{body}");
     }
     let plain = Client::new().post(format!("{}/services/collector/event", splunk.url()));
-    let plain = plain.header("authorization", good.unwrap()).body(event);
+    let plain = plain.header("authorization", &authorization).body(event);
     assert_eq!(answer(plain).await.0, 400, "without a media type");
     // The good request, and what came before a bad event.
     assert_eq!(splunk.index().envelopes.len(), 6);

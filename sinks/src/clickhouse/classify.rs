@@ -29,7 +29,7 @@ const BROKEN: [u32; 13] = [
 ];
 
 /// Codes that mean that a row cannot be stored as it is.
-const POISON: [u32; 10] = [
+const POISON: [u32; 11] = [
     6,   // CANNOT_PARSE_TEXT
     27,  // CANNOT_PARSE_INPUT_ASSERTION_FAILED
     33,  // CANNOT_READ_ALL_DATA
@@ -39,6 +39,7 @@ const POISON: [u32; 10] = [
     70,  // CANNOT_CONVERT_TYPE
     117, // INCORRECT_DATA
     131, // TOO_LARGE_STRING_SIZE
+    469, // VIOLATED_CONSTRAINT
     321, // VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE
 ];
 

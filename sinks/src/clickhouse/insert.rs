@@ -94,7 +94,7 @@ impl Table {
         if items.is_empty() {
             return Ok(());
         }
-        let valid_until = valid_until(valid_for.min(self.limit));
+        let valid_until = valid_until(valid_for, self.limit);
         let token = Batch::<T>::token(items.iter().map(|item| item.sequence), self.name);
         let send = async {
             let mut insert = self
@@ -133,11 +133,11 @@ impl Table {
     }
 }
 
-/// The moment `valid_for` from now, by the clock that ClickHouse shares with us, less what the clocks may
-/// differ.
-fn valid_until(valid_for: Duration) -> i64 {
-    let micros = i64::try_from(valid_for.saturating_sub(SERVER_CLOCK_SKEW).as_micros()).unwrap_or(i64::MAX);
-    Timestamp::now().as_micros().saturating_add(micros)
+/// Until when the server may take rows, in microseconds since the epoch by the clock that ClickHouse
+/// shares with us: as long as they are ours, less what the clocks may differ, and no longer than `limit`.
+fn valid_until(valid_for: Duration, limit: Duration) -> i64 {
+    let valid_for = valid_for.saturating_sub(SERVER_CLOCK_SKEW).min(limit);
+    Timestamp::now().as_micros().saturating_add(i64::try_from(valid_for.as_micros()).unwrap_or(i64::MAX))
 }
 
 /// When the earlier copies of `items` can have been received. A message that comes again has the very

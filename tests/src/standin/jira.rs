@@ -14,7 +14,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post, put};
 use base64::Engine as _;
@@ -88,8 +88,8 @@ pub struct Jira {
 pub struct Rest;
 
 impl Protocol for Rest {
-    fn is_delivery(&self, method: &str, path: &str) -> bool {
-        method == "POST" && (path == "/rest/api/3/issue" || path.ends_with("/comment"))
+    fn is_delivery(&self, method: &Method, uri: &Uri) -> bool {
+        method == "POST" && (uri.path() == "/rest/api/3/issue" || uri.path().ends_with("/comment"))
     }
 
     fn error_body(&self, status: u16) -> String {

@@ -4,6 +4,7 @@
 //! [`server`] is what they share. A stand-in proves that a sink follows the published protocol, not
 //! that the real receiver does.
 
+pub mod clickhouse;
 pub mod jira;
 pub mod server;
 pub mod splunk;

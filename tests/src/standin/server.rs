@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, Response, StatusCode, header};
+use axum::http::{Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -77,7 +77,7 @@ impl Recorded {
 /// What a protocol adds to the server.
 pub trait Protocol: Send + Sync + 'static {
     /// Whether the request brings something that is kept.
-    fn is_delivery(&self, method: &str, path: &str) -> bool;
+    fn is_delivery(&self, method: &Method, uri: &Uri) -> bool;
     /// The body of an error answer.
     fn error_body(&self, status: u16) -> String;
 }
@@ -199,7 +199,6 @@ async fn answer<P: Protocol>(shared: Arc<Shared<P>>, request: Request<Incoming>)
     let broken_off = |_| io::Error::other("the client broke off");
     let (parts, body) = request.into_parts();
     let body = body.collect().await.map_err(broken_off)?.to_bytes();
-    let path = parts.uri.path().to_owned();
     let header = |(name, value): (&header::HeaderName, &header::HeaderValue)| {
         (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
     };
@@ -208,7 +207,7 @@ async fn answer<P: Protocol>(shared: Arc<Shared<P>>, request: Request<Incoming>)
         headers: parts.headers.iter().map(header).collect(),
         body: body.to_vec(),
     });
-    let is_delivery = shared.protocol.is_delivery(parts.method.as_str(), &path);
+    let is_delivery = shared.protocol.is_delivery(&parts.method, &parts.uri);
     let plan = next_plan(&shared, is_delivery);
     let request = Request::from_parts(parts, Body::from(body));
     let effect = || async {

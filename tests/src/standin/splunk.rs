@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Json, Response};
 use axum::routing::{get, post};
 use flate2::read::GzDecoder;
@@ -51,8 +51,8 @@ pub struct Splunk {
 pub struct Hec;
 
 impl Protocol for Hec {
-    fn is_delivery(&self, method: &str, path: &str) -> bool {
-        method == "POST" && path == "/services/collector/event"
+    fn is_delivery(&self, method: &Method, uri: &Uri) -> bool {
+        method == "POST" && uri.path() == "/services/collector/event"
     }
 
     fn error_body(&self, status: u16) -> String {

@@ -1,0 +1,117 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 measured and every count agrees, 1 something failed or was lost, 2 the command line is wrong.";
+
+/// Measures Headrace on this machine, with servers of its own. One JSON object goes to stdout, all
+/// else to stderr.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXIT_CODES, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// What to measure.
+    #[command(subcommand)]
+    pub(crate) case: Case,
+}
+
+/// The cases.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Case {
+    /// The gateway with NATS alone, beside what NATS takes from a client without a gateway.
+    #[command(after_help = format!("Example:\n  headrace-benches ingest --rate 20000 --seconds 60\n\n{EXIT_CODES}"))]
+    Ingest(Ingest),
+    /// Everything, from the webhook to the rows in ClickHouse.
+    #[command(after_help = format!("Example:\n  headrace-benches chain --rate 11574 --seconds 60\n\n{EXIT_CODES}"))]
+    Chain(Chain),
+    /// How long an event takes to a subscriber and to a row, at a given rate.
+    #[command(after_help = format!("Example:\n  headrace-benches latency --rate 5000 --seconds 30\n\n{EXIT_CODES}"))]
+    Latency(Latency),
+    /// The hot functions alone, on one core.
+    #[command(after_help = format!("Example:\n  headrace-benches micro --seconds 2\n\n{EXIT_CODES}"))]
+    Micro(Micro),
+}
+
+/// What all cases under load share.
+#[derive(Clone, Debug, Args, Serialize)]
+pub(crate) struct Common {
+    /// How long to measure, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub(crate) seconds: u64,
+    /// How long to load before that, in seconds; counted as sent, but in no rate and no latency.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(0..=600))]
+    pub(crate) warmup: u64,
+    /// Connections kept open; each has one request under way at most.
+    #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4_096))]
+    pub(crate) connections: u16,
+    /// Bodies to send, in the form of the index.json of the npm package @octokit/webhooks-examples.
+    /// That package's examples for api.github.com when it is not given.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) bodies: Option<PathBuf>,
+}
+
+impl Common {
+    /// `seconds` as a duration.
+    pub(crate) const fn window(&self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+
+    /// `warmup` as a duration.
+    pub(crate) const fn warmup(&self) -> Duration {
+        Duration::from_secs(self.warmup)
+    }
+}
+
+/// `headrace-benches ingest`
+#[derive(Clone, Debug, Args, Serialize)]
+pub(crate) struct Ingest {
+    /// Deliveries per second; 0 sends the next as soon as a connection is free.
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 0)]
+    pub(crate) rate: u32,
+    /// How the load is made.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) common: Common,
+}
+
+/// `headrace-benches chain`
+#[derive(Clone, Debug, Args, Serialize)]
+pub(crate) struct Chain {
+    /// Deliveries per second; 0 finds the highest rate at which the backlog stays within `--backlog`.
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 0)]
+    pub(crate) rate: u32,
+    /// With `--rate 0`: how many events may be accepted and not yet be rows.
+    #[arg(long, value_name = "EVENTS", default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1_000..=10_000_000))]
+    pub(crate) backlog: u64,
+    /// How the load is made.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) common: Common,
+}
+
+/// `headrace-benches latency`
+#[derive(Clone, Debug, Args, Serialize)]
+pub(crate) struct Latency {
+    /// Deliveries per second.
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rate: u32,
+    /// How the load is made.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) common: Common,
+}
+
+/// `headrace-benches micro`
+#[derive(Clone, Debug, Args, Serialize)]
+pub(crate) struct Micro {
+    /// How long to measure each function, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub(crate) seconds: u64,
+    /// Bodies to work on; as for the other cases.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) bodies: Option<PathBuf>,
+}

@@ -1,0 +1,45 @@
+//! Measures Headrace: end to end on real servers, and its hot functions alone.
+//!
+//! This binary is also the product. Called with `headrace` as its first argument it runs the library
+//! of that name, so that gateway, stages, sinks and ClickHouse are processes of their own with the
+//! release's code and allocator. Figures go to stdout as one JSON object, all else to stderr. Start
+//! with `cases`; README.md says how to read the figures.
+
+mod backlog;
+mod bodies;
+mod cases;
+mod ceiling;
+mod cli;
+mod client;
+mod guid;
+mod load;
+mod machine;
+mod moments;
+mod report;
+mod servers;
+mod tables;
+mod ticks;
+mod usage;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::Cli;
+
+// The same allocator as the binary `headrace`.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|first| first == servers::PRODUCT) {
+        return headrace::run(std::env::args_os().skip(1));
+    }
+    match cases::run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! A clock finer than tokio's, whose timers have a resolution of a millisecond: at 20,000 deliveries a
+//! second that alone would send them in bursts of twenty and show as latency.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime};
+use tokio::io::unix::AsyncFd;
+
+/// A kernel timer that fires at a fixed period.
+pub(crate) struct Ticks(AsyncFd<OwnedFd>);
+
+impl Ticks {
+    /// Fires every `period`, which is below a second.
+    pub(crate) fn every(period: Duration) -> io::Result<Self> {
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        let period = Timespec { tv_sec: 0, tv_nsec: i64::from(period.subsec_nanos()) };
+        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: period, it_value: period })?;
+        Ok(Self(AsyncFd::new(timer)?))
+    }
+
+    /// Waits for the next tick; ticks that were missed count as one.
+    pub(crate) async fn next(&self) -> io::Result<()> {
+        let mut count = [0; 8];
+        self.0.async_io(tokio::io::Interest::READABLE, |timer| Ok(rustix::io::read(timer, &mut count)?)).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,235 @@
+//! The ClickHouse sinks on the real engine, behind a proxy that fails on command.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::ffi::OsString;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use headrace_local::clickhouse::{self, Running};
+use headrace_local::install::{Installer, Silent};
+use headrace_runtime::batch::{Batch, Item};
+use headrace_runtime::delivery::{Delivery, Sink as _, Terms};
+use headrace_runtime::fault::{Fault, FaultClass, Reason};
+use headrace_runtime::payload::Payload as _;
+use headrace_runtime::secret::Secret;
+use headrace_schemas::event::Event;
+use headrace_sinks::clickhouse::{Config, Events};
+use headrace_tests::conformance::sink::{Case, Promise};
+use headrace_tests::harness::samples::Sample as _;
+use headrace_tests::sink_conformance;
+use headrace_tests::standin::clickhouse::{Passage, start};
+use headrace_tests::standin::server::{Failure, Server, When, Which};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+/// A server of its own, with a proxy before it.
+struct ClickHouseCase {
+    proxy: Server<Passage>,
+    server: Running,
+    _dir: TempDir,
+}
+
+impl ClickHouseCase {
+    fn config(&self) -> Config {
+        Config { url: self.proxy.url(), linger_ms: 50, insert_timeout_s: 1, ..Config::default() }
+    }
+
+    /// Asks the server itself. Blocking, because the suite asks between awaits.
+    fn query(&self, sql: &str) -> String {
+        let mut stream = TcpStream::connect(self.server.address()).unwrap();
+        write!(stream, "POST / HTTP/1.0\r\nContent-Length: {}\r\n\r\n{sql}", sql.len()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.contains(" 200 ") || body.contains("UNKNOWN_TABLE") || body.contains("UNKNOWN_DATABASE"),
+            "{sql}: {answer}"
+        );
+        if head.contains(" 200 ") { body.to_owned() } else { String::new() }
+    }
+
+    fn create_events(&self) {
+        let migration = include_str!("../../sinks/src/clickhouse/migrations/0001_events.sql");
+        self.query(&migration.replace("NOT EXISTS events", "NOT EXISTS headrace.events"));
+    }
+
+    fn rows(&self) -> u64 {
+        self.query("SELECT count() FROM headrace.events").trim().parse().unwrap()
+    }
+}
+
+#[async_trait]
+impl Case for ClickHouseCase {
+    type Sink = Events;
+    const PROMISE: Promise = Promise::Once;
+
+    async fn start() -> Self {
+        let install = || Installer::for_user(Arc::new(Silent))?.clickhouse_library();
+        let library = tokio::task::spawn_blocking(install).await.unwrap().unwrap();
+        let dir = TempDir::new().unwrap();
+        let arguments = vec![OsString::from("clickhouse"), OsString::from("--library"), library.into_os_string()];
+        let config = clickhouse::Config::new(env!("CARGO_BIN_EXE_headrace"), arguments, dir.path());
+        let server = clickhouse::start(config).await.unwrap();
+        Self { proxy: start(&server.url()).await, server, _dir: dir }
+    }
+    fn sink(&self) -> Events {
+        self.config().events()
+    }
+    fn terms(&self) -> Terms {
+        self.config().event_terms()
+    }
+    fn received(&self) -> Vec<String> {
+        self.query("SELECT id FROM headrace.events ORDER BY raw_sequence").lines().map(str::to_owned).collect()
+    }
+    fn fail_next(&self, times: usize, failure: Failure, when: When, which: Which) {
+        // A 2xx of a strange page cannot be told from success: the client looks at the status alone.
+        let failure = if failure == Failure::Garbage { Failure::Status(502) } else { failure };
+        self.proxy.fail_next(times, failure, when, which);
+    }
+    fn failures_left(&self) -> usize {
+        self.proxy.failures_left()
+    }
+    fn held(&self) -> usize {
+        self.proxy.held()
+    }
+    fn release(&self) {
+        self.proxy.release();
+    }
+    fn refuse(&self, id: &str) {
+        // The tables must be there to refuse a row.
+        self.query("CREATE DATABASE IF NOT EXISTS headrace ENGINE = Atomic");
+        self.create_events();
+        let name = id.replace(|char: char| !char.is_ascii_alphanumeric(), "_");
+        self.query(&format!("ALTER TABLE headrace.events ADD CONSTRAINT {name} CHECK id != '{id}'"));
+    }
+    fn down(&self) {
+        self.proxy.down();
+    }
+    async fn up(&self) {
+        self.proxy.up().await;
+    }
+    async fn break_access(&self) {
+        // The sink's tables are gone: nothing that passes by itself.
+        self.query("CREATE DATABASE IF NOT EXISTS headrace ENGINE = Atomic");
+        self.query("CREATE TABLE IF NOT EXISTS headrace.events (nothing UInt8) ENGINE = Memory");
+        self.query("RENAME TABLE headrace.events TO headrace.aside");
+        self.query("CREATE TABLE headrace.events (nothing UInt8) ENGINE = Memory");
+    }
+    async fn mend(&self) {
+        self.query("DROP TABLE headrace.events SYNC");
+        if self.query("SELECT count() FROM system.columns WHERE database = 'headrace' AND table = 'aside'").trim()
+            == "1"
+        {
+            self.query("DROP TABLE headrace.aside SYNC");
+            self.create_events();
+        } else {
+            self.query("RENAME TABLE headrace.aside TO headrace.events");
+        }
+    }
+}
+
+sink_conformance!(
+    ClickHouseCase: success,
+    unreadable_messages,
+    partial_failure,
+    poison,
+    transient,
+    down,
+    timeouts,
+    lost_answers,
+    broken,
+    duplicates,
+    shutdown,
+    crash,
+);
+
+fn batch(numbers: std::ops::Range<u16>, suspect: bool, valid_for: Duration) -> Batch<Event> {
+    let item =
+        |number: u16| Item { value: Event::sample(number), suspect, redelivered: suspect, sequence: u64::from(number) };
+    Batch::new(numbers.map(item).collect(), Instant::now() + valid_for)
+}
+
+async fn ready() -> (ClickHouseCase, Events) {
+    let case = ClickHouseCase::start().await;
+    let sink = case.sink();
+    sink.check().await.unwrap();
+    (case, sink)
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn assert_all(delivery: &Delivery, count: usize) {
+    match delivery {
+        Delivery::Each(results) => assert!(results.len() == count && results.iter().all(Result::is_ok), "{results:?}"),
+        Delivery::Whole(fault) => panic!("{fault}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_batch_again_makes_no_second_rows() {
+    let (case, sink) = ready().await;
+    assert_all(&sink.deliver(&batch(0..100, false, MINUTE)).await, 100);
+    assert_all(&sink.deliver(&batch(0..100, false, MINUTE)).await, 100);
+    assert_eq!(case.rows(), 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_suspects_only_the_absent_are_inserted() {
+    let (case, sink) = ready().await;
+    assert_all(&sink.deliver(&batch(0..60, false, MINUTE)).await, 60);
+    assert_all(&sink.deliver(&batch(30..90, true, MINUTE)).await, 60);
+    assert_eq!(case.rows(), 90);
+    assert_eq!(case.query("SELECT uniqExact(id) FROM headrace.events").trim(), "90");
+    // More than fit into one look-up.
+    assert_all(&sink.deliver(&batch(0..9_000, true, MINUTE)).await, 9_000);
+    assert_all(&sink.deliver(&batch(0..9_001, true, MINUTE)).await, 9_001);
+    assert_eq!(case.rows(), 9_001);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_server_refuses_rows_that_come_too_late() {
+    let (case, sink) = ready().await;
+    // Two seconds are kept for the clocks.
+    let Delivery::Whole(fault) = sink.deliver(&batch(0..10, false, Duration::from_millis(500))).await else {
+        panic!("expected the server to refuse the late rows")
+    };
+    assert_eq!(fault.class, FaultClass::Transient { retry_after: None }, "{fault}");
+    assert!(fault.to_string().contains("held too long"), "{fault}");
+    assert_eq!(case.rows(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unclear_insert_of_suspects_waits_for_the_servers_limit() {
+    let (case, sink) = ready().await;
+    case.proxy.fail_next(1, Failure::Reset, When::After, Which::Deliveries);
+    let Delivery::Whole(fault) = sink.deliver(&batch(0..10, true, MINUTE)).await else { panic!("the answer was lost") };
+    assert_eq!(fault.class, FaultClass::Transient { retry_after: Some(Duration::from_secs(2)) }, "{fault}");
+    assert_all(&sink.deliver(&batch(0..10, true, MINUTE)).await, 10);
+    assert_eq!(case.rows(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_later_releases_tables_and_a_refused_row_are_told_apart() {
+    let (case, sink) = ready().await;
+    case.refuse(Event::sample(3).id());
+    let Delivery::Whole(Fault { class, .. }) = sink.deliver(&batch(0..5, false, MINUTE)).await else {
+        panic!("one is refused")
+    };
+    assert_eq!(class, FaultClass::Poison(Reason::Rejected));
+    case.query("INSERT INTO headrace.migrations (version, name) VALUES (999, 'from the future')");
+    let fault = sink.check().await.unwrap_err();
+    assert_eq!(fault.class, FaultClass::Broken);
+    assert!(fault.to_string().contains("later release"), "{fault}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_password_is_used_and_never_shown() {
+    let (case, _) = ready().await;
+    let config = Config { password: Secret::new("hunter2"), ..case.config() };
+    config.reach().await.unwrap();
+    assert!(case.proxy.recorded().iter().any(|request| request.header("x-clickhouse-key") == Some("hunter2")));
+    assert!(!format!("{config:?}").contains("hunter2"));
+}

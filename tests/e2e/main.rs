@@ -1,0 +1,12 @@
+//! The product as its users have it: the binary `headrace` on real servers.
+//!
+//! Each test has a directory and ports of its own; what they share is in `headrace_tests::product`. A
+//! start costs about half a second, so that what does not disturb each other is asked of one process.
+
+#![allow(clippy::unwrap_used, reason = "all of this program is a test")]
+
+mod chains;
+mod examples;
+
+/// The binary under test.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_headrace");

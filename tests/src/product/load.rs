@@ -1,0 +1,86 @@
+//! Events without a pause, from many senders that present again what was not answered.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use headrace_local::poll;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::hook::{Hook, answer, guid};
+use crate::examples::Example;
+use crate::harness::CEILING;
+
+/// Senders under way.
+pub struct Load {
+    senders: JoinSet<()>,
+    stop: CancellationToken,
+    stored: Arc<Mutex<BTreeSet<String>>>,
+    count: watch::Receiver<usize>,
+}
+
+impl Load {
+    /// Starts `senders` of them, each with one request at a time.
+    pub fn start(senders: usize, hook: &Hook, examples: &Arc<Vec<Example>>) -> Self {
+        let (told, count) = watch::channel(0);
+        let (stop, stored) = (CancellationToken::new(), Arc::new(Mutex::new(BTreeSet::new())));
+        let told = Arc::new(told);
+        let mut set = JoinSet::new();
+        for sender in 0..senders {
+            let (hook, examples, stop) = (hook.clone(), Arc::clone(examples), stop.clone());
+            let (stored, told) = (Arc::clone(&stored), Arc::clone(&told));
+            set.spawn(async move {
+                for number in 0.. {
+                    let example = &examples[(sender + number * 7) % examples.len()];
+                    let guid = guid();
+                    if !deliver(&hook, example, &guid, &stop).await {
+                        return;
+                    }
+                    let mut stored = stored.lock().unwrap_or_else(PoisonError::into_inner);
+                    stored.insert(format!("github:{guid}"));
+                    told.send_replace(stored.len());
+                }
+            });
+        }
+        Self { senders: set, stop, stored, count }
+    }
+
+    /// Waits until `more` further events were answered with 2xx.
+    ///
+    /// # Panics
+    /// When they are not.
+    pub async fn advance(&self, more: usize) {
+        let mut count = self.count.clone();
+        let wanted = *count.borrow() + more;
+        let reached = tokio::time::timeout(CEILING, count.wait_for(|count| *count >= wanted)).await;
+        reached.expect("events are answered").expect("the senders go on until they are stopped");
+    }
+
+    /// Ends it. Returns the ids of all events that were answered with 2xx.
+    ///
+    /// # Panics
+    /// When a sender panicked: an event was presented for a minute and never stored.
+    pub async fn finish(mut self) -> BTreeSet<String> {
+        self.stop.cancel();
+        while let Some(ended) = self.senders.join_next().await {
+            ended.expect("every event is stored in the end");
+        }
+        let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut stored)
+    }
+}
+
+/// Presents an event until it is stored; false when told to stop before.
+async fn deliver(hook: &Hook, example: &Example, guid: &str, stop: &CancellationToken) -> bool {
+    let attempt = async || {
+        if stop.is_cancelled() {
+            return Some(false);
+        }
+        let answer = answer(hook.request(&example.kind, guid, example.body.clone())).await.ok()?;
+        let refused = matches!(answer.status, 400..=499);
+        assert!(!refused, "{} {guid} was refused: {}", example.kind, answer.body);
+        answer.is_stored().then_some(true)
+    };
+    poll::until("the event is stored", CEILING, attempt).await.unwrap_or_else(|error| panic!("{error}"))
+}

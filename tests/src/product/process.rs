@@ -1,0 +1,253 @@
+//! One `headrace` process: its start, its ready file, its end.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Output};
+
+use headrace_local::child::{Child, Spec};
+use headrace_local::poll;
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+use tokio::process::Command;
+
+use crate::harness::CEILING;
+
+/// What would change a test's configuration if the person who runs it has it set.
+const AMBIENT: [&str; 4] =
+    ["HEADRACE_CONFIG", "HEADRACE_DATA_DIR", "HEADRACE_WEBHOOK_SECRET", "HEADRACE_CLICKHOUSE_PASSWORD"];
+
+/// The ready file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Ready {
+    /// The gateway, without a path.
+    pub gateway: Option<String>,
+    /// The NATS server.
+    pub nats: Option<String>,
+    /// ClickHouse's HTTP interface.
+    pub clickhouse: Option<String>,
+    /// Health and metrics, without a path.
+    pub metrics: String,
+    /// The secret to sign with.
+    pub webhook_secret: Option<String>,
+    /// Process ids by name.
+    pub pids: BTreeMap<String, u32>,
+}
+
+/// A `headrace up` or `headrace run` to be.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    environment: Vec<(String, OsString)>,
+    ready_file: PathBuf,
+    log: PathBuf,
+}
+
+impl Launch {
+    /// `up` on the data directory `data` within `dir`, with free ports.
+    #[must_use]
+    pub fn up(program: impl Into<PathBuf>, dir: &Path) -> Self {
+        let launch = Self::new(program.into(), "up", "up", dir);
+        let launch = launch.argument("--data-dir").argument(dir.join("data"));
+        let ports = ["--gateway-port", "--metrics-port", "--nats-port", "--clickhouse-port"];
+        ports.into_iter().fold(launch, |launch, port| launch.argument(port).argument("0"))
+    }
+
+    /// `run` of one role with the configuration `config`; its files are in `dir`.
+    #[must_use]
+    pub fn run(program: impl Into<PathBuf>, role: &str, config: &Path, dir: &Path) -> Self {
+        Self::new(program.into(), "run", role, dir).argument("--config").argument(config).argument(role)
+    }
+
+    fn new(program: PathBuf, command: &str, name: &str, dir: &Path) -> Self {
+        let ready_file = dir.join(format!("{name}.ready.json"));
+        let log = dir.join(format!("{name}.log"));
+        let launch = Self { program, arguments: Vec::new(), environment: Vec::new(), ready_file, log };
+        let ready_file = launch.ready_file.clone();
+        launch.argument(command).argument("--ready-file").argument(ready_file)
+    }
+
+    /// One more argument; a later `--x-port` replaces an earlier one only if the command allows it.
+    #[must_use]
+    pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// The value of an option that is given already.
+    ///
+    /// # Panics
+    /// When it is not given.
+    #[must_use]
+    pub fn replace(mut self, option: &str, value: impl Into<OsString>) -> Self {
+        let at = self.arguments.iter().position(|argument| argument == option).expect("the option is given");
+        self.arguments[at + 1] = value.into();
+        self
+    }
+
+    /// An environment variable, such as `HEADRACE__PIPELINE__CHAINS`.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Starts it and waits until it says that everything answers.
+    ///
+    /// # Panics
+    /// When it ends instead; its log is in the message.
+    pub async fn start(self) -> Running {
+        // What an earlier process left says nothing about this one.
+        let _ = std::fs::remove_file(&self.ready_file);
+        let child = self.spawn().await;
+        let ready = tokio::select! {
+            ready = poll::until("the ready file", CEILING, async || read(&self.ready_file)) => ready,
+            status = child.wait() => panic!("it ended instead ({status}): {}", self.log_text()),
+        };
+        let ready = ready.unwrap_or_else(|error| panic!("{error}: {}", self.log_text()));
+        Running { child, ready, launch: self }
+    }
+
+    /// Starts it and waits for its end, which must come by itself. Returns its exit code and what it said.
+    ///
+    /// # Panics
+    /// When it goes on running.
+    pub async fn refused(self) -> (Option<i32>, String) {
+        let child = self.spawn().await;
+        let status = tokio::time::timeout(CEILING, child.wait()).await;
+        let status = status.unwrap_or_else(|_| panic!("it goes on running: {}", self.log_text()));
+        (status.code(), self.log_text())
+    }
+
+    /// `env` sets the variables and then becomes the program, so that the child has its process id, its
+    /// log and an end no later than that of the test.
+    async fn spawn(&self) -> Child {
+        let unset = AMBIENT.iter().flat_map(|name| [OsString::from("-u"), name.into()]);
+        let set = self.environment.iter().map(|(name, value)| {
+            let mut pair = OsString::from(format!("{name}="));
+            pair.push(value);
+            pair
+        });
+        let program = [self.program.clone().into_os_string()];
+        let arguments = unset.chain(set).chain(program).chain(self.arguments.iter().cloned()).collect();
+        let spec = Spec { program: "/usr/bin/env".into(), arguments, log: self.log.clone() };
+        Child::spawn(spec).await.expect("`env` is everywhere")
+    }
+
+    fn log_text(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+}
+
+/// A running `headrace`. Dropped, it is killed.
+pub struct Running {
+    child: Child,
+    ready: Ready,
+    launch: Launch,
+}
+
+impl Running {
+    /// Where everything answers, as told at the start.
+    #[must_use]
+    pub const fn ready(&self) -> &Ready {
+        &self.ready
+    }
+
+    /// What the ready file says by now.
+    #[must_use]
+    pub fn ready_now(&self) -> Ready {
+        read(&self.launch.ready_file).expect("it is replaced in one step")
+    }
+
+    /// Waits until the ready file names another process `name` than `before`.
+    pub async fn started_again(&self, name: &str, before: u32) -> Ready {
+        let what = format!("another process {name} is in the ready file");
+        let condition = async || Some(self.ready_now()).filter(|ready| ready.pids[name] != before);
+        poll::until(&what, CEILING, condition).await.unwrap_or_else(|error| panic!("{error}: {}", self.log()))
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// All that it said on stdout and stderr.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.launch.log_text()
+    }
+
+    /// Ctrl-C, and its end.
+    pub async fn interrupt(&self) -> ExitStatus {
+        signal(self.pid(), Signal::INT);
+        self.ended().await
+    }
+
+    /// `kill -9`, and its end.
+    pub async fn kill(&self) {
+        signal(self.pid(), Signal::KILL);
+        assert_eq!(self.ended().await.signal(), Some(Signal::KILL.as_raw()));
+    }
+
+    /// Ctrl-C; it must end well.
+    pub async fn stop(self) {
+        let status = self.interrupt().await;
+        assert!(status.success(), "it ended with {status}: {}", self.log());
+    }
+
+    async fn ended(&self) -> ExitStatus {
+        let ended = tokio::time::timeout(CEILING, self.child.wait()).await;
+        ended.unwrap_or_else(|_| panic!("it does not end: {}", self.log()))
+    }
+}
+
+fn read(path: &Path) -> Option<Ready> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+/// Sends a signal to a process that has not been waited for.
+///
+/// # Panics
+/// When there is no such process.
+pub fn signal(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("process ids are positive");
+    kill_process(pid, signal).expect("the process runs");
+}
+
+/// Whether a process runs; one that has ended and waits to be reaped does not.
+#[must_use]
+pub fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+/// Waits until a process runs no more.
+pub async fn gone(pid: u32) {
+    let what = format!("process {pid} is gone");
+    let condition = || std::future::ready((!runs(pid)).then_some(()));
+    poll::until(&what, CEILING, condition).await.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// Runs a command to its end, without what the environment would change.
+pub async fn command(program: &str, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
+    let mut command = Command::new(program);
+    command.args(arguments).kill_on_drop(true);
+    AMBIENT.iter().for_each(|name| drop(command.env_remove(name)));
+    let output = tokio::time::timeout(CEILING, command.output()).await;
+    output.expect("a command ends by itself").expect("the program was built for this test")
+}
+
+/// What a command said on stdout.
+#[must_use]
+pub fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What a command said on stderr.
+#[must_use]
+pub fn complained(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}

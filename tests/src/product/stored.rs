@@ -1,0 +1,145 @@
+//! What became of the events: rows in ClickHouse, messages in NATS.
+
+use async_nats::jetstream::{self, message::StreamMessage};
+use futures::TryStreamExt as _;
+use headrace_local::poll;
+use headrace_runtime::broker::Stream;
+use serde::de::DeserializeOwned;
+
+use super::process::Ready;
+use crate::harness::CEILING;
+
+/// The two servers behind a process.
+pub struct Stored {
+    http: reqwest::Client,
+    clickhouse: String,
+    jetstream: jetstream::Context,
+}
+
+impl Stored {
+    /// What the process that wrote `ready` stores.
+    ///
+    /// # Panics
+    /// When NATS does not answer.
+    pub async fn of(ready: &Ready) -> Self {
+        let nats = ready.nats.as_ref().expect("it tells where NATS is");
+        let clickhouse = ready.clickhouse.clone().expect("it tells where ClickHouse is");
+        let client = async_nats::connect(nats).await.expect("NATS answers");
+        Self { http: reqwest::Client::new(), clickhouse, jetstream: jetstream::new(client) }
+    }
+
+    /// JetStream, as it is.
+    #[must_use]
+    pub const fn jetstream(&self) -> &jetstream::Context {
+        &self.jetstream
+    }
+
+    /// The rows of a query without its FORMAT, each as a tuple of its columns; of the database `headrace`.
+    ///
+    /// # Panics
+    /// When ClickHouse refuses it or its columns are of other types.
+    pub async fn rows<T: DeserializeOwned>(&self, sql: &str) -> Vec<T> {
+        let asked = self.try_rows(sql).await;
+        asked.unwrap_or_else(|error| panic!("{sql}: {error:#}"))
+    }
+
+    async fn try_rows<T: DeserializeOwned>(&self, sql: &str) -> anyhow::Result<Vec<T>> {
+        let sql = format!("{sql} FORMAT JSONCompactEachRow");
+        // Counts are numbers, not texts.
+        let parameters = [("database", "headrace"), ("output_format_json_quote_64bit_integers", "0")];
+        let url = reqwest::Url::parse_with_params(&self.clickhouse, parameters)?;
+        let response = self.http.post(url).body(sql).send().await?;
+        let status = response.status();
+        let text = response.text().await?;
+        anyhow::ensure!(status.is_success(), "{status} {text}");
+        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
+    /// Waits until a query that counts says `count`.
+    ///
+    /// # Panics
+    /// When it never does.
+    pub async fn until_count(&self, sql: &str, count: u64) {
+        let condition = async || {
+            // While a server is started again it cannot be asked.
+            let found = self.try_rows::<(u64,)>(sql).await.ok()?;
+            (found == [(count,)]).then_some(())
+        };
+        if let Err(error) = poll::until(&format!("{sql} = {count}"), CEILING, condition).await {
+            panic!("{error}; found {:?}", self.try_rows::<(u64,)>(sql).await);
+        }
+    }
+
+    /// A handle of a stream, with its state of this moment.
+    ///
+    /// # Panics
+    /// When NATS does not answer.
+    pub async fn stream(&self, stream: Stream) -> jetstream::stream::Stream {
+        self.jetstream.get_stream(stream.name()).await.expect("the streams exist")
+    }
+
+    /// How many messages a stream holds.
+    pub async fn count(&self, stream: Stream) -> u64 {
+        self.stream(stream).await.cached_info().state.messages
+    }
+
+    /// Every message of a stream, from its first.
+    ///
+    /// # Panics
+    /// When NATS does not answer.
+    pub async fn messages(&self, stream: Stream) -> Vec<StreamMessage> {
+        let stream = self.stream(stream).await;
+        let state = &stream.cached_info().state;
+        let mut messages = Vec::new();
+        // An empty stream has a last sequence below its first.
+        for sequence in state.first_sequence.max(1)..=state.last_sequence {
+            messages.push(stream.get_raw_message(sequence).await.expect("nothing is deleted in between"));
+        }
+        messages
+    }
+
+    /// Waits until every message of every stream has been settled by every component that reads it, so
+    /// that nothing happens any more.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    pub async fn settled(&self) {
+        let condition = async || self.is_settled().await.ok()?.then_some(());
+        if let Err(error) = poll::until("every message is settled", CEILING, condition).await {
+            panic!("{error}; {:#?}", self.backlog().await);
+        }
+    }
+
+    async fn is_settled(&self) -> anyhow::Result<bool> {
+        let before = self.last_sequences().await?;
+        let settled = self.backlog().await?.is_empty();
+        // Nobody works on anything, and what was asked later saw no more than what was asked first.
+        Ok(settled && before == self.last_sequences().await?)
+    }
+
+    async fn last_sequences(&self) -> anyhow::Result<Vec<u64>> {
+        let mut sequences = Vec::new();
+        for stream in Stream::ALL {
+            sequences.push(self.jetstream.get_stream(stream.name()).await?.cached_info().state.last_sequence);
+        }
+        Ok(sequences)
+    }
+
+    /// Components with work left: their name, messages that wait, messages that are not settled.
+    async fn backlog(&self) -> anyhow::Result<Vec<(String, u64, usize)>> {
+        let mut backlog = Vec::new();
+        for stream in Stream::ALL {
+            let stream = self.jetstream.get_stream(stream.name()).await?;
+            let consumers: Vec<_> = stream.consumers().try_collect().await?;
+            let busy = consumers.into_iter().filter(|info| info.num_pending > 0 || info.num_ack_pending > 0);
+            backlog.extend(busy.map(|info| (info.name, info.num_pending, info.num_ack_pending)));
+        }
+        Ok(backlog)
+    }
+}
+
+/// A message's header; empty when it has none of that name.
+#[must_use]
+pub fn header(message: &StreamMessage, name: &str) -> String {
+    message.headers.get(name).map(ToString::to_string).unwrap_or_default()
+}
