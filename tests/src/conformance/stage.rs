@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_nats::jetstream::message::StreamMessage;
 use async_trait::async_trait;
 use headrace_runtime::broker::Stream;
 use headrace_runtime::chain::{BoxedStage, ChainLoop, Stage};
@@ -38,6 +39,10 @@ pub trait Case: Send + Sync + Sized + 'static {
     async fn start(nats: &Nats) -> Self;
     /// A new stage, as a new process would build it.
     fn stage(&self) -> BoxedStage<Self::In, Self::Out>;
+    /// The id of the sample that a product was made of.
+    fn origin(&self, product: &StreamMessage) -> String {
+        product.headers.get(header::ID).map(ToString::to_string).unwrap_or_default()
+    }
     /// A message that can be read and that the stage gives up, with the reason's code. By default one
     /// that cannot even be read.
     fn poison(&self) -> (Outgoing, &'static str) {
@@ -136,8 +141,7 @@ impl<C: Case> Rig<C> {
     async fn downstream(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
         for message in self.nats.messages(C::TO).await {
-            let id = message.headers.get(header::ID).map(ToString::to_string).unwrap_or_default();
-            *counts.entry(id).or_default() += 1;
+            *counts.entry(self.case.origin(&message)).or_default() += 1;
         }
         counts
     }

@@ -1,0 +1,78 @@
+//! What NATS takes from a client without a gateway: the same bodies under the same headers into the
+//! same stream, each confirmed, as many on their way at once as the gateway could have.
+//!
+//! A gateway cannot be faster, and what it loses against this is its own doing: HTTP, HMAC, the look-up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::HeaderMap;
+use async_nats::jetstream::{self, Context};
+use headrace_runtime::trace::TraceParent;
+use headrace_schemas::id::EventId;
+use headrace_schemas::time::Timestamp;
+use headrace_schemas::{header, subject};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::bodies::{Bodies, Body};
+use crate::guid;
+use crate::servers::Nats;
+
+/// How long to publish before the window.
+const WARMUP: Duration = Duration::from_secs(1);
+
+/// Publishes by `publishers` tasks, each with one message on its way. Returns messages confirmed per second.
+pub(crate) async fn measure(bodies: &Arc<Bodies>, publishers: u16, window: Duration) -> anyhow::Result<f64> {
+    let nats = Nats::start(u64::MAX).await?;
+    let jetstream = jetstream::new(nats.client.clone());
+    let opens = Instant::now() + WARMUP;
+    let closes = opens + window;
+    let next = Arc::new(AtomicU64::new(0));
+    let mut tasks = JoinSet::new();
+    for _ in 0..publishers {
+        let (jetstream, bodies, next) = (jetstream.clone(), Arc::clone(bodies), Arc::clone(&next));
+        tasks.spawn(async move {
+            let mut confirmed_in_window = 0_u64;
+            while Instant::now() < closes {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                publish(&jetstream, bodies.of(index), index).await?;
+                confirmed_in_window += u64::from((opens..closes).contains(&Instant::now()));
+            }
+            anyhow::Ok(confirmed_in_window)
+        });
+    }
+    let mut confirmed = 0;
+    while let Some(ended) = tasks.join_next().await {
+        confirmed += ended.context("a publisher panicked")??;
+    }
+    nats.stop().await;
+    Ok((confirmed as f64 / window.as_secs_f64()).round())
+}
+
+async fn publish(jetstream: &Context, body: &Body, index: u64) -> anyhow::Result<()> {
+    let guid = guid::make(index);
+    let guid = std::str::from_utf8(&guid).context("a GUID is ASCII")?;
+    let id = EventId::github(guid);
+    let mut headers = HeaderMap::new();
+    headers.insert(header::ID, id.as_str());
+    headers.insert(header::SOURCE, "github");
+    headers.insert(header::EVENT, body.event.as_str());
+    headers.insert(header::RECEIVED_AT, Timestamp::now().as_micros().to_string());
+    headers.insert(header::CONTENT_TYPE, "application/json");
+    headers.insert(header::GITHUB_EVENT, body.event.as_str());
+    headers.insert(header::GITHUB_DELIVERY, guid);
+    headers.insert(header::GITHUB_SIGNATURE, format!("sha256={}", hex::encode(body.signature)));
+    headers.insert("X-GitHub-Hook-ID", "292430182");
+    headers.insert("X-GitHub-Hook-Installation-Target-ID", "79929171");
+    headers.insert("X-GitHub-Hook-Installation-Target-Type", "organization");
+    headers.insert(header::MESSAGE_ID, id.as_str());
+    headers.insert(header::TRACEPARENT, TraceParent::generate().as_str());
+    let subject = subject::raw(&body.tenant, "github", &body.event);
+    let sent = jetstream.publish_with_headers(subject, headers, body.json.clone()).await.context("cannot publish")?;
+    let stored = sent.await.context("NATS did not store a message")?;
+    anyhow::ensure!(!stored.duplicate, "NATS took a new message for a known one");
+    Ok(())
+}

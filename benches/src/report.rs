@@ -1,0 +1,80 @@
+//! The one line that a case prints.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hdrhistogram::Histogram;
+use headrace_schemas::time::Timestamp;
+use serde::Serialize;
+
+use crate::bodies::Described;
+use crate::machine::{Machine, commit};
+use crate::usage::round;
+
+/// What every case tells.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report<R, F> {
+    /// The case.
+    pub(crate) case: &'static str,
+    /// Its options: with `case`, how to do it again.
+    pub(crate) recipe: R,
+    /// What was sent.
+    pub(crate) bodies: Described,
+    /// What was found.
+    #[serde(flatten)]
+    pub(crate) figures: F,
+}
+
+/// A [`Report`] with what it was taken on.
+#[derive(Serialize)]
+struct Line<'a, R, F> {
+    #[serde(flatten)]
+    report: &'a Report<R, F>,
+    machine: Machine,
+    version: &'static str,
+    commit: String,
+    measured_at: Timestamp,
+}
+
+impl<R: Serialize, F: Serialize> Report<R, F> {
+    /// Prints it on stdout.
+    pub(crate) fn print(&self) -> anyhow::Result<()> {
+        let line = Line {
+            report: self,
+            machine: Machine::this(),
+            version: env!("CARGO_PKG_VERSION"),
+            commit: commit(),
+            measured_at: Timestamp::now(),
+        };
+        println!("{}", serde_json::to_string(&line).context("cannot write the report")?);
+        Ok(())
+    }
+}
+
+/// A distribution of times, in milliseconds.
+#[derive(Debug, Serialize)]
+pub(crate) struct Quantiles {
+    p50_ms: f64,
+    p99_ms: f64,
+    p999_ms: f64,
+    max_ms: f64,
+}
+
+impl Quantiles {
+    /// Of a histogram of microseconds.
+    pub(crate) fn of(micros: &Histogram<u64>) -> Self {
+        let at = |quantile| round(micros.value_at_quantile(quantile) as f64 / 1e3);
+        Self { p50_ms: at(0.5), p99_ms: at(0.99), p999_ms: at(0.999), max_ms: at(1.0) }
+    }
+}
+
+/// `count` in `time`, per second.
+pub(crate) fn rate(count: u64, time: Duration) -> f64 {
+    (count as f64 / time.as_secs_f64()).round()
+}
+
+/// Ends a case whose counts disagree. The figures are printed before: they help to see why.
+pub(crate) fn conclude(problems: Vec<String>) -> anyhow::Result<()> {
+    anyhow::ensure!(problems.is_empty(), "the counts do not agree:\n  {}", problems.join("\n  "));
+    Ok(())
+}

@@ -1,0 +1,232 @@
+//! The servers of a case, fresh for each: NATS, the embedded ClickHouse, and each role of the product
+//! as a process of its own. All end with this process, and their data with them.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use headrace_local::child::{Child, Spec};
+use headrace_local::install::{Installer, Terminal};
+use headrace_local::{clickhouse, nats, poll};
+use headrace_runtime::broker::Broker;
+use headrace_runtime::config::{self, Streams};
+use serde::Deserialize;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::bodies::SECRET;
+use crate::client;
+use crate::usage::Meter;
+
+/// The first argument with which this binary is the product.
+pub(crate) const PRODUCT: &str = "headrace";
+/// How long a role may take to work: the first migration included.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How long a role may take to stop.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// A nats-server with Headrace's streams in a directory of its own.
+pub(crate) struct Nats {
+    server: nats::Running,
+    /// The streams as they were made.
+    pub(crate) streams: Streams,
+    /// A connection to it.
+    pub(crate) client: async_nats::Client,
+    // After the server, which writes into it.
+    dir: TempDir,
+}
+
+impl Nats {
+    /// Starts it and makes the streams; RAW takes `raw_bytes_max` or what the disk allows.
+    pub(crate) async fn start(raw_bytes_max: u64) -> anyhow::Result<Self> {
+        let program = install(Installer::nats_server).await?;
+        let dir = TempDir::with_prefix("headrace-bench-").context("cannot make a directory")?;
+        let streams = streams(dir.path(), raw_bytes_max)?;
+        let server = nats::start(nats::Config::new(program, dir.path().join("nats"))).await?;
+        let client = async_nats::connect(server.url()).await.context("cannot connect to NATS")?;
+        let settings = config::Nats { url: server.url(), ..config::Nats::default() };
+        Broker::connect(&settings, &streams, "bench").await?.ensure_topology(&streams).await?;
+        Ok(Self { server, streams, client, dir })
+    }
+
+    /// Its process.
+    pub(crate) fn process(&self) -> Option<(String, u32)> {
+        Some(("nats".to_owned(), self.server.pid()?))
+    }
+
+    /// Stops it and removes its data.
+    pub(crate) async fn stop(self) {
+        self.server.stop().await;
+    }
+}
+
+/// A role of the product that runs.
+struct Role {
+    child: Child,
+    ready: Ready,
+}
+
+/// What is read of a role's ready file.
+#[derive(Deserialize)]
+struct Ready {
+    gateway: Option<String>,
+    metrics: String,
+}
+
+/// What is read of `/readyz`.
+#[derive(Deserialize)]
+struct Readiness {
+    ready: bool,
+    components: BTreeMap<String, Component>,
+}
+
+#[derive(Deserialize)]
+struct Component {
+    state: String,
+}
+
+/// The product, in parts, with all that it needs.
+pub(crate) struct Product {
+    // In the order in which they are killed when a case fails.
+    roles: BTreeMap<&'static str, Role>,
+    clickhouse: Option<clickhouse::Running>,
+    /// Its broker.
+    pub(crate) nats: Nats,
+}
+
+impl Product {
+    /// The gateway alone.
+    pub(crate) async fn gateway(nats: Nats) -> anyhow::Result<Self> {
+        Self { roles: BTreeMap::new(), clickhouse: None, nats }.with(&["ingest"]).await
+    }
+
+    /// Everything.
+    pub(crate) async fn everything(nats: Nats) -> anyhow::Result<Self> {
+        let library = install(Installer::clickhouse_library).await?;
+        let arguments: Vec<OsString> = vec![PRODUCT.into(), "clickhouse".into(), "--library".into(), library.into()];
+        let server = clickhouse::Config::new(own_program()?, arguments, nats.dir.path().join("clickhouse"));
+        let clickhouse = Some(clickhouse::start(server).await?);
+        Self { roles: BTreeMap::new(), clickhouse, nats }.with(&["sinks", "pipeline", "ingest"]).await
+    }
+
+    async fn with(mut self, roles: &[&'static str]) -> anyhow::Result<Self> {
+        let config = self.nats.dir.path().join("headrace.toml");
+        let mut settings = json!({
+            "admin": { "listen": "127.0.0.1:0" },
+            "nats": { "url": self.nats.server.url() },
+            "streams": self.nats.streams,
+            "ingest": { "listen": "127.0.0.1:0", "github": { "secrets": [SECRET] } },
+        });
+        if let Some(url) = self.clickhouse_url() {
+            settings["sinks"] = json!({ "clickhouse": { "url": url } });
+        }
+        let text = toml::to_string(&settings).context("cannot write the product's configuration")?;
+        std::fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
+        for role in roles {
+            let started = start_role(role, &config, self.nats.dir.path()).await;
+            self.roles.insert(role, started.with_context(|| format!("`headrace run {role}` does not work"))?);
+        }
+        Ok(self)
+    }
+
+    /// Where the gateway listens.
+    pub(crate) fn address(&self) -> anyhow::Result<SocketAddr> {
+        let gateway = self.roles.get("ingest").and_then(|role| role.ready.gateway.as_deref());
+        address(gateway.context("the gateway told no address")?)
+    }
+
+    /// Where ClickHouse listens.
+    pub(crate) fn clickhouse_url(&self) -> Option<String> {
+        self.clickhouse.as_ref().map(clickhouse::Running::url)
+    }
+
+    /// All processes.
+    pub(crate) fn meter(&self) -> Meter {
+        let name = |role: &&str| if *role == "ingest" { "gateway" } else { role }.to_owned();
+        let roles = self.roles.iter().map(|(role, running)| (name(role), running.child.pid()));
+        let clickhouse = self.clickhouse.as_ref().and_then(clickhouse::Running::pid);
+        let clickhouse = clickhouse.map(|pid| ("clickhouse".to_owned(), pid));
+        Meter::new(roles.chain(self.nats.process()).chain(clickhouse))
+    }
+
+    /// The ends of the roles' logs, for whoever looks for the cause of a failure.
+    pub(crate) fn logs(&self) -> String {
+        let log = |(role, running): (&&str, &Role)| format!("--- {role}\n{}\n", running.child.log_tail());
+        self.roles.iter().map(log).collect()
+    }
+
+    /// Stops everything, the sources first.
+    pub(crate) async fn stop(self) {
+        for role in ["ingest", "pipeline", "sinks"] {
+            if let Some(running) = self.roles.get(role) {
+                running.child.stop(GRACE).await;
+            }
+        }
+        if let Some(clickhouse) = self.clickhouse {
+            clickhouse.stop().await;
+        }
+        self.nats.stop().await;
+    }
+}
+
+async fn start_role(role: &str, config: &Path, dir: &Path) -> anyhow::Result<Role> {
+    let ready_file = dir.join(format!("{role}.ready.json"));
+    let mut arguments: Vec<OsString> = [PRODUCT, "run", role, "--config"].map(OsString::from).into();
+    arguments.extend([config.into(), "--ready-file".into(), ready_file.clone().into()]);
+    let spec = Spec { program: own_program()?, arguments, log: dir.join(format!("{role}.log")) };
+    let child = Child::spawn(spec).await?;
+    let works = async {
+        let read = async || std::fs::read(&ready_file).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let ready: Ready = poll::until("it writes its ready file", READY_WITHIN, read).await?;
+        let metrics = address(&ready.metrics)?;
+        poll::until("all its components are healthy", READY_WITHIN, async || healthy(metrics).await).await?;
+        anyhow::Ok(ready)
+    };
+    let worked = tokio::select! {
+        works = works => works,
+        status = child.wait() => Err(anyhow::anyhow!("it ended: {status}")),
+    };
+    let ready = worked.with_context(|| format!("its log says:\n{}", child.log_tail()))?;
+    Ok(Role { child, ready })
+}
+
+async fn healthy(metrics: SocketAddr) -> Option<()> {
+    let (_, body) = client::get(metrics, "/readyz").await.ok()?;
+    let Readiness { ready, components } = serde_json::from_slice(&body).ok()?;
+    (ready && components.values().all(|component| component.state == "healthy")).then_some(())
+}
+
+/// The address in `http://<address>`.
+fn address(url: &str) -> anyhow::Result<SocketAddr> {
+    let address = url.trim_start_matches("http://");
+    address.parse().with_context(|| format!("expected http:// and an address, found `{url}`"))
+}
+
+fn own_program() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("cannot find this program's own file")
+}
+
+/// Runs an installer, which blocks.
+async fn install<E>(what: fn(&Installer) -> Result<PathBuf, E>) -> anyhow::Result<PathBuf>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let install = move || anyhow::Ok(what(&Installer::for_user(Arc::new(Terminal))?)?);
+    tokio::task::spawn_blocking(install).await.context("the installer panicked")?
+}
+
+/// The product's default streams, smaller where the disk is.
+fn streams(dir: &Path, raw_bytes_max: u64) -> anyhow::Result<Streams> {
+    let disk = rustix::fs::statvfs(dir).with_context(|| format!("cannot see how much disk {} has", dir.display()))?;
+    let half = disk.f_bavail * disk.f_frsize / 2;
+    let mut streams = Streams::default();
+    streams.raw.max_bytes = raw_bytes_max.min(half / 2);
+    streams.events.max_bytes = streams.events.max_bytes.min(half / 4);
+    streams.alerts.max_bytes = streams.alerts.max_bytes.min(half / 16);
+    streams.dead.max_bytes = streams.dead.max_bytes.min(half / 16);
+    Ok(streams)
+}

@@ -1,0 +1,106 @@
+//! What processes cost: CPU time and peak memory, as the kernel counts them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+/// Name of this process in a report: the load generator and what counts and queries for the bench.
+pub(crate) const OWN: &str = "bench";
+
+/// The processes of a case, by name.
+#[derive(Clone, Debug)]
+pub(crate) struct Meter(Vec<(String, u32)>);
+
+/// What each process had cost at some moment.
+#[derive(Debug)]
+pub(crate) struct Sample(BTreeMap<String, Usage>);
+
+#[derive(Clone, Copy, Debug)]
+struct Usage {
+    /// Of all threads, in user and kernel mode, children not included.
+    cpu: Duration,
+    peak_rss_bytes: u64,
+}
+
+/// What a process cost between two samples.
+#[derive(Debug, Serialize)]
+pub(crate) struct Cost {
+    /// CPU time for one event, in microseconds.
+    pub(crate) cpu_us_per_event: f64,
+    /// CPU time for a thousand events, in seconds.
+    cpu_s_per_1000: f64,
+    /// The most memory that was resident at once since the process began (VmHWM), in MB of 10^6 bytes.
+    peak_rss_mb: f64,
+}
+
+impl Meter {
+    /// A meter for these processes and this one.
+    pub(crate) fn new(processes: impl IntoIterator<Item = (String, u32)>) -> Self {
+        Self(processes.into_iter().chain([(OWN.to_owned(), std::process::id())]).collect())
+    }
+
+    /// What they have cost so far.
+    pub(crate) fn sample(&self) -> anyhow::Result<Sample> {
+        let usage = |(name, pid): &(String, u32)| {
+            let usage = read(*pid).with_context(|| format!("cannot read what {name} (pid {pid}) has used; did it end?"));
+            Ok((name.clone(), usage?))
+        };
+        self.0.iter().map(usage).collect::<anyhow::Result<_>>().map(Sample)
+    }
+}
+
+impl Sample {
+    /// What each process cost from `since` to this moment, for each of `events`.
+    pub(crate) fn costs(&self, since: &Self, events: u64) -> BTreeMap<String, Cost> {
+        let cost = |(name, usage): (&String, &Usage)| {
+            let before = since.0.get(name).map_or(Duration::ZERO, |before| before.cpu);
+            let micros = usage.cpu.saturating_sub(before).as_secs_f64() * 1e6 / events.max(1) as f64;
+            let cost = Cost {
+                cpu_us_per_event: round(micros),
+                cpu_s_per_1000: round(micros / 1e3),
+                peak_rss_mb: round(usage.peak_rss_bytes as f64 / 1e6),
+            };
+            (name.clone(), cost)
+        };
+        self.0.iter().map(cost).collect()
+    }
+}
+
+/// Four digits behind the point: more is noise to a reader.
+pub(crate) fn round(value: f64) -> f64 {
+    (value * 1e4).round() / 1e4
+}
+
+fn read(pid: u32) -> anyhow::Result<Usage> {
+    let file = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}"));
+    let ticks = cpu_ticks(&file("stat")?).context("expected the fields of proc_pid_stat(5)")?;
+    let peak_kib = peak_kib(&file("status")?).context("expected a line VmHWM")?;
+    let cpu = Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64);
+    Ok(Usage { cpu, peak_rss_bytes: peak_kib << 10 })
+}
+
+/// `utime` and `stime`, fields 14 and 15. The second field, the name, may hold blanks and brackets.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace().skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+}
+
+fn peak_kib(status: &str) -> Option<u64> {
+    let value = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    value.split_ascii_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_files_are_read() {
+        assert_eq!(cpu_ticks("7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 30 12 9 9 20 0 1 0"), Some(42));
+        assert_eq!(peak_kib("Name:\tx\nVmHWM:\t  1234 kB\nVmRSS:\t 1 kB\n"), Some(1234));
+        assert!(read(std::process::id()).expect("this process runs").peak_rss_bytes > 0);
+    }
+}
