@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use hmac::{Hmac, KeyInit as _, Mac as _};
 use headrace_ingest::config::Tenants;
 use headrace_ingest::tenant::{TenantMap, login_of};
 use headrace_local::install::{Installer, Terminal};
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::Sha256;

@@ -47,7 +47,9 @@ impl Nats {
         let dir = TempDir::with_prefix("headrace-bench-").context("cannot make a directory")?;
         let streams = streams(dir.path(), raw_bytes_max)?;
         let server = nats::start(nats::Config::new(program, dir.path().join("nats"))).await?;
-        let client = async_nats::connect(server.url()).await.context("cannot connect to NATS")?;
+        // As the product's own connection: see `headrace_runtime::broker`.
+        let options = async_nats::ConnectOptions::new().client_capacity(16_384).skip_subject_validation(true);
+        let client = options.connect(server.url()).await.context("cannot connect to NATS")?;
         let settings = config::Nats { url: server.url(), ..config::Nats::default() };
         Broker::connect(&settings, &streams, "bench").await?.ensure_topology(&streams).await?;
         Ok(Self { server, streams, client, dir })

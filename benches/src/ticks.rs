@@ -5,7 +5,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 use tokio::io::unix::AsyncFd;
 
 /// A kernel timer that fires at a fixed period.
@@ -17,7 +19,7 @@ impl Ticks {
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         let period = Timespec { tv_sec: 0, tv_nsec: i64::from(period.subsec_nanos()) };
         timerfd_settime(&timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: period, it_value: period })?;
-        Ok(Self(AsyncFd::new(timer)?))
+        Ok(Self(AsyncFd::register(timer)?))
     }
 
     /// Waits for the next tick; ticks that were missed count as one.

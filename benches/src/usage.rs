@@ -44,7 +44,8 @@ impl Meter {
     /// What they have cost so far.
     pub(crate) fn sample(&self) -> anyhow::Result<Sample> {
         let usage = |(name, pid): &(String, u32)| {
-            let usage = read(*pid).with_context(|| format!("cannot read what {name} (pid {pid}) has used; did it end?"));
+            let usage =
+                read(*pid).with_context(|| format!("cannot read what {name} (pid {pid}) has used; did it end?"));
             Ok((name.clone(), usage?))
         };
         self.0.iter().map(usage).collect::<anyhow::Result<_>>().map(Sample)

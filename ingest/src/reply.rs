@@ -117,7 +117,7 @@ impl IntoResponse for Refusal {
             StatusCode::METHOD_NOT_ALLOWED => {
                 headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
             }
-            // The rest of the body is not read: the connection cannot carry another request.
+            // The rest of the body may never be read: the connection cannot carry another request.
             StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }

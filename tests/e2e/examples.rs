@@ -57,9 +57,11 @@ async fn the_command_sends_the_same(up: &Running, dir: &TempDir, stored: &Stored
     let index = examples::index().await;
     let data = dir.path().join("data");
     let send = async || {
-        let output =
-            command(PROGRAM, ["send".as_ref(), "--examples".as_ref(), index.as_os_str(), "--data-dir".as_ref(), data.as_os_str()])
-                .await;
+        let output = command(
+            PROGRAM,
+            ["send".as_ref(), "--examples".as_ref(), index.as_os_str(), "--data-dir".as_ref(), data.as_os_str()],
+        )
+        .await;
         assert!(output.status.success(), "{}", complained(&output));
         said(&output)
     };

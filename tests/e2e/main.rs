@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "all of this program is a test")]
 
 mod chains;
+mod edge;
 mod examples;
 
 /// The binary under test.

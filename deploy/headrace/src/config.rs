@@ -237,3 +237,37 @@ impl Sinks {
         problems
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Role;
+    use crate::settings::{Document, load, reference};
+
+    fn read(text: &str) -> Loaded<Config> {
+        let none: [(OsString, OsString); 0] = [];
+        load(Some(Document { name: "headrace.toml", text }), none)
+            .unwrap_or_else(|problems| panic!("{problems}\n{text}"))
+    }
+
+    #[test]
+    fn the_reference_is_a_configuration_with_every_setting() {
+        let reference = reference::<Config>();
+        assert_eq!(format!("{:?}", read(&reference).value), format!("{:?}", Config::default()));
+        for setting in
+            ["listen", "secrets", "chains", "by_login", "assets", "rules_dirs", "window_minutes", "batch_events_max"]
+        {
+            assert!(reference.contains(setting), "{setting} is not in the reference:\n{reference}");
+        }
+    }
+
+    #[test]
+    fn the_defaults_lack_only_what_nobody_can_guess() {
+        let paths: Vec<String> = Config::default()
+            .validate(&[Role::Ingest, Role::Pipeline, Role::Sinks])
+            .into_iter()
+            .map(|problem| problem.path)
+            .collect();
+        assert_eq!(paths, ["nats.url", "ingest.github.secrets"]);
+    }
+}

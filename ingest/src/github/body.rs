@@ -9,6 +9,9 @@ use tokio::time::{Instant, timeout_at};
 use crate::config::Config;
 use crate::reply::Refusal;
 
+/// So much of a refused body is read; whoever sends more than twice what GitHub may send is cut off.
+const DISCARD_MAX_BYTES: usize = 64 << 20;
+
 /// The two media types that GitHub sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MediaType {
@@ -41,7 +44,7 @@ pub(super) fn announced_length(headers: &HeaderMap, max: usize) -> Result<Option
 
 /// Reads all of `body`.
 pub(super) async fn read(
-    mut body: Body,
+    body: &mut Body,
     length: Option<usize>,
     config: &Config,
     deadline: Instant,
@@ -61,6 +64,23 @@ pub(super) async fn read(
             return Err(Refusal::BodyTooLarge { max });
         }
         whole.extend_from_slice(&data);
+    }
+}
+
+/// Reads the rest of a body that was refused and keeps nothing of it. A connection that is closed while
+/// its peer still writes is reset, and the peer never sees the answer that tells why.
+pub(super) async fn discard(body: &mut Body, headers: &HeaderMap, deadline: Instant) {
+    // Such a sender waits for leave to send the body, which reading would give.
+    if headers.contains_key(header::EXPECT) {
+        return;
+    }
+    let mut left = DISCARD_MAX_BYTES;
+    while let Ok(Some(Ok(frame))) = timeout_at(deadline, body.frame()).await {
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        match left.checked_sub(length) {
+            Some(rest) => left = rest,
+            None => return,
+        }
     }
 }
 

@@ -7,8 +7,10 @@ mod verify;
 use std::sync::Arc;
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use headrace_runtime::metrics::{IN_FLIGHT, REQUESTS, STORE_SECONDS, STORED_BYTES, VERIFIED, seconds_since};
@@ -61,27 +63,35 @@ pub(crate) async fn receive_any(shared: State<Arc<Shared>>, request: Request) ->
 /// `POST /webhooks/github/{family}`: the kinds of one family, or of all.
 pub(crate) async fn receive(State(shared): State<Arc<Shared>>, family: Option<Family>, request: Request) -> Response {
     let received_at = Timestamp::now();
-    let traceparent =
-        request.headers().get(header::TRACEPARENT).and_then(|value| TraceParent::parse(value.to_str().ok()?));
+    let deadline = Instant::now() + shared.config.answer_max();
+    let (Parts { headers, .. }, mut body) = request.into_parts();
+    let traceparent = headers.get(header::TRACEPARENT).and_then(|value| TraceParent::parse(value.to_str().ok()?));
     let traceparent = traceparent.map_or_else(TraceParent::generate, |parent| parent.child());
     let span = tracing::debug_span!("receive", trace_id = traceparent.trace_id());
     shared.signals.in_flight.increment(1);
-    let answer = store(&shared, family, request, received_at, &traceparent).instrument(span).await;
+    let stored = store(&shared, family, &headers, &mut body, deadline, received_at, &traceparent);
+    let answer = match stored.instrument(span).await {
+        Ok(answer) => answer,
+        Err(refusal) => {
+            body::discard(&mut body, &headers, deadline).await;
+            refusal.into_response()
+        }
+    };
     shared.signals.in_flight.decrement(1);
-    answer.unwrap_or_else(Refusal::into_response)
+    answer
 }
 
 async fn store(
     shared: &Shared,
     family: Option<Family>,
-    request: Request,
+    headers: &HeaderMap,
+    body: &mut Body,
+    deadline: Instant,
     received_at: Timestamp,
     traceparent: &TraceParent,
 ) -> Result<Response, Refusal> {
-    let deadline = Instant::now() + shared.config.answer_max();
-    let (parts, body) = request.into_parts();
-    let envelope = Envelope::read(&parts.headers, family)?;
-    let length = body::announced_length(&parts.headers, shared.config.body_max_bytes)?;
+    let envelope = Envelope::read(headers, family)?;
+    let length = body::announced_length(headers, shared.config.body_max_bytes)?;
     let _admission = shared.limits.admit(length.unwrap_or(shared.config.body_max_bytes)).await?;
     let body = body::read(body, length, &shared.config, deadline).await?;
     let key = shared.keys.verify(&body, &envelope).await?;

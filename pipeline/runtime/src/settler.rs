@@ -49,6 +49,16 @@ impl Settler {
     /// Settles `message` after `outcome`. Returns how long the consumer must rest, when it must.
     pub async fn settle(&self, message: &Delivered, outcome: Outcome) -> Option<Duration> {
         self.metrics.settled(outcome.label());
+        // The same trace id on every hop: with `debug` on, a delivery can be followed from request to row.
+        tracing::debug!(
+            component = self.component,
+            outcome = outcome.label(),
+            id = message.header(header::ID),
+            trace_id = message.traceparent().and_then(|text| text.get(3..35)),
+            origin = message.origin(),
+            attempt = message.attempt.0,
+            "message settled"
+        );
         if let Outcome::Discarded(reason) = &outcome {
             self.metrics.discarded(reason.code());
         }

@@ -1,7 +1,7 @@
 //! What HEC's answers mean. Pure, and tested by table.
 //!
-//! Sources: Splunk's "Troubleshoot HTTP Event Collector" (codes 0–27), and for batches splunk-otel's
-//! and moby's reports (opentelemetry-collector-contrib #36113, moby #35862): the events before
+//! Sources: Splunk's "Troubleshoot HTTP Event Collector" (codes 0–22), public clients of HEC (23–27), and for
+//! batches splunk-otel's and moby's reports (opentelemetry-collector-contrib #36113, moby #35862): the events before
 //! `invalid-event-number`, counted from 0, are indexed; that one and all after it are not.
 
 use anyhow::anyhow;

@@ -5,9 +5,13 @@ use futures::TryStreamExt as _;
 use headrace_local::poll;
 use headrace_runtime::broker::Stream;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::process::Ready;
 use crate::harness::CEILING;
+
+/// Each row as an array of its columns.
+const FORMAT: &str = "JSONCompactEachRow";
 
 /// The two servers behind a process.
 pub struct Stored {
@@ -39,12 +43,19 @@ impl Stored {
     /// # Panics
     /// When ClickHouse refuses it or its columns are of other types.
     pub async fn rows<T: DeserializeOwned>(&self, sql: &str) -> Vec<T> {
-        let asked = self.try_rows(sql).await;
-        asked.unwrap_or_else(|error| panic!("{sql}: {error:#}"))
+        self.ask(sql, FORMAT).await.unwrap_or_else(|error| panic!("{sql}: {error:#}"))
     }
 
-    async fn try_rows<T: DeserializeOwned>(&self, sql: &str) -> anyhow::Result<Vec<T>> {
-        let sql = format!("{sql} FORMAT JSONCompactEachRow");
+    /// The rows of a query without its FORMAT, each as an object.
+    ///
+    /// # Panics
+    /// When ClickHouse refuses it.
+    pub async fn objects(&self, sql: &str) -> Vec<Map<String, Value>> {
+        self.ask(sql, "JSONEachRow").await.unwrap_or_else(|error| panic!("{sql}: {error:#}"))
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, sql: &str, format: &str) -> anyhow::Result<Vec<T>> {
+        let sql = format!("{sql} FORMAT {format}");
         // Counts are numbers, not texts.
         let parameters = [("database", "headrace"), ("output_format_json_quote_64bit_integers", "0")];
         let url = reqwest::Url::parse_with_params(&self.clickhouse, parameters)?;
@@ -62,11 +73,11 @@ impl Stored {
     pub async fn until_count(&self, sql: &str, count: u64) {
         let condition = async || {
             // While a server is started again it cannot be asked.
-            let found = self.try_rows::<(u64,)>(sql).await.ok()?;
+            let found = self.ask::<(u64,)>(sql, FORMAT).await.ok()?;
             (found == [(count,)]).then_some(())
         };
         if let Err(error) = poll::until(&format!("{sql} = {count}"), CEILING, condition).await {
-            panic!("{error}; found {:?}", self.try_rows::<(u64,)>(sql).await);
+            panic!("{error}; found {:?}", self.ask::<(u64,)>(sql, FORMAT).await);
         }
     }
 

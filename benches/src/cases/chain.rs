@@ -1,0 +1,205 @@
+//! `chain`: everything, from the webhook to the rows in both tables.
+//!
+//! At a fixed rate it tells whether the chain keeps up, by the backlog at both ends of the window. At
+//! `--rate 0` it finds the rate that the chain sustains: a delivery is sent only while fewer events
+//! than `--backlog` are accepted and not yet rows, so that the load goes as fast as rows come out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep};
+
+use crate::backlog::{Backlog, Waiting};
+use crate::bodies::Bodies;
+use crate::cli::Chain;
+use crate::load::{Load, Outcome, Pace, Phase, Plan};
+use crate::report::{Quantiles, Report, conclude, rate};
+use crate::servers::{Nats, Product};
+use crate::tables::{Rows, Tables};
+use crate::usage::{Cost, Meter, Sample, round};
+
+/// How often the backlog is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// A backlog that has not shrunk for this long after the load will not.
+const STALLED_AFTER: Duration = Duration::from_secs(60);
+/// The product's default for RAW, in bytes.
+const RAW_BYTES_MAX: u64 = 10 << 30;
+/// The processes that are the product's own.
+const OWN_PROCESSES: [&str; 3] = ["gateway", "pipeline", "sinks"];
+
+/// What the case tells.
+#[derive(Debug, Serialize)]
+struct Figures {
+    /// Deliveries accepted per second, within the window.
+    accepted_rate: f64,
+    /// Rows per second, within the window, in the table that got fewer.
+    rows_rate: f64,
+    /// Rows per second, within the window, in `events`.
+    events_rows_rate: f64,
+    /// Rows per second, within the window, in `raw`.
+    raw_rows_rate: f64,
+    backlog_at_start: Waiting,
+    backlog_at_end: Waiting,
+    /// From the end of the load until both tables had every row.
+    drain_s: f64,
+    #[serde(flatten)]
+    latency: Quantiles,
+    errors: u64,
+    sent: u64,
+    accepted: u64,
+    events: Rows,
+    raw: Rows,
+    dead_letters: u64,
+    seconds: u64,
+    /// Gateway, stages and sinks together, for each event from its request to its rows.
+    own_cpu_us_per_event: f64,
+    processes: BTreeMap<String, Cost>,
+}
+
+/// How far everything was at some moment.
+struct Mark {
+    at: Instant,
+    accepted: u64,
+    waiting: Waiting,
+}
+
+impl Mark {
+    async fn take(load: &Load, backlog: &Backlog) -> anyhow::Result<Self> {
+        let accepted = load.accepted();
+        Ok(Self { at: Instant::now(), accepted, waiting: backlog.waiting().await? })
+    }
+
+    /// Rows per second since `earlier`, of a table that lacks those that `lacking` tells.
+    fn rows_rate(&self, earlier: &Self, lacking: fn(&Waiting) -> u64) -> f64 {
+        let rows = |mark: &Self| mark.accepted.saturating_sub(lacking(&mark.waiting));
+        rate(rows(self).saturating_sub(rows(earlier)), self.at - earlier.at)
+    }
+}
+
+/// What was seen while the load ran and afterwards.
+struct Seen {
+    opened: Mark,
+    closed: Mark,
+    outcome: Outcome,
+    drained_after: Duration,
+    before: Sample,
+    after: Sample,
+}
+
+/// Runs the case.
+pub(crate) async fn run(options: Chain) -> anyhow::Result<()> {
+    let common = &options.common;
+    let bodies = Bodies::load(common.bodies.as_deref())?;
+    let product = Product::everything(Nats::start(RAW_BYTES_MAX).await?).await?;
+    let backlog = Backlog::open(&product.nats.client).await?;
+    let permits = Arc::new(Semaphore::new(0));
+    let meter = product.meter();
+    let load = Load::start(Plan {
+        gateway: product.address()?,
+        bodies: bodies.clone(),
+        connections: common.connections,
+        warmup: common.warmup(),
+        window: common.window(),
+        pace: if options.rate == 0 { Pace::Permits(Arc::clone(&permits)) } else { Pace::Rate(options.rate) },
+        moments: None,
+    })?;
+    let watched = tokio::select! {
+        watched = watch(load, &backlog, &meter) => watched,
+        // Only where the pace is by permits does anybody take them.
+        error = steer(&permits, &backlog, options.backlog) => Err(error),
+    };
+    let seen = watched.with_context(|| product.logs())?;
+    let outcome = &seen.outcome;
+    let tables = Tables::new(&product.clickhouse_url().context("there is no ClickHouse")?);
+    let (events, raw) = (tables.count("events").await?, tables.count("raw").await?);
+    let dead_letters = backlog.dead_letters().await?;
+
+    let mut problems: Vec<String> = outcome.loss().into_iter().collect();
+    let expected = Rows { rows: outcome.accepted, distinct_ids: outcome.accepted };
+    for (table, found) in [("events", events), ("raw", raw)] {
+        if found != expected {
+            problems.push(format!("{table}: expected {expected:?}, found {found:?}"));
+        }
+    }
+    if dead_letters > 0 {
+        problems.push(format!("{dead_letters} dead letters"));
+    }
+    if !problems.is_empty() {
+        eprintln!("{}", product.logs());
+    }
+    product.stop().await;
+    let processes = seen.after.costs(&seen.before, outcome.accepted);
+    let own = OWN_PROCESSES.iter().filter_map(|&name| processes.get(name));
+    let rows_rate = |lacking| seen.closed.rows_rate(&seen.opened, lacking);
+    let (events_rows_rate, raw_rows_rate) = (rows_rate(Waiting::events), rows_rate(|waiting| waiting.clickhouse_raw));
+    Report {
+        case: "chain",
+        bodies: bodies.describe(),
+        figures: Figures {
+            accepted_rate: rate(outcome.accepted_in_window, common.window()),
+            rows_rate: events_rows_rate.min(raw_rows_rate),
+            events_rows_rate,
+            raw_rows_rate,
+            backlog_at_start: seen.opened.waiting,
+            backlog_at_end: seen.closed.waiting,
+            drain_s: round(seen.drained_after.as_secs_f64()),
+            latency: Quantiles::of(&outcome.latency),
+            errors: outcome.refused + outcome.broken + outcome.unsent,
+            sent: outcome.sent,
+            accepted: outcome.accepted,
+            events,
+            raw,
+            dead_letters,
+            seconds: common.seconds,
+            own_cpu_us_per_event: round(own.map(|cost| cost.cpu_us_per_event).sum()),
+            processes,
+        },
+        recipe: options,
+    }
+    .print()?;
+    conclude(problems)
+}
+
+/// Marks the window and waits for the end of load and backlog.
+async fn watch(load: Load, backlog: &Backlog, meter: &Meter) -> anyhow::Result<Seen> {
+    let before = meter.sample()?;
+    load.reached(Phase::Window).await;
+    let opened = Mark::take(&load, backlog).await?;
+    load.reached(Phase::After).await;
+    let closed = Mark::take(&load, backlog).await?;
+    let outcome = load.finish().await?;
+    let mut last = closed.waiting;
+    eprintln!("the load has ended; waiting for {last:?}");
+    let (mut changed_at, mut drained_after) = (Instant::now(), None);
+    // Alerts are waited for too: what they cost belongs to the events behind them.
+    while last != Waiting::default() || drained_after.is_none() {
+        anyhow::ensure!(changed_at.elapsed() < STALLED_AFTER, "the backlog does not shrink any more: {last:?}");
+        sleep(LOOK).await;
+        let now = backlog.waiting().await?;
+        if now.rows() == 0 {
+            drained_after = drained_after.or_else(|| Some(closed.at.elapsed()));
+        }
+        if now != last {
+            (last, changed_at) = (now, Instant::now());
+        }
+    }
+    let drained_after = drained_after.unwrap_or_default();
+    Ok(Seen { opened, closed, outcome, drained_after, before, after: meter.sample()? })
+}
+
+/// Gives as many permits as the backlog leaves room for. Never ends but by an error.
+async fn steer(permits: &Semaphore, backlog: &Backlog, backlog_max: u64) -> anyhow::Error {
+    loop {
+        let waiting = match backlog.waiting().await {
+            Ok(waiting) => waiting.rows(),
+            Err(error) => return error,
+        };
+        let outstanding = waiting + permits.available_permits() as u64;
+        permits.add_permits(usize::try_from(backlog_max.saturating_sub(outstanding)).unwrap_or_default());
+        sleep(LOOK).await;
+    }
+}

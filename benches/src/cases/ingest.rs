@@ -1,0 +1,95 @@
+//! `ingest`: the gateway with NATS alone, after the ceiling that NATS itself sets.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::backlog::Backlog;
+use crate::bodies::Bodies;
+use crate::ceiling;
+use crate::cli::Ingest;
+use crate::load::{Load, Pace, Phase, Plan};
+use crate::report::{Quantiles, Report, conclude, rate};
+use crate::servers::{Nats, Product};
+use crate::usage::{Cost, round};
+
+/// The ceiling is steady at once, and at full speed it fills the disk: it need not take longer.
+const CEILING_MAX: Duration = Duration::from_secs(10);
+
+/// What the case tells.
+#[derive(Debug, Serialize)]
+struct Figures {
+    /// Deliveries accepted per second, within the window.
+    rate: f64,
+    /// Messages per second that NATS took directly.
+    ceiling_rate: f64,
+    /// `rate` for each of `ceiling_rate`; of meaning at `--rate 0` only.
+    ratio: f64,
+    /// From the time when a delivery was due to its answer.
+    #[serde(flatten)]
+    latency: Quantiles,
+    errors: u64,
+    sent: u64,
+    accepted: u64,
+    stored: u64,
+    seconds: u64,
+    processes: BTreeMap<String, Cost>,
+}
+
+/// Runs the case.
+pub(crate) async fn run(options: Ingest) -> anyhow::Result<()> {
+    let common = &options.common;
+    let bodies = Bodies::load(common.bodies.as_deref())?;
+    eprintln!("ceiling: publishing to NATS directly, {} on their way at once", common.connections);
+    let ceiling_rate = ceiling::measure(&bodies, common.connections, common.window().min(CEILING_MAX)).await?;
+    eprintln!("ceiling: {ceiling_rate}/s");
+
+    // Nothing reads RAW here, so that nothing makes room in it.
+    let product = Product::gateway(Nats::start(u64::MAX).await?).await?;
+    let load = Load::start(Plan {
+        gateway: product.address()?,
+        bodies: bodies.clone(),
+        connections: common.connections,
+        warmup: common.warmup(),
+        window: common.window(),
+        pace: if options.rate == 0 { Pace::Free } else { Pace::Rate(options.rate) },
+        moments: None,
+    })?;
+    let meter = product.meter();
+    load.reached(Phase::Window).await;
+    let (before, accepted_before) = (meter.sample()?, load.accepted());
+    load.reached(Phase::After).await;
+    let (after, accepted_after) = (meter.sample()?, load.accepted());
+    let outcome = load.finish().await?;
+    let stored = Backlog::open(&product.nats.client).await?.stored().await?;
+
+    let mut problems: Vec<String> = outcome.loss().into_iter().collect();
+    if stored != outcome.accepted {
+        problems.push(format!("{} deliveries were accepted and {stored} are stored", outcome.accepted));
+    }
+    if !problems.is_empty() {
+        eprintln!("{}", product.logs());
+    }
+    product.stop().await;
+    let rate = rate(outcome.accepted_in_window, common.window());
+    Report {
+        case: "ingest",
+        bodies: bodies.describe(),
+        figures: Figures {
+            rate,
+            ceiling_rate,
+            ratio: round(rate / ceiling_rate),
+            latency: Quantiles::of(&outcome.latency),
+            errors: outcome.refused + outcome.broken + outcome.unsent,
+            sent: outcome.sent,
+            accepted: outcome.accepted,
+            stored,
+            seconds: common.seconds,
+            processes: after.costs(&before, accepted_after - accepted_before),
+        },
+        recipe: options,
+    }
+    .print()?;
+    conclude(problems)
+}

@@ -1,0 +1,23 @@
+//! The cases: each starts its servers, loads them, counts what came out and tells what it took.
+
+mod chain;
+mod ingest;
+mod latency;
+mod micro;
+mod rules;
+
+use crate::cli::{Case, Cli};
+
+/// Runs the case that `cli` names.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.case {
+        Case::Ingest(options) => block_on(ingest::run(options)),
+        Case::Chain(options) => block_on(chain::run(options)),
+        Case::Latency(options) => block_on(latency::run(options)),
+        Case::Micro(options) => micro::run(options),
+    }
+}
+
+fn block_on(case: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(case)
+}

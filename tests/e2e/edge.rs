@@ -1,0 +1,289 @@
+//! What comes in at the gateway of a running `up`: stored whole, refused with a reason, or set aside.
+//!
+//! One process serves all of it, because none of these may disturb another.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap as NatsHeaders;
+use headrace_runtime::broker::Stream;
+use headrace_schemas::header;
+use headrace_tests::harness::CEILING;
+use headrace_tests::product::admin::{get, sample};
+use headrace_tests::product::hook::{Answer, Hook, answer, guid, sha256, signature};
+use headrace_tests::product::process::{Launch, Ready, Running, command, complained, said, signal};
+use headrace_tests::product::stored::{self, Stored};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use rustix::process::Signal;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use crate::PROGRAM;
+
+/// The gateway answers within this time, whatever happens: GitHub waits for 10 s.
+const ANSWER_MAX: Duration = Duration::from_secs(8);
+
+#[tokio::test]
+async fn whatever_comes_in_is_stored_whole_or_refused_with_a_reason() {
+    let dir = TempDir::new().unwrap();
+    let up = Launch::up(PROGRAM, dir.path()).start().await;
+    let ready = up.ready();
+    let (hook, stored) = (Hook::of(ready), Stored::of(ready).await);
+
+    bad_signatures_store_nothing(ready, &hook, &stored).await;
+    a_large_body_arrives_whole(&hook, &stored).await;
+    a_form_is_the_same_event(ready, &hook, &stored).await;
+    an_unknown_kind_is_carried(&hook, &stored).await;
+    a_trace_goes_all_the_way(&hook, &stored).await;
+    poison_is_set_aside_and_delays_nobody(&hook, &stored).await;
+    the_command_sends_one_file(ready, &dir).await;
+    a_second_process_is_refused(&up, &dir).await;
+    stored.settled().await;
+    every_step_is_counted(ready).await;
+    a_silent_broker_is_told_in_time(ready, &hook, &stored).await;
+    up.stop().await;
+}
+
+/// A body that a rule matches, by an actor of the caller's choice.
+fn publicized(actor: &str) -> Vec<u8> {
+    json!({
+        "action": "publicized",
+        "repository": { "id": 1, "name": "app", "full_name": "acme/app", "private": false, "owner": { "login": "acme" } },
+        "organization": { "id": 5, "login": "acme" },
+        "sender": { "id": 7, "login": actor, "type": "User" },
+    })
+    .to_string()
+    .into_bytes()
+}
+
+async fn bad_signatures_store_nothing(ready: &Ready, hook: &Hook, stored: &Stored) {
+    let body = publicized("mallory");
+    let good = signature(ready.webhook_secret.as_deref().unwrap(), &body);
+    let unsigned = || hook.unsigned("repository", &guid(), body.clone());
+    let signed = |value: &str| unsigned().header(header::GITHUB_SIGNATURE, value);
+    let before = stored.count(Stream::Raw).await;
+    for (request, reason) in [
+        (unsigned(), "signature_missing"),
+        (unsigned().header("X-Hub-Signature", "sha1=7d38cdd689735b008b3c702edd92eea23791c5f6"), "signature_missing"),
+        (signed(&good[..good.len() - 1]), "signature_malformed"),
+        (signed(&good["sha256=".len()..]), "signature_malformed"),
+        (signed(""), "signature_malformed"),
+        (signed(&signature("another secret", &body)), "signature_wrong"),
+        (signed(&signature("", &body)), "signature_wrong"),
+    ] {
+        let answer = answer(request).await.unwrap();
+        assert_eq!((answer.status, answer.body["error"].as_str()), (401, Some(reason)), "{}", answer.body);
+    }
+    assert_eq!(stored.count(Stream::Raw).await, before);
+}
+
+async fn a_large_body_arrives_whole(hook: &Hook, stored: &Stored) {
+    let padded = |bytes: usize| {
+        let mut body = publicized("large");
+        body.truncate(body.len() - 1);
+        body.extend_from_slice(b",\"padding\":\"");
+        body.resize(bytes - 2, b'x');
+        body.extend_from_slice(b"\"}");
+        body
+    };
+    let (body, id) = (padded(20 << 20), guid());
+    hook.store("repository", &id, body.clone()).await;
+    let id = format!("github:{id}");
+    stored.until_count(&format!("SELECT count() FROM events WHERE id = '{id}'"), 1).await;
+    stored.until_count(&format!("SELECT count() FROM raw WHERE id = '{id}'"), 1).await;
+    let sql = format!("SELECT length(body), lower(hex(SHA256(body))) FROM raw WHERE id = '{id}'");
+    assert_eq!(stored.rows::<(usize, String)>(&sql).await, [(body.len(), sha256(&body))]);
+    let sql = format!("SELECT raw_bytes, raw_sha256, actor FROM events WHERE id = '{id}'");
+    let row = (body.len(), sha256(&body), "large".to_owned());
+    assert_eq!(stored.rows::<(usize, String, String)>(&sql).await, [row]);
+    let last = stored.messages(Stream::Raw).await.pop().unwrap();
+    assert!(last.payload.is_empty(), "RAW holds a reference");
+
+    let before = stored.count(Stream::Raw).await;
+    let answer = hook.send("repository", &guid(), padded(26 << 20)).await;
+    assert_eq!((answer.status, answer.body["error"].as_str()), (413, Some("body_too_large")), "{}", answer.body);
+    assert_eq!(stored.count(Stream::Raw).await, before);
+}
+
+async fn a_form_is_the_same_event(ready: &Ready, hook: &Hook, stored: &Stored) {
+    let json = String::from_utf8(publicized("form é & more")).unwrap();
+    let form = form_urlencoded::Serializer::new(String::new()).append_pair("payload", &json).finish().into_bytes();
+    let (as_json, as_form) = (guid(), guid());
+    hook.store("repository", &as_json, json).await;
+    let media_type =
+        HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"))]);
+    let signature = signature(ready.webhook_secret.as_deref().unwrap(), &form);
+    let request = hook.unsigned("repository", &as_form, form.clone()).headers(media_type);
+    let answer = answer(request.header(header::GITHUB_SIGNATURE, signature)).await.unwrap();
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    let ids = format!("('github:{as_json}', 'github:{as_form}')");
+    stored.until_count(&format!("SELECT count() FROM events WHERE id IN {ids}"), 2).await;
+    let columns = "* EXCEPT (id, inserted_at, received_at, occurred_at, raw_sequence, raw_sha256, raw_bytes)";
+    let rows = stored.objects(&format!("SELECT {columns} FROM events WHERE id IN {ids}")).await;
+    assert_eq!(rows[0], rows[1]);
+    assert_eq!(rows[0]["actor"], "form é & more");
+    // The bytes that were signed are the bytes that are kept.
+    let raw = format!("SELECT lower(hex(SHA256(body))) FROM raw WHERE id = 'github:{as_form}'");
+    stored.until_count(&format!("SELECT count() FROM raw WHERE id = 'github:{as_form}'"), 1).await;
+    assert_eq!(stored.rows::<(String,)>(&raw).await, [(sha256(&form),)]);
+}
+
+async fn an_unknown_kind_is_carried(hook: &Hook, stored: &Stored) {
+    let id = guid();
+    hook.store("quantum_entanglement", &id, publicized("mona")).await;
+    let sql = format!("SELECT kind, category, actor FROM events WHERE id = 'github:{id}'");
+    stored.until_count(&format!("SELECT count() FROM events WHERE id = 'github:{id}'"), 1).await;
+    let row = ["quantum_entanglement", "other", "mona"].map(str::to_owned);
+    assert_eq!(stored.rows::<[String; 3]>(&sql).await, [row]);
+}
+
+async fn a_trace_goes_all_the_way(hook: &Hook, stored: &Stored) {
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let id = guid();
+    let traceparent = format!("00-{TRACE}-00f067aa0ba902b7-01");
+    let request = hook.request("repository", &id, publicized("mona")).header(header::TRACEPARENT, traceparent);
+    assert_eq!(answer(request).await.unwrap().status, 202);
+    stored.settled().await;
+    for stream in [Stream::Raw, Stream::Events] {
+        let messages = stored.messages(stream).await;
+        let own = messages.iter().find(|message| stored::header(message, header::ID) == format!("github:{id}"));
+        let traceparent = stored::header(own.unwrap(), header::TRACEPARENT);
+        assert_eq!(traceparent.split('-').nth(1), Some(TRACE), "{}: {traceparent}", stream.name());
+    }
+}
+
+async fn poison_is_set_aside_and_delays_nobody(hook: &Hook, stored: &Stored) {
+    let id = format!("github:{}", guid());
+    let mut headers = NatsHeaders::new();
+    headers.insert(header::MESSAGE_ID, id.as_str());
+    headers.insert(header::ID, id.as_str());
+    headers.insert(header::SOURCE, "github");
+    headers.insert(header::EVENT, "push");
+    headers.insert(header::RECEIVED_AT, "1760000000000000");
+    headers.insert(header::CONTENT_TYPE, "application/json");
+    let publish = async |headers: NatsHeaders, payload: &'static str| {
+        let sent = stored.jetstream().publish_with_headers("raw.acme.github.push", headers, payload.into()).await;
+        sent.unwrap().await.unwrap();
+    };
+    publish(headers, "this is no JSON").await;
+    publish(NatsHeaders::new(), "{}").await;
+    let after = guid();
+    let began = Instant::now();
+    hook.store("repository", &after, publicized("mona")).await;
+    stored.until_count(&format!("SELECT count() FROM events WHERE id = 'github:{after}'"), 1).await;
+    // Longer than any batch takes, shorter than the first pause of a retry that doubles.
+    assert!(began.elapsed() < Duration::from_secs(10), "it waited for {:?}", began.elapsed());
+    stored.settled().await;
+
+    let mut found: Vec<[String; 4]> = stored.messages(Stream::Dead).await.iter().map(dead_letter).collect();
+    found.sort();
+    let expected = [
+        ["dead.clickhouse-raw.acme", "missing_header", "1", "{}"],
+        ["dead.normalize.acme", "malformed", "1", "this is no JSON"],
+        ["dead.normalize.acme", "missing_header", "1", "{}"],
+    ];
+    assert_eq!(found, expected.map(|letter| letter.map(str::to_owned)));
+    let details: Vec<String> =
+        stored.messages(Stream::Dead).await.iter().map(|letter| stored::header(letter, header::DEAD_DETAIL)).collect();
+    assert!(details.iter().all(|detail| detail.contains("expected")), "{details:?}");
+}
+
+/// Subject, reason, attempts and payload.
+fn dead_letter(message: &async_nats::jetstream::message::StreamMessage) -> [String; 4] {
+    [
+        message.subject.to_string(),
+        stored::header(message, header::DEAD_REASON),
+        stored::header(message, header::DEAD_ATTEMPTS),
+        String::from_utf8_lossy(&message.payload).into_owned(),
+    ]
+}
+
+async fn the_command_sends_one_file(ready: &Ready, dir: &TempDir) {
+    let file = dir.path().join("first.json");
+    std::fs::write(&file, publicized("mona")).unwrap();
+    let (file, data) = (file.to_str().unwrap(), dir.path().join("data"));
+    let arguments = ["send", file, "--event", "repository", "--data-dir", data.to_str().unwrap()];
+    let sent = command(PROGRAM, arguments).await;
+    assert!(sent.status.success(), "{}", complained(&sent));
+    assert!(
+        said(&sent).starts_with("202 Accepted: {\"id\":\"github:") || said(&sent).contains("\"status\":\"stored\""),
+        "{}",
+        said(&sent)
+    );
+
+    let secret = ["--secret", "another secret"];
+    let refused = command(PROGRAM, arguments.into_iter().chain(secret)).await;
+    assert_eq!(refused.status.code(), Some(1));
+    let problem = complained(&refused);
+    assert!(problem.contains("401 Unauthorized") && problem.contains("signature_wrong"), "{problem}");
+    assert!(
+        !problem.contains(ready.webhook_secret.as_deref().unwrap()) && !problem.contains("another secret"),
+        "{problem}"
+    );
+}
+
+async fn a_second_process_is_refused(up: &Running, dir: &TempDir) {
+    let before = up.ready_now();
+    let second = TempDir::new().unwrap();
+    let launch = Launch::up(PROGRAM, second.path()).replace("--data-dir", dir.path().join("data"));
+    let (code, log) = launch.refused().await;
+    assert_eq!(code, Some(1), "{log}");
+    let owner = format!("error: another `headrace up` (process {}) runs on the data directory", up.pid());
+    assert!(log.contains(&owner), "{log}");
+    assert_eq!(up.ready_now(), before);
+}
+
+async fn every_step_is_counted(ready: &Ready) {
+    let (status, metrics) = get(&format!("{}/metrics", ready.metrics)).await;
+    assert_eq!(status, 200);
+    let value = |series: &str| sample(&metrics, series).unwrap_or_else(|| panic!("no {series} in\n{metrics}"));
+    for series in [
+        r#"headrace_ingest_requests_total{reason="accepted"}"#,
+        r#"headrace_ingest_requests_total{reason="signature_missing"}"#,
+        r#"headrace_ingest_requests_total{reason="signature_malformed"}"#,
+        r#"headrace_ingest_requests_total{reason="signature_wrong"}"#,
+        r#"headrace_ingest_requests_total{reason="body_too_large"}"#,
+        "headrace_ingest_verified_total",
+        "headrace_ingest_stored_bytes_total",
+        "headrace_ingest_store_seconds_count",
+        r#"headrace_published_total{component="normalize"}"#,
+        r#"headrace_settled_total{component="normalize",outcome="done"}"#,
+        r#"headrace_settled_total{component="normalize",outcome="poison"}"#,
+        r#"headrace_dead_letters_total{component="normalize",reason="malformed"}"#,
+        r#"headrace_delivered_total{component="clickhouse"}"#,
+        r#"headrace_delivered_total{component="clickhouse-raw"}"#,
+        r#"headrace_delivered_total{component="file-events"}"#,
+        r#"headrace_deliver_seconds_count{component="clickhouse"}"#,
+    ] {
+        assert!(value(series) > 0.0, "{series}");
+    }
+    let components = ["normalize", "alert", "clickhouse", "clickhouse-raw", "file-events", "file-alerts"];
+    for component in components {
+        value(&format!("headrace_consumer_lag{{component=\"{component}\"}}"));
+        assert!((value(&format!("headrace_healthy{{component=\"{component}\"}}")) - 1.0).abs() < f64::EPSILON);
+    }
+}
+
+/// Last of all: the broker is stopped for a while.
+async fn a_silent_broker_is_told_in_time(ready: &Ready, hook: &Hook, stored: &Stored) {
+    let readyz = format!("{}/readyz", ready.metrics);
+    assert_eq!(get(&readyz).await.0, 200);
+    signal(ready.pids["nats"], Signal::STOP);
+    let id = guid();
+    let began = Instant::now();
+    let refused: Answer = hook.send("repository", &id, publicized("late")).await;
+    assert!(began.elapsed() < ANSWER_MAX, "it took {:?}", began.elapsed());
+    assert_eq!((refused.status, refused.body["error"].as_str()), (503, Some("broker_away")), "{}", refused.body);
+    assert!(refused.headers.contains_key(RETRY_AFTER));
+    let (status, why) = get(&readyz).await;
+    assert_eq!(status, 503, "{why}");
+    signal(ready.pids["nats"], Signal::CONT);
+
+    // Sent again, as the answer asks for: once, though the broker may have the first copy too.
+    let accepted = async || hook.send("repository", &id, publicized("late")).await.is_stored().then_some(());
+    headrace_local::poll::until("the broker is back", CEILING, accepted).await.unwrap();
+    stored.settled().await;
+    let sql = format!("SELECT count() FROM events WHERE id = 'github:{id}'");
+    assert_eq!(stored.rows::<(u64,)>(&sql).await, [(1,)]);
+    assert_eq!(get(&readyz).await.0, 200);
+}
