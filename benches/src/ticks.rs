@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// A kernel timer that fires at a fixed period.
@@ -19,13 +20,14 @@ impl Ticks {
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         let period = Timespec { tv_sec: 0, tv_nsec: i64::from(period.subsec_nanos()) };
         timerfd_settime(&timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: period, it_value: period })?;
-        Ok(Self(AsyncFd::register(timer)?))
+        // SAFETY: an `OwnedFd` is open and the same until it is dropped, which only the `AsyncFd` does.
+        Ok(Self(unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE)? }))
     }
 
     /// Waits for the next tick; ticks that were missed count as one.
     pub(crate) async fn next(&self) -> io::Result<()> {
         let mut count = [0; 8];
-        self.0.async_io(tokio::io::Interest::READABLE, |timer| Ok(rustix::io::read(timer, &mut count)?)).await?;
+        self.0.async_io(Interest::READABLE, |timer| Ok(rustix::io::read(timer, &mut count)?)).await?;
         Ok(())
     }
 }

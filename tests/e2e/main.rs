@@ -5,9 +5,13 @@
 
 #![allow(clippy::unwrap_used, reason = "all of this program is a test")]
 
+mod alerts;
 mod chains;
 mod edge;
 mod examples;
+mod layering;
+mod recovery;
+mod refusals;
 
 /// The binary under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_headrace");

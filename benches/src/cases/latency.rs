@@ -20,6 +20,7 @@ use headrace_local::poll;
 use headrace_schemas::header;
 use headrace_schemas::subject::ALL_SCORED;
 use serde::Serialize;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::bodies::Bodies;
@@ -70,7 +71,9 @@ pub(crate) async fn run(options: Latency) -> anyhow::Result<()> {
     let scored = Arc::new(AtomicU64::new(0));
     let subscription = product.nats.client.subscribe(ALL_SCORED).await.context("cannot subscribe")?;
     product.nats.client.flush().await.context("cannot subscribe")?;
-    let subscriber = tokio::spawn(follow(subscription, Arc::clone(&moments), Arc::clone(&scored)));
+    // A task of its own, so that a query's answer being read delays no stamp; it ends with the set.
+    let mut subscribers = JoinSet::new();
+    subscribers.spawn(follow(subscription, Arc::clone(&moments), Arc::clone(&scored)));
 
     let meter = product.meter();
     let before = meter.sample()?;
@@ -95,7 +98,7 @@ pub(crate) async fn run(options: Latency) -> anyhow::Result<()> {
     };
     let outcome = outcome.with_context(|| product.logs())?;
     let after = meter.sample()?;
-    subscriber.abort();
+    drop(subscribers);
     let (scored, events) = (scored.load(Ordering::Relaxed), tables.count("events").await?);
     // What was inserted last may not have been discovered when the count was right.
     discover_once(&tables, &moments, &mut Seen::default()).await?;

@@ -13,6 +13,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use headrace_runtime::crash::{self, Point};
 use headrace_runtime::metrics::{IN_FLIGHT, REQUESTS, STORE_SECONDS, STORED_BYTES, VERIFIED, seconds_since};
 use headrace_runtime::publisher::Stored;
 use headrace_runtime::trace::TraceParent;
@@ -55,6 +56,22 @@ impl Signals {
     }
 }
 
+/// Counts a request as under way until it is dropped: one whose sender goes away ends without an answer.
+struct InFlight<'a>(&'a Gauge);
+
+impl<'a> InFlight<'a> {
+    fn begin(gauge: &'a Gauge) -> Self {
+        gauge.increment(1);
+        Self(gauge)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.decrement(1);
+    }
+}
+
 /// `POST /webhooks/github`: every family.
 pub(crate) async fn receive_any(shared: State<Arc<Shared>>, request: Request) -> Response {
     receive(shared, None, request).await
@@ -68,17 +85,15 @@ pub(crate) async fn receive(State(shared): State<Arc<Shared>>, family: Option<Fa
     let traceparent = headers.get(header::TRACEPARENT).and_then(|value| TraceParent::parse(value.to_str().ok()?));
     let traceparent = traceparent.map_or_else(TraceParent::generate, |parent| parent.child());
     let span = tracing::debug_span!("receive", trace_id = traceparent.trace_id());
-    shared.signals.in_flight.increment(1);
+    let _under_way = InFlight::begin(&shared.signals.in_flight);
     let stored = store(&shared, family, &headers, &mut body, deadline, received_at, &traceparent);
-    let answer = match stored.instrument(span).await {
+    match stored.instrument(span).await {
         Ok(answer) => answer,
         Err(refusal) => {
             body::discard(&mut body, &headers, deadline).await;
             refusal.into_response()
         }
-    };
-    shared.signals.in_flight.decrement(1);
-    answer
+    }
 }
 
 async fn store(
@@ -135,8 +150,11 @@ async fn publish(
     } else {
         outgoing.payload = body;
     }
+    crash::pass(Point::BeforeStore);
     let sent = shared.publisher.send(outgoing, Some(traceparent.as_str())).await.map_err(away)?;
+    crash::pass(Point::BeforeStoreAck);
     let stored = sent.confirmed().await.map_err(away)?;
+    crash::pass(Point::AfterStoreAck);
     shared.signals.stored_bytes.increment(length);
     Ok(stored)
 }

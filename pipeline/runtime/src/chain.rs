@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
 use crate::consumer::{Lane, Subscription};
+use crate::crash::{self, Point};
 use crate::fault::{Fault, Verdict};
 use crate::message::Delivered;
 use crate::metrics::seconds_since;
@@ -203,7 +204,9 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         let mut unconfirmed = Vec::with_capacity(products.len());
         for product in products {
             let outgoing = product.write(self.stage.handover()).map_err(Outcome::Failed)?;
+            crash::pass(Point::BeforePublish);
             let sent = publisher.send(outgoing, message.traceparent()).await;
+            crash::pass(Point::BeforePubAck);
             unconfirmed.push(sent.map_err(Outcome::Unpublished)?);
         }
         Ok(unconfirmed)
@@ -219,6 +222,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
                 Outcome::Unpublished(fault)
             }
             None => {
+                crash::pass(Point::AfterPubAck);
                 self.settler.metrics.published.increment(published);
                 self.settler.metrics.publish_seconds.record(seconds_since(received_at));
                 Outcome::Done

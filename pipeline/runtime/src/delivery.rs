@@ -18,6 +18,7 @@ use crate::batch::{Batch, BatchPolicy, Item};
 use crate::broker::{Broker, Stream};
 use crate::chain::rest_for;
 use crate::consumer::{Lane, Subscription};
+use crate::crash::{self, Point};
 use crate::fault::{DiscardReason, Fault, FaultClass};
 use crate::message::Delivered;
 use crate::metrics::{seconds, seconds_since};
@@ -292,7 +293,9 @@ impl<S: Sink> SinkLoop<S> {
 
     async fn call(&self, batch: &Batch<S::Item>) -> Delivery {
         let began = Instant::now();
+        crash::pass(Point::BeforeInsert);
         let answer = timeout(self.call_timeout, self.sink.deliver(batch)).await;
+        crash::pass(Point::AfterInsert);
         self.settler.metrics.call_seconds.record(seconds(began.elapsed()));
         self.settler.metrics.call_events.record(batch.items().len() as f64);
         answer.unwrap_or_else(|_| Delivery::Whole(timed_out(self.call_timeout)))

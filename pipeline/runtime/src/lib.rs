@@ -11,6 +11,7 @@ pub mod broker;
 pub mod chain;
 pub mod config;
 pub mod consumer;
+pub mod crash;
 pub mod delivery;
 pub mod fault;
 pub mod health;

@@ -8,6 +8,7 @@ use headrace_schemas::header;
 use headrace_schemas::subject;
 
 use crate::broker::Broker;
+use crate::crash::{self, Point};
 use crate::fault::{Fault, FaultClass, Reason};
 use crate::health::ComponentHealth;
 use crate::message::Delivered;
@@ -64,7 +65,10 @@ impl Settler {
         }
         let settlement = settle(&outcome, message.attempt, &self.policy);
         match settlement {
-            Settlement::Ack => message.answer(AckKind::Ack).await,
+            Settlement::Ack => {
+                message.answer(AckKind::Ack).await;
+                crash::pass(Point::AfterAck);
+            }
             Settlement::Nak { delay } => {
                 self.log_retry(message, &outcome, delay);
                 message.answer(AckKind::Nak(Some(delay))).await;

