@@ -111,6 +111,9 @@ pub(crate) struct Micro {
     /// How long to measure each function, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub(crate) seconds: u64,
+    /// Only the functions whose names begin with this, to look at one under a profiler.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) only: Option<String>,
     /// Bodies to work on; as for the other cases.
     #[arg(long, value_name = "FILE")]
     pub(crate) bodies: Option<PathBuf>,

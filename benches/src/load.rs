@@ -25,8 +25,11 @@ use crate::guid;
 use crate::moments::Moments;
 use crate::ticks::Ticks;
 
-/// How fine the schedule of a fixed rate is: what it adds to a latency at most.
-const TICK: Duration = Duration::from_micros(200);
+/// How fine the schedule of a fixed rate is at least: what it adds to a latency at most, and what a
+/// wake-up is worth. Below 5,000/s a tick is as long as the time between two deliveries.
+const TICK_MIN: Duration = Duration::from_micros(200);
+/// The longest tick, so that the end is not waited for.
+const TICK_MAX: Duration = Duration::from_millis(100);
 /// How long deliveries that are overdue at the end may still be sent; later they count as unsent.
 const OVERTIME: Duration = Duration::from_secs(10);
 /// Pause before a broken connection is opened anew.
@@ -232,7 +235,8 @@ impl Generator {
 
     async fn release(&self) -> anyhow::Result<()> {
         let (Pace::Rate(rate), Some(permits)) = (&self.plan.pace, &self.permits) else { return Ok(()) };
-        let ticks = Ticks::every(TICK).context("cannot make a timer")?;
+        let tick = (Duration::from_secs(1) / *rate).clamp(TICK_MIN, TICK_MAX);
+        let ticks = Ticks::every(tick).context("cannot make a timer")?;
         let mut released = 0;
         while released < self.schedule.due {
             ticks.next().await.context("the timer failed")?;

@@ -31,8 +31,8 @@ impl Machine {
     }
 }
 
-/// The commit of the working copy that this was built from, with `-dirty` when it had other changes;
-/// `unknown` where there is no git.
+/// The commit that the working copy this was built in has now, with `-dirty` when tracked files differ
+/// from it; `unknown` where there is no git. Build and run in one step, as `cargo run` does.
 pub(crate) fn commit() -> String {
     let git = |arguments: &[&str]| {
         let output = Command::new("git").args(["-C", env!("CARGO_MANIFEST_DIR")]).args(arguments).output().ok()?;

@@ -8,6 +8,7 @@ pub mod config;
 pub mod gateway;
 pub mod github;
 mod limits;
+pub mod recover;
 mod reply;
 mod server;
 pub mod tenant;

@@ -20,6 +20,10 @@ use crate::event::Event;
 const MARKER: [u8; 2] = [0xC3, 0x01];
 /// Marker and fingerprint.
 const PREFIX_BYTES: usize = 10;
+/// Largest record in bytes, written or read. An event is a few hundred; the stages cut every text, so that
+/// even a body made for it stays far below. In Rust a record takes up to fifty times its bytes (a list of
+/// empty texts does), so that this also bounds what a message can make a reader allocate.
+pub const RECORD_MAX_BYTES: usize = 2 << 20;
 
 /// Why bytes could not be turned into a record, or a record into bytes.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +45,14 @@ pub enum CodecError {
         fingerprint: u64,
         /// The newest fingerprint of that type.
         known: u64,
+    },
+    /// The record is larger than any may be.
+    #[error("expected a record of type {record} of at most {RECORD_MAX_BYTES} bytes, found {bytes}")]
+    TooLarge {
+        /// The record type.
+        record: &'static str,
+        /// Its size.
+        bytes: usize,
     },
     /// The bytes do not follow the schema.
     #[error("cannot decode a record of type {record}")]
@@ -81,6 +93,9 @@ pub struct Codec {
 
 impl Codec {
     fn new(avsc: &str) -> Self {
+        // The library believes a length of up to 512 MiB and allocates it before it looks for the bytes. Its
+        // limit is one of the process; nothing else here decodes Avro.
+        apache_avro::util::max_allocation_bytes(RECORD_MAX_BYTES);
         let schema = Schema::parse_str(avsc).expect("a test parses every .avsc file");
         let fingerprint = schema.fingerprint::<Rabin>();
         let mut prefix = [0; PREFIX_BYTES];
@@ -131,7 +146,8 @@ pub fn all_schemas() -> [(&'static str, u64, &'static str); 2] {
 /// Encodes `record` as one Avro single object.
 ///
 /// # Errors
-/// When the record does not follow its schema, which a test excludes for the types of this crate.
+/// When the record does not follow its schema, which a test excludes for the types of this crate, or is
+/// larger than [`RECORD_MAX_BYTES`].
 pub fn encode<R: Record>(record: &R) -> Result<Vec<u8>, CodecError> {
     let codec = R::codec();
     let mut bytes = Vec::with_capacity(1024);
@@ -140,15 +156,18 @@ pub fn encode<R: Record>(record: &R) -> Result<Vec<u8>, CodecError> {
         .writer
         .write_ser(&mut bytes, record)
         .map_err(|source| CodecError::Encode { record: R::NAME, source: Box::new(source) })?;
+    within_limit::<R>(bytes.len())?;
     Ok(bytes)
 }
 
 /// Decodes one Avro single object.
 ///
 /// # Errors
-/// When `bytes` are not a single object, of an unknown schema, or do not follow it.
+/// When `bytes` are not a single object, of an unknown schema, larger than [`RECORD_MAX_BYTES`], or do not
+/// follow their schema.
 pub fn decode<R: Record>(bytes: &[u8]) -> Result<R, CodecError> {
     let codec = R::codec();
+    within_limit::<R>(bytes.len())?;
     let Some((prefix, mut datum)) =
         bytes.split_at_checked(PREFIX_BYTES).filter(|(prefix, _)| prefix.starts_with(&MARKER))
     else {
@@ -165,6 +184,10 @@ pub fn decode<R: Record>(bytes: &[u8]) -> Result<R, CodecError> {
         .reader
         .read_deser(&mut datum)
         .map_err(|source| CodecError::Decode { record: R::NAME, source: Box::new(source) })
+}
+
+const fn within_limit<R: Record>(bytes: usize) -> Result<(), CodecError> {
+    if bytes > RECORD_MAX_BYTES { Err(CodecError::TooLarge { record: R::NAME, bytes }) } else { Ok(()) }
 }
 
 fn fingerprint_of(prefix: &[u8]) -> u64 {

@@ -30,6 +30,13 @@ pub const DEAD_ATTEMPTS: &str = "Headrace-Dead-Attempts";
 pub const DEAD_SUBJECT: &str = "Headrace-Dead-Subject";
 /// On DEAD: stream and sequence the message had, as `RAW:42`.
 pub const DEAD_ORIGIN: &str = "Headrace-Dead-Origin";
+/// On a message that was taken out of DEAD and published again: how many times that was done. Effects of
+/// it may exist already.
+pub const REDRIVES: &str = "Headrace-Redrives";
+/// On a message that was taken out of DEAD: how many times it had been tried before that.
+pub const ATTEMPTS_BEFORE: &str = "Headrace-Attempts-Before";
+/// What the names of the headers begin with that a message has on DEAD alone.
+pub const DEAD_PREFIX: &str = "Headrace-Dead-";
 
 /// GitHub's header with the event kind.
 pub const GITHUB_EVENT: &str = "X-GitHub-Event";

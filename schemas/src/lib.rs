@@ -11,5 +11,6 @@ pub mod codec;
 pub mod event;
 pub mod header;
 pub mod id;
+pub mod json;
 pub mod subject;
 pub mod time;

@@ -12,6 +12,7 @@ mod examples;
 mod layering;
 mod recovery;
 mod refusals;
+mod roles;
 
 /// The binary under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_headrace");

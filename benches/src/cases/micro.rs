@@ -1,9 +1,9 @@
 //! `micro`: the hot functions alone, in this process, on one core.
 //!
 //! Each function goes over all bodies again and again, so that a figure is the mean over their mix:
-//! some passes to warm up, then [`RUNS`] runs of equal length, of which the median counts. The row
-//! encoding and the gateway's key search are not public: the first is left out, the second is
-//! written here as it is there.
+//! one run to warm up, then [`RUNS`] of the same length, of which the median counts. The row encoding
+//! and the gateway's search for the key are not public: the first is left out, the second is written
+//! here as it is there.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -58,22 +58,22 @@ struct Figure {
 /// Runs the case.
 pub(crate) fn run(options: Micro) -> anyhow::Result<()> {
     let bodies = Bodies::load(options.bodies.as_deref())?;
-    let budget = Duration::from_secs(options.seconds);
     let all: Vec<&Body> = bodies.iter().collect();
     let raws: Vec<RawDelivery> = (0..).zip(&all).map(|(index, body)| raw(index, body)).collect();
     let normalized = raws.iter().map(|raw| normalize(raw).map_err(|fault| anyhow::anyhow!("{fault}")));
     let events: Vec<Event> = normalized.collect::<anyhow::Result<_>>().context("cannot normalize a body")?;
 
+    let stopwatch = Stopwatch { only: options.only.clone(), budget: Duration::from_secs(options.seconds) };
+    let mut functions = Vec::new();
     let key = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).context("HMAC takes keys of any length")?;
+    let verify = |body: &&Body| key.clone().chain_update(&body.json).verify_slice(&body.signature);
+    functions.extend(stopwatch.time("verify", &all, verify));
     let tenants = TenantMap::new(&Tenants::default());
-    let mut functions = vec![
-        measure("verify", &all, budget, |body| key.clone().chain_update(&body.json).verify_slice(&body.signature)),
-        measure("tenant", &all, budget, |body| tenants.tenant(login_of(&body.json).as_deref())),
-        measure("normalize", &raws, budget, normalize),
-    ];
+    functions.extend(stopwatch.time("tenant", &all, |body| tenants.tenant(login_of(&body.json).as_deref())));
+    functions.extend(stopwatch.time("normalize", &raws, normalize));
     for count in RULES {
         let score = Score::new(rules::load(count)?);
-        functions.push(measure(&format!("score_{count}_rules"), &events, budget, |event| score.assess(event)));
+        functions.extend(stopwatch.time(&format!("score_{count}_rules"), &events, |event| score.assess(event)));
     }
     let score = Score::new(rules::load(RULES[0])?);
     let assessed = |mut event: Event| {
@@ -82,44 +82,50 @@ pub(crate) fn run(options: Micro) -> anyhow::Result<()> {
     };
     let scored: Vec<Event> = events.into_iter().map(assessed).collect();
     let encoded = scored.iter().map(codec::encode).collect::<Result<Vec<_>, _>>().context("cannot encode an event")?;
-    functions.push(measure("avro_encode", &scored, budget, codec::encode));
-    functions.push(measure("avro_decode", &encoded, budget, |bytes| codec::decode::<Event>(bytes)));
+    functions.extend(stopwatch.time("avro_encode", &scored, codec::encode));
+    functions.extend(stopwatch.time("avro_decode", &encoded, |bytes| codec::decode::<Event>(bytes)));
     let avro_bytes_mean = encoded.iter().map(Vec::len).sum::<usize>() / encoded.len();
-    Report {
-        case: "micro",
-        recipe: options,
-        bodies: bodies.describe(),
-        figures: Figures { avro_bytes_mean, functions },
-    }
-    .print()
+    let figures = Figures { avro_bytes_mean, functions };
+    Report { case: "micro", recipe: options, bodies: bodies.describe(), figures }.print()
 }
 
-/// Times `function` over `items` for `budget` in all.
-fn measure<T, R>(name: &str, items: &[T], budget: Duration, function: impl Fn(&T) -> R) -> Figure {
-    let pass = || {
+/// Times functions.
+struct Stopwatch {
+    only: Option<String>,
+    budget: Duration,
+}
+
+impl Stopwatch {
+    /// Times `function` over `items`, unless others are asked for.
+    fn time<T, R>(&self, name: &str, items: &[T], function: impl Fn(&T) -> R) -> Option<Figure> {
+        if self.only.as_deref().is_some_and(|only| !name.starts_with(only)) {
+            return None;
+        }
+        // The first run warms up.
+        let length = self.budget / (RUNS + 1);
+        mean_ns(items, length, &function);
+        let mut runs: Vec<f64> = (0..RUNS).map(|_| mean_ns(items, length, &function)).collect();
+        runs.sort_unstable_by(f64::total_cmp);
+        let ns = runs[runs.len() / 2];
+        eprintln!("{name}: {ns:.0} ns");
+        Some(Figure { function: name.to_owned(), ns: round(ns), events_per_s: (1e9 / ns).round() })
+    }
+}
+
+/// Calls `function` on all `items` again and again for `length`. Returns nanoseconds for one call.
+fn mean_ns<T, R>(items: &[T], length: Duration, function: impl Fn(&T) -> R) -> f64 {
+    let began = Instant::now();
+    let mut calls = 0_usize;
+    loop {
         for item in items {
             black_box(function(black_box(item)));
         }
-    };
-    let run = |length: Duration| {
-        let began = Instant::now();
-        let mut passes = 0_u32;
-        loop {
-            pass();
-            passes += 1;
-            let elapsed = began.elapsed();
-            if elapsed >= length {
-                return elapsed.as_nanos() as f64 / f64::from(passes) / items.len() as f64;
-            }
+        calls += items.len();
+        let elapsed = began.elapsed();
+        if elapsed >= length {
+            return elapsed.as_nanos() as f64 / calls as f64;
         }
-    };
-    let length = budget / (RUNS + 1);
-    run(length);
-    let mut runs: Vec<f64> = (0..RUNS).map(|_| run(length)).collect();
-    runs.sort_unstable_by(f64::total_cmp);
-    let ns = runs[runs.len() / 2];
-    eprintln!("{name}: {ns:.0} ns");
-    Figure { function: name.to_owned(), ns: round(ns), events_per_s: (1e9 / ns).round() }
+    }
 }
 
 /// The body as the pipeline reads it from RAW.

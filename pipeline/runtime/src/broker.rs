@@ -1,5 +1,5 @@
 //! The connection to NATS, and what Headrace keeps there: four streams, the object store bucket
-//! `bodies`, the KV buckets `schemas` and `state`.
+//! `bodies`, the KV buckets `schemas`, `state` and `recovery`.
 
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ const BODIES: &str = "bodies";
 const SCHEMAS: &str = "schemas";
 /// Bucket of what stages remember across events.
 const STATE: &str = "state";
+/// Bucket of what is known of missed deliveries.
+const RECOVERY: &str = "recovery";
 
 /// One of the four streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +53,7 @@ impl Stream {
         }
     }
 
-    const fn subjects(self) -> &'static str {
+    pub(crate) const fn subjects(self) -> &'static str {
         match self {
             Self::Raw => subject::RAW,
             Self::Events => subject::EVENTS,
@@ -131,6 +133,7 @@ impl Broker {
         }
         self.bucket(SCHEMAS, "Avro schemas by CRC-64-AVRO fingerprint", Duration::ZERO, streams.replicas).await?;
         self.bucket(STATE, "what stages remember across events", hours(7 * 24), streams.replicas).await?;
+        self.bucket(RECOVERY, "proofs of missed and recovered deliveries", hours(30 * 24), streams.replicas).await?;
         let schemas = self.jetstream.get_key_value(SCHEMAS).await.context("cannot open the bucket `schemas`")?;
         for (name, fingerprint, avsc) in all_schemas() {
             let key = format!("{fingerprint:016x}");
@@ -183,6 +186,11 @@ impl Broker {
         self.client.connection_state() == ConnectionState::Connected
     }
 
+    /// The id of the server that we are connected to; it has a new one in each of its lives.
+    pub(crate) fn server_id(&self) -> String {
+        self.client.server_info().server_id
+    }
+
     /// The largest body that travels as a message; a larger one goes to the bucket `bodies`.
     #[must_use]
     pub fn payload_max(&self) -> usize {
@@ -218,6 +226,10 @@ impl Broker {
 
     pub(crate) async fn state_bucket(&self) -> anyhow::Result<kv::Store> {
         self.jetstream.get_key_value(STATE).await.context("cannot open the KV bucket `state`")
+    }
+
+    pub(crate) async fn recovery_bucket(&self) -> anyhow::Result<kv::Store> {
+        self.jetstream.get_key_value(RECOVERY).await.context("cannot open the KV bucket `recovery`")
     }
 }
 

@@ -10,14 +10,19 @@ use async_nats::jetstream::consumer::pull::{Batch, Config};
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
 use futures::FutureExt as _;
 use futures::StreamExt as _;
+use headrace_schemas::time::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Stream};
+use crate::epoch::Epoch;
 use crate::message::Delivered;
 
 /// How long a request for messages stays open at the broker.
 const REQUEST_OPEN: Duration = Duration::from_secs(5);
+
+/// For readers whose effects the broker itself recognizes when they are repeated.
+const NO_EPOCH: Timestamp = Timestamp::from_micros(i64::MIN);
 
 /// Which messages a component takes, and on which terms.
 #[derive(Clone, Debug)]
@@ -37,6 +42,8 @@ pub struct Subscription {
 /// One reader of a consumer.
 pub struct Lane {
     consumer: Consumer<Config>,
+    broker: Broker,
+    epoch: Option<Epoch>,
     open: Option<(Batch, Instant)>,
 }
 
@@ -64,7 +71,7 @@ impl Lane {
             .create_consumer_on_stream(config, stream)
             .await
             .with_context(|| format!("cannot open the consumer {} on {stream}", subscription.component))?;
-        Ok(Self { consumer, open: None })
+        Ok(Self { consumer, broker: broker.clone(), epoch: None, open: None })
     }
 
     /// The next messages, as soon as there is one: at most `max`, those that are there already.
@@ -91,14 +98,14 @@ impl Lane {
                 break;
             };
             let message = message.map_err(|error| anyhow::anyhow!("the broker ended the request: {error}"))?;
-            taken.push(Delivered::new(message, *requested_at)?);
+            taken.push(Delivered::new(message, *requested_at, NO_EPOCH)?);
             next = if taken.len() < max { batch.next().now_or_never() } else { None };
         }
         Ok(taken)
     }
 
     /// Gathers up to `max` messages or `bytes_max` bytes for at most `linger`. Empty when none came or
-    /// `stop` was cancelled; what was gathered by then is returned.
+    /// `stop` was cancelled; what was gathered by then is returned, with the epoch that it is of.
     ///
     /// # Errors
     /// When the broker refuses the request.
@@ -108,7 +115,9 @@ impl Lane {
         bytes_max: usize,
         linger: Duration,
         stop: &CancellationToken,
-    ) -> anyhow::Result<Vec<Delivered>> {
+    ) -> anyhow::Result<(Vec<Delivered>, Epoch)> {
+        // Before the request: what is delivered is then of this epoch or a later one.
+        let epoch = self.epoch().await?;
         let requested_at = Instant::now();
         let request = self.consumer.batch().max_messages(max).max_bytes(bytes_max).expires(linger).messages();
         let mut batch = request.await.context("cannot ask for messages")?;
@@ -119,13 +128,24 @@ impl Lane {
                 () = stop.cancelled() => break,
             };
             match next {
-                Some(Ok(message)) => taken.push(Delivered::new(message, requested_at)?),
+                Some(Ok(message)) => taken.push(Delivered::new(message, requested_at, epoch.since())?),
                 Some(Err(error)) if taken.is_empty() => anyhow::bail!("the broker ended the request: {error}"),
                 // A batch that reached its bytes ends so too; what it brought is whole.
                 Some(Err(_)) | None => break,
             }
         }
-        Ok(taken)
+        Ok((taken, epoch))
+    }
+
+    /// The present epoch of the broker's memory of this consumer.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn epoch(&mut self) -> anyhow::Result<Epoch> {
+        let info = self.consumer.info().await.context("cannot read the consumer's state")?;
+        let epoch = Epoch::of(&self.broker, info, self.epoch.as_ref()).await?;
+        self.epoch = Some(epoch.clone());
+        Ok(epoch)
     }
 
     /// Whether every message before `sequence` is settled, when we ourselves hold `held` messages. An

@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_nats::jetstream::AckKind;
 use async_trait::async_trait;
 use headrace_schemas::id::EventId;
+use headrace_schemas::time::Timestamp;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,7 @@ use crate::broker::{Broker, Stream};
 use crate::chain::rest_for;
 use crate::consumer::{Lane, Subscription};
 use crate::crash::{self, Point};
+use crate::epoch::Epoch;
 use crate::fault::{DiscardReason, Fault, FaultClass};
 use crate::message::Delivered;
 use crate::metrics::{seconds, seconds_since};
@@ -26,10 +28,10 @@ use crate::payload::Payload;
 use crate::settle::{Attempt, Outcome};
 use crate::settler::Settler;
 
-/// How long suspects wait for messages before them, which others hold; then they are given back.
-const PREDECESSORS_WAIT: Duration = Duration::from_secs(10);
-/// How often the broker is asked meanwhile.
-const PREDECESSORS_POLL: Duration = Duration::from_millis(100);
+/// How long suspects are put off while others hold messages before them.
+const PREDECESSORS_WAIT: Duration = Duration::from_millis(500);
+/// The broker's clock and ours may differ by so much.
+const BROKER_CLOCK_SKEW: Duration = Duration::from_secs(2);
 
 /// A receiver outside. It classifies failures and never retries, sleeps, acknowledges or spawns.
 #[async_trait]
@@ -129,7 +131,7 @@ impl<T> Part<T> {
     }
 
     fn push(&mut self, message: Delivered, value: T, suspect: bool) {
-        let redelivered = message.attempt.is_repeat();
+        let redelivered = message.may_be_redelivered();
         self.batch.push(Item { value, suspect, redelivered, sequence: message.sequence });
         self.messages.push(message);
     }
@@ -158,12 +160,12 @@ impl<S: Sink> SinkLoop<S> {
         self.await_receiver(&stop).await;
         while !stop.is_cancelled() {
             let BatchPolicy { events_max, bytes_max, linger } = self.batching;
-            let messages = lane.gather(events_max, bytes_max, linger, &stop).await?;
+            let (messages, epoch) = lane.gather(events_max, bytes_max, linger, &stop).await?;
             if messages.is_empty() {
                 continue;
             }
             let (parts, mut pause) = self.read(messages).await;
-            pause = pause.max(self.deliver(parts, &mut lane, &stop).await);
+            pause = pause.max(self.deliver(parts, &epoch, &mut lane, &stop).await);
             if let Some(pause) = pause {
                 rest_for(pause, &stop).await;
             }
@@ -211,32 +213,27 @@ impl<S: Sink> SinkLoop<S> {
         (parts.collect(), pause)
     }
 
-    /// Waits until no earlier message is unsettled elsewhere: a look-up of these suspects then finds
-    /// every earlier copy. False when that takes too long or we are stopping.
-    async fn predecessors_settled(
-        &self,
-        part: &Part<S::Item>,
-        held: &[&Delivered],
-        lane: &mut Lane,
-        stop: &CancellationToken,
-    ) -> bool {
-        let first = part.messages.iter().map(|message| message.sequence).min().unwrap_or_default();
-        let wait = async {
-            while !lane.predecessors_settled(first, held.len()).await.unwrap_or(false) {
-                sleep(PREDECESSORS_POLL).await;
+    /// How long it takes until a look-up of these suspects can be believed: until no earlier message is
+    /// unsettled elsewhere, and until no effect can come any more of what was held in an earlier epoch.
+    /// `None` when that is now.
+    async fn wait_for_look_up(&self, part: &Part<S::Item>, epoch: &Epoch, lane: &mut Lane) -> Option<Duration> {
+        if part.messages.iter().any(Delivered::is_of_earlier_epoch) {
+            let passed = Timestamp::now().since(epoch.since());
+            let needed = self.call_timeout + BROKER_CLOCK_SKEW;
+            if passed < needed {
+                return Some(needed - passed);
             }
-        };
-        let wait = timeout(PREDECESSORS_WAIT, wait);
-        tokio::select! {
-            waited = self.while_held(held, wait) => waited.is_ok(),
-            () = stop.cancelled() => false,
         }
+        let first = part.messages.iter().map(|message| message.sequence).min().unwrap_or_default();
+        let settled = lane.predecessors_settled(first, part.messages.len()).await.unwrap_or(false);
+        (!settled).then_some(PREDECESSORS_WAIT)
     }
 
     /// Delivers the parts and all parts that come of them. Returns how long the consumer must rest.
     async fn deliver(
         &self,
         mut parts: VecDeque<Part<S::Item>>,
+        epoch: &Epoch,
         lane: &mut Lane,
         stop: &CancellationToken,
     ) -> Option<Duration> {
@@ -244,20 +241,34 @@ impl<S: Sink> SinkLoop<S> {
         let mut pause = None;
         while let Some(mut part) = parts.pop_front() {
             if stop.is_cancelled() && failures > 0 {
-                self.give_back(&part.messages).await;
+                self.give_back(&part.messages, || Outcome::Interrupted).await;
                 continue;
             }
-            if part.batch.is_suspect() {
-                let held: Vec<&Delivered> = part.messages.iter().collect();
-                if !self.predecessors_settled(&part, &held, lane, stop).await {
-                    self.give_back(&part.messages).await;
-                    continue;
-                }
+            if part.batch.is_suspect()
+                && let Some(wait) = self.wait_for_look_up(&part, epoch, lane).await
+            {
+                self.give_back(&part.messages, || Outcome::NotYet { wait }).await;
+                continue;
             }
             let valid_until = held_until(&part.messages, self.subscription.ack_wait);
             if Instant::now() + self.call_timeout >= valid_until {
                 part.messages.iter().for_each(|message| self.settler.lapse(message));
                 continue;
+            }
+            match lane.epoch().await {
+                Ok(now) if now == *epoch => {}
+                // The broker has forgotten that it gave these to us, and gives them to others.
+                Ok(_) => {
+                    part.messages.iter().for_each(|message| self.settler.lapse(message));
+                    continue;
+                }
+                Err(error) => {
+                    failures += 1;
+                    self.report(&Fault::transient(error.context("cannot tell whether the messages are still ours")));
+                    rest_for(self.settler.policy().backoff(Attempt(failures)), stop).await;
+                    parts.push_front(part);
+                    continue;
+                }
             }
             part.batch.set_valid_until(valid_until);
             let waiting = parts.iter().flat_map(|part| &part.messages);
@@ -337,9 +348,9 @@ impl<S: Sink> SinkLoop<S> {
         }
     }
 
-    async fn give_back(&self, messages: &[Delivered]) {
+    async fn give_back(&self, messages: &[Delivered], outcome: impl Fn() -> Outcome) {
         for message in messages {
-            self.settler.settle(message, Outcome::Interrupted).await;
+            self.settler.settle(message, outcome()).await;
         }
     }
 

@@ -12,6 +12,7 @@ use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;
 use tokio::time::Instant;
 
+use crate::epoch::micros;
 use crate::settle::Attempt;
 
 /// A message with what JetStream tells of its delivery.
@@ -25,6 +26,8 @@ pub struct Delivered {
     /// When the broker stored it, by the broker's clock.
     pub stored_at: Timestamp,
     stream: String,
+    /// Stored no later than this, it may have been delivered before without the broker knowing.
+    epoch_since: Timestamp,
     /// No later than the moment from which JetStream counts `ack_wait`.
     held_since: Mutex<Instant>,
 }
@@ -35,16 +38,28 @@ impl Delivered {
     ///
     /// # Errors
     /// When its reply subject is not JetStream's.
-    pub(crate) fn new(message: jetstream::Message, requested_at: Instant) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        message: jetstream::Message,
+        requested_at: Instant,
+        epoch_since: Timestamp,
+    ) -> anyhow::Result<Self> {
         let info =
             message.info().map_err(|error| anyhow::anyhow!("a message without JetStream's reply subject: {error}"))?;
         let attempt = Attempt(u32::try_from(info.delivered).unwrap_or(u32::MAX));
         let sequence = info.stream_sequence;
         let stream = info.stream.to_owned();
-        let micros = info.published.unix_timestamp_nanos() / 1_000;
-        let stored_at = Timestamp::from_micros(i64::try_from(micros).unwrap_or_default());
+        let stored_at = micros(info.published.unix_timestamp_nanos());
         let (message, acker) = message.split();
-        Ok(Self { message, acker, attempt, sequence, stored_at, stream, held_since: Mutex::new(requested_at) })
+        Ok(Self {
+            message,
+            acker,
+            attempt,
+            sequence,
+            stored_at,
+            stream,
+            epoch_since,
+            held_since: Mutex::new(requested_at),
+        })
     }
 
     /// The message's subject.
@@ -79,14 +94,26 @@ impl Delivered {
 
     /// Whether an effect of this message may exist already, so that it must be looked up first.
     ///
-    /// Three ways lead to a second copy: JetStream delivers again; the sender delivers again after
-    /// the broker's duplicate window; a process that was stopped publishes late. The last two show as
-    /// an id older than the window at its reception, and as a message stored long after it.
+    /// Four ways lead to a second copy: JetStream delivers again; it does and has forgotten that it
+    /// did ([`crate::epoch`]); the sender delivers again after the broker's duplicate window; a process
+    /// that was stopped publishes late. The last two show as an id older than the window at its
+    /// reception, and as a message stored long after it.
     #[must_use]
     pub fn is_suspect(&self, id: &EventId, received_at: Timestamp, window: Duration) -> bool {
         // Half the window: the clocks of gateway and broker may differ.
         let window = window / 2;
-        self.attempt.is_repeat() || id.may_repeat(received_at, window) || self.stored_at.since(received_at) >= window
+        self.may_be_redelivered() || id.may_repeat(received_at, window) || self.stored_at.since(received_at) >= window
+    }
+
+    /// Whether this delivery may not be the first of this message.
+    #[must_use]
+    pub fn may_be_redelivered(&self) -> bool {
+        self.attempt.is_repeat() || self.is_of_earlier_epoch()
+    }
+
+    /// Whether it was stored before the present epoch of the broker's memory.
+    pub(crate) fn is_of_earlier_epoch(&self) -> bool {
+        self.stored_at <= self.epoch_since
     }
 
     /// The time until which nobody else is given this message.

@@ -49,6 +49,20 @@ pub const PURGED: &str = "headrace_stream_purged_total";
 /// 1 when the component is healthy, 0 when it is not, by `component`.
 pub const HEALTHY: &str = "headrace_healthy";
 
+/// 1 in the process that looks for missed deliveries, 0 in those that stand by.
+pub const RECOVERY_LEADER: &str = "headrace_recovery_leader";
+/// Runs over a hook's deliveries, by `hook` and `outcome`: `complete`, `failed`.
+pub const RECOVERY_RUNS: &str = "headrace_recovery_runs_total";
+/// Redeliveries asked for, by `hook` and `outcome`: `accepted`, `refused`, `unanswered`.
+pub const RECOVERY_ASKED: &str = "headrace_recovery_asked_total";
+/// Deliveries of the past week, by `hook` and `state`: `delivered`, and of those `seen`, `recovered`,
+/// `waiting`, `missing`; of the missing `refused` and `too_old`.
+pub const RECOVERY_DELIVERIES: &str = "headrace_recovery_deliveries";
+/// When all of a hook's deliveries were last accounted for, in seconds since the Unix epoch, by `hook`.
+pub const RECOVERY_CHECKED: &str = "headrace_recovery_checked_timestamp_seconds";
+/// Requests left of GitHub's primary rate limit, by `hook`.
+pub const RECOVERY_QUOTA: &str = "headrace_recovery_quota_remaining";
+
 /// Bounds of every latency histogram, in seconds.
 const SECONDS: [f64; 17] =
     [0.000_5, 0.001, 0.002, 0.004, 0.006, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.0, 2.0, 5.0, 15.0, 60.0];
@@ -81,6 +95,8 @@ fn describe() {
         (DELIVERED, Unit::Count, "Events delivered by a sink."),
         (ALREADY_THERE, Unit::Count, "Suspects looked up and found to be there already."),
         (PURGED, Unit::Count, "Messages removed from a full stream after every consumer had settled them."),
+        (RECOVERY_RUNS, Unit::Count, "Runs over a hook's deliveries, by hook and outcome."),
+        (RECOVERY_ASKED, Unit::Count, "Redeliveries asked for, by hook and outcome."),
     ];
     for (name, unit, text) in counters {
         describe_counter!(name, unit, text);
@@ -100,6 +116,10 @@ fn describe() {
         (LAG, Unit::Count, "Messages of a consumer that wait."),
         (PENDING, Unit::Count, "Messages of a consumer that are delivered but not settled."),
         (HEALTHY, Unit::Count, "1 when the component is healthy, 0 when it is not."),
+        (RECOVERY_LEADER, Unit::Count, "1 in the process that looks for missed deliveries, 0 in those that stand by."),
+        (RECOVERY_DELIVERIES, Unit::Count, "Deliveries of the past week, by hook and what became of them."),
+        (RECOVERY_CHECKED, Unit::Seconds, "When all of a hook's deliveries were last accounted for, Unix time."),
+        (RECOVERY_QUOTA, Unit::Count, "Requests left of GitHub's primary rate limit, by hook."),
     ];
     for (name, unit, text) in gauges {
         describe_gauge!(name, unit, text);

@@ -19,6 +19,11 @@ pub enum Outcome {
     Unpublished(Fault),
     /// We are shutting down and had not begun with it.
     Interrupted,
+    /// It cannot be told yet whether its effects exist.
+    NotYet {
+        /// When it may be told.
+        wait: Duration,
+    },
 }
 
 impl Outcome {
@@ -33,6 +38,7 @@ impl Outcome {
             Self::Failed(Fault { class: FaultClass::Broken, .. }) => "broken",
             Self::Unpublished(_) => "unpublished",
             Self::Interrupted => "interrupted",
+            Self::NotYet { .. } => "not_yet",
         }
     }
 }
@@ -101,6 +107,7 @@ pub fn settle(outcome: &Outcome, attempt: Attempt, policy: &RetryPolicy) -> Sett
     match outcome {
         Outcome::Done | Outcome::Discarded(_) => Settlement::Ack,
         Outcome::Interrupted => Settlement::Nak { delay: Duration::ZERO },
+        Outcome::NotYet { wait } => Settlement::Nak { delay: *wait },
         // Never dead-lettered: the broker's trouble is not the event's, and DEAD is in the same broker.
         Outcome::Unpublished(_) => Settlement::Nak { delay: backoff },
         Outcome::Failed(fault) => match &fault.class {
@@ -145,6 +152,7 @@ mod tests {
             (Outcome::Discarded(DiscardReason::Filtered), 1, Settlement::Ack),
             (Outcome::Interrupted, 1, nak(0)),
             (Outcome::Interrupted, 99, nak(0)),
+            (Outcome::NotYet { wait: Duration::from_secs(4) }, 99, nak(4)),
             (transient(), 1, nak(1)),
             (transient(), 2, nak(2)),
             (transient(), 4, nak(8)),

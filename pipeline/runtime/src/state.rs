@@ -1,10 +1,14 @@
-//! What a stage remembers across events: small values in JetStream KV, changed by compare-and-set.
+//! What is remembered across events: small values in JetStream KV, changed by compare-and-set.
 
 use anyhow::Context as _;
 use async_nats::jetstream::kv;
 use bytes::Bytes;
+use futures::TryStreamExt as _;
+
+use headrace_schemas::time::Timestamp;
 
 use crate::broker::Broker;
+use crate::epoch::micros;
 use crate::fault::Fault;
 
 /// A value with the revision it was read at.
@@ -14,19 +18,41 @@ pub struct Entry {
     pub value: Bytes,
     /// Pass it back to [`StateStore::save`].
     pub revision: u64,
+    /// When it was written, by the broker's clock.
+    pub created: Timestamp,
 }
 
-/// The KV bucket `state`. Cheap to clone.
+/// A KV bucket. Cheap to clone.
 #[derive(Clone)]
 pub struct StateStore(kv::Store);
 
 impl StateStore {
-    /// Opens the bucket.
+    /// Opens the bucket `state`, of what stages remember.
     ///
     /// # Errors
     /// When the broker does not answer or the bucket is missing.
     pub async fn open(broker: &Broker) -> anyhow::Result<Self> {
         broker.state_bucket().await.map(Self)
+    }
+
+    /// Opens the bucket `recovery`, of what is known of missed deliveries.
+    ///
+    /// # Errors
+    /// When the broker does not answer or the bucket is missing.
+    pub async fn open_recovery(broker: &Broker) -> anyhow::Result<Self> {
+        broker.recovery_bucket().await.map(Self)
+    }
+
+    /// Every key that begins with `prefix`, in order.
+    ///
+    /// # Errors
+    /// Transient, when the broker does not answer.
+    pub async fn keys(&self, prefix: &str) -> Result<Vec<String>, Fault> {
+        let list = async { anyhow::Ok(self.0.keys().await?.try_collect::<Vec<String>>().await?) };
+        let mut keys = list.await.context("cannot list state").map_err(Fault::transient)?;
+        keys.retain(|key| key.starts_with(prefix));
+        keys.sort();
+        Ok(keys)
     }
 
     /// Reads `key` (within `[a-z0-9_.-]`).
@@ -35,9 +61,10 @@ impl StateStore {
     /// Transient, when the broker does not answer.
     pub async fn load(&self, key: &str) -> Result<Option<Entry>, Fault> {
         let entry = self.0.entry(key).await.context("cannot read state").map_err(Fault::transient)?;
-        Ok(entry
-            .filter(|entry| entry.operation == kv::Operation::Put)
-            .map(|entry| Entry { value: entry.value, revision: entry.revision }))
+        Ok(entry.filter(|entry| entry.operation == kv::Operation::Put).map(|entry| {
+            let created = micros(entry.created.unix_timestamp_nanos());
+            Entry { value: entry.value, revision: entry.revision, created }
+        }))
     }
 
     /// Writes `key`, provided that nobody wrote it since `read` (`None`: that it does not exist).

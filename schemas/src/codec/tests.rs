@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use proptest::collection::vec;
+use proptest::prelude::{Strategy, any, prop_oneof, proptest};
 use serde_json::Value;
 
 use super::*;
@@ -203,6 +205,50 @@ fn foreign_bytes_are_named_for_what_they_are() {
     assert!(message(&alert).starts_with("unknown schema fingerprint"));
     let whole = encode(&full_event()).unwrap();
     assert_eq!(message(&whole[..whole.len() - 9]), "cannot decode a record of type headrace.Event");
+}
+
+/// The bytes of `event` with `bytes` in place of what begins at `at` (reduced to its length).
+fn spoilt(event: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
+    let at = PREFIX_BYTES + at % (event.len() - PREFIX_BYTES);
+    let rest = event.get(at + bytes.len()..).unwrap_or_default();
+    [&event[..at], bytes, rest].concat()
+}
+
+/// Avro's lengths are zigzag varints: these say millions, billions, negative counts, more than fits.
+fn lengths() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        vec(any::<u8>(), 1..12),
+        vec(0x80_u8.., 1..12),
+        (1_u8..10, any::<u8>()).prop_map(|(more, last)| [vec![0xff; usize::from(more)], vec![last & 0x7f]].concat()),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_decode_or_are_refused(at in any::<usize>(), spoil in lengths(), tail in vec(any::<u8>(), 0..64)) {
+        let (event, alert) = (encode(&full_event()).unwrap(), encode(&full_alert()).unwrap());
+        let _ = decode::<Event>(&spoilt(&event, at, &spoil));
+        let _ = decode::<Alert>(&spoilt(&alert, at, &spoil));
+        let _ = decode::<Event>(&[&event[..PREFIX_BYTES], &tail].concat());
+    }
+}
+
+#[test]
+fn a_length_without_its_bytes_allocates_nothing() {
+    let event = encode(&full_event()).unwrap();
+    // The first field is a text; 2^28 bytes are announced.
+    let refused = decode::<Event>(&[&event[..PREFIX_BYTES], &[0x80, 0x80, 0x80, 0x80, 0x02]].concat()).unwrap_err();
+    let CodecError::Decode { source, .. } = &refused else { panic!("{refused:?}") };
+    assert!(source.to_string().contains(&RECORD_MAX_BYTES.to_string()), "{source}");
+}
+
+#[test]
+fn a_record_beyond_the_limit_is_neither_written_nor_read() {
+    let event = Event { tenant: "a".repeat(RECORD_MAX_BYTES), ..full_event() };
+    assert!(matches!(encode(&event), Err(CodecError::TooLarge { .. })));
+    let mut bytes = encode(&full_event()).unwrap();
+    bytes.resize(RECORD_MAX_BYTES + 1, 0);
+    assert!(matches!(decode::<Event>(&bytes), Err(CodecError::TooLarge { .. })));
 }
 
 #[test]

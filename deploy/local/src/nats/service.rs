@@ -38,6 +38,16 @@ pub(super) fn lock(data_dir: &Path) -> Result<Arc<File>, Error> {
     }
 }
 
+/// Fails unless the file system of `path` has `needed_bytes` left for this user.
+fn require_room(path: &Path, needed_bytes: u64) -> Result<(), Error> {
+    let room = statvfs(path).map_err(|error| Error::DataDir { path: path.into(), source: error.into() })?;
+    let free_bytes = room.f_bavail.saturating_mul(room.f_frsize);
+    if free_bytes < needed_bytes {
+        return Err(Error::DataDirFull { path: path.into(), free_bytes, needed_bytes });
+    }
+    Ok(())
+}
+
 impl Server {
     /// Chooses the ports that are left open and writes the configuration.
     pub(super) fn new(config: Config, lock: Arc<File>) -> Result<Self, Error> {
@@ -57,16 +67,6 @@ impl Server {
         self.monitor
     }
 
-    fn check_room(&self) -> Result<(), Error> {
-        let path = &self.config.data_dir;
-        let room = statvfs(path).map_err(|error| Error::DataDir { path: path.clone(), source: error.into() })?;
-        let free_bytes = room.f_bavail.saturating_mul(room.f_frsize);
-        if free_bytes < FREE_BYTES_MIN {
-            return Err(Error::DataDirFull { path: path.clone(), free_bytes, needed_bytes: FREE_BYTES_MIN });
-        }
-        Ok(())
-    }
-
     /// Clients are greeted, and JetStream is up. In a cluster it may still look for its peers.
     async fn answers(&self) -> bool {
         let greeting = net::exchange(self.address(), b"").await;
@@ -83,7 +83,7 @@ impl Service for Server {
     }
 
     async fn spawn(&self) -> Result<Child, Error> {
-        self.check_room()?;
+        require_room(&self.config.data_dir, FREE_BYTES_MIN)?;
         let listeners = [Some(self.listen), Some(self.monitor), self.config.cluster.as_ref().map(|it| it.listen)];
         listeners.into_iter().flatten().try_for_each(start::require_free)?;
         let spec = Spec {
@@ -97,5 +97,21 @@ impl Service for Server {
     async fn ready(&self, child: &Child) -> Result<(), Error> {
         let within = self.config.ready_within;
         Ok(start::answered(child, self.name(), self.address(), within, || self.answers()).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, require_room};
+
+    #[test]
+    fn too_little_room_is_told_with_the_path_and_the_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(require_room(dir.path(), 1).is_ok());
+        let error = require_room(dir.path(), u64::MAX).unwrap_err();
+        assert!(matches!(&error, Error::DataDirFull { path, .. } if path == dir.path()), "{error}");
+        let text = error.to_string();
+        let needed = format!("bytes are free and {} are the least to start with; make room or name another", u64::MAX);
+        assert!(text.contains(&needed), "{text}");
     }
 }

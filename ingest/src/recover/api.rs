@@ -1,0 +1,225 @@
+//! GitHub's REST API, as far as deliveries go: lists them and asks for one again.
+//!
+//! Every call has a time limit, and waits first for as long as GitHub's rate limits ask. Octocrab signs and
+//! sends; its own retries are left out, because they would sleep unseen inside the call.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use axum::http::{HeaderMap, Response, StatusCode};
+use bytes::Bytes;
+use headrace_runtime::metrics::RECOVERY_QUOTA;
+use headrace_runtime::settle::{Attempt, RetryPolicy};
+use headrace_schemas::time::Timestamp;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Limited};
+use metrics::{Gauge, gauge};
+use octocrab::Octocrab;
+use octocrab::auth::EncodingKey;
+use octocrab::models::{AppId, InstallationId};
+use serde::Deserialize;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::answer::{Limits, Trouble, classify, next_cursor};
+use super::config::{self, Config};
+use super::hook::Hook;
+
+/// Deliveries on a page; GitHub gives no more.
+const PAGE: usize = 100;
+/// A page of deliveries is about 40 KB.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// A page that cannot be had is asked for so often before the run is given up; a rate limit does not count.
+const PAGE_RETRIES: RetryPolicy = RetryPolicy {
+    attempts_max: 5,
+    backoff_min: Duration::from_millis(500),
+    backoff_max: Duration::from_secs(8),
+};
+
+/// One attempt at a delivery, as GitHub lists it.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Row {
+    pub(super) id: u64,
+    pub(super) guid: String,
+    pub(super) delivered_at: Timestamp,
+    pub(super) redelivery: bool,
+    /// 0 when there was no answer.
+    #[serde(default)]
+    pub(super) status_code: Option<u16>,
+}
+
+impl Row {
+    pub(super) fn succeeded(&self) -> bool {
+        matches!(self.status_code, Some(200..=299))
+    }
+}
+
+/// Rows of the list, newest first, and where it goes on.
+pub(super) struct Page {
+    pub(super) rows: Vec<Row>,
+    pub(super) next: Option<String>,
+}
+
+/// An answer, read to its end.
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// GitHub, for one hook.
+pub(super) struct Api {
+    hook: Hook,
+    app_or_token: Octocrab,
+    /// Known from the first call on.
+    client: Option<Octocrab>,
+    timeout: Duration,
+    /// No call before this moment.
+    ready_at: Instant,
+    quota: Gauge,
+    is_app: bool,
+}
+
+impl Api {
+    /// GitHub as `config`, which has been validated, says. Reads the system's certificates.
+    pub(super) fn new(config: &Config, own: &config::Hook) -> anyhow::Result<Self> {
+        let hook = Hook::new(own);
+        let url = config.api_url.trim_end_matches('/');
+        let builder = Octocrab::builder().base_uri(url).context("the API's URL is not accepted")?;
+        let is_app = own.token.is_empty();
+        let builder = if is_app {
+            let key = EncodingKey::from_rsa_pem(own.private_key.expose().as_bytes());
+            builder.app(AppId(own.app_id.unwrap_or_default()), key.context("the App's private key is not accepted")?)
+        } else {
+            builder.personal_token(own.token.expose().to_owned())
+        };
+        Ok(Self {
+            app_or_token: builder.build().context("cannot set up the client of GitHub's API")?,
+            client: None,
+            timeout: config.timeout(),
+            ready_at: Instant::now(),
+            quota: gauge!(RECOVERY_QUOTA, "hook" => hook.name.clone()),
+            is_app,
+            hook,
+        })
+    }
+
+    /// The hook that it is for.
+    pub(super) const fn hook(&self) -> &Hook {
+        &self.hook
+    }
+
+    /// The page at `cursor`, or the first. Waits out rate limits, for up to an hour each.
+    pub(super) async fn page(&mut self, cursor: Option<&str>) -> Result<Page, Trouble> {
+        let cursor = cursor.map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
+        let route = format!("{}?per_page={PAGE}{cursor}", self.hook.deliveries);
+        let mut failures = 0;
+        loop {
+            match self.list(&route).await {
+                Err(Trouble::Limited(_)) => {}
+                Err(Trouble::Away(_)) if failures + 1 < PAGE_RETRIES.attempts_max => {
+                    failures += 1;
+                    sleep(PAGE_RETRIES.backoff(Attempt(failures))).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn list(&mut self, route: &str) -> Result<Page, Trouble> {
+        let client = self.client().await?;
+        let answer = self.call(client._get(route)).await?;
+        let rows: Vec<Row> = serde_json::from_slice(&answer.body)
+            .map_err(|error| Trouble::Away(anyhow::Error::new(error).context("GitHub's list cannot be read")))?;
+        let mut known = HashSet::with_capacity(rows.len());
+        let rows = rows.into_iter().filter(|row| known.insert(row.id)).collect();
+        Ok(Page { rows, next: next_cursor(&answer.headers) })
+    }
+
+    /// Asks for the delivery `id` again. GitHub answers before it delivers.
+    pub(super) async fn redeliver(&mut self, id: u64) -> Result<(), Trouble> {
+        let client = self.client().await?;
+        let route = format!("{}/{id}/attempts", self.hook.deliveries);
+        self.call(client._post(route, None::<&()>)).await.map(|_| ())
+    }
+
+    /// The client with the rights for this hook: that of the App's installation, where there is one.
+    async fn client(&mut self) -> Result<Octocrab, Trouble> {
+        if let Some(client) = &self.client {
+            return Ok(client.clone());
+        }
+        let client = match self.hook.installation.clone().filter(|_| self.is_app) {
+            None => self.app_or_token.clone(),
+            Some(route) => {
+                #[derive(Deserialize)]
+                struct Installation {
+                    id: u64,
+                }
+                let app = self.app_or_token.clone();
+                let answer = self.call(app._get(route)).await?;
+                let Installation { id } = serde_json::from_slice(&answer.body)
+                    .map_err(|error| Trouble::Away(anyhow::Error::new(error).context("no installation in the answer")))?;
+                app.installation(InstallationId(id)).map_err(|error| Trouble::Broken(error.into()))?
+            }
+        };
+        self.client = Some(client.clone());
+        Ok(client)
+    }
+
+    async fn call<F>(&mut self, request: F) -> Result<Answer, Trouble>
+    where
+        F: Future<Output = octocrab::Result<Response<BoxBody<Bytes, octocrab::Error>>>>,
+    {
+        sleep_until(self.ready_at).await;
+        let read = async {
+            let (parts, body) = request.await.map_err(unsent)?.into_parts();
+            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+            let body = body.map_err(|error| Trouble::Away(anyhow!("GitHub's answer broke off: {error}")))?;
+            Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes() })
+        };
+        let away = |_| Err(Trouble::Away(anyhow!("GitHub did not answer within {:?}", self.timeout)));
+        let answer = timeout(self.timeout, read).await.unwrap_or_else(away);
+        let limits = answer.as_ref().map(|answer| Limits::read(&answer.headers, Timestamp::now())).unwrap_or_default();
+        if let Some(remaining) = limits.remaining {
+            self.quota.set(remaining as f64);
+        }
+        let result = answer.and_then(|answer| classify(answer.status, &limits, &answer.body).map(|()| answer));
+        let wait = match &result {
+            Err(Trouble::Limited(wait)) => Some(*wait),
+            _ => limits.wait_to_spare(),
+        };
+        if let Some(wait) = wait {
+            tracing::warn!(hook = self.hook.name, wait_s = wait.as_secs(), "GitHub's rate limit is reached: waiting");
+            self.ready_at = Instant::now() + wait;
+        }
+        result
+    }
+}
+
+/// Octocrab's own failures: no connection, or no token for an installation.
+fn unsent(error: octocrab::Error) -> Trouble {
+    match error {
+        octocrab::Error::GitHub { source, .. } => {
+            let body = serde_json::json!({ "message": source.message, "documentation_url": source.documentation_url });
+            let limits = source.headers.as_ref().map(|headers| Limits::read(headers, Timestamp::now()));
+            let limits = limits.unwrap_or_default();
+            let problem = classify(source.status_code, &limits, body.to_string().as_bytes());
+            problem.err().unwrap_or_else(|| Trouble::Away(anyhow!("GitHub gave no token for the installation")))
+        }
+        octocrab::Error::Service { source, .. } => Trouble::Away(anyhow!("cannot reach GitHub: {}", chain(&*source))),
+        other => Trouble::Away(anyhow::Error::new(other).context("cannot ask GitHub")),
+    }
+}
+
+/// An error with its causes, which octocrab's own text leaves out.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

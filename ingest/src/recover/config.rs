@@ -1,0 +1,203 @@
+//! Configuration of the recovery of missed deliveries.
+
+use std::time::Duration;
+
+use headrace_runtime::config::Invalid;
+use headrace_runtime::secret::Secret;
+use octocrab::auth::EncodingKey;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::hook::is_name;
+
+/// GitHub keeps deliveries for 3 days, GitHub Enterprise Server for 7.
+const HORIZON_MAX_HOURS: u64 = 7 * 24;
+
+/// Recovery of deliveries that GitHub could not hand over, or that were lost afterwards: GitHub repeats
+/// none by itself. Runs when this table is there, and needs `sinks.clickhouse`.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Base URL of GitHub's REST API. Default: `https://api.github.com`. Example, for GitHub Enterprise
+    /// Server: `https://github.example.com/api/v3`.
+    pub api_url: String,
+    /// Pause between two runs, in seconds. Default: 300. Example: 60.
+    pub interval_s: u64,
+    /// How far back deliveries are looked for, in hours; older ones cannot be redelivered. Default: 72, as
+    /// long as github.com keeps them. Example: 168, for GitHub Enterprise Server.
+    pub horizon_hours: u64,
+    /// How long a delivery may take to arrive in ClickHouse before it counts as missing, in seconds. Also
+    /// the pause after a redelivery, which doubles with each further one. Default: 600. Example: 120.
+    pub grace_s: u64,
+    /// Most redeliveries asked for in one run, for each hook. Default: 500. Example: 100.
+    pub budget_per_run: usize,
+    /// Most redeliveries asked for in any 60 minutes, by all hooks and processes. Default: 4000, well below
+    /// GitHub's limit for content-creating requests of an App. Example: 500.
+    pub budget_per_hour: usize,
+    /// Longest wait for one answer of GitHub's, in milliseconds. Default: 15000. Example: 30000.
+    pub timeout_ms: u64,
+    /// After this many seconds without a sign of life another process takes the work over. Default: 15.
+    /// Example: 60.
+    pub lease_s: u64,
+    /// The hooks whose deliveries are looked after.
+    pub hooks: Vec<Hook>,
+}
+
+/// A webhook at GitHub, and what may list and repeat its deliveries: a token, or a GitHub App.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Hook {
+    /// Whose webhook it is.
+    pub kind: Kind,
+    /// Login of the organization, for the kind `organization`. Example: `acme`.
+    #[serde(default)]
+    pub organization: Option<String>,
+    /// Owner and name of the repository, for the kind `repository`. Example: `acme/app`.
+    #[serde(default)]
+    pub repository: Option<String>,
+    /// The hook's id, as in its URL at GitHub and in `X-GitHub-Hook-ID`; an App has no more than one hook.
+    /// Example: 12345678.
+    #[serde(default)]
+    pub hook_id: Option<u64>,
+    /// A token that may read and write the hook: a fine-grained one with the permission `Webhooks` of the
+    /// organization or repository. Not for the kind `app`. Example: `github_pat_11…`.
+    #[serde(default)]
+    pub token: Secret,
+    /// The App's id, instead of a token. For organizations and repositories it must be installed there, with
+    /// the permission `Webhooks: read and write`. Example: 123456.
+    #[serde(default)]
+    pub app_id: Option<u64>,
+    /// The App's private key, the PEM file that GitHub made, best given as `private_key_file`.
+    #[serde(default)]
+    pub private_key: Secret,
+}
+
+/// Whose webhook it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The webhook of a GitHub App.
+    #[default]
+    App,
+    /// A webhook of an organization.
+    Organization,
+    /// A webhook of a repository.
+    Repository,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            api_url: "https://api.github.com".to_owned(),
+            interval_s: 300,
+            horizon_hours: 72,
+            grace_s: 600,
+            budget_per_run: 500,
+            budget_per_hour: 4_000,
+            timeout_ms: 15_000,
+            lease_s: 15,
+            hooks: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// `interval_s` as a duration.
+    #[must_use]
+    pub const fn interval(&self) -> Duration {
+        Duration::from_secs(self.interval_s)
+    }
+
+    /// `grace_s` as a duration.
+    #[must_use]
+    pub const fn grace(&self) -> Duration {
+        Duration::from_secs(self.grace_s)
+    }
+
+    /// `horizon_hours` as a duration.
+    #[must_use]
+    pub const fn horizon(&self) -> Duration {
+        Duration::from_secs(self.horizon_hours * 3_600)
+    }
+
+    /// `timeout_ms` as a duration.
+    #[must_use]
+    pub const fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+
+    /// `lease_s` as a duration.
+    #[must_use]
+    pub const fn lease(&self) -> Duration {
+        Duration::from_secs(self.lease_s)
+    }
+
+    /// What is wrong with these values, below `path`, found without touching the network.
+    #[must_use]
+    pub fn validate(&self, path: &str) -> Vec<Invalid> {
+        let mut problems = Vec::new();
+        let mut refuse = |field: &str, message: String| problems.push(Invalid::new(format!("{path}.{field}"), message));
+        let host = self.api_url.strip_prefix("https://").or_else(|| self.api_url.strip_prefix("http://"));
+        if host.is_none_or(str::is_empty) || self.api_url.contains(['?', '#', '@', ' ']) {
+            let message = format!("expected the API's base URL such as `https://api.github.com`, found `{}`", self.api_url);
+            refuse("api_url", message);
+        }
+        let ranges = [
+            ("interval_s", self.interval_s, 1, 86_400),
+            ("horizon_hours", self.horizon_hours, 1, HORIZON_MAX_HOURS),
+            ("grace_s", self.grace_s, 1, 86_400),
+            ("budget_per_run", self.budget_per_run as u64, 1, 10_000),
+            ("budget_per_hour", self.budget_per_hour as u64, 1, 100_000),
+            ("timeout_ms", self.timeout_ms, 100, 120_000),
+            ("lease_s", self.lease_s, 1, 600),
+        ];
+        for (field, value, min, max) in ranges {
+            if !(min..=max).contains(&value) {
+                refuse(field, format!("expected {min} to {max}, found {value}"));
+            }
+        }
+        if self.hooks.is_empty() {
+            refuse("hooks", "expected at least one `[[recover.hooks]]`, found none".to_owned());
+        }
+        for (index, hook) in self.hooks.iter().enumerate() {
+            problems.extend(hook.validate(&format!("{path}.hooks[{index}]")));
+        }
+        problems
+    }
+}
+
+impl Hook {
+    fn validate(&self, path: &str) -> Vec<Invalid> {
+        let mut problems = Vec::new();
+        let mut refuse = |field: &str, message: &str| {
+            problems.push(Invalid::new(format!("{path}.{field}"), message));
+        };
+        let is_organization = |text: &String| is_name(text);
+        let is_repository = |text: &String| text.split_once('/').is_some_and(|(owner, name)| is_name(owner) && is_name(name));
+        if (self.kind == Kind::Organization) != self.organization.as_ref().is_some_and(is_organization) {
+            refuse("organization", "expected the organization's login for the kind `organization`, and only there");
+        }
+        if (self.kind == Kind::Repository) != self.repository.as_ref().is_some_and(is_repository) {
+            refuse("repository", "expected `owner/name` for the kind `repository`, and only there");
+        }
+        if (self.kind == Kind::App) == self.hook_id.is_some() {
+            refuse("hook_id", "expected the hook's id for the kinds `organization` and `repository`, and only there");
+        }
+        let is_app = self.app_id.is_some() && !self.private_key.is_empty();
+        match (self.kind, self.token.is_empty(), is_app) {
+            (_, true, true) | (Kind::Organization | Kind::Repository, false, false) => {}
+            (Kind::App, _, _) => {
+                refuse("app_id", "expected `app_id` and `private_key` and no `token`: an App's hook takes nothing else");
+            }
+            _ => refuse("token", "expected either `token`, or `app_id` and `private_key`"),
+        }
+        if !self.token.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
+            refuse("token", "expected a token of printable ASCII characters");
+        }
+        let key = self.private_key.expose();
+        if !key.is_empty() && EncodingKey::from_rsa_pem(key.as_bytes()).is_err() {
+            refuse("private_key", "expected an RSA private key in PEM form, as GitHub makes it; give the file as `private_key_file`");
+        }
+        problems
+    }
+}

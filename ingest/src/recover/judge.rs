@@ -1,0 +1,152 @@
+//! What has become of one delivery, and when to do something about it. Pure: no clock, no I/O.
+
+use std::time::Duration;
+
+use headrace_schemas::time::Timestamp;
+
+/// The longest pause between two redeliveries of the same delivery, so that the last comes in time.
+const PAUSE_MAX: Duration = Duration::from_secs(12 * 3_600);
+
+/// What GitHub lists of one GUID.
+#[derive(Clone, Debug)]
+pub(super) struct Attempts {
+    /// When it was first sent.
+    pub(super) first: Timestamp,
+    /// When it was sent again.
+    pub(super) again: Vec<Timestamp>,
+    /// Whether any attempt was answered with 2xx.
+    pub(super) succeeded: bool,
+}
+
+/// What the permanent record knows of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Record {
+    /// It is there, received at this time.
+    Stored(Timestamp),
+    /// It is not there, and everything that was stored by now would be.
+    Absent,
+    /// It cannot be told: the record is away, or behind.
+    Unknown,
+}
+
+/// What this process remembers of having asked for it: GitHub lists a redelivery only some time later, and a
+/// refused one never.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) at: Timestamp,
+    pub(super) times: u32,
+    pub(super) refused: bool,
+}
+
+/// What has become of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Stored when it was first sent.
+    Seen,
+    /// Stored because it was sent again.
+    Recovered,
+    /// It cannot be told before this time.
+    Waiting(Timestamp),
+    /// Not stored; to be asked for at this time or later.
+    Missing(Timestamp),
+}
+
+/// Judges one delivery at the time `now`.
+pub(super) fn judge(
+    attempts: &Attempts,
+    record: Record,
+    asked: Option<&Asked>,
+    now: Timestamp,
+    grace: Duration,
+) -> Verdict {
+    if let Record::Stored(received_at) = record {
+        let distance = |attempt: &Timestamp| received_at.since(*attempt).max(attempt.since(received_at));
+        // Clocks of GitHub and the gateway differ; which attempt brought it is told by the nearest.
+        let first = distance(&attempts.first);
+        let recovered = attempts.again.iter().any(|again| distance(again) < first);
+        return if recovered { Verdict::Recovered } else { Verdict::Seen };
+    }
+    let sent_last = attempts.again.iter().copied().fold(attempts.first, Timestamp::max);
+    let accepted = asked.filter(|asked| !asked.refused).map(|asked| asked.at);
+    let patient_until = later(accepted.map_or(sent_last, |at| at.max(sent_last)), grace);
+    if now < patient_until {
+        return Verdict::Waiting(patient_until);
+    }
+    // Without the record's word GitHub's must do: what was never taken is asked for all the same, because
+    // a second copy does no harm.
+    if record == Record::Unknown && attempts.succeeded {
+        return Verdict::Waiting(now);
+    }
+    let times = asked.map_or(0, |asked| asked.times).max(u32::try_from(attempts.again.len()).unwrap_or(u32::MAX));
+    let tried_last = asked.map_or(sent_last, |asked| asked.at.max(sent_last));
+    Verdict::Missing(later(tried_last, pause(times, grace)))
+}
+
+/// The pause after so many redeliveries: `grace`, doubling with each.
+pub(super) fn pause(times: u32, grace: Duration) -> Duration {
+    grace.saturating_mul(1 << times.min(20)).min(PAUSE_MAX.max(grace))
+}
+
+/// The moment `by` after `at`.
+pub(super) fn later(at: Timestamp, by: Duration) -> Timestamp {
+    Timestamp::from_micros(at.as_micros().saturating_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(60);
+
+    const fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_seconds(seconds)
+    }
+
+    #[test]
+    fn each_delivery_is_judged_by_record_attempts_and_time() {
+        use Record::{Absent, Stored, Unknown};
+        use Verdict::{Missing, Recovered, Seen, Waiting};
+        // (sent again, succeeded, record, now, verdict); first sent at 1000.
+        let cases: [(&[i64], bool, Record, i64, Verdict); 15] = [
+            (&[], true, Stored(at(1000)), 1001, Seen),
+            (&[], false, Stored(at(1009)), 1001, Seen),
+            (&[1500], true, Stored(at(1003)), 9999, Seen),
+            (&[1500], true, Stored(at(1497)), 1500, Recovered),
+            (&[1500, 2000], true, Stored(at(2001)), 2001, Recovered),
+            (&[], true, Absent, 1059, Waiting(at(1060))),
+            (&[], false, Absent, 1059, Waiting(at(1060))),
+            (&[], false, Unknown, 1059, Waiting(at(1060))),
+            (&[], true, Absent, 1060, Missing(at(1060))),
+            (&[], false, Unknown, 1060, Missing(at(1060))),
+            (&[], true, Unknown, 5000, Waiting(at(5000))),
+            (&[1500], false, Absent, 1559, Waiting(at(1560))),
+            (&[1500], false, Absent, 1560, Missing(at(1620))),
+            (&[1500, 2000], false, Absent, 9999, Missing(at(2240))),
+            (&[1500], true, Unknown, 9999, Waiting(at(9999))),
+        ];
+        for (again, succeeded, record, now, verdict) in cases {
+            let again: Vec<Timestamp> = again.iter().copied().map(at).collect();
+            let attempts = Attempts { first: at(1000), again, succeeded };
+            let found = judge(&attempts, record, None, at(now), GRACE);
+            assert_eq!(found, verdict, "{attempts:?} {record:?} at {now}");
+        }
+    }
+
+    #[test]
+    fn what_was_asked_for_is_not_asked_for_again_at_once() {
+        let attempts = Attempts { first: at(1000), again: Vec::new(), succeeded: false };
+        let judged = |refused, now| {
+            let asked = Asked { at: at(2000), times: 1, refused };
+            judge(&attempts, Record::Absent, Some(&asked), at(now), GRACE)
+        };
+        assert_eq!(judged(false, 2001), Verdict::Waiting(at(2060)));
+        assert_eq!(judged(false, 2060), Verdict::Missing(at(2120)));
+        assert_eq!(judged(true, 2001), Verdict::Missing(at(2120)));
+    }
+
+    #[test]
+    fn pauses_double_and_are_bounded() {
+        assert_eq!([0, 1, 2, 40].map(|times| pause(times, GRACE).as_secs()), [60, 120, 240, 43_200]);
+        assert_eq!(pause(3, Duration::from_secs(86_400)).as_secs(), 86_400);
+    }
+}

@@ -1,0 +1,160 @@
+//! Recovers deliveries that GitHub could not hand over, or that were lost after it had: GitHub repeats none by
+//! itself, but lists them for three days and sends one again when asked.
+//!
+//! One process of several works ([`headrace_runtime::lease`]). A run ([`worker`]) lists a hook's deliveries
+//! ([`api`]), asks the permanent record which arrived ([`ledger`]), judges each ([`judge`]), asks GitHub for
+//! what is missing within a budget, and writes down what became of all ([`proof`]). A run derives everything
+//! from GitHub's list and the record, so that one that is cut off leaves nothing to repair; and a delivery
+//! that is sent twice is one event, so that asking once too often does no harm.
+//!
+//! It must never write to RAW: what is recovered comes in at the gateway, with its signature.
+
+mod answer;
+mod api;
+mod budget;
+pub mod config;
+mod hook;
+mod judge;
+pub mod ledger;
+mod proof;
+pub mod report;
+mod survey;
+mod worker;
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use futures::future::join_all;
+use headrace_runtime::broker::Broker;
+use headrace_runtime::health::{ComponentHealth, Health};
+use headrace_runtime::lease::Lease;
+use headrace_runtime::metrics::RECOVERY_LEADER;
+use headrace_runtime::state::StateStore;
+use metrics::gauge;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use self::answer::Trouble;
+use self::api::Api;
+use self::budget::Budget;
+use self::config::Config;
+use self::hook::Hook;
+use self::ledger::Ledger;
+use self::report::Report;
+use self::worker::{Shared, Worker};
+
+/// How the components of this role begin; each hook is one.
+pub const COMPONENT: &str = "recover";
+/// The lease's key in the bucket `recovery`.
+const LEASE: &str = "lease";
+
+/// The role, ready to run.
+pub struct Recover {
+    config: Config,
+    broker: Broker,
+    ledger: Arc<dyn Ledger>,
+    /// The sink that fills the ledger from RAW.
+    filled_by: &'static str,
+    hooks: Vec<ComponentHealth>,
+}
+
+/// The names of the configured hooks.
+#[must_use]
+pub fn hook_names(config: &Config) -> Vec<String> {
+    config.hooks.iter().map(|own| Hook::new(own).name).collect()
+}
+
+/// Lists a page of each hook's deliveries; each hook's name with what is wrong, if anything is.
+pub async fn check(config: &Config) -> Vec<(String, Result<(), String>)> {
+    let checks = config.hooks.iter().map(async |own| {
+        let listed = match Api::new(config, own) {
+            Ok(mut api) => match api.page(None).await {
+                Ok(_) => Ok(()),
+                Err(Trouble::Refused(status, message)) => {
+                    Err(format!("GitHub does not list its deliveries ({status}: {message})"))
+                }
+                Err(Trouble::Away(error) | Trouble::Broken(error)) => Err(format!("{error:#}")),
+                Err(Trouble::Limited(wait)) => Err(format!("GitHub's rate limit asks to wait for {wait:?}")),
+            },
+            Err(error) => Err(format!("{error:#}")),
+        };
+        (Hook::new(own).name, listed)
+    });
+    join_all(checks).await
+}
+
+impl Recover {
+    /// The role as `config`, which has been validated, says; `filled_by` is the sink that fills `ledger`.
+    pub fn new(
+        config: &Config,
+        broker: &Broker,
+        ledger: Arc<dyn Ledger>,
+        filled_by: &'static str,
+        health: &Health,
+    ) -> Self {
+        let register = |own: &config::Hook| {
+            let component = health.register(&format!("{COMPONENT}:{}", Hook::new(own).name));
+            component.healthy();
+            component
+        };
+        let hooks = config.hooks.iter().map(register).collect();
+        Self { config: config.clone(), broker: broker.clone(), ledger, filled_by, hooks }
+    }
+
+    /// Works while it holds the lease, stands by otherwise, until `stop`.
+    ///
+    /// # Errors
+    /// When the broker does not answer, or the system's certificates cannot be read.
+    pub async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        let store = StateStore::open_recovery(&self.broker).await?;
+        // A new name at each start: a lease that an earlier self held must run out, as anyone's.
+        let holder = Uuid::from_u128(rand::random()).to_string();
+        let mut lease = Lease::new(store.clone(), LEASE, &holder, self.config.lease());
+        let mut told_at: Option<Instant> = None;
+        while !stop.is_cancelled() {
+            let is_leader = lease.claim().await.map_err(|fault| fault.source).context("cannot ask for the lease")?;
+            gauge!(RECOVERY_LEADER).set(if is_leader { 1.0 } else { 0.0 });
+            if is_leader {
+                tracing::info!("looking for missed deliveries");
+                tokio::select! {
+                    failed = self.lead(&store) => return failed,
+                    () = lease.keep() => tracing::warn!("lost the lease; another process looks for missed deliveries"),
+                    () = stop.cancelled() => {}
+                }
+                gauge!(RECOVERY_LEADER).set(0.0);
+                self.hooks.iter().for_each(ComponentHealth::healthy);
+                continue;
+            }
+            // Those who stand by tell the same numbers, so that it does not matter whom one asks.
+            if told_at.is_none_or(|at| at.elapsed() >= self.config.interval()) {
+                told_at = Some(Instant::now());
+                Report::load(&store, &[]).await?.publish();
+            }
+            tokio::select! {
+                () = sleep(lease.period()) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        lease.release().await;
+        Ok(())
+    }
+
+    /// Looks after every hook at once. Ends only by failing or being dropped.
+    async fn lead(&self, store: &StateStore) -> anyhow::Result<()> {
+        let shared = Shared {
+            config: &self.config,
+            broker: &self.broker,
+            store: store.clone(),
+            budget: Budget::new(store.clone(), self.config.budget_per_hour),
+            ledger: &*self.ledger,
+            component: self.filled_by,
+        };
+        let mut workers = Vec::new();
+        for (own, health) in self.config.hooks.iter().zip(&self.hooks) {
+            workers.push(Worker::new(Api::new(&self.config, own)?, health.clone()));
+        }
+        join_all(workers.into_iter().map(|worker| worker.work(&shared))).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,246 @@
+//! What became of a hook's deliveries, hour by hour: the proof that nothing is missing, or of what is.
+//!
+//! Kept in the KV bucket `recovery`: `hour.<hook>.<hours since the epoch>`, in slots of five minutes so that
+//! a run need not list again what is accounted for, and `hook.<hook>` with the state of the hook itself.
+//! Written by the process that holds the lease, by compare-and-set: one that lost it unawares fails.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::AddAssign;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use headrace_runtime::fault::Fault;
+use headrace_runtime::state::{Entry, StateStore};
+use headrace_schemas::time::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::report::{HookReport, HourReport};
+
+/// How far back proofs are looked at.
+pub(super) const WINDOW_HOURS: i64 = 7 * 24;
+
+const SLOT_MICROS: i64 = 300_000_000;
+const SLOTS_PER_HOUR: i64 = 12;
+
+/// Five minutes, counted from the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Slot(i64);
+
+impl Slot {
+    pub(super) const fn of(at: Timestamp) -> Self {
+        Self(at.as_micros().div_euclid(SLOT_MICROS))
+    }
+
+    const fn hour(self) -> i64 {
+        self.0.div_euclid(SLOTS_PER_HOUR)
+    }
+
+    const fn first_of(hour: i64) -> Self {
+        Self(hour * SLOTS_PER_HOUR)
+    }
+}
+
+/// Deliveries by what became of them: `delivered = seen + recovered + waiting + missing`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Those that GitHub lists.
+    pub delivered: u64,
+    /// Of those, stored when GitHub first sent them.
+    pub seen: u64,
+    /// Of those, stored because they were sent again.
+    pub recovered: u64,
+    /// Of those, too young to tell, or not yet to be told because ClickHouse is away or behind.
+    pub waiting: u64,
+    /// Of those, not stored.
+    pub missing: u64,
+    /// Of the missing, those that GitHub last refused to send again.
+    pub refused: u64,
+    /// Of the missing, those that GitHub no longer has.
+    pub too_old: u64,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.delivered += other.delivered;
+        self.seen += other.seen;
+        self.recovered += other.recovered;
+        self.waiting += other.waiting;
+        self.missing += other.missing;
+        self.refused += other.refused;
+        self.too_old += other.too_old;
+    }
+}
+
+/// The deliveries of one slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Tally {
+    #[serde(flatten)]
+    pub(super) counts: Counts,
+    /// When to look at them again; never when all of them are stored.
+    pub(super) next_at: Option<Timestamp>,
+}
+
+impl Tally {
+    /// Asks to be looked at again at `at`, or earlier.
+    pub(super) fn look_again(&mut self, at: Timestamp) {
+        self.next_at = Some(self.next_at.map_or(at, |own| own.min(at)));
+    }
+}
+
+/// The deliveries of one hour.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Hour {
+    hook: String,
+    slots: BTreeMap<Slot, Tally>,
+}
+
+impl Hour {
+    fn counts(&self) -> Counts {
+        let mut sum = Counts::default();
+        self.slots.values().for_each(|tally| sum += tally.counts);
+        sum
+    }
+}
+
+/// The state of a hook itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Status {
+    /// The hook's name.
+    pub(super) hook: String,
+    /// The beginning of the last run that accounted for every delivery.
+    pub(super) checked_at: Option<Timestamp>,
+    /// Why the last run did not, or could not tell of all.
+    pub(super) problem: Option<String>,
+}
+
+impl Status {
+    /// Reads the status that is kept at `key`.
+    pub(super) async fn load(store: &StateStore, key: &str) -> anyhow::Result<Option<Self>> {
+        Ok(load::<Self>(store, key).await?.map(|kept| kept.value))
+    }
+}
+
+/// A record as it was read, to be written by compare-and-set.
+struct Kept<T> {
+    value: T,
+    entry: Option<Entry>,
+}
+
+/// The proofs of one hook.
+pub(super) struct Proofs {
+    store: StateStore,
+    key: String,
+    hook: String,
+    status: Kept<Status>,
+    hours: BTreeMap<i64, Kept<Hour>>,
+}
+
+impl Proofs {
+    pub(super) async fn load(store: &StateStore, key: &str, hook: &str, now: Timestamp) -> anyhow::Result<Self> {
+        let status = match load::<Status>(store, &format!("hook.{key}")).await? {
+            Some(kept) => kept,
+            None => Kept { value: Status { hook: hook.to_owned(), ..Status::default() }, entry: None },
+        };
+        let mut hours = BTreeMap::new();
+        let prefix = format!("hour.{key}.");
+        for name in store.keys(&prefix).await.map_err(cause)? {
+            let hour = name[prefix.len()..].parse().with_context(|| format!("the key {name} names no hour"))?;
+            if hour > Slot::of(now).hour() - WINDOW_HOURS
+                && let Some(kept) = load::<Hour>(store, &name).await?
+            {
+                hours.insert(hour, kept);
+            }
+        }
+        Ok(Self { store: store.clone(), key: key.to_owned(), hook: hook.to_owned(), status, hours })
+    }
+
+    /// From which slot on the deliveries have to be listed: back to the first that is not accounted for,
+    /// but no further than `horizon`.
+    pub(super) fn floor(&self, now: Timestamp, grace: Duration, horizon: Duration) -> Slot {
+        let oldest = Slot::of(now.minus(horizon));
+        let Some(checked_at) = self.status.value.checked_at else { return oldest };
+        let open = self.hours.values().flat_map(|hour| &hour.value.slots);
+        let open = open.filter(|(slot, tally)| **slot >= oldest && tally.next_at.is_some_and(|at| at <= now));
+        // What was delivered within the grace time before the last run may have been listed after it.
+        let unlisted = Slot::of(checked_at.minus(grace));
+        open.map(|(slot, _)| *slot).fold(unlisted, Slot::min).max(oldest)
+    }
+
+    /// Replaces what is known from `floor` on, and gives up what is older than `horizon`.
+    pub(super) async fn record(
+        &mut self,
+        floor: Slot,
+        tallies: &BTreeMap<Slot, Tally>,
+        now: Timestamp,
+        horizon: Duration,
+    ) -> anyhow::Result<()> {
+        let oldest = Slot::of(now.minus(horizon));
+        let hours = tallies.keys().map(|slot| slot.hour()).chain(self.hours.keys().copied());
+        for hour in hours.collect::<BTreeSet<i64>>() {
+            let before = self.hours.get(&hour).map(|kept| kept.value.clone()).unwrap_or_default();
+            let mut after = Hour { hook: self.hook.clone(), slots: before.slots.clone() };
+            after.slots.retain(|slot, _| *slot < floor);
+            let from = Slot::first_of(hour).max(floor);
+            if from < Slot::first_of(hour + 1) {
+                after.slots.extend(tallies.range(from..Slot::first_of(hour + 1)).map(|(slot, tally)| (*slot, *tally)));
+            }
+            after.slots.iter_mut().filter(|(slot, _)| **slot < oldest).for_each(|(_, tally)| give_up(tally));
+            if after.slots != before.slots {
+                let entry = self.hours.get(&hour).and_then(|kept| kept.entry.as_ref());
+                save(&self.store, &format!("hour.{}.{hour}", self.key), &after, entry).await?;
+                self.hours.insert(hour, Kept { value: after, entry: None });
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes how the run ended, the last of its records. `checked_at` is its beginning, when it listed
+    /// everything.
+    pub(super) async fn conclude(&mut self, checked_at: Option<Timestamp>, problem: Option<String>) -> anyhow::Result<()> {
+        let checked_at = checked_at.or(self.status.value.checked_at);
+        self.status.value = Status { hook: self.hook.clone(), checked_at, problem };
+        save(&self.store, &format!("hook.{}", self.key), &self.status.value, self.status.entry.as_ref()).await
+    }
+
+    /// What is known of the hook.
+    pub(super) fn report(&self) -> HookReport {
+        let mut total = Counts::default();
+        let hours = self.hours.iter().map(|(hour, kept)| {
+            let counts = kept.value.counts();
+            total += counts;
+            HourReport { hour: Timestamp::from_seconds(hour * 3_600), counts }
+        });
+        let hours = hours.collect();
+        let Status { checked_at, problem, .. } = self.status.value.clone();
+        HookReport { hook: self.hook.clone(), checked_at, problem, total, hours }
+    }
+}
+
+/// GitHub no longer has what is this old: what was not proven to be stored by now never will be.
+fn give_up(tally: &mut Tally) {
+    let counts = &mut tally.counts;
+    counts.missing += counts.waiting;
+    counts.waiting = 0;
+    counts.refused = 0;
+    counts.too_old = counts.missing;
+    tally.next_at = None;
+}
+
+/// A store's failures are all of one class: the cause says it all.
+fn cause(fault: Fault) -> anyhow::Error {
+    fault.source
+}
+
+async fn load<T: DeserializeOwned>(store: &StateStore, key: &str) -> anyhow::Result<Option<Kept<T>>> {
+    let Some(entry) = store.load(key).await.map_err(cause)? else { return Ok(None) };
+    let value = serde_json::from_slice(&entry.value).with_context(|| format!("the record {key} cannot be read"))?;
+    Ok(Some(Kept { value, entry: Some(entry) }))
+}
+
+async fn save<T: Serialize>(store: &StateStore, key: &str, value: &T, read: Option<&Entry>) -> anyhow::Result<()> {
+    let bytes = serde_json::to_vec(value).context("cannot write a record as JSON")?;
+    let saved = store.save(key, bytes.into(), read).await.map_err(cause)?;
+    anyhow::ensure!(saved, "another process has written the record {key} meanwhile");
+    Ok(())
+}

@@ -1,0 +1,180 @@
+//! One hook's runs: list, judge, ask for what is missing, write the proof down.
+
+use std::collections::HashMap;
+
+use headrace_runtime::broker::Broker;
+use headrace_runtime::health::ComponentHealth;
+use headrace_runtime::metrics::{RECOVERY_ASKED, RECOVERY_RUNS};
+use headrace_runtime::state::StateStore;
+use headrace_schemas::time::Timestamp;
+use metrics::counter;
+use tokio::time::sleep;
+
+use super::answer::Trouble;
+use super::api::Api;
+use super::budget::Budget;
+use super::config::Config;
+use super::judge::{Asked, later, pause};
+use super::ledger::{Ledger, Reader};
+use super::proof::Proofs;
+use super::survey::{Due, Survey, Terms, survey};
+
+/// Taken from the hour's budget at a time: so much is wasted when the process dies.
+const BUDGET_STEP: usize = 20;
+/// After so many refusals or failures in a row, the others are left to the next run.
+const FAILURES_MAX: usize = 20;
+/// GUIDs remembered at most, about 100 bytes each; the oldest are forgotten, which costs a request.
+const ASKED_MAX: usize = 50_000;
+
+/// What the workers of all hooks share.
+pub(super) struct Shared<'a> {
+    pub(super) config: &'a Config,
+    pub(super) broker: &'a Broker,
+    pub(super) store: StateStore,
+    pub(super) budget: Budget,
+    pub(super) ledger: &'a dyn Ledger,
+    pub(super) component: &'a str,
+}
+
+/// Looks after one hook.
+pub(super) struct Worker {
+    api: Api,
+    health: ComponentHealth,
+    asked: HashMap<String, Asked>,
+}
+
+/// Why a run did not account for everything, and whether a person must act.
+enum Problem {
+    Passing(String),
+    Lasting(String),
+}
+
+impl From<Trouble> for Problem {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Limited(wait) => Self::Passing(format!("GitHub's rate limit asks to wait for {wait:?}")),
+            Trouble::Away(error) => Self::Passing(format!("{error:#}")),
+            Trouble::Refused(status, message) => Self::Passing(format!("GitHub refuses ({status}: {message})")),
+            Trouble::Broken(error) => Self::Lasting(format!("{error:#}")),
+        }
+    }
+}
+
+impl Worker {
+    pub(super) fn new(api: Api, health: ComponentHealth) -> Self {
+        Self { api, health, asked: HashMap::new() }
+    }
+
+    /// Runs again and again. Ends only by being dropped.
+    pub(super) async fn work(mut self, shared: &Shared<'_>) {
+        loop {
+            let (outcome, problem) = match self.run(shared).await {
+                Ok(None) => ("complete", None),
+                Ok(Some(problem)) => ("failed", Some(problem)),
+                // NATS is away, or another process works in our place.
+                Err(error) => ("failed", Some(Problem::Passing(format!("{error:#}")))),
+            };
+            match problem {
+                None => self.health.healthy(),
+                Some(Problem::Passing(why)) => self.health.degraded(why),
+                Some(Problem::Lasting(why)) => self.health.broken(why),
+            }
+            counter!(RECOVERY_RUNS, "hook" => self.api.hook().name.clone(), "outcome" => outcome).increment(1);
+            sleep(shared.config.interval()).await;
+        }
+    }
+
+    async fn run(&mut self, shared: &Shared<'_>) -> anyhow::Result<Option<Problem>> {
+        let config = shared.config;
+        let now = Timestamp::now();
+        let hook = self.api.hook().clone();
+        let mut proofs = Proofs::load(&shared.store, &hook.key, &hook.name, now).await?;
+        let floor = proofs.floor(now, config.grace(), config.horizon());
+        let mut reader = Reader::open(shared.ledger, shared.broker, shared.component, config).await;
+        let terms = Terms { now, floor, grace: config.grace(), budget: config.budget_per_run, asked: &self.asked };
+        let surveyed = survey(&mut self.api, &mut reader, &terms).await;
+        let mut found = match surveyed {
+            Ok(found) => found,
+            Err(trouble) => {
+                let problem = Problem::from(trouble);
+                proofs.conclude(None, Some(problem.text().to_owned())).await?;
+                proofs.report().publish();
+                return Ok(Some(problem));
+            }
+        };
+        let refused = self.ask(&mut found, shared, now).await?;
+        let problem = refused.or(reader.problem.map(Problem::Passing));
+        proofs.record(floor, &found.tallies, now, config.horizon()).await?;
+        proofs.conclude(Some(now), problem.as_ref().map(|problem| problem.text().to_owned())).await?;
+        proofs.report().publish();
+        self.forget(now, config);
+        Ok(problem)
+    }
+
+    /// Asks for what is due, one after the other as GitHub wishes it, oldest first.
+    async fn ask(&mut self, found: &mut Survey, shared: &Shared<'_>, now: Timestamp) -> anyhow::Result<Option<Problem>> {
+        let (mut granted, mut failures, mut problem) = (0, 0, None);
+        while let Some(due) = found.due.pop_front() {
+            if granted == 0 && problem.is_none() && failures < FAILURES_MAX {
+                granted = shared.budget.take(BUDGET_STEP.min(found.due.len() + 1)).await?;
+            }
+            if granted == 0 || problem.is_some() || failures >= FAILURES_MAX {
+                found.leave(&due, now);
+                continue;
+            }
+            granted -= 1;
+            let answer = self.api.redeliver(due.id).await;
+            let outcome = match &answer {
+                Ok(()) => "accepted",
+                Err(Trouble::Refused(status, message)) => {
+                    let (hook, guid) = (&self.api.hook().name, &due.guid);
+                    tracing::warn!(hook, guid, %status, message, "GitHub refuses to send a missing delivery again");
+                    "refused"
+                }
+                Err(_) => "unanswered",
+            };
+            counter!(RECOVERY_ASKED, "hook" => self.api.hook().name.clone(), "outcome" => outcome).increment(1);
+            failures = if answer.is_ok() { 0 } else { failures + 1 };
+            match answer {
+                Ok(()) | Err(Trouble::Refused(..)) => self.remember(&due, answer.is_err(), found, shared.config),
+                // It may have been heard: the next run sees whether it was.
+                Err(Trouble::Away(error)) => {
+                    tracing::debug!(error = format!("{error:#}"), guid = due.guid, "no answer to a redelivery");
+                    self.remember(&due, false, found, shared.config);
+                }
+                Err(trouble) => {
+                    found.leave(&due, now);
+                    problem = Some(Problem::from(trouble));
+                }
+            }
+        }
+        Ok(problem)
+    }
+
+    fn remember(&mut self, due: &Due, refused: bool, found: &mut Survey, config: &Config) {
+        let at = Timestamp::now();
+        let times = self.asked.get(&due.guid).map_or(0, |asked| asked.times) + 1;
+        self.asked.insert(due.guid.clone(), Asked { at, times, refused });
+        let wait = if refused { pause(times, config.grace()) } else { config.grace() };
+        found.asked(due, refused, later(at, wait));
+    }
+
+    fn forget(&mut self, now: Timestamp, config: &Config) {
+        let oldest = now.minus(config.horizon());
+        self.asked.retain(|_, asked| asked.at > oldest);
+        if self.asked.len() > ASKED_MAX {
+            let mut times: Vec<Timestamp> = self.asked.values().map(|asked| asked.at).collect();
+            times.sort_unstable();
+            let middle = times[times.len() / 2];
+            self.asked.retain(|_, asked| asked.at > middle);
+        }
+    }
+}
+
+impl Problem {
+    fn text(&self) -> &str {
+        match self {
+            Self::Passing(text) | Self::Lasting(text) => text,
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! The gateway alone, on a real nats-server: every answer it gives, with its reason, in time.
+
+#![allow(clippy::unwrap_used, reason = "all of this program is a test")]
+
+mod support;
+
+use std::time::Duration;
+
+use headrace_ingest::config::{Config, Scoped};
+use headrace_runtime::broker::Stream;
+use headrace_runtime::secret::Secret;
+use headrace_schemas::header;
+use headrace_tests::harness::Nats;
+use headrace_tests::harness::until;
+use headrace_tests::product::hook::{Answer, Hook, answer, guid, signature};
+use headrace_tests::product::process::signal;
+use reqwest::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use rustix::process::Signal;
+use support::{Caller, Gate, SECRET, config};
+use tokio::time::Instant;
+
+/// The gateway answers within this time, whatever happens: GitHub waits for 10 s.
+const ANSWER_MAX: Duration = Duration::from_secs(8);
+const BODY: &str = r#"{"zen":"Keep it logically awesome.","organization":{"login":"Acme"}}"#;
+const FORM: &str = "application/x-www-form-urlencoded";
+
+#[tokio::test]
+async fn what_is_stored_is_what_was_sent() {
+    let gate = Gate::start(config()).await;
+    let guid = guid();
+    let sent = gate.hook().send("ping", &guid.to_uppercase(), BODY).await;
+    assert_eq!((sent.status, sent.body["status"].as_str()), (202, Some("stored")));
+    assert_eq!(sent.body["id"], format!("github:{guid}"));
+    let again = gate.hook().send("ping", &guid, BODY).await;
+    assert_eq!((again.status, again.body["status"].as_str()), (200, Some("duplicate")));
+    assert_eq!(again.body["id"], sent.body["id"]);
+
+    let messages = gate.nats().messages(Stream::Raw).await;
+    let [message] = messages.as_slice() else { panic!("one delivery, one message: {messages:?}") };
+    assert_eq!(message.subject.as_str(), "raw.acme.github.ping");
+    assert_eq!(message.payload, BODY);
+    let found = |name: &str| message.headers.get(name).unwrap().to_string();
+    assert_eq!(found(header::GITHUB_SIGNATURE), signature(SECRET, BODY.as_bytes()));
+    assert_eq!(found(header::GITHUB_EVENT), "ping");
+    assert_eq!(found(header::ID), format!("github:{guid}"));
+    assert_eq!(found(header::CONTENT_TYPE), "application/json");
+    assert_eq!((gate.counted("accepted"), gate.counted("duplicate")), (1.0, 1.0));
+    assert_eq!(gate.metric("headrace_ingest_verified_total"), 2.0);
+}
+
+#[tokio::test]
+async fn every_refusal_has_a_status_and_a_reason() {
+    let gate = Gate::start(Config { body_max_bytes: 4_096, ..config() }).await;
+    let hook = gate.hook();
+    let form = |body: &str| {
+        let media_type = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(FORM))]);
+        hook.request("ping", &guid(), body).headers(media_type)
+    };
+    let bare = || gate.http().post(gate.webhook("")).header(CONTENT_TYPE, "application/json").body(BODY);
+    let typed = |media_type: &str| gate.http().post(gate.webhook("")).header(CONTENT_TYPE, media_type).body(BODY);
+    let signed = |value: &str| hook.unsigned("ping", &guid(), BODY).header(header::GITHUB_SIGNATURE, value);
+    let chunks = || futures::stream::iter((0..9).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1_024])));
+    let chunked = || hook.request("ping", &guid(), "").body(reqwest::Body::wrap_stream(chunks()));
+    let good = signature(SECRET, BODY.as_bytes());
+    for (request, status, reason, words) in [
+        (bare(), 400, "missing_header", "expected the header X-GitHub-Event, found none"),
+        (bare().header("X-GitHub-Event", "ping"), 400, "missing_header", "expected the header X-GitHub-Delivery"),
+        (hook.request("p.i>n*g", &guid(), BODY), 400, "bad_header", "an event kind such as `push`"),
+        (hook.request("", &guid(), BODY), 400, "bad_header", "an event kind"),
+        (hook.request(&"p".repeat(65), &guid(), BODY), 400, "bad_header", "an event kind"),
+        (hook.request("ping", "one", BODY), 400, "bad_header", "expected a GUID in the header X-GitHub-Delivery"),
+        (form("other=1"), 400, "missing_payload", "expected a form with the field `payload`"),
+        (hook.unsigned("ping", &guid(), BODY), 401, "signature_missing", "set a secret for the webhook"),
+        (signed(&good[..70]), 401, "signature_malformed", "64 hex digits"),
+        (signed(&good.replace("sha256=", "sha1=")), 401, "signature_malformed", "expected `sha256=`"),
+        (signed(&signature("guess", BODY.as_bytes())), 401, "signature_wrong", "does not match the body"),
+        (signed(&signature(SECRET, b"{}")), 401, "signature_wrong", "does not match the body"),
+        (gate.http().post(gate.url("/webhooks/gitlab")).body(BODY), 404, "unknown_path", "/webhooks/github"),
+        (gate.http().get(gate.webhook("")), 405, "method_not_allowed", "expected POST, found GET"),
+        (gate.http().put(gate.webhook("/security")).body(BODY), 405, "method_not_allowed", "expected POST, found PUT"),
+        (hook.request("ping", &guid(), vec![b' '; 4_097]), 413, "body_too_large", "at most 4096 bytes"),
+        (chunked(), 413, "body_too_large", "at most 4096 bytes"),
+        (typed("text/plain"), 415, "unsupported_type", "found `text/plain`"),
+        (typed("application/jsonp"), 415, "unsupported_type", "expected the content type application/json"),
+    ] {
+        let before = gate.counted(reason);
+        let answer = answer(request).await.unwrap();
+        explains(&answer, status, reason, words);
+        assert_eq!(gate.counted(reason), before + 1.0, "{reason} is counted");
+        assert_eq!(answer.headers.get(ALLOW).is_some(), status == 405);
+        assert!(!answer.headers.contains_key(RETRY_AFTER));
+    }
+    assert_eq!(gate.metric("headrace_ingest_in_flight"), 0.0);
+    assert!(gate.nats().messages(Stream::Raw).await.is_empty());
+}
+
+/// The answer's parts, and that none of them gives a secret or a signature away.
+fn explains(answer: &Answer, status: u16, reason: &str, words: &str) {
+    let text = answer.body.to_string();
+    assert_eq!((answer.status, answer.body["error"].as_str()), (status, Some(reason)), "{text}");
+    assert!(answer.body["message"].as_str().unwrap().contains(words), "expected `{words}` in {text}");
+    let signature = signature(SECRET, BODY.as_bytes());
+    assert!(!text.contains(SECRET) && !text.contains(&signature["sha256=".len()..]), "{text}");
+}
+
+#[tokio::test]
+async fn each_path_takes_its_family() {
+    let gate = Gate::start(config()).await;
+    let families = [
+        ("repository", "push"),
+        ("organization", "team"),
+        ("security", "code_scanning_alert"),
+        ("collaboration", "issues"),
+    ];
+    for (path, _) in families {
+        let hook = Hook::new(gate.webhook(&format!("/{path}")), SECRET);
+        for (belongs, kind) in families {
+            let answer = hook.send(kind, &guid(), BODY).await;
+            if belongs == path {
+                assert_eq!(answer.status, 202, "{kind} at {path}: {}", answer.body);
+            } else {
+                let words =
+                    format!("this path accepts {path} events; `{kind}` belongs to /webhooks/github/{belongs} or");
+                explains(&answer, 400, "wrong_family", &words);
+            }
+        }
+        // What every hook is sent, and what did not exist when this was written.
+        for kind in ["ping", "quantum_entanglement"] {
+            assert_eq!(hook.send(kind, &guid(), BODY).await.status, 202, "{kind} at {path}");
+        }
+    }
+    assert_eq!(gate.counted("wrong_family"), 12.0);
+}
+
+#[tokio::test]
+async fn secrets_rotate_and_hold_within_their_scope() {
+    let mut config = config();
+    config.github.secrets.push(Secret::new("new"));
+    let scoped = |organization: Option<&str>, hook_id, secret: &str| Scoped {
+        organization: organization.map(str::to_owned),
+        hook_id,
+        secrets: vec![Secret::new(secret)],
+    };
+    config.github.scoped = vec![scoped(Some("Octo"), None, "octo's"), scoped(None, Some(7), "seven's")];
+    let gate = Gate::start(config).await;
+    let octo = r#"{"organization":{"login":"OCTO"}}"#;
+    for (secret, hook_id, body, expected) in [
+        (SECRET, None, BODY, Ok(())),
+        ("new", None, BODY, Ok(())),
+        ("old", None, BODY, Err("signature_wrong")),
+        ("octo's", None, octo, Ok(())),
+        ("octo's", None, BODY, Err("signature_foreign")),
+        (SECRET, None, octo, Err("signature_foreign")),
+        ("seven's", Some("7"), BODY, Ok(())),
+        ("seven's", Some("8"), BODY, Err("signature_wrong")),
+        ("seven's", None, BODY, Err("signature_wrong")),
+        ("new", Some("7"), BODY, Err("signature_wrong")),
+        ("new", Some("8"), BODY, Ok(())),
+    ] {
+        let mut request = Hook::new(gate.webhook(""), secret).request("ping", &guid(), body);
+        if let Some(id) = hook_id {
+            request = request.header("X-GitHub-Hook-ID", id);
+        }
+        let answer = answer(request).await.unwrap();
+        let found = if answer.status == 202 { Ok(()) } else { Err(answer.body["error"].as_str().unwrap()) };
+        assert_eq!(found, expected, "{secret} for hook {hook_id:?} with {body}");
+    }
+}
+
+#[tokio::test]
+async fn more_requests_than_configured_are_asked_to_come_later() {
+    let gate = Gate::start(Config { requests_per_second_max: std::num::NonZeroU32::new(1), ..config() }).await;
+    let first = gate.hook().send("ping", &guid(), BODY).await;
+    assert_eq!(first.status, 202);
+    let second = gate.hook().send("ping", &guid(), BODY).await;
+    explains(&second, 429, "too_many", "more requests per second than the configured 1");
+    assert!(second.headers.contains_key(RETRY_AFTER));
+    assert_eq!(gate.counted("too_many"), 1.0);
+}
+
+#[tokio::test]
+async fn a_slow_body_is_given_up() {
+    let gate = Gate::start(Config { answer_max_ms: 300, ..config() }).await;
+    let mut caller = Caller::begin(&gate, BODY.len(), "").await;
+    caller.write(&BODY.as_bytes()[..10]).await;
+    let (status, text) = caller.answer().await;
+    assert_eq!(status, 408, "{text}");
+    assert!(text.contains(r#""error":"body_slow""#) && text.contains("did not arrive within 300ms"), "{text}");
+    assert_eq!(gate.counted("body_slow"), 1.0);
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_no_event() {
+    let gate = Gate::start(config()).await;
+    let mut caller = Caller::begin(&gate, BODY.len(), "").await;
+    caller.write(&BODY.as_bytes()[..10]).await;
+    until("the request is under way", || gate.metric("headrace_ingest_in_flight") == 1.0).await;
+    drop(caller);
+    until("the request is given up", || gate.metric("headrace_ingest_in_flight") == 0.0).await;
+    assert_eq!(gate.metric("headrace_ingest_verified_total"), 0.0);
+    assert!(gate.nats().messages(Stream::Raw).await.is_empty());
+}
+
+#[tokio::test]
+async fn no_more_requests_are_held_than_configured() {
+    let gate = Gate::start(Config { in_flight_max: 2, ..config() }).await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut caller = Caller::begin(&gate, BODY.len(), "Expect: 100-continue\r\n").await;
+        assert_eq!(caller.answer().await.0, 100, "it is let in");
+        held.push(caller);
+    }
+    let began = Instant::now();
+    let refused = gate.hook().send("ping", &guid(), BODY).await;
+    assert!(began.elapsed() < ANSWER_MAX, "it took {:?}", began.elapsed());
+    explains(&refused, 503, "saturated", "nothing was stored");
+    assert!(refused.headers.contains_key(RETRY_AFTER));
+    assert_eq!(gate.counted("saturated"), 1.0);
+
+    // Whoever is held goes on; then there is room again.
+    for mut caller in held {
+        caller.write(BODY.as_bytes()).await;
+        assert_eq!(caller.answer().await.0, 202);
+    }
+    assert_eq!(gate.hook().send("ping", &guid(), BODY).await.status, 202);
+}
+
+#[tokio::test]
+async fn no_more_bytes_are_held_than_configured() {
+    const BODY_BYTES: usize = 1 << 20;
+    let limits = Config { body_max_bytes: BODY_BYTES, in_flight_max_bytes: 3 * BODY_BYTES, ..config() };
+    let gate = Gate::start(limits).await;
+    let mut callers = Vec::new();
+    for _ in 0..8 {
+        callers.push(Caller::begin(&gate, BODY_BYTES, "Expect: 100-continue\r\n").await);
+    }
+    let (mut let_in, mut refused) = (Vec::new(), 0);
+    for mut caller in callers {
+        match caller.answer().await {
+            (100, _) => let_in.push(caller),
+            (503, text) => {
+                assert!(text.contains(r#""error":"saturated""#), "{text}");
+                refused += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((let_in.len(), refused), (3, 5));
+    // A body whose length is not told counts with the most that it may have.
+    let unknown = gate.hook().request("ping", &guid(), "");
+    let chunks = futures::stream::iter([Ok::<_, std::io::Error>("{}")]);
+    let answer = answer(unknown.body(reqwest::Body::wrap_stream(chunks))).await.unwrap();
+    explains(&answer, 503, "saturated", "nothing was stored");
+
+    // A caller that goes away leaves its room to others.
+    drop(let_in);
+    until("nobody is held", || gate.metric("headrace_ingest_in_flight") == 0.0).await;
+    assert_eq!(gate.hook().send("ping", &guid(), BODY).await.status, 202);
+}
+
+#[tokio::test]
+async fn no_more_connections_are_held_than_configured() {
+    let gate = Gate::start(Config { connections_max: 1, ..config() }).await;
+    let first = Caller::begin(&gate, BODY.len(), "").await;
+    until("the first is served", || gate.metric("headrace_ingest_in_flight") == 1.0).await;
+    let mut second = Caller::begin(&gate, BODY.len(), "").await;
+    second.write(BODY.as_bytes()).await;
+    // Its request waits in the kernel, for as long as the first connection is open.
+    assert!(tokio::time::timeout(Duration::from_millis(200), second.answer()).await.is_err());
+    assert_eq!(gate.metric("headrace_ingest_in_flight"), 1.0);
+    drop(first);
+    assert_eq!(second.answer().await.0, 202);
+}
+
+#[tokio::test]
+async fn a_silent_broker_is_answered_503_in_time() {
+    let gate = Gate::start(config()).await;
+    let pid = gate.nats().server().pid().unwrap();
+    signal(pid, Signal::STOP);
+    let hook = gate.hook();
+    let send = async |body: Vec<u8>| hook.send("ping", &guid(), body).await;
+    let began = Instant::now();
+    // A body that fits in a message, and one that would go to the object store.
+    let (small, large) = tokio::join!(send(BODY.into()), send(vec![b' '; 9 << 20]));
+    assert!(began.elapsed() < ANSWER_MAX, "it took {:?}", began.elapsed());
+    for answer in [small, large] {
+        explains(&answer, 503, "broker_away", "send it again");
+        assert!(answer.headers.contains_key(RETRY_AFTER));
+    }
+    assert_eq!(gate.counted("broker_away"), 2.0);
+    signal(pid, Signal::CONT);
+    let stored = async || gate.hook().send("ping", &guid(), BODY).await.is_stored().then_some(());
+    headrace_local::poll::until("the broker is back", headrace_tests::harness::CEILING, stored).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_connection_nothing_waits_for_one() {
+    let gate = Gate::start(config()).await;
+    let hook = gate.hook();
+    let gate = gate.without_nats().await;
+    let refused = async || {
+        let began = Instant::now();
+        let answer = hook.send("ping", &guid(), BODY).await;
+        explains(&answer, 503, "broker_away", "send it again");
+        assert!(answer.headers.contains_key(RETRY_AFTER));
+        // Not the time-out of a confirmation: what is known to be away is not asked.
+        (began.elapsed() < Duration::from_secs(1)).then_some(())
+    };
+    headrace_local::poll::until("it answers at once", headrace_tests::harness::CEILING, refused).await.unwrap();
+    assert!(gate.counted("broker_away") >= 1.0);
+}
+
+#[tokio::test]
+async fn a_full_stream_is_answered_503() {
+    let gate = Gate::start(config()).await;
+    let raw = gate.nats().jetstream().get_stream(Stream::Raw.name()).await.unwrap();
+    let full = async_nats::jetstream::stream::Config { max_messages: 1, ..raw.cached_info().config.clone() };
+    gate.nats().jetstream().update_stream(full).await.unwrap();
+    assert_eq!(gate.hook().send("ping", &guid(), BODY).await.status, 202);
+    let refused = gate.hook().send("ping", &guid(), BODY).await;
+    explains(&refused, 503, "broker_away", "send it again");
+    assert_eq!(gate.nats().messages(Stream::Raw).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_stopping_gateway_answers_whom_it_has_let_in() {
+    let gate = Gate::start(config()).await;
+    let mut caller = Caller::begin(&gate, BODY.len(), "Expect: 100-continue\r\n").await;
+    assert_eq!(caller.answer().await.0, 100);
+    let nats: &Nats = gate.nats();
+    gate.stop();
+    let address = gate.address();
+    let closed = async || tokio::net::TcpStream::connect(address).await.is_err().then_some(());
+    headrace_local::poll::until("nobody else is let in", headrace_tests::harness::CEILING, closed).await.unwrap();
+    caller.write(BODY.as_bytes()).await;
+    assert_eq!(caller.answer().await.0, 202);
+    assert_eq!(nats.messages(Stream::Raw).await.len(), 1);
+}

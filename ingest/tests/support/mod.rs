@@ -1,0 +1,151 @@
+//! A gateway of the test's own, and callers that misbehave.
+
+use std::net::SocketAddr;
+
+use headrace_ingest::config::{Config, GitHub, Tenants};
+use headrace_ingest::gateway::Gateway;
+use headrace_runtime::admin::Admin;
+use headrace_runtime::health::Health;
+use headrace_runtime::secret::Secret;
+use headrace_tests::harness::{CEILING, Nats};
+use headrace_tests::product::admin::sample;
+use headrace_tests::product::hook::{Hook, guid, signature};
+use metrics::LocalRecorderGuard;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// The gateway's secret.
+pub(crate) const SECRET: &str = "It's a Secret to Everybody";
+
+/// A configuration with that secret.
+pub(crate) fn config() -> Config {
+    Config { github: GitHub { secrets: vec![Secret::new(SECRET)], scoped: Vec::new() }, ..Config::default() }
+}
+
+/// A running gateway. It counts in a recorder of this thread, where a test's tasks run.
+pub(crate) struct Gate {
+    nats: Option<Nats>,
+    address: SocketAddr,
+    http: reqwest::Client,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+    _tasks: JoinSet<anyhow::Result<()>>,
+    _recorder: LocalRecorderGuard<'static>,
+}
+
+impl Gate {
+    pub(crate) async fn start(config: Config) -> Self {
+        let nats = Nats::start().await;
+        let recorder = Box::leak(Box::new(PrometheusBuilder::new().build_recorder()));
+        let metrics = recorder.handle();
+        let guard = metrics::set_default_local_recorder(recorder);
+        let broker = nats.broker().await;
+        let admin = Admin { metrics: metrics.clone(), health: Health::new(), broker: broker.clone() };
+        assert_eq!(config.validate("ingest"), []);
+        let gateway = Gateway::new(&config, &Tenants::default(), &broker, admin);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, stop, mut tasks) = (listener.local_addr().unwrap(), CancellationToken::new(), JoinSet::new());
+        tasks.spawn(gateway.serve(listener, stop.clone()));
+        let http = reqwest::Client::new();
+        Self { nats: Some(nats), address, http, metrics, stop, _tasks: tasks, _recorder: guard }
+    }
+
+    pub(crate) fn nats(&self) -> &Nats {
+        self.nats.as_ref().unwrap()
+    }
+
+    /// The same gateway after its broker was killed.
+    pub(crate) async fn without_nats(mut self) -> Self {
+        let pid = self.nats().server().pid().unwrap();
+        drop(self.nats.take());
+        headrace_tests::product::process::gone(pid).await;
+        self
+    }
+
+    /// Asks it to end.
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) const fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// The webhook's URL, with a family's path behind.
+    pub(crate) fn webhook(&self, family: &str) -> String {
+        self.url(&format!("/webhooks/github{family}"))
+    }
+
+    pub(crate) fn hook(&self) -> Hook {
+        Hook::new(self.webhook(""), SECRET)
+    }
+
+    /// A metric's value; 0 when it was never touched.
+    pub(crate) fn metric(&self, series: &str) -> f64 {
+        sample(&self.metrics.render(), series).unwrap_or_default()
+    }
+
+    /// How many requests ended for `reason`.
+    pub(crate) fn counted(&self, reason: &str) -> f64 {
+        self.metric(&format!("headrace_ingest_requests_total{{reason=\"{reason}\"}}"))
+    }
+}
+
+/// A connection whose every byte is the test's own.
+pub(crate) struct Caller(BufReader<TcpStream>);
+
+impl Caller {
+    /// Sends the head of a well-signed request with a body of `length` bytes; what is signed is the body
+    /// of `gateway.rs` when it has that length.
+    pub(crate) async fn begin(gate: &Gate, length: usize, more: &str) -> Self {
+        let signature = signature(SECRET, crate::BODY.as_bytes());
+        let head = format!(
+            "POST /webhooks/github HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+             X-GitHub-Event: ping\r\nX-GitHub-Delivery: {}\r\nX-Hub-Signature-256: {signature}\r\n{more}\r\n",
+            gate.address,
+            guid(),
+        );
+        let mut stream = TcpStream::connect(gate.address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    pub(crate) async fn write(&mut self, bytes: &[u8]) {
+        self.0.get_mut().write_all(bytes).await.unwrap();
+    }
+
+    /// Status and body of the next answer.
+    pub(crate) async fn answer(&mut self) -> (u16, String) {
+        tokio::time::timeout(CEILING, self.read()).await.unwrap()
+    }
+
+    async fn read(&mut self) -> (u16, String) {
+        let mut line = String::new();
+        self.0.read_line(&mut line).await.unwrap();
+        let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = status.unwrap_or_else(|| panic!("no answer: `{line}`"));
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            self.0.read_line(&mut line).await.unwrap();
+            let Some((name, value)) = line.split_once(": ") else { break };
+            if name.eq_ignore_ascii_case("content-length") {
+                length = value.trim().parse().unwrap();
+            }
+        }
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).await.unwrap();
+        (status, String::from_utf8(body).unwrap())
+    }
+}

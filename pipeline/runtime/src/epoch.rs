@@ -1,0 +1,67 @@
+//! One life of the broker's memory of a consumer.
+//!
+//! A NATS server that is killed forgets the latest deliveries and acknowledgements: it writes a
+//! consumer's state behind its clients' backs. Afterwards it hands out messages as if for the first
+//! time that others still hold, or have settled. So a message that was stored before the present epoch
+//! began is a suspect, and what was taken in an earlier epoch is no longer ours.
+
+use std::sync::Arc;
+
+use async_nats::jetstream::consumer::Info;
+use headrace_schemas::time::Timestamp;
+
+use crate::broker::Broker;
+use crate::state::StateStore;
+
+/// An epoch of a consumer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Epoch {
+    name: Arc<str>,
+    /// When it was first seen, by the broker's clock: no earlier than it began.
+    since: Timestamp,
+}
+
+impl Epoch {
+    /// When it began, at the latest, by the broker's clock.
+    #[must_use]
+    pub const fn since(&self) -> Timestamp {
+        self.since
+    }
+
+    /// The epoch that `info` was told in. `known` saves asking when it is still the same.
+    pub(crate) async fn of(broker: &Broker, info: &Info, known: Option<&Self>) -> anyhow::Result<Self> {
+        let leader = info.cluster.as_ref().and_then(|cluster| Some((cluster.leader.as_ref()?, cluster.leader_since?)));
+        let name: Arc<str> = match leader {
+            Some((leader, since)) => format!("{leader}@{}", since.unix_timestamp_nanos()).into(),
+            // A server alone has a new id in each of its lives.
+            None => broker.server_id().into(),
+        };
+        if let Some(known) = known.filter(|known| known.name == name) {
+            return Ok(known.clone());
+        }
+        let since = match leader {
+            Some((_, since)) => micros(since.unix_timestamp_nanos()),
+            None => first_seen(broker, &info.name, &name).await?,
+        };
+        tracing::info!(component = info.name, epoch = &*name, %since, "new epoch of the broker's memory");
+        Ok(Self { name, since })
+    }
+}
+
+/// When any process saw this epoch first: processes that start later must know too.
+async fn first_seen(broker: &Broker, component: &str, name: &str) -> anyhow::Result<Timestamp> {
+    let store = StateStore::open(broker).await?;
+    let key = format!("epoch.{component}");
+    loop {
+        let entry = store.load(&key).await.map_err(|fault| fault.source)?;
+        match &entry {
+            Some(entry) if entry.value == name.as_bytes() => return Ok(entry.created),
+            // Whoever writes first has seen it first; read back what the broker made of it.
+            _ => store.save(&key, name.to_owned().into(), entry.as_ref()).await.map_err(|fault| fault.source)?,
+        };
+    }
+}
+
+pub(crate) fn micros(nanos: i128) -> Timestamp {
+    Timestamp::from_micros(i64::try_from(nanos / 1_000).unwrap_or_default())
+}

@@ -1,0 +1,58 @@
+//! How deep a JSON text nests: asked before any parser reads it.
+//!
+//! The parser of bodies, sonic-rs, calls itself for each level of what it skips, without a bound. A few
+//! thousand brackets would end the process that reads them, and again at every redelivery. This looks
+//! at bytes alone and never at what they mean.
+
+/// Deepest nesting of a body. GitHub's own are less than ten levels deep, the parts that users write
+/// (`client_payload`) no more than a hundred; a thread's stack of 2 MiB bears many times this.
+pub const DEPTH_MAX: usize = 512;
+
+/// Whether objects and arrays in `json` are nested at most [`DEPTH_MAX`] deep. What is no JSON may be
+/// either.
+#[must_use]
+pub fn is_shallow(json: &[u8]) -> bool {
+    // Nearly every body opens fewer altogether. The compiler makes this a loop over vectors.
+    let opened = json.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
+    opened <= DEPTH_MAX || within(json, DEPTH_MAX)
+}
+
+/// Whether no more than `max` brackets outside of texts are open at any place.
+fn within(json: &[u8], max: usize) -> bool {
+    let mut bytes = json.iter();
+    let mut depth = 0_usize;
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'{' | b'[' if depth == max => return false,
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b'"' => {
+                while let Some(byte) = bytes.next() {
+                    match byte {
+                        b'"' => break,
+                        b'\\' => drop(bytes.next()),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_counts_and_not_number() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(is_shallow(nested(DEPTH_MAX).as_bytes()));
+        assert!(!is_shallow(nested(DEPTH_MAX + 1).as_bytes()));
+        assert!(!is_shallow("[{\"a\":".repeat(DEPTH_MAX).as_bytes()));
+        assert!(is_shallow(format!("[{}0]", "[],{\"a\":[]},".repeat(100_000)).as_bytes()));
+        assert!(is_shallow(format!("[\"\\\"{}\", \"\\\\\", 1]", "[{".repeat(100_000)).as_bytes()));
+        assert!(is_shallow(b"]]]}}}\"\\") && is_shallow(b""));
+    }
+}

@@ -1,0 +1,54 @@
+//! The promise, under faults: the fast subset. The long run is the bench `faults`.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+use std::time::Duration;
+
+use headrace_tests::faults::{Fault, Options, Report, run};
+use tempfile::TempDir;
+
+/// Runs `faults` for so long; one that failed is run again with the seed and directory in its message.
+async fn survives(seed: u64, seconds: u64, nats_servers: usize, faults: &[Fault]) -> Report {
+    let dir = TempDir::new().unwrap();
+    let options = Options {
+        program: (env!("CARGO_BIN_EXE_headrace").into(), Vec::new()),
+        dir: dir.path().to_owned(),
+        seed,
+        rate: 200,
+        duration: Duration::from_secs(seconds),
+        faults: faults.to_vec(),
+        nats_servers,
+        workers: 2,
+    };
+    let report = run(&options).await.unwrap_or_else(|error| {
+        // The logs of a failed run are worth more than the disk they take.
+        let kept = dir.keep();
+        panic!("{error:#}\nkept: {}", kept.display())
+    });
+    assert!(report.answered > 500, "too little was answered to prove anything: {report:#?}");
+    report
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_twice_when_processes_die() {
+    let faults = [
+        Fault::KillGateway,
+        Fault::KillPipeline,
+        Fault::KillSink,
+        Fault::CrashPipeline,
+        Fault::CrashSink,
+        Fault::KillNats,
+        Fault::KillClickHouse,
+    ];
+    let report = survives(1, 25, 1, &faults).await;
+    assert!(report.faults.len() >= 4, "{report:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_process_that_goes_on_writes_nothing_twice() {
+    survives(2, 12, 1, &[Fault::FreezeSink, Fault::FreezePipeline]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_twice_on_a_bad_network() {
+    survives(3, 20, 1, &[Fault::NetworkNats, Fault::NetworkClickHouse, Fault::NetworkGateway]).await;
+}

@@ -1,0 +1,42 @@
+//! What was sent and how it was answered.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use crate::product::hook::sha256;
+
+/// How a delivery was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// 2xx: it must be there.
+    Stored,
+    /// Anything else, or nothing: it may be there, once.
+    Unknown,
+}
+
+/// A delivery by its id.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) answer: Answer,
+    /// SHA-256 of the body, hex.
+    pub(super) hash: String,
+}
+
+/// Every delivery that was sent.
+#[derive(Default)]
+pub(super) struct Ledger(Mutex<HashMap<String, Entry>>);
+
+impl Ledger {
+    /// Notes an answer. Once stored is stored, whatever a repetition is answered.
+    pub(super) fn note(&self, id: &str, body: &[u8], answer: Answer) {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = entries.entry(id.to_owned()).or_insert_with(|| Entry { answer, hash: sha256(body) });
+        if answer == Answer::Stored {
+            entry.answer = answer;
+        }
+    }
+
+    pub(super) fn entries(&self) -> HashMap<String, Entry> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

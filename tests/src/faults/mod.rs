@@ -1,0 +1,112 @@
+//! Faults under load: real processes are killed, stopped, cut off and crashed at named points while
+//! deliveries arrive, and afterwards every delivery that was answered 2xx must be there once.
+//!
+//! [`run`] is what the fault tests and the bench `faults` call. What happens and when is drawn from a
+//! seed (`plan`), so that a run that failed can be run again.
+
+mod ledger;
+mod load;
+mod part;
+mod plan;
+mod proxy;
+mod report;
+mod verify;
+mod world;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::time::Instant;
+
+pub use self::plan::Fault;
+pub use self::report::{Report, Tally};
+
+use self::load::Load;
+use self::plan::Plan;
+use self::world::World;
+
+/// How long everything may take to come back after one fault, and to be settled in the end. Far beyond
+/// what is needed: it bounds a run that hangs.
+const RECOVERY_MAX: Duration = Duration::from_secs(120);
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The program and the arguments before its own, such as `target/release/headrace`.
+    pub program: (PathBuf, Vec<OsString>),
+    /// Where the run keeps its files.
+    pub dir: PathBuf,
+    /// What is drawn is drawn from it.
+    pub seed: u64,
+    /// Deliveries per second.
+    pub rate: u32,
+    /// Faults are made for this long; then everything is left to come to rest.
+    pub duration: Duration,
+    /// The kinds to choose from, each as often as the others.
+    pub faults: Vec<Fault>,
+    /// NATS servers: 1, or 3 for a cluster with three copies of each stream.
+    pub nats_servers: usize,
+    /// Pipeline processes, and sink processes.
+    pub workers: usize,
+}
+
+/// Runs faults under load and compares what was answered with what is stored.
+///
+/// # Errors
+/// When something was lost or stored twice, or did not come back by itself; the message names the seed.
+pub async fn run(options: &Options) -> anyhow::Result<Report> {
+    let seed = options.seed;
+    run_seed(options).await.with_context(|| format!("faults with seed {seed} in {}", options.dir.display()))
+}
+
+async fn run_seed(options: &Options) -> anyhow::Result<Report> {
+    let mut world = World::start(options).await?;
+    let load = Load::start(world.gateway(), options.rate);
+    let mut report = Report::new(options);
+    let mut plan = Plan::new(options.seed, &options.faults);
+    let end = Instant::now() + options.duration;
+    probe(&world, &load).await.context("before any fault")?;
+    while Instant::now() < end {
+        tokio::time::sleep(plan.gap()).await;
+        let fault = plan.next();
+        tracing::info!(?fault, "injecting");
+        let began = Instant::now();
+        world.inject(fault, &mut plan).await.with_context(|| format!("injecting {fault:?}"))?;
+        probe(&world, &load).await.with_context(|| format!("after {fault:?}"))?;
+        report.recovered(fault, began.elapsed());
+    }
+    let ledger = load.finish().await;
+    world.heal().await?;
+    let settled = Instant::now();
+    world.settled(RECOVERY_MAX).await?;
+    report.settled(settled.elapsed());
+    verify::verify(&world, &ledger, &mut report).await?;
+    world.stop().await;
+    report.verdict()?;
+    Ok(report)
+}
+
+/// Waits until a delivery that is sent now has its row: everything works again, without a hand.
+async fn probe(world: &World, load: &Load) -> anyhow::Result<()> {
+    let deadline = Instant::now() + RECOVERY_MAX;
+    let id = loop {
+        if let Some(id) = load.send_one().await {
+            break id;
+        }
+        anyhow::ensure!(
+            Instant::now() < deadline,
+            "the gateway took no delivery within {RECOVERY_MAX:?}\n{}",
+            world.logs()
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    loop {
+        if world.has_row(&id).await.unwrap_or(false) {
+            return Ok(());
+        }
+        anyhow::ensure!(Instant::now() < deadline, "{id} had no row within {RECOVERY_MAX:?}\n{}", world.logs());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

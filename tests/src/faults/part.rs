@@ -1,0 +1,105 @@
+//! One `headrace run` process of a fault run, which is started again when it ends.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use headrace_local::child::{Child, Spec};
+use headrace_runtime::crash::{self, Point};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A process and how it is started.
+pub(super) struct Part {
+    name: String,
+    spec: Spec,
+    child: Child,
+}
+
+impl Part {
+    /// Starts `headrace run <role>` with the configuration `config`.
+    pub(super) async fn start(
+        program: &(PathBuf, Vec<OsString>),
+        role: &str,
+        name: &str,
+        config: PathBuf,
+        log: PathBuf,
+    ) -> anyhow::Result<Self> {
+        let mut arguments = program.1.clone();
+        arguments.extend(["run", role, "--config"].map(OsString::from));
+        arguments.push(config.into_os_string());
+        let spec = Spec { program: program.0.clone(), arguments, log };
+        let child = Child::spawn(spec.clone()).await.with_context(|| format!("cannot start {name}"))?;
+        Ok(Self { name: name.to_owned(), spec, child })
+    }
+
+    /// `kill -9`, and a new process.
+    pub(super) async fn kill(&mut self) -> anyhow::Result<()> {
+        self.signal(Signal::KILL);
+        self.child.wait().await;
+        self.start_again().await
+    }
+
+    /// Ends the process politely, as a deployment does, and starts a new one.
+    pub(super) async fn restart(&mut self) -> anyhow::Result<()> {
+        self.signal(Signal::TERM);
+        self.child.wait().await;
+        self.start_again().await
+    }
+
+    /// Replaces the process by one that ends at the n-th passing of `point`, waits until it has, at most
+    /// `patience`, and starts a whole one. False when it never came to the point.
+    pub(super) async fn crash_at(
+        &mut self,
+        point: Point,
+        passing: u64,
+        patience: std::time::Duration,
+    ) -> anyhow::Result<bool> {
+        self.signal(Signal::KILL);
+        self.child.wait().await;
+        let mut arguments = vec![OsString::from(format!("{}={}:{passing}", crash::VARIABLE, point.name()))];
+        arguments.push(self.spec.program.clone().into_os_string());
+        arguments.extend(self.spec.arguments.iter().cloned());
+        let spec = Spec { program: "/usr/bin/env".into(), arguments, log: self.spec.log.clone() };
+        self.child = Child::spawn(spec).await.with_context(|| format!("cannot start {}", self.name))?;
+        let crashed = tokio::time::timeout(patience, self.child.wait()).await.is_ok();
+        if !crashed {
+            self.signal(Signal::KILL);
+            self.child.wait().await;
+        }
+        self.start_again().await?;
+        Ok(crashed)
+    }
+
+    /// Stops the process where it is.
+    pub(super) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a stopped process go on.
+    pub(super) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// The end of its log.
+    pub(super) fn log_tail(&self) -> String {
+        format!("{}: {}", self.name, self.child.log_tail())
+    }
+
+    /// Ends it.
+    pub(super) async fn stop(&self) {
+        self.child.stop(std::time::Duration::from_secs(10)).await;
+    }
+
+    async fn start_again(&mut self) -> anyhow::Result<()> {
+        self.child =
+            Child::spawn(self.spec.clone()).await.with_context(|| format!("cannot start {} again", self.name))?;
+        Ok(())
+    }
+
+    fn signal(&self, signal: Signal) {
+        // It may have ended by itself a moment ago, which is what was wanted.
+        if let Some(pid) = i32::try_from(self.child.pid()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, signal);
+        }
+    }
+}

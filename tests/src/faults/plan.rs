@@ -1,0 +1,119 @@
+//! What happens and when: drawn from a seed.
+
+use std::time::Duration;
+
+use headrace_runtime::crash::Point;
+use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom as _, SliceRandom as _};
+use rand::{Rng as _, SeedableRng as _};
+use serde::Serialize;
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// `kill -9` of the gateway.
+    KillGateway,
+    /// `kill -9` of a pipeline process.
+    KillPipeline,
+    /// `kill -9` of a sink process.
+    KillSink,
+    /// `kill -9` of a NATS server.
+    KillNats,
+    /// `kill -9` of ClickHouse.
+    KillClickHouse,
+    /// `kill -9` of everything at once.
+    KillAll,
+    /// A pipeline process is stopped for longer than its `ack_wait`, then goes on.
+    FreezePipeline,
+    /// A sink process is stopped for longer than its `ack_wait`, then goes on.
+    FreezeSink,
+    /// ClickHouse is stopped for longer than an insert may take, then goes on.
+    FreezeClickHouse,
+    /// The gateway ends at a named point.
+    CrashGateway,
+    /// A pipeline process ends at a named point.
+    CrashPipeline,
+    /// A sink process ends at a named point.
+    CrashSink,
+    /// All processes are replaced one after the other, politely.
+    RollingRestart,
+    /// The network to NATS misbehaves.
+    NetworkNats,
+    /// The network to ClickHouse misbehaves.
+    NetworkClickHouse,
+    /// The network before the gateway misbehaves.
+    NetworkGateway,
+    /// `kill -9` of the server that leads a stream (cluster).
+    KillLeader,
+    /// All NATS servers are replaced one after the other (cluster).
+    RollingNats,
+}
+
+impl Fault {
+    /// Those that need one NATS server only.
+    pub const SINGLE: [Self; 16] = [
+        Self::KillGateway,
+        Self::KillPipeline,
+        Self::KillSink,
+        Self::KillNats,
+        Self::KillClickHouse,
+        Self::KillAll,
+        Self::FreezePipeline,
+        Self::FreezeSink,
+        Self::FreezeClickHouse,
+        Self::CrashGateway,
+        Self::CrashPipeline,
+        Self::CrashSink,
+        Self::RollingRestart,
+        Self::NetworkNats,
+        Self::NetworkClickHouse,
+        Self::NetworkGateway,
+    ];
+    /// Those for a cluster.
+    pub const CLUSTER: [Self; 6] =
+        [Self::KillLeader, Self::KillNats, Self::RollingNats, Self::KillPipeline, Self::KillSink, Self::KillGateway];
+}
+
+/// A seeded choice of faults.
+pub(super) struct Plan {
+    random: StdRng,
+    kinds: Vec<Fault>,
+    left: Vec<Fault>,
+}
+
+impl Plan {
+    pub(super) fn new(seed: u64, kinds: &[Fault]) -> Self {
+        Self { random: StdRng::seed_from_u64(seed), kinds: kinds.to_vec(), left: Vec::new() }
+    }
+
+    /// The next fault; each kind comes once before any comes again.
+    pub(super) fn next(&mut self) -> Fault {
+        if self.left.is_empty() {
+            self.left.clone_from(&self.kinds);
+            self.left.shuffle(&mut self.random);
+        }
+        self.left.pop().expect("a run has at least one kind of fault")
+    }
+
+    /// The pause before the next fault.
+    pub(super) fn gap(&mut self) -> Duration {
+        self.millis(100, 1_500)
+    }
+
+    /// A duration between two bounds, in milliseconds.
+    pub(super) fn millis(&mut self, least: u64, most: u64) -> Duration {
+        Duration::from_millis(self.random.random_range(least..=most))
+    }
+
+    /// A number below `bound`.
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        self.random.random_range(0..bound.max(1))
+    }
+
+    /// One of `points`, and which passing of it.
+    pub(super) fn point(&mut self, points: &[Point], passings: u64) -> (Point, u64) {
+        let point = *points.choose(&mut self.random).expect("points are given");
+        (point, self.random.random_range(1..=passings))
+    }
+}

@@ -1,0 +1,123 @@
+//! A TCP proxy between two parts that can be told to misbehave as networks do.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+/// What a network does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// Nothing arrives; when it is over the connections are found to be dead.
+    Drop,
+    /// Everything takes so much longer.
+    Delay(Duration),
+    /// Connections are reset, and new ones too.
+    Reset,
+    /// The next data in each direction is cut in the middle, and its connection closed.
+    Truncate,
+    /// Requests arrive, answers take so much longer.
+    Late(Duration),
+}
+
+/// A proxy. Dropped, it is gone with its connections.
+pub(super) struct Proxy {
+    address: SocketAddr,
+    trouble: watch::Sender<Option<Trouble>>,
+    _tasks: JoinSet<()>,
+}
+
+impl Proxy {
+    /// Listens on a free port and passes on to `target`.
+    pub(super) async fn start(target: SocketAddr) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let trouble = watch::Sender::new(None);
+        let mut tasks = JoinSet::new();
+        let observer = trouble.clone();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                while connections.try_join_next().is_some() {}
+                connections.spawn(connection(client, target, observer.subscribe()));
+            }
+        });
+        Ok(Self { address, trouble, _tasks: tasks })
+    }
+
+    pub(super) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Misbehaves for `duration`.
+    pub(super) async fn trouble(&self, trouble: Trouble, duration: Duration) {
+        self.trouble.send_replace(Some(trouble));
+        sleep(duration).await;
+        self.heal();
+    }
+
+    /// Behaves again.
+    pub(super) fn heal(&self) {
+        self.trouble.send_replace(None);
+    }
+}
+
+async fn connection(client: TcpStream, target: SocketAddr, trouble: watch::Receiver<Option<Trouble>>) {
+    if matches!(*trouble.borrow(), Some(Trouble::Reset)) {
+        return;
+    }
+    let Ok(server) = TcpStream::connect(target).await else { return };
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let (client_read, client_write) = client.into_split();
+    let (server_read, server_write) = server.into_split();
+    let mut reset = trouble.clone();
+    let is_reset = reset.wait_for(|trouble| matches!(trouble, Some(Trouble::Reset)));
+    // The first direction that ends ends both; half-closed connections are not needed here.
+    tokio::select! {
+        () = pass(client_read, server_write, trouble.clone(), Direction::Request) => {}
+        () = pass(server_read, client_write, trouble.clone(), Direction::Answer) => {}
+        _ = is_reset => {}
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Request,
+    Answer,
+}
+
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut trouble: watch::Receiver<Option<Trouble>>,
+    direction: Direction,
+) {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
+        let now = *trouble.borrow_and_update();
+        match now {
+            None | Some(Trouble::Reset) => {}
+            Some(Trouble::Drop) => {
+                // What was lost is lost: a connection that missed data cannot go on.
+                let _ = trouble.wait_for(|trouble| *trouble != now).await;
+                return;
+            }
+            Some(Trouble::Delay(by)) => sleep(by).await,
+            Some(Trouble::Late(by)) if direction == Direction::Answer => sleep(by).await,
+            Some(Trouble::Late(_)) => {}
+            Some(Trouble::Truncate) => {
+                let _ = to.write_all(&buffer[..count / 2]).await;
+                return;
+            }
+        }
+        if to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}

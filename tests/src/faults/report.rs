@@ -1,0 +1,103 @@
+//! What a run did and found.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{Fault, Options};
+
+/// A run's report, as recorded under `benches/results/`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// Seconds for which faults were made.
+    pub seconds: u64,
+    /// Deliveries per second that were sent.
+    pub rate: u32,
+    /// NATS servers.
+    pub nats_servers: usize,
+    /// Pipeline processes, and sink processes.
+    pub workers: usize,
+    /// Faults by kind.
+    pub faults: BTreeMap<Fault, Tally>,
+    /// Seconds from the end of the load until everything was settled.
+    pub settle_seconds: f64,
+    /// Deliveries sent.
+    pub sent: usize,
+    /// Those that were answered 2xx.
+    pub answered: usize,
+    /// Rows in `events`.
+    pub rows: usize,
+    /// Answered 2xx and not in `events` or not in `raw`. Must be 0.
+    pub lost: usize,
+    /// Ids with more than one row in `events` or in `raw`. Must be 0.
+    pub twice: usize,
+    /// Bodies in `raw` that differ from what was sent. Must be 0.
+    pub altered: usize,
+    /// Dead letters. Must be 0.
+    pub dead: u64,
+    /// Some of the ids in question.
+    pub examples: Vec<String>,
+}
+
+/// Faults of one kind.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Tally {
+    /// How many.
+    pub count: usize,
+    /// From the fault to the row of a delivery sent after it, the median, in seconds.
+    pub recovery_p50_s: f64,
+    /// The longest.
+    pub recovery_max_s: f64,
+    #[serde(skip)]
+    all: Vec<f64>,
+}
+
+impl Report {
+    pub(super) fn new(options: &Options) -> Self {
+        Self {
+            seed: options.seed,
+            seconds: options.duration.as_secs(),
+            rate: options.rate,
+            nats_servers: options.nats_servers,
+            workers: options.workers,
+            faults: BTreeMap::new(),
+            settle_seconds: 0.0,
+            sent: 0,
+            answered: 0,
+            rows: 0,
+            lost: 0,
+            twice: 0,
+            altered: 0,
+            dead: 0,
+            examples: Vec::new(),
+        }
+    }
+
+    pub(super) fn recovered(&mut self, fault: Fault, after: Duration) {
+        let tally = self.faults.entry(fault).or_default();
+        tally.all.push(after.as_secs_f64());
+        tally.all.sort_by(f64::total_cmp);
+        tally.count = tally.all.len();
+        tally.recovery_p50_s = tally.all[tally.count / 2];
+        tally.recovery_max_s = tally.all[tally.count - 1];
+    }
+
+    pub(super) const fn settled(&mut self, after: Duration) {
+        self.settle_seconds = after.as_secs_f64();
+    }
+
+    pub(super) fn example(&mut self, what: &str, id: &str) {
+        if self.examples.len() < 20 {
+            self.examples.push(format!("{what}: {id}"));
+        }
+    }
+
+    pub(super) fn verdict(&self) -> anyhow::Result<()> {
+        let whole = self.lost == 0 && self.twice == 0 && self.altered == 0 && self.dead == 0;
+        anyhow::ensure!(whole, "the promise is broken: {self:#?}");
+        Ok(())
+    }
+}
