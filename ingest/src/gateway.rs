@@ -1,15 +1,17 @@
 //! The gateway as a whole: its routes and what they share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::http::Method;
+use axum::extract::Request;
 use axum::routing::post;
 use headrace_runtime::admin::Admin;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::publisher::Publisher;
 use headrace_schemas::catalog::Family;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Tenants};
@@ -64,6 +66,7 @@ impl Gateway {
 
     /// Every route; a new source is a line here.
     fn routes(&self) -> Router {
+        let answer_max = self.shared.config.answer_max();
         let mut sources = Router::new().route("/webhooks/github", post(github::receive_any));
         for family in Family::ALL {
             let path = format!("/webhooks/github/{}", family.as_str());
@@ -73,7 +76,16 @@ impl Gateway {
         sources
             .with_state(Arc::clone(&self.shared))
             .merge(self.admin.routes())
-            .method_not_allowed_fallback(async |method: Method| Refusal::MethodNotAllowed(method.to_string()))
-            .fallback(async || Refusal::UnknownPath)
+            .method_not_allowed_fallback(move |request: Request| {
+                let refusal = Refusal::MethodNotAllowed(request.method().to_string());
+                refuse(request, answer_max, refusal)
+            })
+            .fallback(move |request| refuse(request, answer_max, Refusal::UnknownPath))
     }
+}
+
+async fn refuse(request: Request, answer_max: Duration, refusal: Refusal) -> Refusal {
+    let (parts, mut body) = request.into_parts();
+    github::discard(&mut body, &parts.headers, Instant::now() + answer_max).await;
+    refusal
 }

@@ -94,6 +94,23 @@ async fn every_refusal_has_a_status_and_a_reason() {
     assert!(gate.nats().messages(Stream::Raw).await.is_empty());
 }
 
+#[tokio::test]
+async fn a_refusal_reaches_a_sender_that_still_writes() {
+    let gate = Gate::start(Config { body_max_bytes: 1 << 20, ..config() }).await;
+    // Far more than the buffers of two sockets take.
+    let large = || vec![b' '; 32 << 20];
+    let unsigned = |path: &str| Hook::new(gate.url(path), SECRET).unsigned("ping", &guid(), large());
+    for (request, status) in [
+        (gate.http().post(gate.webhook("")).body(large()), 415),
+        (unsigned("/webhooks/github"), 401),
+        (gate.hook().request("ping", &guid(), large()), 413),
+        (unsigned("/webhooks/github/ping"), 404),
+        (gate.http().put(gate.webhook("")).body(large()), 405),
+    ] {
+        assert_eq!(answer(request).await.unwrap().status, status);
+    }
+}
+
 /// The answer's parts, and that none of them gives a secret or a signature away.
 fn explains(answer: &Answer, status: u16, reason: &str, words: &str) {
     let text = answer.body.to_string();

@@ -7,6 +7,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 the command line or the configuration is wrong.";
 
+const GAPS_EXIT_CODES: &str = "Exit codes: 0 nothing is missing, 1 something is missing or cannot be told, 2 the command line or \
+                               the configuration is wrong.";
+
 /// GitHub security and audit events, from the webhook to ClickHouse, SIEM and tickets: nothing lost,
 /// nothing twice.
 #[derive(Debug, Parser)]
@@ -32,6 +35,10 @@ pub enum Command {
     /// Validate the configuration and reach every server that it names.
     #[command(after_help = format!("Example:\n  headrace check --config headrace.toml\n\n{EXIT_CODES}"))]
     Check(Check),
+    /// Show what became of the deliveries that GitHub lists, by hook and hour: what was missed, what was
+    /// recovered, what is still missing.
+    #[command(after_help = format!("Examples:\n  headrace gaps --config headrace.toml\n  headrace gaps --json --hours 24\n\n{GAPS_EXIT_CODES}"))]
+    Gaps(Gaps),
     /// Print the reference of the configuration: a TOML file with every setting, its meaning and default.
     #[command(after_help = format!("Example:\n  headrace config > headrace.toml\n\n{EXIT_CODES}"))]
     Config,
@@ -99,6 +106,8 @@ pub enum Role {
     Pipeline,
     /// The sinks.
     Sinks,
+    /// The recovery of missed deliveries, when `[recover]` is configured.
+    Recover,
 }
 
 /// `headrace send`
@@ -138,6 +147,26 @@ pub struct Check {
     /// Also create and update the tables in ClickHouse.
     #[arg(long)]
     pub migrate: bool,
+}
+
+/// `headrace gaps`
+#[derive(Debug, Args)]
+pub struct Gaps {
+    /// Configuration: where NATS is, and the hooks that should have been looked after.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// The data directory of the `up` to ask, when the configuration names no NATS server.
+    #[arg(long, value_name = "DIR", default_value = "headrace-data", env = "HEADRACE_DATA_DIR")]
+    pub data_dir: PathBuf,
+    /// Look back this many hours, at most 168.
+    #[arg(long, value_name = "HOURS", default_value_t = 168, value_parser = clap::value_parser!(u16).range(1..=168))]
+    pub hours: u16,
+    /// Every hour, also those in which nothing was missed.
+    #[arg(long)]
+    pub all: bool,
+    /// JSON instead of a table, always with every hour.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `headrace clickhouse`

@@ -31,6 +31,8 @@ pub struct Config {
     pub ingest: headrace_ingest::config::Config,
     /// Which tenant an organization's events belong to.
     pub tenants: headrace_ingest::config::Tenants,
+    /// The recovery of missed deliveries.
+    pub recover: Option<headrace_ingest::recover::config::Config>,
     /// The stages.
     pub pipeline: headrace_stages::chains::Config,
     /// Where events and alerts go. A sink runs when its table is there.
@@ -168,6 +170,27 @@ impl Config {
         if roles.contains(&Role::Sinks) {
             problems.extend(self.sinks.validate("sinks"));
         }
+        if roles.contains(&Role::Recover) {
+            problems.extend(self.validate_recover(roles));
+        }
+        problems
+    }
+
+    fn validate_recover(&self, roles: &[crate::cli::Role]) -> Vec<Invalid> {
+        let Some(recover) = &self.recover else {
+            // Among others the role has nothing to do; by itself there is nothing to run.
+            let message = "expected the table `[recover]` for the role `recover`, found none";
+            return (roles.len() == 1).then(|| Invalid::new("recover", message)).into_iter().collect();
+        };
+        let mut problems = recover.validate("recover");
+        match &self.sinks.clickhouse {
+            None => {
+                let message = "expected the table `[sinks.clickhouse]`, found none; recovery asks ClickHouse what arrived";
+                problems.push(Invalid::new("sinks.clickhouse", message));
+            }
+            Some(_) if roles.contains(&crate::cli::Role::Sinks) => {}
+            Some(_) => problems.extend(self.sinks.validate_clickhouse("sinks")),
+        }
         problems
     }
 
@@ -223,6 +246,14 @@ impl Config {
 
 impl Sinks {
     fn validate(&self, path: &str) -> Vec<Invalid> {
+        let mut problems = self.validate_clickhouse(path);
+        problems.extend(self.splunk.iter().flat_map(|config| config.validate(&format!("{path}.splunk"))));
+        problems.extend(self.jira.iter().flat_map(|config| config.validate(&format!("{path}.jira"))));
+        problems.extend(self.file.iter().flat_map(|config| config.validate(&format!("{path}.file"))));
+        problems
+    }
+
+    fn validate_clickhouse(&self, path: &str) -> Vec<Invalid> {
         let mut problems = Vec::new();
         if let Some(config) = &self.clickhouse {
             if config.url.is_empty() {
@@ -231,9 +262,6 @@ impl Sinks {
             }
             problems.extend(config.validate(&format!("{path}.clickhouse")));
         }
-        problems.extend(self.splunk.iter().flat_map(|config| config.validate(&format!("{path}.splunk"))));
-        problems.extend(self.jira.iter().flat_map(|config| config.validate(&format!("{path}.jira"))));
-        problems.extend(self.file.iter().flat_map(|config| config.validate(&format!("{path}.file"))));
         problems
     }
 }

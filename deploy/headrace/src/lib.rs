@@ -9,7 +9,9 @@ mod clickhouse;
 pub mod config;
 mod data_dir;
 mod exit;
+mod gaps;
 mod ready;
+mod recover;
 mod roles;
 mod run;
 mod send;
@@ -42,6 +44,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Run(run) => block_on(run::run(run)),
         Command::Send(send) => block_on(send::send(send)),
         Command::Check(check) => block_on(check::check(check)),
+        Command::Gaps(gaps) => block_on(gaps::gaps(gaps)),
         Command::Config => {
             print!("{}", settings::reference::<config::Config>());
             Ok(())

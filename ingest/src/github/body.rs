@@ -69,7 +69,7 @@ pub(super) async fn read(
 
 /// Reads the rest of a body that was refused and keeps nothing of it. A connection that is closed while
 /// its peer still writes is reset, and the peer never sees the answer that tells why.
-pub(super) async fn discard(body: &mut Body, headers: &HeaderMap, deadline: Instant) {
+pub(crate) async fn discard(body: &mut Body, headers: &HeaderMap, deadline: Instant) {
     // Such a sender waits for leave to send the body, which reading would give.
     if headers.contains_key(header::EXPECT) {
         return;

@@ -30,6 +30,7 @@ use crate::reply::Refusal;
 use crate::tenant::login_of;
 
 use self::body::MediaType;
+pub(crate) use self::body::discard;
 use self::envelope::Envelope;
 pub(crate) use self::verify::Keys;
 
@@ -90,7 +91,7 @@ pub(crate) async fn receive(State(shared): State<Arc<Shared>>, family: Option<Fa
     match stored.instrument(span).await {
         Ok(answer) => answer,
         Err(refusal) => {
-            body::discard(&mut body, &headers, deadline).await;
+            discard(&mut body, &headers, deadline).await;
             refusal.into_response()
         }
     }

@@ -125,6 +125,18 @@ struct Part<T> {
     batch: Batch<T>,
 }
 
+/// Whether messages are ours to deliver.
+enum Standing {
+    /// They are, until then.
+    Ours { valid_until: Instant },
+    /// They are suspects, and a look-up would prove nothing yet.
+    NotYet { wait: Duration },
+    /// They are not any more: the broker gives them to another.
+    Lapsed,
+    /// The broker does not tell.
+    Unknown(Fault),
+}
+
 impl<T> Part<T> {
     fn empty() -> Self {
         Self { messages: Vec::new(), batch: Batch::new(Vec::new(), Instant::now()) }
@@ -213,6 +225,27 @@ impl<S: Sink> SinkLoop<S> {
         (parts.collect(), pause)
     }
 
+    /// Whether these messages are ours to deliver at this moment.
+    async fn standing(&self, part: &Part<S::Item>, epoch: &Epoch, lane: &mut Lane) -> Standing {
+        if part.batch.is_suspect()
+            && let Some(wait) = self.wait_for_look_up(part, epoch, lane).await
+        {
+            return Standing::NotYet { wait };
+        }
+        let valid_until = held_until(&part.messages, self.subscription.ack_wait);
+        if Instant::now() + self.call_timeout >= valid_until {
+            return Standing::Lapsed;
+        }
+        match lane.epoch().await {
+            Ok(now) if now == *epoch => Standing::Ours { valid_until },
+            // The broker has forgotten that it gave these to us, and gives them to others.
+            Ok(_) => Standing::Lapsed,
+            Err(error) => {
+                Standing::Unknown(Fault::transient(error.context("cannot tell whether the messages are still ours")))
+            }
+        }
+    }
+
     /// How long it takes until a look-up of these suspects can be believed: until no earlier message is
     /// unsettled elsewhere, and until no effect can come any more of what was held in an earlier epoch.
     /// `None` when that is now.
@@ -244,33 +277,23 @@ impl<S: Sink> SinkLoop<S> {
                 self.give_back(&part.messages, || Outcome::Interrupted).await;
                 continue;
             }
-            if part.batch.is_suspect()
-                && let Some(wait) = self.wait_for_look_up(&part, epoch, lane).await
-            {
-                self.give_back(&part.messages, || Outcome::NotYet { wait }).await;
-                continue;
-            }
-            let valid_until = held_until(&part.messages, self.subscription.ack_wait);
-            if Instant::now() + self.call_timeout >= valid_until {
-                part.messages.iter().for_each(|message| self.settler.lapse(message));
-                continue;
-            }
-            match lane.epoch().await {
-                Ok(now) if now == *epoch => {}
-                // The broker has forgotten that it gave these to us, and gives them to others.
-                Ok(_) => {
+            match self.standing(&part, epoch, lane).await {
+                Standing::Ours { valid_until } => part.batch.set_valid_until(valid_until),
+                Standing::NotYet { wait } => {
+                    self.give_back(&part.messages, || Outcome::NotYet { wait }).await;
+                    continue;
+                }
+                Standing::Lapsed => {
                     part.messages.iter().for_each(|message| self.settler.lapse(message));
                     continue;
                 }
-                Err(error) => {
+                Standing::Unknown(fault) => {
                     failures += 1;
-                    self.report(&Fault::transient(error.context("cannot tell whether the messages are still ours")));
-                    rest_for(self.settler.policy().backoff(Attempt(failures)), stop).await;
+                    rest_for(self.pause_after(&fault, failures), stop).await;
                     parts.push_front(part);
                     continue;
                 }
             }
-            part.batch.set_valid_until(valid_until);
             let waiting = parts.iter().flat_map(|part| &part.messages);
             let held: Vec<&Delivered> = part.messages.iter().chain(waiting).collect();
             match self.while_held(&held, self.call(&part.batch)).await {
@@ -286,20 +309,24 @@ impl<S: Sink> SinkLoop<S> {
                 }
                 Delivery::Whole(fault) => {
                     failures += 1;
-                    self.report(&fault);
-                    let backoff = self.settler.policy().backoff(Attempt(failures));
-                    let wish = match fault.class {
-                        FaultClass::Transient { retry_after: Some(wish) } => {
-                            wish.min(self.settler.policy().backoff_max)
-                        }
-                        _ => Duration::ZERO,
-                    };
-                    self.while_held(&held, rest_for(backoff.max(wish), stop)).await;
+                    self.while_held(&held, rest_for(self.pause_after(&fault, failures), stop)).await;
                     parts.push_front(part);
                 }
             }
         }
         pause
+    }
+
+    /// Tells of a failure of the whole batch, and how long to wait before it is presented again.
+    fn pause_after(&self, fault: &Fault, failures: u32) -> Duration {
+        self.report(fault);
+        let policy = self.settler.policy();
+        let wish = match fault.class {
+            FaultClass::Transient { retry_after: Some(wish) } => wish,
+            _ => Duration::ZERO,
+        };
+        // A sink's own wish, within the time of a call, is a condition: the effect may still come until then.
+        policy.backoff(Attempt(failures)).max(wish.min(policy.backoff_max.max(self.call_timeout)))
     }
 
     async fn call(&self, batch: &Batch<S::Item>) -> Delivery {

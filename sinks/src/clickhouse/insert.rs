@@ -30,7 +30,7 @@ use metrics::{Counter, counter};
 use super::classify::{Failure, fault};
 
 /// Ids in one look-up: the query stays far below ClickHouse's `max_query_size` of 256 KiB.
-const LOOKUP_MAX: usize = 4_000;
+pub(super) const LOOKUP_MAX: usize = 4_000;
 /// Clocks of ClickHouse and the sinks may differ by so much.
 const SERVER_CLOCK_SKEW: Duration = Duration::from_secs(2);
 /// Clocks of GitHub and the gateways may differ by so much.

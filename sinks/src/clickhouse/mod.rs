@@ -5,6 +5,7 @@
 
 mod classify;
 mod insert;
+mod ledger;
 mod migrate;
 mod row;
 
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use self::classify::fault;
 use self::insert::Table;
+pub use self::ledger::Ledger;
 
 /// ClickHouse.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -145,6 +147,12 @@ impl Config {
     #[must_use]
     pub fn raw(&self) -> Raw {
         Raw { table: Table::new(self.client(), "raw", "clickhouse-raw", self.insert_timeout_s), config: self.clone() }
+    }
+
+    /// The table of bodies as a record of what was received.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        Ledger::new(self.client())
     }
 
     /// Whether the server answers and accepts us.
