@@ -185,7 +185,8 @@ impl Config {
         let mut problems = recover.validate("recover");
         match &self.sinks.clickhouse {
             None => {
-                let message = "expected the table `[sinks.clickhouse]`, found none; recovery asks ClickHouse what arrived";
+                let message =
+                    "expected the table `[sinks.clickhouse]`, found none; recovery asks ClickHouse what arrived";
                 problems.push(Invalid::new("sinks.clickhouse", message));
             }
             Some(_) if roles.contains(&crate::cli::Role::Sinks) => {}
@@ -287,6 +288,14 @@ mod tests {
         {
             assert!(reference.contains(setting), "{setting} is not in the reference:\n{reference}");
         }
+    }
+
+    #[test]
+    fn limits_may_be_given_in_part() {
+        let streams = read("[streams.events]\nmax_bytes = 1048576\n").value.streams;
+        assert_eq!((streams.events.max_age_hours, streams.events.max_bytes), (72, 1 << 20));
+        assert_eq!(streams.raw.max_bytes, 10 << 30);
+        assert!(reference::<Config>().contains("#max_age_hours = 72"));
     }
 
     #[test]

@@ -46,6 +46,16 @@ impl Ready {
         write().with_context(|| format!("cannot write the ready file {}", path.display()))
     }
 
+    /// Removes what an earlier process left: its addresses would be taken for ours.
+    pub(crate) fn remove(path: &Path) -> anyhow::Result<()> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove the old ready file {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Reads a ready file.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -12,7 +12,7 @@ use crate::roles::Process;
 use crate::telemetry;
 
 /// All roles.
-pub(crate) const ALL_ROLES: [Role; 3] = [Role::Ingest, Role::Pipeline, Role::Sinks];
+pub(crate) const ALL_ROLES: [Role; 4] = [Role::Ingest, Role::Pipeline, Role::Sinks, Role::Recover];
 
 pub(crate) async fn run(arguments: Run) -> anyhow::Result<()> {
     let roles = if arguments.roles.is_empty() { ALL_ROLES.to_vec() } else { arguments.roles };
@@ -21,6 +21,7 @@ pub(crate) async fn run(arguments: Run) -> anyhow::Result<()> {
     let config = loaded.value;
     telemetry::install(&config.log)?;
     let stop = stop_signal()?;
+    arguments.ready_file.as_deref().map_or(Ok(()), Ready::remove)?;
 
     let broker = Broker::connect(&config.nats, &config.streams, "headrace").await?;
     broker.ensure_topology(&config.streams).await?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use headrace_ingest::recover;
 use headrace_local::child::Event;
 use headrace_local::install::{Installer, Terminal};
 use headrace_local::{clickhouse, nats};
@@ -45,6 +46,10 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     tokio::pin!(stop);
     let data = DataDir::open(&arguments.data_dir)?;
+    [Some(data.join(READY_FILE)), arguments.ready_file.clone()]
+        .iter()
+        .flatten()
+        .try_for_each(|path| Ready::remove(path))?;
     complete(&mut loaded, &arguments, &data)?;
     let mut config = loaded.value.clone();
     // What the servers' addresses will be is not known yet; all else must be right before they start.
@@ -73,7 +78,9 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
 
 /// Fills in what `up` decides itself: ports from the command line, the secret, the sinks.
 fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyhow::Result<()> {
-    let sized_by_user = !matches!(loaded.locate("streams"), Origin::Default);
+    // The table alone says nothing: the printed reference has it, with every size commented out.
+    let sizes = ["streams.raw", "streams.events", "streams.alerts", "streams.dead"];
+    let sized_by_user = sizes.iter().any(|size| !matches!(loaded.locate(size), Origin::Default));
     let config = &mut loaded.value;
     let ports = [
         (arguments.gateway_port, &mut config.ingest.listen),
@@ -253,8 +260,10 @@ async fn await_healthy(process: &Process) -> anyhow::Result<()> {
     let deadline = Instant::now() + START_TIMEOUT;
     loop {
         let states = process.health.snapshot();
-        let waiting: Vec<_> =
-            states.iter().filter(|(_, state)| !matches!(state, State::Healthy | State::Broken(_))).collect();
+        let waiting: Vec<_> = states
+            .iter()
+            .filter(|(name, state)| is_awaited(name) && !matches!(state, State::Healthy | State::Broken(_)))
+            .collect();
         if waiting.is_empty() {
             return Ok(());
         }
@@ -265,6 +274,11 @@ async fn await_healthy(process: &Process) -> anyhow::Result<()> {
         );
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Recovery looks after the past, at GitHub: nothing that comes in waits for it.
+fn is_awaited(component: &str) -> bool {
+    !component.starts_with(recover::COMPONENT)
 }
 
 fn write_ready(ready: &Ready, arguments: &Up, data: &DataDir) -> anyhow::Result<()> {

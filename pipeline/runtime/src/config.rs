@@ -78,12 +78,16 @@ pub struct Streams {
     /// memory, about 100 bytes per message; repeats beyond it are recognized in ClickHouse.
     pub duplicate_window_s: u64,
     /// Bodies as they came: the replay window.
+    #[serde(deserialize_with = "partial::raw")]
     pub raw: Limits,
     /// Events between stages and to the sinks.
+    #[serde(deserialize_with = "partial::events")]
     pub events: Limits,
     /// Alerts.
+    #[serde(deserialize_with = "partial::alerts")]
     pub alerts: Limits,
     /// Dead letters.
+    #[serde(deserialize_with = "partial::dead")]
     pub dead: Limits,
 }
 
@@ -109,15 +113,59 @@ impl Streams {
     }
 }
 
+/// A table of limits may give one of the two; the other is then that stream's default.
+mod partial {
+    use serde::{Deserialize, Deserializer};
+
+    use super::{Limits, Streams};
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Partial {
+        max_age_hours: Option<u64>,
+        max_bytes: Option<u64>,
+    }
+
+    fn fill<'de, D: Deserializer<'de>>(deserializer: D, default: Limits) -> Result<Limits, D::Error> {
+        let given = Partial::deserialize(deserializer)?;
+        Ok(Limits {
+            max_age_hours: given.max_age_hours.unwrap_or(default.max_age_hours),
+            max_bytes: given.max_bytes.unwrap_or(default.max_bytes),
+        })
+    }
+
+    pub(super) fn raw<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Limits, D::Error> {
+        fill(deserializer, Streams::default().raw)
+    }
+
+    pub(super) fn events<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Limits, D::Error> {
+        fill(deserializer, Streams::default().events)
+    }
+
+    pub(super) fn alerts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Limits, D::Error> {
+        fill(deserializer, Streams::default().alerts)
+    }
+
+    pub(super) fn dead<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Limits, D::Error> {
+        fill(deserializer, Streams::default().dead)
+    }
+}
+
 /// Limits of one stream. A stream at `max_bytes` refuses new messages rather than drop unread ones;
 /// what every consumer has settled is removed beforehand.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Messages older than this many hours are removed.
     pub max_age_hours: u64,
     /// The stream holds at most this many bytes.
     pub max_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Streams::default().raw
+    }
 }
 
 /// How failed attempts are repeated.
