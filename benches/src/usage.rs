@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::Serialize;
+use tokio::time::Instant;
 
 /// Name of this process in a report: the load generator and what counts and queries for the bench.
 pub(crate) const OWN: &str = "bench";
@@ -13,9 +14,31 @@ pub(crate) const OWN: &str = "bench";
 #[derive(Clone, Debug)]
 pub(crate) struct Meter(Vec<(String, u32)>);
 
-/// What each process had cost at some moment.
+/// What each process had cost at some moment, and the machine.
 #[derive(Debug)]
-pub(crate) struct Sample(BTreeMap<String, Usage>);
+pub(crate) struct Sample {
+    at: Instant,
+    machine: Busy,
+    processes: BTreeMap<String, Usage>,
+}
+
+/// How long the cores have worked since the machine began, added up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Busy {
+    /// On anything here.
+    ticks: u64,
+    /// On other virtual machines of the host, while something here wanted them.
+    stolen_ticks: u64,
+}
+
+/// What the machine did besides the case: a figure with much of it is none.
+#[derive(Debug, Serialize)]
+pub(crate) struct Disturbance {
+    /// Cores that worked on processes outside the case, and on the kernel's own threads.
+    other_cores: f64,
+    /// Cores that the host gave to others.
+    stolen_cores: f64,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Usage {
@@ -48,7 +71,10 @@ impl Meter {
                 read(*pid).with_context(|| format!("cannot read what {name} (pid {pid}) has used; did it end?"));
             Ok((name.clone(), usage?))
         };
-        self.0.iter().map(usage).collect::<anyhow::Result<_>>().map(Sample)
+        let processes = self.0.iter().map(usage).collect::<anyhow::Result<_>>()?;
+        let stat = std::fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+        let machine = busy(&stat).context("expected the fields of proc_stat(5)")?;
+        Ok(Sample { at: Instant::now(), machine, processes })
     }
 }
 
@@ -56,7 +82,7 @@ impl Sample {
     /// What each process cost from `since` to this moment, for each of `events`.
     pub(crate) fn costs(&self, since: &Self, events: u64) -> BTreeMap<String, Cost> {
         let cost = |(name, usage): (&String, &Usage)| {
-            let before = since.0.get(name).map_or(Duration::ZERO, |before| before.cpu);
+            let before = since.processes.get(name).map_or(Duration::ZERO, |before| before.cpu);
             let micros = usage.cpu.saturating_sub(before).as_secs_f64() * 1e6 / events.max(1) as f64;
             let cost = Cost {
                 cpu_us_per_event: round(micros),
@@ -65,7 +91,18 @@ impl Sample {
             };
             (name.clone(), cost)
         };
-        self.0.iter().map(cost).collect()
+        self.processes.iter().map(cost).collect()
+    }
+
+    /// What the machine did besides these processes from `since` to this moment.
+    pub(crate) fn disturbance(&self, since: &Self) -> Disturbance {
+        let time = (self.at - since.at).as_secs_f64().max(f64::MIN_POSITIVE);
+        let total = |sample: &Self| sample.processes.values().map(|usage| usage.cpu.as_secs_f64()).sum::<f64>();
+        let busy = seconds(self.machine.ticks.saturating_sub(since.machine.ticks));
+        let stolen = seconds(self.machine.stolen_ticks.saturating_sub(since.machine.stolen_ticks));
+        // The kernel rounds each count for itself: a little below nothing is nothing.
+        let other = (busy - (total(self) - total(since))).max(0.0);
+        Disturbance { other_cores: round(other / time), stolen_cores: round(stolen / time) }
     }
 }
 
@@ -78,8 +115,20 @@ fn read(pid: u32) -> anyhow::Result<Usage> {
     let file = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}"));
     let ticks = cpu_ticks(&file("stat")?).context("expected the fields of proc_pid_stat(5)")?;
     let peak_kib = peak_kib(&file("status")?).context("expected a line VmHWM")?;
-    let cpu = Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64);
+    let cpu = Duration::from_secs_f64(seconds(ticks));
     Ok(Usage { cpu, peak_rss_bytes: peak_kib << 10 })
+}
+
+fn seconds(ticks: u64) -> f64 {
+    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+}
+
+/// The first line: user, nice, system, idle, iowait, irq, softirq, steal; guests are in user already.
+fn busy(stat: &str) -> Option<Busy> {
+    let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace();
+    let fields: Vec<u64> = fields.map(str::parse).collect::<Result<_, _>>().ok()?;
+    let [user, nice, system, _idle, _iowait, irq, softirq, stolen_ticks, ..] = fields[..] else { return None };
+    Some(Busy { ticks: user + nice + system + irq + softirq, stolen_ticks })
 }
 
 /// `utime` and `stime`, fields 14 and 15. The second field, the name, may hold blanks and brackets.
@@ -101,6 +150,8 @@ mod tests {
     #[test]
     fn the_kernels_files_are_read() {
         assert_eq!(cpu_ticks("7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 30 12 9 9 20 0 1 0"), Some(42));
+        let stat = "cpu  1 2 4 100 200 8 16 32 64 0\ncpu0 9 9 9 9 9 9 9 9 9 9\n";
+        assert_eq!(busy(stat), Some(Busy { ticks: 31, stolen_ticks: 32 }));
         assert_eq!(peak_kib("Name:\tx\nVmHWM:\t  1234 kB\nVmRSS:\t 1 kB\n"), Some(1234));
         assert!(read(std::process::id()).expect("this process runs").peak_rss_bytes > 0);
     }

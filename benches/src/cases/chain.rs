@@ -20,7 +20,7 @@ use crate::load::{Load, Outcome, Pace, Phase, Plan};
 use crate::report::{Quantiles, Report, conclude, rate};
 use crate::servers::{Nats, Product};
 use crate::tables::{Rows, Tables};
-use crate::usage::{Cost, Meter, Sample, round};
+use crate::usage::{Cost, Disturbance, Meter, Sample, round};
 
 /// How often the backlog is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -58,6 +58,7 @@ struct Figures {
     /// Gateway, stages and sinks together, for each event from its request to its rows.
     own_cpu_us_per_event: f64,
     processes: BTreeMap<String, Cost>,
+    disturbance: Disturbance,
 }
 
 /// How far everything was at some moment.
@@ -157,6 +158,7 @@ pub(crate) async fn run(options: Chain) -> anyhow::Result<()> {
             seconds: common.seconds,
             own_cpu_us_per_event: round(own.map(|cost| cost.cpu_us_per_event).sum()),
             processes,
+            disturbance: seen.after.disturbance(&seen.before),
         },
         recipe: options,
     }

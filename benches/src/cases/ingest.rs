@@ -12,7 +12,7 @@ use crate::cli::Ingest;
 use crate::load::{Load, Pace, Phase, Plan};
 use crate::report::{Quantiles, Report, conclude, rate};
 use crate::servers::{Nats, Product};
-use crate::usage::{Cost, round};
+use crate::usage::{Cost, Disturbance, round};
 
 /// The ceiling is steady at once, and at full speed it fills the disk: it need not take longer.
 const CEILING_MAX: Duration = Duration::from_secs(10);
@@ -35,6 +35,7 @@ struct Figures {
     stored: u64,
     seconds: u64,
     processes: BTreeMap<String, Cost>,
+    disturbance: Disturbance,
 }
 
 /// Runs the case.
@@ -87,6 +88,7 @@ pub(crate) async fn run(options: Ingest) -> anyhow::Result<()> {
             stored,
             seconds: common.seconds,
             processes: after.costs(&before, accepted_after - accepted_before),
+            disturbance: after.disturbance(&before),
         },
         recipe: options,
     }

@@ -31,7 +31,7 @@ use crate::moments::{Moments, Track};
 use crate::report::{Quantiles, Report, conclude, rate};
 use crate::servers::{Nats, Product};
 use crate::tables::{Rows, Tables};
-use crate::usage::Cost;
+use crate::usage::{Cost, Disturbance};
 
 /// How often the count of rows is asked for.
 const LOOK: Duration = Duration::from_millis(50);
@@ -58,6 +58,7 @@ struct Figures {
     events: Rows,
     seconds: u64,
     processes: BTreeMap<String, Cost>,
+    disturbance: Disturbance,
 }
 
 /// Runs the case.
@@ -126,6 +127,7 @@ pub(crate) async fn run(options: Latency) -> anyhow::Result<()> {
             events,
             seconds: common.seconds,
             processes: after.costs(&before, outcome.accepted),
+            disturbance: after.disturbance(&before),
         },
         recipe: options,
     }

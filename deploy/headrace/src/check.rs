@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use headrace_ingest::recover;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::delivery::Sink as _;
 use headrace_runtime::fault::Fault;
@@ -49,6 +50,11 @@ pub(crate) async fn check(arguments: Check) -> anyhow::Result<()> {
         let (events, alerts) = (file.build::<Event>(), file.build::<Alert>());
         report("file events", within(reach(events.check())).await);
         report("file alerts", within(reach(alerts.check())).await);
+    }
+    if let Some(recover) = &config.recover {
+        for (own, name) in recover.hooks.iter().zip(recover::hook_names(recover)) {
+            report(&format!("deliveries of {name}"), within(Box::pin(recover::check(recover, own))).await);
+        }
     }
     anyhow::ensure!(failed == 0, "{failed} of the servers above cannot be used");
     Ok(())

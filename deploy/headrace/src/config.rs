@@ -307,4 +307,19 @@ mod tests {
             .collect();
         assert_eq!(paths, ["nats.url", "ingest.github.secrets"]);
     }
+
+    #[test]
+    fn recovery_needs_the_permanent_record() {
+        let text =
+            "[recover]\n[[recover.hooks]]\nkind = 'organization'\norganization = 'acme'\nhook_id = 7\ntoken = 't'\n";
+        let paths = |text: &str, roles: &[Role]| -> Vec<String> {
+            read(text).value.validate(roles).into_iter().map(|problem| problem.path).collect()
+        };
+        assert_eq!(paths(text, &[Role::Recover]), ["nats.url", "sinks.clickhouse"]);
+        let with_sink = format!("{text}[sinks.clickhouse]\n");
+        assert_eq!(paths(&with_sink, &[Role::Recover]), ["nats.url", "sinks.clickhouse.url"]);
+        assert_eq!(paths(&with_sink, &[Role::Sinks, Role::Recover]), ["nats.url", "sinks.clickhouse.url"]);
+        assert_eq!(paths("", &[Role::Recover]), ["nats.url", "recover"]);
+        assert_eq!(paths("", &[Role::Sinks, Role::Recover]), ["nats.url"]);
+    }
 }

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use headrace_ingest::gateway::Gateway;
 use headrace_runtime::admin::{self, Admin};
 use headrace_runtime::broker::Broker;
-use headrace_runtime::chain::{BoxedStage, ChainLoop};
+use headrace_runtime::chain::{BoxedStage, ChainLoop, Pace};
 use headrace_runtime::consumer::Subscription;
 use headrace_runtime::delivery::{Sink, SinkLoop, Terms};
 use headrace_runtime::health::Health;
@@ -26,6 +26,13 @@ use tokio::net::TcpListener;
 
 use crate::cli::Role;
 use crate::config::Config;
+use crate::recover;
+
+/// The sink that keeps every body.
+pub(crate) const CLICKHOUSE_RAW: &str = "clickhouse-raw";
+
+/// What alert adds to the way of an event that a rule matched.
+const ALERT_LINGER: Duration = Duration::from_millis(200);
 
 /// A running process.
 pub(crate) struct Process {
@@ -77,6 +84,9 @@ impl Process {
         if roles.contains(&Role::Sinks) {
             builder.sinks(config)?;
         }
+        if roles.contains(&Role::Recover) {
+            builder.recover(config);
+        }
         builder
             .listen(Group::Service, "admin", admin_listener, move |listener, stop| admin.clone().serve(listener, stop));
         let (lag_broker, subscriptions) = (broker.clone(), builder.subscriptions.clone());
@@ -118,13 +128,14 @@ impl Builder<'_> {
     async fn pipeline(&mut self, config: &chains::Config) -> anyhow::Result<()> {
         for chain in chains::build(config)? {
             match chain.stages {
-                Stages::FromRaw(stage) => self.chain(chain.subscription, stage, config.lanes),
-                Stages::FromEvents(stage) => self.chain(chain.subscription, stage, config.lanes),
+                Stages::FromRaw(stage) => self.chain(chain.subscription, Pace::Prompt, stage, config.lanes),
+                Stages::FromEvents(stage) => self.chain(chain.subscription, Pace::Prompt, stage, config.lanes),
             }
         }
         let alerts = Alerts::new(config.alert, StateStore::open(self.broker).await?);
         let alerts: BoxedStage<Event, Alert> = Box::new(alerts);
-        self.chain(config.alert_subscription(), alerts, 1);
+        // One alert is one write to the state, however many events it has: a burst of them is gathered.
+        self.chain(config.alert_subscription(), Pace::Gathered { linger: ALERT_LINGER }, alerts, 1);
         let broker = self.broker.clone();
         self.supervisor.spawn(Group::Service, "retention", move |stop| retention::run(broker.clone(), stop));
         Ok(())
@@ -133,13 +144,14 @@ impl Builder<'_> {
     fn chain<In: Payload, Out: Product>(
         &mut self,
         subscription: Subscription,
+        pace: Pace,
         stage: BoxedStage<In, Out>,
         lanes: usize,
     ) {
         let settler = self.settler(&subscription.component);
         self.subscriptions.push(subscription.clone());
         let component = subscription.component.clone();
-        let chain = Arc::new(ChainLoop { broker: self.broker.clone(), subscription, stage, settler });
+        let chain = Arc::new(ChainLoop { broker: self.broker.clone(), subscription, pace, stage, settler });
         for lane in 0..lanes {
             let chain = Arc::clone(&chain);
             self.supervisor.spawn(Group::Pipeline, format!("{component}/{lane}"), move |stop| {
@@ -154,7 +166,7 @@ impl Builder<'_> {
         let sinks = &config.sinks;
         if let Some(clickhouse) = &sinks.clickhouse {
             self.sink("clickhouse", clickhouse.events(), clickhouse.event_terms());
-            self.sink("clickhouse-raw", clickhouse.raw(), clickhouse.raw_terms());
+            self.sink(CLICKHOUSE_RAW, clickhouse.raw(), clickhouse.raw_terms());
         }
         if let Some(splunk) = &sinks.splunk {
             self.sink("splunk", splunk.build()?, splunk.terms());
@@ -167,6 +179,15 @@ impl Builder<'_> {
             self.sink("file-alerts", file.build::<Alert>(), file.terms::<Alert>());
         }
         Ok(())
+    }
+
+    fn recover(&mut self, config: &Config) {
+        let Some(recover) = recover::build(config, self.broker, &self.health) else { return };
+        // It brings events in, by way of the gateway: it stops with it.
+        self.supervisor.spawn(Group::Ingest, "recover", move |stop| {
+            let recover = Arc::clone(&recover);
+            async move { recover.run(stop).await }
+        });
     }
 
     fn sink<S: Sink>(&mut self, component: &str, sink: S, terms: Terms) {

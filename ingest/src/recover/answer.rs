@@ -165,7 +165,8 @@ mod tests {
     #[test]
     fn a_part_of_the_limit_is_left_to_others() {
         let wait = |remaining| {
-            let pairs = &[("x-ratelimit-limit", "5000"), ("x-ratelimit-reset", "1100"), ("x-ratelimit-remaining", remaining)];
+            let pairs =
+                &[("x-ratelimit-limit", "5000"), ("x-ratelimit-reset", "1100"), ("x-ratelimit-remaining", remaining)];
             Limits::read(&headers(pairs), Timestamp::from_seconds(1_000)).wait_to_spare().map(|wait| wait.as_secs())
         };
         assert_eq!([wait("500"), wait("499"), wait("x")], [None, Some(101), None]);
@@ -174,8 +175,14 @@ mod tests {
     #[test]
     fn the_cursor_is_taken_from_the_next_link_only() {
         for (link, cursor) in [
-            (r#"<https://api.github.com/app/hook/deliveries?per_page=100&cursor=v1_12077215967>; rel="next""#, Some("v1_12077215967")),
-            (r#"<https://a/x?cursor=v1_1>; rel="prev", <https://a/x?cursor=v1_2&per_page=100>; rel="next""#, Some("v1_2")),
+            (
+                r#"<https://api.github.com/app/hook/deliveries?per_page=100&cursor=v1_12077215967>; rel="next""#,
+                Some("v1_12077215967"),
+            ),
+            (
+                r#"<https://a/x?cursor=v1_1>; rel="prev", <https://a/x?cursor=v1_2&per_page=100>; rel="next""#,
+                Some("v1_2"),
+            ),
             (r#"<https://a/x?cursor=v1_1>; rel="prev""#, None),
             (r#"<https://a/x?per_page=100>; rel="next""#, None),
             ("", None),

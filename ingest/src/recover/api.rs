@@ -31,11 +31,8 @@ const PAGE: usize = 100;
 /// A page of deliveries is about 40 KB.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// A page that cannot be had is asked for so often before the run is given up; a rate limit does not count.
-const PAGE_RETRIES: RetryPolicy = RetryPolicy {
-    attempts_max: 5,
-    backoff_min: Duration::from_millis(500),
-    backoff_max: Duration::from_secs(8),
-};
+const PAGE_RETRIES: RetryPolicy =
+    RetryPolicy { attempts_max: 5, backoff_min: Duration::from_millis(500), backoff_max: Duration::from_secs(8) };
 
 /// One attempt at a delivery, as GitHub lists it.
 #[derive(Clone, Debug, Deserialize)]
@@ -158,8 +155,9 @@ impl Api {
                 }
                 let app = self.app_or_token.clone();
                 let answer = self.call(app._get(route)).await?;
-                let Installation { id } = serde_json::from_slice(&answer.body)
-                    .map_err(|error| Trouble::Away(anyhow::Error::new(error).context("no installation in the answer")))?;
+                let Installation { id } = serde_json::from_slice(&answer.body).map_err(|error| {
+                    Trouble::Away(anyhow::Error::new(error).context("no installation in the answer"))
+                })?;
                 app.installation(InstallationId(id)).map_err(|error| Trouble::Broken(error.into()))?
             }
         };

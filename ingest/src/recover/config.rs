@@ -31,8 +31,8 @@ pub struct Config {
     pub grace_s: u64,
     /// Most redeliveries asked for in one run, for each hook. Default: 500. Example: 100.
     pub budget_per_run: usize,
-    /// Most redeliveries asked for in any 60 minutes, by all hooks and processes. Default: 4000, well below
-    /// GitHub's limit for content-creating requests of an App. Example: 500.
+    /// Most redeliveries asked for in any 60 minutes, by all hooks and processes. Default: 4000, of the 5000
+    /// requests an hour that GitHub allows a token; its secondary limits are waited out. Example: 500.
     pub budget_per_hour: usize,
     /// Longest wait for one answer of GitHub's, in milliseconds. Default: 15000. Example: 30000.
     pub timeout_ms: u64,
@@ -139,7 +139,8 @@ impl Config {
         let mut refuse = |field: &str, message: String| problems.push(Invalid::new(format!("{path}.{field}"), message));
         let host = self.api_url.strip_prefix("https://").or_else(|| self.api_url.strip_prefix("http://"));
         if host.is_none_or(str::is_empty) || self.api_url.contains(['?', '#', '@', ' ']) {
-            let message = format!("expected the API's base URL such as `https://api.github.com`, found `{}`", self.api_url);
+            let message =
+                format!("expected the API's base URL such as `https://api.github.com`, found `{}`", self.api_url);
             refuse("api_url", message);
         }
         let ranges = [
@@ -160,7 +161,12 @@ impl Config {
             refuse("hooks", "expected at least one `[[recover.hooks]]`, found none".to_owned());
         }
         for (index, hook) in self.hooks.iter().enumerate() {
-            problems.extend(hook.validate(&format!("{path}.hooks[{index}]")));
+            let path = format!("{path}.hooks[{index}]");
+            let key = super::hook::Hook::new(hook).key;
+            if self.hooks[..index].iter().any(|other| super::hook::Hook::new(other).key == key) {
+                problems.push(Invalid::new(&path, "expected each hook once, found it twice"));
+            }
+            problems.extend(hook.validate(&path));
         }
         problems
     }
@@ -173,7 +179,8 @@ impl Hook {
             problems.push(Invalid::new(format!("{path}.{field}"), message));
         };
         let is_organization = |text: &String| is_name(text);
-        let is_repository = |text: &String| text.split_once('/').is_some_and(|(owner, name)| is_name(owner) && is_name(name));
+        let is_repository =
+            |text: &String| text.split_once('/').is_some_and(|(owner, name)| is_name(owner) && is_name(name));
         if (self.kind == Kind::Organization) != self.organization.as_ref().is_some_and(is_organization) {
             refuse("organization", "expected the organization's login for the kind `organization`, and only there");
         }
@@ -187,7 +194,10 @@ impl Hook {
         match (self.kind, self.token.is_empty(), is_app) {
             (_, true, true) | (Kind::Organization | Kind::Repository, false, false) => {}
             (Kind::App, _, _) => {
-                refuse("app_id", "expected `app_id` and `private_key` and no `token`: an App's hook takes nothing else");
+                refuse(
+                    "app_id",
+                    "expected `app_id` and `private_key` and no `token`: an App's hook takes nothing else",
+                );
             }
             _ => refuse("token", "expected either `token`, or `app_id` and `private_key`"),
         }
@@ -196,8 +206,56 @@ impl Hook {
         }
         let key = self.private_key.expose();
         if !key.is_empty() && EncodingKey::from_rsa_pem(key.as_bytes()).is_err() {
-            refuse("private_key", "expected an RSA private key in PEM form, as GitHub makes it; give the file as `private_key_file`");
+            refuse(
+                "private_key",
+                "expected an RSA private key in PEM form, as GitHub makes it; give the file as `private_key_file`",
+            );
         }
         problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hook(kind: Kind) -> Hook {
+        let named = |wanted: Kind, text: &str| (kind == wanted).then(|| text.to_owned());
+        Hook {
+            kind,
+            organization: named(Kind::Organization, "acme"),
+            repository: named(Kind::Repository, "acme/app"),
+            hook_id: Some(7),
+            token: Secret::new("token"),
+            ..Hook::default()
+        }
+    }
+
+    fn paths(hooks: Vec<Hook>) -> Vec<String> {
+        let config = Config { hooks, ..Config::default() };
+        config.validate("recover").into_iter().map(|problem| problem.path).collect()
+    }
+
+    #[test]
+    fn every_problem_is_named_with_its_place() {
+        assert_eq!(paths(vec![]), ["recover.hooks"]);
+        assert!(paths(vec![hook(Kind::Organization), hook(Kind::Repository)]).is_empty());
+        assert_eq!(paths(vec![hook(Kind::Repository), hook(Kind::Repository)]), ["recover.hooks[1]"]);
+        let nameless = Hook { organization: None, ..hook(Kind::Organization) };
+        let wayward = Hook { repository: Some("acme/../app".to_owned()), ..hook(Kind::Repository) };
+        assert_eq!(paths(vec![nameless, wayward]), ["recover.hooks[0].organization", "recover.hooks[1].repository"]);
+        // An App's own hook has no id, and takes no token.
+        assert_eq!(paths(vec![hook(Kind::App)]), ["recover.hooks[0].hook_id", "recover.hooks[0].app_id"]);
+        let both = Hook { app_id: Some(1), private_key: Secret::new("no key"), ..hook(Kind::Organization) };
+        assert_eq!(paths(vec![both]), ["recover.hooks[0].token", "recover.hooks[0].private_key"]);
+        let bad = Config {
+            api_url: "api.github.com".to_owned(),
+            grace_s: 0,
+            horizon_hours: 200,
+            hooks: vec![hook(Kind::Organization)],
+            ..Config::default()
+        };
+        let found: Vec<String> = bad.validate("r").into_iter().map(|problem| problem.path).collect();
+        assert_eq!(found, ["r.api_url", "r.horizon_hours", "r.grace_s"]);
     }
 }

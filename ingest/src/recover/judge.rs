@@ -51,14 +51,21 @@ pub(super) enum Verdict {
     Missing(Timestamp),
 }
 
-/// Judges one delivery at the time `now`.
-pub(super) fn judge(
-    attempts: &Attempts,
-    record: Record,
-    asked: Option<&Asked>,
-    now: Timestamp,
-    grace: Duration,
-) -> Verdict {
+/// By what times a delivery is judged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// The present.
+    pub(super) now: Timestamp,
+    /// How long a delivery may take to arrive.
+    pub(super) grace: Duration,
+    /// How long the broker recognizes a delivery that it had taken, even when it has lost it since: one that
+    /// comes again within that time is dropped.
+    pub(super) window: Duration,
+}
+
+/// Judges one delivery.
+pub(super) fn judge(attempts: &Attempts, record: Record, asked: Option<&Asked>, at: Times) -> Verdict {
+    let Times { now, grace, window } = at;
     if let Record::Stored(received_at) = record {
         let distance = |attempt: &Timestamp| received_at.since(*attempt).max(attempt.since(received_at));
         // Clocks of GitHub and the gateway differ; which attempt brought it is told by the nearest.
@@ -79,7 +86,9 @@ pub(super) fn judge(
     }
     let times = asked.map_or(0, |asked| asked.times).max(u32::try_from(attempts.again.len()).unwrap_or(u32::MAX));
     let tried_last = asked.map_or(sent_last, |asked| asked.at.max(sent_last));
-    Verdict::Missing(later(tried_last, pause(times, grace)))
+    // Half as long again, because clocks differ and the delivery was under way for some time.
+    let forgotten_after = if attempts.succeeded { window * 3 / 2 } else { Duration::ZERO };
+    Verdict::Missing(later(tried_last, pause(times, grace).max(forgotten_after)))
 }
 
 /// The pause after so many redeliveries: `grace`, doubling with each.
@@ -97,6 +106,7 @@ mod tests {
     use super::*;
 
     const GRACE: Duration = Duration::from_secs(60);
+    const WINDOW: Duration = Duration::from_secs(120);
 
     const fn at(seconds: i64) -> Timestamp {
         Timestamp::from_seconds(seconds)
@@ -107,7 +117,7 @@ mod tests {
         use Record::{Absent, Stored, Unknown};
         use Verdict::{Missing, Recovered, Seen, Waiting};
         // (sent again, succeeded, record, now, verdict); first sent at 1000.
-        let cases: [(&[i64], bool, Record, i64, Verdict); 15] = [
+        let cases: [(&[i64], bool, Record, i64, Verdict); 16] = [
             (&[], true, Stored(at(1000)), 1001, Seen),
             (&[], false, Stored(at(1009)), 1001, Seen),
             (&[1500], true, Stored(at(1003)), 9999, Seen),
@@ -116,18 +126,19 @@ mod tests {
             (&[], true, Absent, 1059, Waiting(at(1060))),
             (&[], false, Absent, 1059, Waiting(at(1060))),
             (&[], false, Unknown, 1059, Waiting(at(1060))),
-            (&[], true, Absent, 1060, Missing(at(1060))),
+            (&[], true, Absent, 1060, Missing(at(1180))),
             (&[], false, Unknown, 1060, Missing(at(1060))),
             (&[], true, Unknown, 5000, Waiting(at(5000))),
             (&[1500], false, Absent, 1559, Waiting(at(1560))),
             (&[1500], false, Absent, 1560, Missing(at(1620))),
             (&[1500, 2000], false, Absent, 9999, Missing(at(2240))),
+            (&[1500, 2000], true, Absent, 9999, Missing(at(2240))),
             (&[1500], true, Unknown, 9999, Waiting(at(9999))),
         ];
         for (again, succeeded, record, now, verdict) in cases {
             let again: Vec<Timestamp> = again.iter().copied().map(at).collect();
             let attempts = Attempts { first: at(1000), again, succeeded };
-            let found = judge(&attempts, record, None, at(now), GRACE);
+            let found = judge(&attempts, record, None, Times { now: at(now), grace: GRACE, window: WINDOW });
             assert_eq!(found, verdict, "{attempts:?} {record:?} at {now}");
         }
     }
@@ -137,7 +148,7 @@ mod tests {
         let attempts = Attempts { first: at(1000), again: Vec::new(), succeeded: false };
         let judged = |refused, now| {
             let asked = Asked { at: at(2000), times: 1, refused };
-            judge(&attempts, Record::Absent, Some(&asked), at(now), GRACE)
+            judge(&attempts, Record::Absent, Some(&asked), Times { now: at(now), grace: GRACE, window: WINDOW })
         };
         assert_eq!(judged(false, 2001), Verdict::Waiting(at(2060)));
         assert_eq!(judged(false, 2060), Verdict::Missing(at(2120)));

@@ -55,7 +55,9 @@ impl<'a> Reader<'a> {
         let mut reader = Self { ledger, timeout, grace, complete_until: None, problem: None };
         match settled_through(broker, Stream::Raw, component).await {
             Ok(Some(at)) => reader.complete_until = Some(at),
-            Ok(None) => reader.problem = Some(format!("the sink {component} has never run; is the role `sinks` running?")),
+            Ok(None) => {
+                reader.problem = Some(format!("the sink {component} has never run; is the role `sinks` running?"));
+            }
             Err(error) => reader.problem = Some(format!("{error:#}")),
         }
         reader

@@ -1,9 +1,9 @@
 //! Recovers deliveries that GitHub could not hand over, or that were lost after it had: GitHub repeats none by
 //! itself, but lists them for three days and sends one again when asked.
 //!
-//! One process of several works ([`headrace_runtime::lease`]). A run ([`worker`]) lists a hook's deliveries
-//! ([`api`]), asks the permanent record which arrived ([`ledger`]), judges each ([`judge`]), asks GitHub for
-//! what is missing within a budget, and writes down what became of all ([`proof`]). A run derives everything
+//! One process of several works ([`headrace_runtime::lease`]). A run (`worker.rs`) lists a hook's deliveries
+//! (`api.rs`), asks the permanent record which arrived (`ledger.rs`), judges each (`judge.rs`), asks GitHub for
+//! what is missing within a budget, and writes down what became of all (`proof.rs`). A run derives everything
 //! from GitHub's list and the record, so that one that is cut off leaves nothing to repair; and a delivery
 //! that is sent twice is one event, so that asking once too often does no harm.
 //!
@@ -65,23 +65,20 @@ pub fn hook_names(config: &Config) -> Vec<String> {
     config.hooks.iter().map(|own| Hook::new(own).name).collect()
 }
 
-/// Lists a page of each hook's deliveries; each hook's name with what is wrong, if anything is.
-pub async fn check(config: &Config) -> Vec<(String, Result<(), String>)> {
-    let checks = config.hooks.iter().map(async |own| {
-        let listed = match Api::new(config, own) {
-            Ok(mut api) => match api.page(None).await {
-                Ok(_) => Ok(()),
-                Err(Trouble::Refused(status, message)) => {
-                    Err(format!("GitHub does not list its deliveries ({status}: {message})"))
-                }
-                Err(Trouble::Away(error) | Trouble::Broken(error)) => Err(format!("{error:#}")),
-                Err(Trouble::Limited(wait)) => Err(format!("GitHub's rate limit asks to wait for {wait:?}")),
-            },
-            Err(error) => Err(format!("{error:#}")),
-        };
-        (Hook::new(own).name, listed)
-    });
-    join_all(checks).await
+/// Lists a page of a hook's deliveries.
+///
+/// # Errors
+/// What is wrong, for a person.
+pub async fn check(config: &Config, own: &config::Hook) -> Result<(), String> {
+    let mut api = Api::new(config, own).map_err(|error| format!("{error:#}"))?;
+    match api.page(None).await {
+        Ok(_) => Ok(()),
+        Err(Trouble::Refused(status, message)) => {
+            Err(format!("GitHub does not list its deliveries ({status}: {message})"))
+        }
+        Err(Trouble::Away(error) | Trouble::Broken(error)) => Err(format!("{error:#}")),
+        Err(Trouble::Limited(wait)) => Err(format!("GitHub's rate limit asks to wait for {wait:?}")),
+    }
 }
 
 impl Recover {
@@ -129,7 +126,7 @@ impl Recover {
             // Those who stand by tell the same numbers, so that it does not matter whom one asks.
             if told_at.is_none_or(|at| at.elapsed() >= self.config.interval()) {
                 told_at = Some(Instant::now());
-                Report::load(&store, &[]).await?.publish();
+                Report::load(&store, &hook_names(&self.config)).await?.publish();
             }
             tokio::select! {
                 () = sleep(lease.period()) => {}

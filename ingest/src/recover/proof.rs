@@ -110,6 +110,8 @@ pub(super) struct Status {
     pub(super) hook: String,
     /// The beginning of the last run that accounted for every delivery.
     pub(super) checked_at: Option<Timestamp>,
+    /// Until when another run should have done so.
+    pub(super) current_until: Option<Timestamp>,
     /// Why the last run did not, or could not tell of all.
     pub(super) problem: Option<String>,
 }
@@ -179,14 +181,9 @@ impl Proofs {
         let hours = tallies.keys().map(|slot| slot.hour()).chain(self.hours.keys().copied());
         for hour in hours.collect::<BTreeSet<i64>>() {
             let before = self.hours.get(&hour).map(|kept| kept.value.clone()).unwrap_or_default();
-            let mut after = Hour { hook: self.hook.clone(), slots: before.slots.clone() };
-            after.slots.retain(|slot, _| *slot < floor);
-            let from = Slot::first_of(hour).max(floor);
-            if from < Slot::first_of(hour + 1) {
-                after.slots.extend(tallies.range(from..Slot::first_of(hour + 1)).map(|(slot, tally)| (*slot, *tally)));
-            }
-            after.slots.iter_mut().filter(|(slot, _)| **slot < oldest).for_each(|(_, tally)| give_up(tally));
-            if after.slots != before.slots {
+            let slots = merged(&before.slots, hour, floor, tallies, oldest);
+            if slots != before.slots {
+                let after = Hour { hook: self.hook.clone(), slots };
                 let entry = self.hours.get(&hour).and_then(|kept| kept.entry.as_ref());
                 save(&self.store, &format!("hour.{}.{hour}", self.key), &after, entry).await?;
                 self.hours.insert(hour, Kept { value: after, entry: None });
@@ -195,12 +192,27 @@ impl Proofs {
         Ok(())
     }
 
-    /// Writes how the run ended, the last of its records. `checked_at` is its beginning, when it listed
-    /// everything.
-    pub(super) async fn conclude(&mut self, checked_at: Option<Timestamp>, problem: Option<String>) -> anyhow::Result<()> {
-        let checked_at = checked_at.or(self.status.value.checked_at);
-        self.status.value = Status { hook: self.hook.clone(), checked_at, problem };
-        save(&self.store, &format!("hook.{}", self.key), &self.status.value, self.status.entry.as_ref()).await
+    /// Writes that the run that began at `checked_at` has listed everything, the last of its records.
+    pub(super) async fn conclude(
+        &mut self,
+        checked_at: Timestamp,
+        current_until: Timestamp,
+        problem: Option<String>,
+    ) -> anyhow::Result<()> {
+        let (checked_at, current_until) = (Some(checked_at), Some(current_until));
+        self.write(Status { hook: self.hook.clone(), checked_at, current_until, problem }).await
+    }
+
+    /// Writes that the run could not list everything.
+    pub(super) async fn fail(&mut self, problem: String) -> anyhow::Result<()> {
+        let status = Status { hook: self.hook.clone(), problem: Some(problem), ..self.status.value.clone() };
+        self.write(status).await
+    }
+
+    async fn write(&mut self, status: Status) -> anyhow::Result<()> {
+        save(&self.store, &format!("hook.{}", self.key), &status, self.status.entry.as_ref()).await?;
+        self.status.value = status;
+        Ok(())
     }
 
     /// What is known of the hook.
@@ -212,9 +224,27 @@ impl Proofs {
             HourReport { hour: Timestamp::from_seconds(hour * 3_600), counts }
         });
         let hours = hours.collect();
-        let Status { checked_at, problem, .. } = self.status.value.clone();
-        HookReport { hook: self.hook.clone(), checked_at, problem, total, hours }
+        let Status { checked_at, current_until, problem, .. } = self.status.value.clone();
+        HookReport { hook: self.hook.clone(), checked_at, current_until, problem, total, hours }
     }
+}
+
+/// The slots of `hour`: up to `floor` as they were `before`, from there on as found; those before `oldest` are
+/// given up.
+fn merged(
+    before: &BTreeMap<Slot, Tally>,
+    hour: i64,
+    floor: Slot,
+    found: &BTreeMap<Slot, Tally>,
+    oldest: Slot,
+) -> BTreeMap<Slot, Tally> {
+    let mut slots: BTreeMap<Slot, Tally> = before.range(..floor).map(|(slot, tally)| (*slot, *tally)).collect();
+    let (from, to) = (Slot::first_of(hour).max(floor), Slot::first_of(hour + 1));
+    if from < to {
+        slots.extend(found.range(from..to).map(|(slot, tally)| (*slot, *tally)));
+    }
+    slots.iter_mut().filter(|(slot, _)| **slot < oldest).for_each(|(_, tally)| give_up(tally));
+    slots
 }
 
 /// GitHub no longer has what is this old: what was not proven to be stored by now never will be.
@@ -243,4 +273,42 @@ async fn save<T: Serialize>(store: &StateStore, key: &str, value: &T, read: Opti
     let saved = store.save(key, bytes.into(), read).await.map_err(cause)?;
     anyhow::ensure!(saved, "another process has written the record {key} meanwhile");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(seen: u64, waiting: u64, missing: u64) -> Tally {
+        let counts = Counts { delivered: seen + waiting + missing, seen, waiting, missing, ..Counts::default() };
+        Tally { counts, next_at: (waiting + missing > 0).then_some(Timestamp::from_seconds(1)) }
+    }
+
+    #[test]
+    fn slots_are_five_minutes_of_their_hour() {
+        let slot = |seconds| Slot::of(Timestamp::from_seconds(seconds));
+        assert_eq!((slot(3_599).hour(), slot(3_600).hour(), slot(3_600)), (0, 1, Slot::first_of(1)));
+        assert_eq!((slot(299), slot(300)), (Slot(0), Slot(1)));
+    }
+
+    #[test]
+    fn what_is_found_replaces_what_was_known_from_the_floor_on() {
+        let before =
+            BTreeMap::from([(Slot(12), tally(5, 0, 0)), (Slot(13), tally(0, 3, 0)), (Slot(14), tally(9, 9, 9))]);
+        // Of another hour too, which does not belong here.
+        let found = BTreeMap::from([(Slot(13), tally(2, 0, 1)), (Slot(24), tally(7, 0, 0))]);
+        let slots = merged(&before, 1, Slot(13), &found, Slot(0));
+        assert_eq!(slots, BTreeMap::from([(Slot(12), tally(5, 0, 0)), (Slot(13), tally(2, 0, 1))]));
+        assert_eq!(merged(&before, 1, Slot(30), &found, Slot(0)), before);
+    }
+
+    #[test]
+    fn what_github_no_longer_has_is_given_up() {
+        let before = BTreeMap::from([(Slot(12), tally(5, 2, 1)), (Slot(13), tally(0, 1, 0))]);
+        let slots = merged(&before, 1, Slot(13), &before, Slot(13));
+        let lost = Counts { delivered: 8, seen: 5, missing: 3, too_old: 3, ..Counts::default() };
+        assert_eq!(slots[&Slot(12)], Tally { counts: lost, next_at: None });
+        assert_eq!(slots[&Slot(13)], before[&Slot(13)]);
+        assert_eq!(merged(&slots, 1, Slot(13), &before, Slot(13)), slots, "once and for all");
+    }
 }

@@ -9,7 +9,8 @@ use headrace_schemas::time::Timestamp;
 use metrics::gauge;
 use serde::Serialize;
 
-use super::proof::{Counts, Proofs, Status};
+pub use super::proof::Counts;
+use super::proof::{Proofs, Status};
 
 /// What is known of all hooks, for people and metrics.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -27,6 +28,8 @@ pub struct HookReport {
     pub hook: String,
     /// The beginning of the last run that accounted for every delivery.
     pub checked_at: Option<Timestamp>,
+    /// Until when another run should have done so: afterwards the numbers say nothing of the present.
+    pub current_until: Option<Timestamp>,
     /// Why the last run did not, or could not tell of all.
     pub problem: Option<String>,
     /// All hours together.
@@ -46,20 +49,22 @@ pub struct HourReport {
 }
 
 impl Report {
-    /// Reads the proofs of the past week of every hook that has any, and of `expected`, by name,
-    /// which may have none yet.
+    /// Reads the proofs of the past week of the hooks `wanted`, by name, which may have none yet; of every
+    /// hook that has any, when none is named.
     ///
     /// # Errors
     /// When the broker does not answer, or a record cannot be read.
-    pub async fn load(store: &StateStore, expected: &[String]) -> anyhow::Result<Self> {
+    pub async fn load(store: &StateStore, wanted: &[String]) -> anyhow::Result<Self> {
         let at = Timestamp::now();
         let mut hooks = BTreeMap::new();
-        for name in expected {
+        for name in wanted {
             hooks.insert(name.clone(), subject::token(name));
         }
-        for key in store.keys("hook.").await.map_err(|fault| fault.source)? {
-            if let Some(status) = Status::load(store, &key).await? {
-                hooks.insert(status.hook, key["hook.".len()..].to_owned());
+        if wanted.is_empty() {
+            for key in store.keys("hook.").await.map_err(|fault| fault.source)? {
+                if let Some(status) = Status::load(store, &key).await? {
+                    hooks.insert(status.hook, key["hook.".len()..].to_owned());
+                }
             }
         }
         let mut reports = Vec::new();
@@ -67,6 +72,15 @@ impl Report {
             reports.push(Proofs::load(store, &key, &hook, at).await?.report());
         }
         Ok(Self { at, hooks: reports })
+    }
+
+    /// Leaves out the hours that began before `oldest`.
+    pub fn keep_since(&mut self, oldest: Timestamp) {
+        for hook in &mut self.hooks {
+            hook.hours.retain(|hour| hour.hour >= oldest);
+            hook.total = Counts::default();
+            hook.hours.iter().for_each(|hour| hook.total += hour.counts);
+        }
     }
 
     /// Sets the gauges of all hooks.

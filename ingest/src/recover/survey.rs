@@ -1,25 +1,22 @@
 //! One pass over a hook's deliveries, newest first: what became of each, and which to ask for again.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::time::Duration;
 
 use anyhow::anyhow;
 use headrace_schemas::time::Timestamp;
 
 use super::answer::Trouble;
 use super::api::{Api, Row};
-use super::judge::{Asked, Attempts, Verdict, judge};
+use super::judge::{Asked, Attempts, Times, Verdict, judge};
 use super::ledger::Reader;
 use super::proof::{Slot, Tally};
 
 /// What a run asks of a survey.
 pub(super) struct Terms<'a> {
-    /// The run's beginning, at which everything is judged.
-    pub(super) now: Timestamp,
+    /// By what everything is judged; the present is the run's beginning.
+    pub(super) times: Times,
     /// Deliveries of earlier slots are accounted for.
     pub(super) floor: Slot,
-    /// How long a delivery may take to arrive.
-    pub(super) grace: Duration,
     /// Most deliveries to ask for.
     pub(super) budget: usize,
     /// What was asked for before, by GUID.
@@ -97,7 +94,7 @@ impl Survey {
         let times = || rows.iter().map(|row| row.delivered_at);
         let (Some(first), Some(last)) = (times().min(), times().max()) else { return };
         let guids: Vec<&str> = rows.iter().map(|row| row.guid.as_str()).collect();
-        let stored = reader.read(&guids, first, last, terms.now).await;
+        let stored = reader.read(&guids, first, last, terms.times.now).await;
         for row in rows {
             let repeats = again.remove(&row.guid).unwrap_or_default();
             let attempts = Attempts {
@@ -108,7 +105,7 @@ impl Survey {
             let sent_last = attempts.again.iter().copied().fold(attempts.first, Timestamp::max);
             let record = reader.record(&stored, &row.guid, sent_last);
             let asked = terms.asked.get(&row.guid);
-            let verdict = judge(&attempts, record, asked, terms.now, terms.grace);
+            let verdict = judge(&attempts, record, asked, terms.times);
             self.count(row, verdict, asked.is_some_and(|asked| asked.refused), terms);
         }
     }
@@ -126,7 +123,7 @@ impl Survey {
             }
             Verdict::Missing(at) => {
                 tally.counts.missing += 1;
-                if at > terms.now {
+                if at > terms.times.now {
                     tally.counts.refused += u64::from(was_refused);
                     tally.look_again(at);
                     return;
@@ -135,7 +132,7 @@ impl Survey {
                 if self.due.len() > terms.budget
                     && let Some(newest) = self.due.pop_back()
                 {
-                    self.leave(&newest, terms.now);
+                    self.leave(&newest, terms.times.now);
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! One hook's runs: list, judge, ask for what is missing, write the proof down.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use headrace_runtime::broker::Broker;
 use headrace_runtime::health::ComponentHealth;
@@ -14,7 +15,7 @@ use super::answer::Trouble;
 use super::api::Api;
 use super::budget::Budget;
 use super::config::Config;
-use super::judge::{Asked, later, pause};
+use super::judge::{Asked, Times, later, pause};
 use super::ledger::{Ledger, Reader};
 use super::proof::Proofs;
 use super::survey::{Due, Survey, Terms, survey};
@@ -25,6 +26,9 @@ const BUDGET_STEP: usize = 20;
 const FAILURES_MAX: usize = 20;
 /// GUIDs remembered at most, about 100 bytes each; the oldest are forgotten, which costs a request.
 const ASKED_MAX: usize = 50_000;
+
+/// How much longer than a few intervals a run's proof counts as current.
+const CURRENT_MARGIN: Duration = Duration::from_secs(60);
 
 /// What the workers of all hooks share.
 pub(super) struct Shared<'a> {
@@ -91,13 +95,14 @@ impl Worker {
         let mut proofs = Proofs::load(&shared.store, &hook.key, &hook.name, now).await?;
         let floor = proofs.floor(now, config.grace(), config.horizon());
         let mut reader = Reader::open(shared.ledger, shared.broker, shared.component, config).await;
-        let terms = Terms { now, floor, grace: config.grace(), budget: config.budget_per_run, asked: &self.asked };
+        let times = Times { now, grace: config.grace(), window: shared.broker.duplicate_window() };
+        let terms = Terms { times, floor, budget: config.budget_per_run, asked: &self.asked };
         let surveyed = survey(&mut self.api, &mut reader, &terms).await;
         let mut found = match surveyed {
             Ok(found) => found,
             Err(trouble) => {
                 let problem = Problem::from(trouble);
-                proofs.conclude(None, Some(problem.text().to_owned())).await?;
+                proofs.fail(problem.text().to_owned()).await?;
                 proofs.report().publish();
                 return Ok(Some(problem));
             }
@@ -105,14 +110,20 @@ impl Worker {
         let refused = self.ask(&mut found, shared, now).await?;
         let problem = refused.or(reader.problem.map(Problem::Passing));
         proofs.record(floor, &found.tallies, now, config.horizon()).await?;
-        proofs.conclude(Some(now), problem.as_ref().map(|problem| problem.text().to_owned())).await?;
+        let current_until = later(Timestamp::now(), config.interval() * 3 + CURRENT_MARGIN);
+        proofs.conclude(now, current_until, problem.as_ref().map(|problem| problem.text().to_owned())).await?;
         proofs.report().publish();
         self.forget(now, config);
         Ok(problem)
     }
 
     /// Asks for what is due, one after the other as GitHub wishes it, oldest first.
-    async fn ask(&mut self, found: &mut Survey, shared: &Shared<'_>, now: Timestamp) -> anyhow::Result<Option<Problem>> {
+    async fn ask(
+        &mut self,
+        found: &mut Survey,
+        shared: &Shared<'_>,
+        now: Timestamp,
+    ) -> anyhow::Result<Option<Problem>> {
         let (mut granted, mut failures, mut problem) = (0, 0, None);
         while let Some(due) = found.due.pop_front() {
             if granted == 0 && problem.is_none() && failures < FAILURES_MAX {

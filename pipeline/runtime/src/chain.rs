@@ -25,6 +25,8 @@ use crate::settler::Settler;
 const SLICE: usize = 32;
 /// Messages that a lane takes at once.
 const TAKE_MAX: usize = 256;
+/// Bytes of messages that a lane gathers at once: no less than the broker's `max_payload`.
+const TAKE_MAX_BYTES: usize = 16 << 20;
 
 /// One step of the pipeline. Stages are pure as far as they can be: they never see NATS, never retry,
 /// sleep, acknowledge or spawn.
@@ -110,12 +112,26 @@ fn merge<T>(parts: impl Iterator<Item = Verdict<T>>) -> Verdict<T> {
     }
 }
 
+/// How a chain takes messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// As they come: the shortest way for each.
+    Prompt,
+    /// Gathered for so long and worked on together, for stages whose events belong together.
+    Gathered {
+        /// The longest wait for more.
+        linger: Duration,
+    },
+}
+
 /// Everything a chain's loop needs.
 pub struct ChainLoop<In, Out> {
     /// The broker.
     pub broker: Broker,
     /// Which messages it takes.
     pub subscription: Subscription,
+    /// How it takes them.
+    pub pace: Pace,
     /// The stages.
     pub stage: BoxedStage<In, Out>,
     /// Settles its messages.
@@ -132,9 +148,12 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         let publisher = Publisher::new(&self.broker);
         self.settler.health.healthy();
         while !stop.is_cancelled() {
-            let mut messages = lane.ready(TAKE_MAX, &stop).await?;
+            let (mut messages, slice) = match self.pace {
+                Pace::Prompt => (lane.ready(TAKE_MAX, &stop).await?, SLICE),
+                Pace::Gathered { linger } => (lane.gather(TAKE_MAX, TAKE_MAX_BYTES, linger, &stop).await?.0, TAKE_MAX),
+            };
             while !messages.is_empty() {
-                let rest = messages.split_off(messages.len().min(SLICE));
+                let rest = messages.split_off(messages.len().min(slice));
                 if stop.is_cancelled() {
                     self.give_back(&messages).await;
                 } else if let Some(pause) = self.work(&publisher, messages).await {

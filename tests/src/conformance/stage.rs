@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_nats::jetstream::message::StreamMessage;
 use async_trait::async_trait;
 use headrace_runtime::broker::Stream;
-use headrace_runtime::chain::{BoxedStage, ChainLoop, Stage};
+use headrace_runtime::chain::{BoxedStage, ChainLoop, Pace, Stage};
 use headrace_runtime::consumer::Subscription;
 use headrace_runtime::fault::{Fault, Verdict};
 use headrace_runtime::health::Health;
@@ -120,7 +120,7 @@ impl<C: Case> Rig<C> {
         };
         let stage = Disturbed { inner: self.case.stage(), disturbance: Arc::clone(&self.disturbance) };
         let settler = Settler::new(COMPONENT, &broker, POLICY, Health::new().register(COMPONENT));
-        let chain = Arc::new(ChainLoop { broker, subscription, stage: Box::new(stage), settler });
+        let chain = Arc::new(ChainLoop { broker, subscription, pace: Pace::Prompt, stage: Box::new(stage), settler });
         Lanes::run(2, |stop| {
             let chain = Arc::clone(&chain);
             async move { chain.run_lane(stop).await }

@@ -5,6 +5,7 @@
 //! that the real receiver does.
 
 pub mod clickhouse;
+pub mod github;
 pub mod jira;
 pub mod server;
 pub mod splunk;

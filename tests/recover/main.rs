@@ -1,0 +1,14 @@
+//! Missed deliveries are recovered: the real binary, with a stand-in for GitHub that sends each delivery once.
+//!
+//! [`site`] sets GitHub and the product up beside each other. Intervals are seconds here, and every wait is for a
+//! condition.
+
+#![allow(clippy::unwrap_used, reason = "all of this program is a test")]
+
+mod ailing;
+mod missed;
+mod roles;
+mod site;
+
+/// The binary under test.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_headrace");

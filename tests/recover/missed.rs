@@ -1,0 +1,114 @@
+//! Deliveries that the gateway did not take.
+
+use headrace_tests::product::admin::{get, sample};
+use headrace_tests::product::process::{command, said};
+use headrace_tests::product::stored::Stored;
+use headrace_tests::standin;
+use headrace_tests::standin::github::APP_HOOK;
+use headrace_tests::standin::server::{Failure, When, Which};
+
+use crate::PROGRAM;
+use crate::site::{Gaps, NAMES, ORG_HOOK, REPO_HOOK, Site, holds_each_once};
+
+#[tokio::test]
+async fn what_was_missed_while_the_gateway_was_down_is_stored_once() {
+    let site = Site::start().await;
+    let config = site.configure("grace_s = 1", "");
+    let up = site.up(&config).await;
+    let early = site.emit(APP_HOOK, 3, 202).await;
+    site.emit(ORG_HOOK, 2, 202).await;
+    site.until_gaps("all is seen", &config, |gaps| gaps.code == Some(0) && gaps.count(NAMES[0], "seen") == 3).await;
+    up.stop().await;
+
+    // More than a page of one hook.
+    site.emit(APP_HOOK, 130, 0).await;
+    site.emit(ORG_HOOK, 20, 0).await;
+    site.emit(REPO_HOOK, 5, 0).await;
+    let up = site.up(&config).await;
+    let all = [[133, 3, 130, 0], [22, 2, 20, 0], [5, 0, 5, 0]];
+    let recovered = |gaps: &Gaps| gaps.code == Some(0) && NAMES.map(|hook| gaps.counts(hook)) == all;
+    site.until_gaps("all is recovered", &config, recovered).await;
+    let repeated = site.github.redeliveries(APP_HOOK);
+    assert!(early.iter().all(|guid| !repeated.contains_key(guid)), "what had arrived was sent again");
+
+    let stored = Stored::of(up.ready()).await;
+    stored.settled().await;
+    holds_each_once(&stored, &["raw", "events"], 160).await;
+    let (_, metrics) = get(&format!("{}/metrics", up.ready().metrics)).await;
+    let series = r#"headrace_recovery_deliveries{hook="app/4711",state="recovered"}"#;
+    assert_eq!(sample(&metrics, series), Some(130.0), "{metrics}");
+    up.stop().await;
+}
+
+#[tokio::test]
+async fn only_what_is_not_stored_is_sent_again() {
+    let site = Site::start().await;
+    let config = site.configure("grace_s = 5", "");
+    let up = site.up(&config).await;
+    let ready = up.ready().clone();
+    // What stands between GitHub and the gateway, such as a load balancer.
+    let balancer = standin::clickhouse::start(&ready.gateway.unwrap()).await;
+    site.github.deliver_to(&balancer.url(), &ready.webhook_secret.unwrap());
+    balancer.fail_next(3, Failure::Status(502), When::Before, Which::Any);
+    balancer.fail_next(2, Failure::Status(504), When::After, Which::Any);
+    let lost = site.emit(ORG_HOOK, 3, 502).await;
+    site.emit(ORG_HOOK, 2, 504).await;
+    site.emit(ORG_HOOK, 4, 202).await;
+    let recovered = |gaps: &Gaps| gaps.code == Some(0) && gaps.counts(NAMES[1]) == [9, 6, 3, 0];
+    site.until_gaps("the lost ones are recovered", &config, recovered).await;
+    let repeated: Vec<String> = site.github.redeliveries(ORG_HOOK).into_keys().collect();
+    let mut lost = lost;
+    lost.sort();
+    assert_eq!(repeated, lost);
+    holds_each_once(&Stored::of(up.ready()).await, &["raw"], 9).await;
+    up.stop().await;
+}
+
+#[tokio::test]
+async fn a_hook_that_refuses_or_is_gone_is_told_and_hinders_no_other() {
+    let site = Site::start().await;
+    let config = site.configure("grace_s = 1", "");
+    let up = site.up(&config).await;
+    let gateway = up.ready().gateway.clone().unwrap();
+    site.github.deliver_to("http://127.0.0.1:1", "");
+    site.emit(APP_HOOK, 4, 0).await;
+    site.emit(ORG_HOOK, 3, 0).await;
+    site.emit(REPO_HOOK, 2, 0).await;
+    let gone = {
+        let mut github = site.github.site();
+        github.hooks.get_mut(APP_HOOK).unwrap().refuses = Some(422);
+        github.hooks.get_mut(ORG_HOOK).unwrap().disabled = true;
+        github.hooks.remove(REPO_HOOK).unwrap()
+    };
+    site.github.deliver_to(&gateway, up.ready().webhook_secret.as_deref().unwrap());
+    let told = |gaps: &Gaps| gaps.count(NAMES[0], "refused") == 4 && gaps.count(NAMES[1], "refused") == 3;
+    let gaps = site.until_gaps("the refusals are told", &config, told).await;
+    assert_eq!((gaps.code, gaps.count(NAMES[0], "missing"), gaps.count(NAMES[1], "missing")), (Some(1), 4, 3));
+    assert!(gaps.complaint.contains("7 deliveries are missing"), "{}", gaps.complaint);
+    let problem = gaps.hook(NAMES[2])["problem"].as_str().unwrap_or_default();
+    assert!(problem.contains("404 Not Found") && problem.contains("is the hook there"), "{problem}");
+    let table = command(
+        PROGRAM,
+        ["gaps", "--config", config.to_str().unwrap(), "--data-dir", site.dir.path().join("data").to_str().unwrap()],
+    )
+    .await;
+    assert_eq!(table.status.code(), Some(1));
+    let line =
+        said(&table).lines().find(|line| line.starts_with(NAMES[0]) && line.contains("all hours")).unwrap().to_owned();
+    assert_eq!(line.split_whitespace().skip(3).collect::<Vec<_>>(), ["4", "0", "0", "0", "4", "4", "0"]);
+    let (_, states) = get(&format!("{}/readyz", up.ready().metrics)).await;
+    assert!(states.contains(r#""recover:repository/acme/app/8":{"state":"broken""#), "{states}");
+
+    // A person mends it all.
+    {
+        let mut github = site.github.site();
+        github.hooks.get_mut(APP_HOOK).unwrap().refuses = None;
+        github.hooks.get_mut(ORG_HOOK).unwrap().disabled = false;
+        github.hooks.insert(REPO_HOOK.to_owned(), gone);
+    }
+    let gaps = site
+        .until_gaps("all is recovered", &config, |gaps| gaps.code == Some(0) && gaps.count(NAMES[2], "recovered") == 2)
+        .await;
+    assert_eq!(NAMES.map(|hook| gaps.counts(hook)), [[4, 0, 4, 0], [3, 0, 3, 0], [2, 0, 2, 0]]);
+    up.stop().await;
+}

@@ -1,0 +1,130 @@
+//! Each role a process of its own: a broker that forgets, and a second process that takes over.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use headrace_local::install::{Installer, Silent};
+use headrace_local::{clickhouse, poll};
+use headrace_runtime::broker::Stream;
+use headrace_tests::harness::{CEILING, Nats};
+use headrace_tests::product::admin::{get, sample};
+use headrace_tests::product::process::{Launch, Running};
+use headrace_tests::product::stored::Stored;
+use headrace_tests::standin::github::APP_HOOK;
+
+use crate::PROGRAM;
+use crate::site::{Gaps, NAMES, ORG_HOOK, Site, holds_each_once};
+
+const SECRET: &str = "a secret of this test";
+
+/// Servers without the product.
+struct Servers {
+    nats: Nats,
+    clickhouse: clickhouse::Running,
+}
+
+impl Servers {
+    async fn start(site: &Site) -> Self {
+        let install = || Installer::for_user(Arc::new(Silent))?.clickhouse_library();
+        let library = tokio::task::spawn_blocking(install).await.unwrap().unwrap();
+        let arguments = vec![OsString::from("clickhouse"), OsString::from("--library"), library.into_os_string()];
+        let config = clickhouse::Config::new(PROGRAM, arguments, site.dir.path().join("clickhouse"));
+        Self { nats: Nats::start().await, clickhouse: clickhouse::start(config).await.unwrap() }
+    }
+
+    fn configure(&self, site: &Site) -> PathBuf {
+        let (nats, clickhouse) = (self.nats.server().url(), self.clickhouse.url());
+        let streams = "max_age_hours = 24\nmax_bytes = 67108864\n";
+        let streams = ["raw", "events", "alerts", "dead"].map(|name| format!("[streams.{name}]\n{streams}")).concat();
+        let more = format!(
+            "nats.url = '{nats}'\nsinks.clickhouse.url = '{clickhouse}'\nadmin.listen = '127.0.0.1:0'\n\
+             ingest.listen = '127.0.0.1:0'\nstreams.duplicate_window_s = 10\ningest.github.secrets = ['{SECRET}']\n{streams}"
+        );
+        site.configure("grace_s = 1", &more)
+    }
+}
+
+/// Starts one role, with files of its own.
+async fn role(role: &str, name: &str, config: &Path, site: &Site) -> Running {
+    let dir = site.dir.path().join(name);
+    std::fs::create_dir_all(&dir).unwrap();
+    Launch::run(PROGRAM, role, config, &dir).start().await
+}
+
+/// Whether the process looks for missed deliveries, by its own word.
+async fn leads(process: &Running) -> bool {
+    let (_, metrics) = get(&format!("{}/metrics", process.ready().metrics)).await;
+    sample(&metrics, "headrace_recovery_leader") == Some(1.0)
+}
+
+#[tokio::test]
+async fn what_the_broker_forgot_is_stored_after_all() {
+    let site = Site::start().await;
+    let servers = Servers::start(&site).await;
+    let config = servers.configure(&site);
+    let ingest = role("ingest", "ingest", &config, &site).await;
+    site.github.deliver_to(ingest.ready().gateway.as_deref().unwrap(), SECRET);
+    let recover = role("recover", "recover", &config, &site).await;
+    // Confirmed to GitHub, all of them.
+    let guids = site.emit(APP_HOOK, 10, 202).await;
+    // Nobody has read them: that is a backlog, no loss.
+    let waiting = |gaps: &Gaps| gaps.count(NAMES[0], "waiting") == 10;
+    let gaps = site.until_gaps("they are waited for", &config, waiting).await;
+    assert_eq!((gaps.code, gaps.count(NAMES[0], "missing")), (Some(1), 0));
+    assert!(gaps.complaint.contains("it cannot be told"), "{}", gaps.complaint);
+    let stored = Stored::of(recover.ready()).await;
+    let raw = stored.stream(Stream::Raw).await;
+    for sequence in [1, 4, 5, 10] {
+        raw.delete_message(sequence).await.unwrap();
+    }
+    assert_eq!(site.github.asked(), 0);
+
+    let sinks = role("sinks", "sinks", &config, &site).await;
+    let recovered = |gaps: &Gaps| gaps.code == Some(0) && gaps.counts(NAMES[0]) == [10, 6, 4, 0];
+    site.until_gaps("the forgotten ones are recovered", &config, recovered).await;
+    let repeated: Vec<String> = site.github.redeliveries(APP_HOOK).into_keys().collect();
+    let mut forgotten = [0, 3, 4, 9].map(|index: usize| guids[index].clone());
+    forgotten.sort();
+    assert_eq!(repeated, forgotten);
+    holds_each_once(&stored, &["raw"], 10).await;
+    for process in [sinks, recover, ingest] {
+        process.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn one_process_works_and_another_takes_over_when_it_dies() {
+    let site = Site::start().await;
+    let servers = Servers::start(&site).await;
+    let config = servers.configure(&site);
+    let ingest = role("ingest", "ingest", &config, &site).await;
+    let sinks = role("sinks", "sinks", &config, &site).await;
+    let first = role("recover", "first", &config, &site).await;
+    poll::until("the first leads", CEILING, async || leads(&first).await.then_some(())).await.unwrap();
+    let second = role("recover", "second", &config, &site).await;
+    site.github.deliver_to("http://127.0.0.1:1", "");
+    site.emit(ORG_HOOK, 5, 0).await;
+    site.github.deliver_to(ingest.ready().gateway.as_deref().unwrap(), SECRET);
+    let recovered = |count| move |gaps: &Gaps| gaps.code == Some(0) && gaps.counts(NAMES[1]) == [count, 0, count, 0];
+    site.until_gaps("all is recovered", &config, recovered(5)).await;
+    assert!(leads(&first).await && !leads(&second).await);
+    let (_, metrics) = get(&format!("{}/metrics", second.ready().metrics)).await;
+    assert!(!metrics.contains("headrace_recovery_runs_total"), "{metrics}");
+
+    first.kill().await;
+    site.github.deliver_to("http://127.0.0.1:1", "");
+    site.emit(ORG_HOOK, 5, 0).await;
+    site.github.deliver_to(ingest.ready().gateway.as_deref().unwrap(), SECRET);
+    site.until_gaps("the second recovers the rest", &config, recovered(10)).await;
+    assert!(leads(&second).await);
+    holds_each_once(&Stored::of(second.ready()).await, &["raw"], 10).await;
+
+    // One that is stopped gives the lease back: the next need not wait for it to run out.
+    second.stop().await;
+    let third = role("recover", "third", &config, &site).await;
+    poll::until("the third leads", CEILING, async || leads(&third).await.then_some(())).await.unwrap();
+    for process in [third, sinks, ingest] {
+        process.stop().await;
+    }
+}

@@ -1,0 +1,216 @@
+//! A stand-in for GitHub's webhooks: sends signed deliveries, never repeats one by itself, and serves the
+//! part of the REST API that lists them and repeats one when asked (`rest.rs`).
+//!
+//! Follows GitHub's reference of the endpoints for App, organization and repository webhooks. What GitHub
+//! does not publish: the status with which a redelivery is refused, and how long it takes to be listed.
+
+mod app;
+mod rest;
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::http::{Method, Uri};
+use headrace_schemas::time::Timestamp;
+use reqwest::Client;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::server::{Protocol, Server};
+use crate::product::hook::{guid, signature};
+
+pub use self::app::{APP_ID, App};
+
+/// The token that it takes for hooks of organizations and repositories.
+pub const TOKEN: &str = "github_pat_stand_in";
+/// The route of the App's own hook.
+pub const APP_HOOK: &str = "/app/hook";
+/// GitHub waits so long for the gateway's answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
+/// So long a delivery is kept.
+const KEPT: Duration = Duration::from_secs(3 * 24 * 3_600);
+
+/// One attempt at a delivery.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// GitHub's id of the attempt.
+    pub id: u64,
+    /// The delivery's GUID.
+    pub guid: String,
+    /// When it was sent.
+    pub delivered_at: Timestamp,
+    /// Whether it was asked for.
+    pub redelivery: bool,
+    /// The gateway's status; 0 when there was no answer.
+    pub status_code: u16,
+    event: String,
+    body: Vec<u8>,
+}
+
+/// A hook.
+#[derive(Clone, Debug, Default)]
+pub struct HookSite {
+    /// Attempts, oldest first.
+    pub attempts: Vec<Attempt>,
+    /// The status with which it refuses to send anything again, when it does.
+    pub refuses: Option<u16>,
+    /// A hook that is switched off sends nothing, and nothing again.
+    pub disabled: bool,
+}
+
+/// What it holds and how it is set.
+#[derive(Default)]
+pub struct Site {
+    /// Hooks by their routes: `/app/hook`, `/orgs/acme/hooks/7`, `/repos/acme/app/hooks/7`. A route that is not
+    /// here is not found.
+    pub hooks: BTreeMap<String, HookSite>,
+    /// Where deliveries go.
+    pub gateway: String,
+    /// What they are signed with.
+    pub secret: String,
+    /// Whether the token is revoked.
+    pub revoked: bool,
+    /// Requests left until `reset_at`.
+    pub remaining: u64,
+    /// When there are 5000 again.
+    pub reset_at: Timestamp,
+    last_id: u64,
+    under_way: JoinSet<()>,
+}
+
+type Shared = Arc<Mutex<Site>>;
+
+/// The running stand-in.
+pub struct GitHub {
+    server: Server<Rest>,
+    site: Shared,
+    app: App,
+}
+
+/// The protocol's own parts.
+pub struct Rest;
+
+impl Protocol for Rest {
+    fn is_delivery(&self, method: &Method, uri: &Uri) -> bool {
+        method == Method::POST && uri.path().ends_with("/attempts")
+    }
+
+    fn error_body(&self, status: u16) -> String {
+        let page = match status {
+            403 | 429 => "https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api",
+            _ => "https://docs.github.com/rest",
+        };
+        json!({ "message": format!("failing with {status} on command"), "documentation_url": page }).to_string()
+    }
+}
+
+impl Deref for GitHub {
+    type Target = Server<Rest>;
+    fn deref(&self) -> &Self::Target {
+        &self.server
+    }
+}
+
+impl GitHub {
+    /// Starts it on a free port, with the hooks of these routes.
+    pub async fn start(hooks: &[&str]) -> Self {
+        let app = App::new();
+        let hooks = hooks.iter().map(|route| ((*route).to_owned(), HookSite::default())).collect();
+        let site = Site { hooks, remaining: rest::LIMIT, ..Site::default() };
+        let site = Arc::new(Mutex::new(site));
+        let router = rest::router(Arc::clone(&site), app.verifier());
+        Self { server: Server::start(Rest, router).await, site, app }
+    }
+
+    /// What it holds.
+    pub fn site(&self) -> MutexGuard<'_, Site> {
+        lock(&self.site)
+    }
+
+    /// The App that its hooks belong to.
+    #[must_use]
+    pub const fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// Sends deliveries to `gateway` from now on, signed with `secret`.
+    pub fn deliver_to(&self, gateway: &str, secret: &str) {
+        let mut site = self.site();
+        site.gateway = format!("{gateway}/webhooks/github");
+        secret.clone_into(&mut site.secret);
+    }
+
+    /// Something happens: the hook sends it, once. Returns its GUID and the gateway's status, 0 without an
+    /// answer.
+    ///
+    /// # Panics
+    /// When there is no such hook, or it is disabled.
+    pub async fn emit(&self, hook: &str, event: &str, body: impl Into<Vec<u8>>) -> (String, u16) {
+        let guid = guid();
+        let disabled = self.site().hooks[hook].disabled;
+        assert!(!disabled, "a disabled hook sends nothing");
+        let status = send(&self.site, hook, event, &guid, body.into(), false).await;
+        (guid, status)
+    }
+
+    /// Makes all of a hook's attempts older.
+    pub fn age(&self, hook: &str, by: Duration) {
+        let mut site = self.site();
+        let attempts = site.hooks.get_mut(hook).into_iter().flat_map(|hook| &mut hook.attempts);
+        attempts.for_each(|attempt| attempt.delivered_at = attempt.delivered_at.minus(by));
+    }
+
+    /// How often each GUID of a hook was sent again.
+    #[must_use]
+    pub fn redeliveries(&self, hook: &str) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for attempt in self.site().hooks[hook].attempts.iter().filter(|attempt| attempt.redelivery) {
+            *counts.entry(attempt.guid.clone()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// How many redeliveries were asked for, whatever the answer.
+    #[must_use]
+    pub fn asked(&self) -> usize {
+        self.recorded()
+            .iter()
+            .filter(|request| request.line.starts_with("POST ") && request.line.ends_with("/attempts"))
+            .count()
+    }
+}
+
+fn lock(site: &Shared) -> MutexGuard<'_, Site> {
+    site.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sends one attempt and records it. Never twice, whatever comes back.
+async fn send(site: &Shared, hook: &str, event: &str, guid: &str, body: Vec<u8>, redelivery: bool) -> u16 {
+    let delivered_at = Timestamp::now();
+    let (gateway, secret) = {
+        let site = lock(site);
+        (site.gateway.clone(), site.secret.clone())
+    };
+    let hook_id = hook.rsplit('/').next().unwrap_or_default();
+    let request = Client::new()
+        .post(gateway)
+        .timeout(ANSWER_WAIT)
+        .header("Content-Type", "application/json")
+        .header("User-Agent", "GitHub-Hookshot/stand-in")
+        .header("X-GitHub-Event", event)
+        .header("X-GitHub-Delivery", guid)
+        .header("X-GitHub-Hook-ID", hook_id)
+        .header("X-Hub-Signature-256", signature(&secret, &body))
+        .body(body.clone());
+    let status_code = request.send().await.map_or(0, |answer| answer.status().as_u16());
+    let mut site = lock(site);
+    site.last_id += 1;
+    let (id, guid, event) = (site.last_id, guid.to_owned(), event.to_owned());
+    let attempt = Attempt { id, guid, delivered_at, redelivery, status_code, event, body };
+    if let Some(hook) = site.hooks.get_mut(hook) {
+        hook.attempts.push(attempt);
+    }
+    status_code
+}
