@@ -20,6 +20,7 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::bodies::Bodies;
+use crate::cli::Common;
 use crate::client::Connection;
 use crate::guid;
 use crate::moments::Moments;
@@ -51,6 +52,15 @@ pub(crate) struct Plan {
     pub(crate) pace: Pace,
     /// Where to note when what happened to each delivery.
     pub(crate) moments: Option<Arc<Moments>>,
+}
+
+impl Plan {
+    /// As the command line asks for, without moments.
+    pub(crate) fn new(gateway: SocketAddr, bodies: &Arc<Bodies>, common: &Common, pace: Pace) -> Self {
+        let (warmup, window) = (common.warmup(), common.window());
+        let bodies = Arc::clone(bodies);
+        Self { gateway, bodies, connections: common.connections, warmup, window, pace, moments: None }
+    }
 }
 
 /// When each delivery goes.

@@ -124,7 +124,7 @@ impl Product {
             "ingest": { "listen": "127.0.0.1:0", "github": { "secrets": [SECRET] } },
         });
         if let Some(url) = self.clickhouse_url() {
-            settings["sinks"] = json!({ "clickhouse": { "url": url } });
+            settings["sinks"] = json!({ "clickhouse": { "url": url, "compress": false } });
         }
         let text = toml::to_string(&settings).context("cannot write the product's configuration")?;
         std::fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;

@@ -99,15 +99,8 @@ pub(crate) async fn run(options: Chain) -> anyhow::Result<()> {
     let backlog = Backlog::open(&product.nats.client).await?;
     let permits = Arc::new(Semaphore::new(0));
     let meter = product.meter();
-    let load = Load::start(Plan {
-        gateway: product.address()?,
-        bodies: bodies.clone(),
-        connections: common.connections,
-        warmup: common.warmup(),
-        window: common.window(),
-        pace: if options.rate == 0 { Pace::Permits(Arc::clone(&permits)) } else { Pace::Rate(options.rate) },
-        moments: None,
-    })?;
+    let pace = if options.rate == 0 { Pace::Permits(Arc::clone(&permits)) } else { Pace::Rate(options.rate) };
+    let load = Load::start(Plan::new(product.address()?, &bodies, common, pace))?;
     let watched = tokio::select! {
         watched = watch(load, &backlog, &meter) => watched,
         // Only where the pace is by permits does anybody take them.
@@ -119,16 +112,7 @@ pub(crate) async fn run(options: Chain) -> anyhow::Result<()> {
     let (events, raw) = (tables.count("events").await?, tables.count("raw").await?);
     let dead_letters = backlog.dead_letters().await?;
 
-    let mut problems: Vec<String> = outcome.loss().into_iter().collect();
-    let expected = Rows { rows: outcome.accepted, distinct_ids: outcome.accepted };
-    for (table, found) in [("events", events), ("raw", raw)] {
-        if found != expected {
-            problems.push(format!("{table}: expected {expected:?}, found {found:?}"));
-        }
-    }
-    if dead_letters > 0 {
-        problems.push(format!("{dead_letters} dead letters"));
-    }
+    let problems = problems(outcome, events, raw, dead_letters);
     if !problems.is_empty() {
         eprintln!("{}", product.logs());
     }
@@ -164,6 +148,20 @@ pub(crate) async fn run(options: Chain) -> anyhow::Result<()> {
     }
     .print()?;
     conclude(problems)
+}
+
+fn problems(outcome: &Outcome, events: Rows, raw: Rows, dead_letters: u64) -> Vec<String> {
+    let mut problems: Vec<String> = outcome.loss().into_iter().collect();
+    let expected = Rows { rows: outcome.accepted, distinct_ids: outcome.accepted };
+    for (table, found) in [("events", events), ("raw", raw)] {
+        if found != expected {
+            problems.push(format!("{table}: expected {expected:?}, found {found:?}"));
+        }
+    }
+    if dead_letters > 0 {
+        problems.push(format!("{dead_letters} dead letters"));
+    }
+    problems
 }
 
 /// Marks the window and waits for the end of load and backlog.

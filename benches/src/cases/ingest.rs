@@ -36,6 +36,8 @@ struct Figures {
     seconds: u64,
     processes: BTreeMap<String, Cost>,
     disturbance: Disturbance,
+    /// The same while the ceiling was measured.
+    ceiling_disturbance: Disturbance,
 }
 
 /// Runs the case.
@@ -43,20 +45,14 @@ pub(crate) async fn run(options: Ingest) -> anyhow::Result<()> {
     let common = &options.common;
     let bodies = Bodies::load(common.bodies.as_deref())?;
     eprintln!("ceiling: publishing to NATS directly, {} on their way at once", common.connections);
-    let ceiling_rate = ceiling::measure(&bodies, common.connections, common.window().min(CEILING_MAX)).await?;
+    let ceiling_window = common.window().min(CEILING_MAX);
+    let (ceiling_rate, ceiling_disturbance) = ceiling::measure(&bodies, common.connections, ceiling_window).await?;
     eprintln!("ceiling: {ceiling_rate}/s");
 
     // Nothing reads RAW here, so that nothing makes room in it.
     let product = Product::gateway(Nats::start(u64::MAX).await?).await?;
-    let load = Load::start(Plan {
-        gateway: product.address()?,
-        bodies: bodies.clone(),
-        connections: common.connections,
-        warmup: common.warmup(),
-        window: common.window(),
-        pace: if options.rate == 0 { Pace::Free } else { Pace::Rate(options.rate) },
-        moments: None,
-    })?;
+    let pace = if options.rate == 0 { Pace::Free } else { Pace::Rate(options.rate) };
+    let load = Load::start(Plan::new(product.address()?, &bodies, common, pace))?;
     let meter = product.meter();
     load.reached(Phase::Window).await;
     let (before, accepted_before) = (meter.sample()?, load.accepted());
@@ -89,6 +85,7 @@ pub(crate) async fn run(options: Ingest) -> anyhow::Result<()> {
             seconds: common.seconds,
             processes: after.costs(&before, accepted_after - accepted_before),
             disturbance: after.disturbance(&before),
+            ceiling_disturbance,
         },
         recipe: options,
     }

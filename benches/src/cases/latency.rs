@@ -78,15 +78,8 @@ pub(crate) async fn run(options: Latency) -> anyhow::Result<()> {
 
     let meter = product.meter();
     let before = meter.sample()?;
-    let load = Load::start(Plan {
-        gateway: product.address()?,
-        bodies: bodies.clone(),
-        connections: common.connections,
-        warmup: common.warmup(),
-        window: common.window(),
-        pace: Pace::Rate(options.rate),
-        moments: Some(Arc::clone(&moments)),
-    })?;
+    let plan = Plan::new(product.address()?, &bodies, common, Pace::Rate(options.rate));
+    let load = Load::start(Plan { moments: Some(Arc::clone(&moments)), ..plan })?;
     let end = async {
         load.reached(Phase::After).await;
         let outcome = load.finish().await?;

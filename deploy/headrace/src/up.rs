@@ -128,6 +128,7 @@ fn with_servers(config: &Config, nats: &str, clickhouse: &str) -> Config {
     }
     if let Some(own) = config.sinks.clickhouse.as_mut().filter(|own| own.url.is_empty()) {
         own.url = clickhouse.to_owned();
+        own.compress = false;
     }
     config
 }

@@ -41,6 +41,9 @@ pub struct Config {
     pub user: String,
     /// Password of `user`.
     pub password: Secret,
+    /// Whether inserts travel compressed (LZ4). Off where the server is on the same machine: it saves both
+    /// sides the work.
+    pub compress: bool,
     /// Whether to create and update the tables. Off where another user does it with `headrace check --migrate`.
     pub migrate: bool,
     /// Most events in one insert. Large ones are far cheaper: 10,000 to 50,000 is best.
@@ -61,6 +64,7 @@ impl Default for Config {
             database: "headrace".to_owned(),
             user: "default".to_owned(),
             password: Secret::default(),
+            compress: true,
             migrate: true,
             batch_events_max: 25_000,
             batch_bytes_max: 32 << 20,
@@ -133,7 +137,7 @@ impl Config {
             .with_user(&self.user)
             .with_password(self.password.expose())
             .with_database(&self.database)
-            .with_compression(Compression::Lz4)
+            .with_compression(if self.compress { Compression::Lz4 } else { Compression::None })
             .with_product_info("headrace", env!("CARGO_PKG_VERSION"))
     }
 

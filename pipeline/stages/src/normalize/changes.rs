@@ -1,9 +1,9 @@
 //! `changes` of a body: what was before and, where the body tells, what is now.
 
 use headrace_schemas::event::Change;
-use sonic_rs::{JsonType, JsonValueTrait as _, LazyValue};
+use sonic_rs::{JsonValueTrait as _, LazyValue};
 
-use super::document::{Document, Node, entries, scalar};
+use super::document::{Entry, Object, scalar};
 
 /// More changes than GitHub makes in one event.
 const CHANGES_MAX: usize = 64;
@@ -13,33 +13,31 @@ const VALUE_MAX_CHARS: usize = 1_024;
 const DEPTH_MAX: usize = 3;
 
 /// What changed. `target` is where the values of now are.
-pub(super) fn changes(document: &Document<'_>, target: Option<&Node<'_>>) -> Vec<Change> {
+pub(super) fn changes(body: &Object<'_>, target: Option<&Object<'_>>) -> Vec<Change> {
     let mut found = Vec::new();
-    if let Some(changes) = document.object(&["changes"]) {
-        for (field, value) in changes.entries() {
-            collect(&field, &value, target, DEPTH_MAX, &mut found);
-        }
+    for entry in body.object(&["changes"]).map_or(&[][..], Object::entries) {
+        collect(entry.key(), entry, target, DEPTH_MAX, &mut found);
     }
     found.truncate(CHANGES_MAX);
     found
 }
 
-fn collect(field: &str, value: &LazyValue<'_>, target: Option<&Node<'_>>, depth: usize, found: &mut Vec<Change>) {
-    if value.get_type() != JsonType::Object {
-        found.push(Change { field: field.to_owned(), before: None, after: text(value) });
+fn collect(field: &str, entry: &Entry<'_>, target: Option<&Object<'_>>, depth: usize, found: &mut Vec<Change>) {
+    let Some(change) = entry.object() else {
+        found.push(Change { field: field.to_owned(), before: None, after: text(entry.value()) });
         return;
-    }
-    let (from, to) = (value.get("from"), value.get("to"));
+    };
+    let (from, to) = (change.entry("from"), change.entry("to"));
     if from.is_some() || to.is_some() {
         let path: Vec<&str> = field.split('.').collect();
         let now = || target.and_then(|target| target.text(&path).map(cut));
-        let after = to.as_ref().map_or_else(now, text);
-        found.push(Change { field: field.to_owned(), before: from.as_ref().and_then(text), after });
+        let after = to.map_or_else(now, |to| text(to.value()));
+        found.push(Change { field: field.to_owned(), before: from.and_then(|from| text(from.value())), after });
         return;
     }
     if depth > 1 {
-        for (inner, value) in entries(value) {
-            collect(&format!("{field}.{inner}"), &value, target, depth - 1, found);
+        for inner in change.entries() {
+            collect(&format!("{field}.{}", inner.key()), inner, target, depth - 1, found);
         }
     }
 }

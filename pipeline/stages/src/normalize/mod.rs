@@ -18,7 +18,7 @@ use headrace_schemas::header;
 use headrace_schemas::time::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use self::document::{Document, Node};
+use self::document::Object;
 
 /// A time in a body counts as that of the event only when it is at most this much older than the
 /// reception: GitHub redelivers for three days, and `updated_at` of an untouched thing may be years old.
@@ -65,11 +65,11 @@ pub fn normalize(raw: &RawDelivery) -> Result<Event, Fault> {
     } else {
         &raw.body
     };
-    let document = Document::parse(json).map_err(malformed)?;
+    let document = Object::parse(json).map_err(malformed)?;
     Ok(event(raw, &document))
 }
 
-fn event(raw: &RawDelivery, document: &Document<'_>) -> Event {
+fn event(raw: &RawDelivery, document: &Object<'_>) -> Event {
     let action = document.text(&["action"]);
     let kind = catalog::github(&raw.event);
     let entry = kind.map_or_else(catalog::unknown, |kind| kind.entry(action.as_deref()));
@@ -83,15 +83,15 @@ fn event(raw: &RawDelivery, document: &Document<'_>) -> Event {
         category: entry.category,
         outcome: outcome(entry, document),
         ocsf_class: entry.ocsf_class,
-        occurred_at: occurred_at(raw.received_at, document, target_node.as_ref()),
+        occurred_at: occurred_at(raw.received_at, document, target_node),
         received_at: raw.received_at,
         actor: actor(document),
-        target: target_node.as_ref().map(|node| target(entry, node)),
+        target: target_node.map(|node| target(entry, node)),
         organization: document
             .object(&["organization"])
             .and_then(|node| Some(Organization { id: node.integer(&["id"]), login: node.text(&["login"])? })),
-        repository: document.object(&["repository"]).and_then(|node| repository(&node)),
-        changes: changes::changes(document, target_node.as_ref()),
+        repository: document.object(&["repository"]).and_then(|node| repository(node)),
+        changes: changes::changes(document, target_node),
         attributes: attributes(kind.map_or(&[], |kind| &kind.attributes), document),
         network: None,
         raw: RawReference {
@@ -105,7 +105,7 @@ fn event(raw: &RawDelivery, document: &Document<'_>) -> Event {
     }
 }
 
-fn actor(document: &Document<'_>) -> Option<Actor> {
+fn actor(document: &Object<'_>) -> Option<Actor> {
     let sender = document.object(&["sender"]).and_then(|node| {
         Some(Actor { id: node.integer(&["id"]), login: node.text(&["login"])?, kind: node.text(&["type"]) })
     });
@@ -113,7 +113,7 @@ fn actor(document: &Document<'_>) -> Option<Actor> {
     sender.or_else(|| Some(Actor { id: None, login: document.text(&["pusher", "name"])?, kind: None }))
 }
 
-fn repository(node: &Node<'_>) -> Option<Repository> {
+fn repository(node: &Object<'_>) -> Option<Repository> {
     let visibility = node.text(&["visibility"]).or_else(|| {
         // Servers before GHES 3.3 send `private` alone.
         node.boolean(&["private"]).map(|private| if private { "private" } else { "public" }.to_owned())
@@ -126,7 +126,7 @@ fn repository(node: &Node<'_>) -> Option<Repository> {
     })
 }
 
-fn target(entry: &Entry, node: &Node<'_>) -> Target {
+fn target(entry: &Entry, node: &Object<'_>) -> Target {
     let first = |paths: &[&[&str]]| paths.iter().find_map(|path| node.text(path)).filter(|text| !text.is_empty());
     Target {
         kind: entry.target_kind.to_owned(),
@@ -136,7 +136,7 @@ fn target(entry: &Entry, node: &Node<'_>) -> Target {
     }
 }
 
-fn outcome(entry: &Entry, document: &Document<'_>) -> Outcome {
+fn outcome(entry: &Entry, document: &Object<'_>) -> Outcome {
     let Some(path) = entry.outcome else { return Outcome::Success };
     match document.text(path).as_deref() {
         Some("success" | "neutral" | "skipped" | "built" | "approved" | "active" | "inactive") => Outcome::Success,
@@ -148,7 +148,7 @@ fn outcome(entry: &Entry, document: &Document<'_>) -> Outcome {
     }
 }
 
-fn occurred_at(received_at: Timestamp, document: &Document<'_>, target: Option<&Node<'_>>) -> Timestamp {
+fn occurred_at(received_at: Timestamp, document: &Object<'_>, target: Option<&Object<'_>>) -> Timestamp {
     const IN_TARGET: [&str; 7] =
         ["updated_at", "created_at", "completed_at", "submitted_at", "published_at", "started_at", "dismissed_at"];
     let in_target = target.into_iter().flat_map(|node| IN_TARGET.iter().filter_map(|key| node.text(&[key])));
@@ -159,7 +159,7 @@ fn occurred_at(received_at: Timestamp, document: &Document<'_>, target: Option<&
     in_target.chain(elsewhere).filter_map(|text| Timestamp::parse(&text)).filter(plausible).max().unwrap_or(received_at)
 }
 
-fn attributes(wanted: &[Attribute], document: &Document<'_>) -> BTreeMap<String, String> {
+fn attributes(wanted: &[Attribute], document: &Object<'_>) -> BTreeMap<String, String> {
     let found = |attribute: &Attribute| Some((attribute.name.to_owned(), document.text(attribute.path)?));
     wanted.iter().filter_map(found).collect()
 }

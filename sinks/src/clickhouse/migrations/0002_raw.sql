@@ -12,7 +12,7 @@ CREATE TABLE IF NOT EXISTS raw
         'held too long: the rows belong to another process by now')) CODEC(Delta, ZSTD(1)),
     sequence    UInt64 COMMENT 'sequence in the stream RAW' CODEC(Delta, ZSTD(1)),
     headers     Map(LowCardinality(String), String) CODEC(ZSTD(1)),
-    body        String CODEC(ZSTD(3)),
+    body        String CODEC(ZSTD(1)),
     INDEX id_index id TYPE bloom_filter(0.001) GRANULARITY 1
 )
 ENGINE = MergeTree
