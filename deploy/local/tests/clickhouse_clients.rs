@@ -1,5 +1,7 @@
 //! The official clients work unchanged: each creates, inserts, reads back, binds parameters, sets settings, meets an
 //! error, and has a repeated token dropped.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![allow(clippy::disallowed_methods, reason = "a test is its own supervisor")]
 
 mod support;
 

@@ -1,4 +1,6 @@
 //! The embedded ClickHouse as a process: killed, restarted, stopped, started twice.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![allow(clippy::disallowed_methods, reason = "a test is its own supervisor")]
 
 mod support;
 

@@ -1,4 +1,6 @@
 //! The front speaks ClickHouse's HTTP protocol: what a client sees, down to codes and headers.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![allow(clippy::disallowed_methods, reason = "a test is its own supervisor")]
 
 mod support;
 

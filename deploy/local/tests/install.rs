@@ -1,4 +1,5 @@
 //! Installs come whole or not at all, resume, and say what is missing.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod support;
 

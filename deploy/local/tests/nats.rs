@@ -1,4 +1,5 @@
 //! nats-server as a child: it starts, is kept running on its port, and never outlives its parent.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod support;
 

@@ -113,7 +113,7 @@ mod tests {
             ("Code: 117. DB::Exception: Incorrect data", FaultClass::Poison(Reason::Rejected), false),
             ("516", FaultClass::Broken, false),
             ("bad gateway", transient.clone(), true),
-            ("", transient.clone(), true),
+            ("", transient, true),
         ] {
             let failure = fault(Error::BadResponse(text.to_owned()));
             assert_eq!((failure.fault.class, failure.unclear), (class, unclear), "{text}");

@@ -2,7 +2,7 @@
 //!
 //! Follows Atlassian's reference and its page "Search after write": what was written is found by
 //! search only once it is indexed, except for issues named in `reconcileIssues`. Checks of tickets are
-//! in [`rules`].
+//! in the private module `rules`.
 
 mod rules;
 
