@@ -1,7 +1,7 @@
 //! One child process that never outlives its parent: the kernel kills it when this process ends, however it ends.
 //! It has a process group of its own, so that Ctrl-C in the terminal reaches only the parent, and a log file for its
 //! output. Signals go through a pidfd, never to a number that may be somebody else's by now.
-//! See [`supervise`] for restarting one that dies.
+//! See [`supervise()`] for restarting one that dies.
 
 mod spawner;
 mod supervise;

@@ -1,5 +1,5 @@
 //! ClickHouse without a ClickHouse server: the engine as a library behind its own HTTP protocol ([`front`]), and a
-//! supervised child process that runs it ([`start`]).
+//! supervised child process that runs it ([`start()`]).
 //! The launcher half must never load the engine: its 566 MB belong to the child alone.
 
 pub(crate) mod engine;
