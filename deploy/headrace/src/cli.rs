@@ -3,7 +3,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use headrace_runtime::fault::Reason;
+use headrace_schemas::time::Timestamp;
+
+use crate::moment;
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 the command line or the configuration is wrong.";
 
@@ -39,6 +44,9 @@ pub enum Command {
     /// recovered, what is still missing.
     #[command(after_help = format!("Examples:\n  headrace gaps --config headrace.toml\n  headrace gaps --json --hours 24\n\n{GAPS_EXIT_CODES}"))]
     Gaps(Gaps),
+    /// Look at the events that were given up, send them through again, or remove them.
+    #[command(after_help = format!("Examples:\n  headrace dead list --counts\n  headrace dead show 17 --payload\n  headrace dead redrive --component clickhouse --since 2h\n\n{EXIT_CODES}"))]
+    Dead(Dead),
     /// Print the reference of the configuration: a TOML file with every setting, its meaning and default.
     #[command(after_help = format!("Example:\n  headrace config > headrace.toml\n\n{EXIT_CODES}"))]
     Config,
@@ -167,6 +175,121 @@ pub struct Gaps {
     /// JSON instead of a table, always with every hour.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `headrace dead`
+#[derive(Debug, Args)]
+pub struct Dead {
+    /// What to do with them.
+    #[command(subcommand)]
+    pub action: DeadAction,
+}
+
+/// What can be done with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DeadAction {
+    /// Show what was given up, when, by which component and why: a line each, or how many.
+    #[command(after_help = format!("Examples:\n  headrace dead list --reason malformed --since 24h\n  headrace dead list --counts --json\n\n{EXIT_CODES}"))]
+    List {
+        /// Where they are.
+        #[command(flatten)]
+        place: Place,
+        /// Which of them.
+        #[command(flatten)]
+        selection: Selection,
+        /// Only how many there are, by component and reason.
+        #[arg(long)]
+        counts: bool,
+        /// Write JSON, one object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one of them: its headers, and its body if asked for.
+    #[command(after_help = format!("Example:\n  headrace dead show 17 --payload\n\n{EXIT_CODES}"))]
+    Show {
+        /// Where it is.
+        #[command(flatten)]
+        place: Place,
+        /// Its number in `headrace dead list`.
+        #[arg(value_name = "NUMBER")]
+        sequence: u64,
+        /// Also show the body, which may hold what not everybody may see.
+        #[arg(long)]
+        payload: bool,
+        /// Write JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send them through again. Rows and tickets are not made twice; SIEM receivers and files may see an
+    /// event again. What fails again comes back.
+    #[command(after_help = format!("Examples:\n  headrace dead redrive --component clickhouse --dry-run\n  headrace dead redrive --number 17\n\n{EXIT_CODES}"))]
+    Redrive {
+        /// Where they are.
+        #[command(flatten)]
+        place: Place,
+        /// Which of them.
+        #[command(flatten)]
+        selection: Selection,
+        /// Only show which.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Remove them for good.
+    #[command(after_help = format!("Examples:\n  headrace dead drop --reason malformed --until 30d --dry-run\n  headrace dead drop --number 17 --yes\n\n{EXIT_CODES}"))]
+    Drop {
+        /// Where they are.
+        #[command(flatten)]
+        place: Place,
+        /// Which of them.
+        #[command(flatten)]
+        selection: Selection,
+        /// Only show which.
+        #[arg(long)]
+        dry_run: bool,
+        /// Do it: nothing brings them back.
+        #[arg(long, required_unless_present = "dry_run")]
+        yes: bool,
+    },
+}
+
+/// Where dead letters are.
+#[derive(Debug, Args)]
+pub struct Place {
+    /// Configuration.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// The data directory of a running `up`, which is asked when the configuration names no NATS server.
+    #[arg(long, value_name = "DIR", default_value = "headrace-data", env = "HEADRACE_DATA_DIR")]
+    pub data_dir: PathBuf,
+}
+
+/// Which dead letters; all conditions must hold.
+#[derive(Debug, Args)]
+pub struct Selection {
+    /// Given up by this component: `normalize`, `clickhouse`, `splunk`, …
+    #[arg(long, value_name = "NAME")]
+    pub component: Option<String>,
+    /// Of this tenant.
+    #[arg(long, value_name = "NAME")]
+    pub tenant: Option<String>,
+    /// For this reason.
+    #[arg(long, value_name = "CODE", value_parser = PossibleValuesParser::new(Reason::ALL.map(Reason::code)))]
+    pub reason: Option<String>,
+    /// Of this event: `github:` and the delivery's GUID.
+    #[arg(long, value_name = "ID")]
+    pub event_id: Option<String>,
+    /// With this number in `headrace dead list`.
+    #[arg(long, value_name = "NUMBER")]
+    pub number: Option<u64>,
+    /// Given up then or later: `2026-01-31T08:15:30Z`, or how long ago: `90m`, `24h`, `7d`.
+    #[arg(long, value_name = "TIME", value_parser = moment::parse)]
+    pub since: Option<Timestamp>,
+    /// Given up before then, in the same forms.
+    #[arg(long, value_name = "TIME", value_parser = moment::parse)]
+    pub until: Option<Timestamp>,
+    /// At most so many, the oldest first.
+    #[arg(long, value_name = "COUNT")]
+    pub limit: Option<u64>,
 }
 
 /// `headrace clickhouse`

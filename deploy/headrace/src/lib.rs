@@ -8,8 +8,11 @@ pub mod cli;
 mod clickhouse;
 pub mod config;
 mod data_dir;
+mod dead;
 mod exit;
 mod gaps;
+mod moment;
+mod plain;
 mod ready;
 mod recover;
 mod roles;
@@ -45,6 +48,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Send(send) => block_on(send::send(send)),
         Command::Check(check) => block_on(check::check(check)),
         Command::Gaps(gaps) => block_on(gaps::gaps(gaps)),
+        Command::Dead(dead) => block_on(dead::dead(dead)),
         Command::Config => {
             print!("{}", settings::reference::<config::Config>());
             Ok(())

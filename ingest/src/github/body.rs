@@ -84,7 +84,8 @@ pub(crate) async fn discard(body: &mut Body, headers: &HeaderMap, deadline: Inst
     }
 }
 
-/// The JSON in a form's field `payload`.
-pub(super) fn form_payload(form: &[u8]) -> Option<String> {
+/// The JSON in a form's field `payload`; bytes that are no UTF-8 are replaced.
+#[must_use]
+pub fn form_payload(form: &[u8]) -> Option<String> {
     form_urlencoded::parse(form).find(|(name, _)| name == "payload").map(|(_, value)| value.into_owned())
 }

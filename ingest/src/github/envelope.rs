@@ -12,12 +12,16 @@ use headrace_schemas::time::Timestamp;
 use uuid::Uuid;
 
 use super::body::MediaType;
+use super::verify::parse_signature;
 use crate::reply::Refusal;
 
 /// The source's name in subjects and headers.
 const SOURCE: &str = "github";
 /// Longest event kind accepted; GitHub's longest is 42 characters.
 const EVENT_MAX_CHARS: usize = 64;
+/// Most bytes of headers that are kept with a body; GitHub's are about 700. With those that DEAD adds they
+/// stay within what the runtime leaves for headers below the broker's `max_payload`.
+const HEADERS_MAX_BYTES: usize = 8 << 10;
 
 /// The headers of a delivery.
 pub(super) struct Envelope<'a> {
@@ -44,6 +48,10 @@ impl<'a> Envelope<'a> {
         if Uuid::try_parse(guid).is_err() {
             return Err(Refusal::BadHeader { name: header::GITHUB_DELIVERY, expected: "a GUID" });
         }
+        let kept = headers.iter().filter_map(|(name, value)| Some(original_name(name)?.len() + value.len()));
+        if kept.sum::<usize>() > HEADERS_MAX_BYTES {
+            return Err(Refusal::BadHeader { name: "X-GitHub-*", expected: "at most 8192 bytes in all" });
+        }
         Ok(Self {
             id: EventId::github(guid),
             event,
@@ -62,7 +70,10 @@ impl<'a> Envelope<'a> {
         headers.insert(header::EVENT, self.event);
         headers.insert(header::RECEIVED_AT, received_at.as_micros().to_string());
         for (name, value) in self.headers {
-            if let (Some(name), Ok(value)) = (original_name(name), value.to_str()) {
+            if let (Some(name), Ok(value)) = (original_name(name), value.to_str())
+                // Of a header that came twice the first was checked.
+                && headers.get(name).is_none()
+            {
                 headers.insert(name, value);
             }
         }
@@ -104,12 +115,75 @@ fn check_family(event: &str, family: Option<Family>) -> Result<(), Refusal> {
 
 fn signature(headers: &HeaderMap) -> Result<[u8; 32], Refusal> {
     let value = headers.get(header::GITHUB_SIGNATURE).ok_or(Refusal::SignatureMissing)?;
-    let hex = value.to_str().ok().and_then(|text| text.strip_prefix("sha256=")).ok_or(Refusal::SignatureMalformed)?;
-    let mut signature = [0; 32];
-    hex::decode_to_slice(hex, &mut signature).map_err(|_| Refusal::SignatureMalformed)?;
-    Ok(signature)
+    value.to_str().ok().and_then(parse_signature).ok_or(Refusal::SignatureMalformed)
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn delivery() -> HeaderMap {
+        let signature = format!("sha256={}", "0".repeat(64));
+        let pairs = [
+            (header::GITHUB_EVENT, "push"),
+            (header::GITHUB_DELIVERY, "72d3162e-cc78-11e3-81ab-4c9367dc0958"),
+            (header::GITHUB_SIGNATURE, signature.as_str()),
+            (header::CONTENT_TYPE, "application/json"),
+            ("X-GitHub-Hook-ID", "7"),
+            ("Cookie", "secret"),
+        ];
+        let pair = |(name, value): (&str, &str)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        pairs.into_iter().map(pair).collect()
+    }
+
+    #[test]
+    fn headers_that_would_not_fit_beside_a_body_are_refused() {
+        let mut headers = delivery();
+        headers.insert("x-github-more", HeaderValue::from_str(&"a".repeat(7_900)).unwrap());
+        assert!(Envelope::read(&headers, None).is_ok());
+        headers.insert("x-github-most", HeaderValue::from_str(&"a".repeat(7_900)).unwrap());
+        assert_eq!(Envelope::read(&headers, None).err().map(|refusal| refusal.code()), Some("bad_header"));
+    }
+
+    #[test]
+    fn of_a_header_that_came_twice_the_one_that_was_checked_is_kept() {
+        let mut headers = delivery();
+        for (name, value) in [("x-hub-signature-256", "sha256=other"), ("content-type", "text/plain")] {
+            headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        let outgoing = Envelope::read(&headers, None).unwrap_or_else(|refusal| panic!("{refusal}"));
+        let kept = outgoing.outgoing("acme", Timestamp::from_micros(1)).headers;
+        let kept = |name: &str| kept.get(name).map(ToString::to_string);
+        assert_eq!(kept(header::GITHUB_SIGNATURE), Some(format!("sha256={}", "0".repeat(64))));
+        assert_eq!(kept(header::CONTENT_TYPE).as_deref(), Some("application/json"));
+    }
+
+    proptest! {
+        /// Any value of any header, and any further header, is refused or becomes a message.
+        #[test]
+        fn any_headers_are_refused_or_kept(
+            name in prop_oneof![
+                Just(header::GITHUB_EVENT), Just(header::GITHUB_DELIVERY), Just(header::GITHUB_SIGNATURE),
+                Just(header::CONTENT_TYPE), Just("X-GitHub-Hook-ID"), Just("X-GitHub-Any"), Just("x-github-!#$%&'*+.^_`|~"),
+            ],
+            value in prop::collection::vec(any::<u8>(), 0..100),
+            tenant in any::<String>(),
+        ) {
+            let mut headers = delivery();
+            let Ok(value) = HeaderValue::from_bytes(&value) else { return Ok(()) };
+            headers.append(name.parse::<HeaderName>().unwrap(), value);
+            if let Ok(envelope) = Envelope::read(&headers, None) {
+                let outgoing = envelope.outgoing(&tenant, Timestamp::from_micros(1));
+                prop_assert!(subject::is_live(&outgoing.subject), "{}", outgoing.subject);
+                prop_assert!(outgoing.headers.get("Cookie").is_none());
+            }
+        }
+    }
 }

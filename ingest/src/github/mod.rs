@@ -31,8 +31,9 @@ use crate::tenant::login_of;
 
 use self::body::MediaType;
 pub(crate) use self::body::discard;
+pub use self::body::form_payload;
 use self::envelope::Envelope;
-pub(crate) use self::verify::Keys;
+pub use self::verify::{KeyIndex, Keys, parse_signature};
 
 /// The signals of the data path, looked up once.
 pub(crate) struct Signals {
@@ -115,7 +116,7 @@ async fn store(
 
     let login = match envelope.media_type {
         MediaType::Json => login_of(&body),
-        MediaType::Form => login_of(body::form_payload(&body).ok_or(Refusal::MissingPayload)?.as_bytes()),
+        MediaType::Form => login_of(form_payload(&body).ok_or(Refusal::MissingPayload)?.as_bytes()),
     };
     shared.keys.check_scope(key, login.as_deref())?;
     let tenant = shared.tenants.tenant(login.as_deref());

@@ -32,14 +32,24 @@ struct Key {
 
 /// All configured secrets.
 #[derive(Clone)]
-pub(crate) struct Keys(Arc<[Key]>);
+pub struct Keys(Arc<[Key]>);
 
 /// The secret that a signature was made with, by its place in [`Keys`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct KeyIndex(usize);
+pub struct KeyIndex(usize);
+
+/// The HMAC in a value of `X-Hub-Signature-256`: `sha256=` and 64 hex digits.
+#[must_use]
+pub fn parse_signature(value: &str) -> Option<[u8; 32]> {
+    let mut signature = [0; 32];
+    hex::decode_to_slice(value.strip_prefix("sha256=")?, &mut signature).ok()?;
+    Some(signature)
+}
 
 impl Keys {
-    pub(crate) fn new(config: &GitHub) -> Self {
+    /// The secrets of `config`.
+    #[must_use]
+    pub fn new(config: &GitHub) -> Self {
         let any = config.secrets.iter().map(|secret| (secret, Scope::Any));
         let scoped = config.scoped.iter().flat_map(|entry| {
             let scope = match (&entry.organization, entry.hook_id) {
@@ -70,7 +80,9 @@ impl Keys {
         found.ok_or(Refusal::SignatureWrong)
     }
 
-    fn find(&self, body: &[u8], hook_id: Option<u64>, signature: &[u8; 32]) -> Option<KeyIndex> {
+    /// The secret with which `body` was signed, of those that are valid for the hook.
+    #[must_use]
+    pub fn find(&self, body: &[u8], hook_id: Option<u64>, signature: &[u8; 32]) -> Option<KeyIndex> {
         // The header with the hook's id is not signed. It can only narrow the choice: a hook with
         // secrets of its own is not served by others.
         let own = hook_id.is_some_and(|id| self.0.iter().any(|key| key.scope == Scope::Hook(id)));
@@ -98,6 +110,8 @@ impl Keys {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use headrace_runtime::secret::Secret;
 
     use super::*;
@@ -122,6 +136,31 @@ mod tests {
         assert_eq!(keys.find(b"Hello, World?", None, &signature), None);
         signature[31] ^= 1;
         assert_eq!(keys.find(b"Hello, World!", None, &signature), None);
+    }
+
+    proptest! {
+        #[test]
+        fn only_the_very_signature_is_accepted(
+            body in prop::collection::vec(any::<u8>(), 0..200),
+            bit in 0..256_usize,
+            hook in any::<Option<u64>>(),
+        ) {
+            let keys = keys(&["a", "b"], vec![]);
+            let good = sign("b", &body);
+            prop_assert_eq!(keys.find(&body, hook, &good), Some(KeyIndex(1)));
+            let mut bad = good;
+            bad[bit / 8] ^= 1 << (bit % 8);
+            prop_assert_eq!(keys.find(&body, hook, &bad), None);
+            prop_assert_eq!(parse_signature(&format!("sha256={}", hex::encode(good))), Some(good));
+        }
+
+        #[test]
+        fn any_header_is_a_signature_or_none(value in "(sha256=)?([0-9a-fA-F]{60,68}|\\PC{0,80})") {
+            if let Some(signature) = parse_signature(&value) {
+                let rest = value.strip_prefix("sha256=").map(str::to_ascii_lowercase);
+                prop_assert_eq!(rest, Some(hex::encode(signature)));
+            }
+        }
     }
 
     #[test]

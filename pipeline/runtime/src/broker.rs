@@ -122,7 +122,8 @@ impl Broker {
             let config = object_store::Config {
                 bucket: BODIES.to_owned(),
                 description: Some("bodies over the server's max_payload; RAW holds the reference".to_owned()),
-                max_age: hours(streams.raw.max_age_hours),
+                // A dead letter must keep its body for as long as it is kept itself.
+                max_age: hours(streams.raw.max_age_hours.max(streams.dead.max_age_hours)),
                 num_replicas: streams.replicas,
                 ..object_store::Config::default()
             };

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::Broker;
 use crate::consumer::{Lane, Subscription};
 use crate::crash::{self, Point};
-use crate::fault::{Fault, Verdict};
+use crate::fault::{Fault, FaultClass, Verdict};
 use crate::message::Delivered;
 use crate::metrics::seconds_since;
 use crate::payload::{Payload, Product};
@@ -226,7 +226,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
             crash::pass(Point::BeforePublish);
             let sent = publisher.send(outgoing, message.traceparent()).await;
             crash::pass(Point::BeforePubAck);
-            unconfirmed.push(sent.map_err(Outcome::Unpublished)?);
+            unconfirmed.push(sent.map_err(unsent)?);
         }
         Ok(unconfirmed)
     }
@@ -253,6 +253,15 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         for message in messages {
             self.settler.settle(message, Outcome::Interrupted).await;
         }
+    }
+}
+
+/// What it means that a product could not be sent: the broker's trouble is not the event's, but a product
+/// that is larger than any message will never go.
+fn unsent(fault: Fault) -> Outcome {
+    match fault.class {
+        FaultClass::Poison(_) => Outcome::Failed(fault),
+        FaultClass::Transient { .. } | FaultClass::Broken => Outcome::Unpublished(fault),
     }
 }
 

@@ -12,6 +12,7 @@ pub mod chain;
 pub mod config;
 pub mod consumer;
 pub mod crash;
+pub mod dead;
 pub mod delivery;
 pub mod epoch;
 pub mod fault;

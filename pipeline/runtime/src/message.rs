@@ -94,9 +94,10 @@ impl Delivered {
 
     /// Whether an effect of this message may exist already, so that it must be looked up first.
     ///
-    /// Four ways lead to a second copy: JetStream delivers again; it does and has forgotten that it
+    /// Five ways lead to a second copy: JetStream delivers again; it does and has forgotten that it
     /// did ([`crate::epoch`]); the sender delivers again after the broker's duplicate window; a process
-    /// that was stopped publishes late. The last two show as an id older than the window at its
+    /// that was stopped publishes late; a person sends from DEAD again ([`crate::dead`]) what one component
+    /// gave up and others did not. The third and fourth show as an id older than the window at its
     /// reception, and as a message stored long after it.
     #[must_use]
     pub fn is_suspect(&self, id: &EventId, received_at: Timestamp, window: Duration) -> bool {
@@ -105,15 +106,23 @@ impl Delivered {
         self.may_be_redelivered() || id.may_repeat(received_at, window) || self.stored_at.since(received_at) >= window
     }
 
-    /// Whether this delivery may not be the first of this message.
+    /// Whether somebody may have begun with this message before: with this delivery not the first, or with
+    /// the one that this is the copy of.
     #[must_use]
     pub fn may_be_redelivered(&self) -> bool {
-        self.attempt.is_repeat() || self.is_of_earlier_epoch()
+        self.attempt.is_repeat() || self.is_of_earlier_epoch() || self.header(header::REDRIVES).is_some()
     }
 
     /// Whether it was stored before the present epoch of the broker's memory.
     pub(crate) fn is_of_earlier_epoch(&self) -> bool {
         self.stored_at <= self.epoch_since
+    }
+
+    /// How many times it has been tried, this time included and those before it was last in DEAD.
+    #[must_use]
+    pub fn attempts_in_all(&self) -> u64 {
+        let before = self.header(header::ATTEMPTS_BEFORE).and_then(|count| count.parse::<u64>().ok());
+        before.unwrap_or(0).saturating_add(u64::from(self.attempt.0))
     }
 
     /// The time until which nobody else is given this message.

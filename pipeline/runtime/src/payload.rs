@@ -1,6 +1,6 @@
 //! What travels in messages, as typed values: read from a [`Delivered`], written as an [`Outgoing`].
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, HeaderValue};
 use async_trait::async_trait;
 use bytes::Bytes;
 use headrace_schemas::alert::Alert;
@@ -149,7 +149,7 @@ fn original_headers(message: &Delivered) -> Vec<(String, String)> {
         .collect()
 }
 
-async fn fetch_body(broker: &Broker, object: &str) -> Result<Bytes, Fault> {
+pub(crate) async fn fetch_body(broker: &Broker, object: &str) -> Result<Bytes, Fault> {
     use async_nats::jetstream::object_store::GetErrorKind;
     let bodies = broker.bodies().await.map_err(Fault::transient)?;
     let mut reader = bodies.get(object).await.map_err(|error| match error.kind() {
@@ -191,8 +191,7 @@ impl Product for Event {
         } else {
             subject::handover(handover, &self.tenant, self.category)
         };
-        let mut headers = HeaderMap::new();
-        headers.insert(header::ID, self.id.as_str());
+        let headers = id_header(self.id.as_str())?;
         Ok(Outgoing { subject, message_id: format!("{}/{handover}", self.id), payload: encode(self)?, headers })
     }
 }
@@ -220,8 +219,7 @@ impl Payload for Alert {
 
 impl Product for Alert {
     fn write(&self, _: &str) -> Result<Outgoing, Fault> {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::ID, self.id.as_str());
+        let headers = id_header(&self.id)?;
         Ok(Outgoing {
             subject: subject::alert(&self.tenant, self.severity, &self.rule),
             // The count tells one state of the alert from the next.
@@ -230,6 +228,17 @@ impl Product for Alert {
             headers,
         })
     }
+}
+
+/// The header with an id. An id that was read from a record may hold anything; the client library panics at
+/// a line break in a header.
+fn id_header(id: &str) -> Result<HeaderMap, Fault> {
+    let problem = |error| {
+        Fault::poison(Reason::Malformed, anyhow::Error::new(error).context("expected an id of one line, found several"))
+    };
+    let mut headers = HeaderMap::new();
+    headers.insert(header::ID, id.parse::<HeaderValue>().map_err(problem)?);
+    Ok(headers)
 }
 
 fn encode<R: codec::Record>(record: &R) -> Result<Bytes, Fault> {

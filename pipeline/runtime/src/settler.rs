@@ -113,7 +113,7 @@ impl Settler {
                     reason = reason.code(),
                     detail,
                     origin = message.origin(),
-                    attempts = message.attempt.0,
+                    attempts = message.attempts_in_all(),
                     "message dead-lettered"
                 );
                 message.answer(AckKind::Ack).await;
@@ -139,7 +139,7 @@ impl Settler {
         headers.insert(header::DEAD_COMPONENT, self.component.as_str());
         headers.insert(header::DEAD_REASON, reason.code());
         headers.insert(header::DEAD_DETAIL, one_line(detail).as_str());
-        headers.insert(header::DEAD_ATTEMPTS, message.attempt.0.to_string());
+        headers.insert(header::DEAD_ATTEMPTS, message.attempts_in_all().to_string());
         headers.insert(header::DEAD_SUBJECT, message.subject().as_str());
         headers.insert(header::DEAD_ORIGIN, origin);
         headers

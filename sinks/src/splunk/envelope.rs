@@ -135,7 +135,54 @@ fn epoch_seconds(at: Timestamp) -> Box<RawValue> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
+    use flate2::read::GzDecoder;
+    use headrace_schemas::event::{Change, Target};
+    use headrace_schemas::id::EventId;
+    use headrace_tests::harness::samples::Sample as _;
+    use proptest::prelude::*;
+    use serde_json::{Deserializer, Value};
+
     use super::*;
+
+    fn item([id, tenant, text]: [String; 3], at: i64) -> Item<Event> {
+        let mut event = Event::sample(1);
+        event.attributes.insert(text.clone(), tenant.clone());
+        event.changes = vec![Change { field: text.clone(), before: Some(tenant.clone()), after: None }];
+        event.target = Some(Target { kind: tenant.clone(), id: None, name: Some(text), url: None });
+        let event = Event { id: EventId::from_stored(id), tenant, occurred_at: Timestamp::from_micros(at), ..event };
+        Item { value: event, suspect: false, redelivered: false, sequence: 1 }
+    }
+
+    proptest! {
+        /// Whatever is in the events, each is one JSON object with the same event in it.
+        #[test]
+        fn any_events_are_one_object_each(
+            texts in prop::collection::vec((any::<[String; 3]>(), any::<i64>()), 1..6),
+            compress in any::<bool>(),
+            bytes_max in 1_usize..20_000,
+        ) {
+            let items: Vec<Item<Event>> = texts.into_iter().map(|(texts, at)| item(texts, at)).collect();
+            let frame = Frame::new(&Config { compress, ..Config::default() });
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let packed = runtime.block_on(pack(&frame, &items, bytes_max));
+            let mut body = Vec::new();
+            if compress {
+                GzDecoder::new(packed.body.as_slice()).read_to_end(&mut body).unwrap();
+            } else {
+                body = packed.body;
+            }
+            prop_assert!(packed.events >= 1 && (packed.events == 1 || body.len() <= bytes_max));
+            let found: Vec<Value> = Deserializer::from_slice(&body).into_iter().collect::<Result<_, _>>().unwrap();
+            prop_assert_eq!(found.len(), packed.events);
+            for (item, found) in items.iter().zip(&found) {
+                prop_assert_eq!(&found["event"], &serde_json::to_value(&item.value).unwrap());
+                prop_assert_eq!(&found["fields"]["event_id"], item.value.id.as_str());
+                prop_assert!(found["time"].is_number());
+            }
+        }
+    }
 
     #[test]
     fn times_keep_their_microseconds() {

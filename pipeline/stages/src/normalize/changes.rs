@@ -1,14 +1,18 @@
 //! `changes` of a body: what was before and, where the body tells, what is now.
+//!
+//! A body of 25 MiB may name a million fields: looking stops at [`CHANGES_MAX`].
 
 use headrace_schemas::event::Change;
 use sonic_rs::{JsonValueTrait as _, LazyValue};
 
-use super::document::{Entry, Object, scalar};
+use super::document::{Entry, Object, cut, scalar};
 
 /// More changes than GitHub makes in one event.
 const CHANGES_MAX: usize = 64;
 /// A longer value (a description, say) is cut; the body has all of it.
 const VALUE_MAX_CHARS: usize = 1_024;
+/// A longer name is cut.
+const FIELD_MAX_CHARS: usize = 256;
 /// `changes.owner.from.user` is the deepest that GitHub sends.
 const DEPTH_MAX: usize = 3;
 
@@ -18,21 +22,27 @@ pub(super) fn changes(body: &Object<'_>, target: Option<&Object<'_>>) -> Vec<Cha
     for entry in body.object(&["changes"]).map_or(&[][..], Object::entries) {
         collect(entry.key(), entry, target, DEPTH_MAX, &mut found);
     }
-    found.truncate(CHANGES_MAX);
     found
 }
 
 fn collect(field: &str, entry: &Entry<'_>, target: Option<&Object<'_>>, depth: usize, found: &mut Vec<Change>) {
+    if found.len() >= CHANGES_MAX {
+        return;
+    }
     let Some(change) = entry.object() else {
-        found.push(Change { field: field.to_owned(), before: None, after: text(entry.value()) });
+        found.push(Change { field: cut(field, FIELD_MAX_CHARS), before: None, after: text(entry.value()) });
         return;
     };
     let (from, to) = (change.entry("from"), change.entry("to"));
     if from.is_some() || to.is_some() {
         let path: Vec<&str> = field.split('.').collect();
-        let now = || target.and_then(|target| target.text(&path).map(cut));
+        let now = || target.and_then(|target| target.text(&path).map(|text| cut(&text, VALUE_MAX_CHARS)));
         let after = to.map_or_else(now, |to| text(to.value()));
-        found.push(Change { field: field.to_owned(), before: from.and_then(|from| text(from.value())), after });
+        found.push(Change {
+            field: cut(field, FIELD_MAX_CHARS),
+            before: from.and_then(|from| text(from.value())),
+            after,
+        });
         return;
     }
     if depth > 1 {
@@ -47,12 +57,8 @@ fn text(value: &LazyValue<'_>) -> Option<String> {
     if value.is_null() {
         return None;
     }
-    Some(cut(scalar(value).unwrap_or_else(|| value.as_raw_str().to_owned())))
-}
-
-fn cut(text: String) -> String {
-    match text.char_indices().nth(VALUE_MAX_CHARS) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
+    Some(match scalar(value) {
+        Some(text) => cut(&text, VALUE_MAX_CHARS),
+        None => cut(value.as_raw_str(), VALUE_MAX_CHARS),
+    })
 }

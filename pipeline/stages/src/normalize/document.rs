@@ -3,11 +3,20 @@
 //! An object that is asked for is split into its entries once; the values in it are skipped, not parsed,
 //! until they are asked for themselves. Asking for what is not there costs nothing: the JSON library's
 //! own look-up by path makes an error message for it.
+//!
+//! Whatever the body, what is made of it is bounded: its depth is checked before the parser sees it, so
+//! many keys of an object are kept, texts are cut. All of it stays in RAW.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
 
+use headrace_schemas::json;
 use sonic_rs::{JsonType, JsonValueTrait as _, LazyValue};
+
+/// Keys of an object that are kept, from the first; GitHub sends no more than a hundred.
+const KEYS_MAX: usize = 256;
+/// A longer text is cut. GitHub's names and addresses are shorter, descriptions may be longer.
+const TEXT_MAX_CHARS: usize = 2_048;
 
 /// An object of a body: its entries, in their order.
 pub(super) struct Object<'a> {
@@ -22,8 +31,16 @@ pub(super) struct Entry<'a> {
 }
 
 impl<'a> Object<'a> {
-    /// Splits `json`; what is wrong with it, in words, when it is no object.
-    pub(super) fn parse(json: &'a [u8]) -> Result<Self, String> {
+    /// Splits a body; what is wrong with it, in words, when it is no object.
+    pub(super) fn parse(body: &'a [u8]) -> Result<Self, String> {
+        if !json::is_shallow(body) {
+            return Err(format!("expected a JSON object at most {} levels deep, found a deeper one", json::DEPTH_MAX));
+        }
+        Self::split(body)
+    }
+
+    /// Splits `json`, which is known not to be too deep.
+    fn split(json: &'a [u8]) -> Result<Self, String> {
         let mut entries = Vec::with_capacity(32);
         for entry in sonic_rs::to_object_iter(json) {
             // The library's message quotes the body over several lines; its first line says it.
@@ -31,7 +48,10 @@ impl<'a> Object<'a> {
                 let problem = error.to_string();
                 format!("expected a JSON object: {}", problem.lines().next().unwrap_or_default())
             })?;
-            entries.push(Entry { key, value, inner: OnceCell::new() });
+            // The others are still read: a broken body is refused wherever it breaks.
+            if entries.len() < KEYS_MAX {
+                entries.push(Entry { key, value, inner: OnceCell::new() });
+            }
         }
         Ok(Self { entries })
     }
@@ -58,7 +78,7 @@ impl<'a> Object<'a> {
         self.text(path)?.parse().ok()
     }
 
-    /// All entries.
+    /// All entries that are kept.
     pub(super) fn entries(&self) -> &[Entry<'a>] {
         &self.entries
     }
@@ -87,7 +107,7 @@ impl<'a> Entry<'a> {
                 return None;
             }
             match self.value.as_raw_cow() {
-                Cow::Borrowed(json) => Object::parse(json.as_bytes()).ok().map(Box::new),
+                Cow::Borrowed(json) => Object::split(json.as_bytes()).ok().map(Box::new),
                 // Values of a borrowed body are borrowed.
                 Cow::Owned(_) => None,
             }
@@ -99,8 +119,20 @@ impl<'a> Entry<'a> {
 /// A text, number or truth value as text; `None` for the others and for null.
 pub(super) fn scalar(value: &LazyValue<'_>) -> Option<String> {
     match value.get_type() {
-        JsonType::String => value.as_str().map(str::to_owned),
-        JsonType::Number | JsonType::Boolean => Some(value.as_raw_str().to_owned()),
+        JsonType::String => value.as_str().map(|text| cut(text, TEXT_MAX_CHARS)),
+        JsonType::Number | JsonType::Boolean => Some(cut(value.as_raw_str(), TEXT_MAX_CHARS)),
         JsonType::Null | JsonType::Object | JsonType::Array => None,
+    }
+}
+
+/// `text`, or the first `max` characters of it and an ellipsis.
+pub(super) fn cut(text: &str, max: usize) -> String {
+    // Characters are bytes or more: most texts need no counting.
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    match text.char_indices().nth(max) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }

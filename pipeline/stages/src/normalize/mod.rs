@@ -54,8 +54,7 @@ impl Stage for Normalize {
 /// Poison, when the body is no JSON object or no form with one.
 pub fn normalize(raw: &RawDelivery) -> Result<Event, Fault> {
     let malformed = |problem: String| Fault::poison(Reason::Malformed, anyhow::anyhow!(problem));
-    let is_form =
-        raw.header(header::CONTENT_TYPE).is_some_and(|value| value.starts_with("application/x-www-form-urlencoded"));
+    let is_form = raw.header(header::CONTENT_TYPE).is_some_and(is_form);
     let form_payload;
     let json: &[u8] = if is_form {
         let payload = form_urlencoded::parse(&raw.body).find(|(name, _)| name == "payload").map(|(_, value)| value);
@@ -67,6 +66,12 @@ pub fn normalize(raw: &RawDelivery) -> Result<Event, Fault> {
     };
     let document = Object::parse(json).map_err(malformed)?;
     Ok(event(raw, &document))
+}
+
+/// Media types have no letter case, and parameters may follow (RFC 9110, section 8.3.1).
+fn is_form(media_type: &str) -> bool {
+    let essence = media_type.split(';').next().unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }
 
 fn event(raw: &RawDelivery, document: &Object<'_>) -> Event {
@@ -164,5 +169,7 @@ fn attributes(wanted: &[Attribute], document: &Object<'_>) -> BTreeMap<String, S
     wanted.iter().filter_map(found).collect()
 }
 
+#[cfg(test)]
+mod bad_input;
 #[cfg(test)]
 mod tests;

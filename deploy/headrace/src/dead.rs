@@ -1,0 +1,277 @@
+//! `headrace dead`: what was given up, shown, sent through again, removed.
+//!
+//! It reads DEAD page by page and writes as it reads: memory is bounded whatever is in there. All that it
+//! does to a letter is [`headrace_runtime::dead`]'s.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind, Write};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use headrace_runtime::broker::Broker;
+use headrace_runtime::dead::{DeadLetters, Filter, Letter, Reader, Redriven};
+use headrace_schemas::alert::Alert;
+use headrace_schemas::event::Event;
+use headrace_schemas::{codec, header};
+use serde_json::{Map, Value, json};
+
+use crate::cli::{Dead, DeadAction, Place, Selection};
+use crate::config;
+use crate::plain;
+use crate::ready::Ready;
+
+/// Kinds of letters counted apart; there are a few dozen unless somebody else writes to DEAD.
+const COUNTS_MAX: usize = 1_000;
+/// Parts of the names of headers whose values are not shown.
+const HIDDEN: [&str; 6] = ["signature", "authorization", "token", "secret", "password", "cookie"];
+
+pub(crate) async fn dead(arguments: Dead) -> anyhow::Result<()> {
+    let done = match arguments.action {
+        DeadAction::List { place, selection, counts: true, json } => {
+            counts(&open(&place).await?, &selection, json).await
+        }
+        DeadAction::List { place, selection, counts: false, json } => {
+            list(&open(&place).await?, &selection, json).await
+        }
+        DeadAction::Show { place, sequence, payload, json } => {
+            let letters = open(&place).await?;
+            let (letter, own) = letters.get(sequence).await?.with_context(|| format!("no dead letter {sequence}"))?;
+            let body = if payload { Some(letters.body(&letter, own).await?) } else { None };
+            if json { show_json(&letter, body) } else { show(&letter, body) }
+        }
+        DeadAction::Redrive { place, selection, dry_run: true }
+        | DeadAction::Drop { place, selection, dry_run: true, .. } => {
+            list(&open(&place).await?, &selection, false).await
+        }
+        DeadAction::Redrive { place, selection, dry_run: false } => redrive(&open(&place).await?, &selection).await,
+        DeadAction::Drop { place, selection, dry_run: false, .. } => remove(&open(&place).await?, &selection).await,
+    };
+    match done {
+        // Whoever reads our output has seen enough, as `head` does.
+        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == ErrorKind::BrokenPipe) => {
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+/// Connects to the server of the configuration, or of the `up` that runs on the data directory.
+async fn open(place: &Place) -> anyhow::Result<DeadLetters> {
+    let mut config = config::load(place.config.config.as_deref())?.value;
+    if config.nats.url.is_empty() {
+        let ready = Ready::read(&place.data_dir.join(crate::up::READY_FILE)).context(
+            "expected the address of a NATS server: name a configuration with `nats.url`, or the --data-dir of a \
+             running `headrace up`",
+        )?;
+        config.nats.url = ready.nats.context("the running process tells of no NATS server")?;
+    }
+    DeadLetters::open(&Broker::connect(&config.nats, &config.streams, "headrace-dead").await?).await
+}
+
+/// The letters that a selection means, one after the other.
+struct Selected {
+    reader: Reader,
+    page: std::vec::IntoIter<Letter>,
+    left: u64,
+}
+
+impl Selected {
+    async fn of(letters: &DeadLetters, selection: &Selection) -> anyhow::Result<Self> {
+        let filter = Filter {
+            sequence: selection.number,
+            component: selection.component.clone(),
+            tenant: selection.tenant.clone(),
+            reason: selection.reason.clone(),
+            event_id: selection.event_id.clone(),
+            since: selection.since,
+            until: selection.until,
+        };
+        let reader = letters.read(filter).await?;
+        let left = selection.limit.unwrap_or(u64::MAX);
+        Ok(Self { reader, page: Vec::new().into_iter(), left })
+    }
+
+    async fn next(&mut self) -> anyhow::Result<Option<Letter>> {
+        while self.left > 0 {
+            if let Some(letter) = self.page.next() {
+                self.left -= 1;
+                return Ok(Some(letter));
+            }
+            match self.reader.page().await? {
+                Some(page) => self.page = page.into_iter(),
+                None => break,
+            }
+        }
+        Ok(None)
+    }
+}
+
+async fn list(letters: &DeadLetters, selection: &Selection, json: bool) -> anyhow::Result<()> {
+    let mut selected = Selected::of(letters, selection).await?;
+    let (mut out, mut listed) = (io::stdout(), 0_u64);
+    while let Some(letter) = selected.next().await? {
+        if json {
+            writeln!(out, "{}", Value::Object(summary(&letter)))?;
+            continue;
+        }
+        if listed == 0 {
+            writeln!(
+                out,
+                "{:>8}  {:27}  {:16}  {:14}  {:>5}  WHAT",
+                "NUMBER", "GIVEN UP", "COMPONENT", "REASON", "TRIED"
+            )?;
+        }
+        listed += 1;
+        let text = |name: &str| plain::line(letter.header(name));
+        writeln!(
+            out,
+            "{:>8}  {}  {:16}  {:14}  {:>5}  {} {}: {}",
+            letter.sequence,
+            letter.died_at,
+            text(header::DEAD_COMPONENT),
+            text(header::DEAD_REASON),
+            text(header::DEAD_ATTEMPTS),
+            letter.tenant,
+            text(header::ID),
+            text(header::DEAD_DETAIL),
+        )?;
+    }
+    if listed == 0 && !json {
+        writeln!(out, "no dead letters")?;
+    }
+    selected.reader.close().await;
+    Ok(())
+}
+
+async fn counts(letters: &DeadLetters, selection: &Selection, json: bool) -> anyhow::Result<()> {
+    let mut counts: BTreeMap<[String; 2], u64> = BTreeMap::new();
+    let mut selected = Selected::of(letters, selection).await?;
+    while let Some(letter) = selected.next().await? {
+        let mut key = [header::DEAD_COMPONENT, header::DEAD_REASON].map(|name| letter.header(name).to_owned());
+        if counts.len() >= COUNTS_MAX && !counts.contains_key(&key) {
+            key = ["(others)".to_owned(), "(others)".to_owned()];
+        }
+        *counts.entry(key).or_default() += 1;
+    }
+    selected.reader.close().await;
+    let mut out = io::stdout().lock();
+    for ([component, reason], count) in &counts {
+        if json {
+            writeln!(out, "{}", json!({ "component": component, "reason": reason, "count": count }))?;
+        } else {
+            writeln!(out, "{count:>8}  {:16}  {}", plain::line(component), plain::line(reason))?;
+        }
+    }
+    if !json {
+        writeln!(out, "{:>8}  in all", counts.values().sum::<u64>())?;
+    }
+    Ok(())
+}
+
+async fn redrive(letters: &DeadLetters, selection: &Selection) -> anyhow::Result<()> {
+    let mut selected = Selected::of(letters, selection).await?;
+    let (mut sent, mut kept) = (0_u64, 0_u64);
+    while let Some(letter) = selected.next().await? {
+        match letters.redrive(letter.sequence).await.with_context(|| format!("after {sent} were sent through again"))? {
+            Redriven::Sent { .. } => sent += 1,
+            Redriven::Gone => {}
+            Redriven::Kept(problem) => {
+                kept += 1;
+                eprintln!("{} is kept: {}", letter.sequence, plain::line(&problem));
+            }
+        }
+    }
+    selected.reader.close().await;
+    writeln!(io::stdout(), "{sent} sent through again, {kept} kept")?;
+    anyhow::ensure!(kept == 0, "{kept} dead letters cannot be sent through again");
+    Ok(())
+}
+
+async fn remove(letters: &DeadLetters, selection: &Selection) -> anyhow::Result<()> {
+    let mut selected = Selected::of(letters, selection).await?;
+    let mut removed = 0_u64;
+    while let Some(letter) = selected.next().await? {
+        removed += u64::from(letters.remove(letter.sequence).await?);
+    }
+    selected.reader.close().await;
+    writeln!(io::stdout(), "{removed} removed")?;
+    Ok(())
+}
+
+/// What a line of `list` tells.
+fn summary(letter: &Letter) -> Map<String, Value> {
+    let text = |name: &str| Value::from(letter.header(name));
+    let number = |name: &str| Value::from(letter.header(name).parse::<u64>().ok());
+    let pairs = [
+        ("number", Value::from(letter.sequence)),
+        ("died_at", letter.died_at.to_string().into()),
+        ("component", text(header::DEAD_COMPONENT)),
+        ("tenant", letter.tenant.as_str().into()),
+        ("reason", text(header::DEAD_REASON)),
+        ("detail", text(header::DEAD_DETAIL)),
+        ("attempts", number(header::DEAD_ATTEMPTS)),
+        ("redrives", letter.redrives().into()),
+        ("event_id", text(header::ID)),
+        ("subject", text(header::DEAD_SUBJECT)),
+        ("origin", text(header::DEAD_ORIGIN)),
+        ("payload_bytes", letter.payload_bytes.into()),
+    ];
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// Names and values of the headers, sorted; none of the broker's own, and no secret.
+fn headers(letter: &Letter) -> BTreeMap<String, String> {
+    let mut shown = BTreeMap::new();
+    for (name, values) in letter.headers.iter() {
+        let name = name.to_string();
+        let hidden = HIDDEN.iter().any(|part| name.to_ascii_lowercase().contains(part));
+        let value = if hidden {
+            "(not shown)".to_owned()
+        } else {
+            values.iter().map(|value| value.as_str()).collect::<Vec<_>>().join(", ")
+        };
+        if !name.starts_with("Nats-") {
+            shown.insert(name, value);
+        }
+    }
+    shown
+}
+
+fn show(letter: &Letter, body: Option<Bytes>) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
+        "number: {}\ngiven up: {}\npayload: {} bytes",
+        letter.sequence, letter.died_at, letter.payload_bytes
+    )?;
+    for (name, value) in headers(letter) {
+        writeln!(out, "{}: {}", plain::line(&name), plain::line(&value))?;
+    }
+    if let Some(body) = body {
+        writeln!(out, "\n{}", plain::lines(&readable(&body)?))?;
+    }
+    Ok(())
+}
+
+fn show_json(letter: &Letter, body: Option<Bytes>) -> anyhow::Result<()> {
+    let mut shown = summary(letter);
+    shown.insert("headers".to_owned(), serde_json::to_value(headers(letter))?);
+    match body.as_ref().map(|body| std::str::from_utf8(body)) {
+        Some(Ok(text)) => drop(shown.insert("payload".to_owned(), text.into())),
+        Some(Err(_)) => drop(shown.insert("payload_hex".to_owned(), hex::encode(body.unwrap_or_default()).into())),
+        None => {}
+    }
+    writeln!(io::stdout(), "{}", Value::Object(shown))?;
+    Ok(())
+}
+
+/// A body as text: records as JSON, all else as it is.
+fn readable(body: &[u8]) -> anyhow::Result<String> {
+    if let Ok(event) = codec::decode::<Event>(body) {
+        return Ok(serde_json::to_string_pretty(&event)?);
+    }
+    if let Ok(alert) = codec::decode::<Alert>(body) {
+        return Ok(serde_json::to_string_pretty(&alert)?);
+    }
+    Ok(String::from_utf8_lossy(body).into_owned())
+}

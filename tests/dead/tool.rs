@@ -1,0 +1,164 @@
+//! The four commands, on NATS alone and with a pipeline behind it.
+
+use headrace_local::poll;
+use headrace_runtime::broker::Stream;
+use headrace_schemas::header;
+use headrace_tests::harness::CEILING;
+use headrace_tests::product::process::Launch;
+use serde_json::json;
+
+use crate::{PROGRAM, Server, good};
+
+#[tokio::test]
+async fn letters_are_found_by_every_filter() {
+    let server = Server::start().await;
+    server.dead("list").await.says("no dead letters");
+    server.bury(good(1), "normalize", "malformed").await;
+    let mut other = good(2);
+    other.subject = "raw.octo.github.push".to_owned();
+    server.bury(other, "clickhouse", "rejected").await;
+    server.bury(good(1), "clickhouse", "rejected").await;
+
+    for (filters, numbers) in [
+        ("", vec![1, 2, 3]),
+        ("--component clickhouse", vec![2, 3]),
+        ("--component click", vec![]),
+        ("--tenant octo", vec![2]),
+        ("--reason malformed", vec![1]),
+        ("--event-id github:72d3162e-cc78-11e3-81ab-4c9367dc0001", vec![1, 3]),
+        ("--component clickhouse --tenant acme", vec![3]),
+        ("--number 2", vec![2]),
+        ("--number 2 --tenant acme", vec![]),
+        ("--number 9", vec![]),
+        ("--limit 2", vec![1, 2]),
+        ("--since 1h", vec![1, 2, 3]),
+        ("--since 2999-01-01T00:00:00Z", vec![]),
+        ("--until 1h", vec![]),
+        ("--until 2999-01-01T00:00:00Z --since 1h", vec![1, 2, 3]),
+    ] {
+        assert_eq!(server.numbers(filters).await, numbers, "{filters}");
+    }
+    let counts = server.dead("list --counts --json").await.json();
+    let count =
+        |component: &str, reason: &str, count: u64| json!({ "component": component, "reason": reason, "count": count });
+    assert_eq!(counts, [count("clickhouse", "rejected", 2), count("normalize", "malformed", 1)]);
+    let table = server.dead("list --reason malformed").await.said;
+    assert!(table.lines().count() == 2 && table.ends_with("put there by hand\n"), "{table}");
+
+    for (wrong, expected) in [("list --reason typo", "possible values"), ("list --since soon", "expected a time")] {
+        let refused = server.dead(wrong).await;
+        assert_eq!(refused.code, Some(2));
+        assert!(refused.complained.contains(expected), "{}", refused.complained);
+    }
+}
+
+#[tokio::test]
+async fn a_letter_is_shown_without_secrets() {
+    let server = Server::start().await;
+    let mut message = good(1);
+    message.headers.insert(header::GITHUB_SIGNATURE, "sha256=5ec2e7");
+    message.headers.insert("X-GitHub-Odd", "\u{1b}[31mred\u{202e}");
+    server.bury(message, "normalize", "malformed").await;
+    let shown = server.dead("show 1").await.said;
+    assert!(shown.contains("Headrace-Dead-Reason: malformed\n") && !shown.contains("publicized"), "{shown}");
+    assert!(shown.contains("X-Hub-Signature-256: (not shown)\n") && !shown.contains("5ec2e7"), "{shown}");
+    assert!(shown.contains("X-GitHub-Odd: \\u{1b}[31mred\\u{202e}\n"), "{shown}");
+    assert!(server.dead("show 1 --payload").await.said.contains(r#"{"action":"publicized""#));
+    let json = server.dead("show 1 --payload --json").await.json();
+    assert_eq!(json[0]["headers"]["X-Hub-Signature-256"], "(not shown)");
+    assert!(json[0]["payload"].as_str().unwrap().starts_with(r#"{"action":"publicized""#));
+    let none = server.dead("show 2").await;
+    assert_eq!((none.code, none.complained.as_str()), (Some(1), "error: no dead letter 2\n"));
+}
+
+#[tokio::test]
+async fn nothing_changes_before_it_is_meant() {
+    let server = Server::start().await;
+    // More than a page.
+    for number in 1..=300 {
+        server.bury(good(number), if number % 2 == 0 { "clickhouse" } else { "normalize" }, "rejected").await;
+    }
+    let all: Vec<u64> = (1..=300).collect();
+    for command in ["redrive --dry-run", "drop --dry-run", "drop --dry-run --yes"] {
+        let listed = server.dead(command).await;
+        assert_eq!((listed.code, listed.said.lines().count()), (Some(0), 301), "{command}: {}", listed.complained);
+        assert_eq!(server.numbers("").await, all, "{command}");
+        assert_eq!(server.count(Stream::Raw).await, 0, "{command}");
+    }
+    let refused = server.dead("drop").await;
+    assert_eq!(refused.code, Some(2));
+    assert!(refused.complained.contains("--yes"), "{}", refused.complained);
+    assert_eq!(server.numbers("").await, all);
+
+    server.dead("drop --yes --component clickhouse").await.says("150 removed");
+    server.dead("drop --yes --number 299").await.says("1 removed");
+    server.dead("drop --yes --number 299").await.says("0 removed");
+    assert_eq!(server.numbers("").await, (1..299).step_by(2).collect::<Vec<u64>>());
+    server.dead("redrive --limit 9").await.says("9 sent through again, 0 kept");
+    assert_eq!((server.count(Stream::Raw).await, server.count(Stream::Dead).await), (9, 140));
+}
+
+#[tokio::test]
+async fn an_interrupted_redrive_is_finished_and_adds_nothing() {
+    let server = Server::start().await;
+    let number = server.bury(good(1), "normalize", "malformed").await;
+    let again = server.bury(good(1), "normalize", "malformed").await;
+    // As far as it came: published, not yet removed.
+    let mut copy = good(1);
+    copy.message_id = format!("{}/redrive/{number}", copy.message_id);
+    server.nats.publish(copy).await;
+    server.dead(&format!("redrive --number {number}")).await.says("1 sent through again, 0 kept");
+    assert_eq!((server.count(Stream::Raw).await, server.numbers("").await), (1, vec![again]));
+}
+
+#[tokio::test]
+async fn what_cannot_be_sent_again_is_kept_and_told() {
+    let server = Server::start().await;
+    let mut elsewhere = good(1);
+    elsewhere.subject = "$JS.API.STREAM.DELETE.RAW x".to_owned();
+    server.bury(elsewhere, "normalize", "malformed").await;
+    let mut lost = good(2);
+    lost.headers.insert(header::BODY_OBJECT, "github:gone");
+    server.bury(lost, "normalize", "body_lost").await;
+    server.bury(good(3), "normalize", "malformed").await;
+    let done = server.dead("redrive").await;
+    assert_eq!((done.code, done.said.as_str()), (Some(1), "1 sent through again, 2 kept\n"));
+    assert!(done.complained.contains("1 is kept: expected the subject that it had"), "{}", done.complained);
+    assert!(done.complained.contains("2 is kept: its body `github:gone` is no longer"), "{}", done.complained);
+    assert_eq!((server.numbers("").await, server.count(Stream::Raw).await), (vec![1, 2], 1));
+}
+
+#[tokio::test]
+async fn poison_comes_back_and_a_good_event_goes_on_once() {
+    let server = Server::start().await;
+    let pipeline = Launch::run(PROGRAM, "pipeline", &server.config, server.dir.path()).start().await;
+    let mut poison = good(1);
+    poison.payload = "no JSON".into();
+    server.nats.publish(poison).await;
+    let comes = async |last: u64| {
+        let condition = async || (server.numbers("").await == [last]).then_some(());
+        poll::until("the letter comes", CEILING, condition).await.unwrap_or_else(|error| panic!("{error}"));
+    };
+    comes(1).await;
+    let letter = server.dead("list --json").await.json().remove(0);
+    assert_eq!((&letter["component"], &letter["reason"]), (&json!("normalize"), &json!("malformed")));
+    assert_eq!((&letter["attempts"], &letter["redrives"]), (&json!(1), &json!(0)));
+    for time in 1..3 {
+        server.dead("redrive").await.says("1 sent through again, 0 kept");
+        comes(time + 1).await;
+        let letter = server.dead("list --json").await.json().remove(0);
+        assert_eq!(
+            (&letter["reason"], &letter["subject"]),
+            (&json!("malformed"), &json!("raw.acme.github.repository"))
+        );
+        assert_eq!((&letter["attempts"], &letter["redrives"]), (&json!(time + 1), &json!(time)), "its history");
+    }
+
+    for _ in 0..2 {
+        server.bury(good(2), "normalize", "exhausted").await;
+        server.dead("redrive --component normalize --reason exhausted").await.says("1 sent through again, 0 kept");
+        server.nats.settled(Stream::Raw, "normalize").await;
+        assert_eq!(server.count(Stream::Events).await, 1);
+    }
+    pipeline.stop().await;
+}

@@ -1,0 +1,197 @@
+//! The targets: each takes any bytes, and panics when what was made of them breaks a promise.
+
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use headrace::config::Config;
+use headrace::settings::{self, Document};
+use headrace_ingest::config::GitHub;
+use headrace_ingest::github::{Keys, form_payload, parse_signature};
+use headrace_ingest::tenant::login_of;
+use headrace_runtime::payload::{Product as _, RawDelivery};
+use headrace_runtime::secret::Secret;
+use headrace_runtime::trace::TraceParent;
+use headrace_schemas::alert::Alert;
+use headrace_schemas::event::{Category, Event, Severity};
+use headrace_schemas::id::EventId;
+use headrace_schemas::time::Timestamp;
+use headrace_schemas::{catalog, codec, header, subject};
+use headrace_stages::normalize::normalize as normalized;
+use headrace_stages::score::{self, Score};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use serde_json::Value;
+use sha2::Sha256;
+
+/// A target.
+pub type Target = fn(&[u8]);
+
+/// Every target by its name.
+pub const ALL: [(&str, Target); 7] = [
+    ("signature", signature),
+    ("form", form),
+    ("tenant", tenant),
+    ("normalize", normalize),
+    ("avro", avro),
+    ("subject", subject),
+    ("settings", settings),
+];
+
+/// Longest subject that is left when NATS' control line of 4096 bytes has its reply subject and sizes.
+const SUBJECT_MAX_BYTES: usize = 1_024;
+/// Largest event that normalize makes of any body.
+const EVENT_MAX_BYTES: usize = 512 << 10;
+
+/// Longer bodies are not compared with what another parser makes of them: looking for keys takes long.
+const COMPARED_MAX_BYTES: usize = 4 << 10;
+
+/// A header and a body: no signature is accepted but the very one.
+pub fn signature(data: &[u8]) {
+    static KEYS: LazyLock<Keys> =
+        LazyLock::new(|| Keys::new(&GitHub { secrets: vec![Secret::new("a secret")], scoped: Vec::new() }));
+    let text = String::from_utf8_lossy(data);
+    let (value, body) = text.split_once('\n').unwrap_or((&text, ""));
+    if let Some(parent) = TraceParent::parse(value) {
+        assert_eq!(parent.trace_id(), parent.child().trace_id());
+    }
+    if let Some(signature) = parse_signature(value) {
+        assert_eq!(value[7..].to_ascii_lowercase(), hex::encode(signature));
+        assert_eq!(KEYS.find(body.as_bytes(), None, &signature).is_some(), signature == sign(body));
+    }
+    assert!(KEYS.find(body.as_bytes(), Some(7), &sign(body)).is_some());
+}
+
+fn sign(body: &str) -> [u8; 32] {
+    let mac = Hmac::<Sha256>::new_from_slice(b"a secret").expect("HMAC takes keys of any length");
+    mac.chain_update(body).finalize().into_bytes().into()
+}
+
+/// A form: gateway and normalize read the same in it.
+pub fn form(data: &[u8]) {
+    let event = normalized(&delivery("push", "application/x-www-form-urlencoded", data));
+    match form_payload(data) {
+        None => assert!(event.is_err()),
+        Some(json) => {
+            let of_json = normalized(&delivery("push", "application/json", json.as_bytes()));
+            let raw = event.as_ref().ok().map(|event| event.raw.clone());
+            assert_eq!(event.ok(), of_json.ok().zip(raw).map(|(event, raw)| Event { raw, ..event }));
+        }
+    }
+}
+
+/// A body: it has the login that another parser finds, or none.
+pub fn tenant(data: &[u8]) {
+    let login = login_of(data);
+    if let Some(login) = &login {
+        assert!(login.len() <= data.len());
+    }
+    if data.len() > COMPARED_MAX_BYTES {
+        return;
+    }
+    // Where keys come twice or are escaped, the parsers may differ.
+    let once = |key: &str| data.windows(key.len()).filter(|part| *part == key.as_bytes()).count() <= 1;
+    let plain = !data.contains(&b'\\')
+        && ["organization", "repository", "owner", "login", "installation", "account"].iter().all(|key| once(key));
+    if let (true, Ok(body @ Value::Object(_))) = (plain, serde_json::from_slice::<Value>(data)) {
+        let paths = ["/organization/login", "/repository/owner/login", "/installation/account/login"];
+        assert_eq!(login.as_deref(), paths.iter().find_map(|path| body.pointer(path)?.as_str()));
+    }
+}
+
+/// A body of any kind: an event that all further parts can carry, or poison.
+pub fn normalize(data: &[u8]) {
+    static SCORE: LazyLock<Score> =
+        LazyLock::new(|| Score::from_config(&score::Config::default()).expect("a test reads the rules"));
+    static KINDS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+        let mut kinds: Vec<&str> = catalog::github_kinds().collect();
+        kinds.sort_unstable();
+        kinds
+    });
+    // By the body's length, so that every kind comes up and bodies are seeds as they are.
+    let kind = KINDS[data.len() % KINDS.len()];
+    let Ok(mut event) = normalized(&delivery(kind, "application/json", data)) else { return };
+    assert!(codec::encode(&event).expect("any event can be written").len() <= EVENT_MAX_BYTES);
+    event.assessment = Some(SCORE.assess(&event));
+    check(&event);
+}
+
+/// A record: read and written again as it is, or refused.
+pub fn avro(data: &[u8]) {
+    let prefixed = |record: &[u8]| [&record[..10.min(record.len())], data].concat();
+    let of_event = LazyLock::force(&PREFIXES);
+    for bytes in [data.to_vec(), prefixed(&of_event.0), prefixed(&of_event.1)] {
+        if let Ok(event) = codec::decode::<Event>(&bytes) {
+            check(&event);
+        }
+        if let Ok(alert) = codec::decode::<Alert>(&bytes) {
+            assert!(serde_json::to_vec(&alert).is_ok());
+            if let Ok(message) = alert.write("alerted") {
+                assert_eq!(codec::decode::<Alert>(&message.payload).ok(), Some(alert));
+            }
+        }
+    }
+}
+
+/// Marker and fingerprint of an event and of an alert.
+static PREFIXES: LazyLock<(Vec<u8>, Vec<u8>)> = LazyLock::new(|| {
+    let prefix = |fingerprint: u64| [&[0xc3, 0x01][..], &fingerprint.to_le_bytes()].concat();
+    let [(_, event, _), (_, alert, _)] = codec::all_schemas();
+    (prefix(event), prefix(alert))
+});
+
+/// What every part may rely on.
+fn check(event: &Event) {
+    assert!(serde_json::to_vec(event).is_ok());
+    let _ = (event.occurred_at.to_string(), event.received_at.since(event.occurred_at), event.id.created_at());
+    match event.write("scored") {
+        Ok(message) => {
+            assert!(subject::is_live(&message.subject), "{}", message.subject);
+            assert_eq!(codec::decode::<Event>(&message.payload).ok().as_ref(), Some(event));
+        }
+        Err(_) => assert!(event.id.as_str().contains(['\r', '\n'])),
+    }
+}
+
+/// Names: subjects that NATS takes, whatever they are.
+pub fn subject(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (tenant, rest) = text.split_once('\n').unwrap_or((&text, "x"));
+    for subject in [
+        subject::raw(tenant, rest, &text),
+        subject::scored(tenant, Category::Code, Severity::High),
+        subject::handover(rest, tenant, Category::Code),
+        subject::alert(tenant, Severity::High, rest),
+    ] {
+        assert!(subject::is_live(&subject) && subject.len() <= SUBJECT_MAX_BYTES, "{subject}");
+        assert_eq!(subject::tenant_of(&subject), subject::token(tenant));
+    }
+    let _ = (subject::is_live(&text), subject::tenant_of(&text).len());
+    let _ = (EventId::from_stored(tenant).created_at(), Timestamp::parse(tenant));
+}
+
+/// A configuration: read or told, and what is told can be printed.
+pub fn settings(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (document, variable) = text.split_once('\u{1}').unwrap_or((&text, ""));
+    let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
+    let variables = [(format!("HEADRACE__{name}"), value.to_owned())];
+    match settings::load::<Config>(Some(Document { name: "headrace.toml", text: document }), variables) {
+        Ok(loaded) => {
+            let invalid = loaded.value.validate(&[headrace::cli::Role::Ingest, headrace::cli::Role::Pipeline]);
+            let _ = loaded.check(invalid).map_err(|problems| problems.to_string());
+        }
+        Err(problems) => assert!(!problems.to_string().is_empty()),
+    }
+}
+
+fn delivery(kind: &str, media_type: &str, body: &[u8]) -> RawDelivery {
+    RawDelivery {
+        id: EventId::github("72d3162e-cc78-11e3-81ab-4c9367dc0958"),
+        tenant: "acme".to_owned(),
+        source: "github".to_owned(),
+        event: kind.to_owned(),
+        received_at: Timestamp::from_seconds(1_772_000_000),
+        headers: vec![(header::CONTENT_TYPE.to_owned(), media_type.to_owned())],
+        body: Bytes::copy_from_slice(body),
+        sequence: 42,
+    }
+}

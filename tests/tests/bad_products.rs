@@ -1,0 +1,92 @@
+//! What no message can carry ends in DEAD, and others go on.
+
+use std::sync::Arc;
+
+use async_nats::HeaderMap;
+use async_trait::async_trait;
+use headrace_runtime::broker::Stream;
+use headrace_runtime::chain::{ChainLoop, Pace, Stage};
+use headrace_runtime::consumer::Subscription;
+use headrace_runtime::fault::{Fault, FaultClass, Reason, Verdict};
+use headrace_runtime::health::Health;
+use headrace_runtime::payload::{Outgoing, Product, RawDelivery};
+use headrace_runtime::settler::Settler;
+use headrace_schemas::alert::Alert;
+use headrace_schemas::event::Event;
+use headrace_schemas::id::EventId;
+use headrace_tests::conformance::{COMPONENT, Lanes, POLICY};
+use headrace_tests::harness::samples::Sample as _;
+use headrace_tests::harness::{CEILING, Nats};
+
+struct Bulk {
+    number: u64,
+    bytes: usize,
+}
+
+impl Product for Bulk {
+    fn write(&self, _: &str) -> Result<Outgoing, Fault> {
+        Ok(Outgoing {
+            subject: "events.scored.acme.code.none".to_owned(),
+            message_id: self.number.to_string(),
+            payload: vec![0; self.bytes].into(),
+            headers: HeaderMap::new(),
+        })
+    }
+}
+
+/// Makes too much of the first message.
+struct Blows;
+
+#[async_trait]
+impl Stage for Blows {
+    type In = RawDelivery;
+    type Out = Bulk;
+
+    fn handover(&self) -> &'static str {
+        "scored"
+    }
+
+    async fn process(&self, batch: Vec<RawDelivery>) -> Vec<Verdict<Bulk>> {
+        let bytes = |number| if number == 1 { 32 << 20 } else { 10 };
+        let product = |raw: RawDelivery| Bulk { number: raw.sequence, bytes: bytes(raw.sequence) };
+        batch.into_iter().map(|raw| Verdict::Forward(vec![product(raw)])).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_product_that_is_too_large_is_given_up_and_others_go_on() {
+    let nats = Nats::start().await;
+    let broker = nats.broker().await;
+    nats.publish_all((0..3).map(|number| RawDelivery::sample(number).message())).await;
+    let subscription = Subscription {
+        component: COMPONENT.to_owned(),
+        stream: Stream::Raw,
+        filters: Vec::new(),
+        ack_wait: CEILING,
+        unsettled_max: 16,
+    };
+    let settler = Settler::new(COMPONENT, &broker, POLICY, Health::new().register(COMPONENT));
+    let chain = Arc::new(ChainLoop { broker, subscription, pace: Pace::Prompt, stage: Box::new(Blows), settler });
+    let lanes = Lanes::run(1, |stop| {
+        let chain = Arc::clone(&chain);
+        async move { chain.run_lane(stop).await }
+    });
+    nats.settled(Stream::Raw, COMPONENT).await;
+    lanes.stop().await;
+    assert_eq!(nats.messages(Stream::Events).await.len(), 2);
+    let letters = nats.dead_letters().await;
+    let reasons: Vec<&str> = letters.iter().map(|letter| letter.reason.as_str()).collect();
+    assert_eq!(reasons, ["rejected"], "{letters:#?}");
+}
+
+/// Ids come from records that anybody with access to the broker may have written.
+#[test]
+fn an_id_of_several_lines_is_refused() {
+    for id in ["a\nb", "a\r\nNats-Msg-Id: b", "\r"] {
+        let event = Event { id: EventId::from_stored(id), ..Event::sample(1) };
+        let alert = Alert { id: id.to_owned(), ..Alert::sample(1) };
+        for refused in [event.write("scored").err(), alert.write("alerted").err()] {
+            assert_eq!(refused.map(|fault| fault.class), Some(FaultClass::Poison(Reason::Malformed)), "{id:?}");
+        }
+    }
+}
