@@ -10,7 +10,7 @@ use headrace_schemas::header;
 use headrace_tests::harness::CEILING;
 use headrace_tests::product::admin::{get, sample};
 use headrace_tests::product::hook::{Answer, Hook, answer, guid, sha256, signature};
-use headrace_tests::product::process::{Launch, Ready, Running, command, complained, said, signal};
+use headrace_tests::product::process::{Launch, Ready, Running, command, complained, freeze, said, signal};
 use headrace_tests::product::stored::{self, Stored};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use rustix::process::Signal;
@@ -268,7 +268,7 @@ async fn every_step_is_counted(ready: &Ready) {
 async fn a_silent_broker_is_told_in_time(ready: &Ready, hook: &Hook, stored: &Stored) {
     let readyz = format!("{}/readyz", ready.metrics);
     assert_eq!(get(&readyz).await.0, 200);
-    signal(ready.pids["nats"], Signal::STOP);
+    freeze(ready.pids["nats"]).await;
     let id = guid();
     let began = Instant::now();
     let refused: Answer = hook.send("repository", &id, publicized("late")).await;

@@ -224,6 +224,20 @@ pub fn runs(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
+/// Stops a process where it is, and waits until every thread of it has stopped: until then it may still answer.
+pub async fn freeze(pid: u32) {
+    signal(pid, Signal::STOP);
+    let is_stopped = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+    let all_stopped = || {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+        let stats = threads.map(|thread| std::fs::read_to_string(thread.ok()?.path().join("stat")).ok());
+        stats.map(|stat| stat.is_some_and(is_stopped)).all(|stopped| stopped).then_some(())
+    };
+    let what = format!("process {pid} has stopped");
+    let stopped = poll::until(&what, CEILING, || std::future::ready(all_stopped())).await;
+    stopped.unwrap_or_else(|error| panic!("{error}"));
+}
+
 /// Waits until a process runs no more.
 pub async fn gone(pid: u32) {
     let what = format!("process {pid} is gone");
