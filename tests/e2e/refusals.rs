@@ -71,12 +71,14 @@ async fn every_problem_of_a_configuration_is_told_at_once() {
     for problem in [
         format!("{place}:3:1: ingest.in_flight: "),
         format!("{place}:5:17: streams.raw.max_age_hours: "),
-        format!("2 problems in {place}"),
+        format!("{place}:2:17: ingest.answer_max_ms: expected 100 to 8000"),
+        format!("{place}:8:9: pipeline.lanes: expected 1 to 64, found 0"),
+        format!("4 problems in {place}"),
     ] {
         assert!(log.contains(&problem), "no `{problem}` in\n{log}");
     }
 
-    // Once its form is right, its values are looked at.
+    // The same values once its form is right.
     std::fs::write(&config, text.replace("in_flight = 5\n", "").replace("\"a week\"", "0")).unwrap();
     let (code, log) = with(&config).refused().await;
     assert_eq!(code, Some(2), "{log}");

@@ -18,7 +18,7 @@ use crate::run::ALL_ROLES;
 const SERVER_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) async fn check(arguments: Check) -> anyhow::Result<()> {
-    let loaded = config::load(arguments.config.config.as_deref())?;
+    let loaded = config::load(arguments.config.config.as_deref(), |config| config.validate(&ALL_ROLES))?;
     loaded.check(loaded.value.validate(&ALL_ROLES))?;
     println!("ok      configuration");
     let config = loaded.value;

@@ -144,15 +144,16 @@ impl Default for Local {
     }
 }
 
-/// Reads the configuration from `path` and the environment. Its values are not validated yet.
+/// Reads the configuration from `path` and the environment. Its values are not validated yet; `values`
+/// is asked about them only where its form has problems too.
 ///
 /// # Errors
-/// Every problem of form at once.
-pub fn load(path: Option<&Path>) -> Result<Loaded<Config>, Problems> {
+/// Every problem at once.
+pub fn load(path: Option<&Path>, values: impl Fn(&Config) -> Vec<Invalid>) -> Result<Loaded<Config>, Problems> {
     // Of the environment, only what is meant as a setting.
     let settings =
         std::env::vars_os().filter(|(name, _): &(OsString, OsString)| name.to_string_lossy().starts_with("HEADRACE__"));
-    settings::read::<Config>(path, settings)
+    settings::read::<Config>(path, settings, values)
 }
 
 impl Config {
@@ -271,11 +272,11 @@ impl Sinks {
 mod tests {
     use super::*;
     use crate::cli::Role;
-    use crate::settings::{Document, load, reference};
+    use crate::settings::{Document, reference};
 
     fn read(text: &str) -> Loaded<Config> {
         let none: [(OsString, OsString); 0] = [];
-        load(Some(Document { name: "headrace.toml", text }), none)
+        settings::load(Some(Document { name: "headrace.toml", text }), none)
             .unwrap_or_else(|problems| panic!("{problems}\n{text}"))
     }
 
@@ -288,6 +289,29 @@ mod tests {
         {
             assert!(reference.contains(setting), "{setting} is not in the reference:\n{reference}");
         }
+    }
+
+    #[test]
+    fn problems_of_form_and_of_value_are_shown_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("headrace.toml");
+        let text = "[ingest]\nanswer_max_ms = 9000\nlisten = 5\n[pipelin]\n[pipeline]\nlanes = 0\n[shutdown]\ngrace_s = \"x\"\n";
+        std::fs::write(&path, text).unwrap();
+        let problems = load(Some(&path), |config| config.validate(&[Role::Ingest, Role::Pipeline])).unwrap_err();
+        let paths: Vec<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
+        assert_eq!(
+            paths,
+            [
+                "nats.url",
+                "ingest.github.secrets",
+                "ingest.answer_max_ms",
+                "ingest.listen",
+                "pipelin",
+                "pipeline.lanes",
+                "shutdown.grace_s"
+            ],
+            "{problems}"
+        );
     }
 
     #[test]

@@ -13,7 +13,9 @@ use headrace_local::child::Event;
 use headrace_local::install::{Installer, Terminal};
 use headrace_local::{clickhouse, nats};
 use headrace_runtime::broker::Broker;
+use headrace_runtime::config::Invalid;
 use headrace_runtime::health::State;
+use headrace_runtime::secret::Secret;
 use headrace_sinks::file;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -41,7 +43,7 @@ struct Servers {
 }
 
 pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
-    let mut loaded = config::load(arguments.config.config.as_deref())?;
+    let mut loaded = config::load(arguments.config.config.as_deref(), values)?;
     telemetry::install(&loaded.value.log)?;
     let stop = stop_signal()?;
     tokio::pin!(stop);
@@ -74,6 +76,15 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     process.stop(config.shutdown.grace()).await;
     servers.stop().await;
     outcome
+}
+
+/// What is wrong with the values, whatever `up` is going to fill in.
+fn values(config: &Config) -> Vec<Invalid> {
+    let mut config = with_servers(config, "nats://127.0.0.1:1", "http://127.0.0.1:1");
+    if config.ingest.github.secrets.is_empty() && config.ingest.github.scoped.is_empty() {
+        config.ingest.github.secrets.push(Secret::new("made at the start"));
+    }
+    config.validate(&ALL_ROLES)
 }
 
 /// Fills in what `up` decides itself: ports from the command line, the secret, the sinks.

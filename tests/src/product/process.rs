@@ -230,8 +230,8 @@ pub async fn freeze(pid: u32) {
     let is_stopped = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
     let all_stopped = || {
         let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
-        let stats = threads.map(|thread| std::fs::read_to_string(thread.ok()?.path().join("stat")).ok());
-        stats.map(|stat| stat.is_some_and(is_stopped)).all(|stopped| stopped).then_some(())
+        let mut stats = threads.map(|thread| std::fs::read_to_string(thread.ok()?.path().join("stat")).ok());
+        stats.all(|stat| stat.is_some_and(is_stopped)).then_some(())
     };
     let what = format!("process {pid} has stopped");
     let stopped = poll::until(&what, CEILING, || std::future::ready(all_stopped())).await;

@@ -12,6 +12,7 @@ mod environment;
 mod origin;
 mod problem;
 mod reference;
+mod rest;
 mod scalar;
 mod schema;
 mod secret;
@@ -75,12 +76,12 @@ impl<T> Loaded<T> {
         if invalid.is_empty() {
             return Ok(());
         }
-        let problems = invalid.into_iter().map(|found| Problem {
-            origin: self.nearest(&found.path),
-            path: found.path,
-            message: found.message,
-        });
+        let problems = invalid.into_iter().map(|found| self.problem(found));
         Err(Problems::new(self.file.clone(), problems.collect()))
+    }
+
+    fn problem(&self, found: Invalid) -> Problem {
+        Problem { origin: self.nearest(&found.path), path: found.path, message: found.message }
     }
 
     fn nearest(&self, path: &str) -> Origin {
@@ -99,16 +100,20 @@ impl<T> Loaded<T> {
 }
 
 /// Reads the file at `path`, if there is one to read, and loads it as [`load`] does.
+///
+/// When its form has problems, `values` is asked what is wrong with the values of the rest, so that all
+/// problems are shown at once. A configuration of right form is not given to it: see [`Loaded::check`].
 pub fn read<T: DeserializeOwned + JsonSchema>(
     path: Option<&Path>,
     environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
+    values: impl Fn(&T) -> Vec<Invalid>,
 ) -> Result<Loaded<T>, Problems> {
     let Some(path) = path else {
-        return load(None, environment);
+        return load_with(None, environment, values);
     };
     let name = path.display().to_string();
     match std::fs::read_to_string(path) {
-        Ok(text) => load(Some(Document { name: &name, text: &text }), environment),
+        Ok(text) => load_with(Some(Document { name: &name, text: &text }), environment, values),
         Err(error) => {
             let file: Arc<str> = name.into();
             let origin = Origin::whole(Some(&file));
@@ -128,6 +133,14 @@ pub fn load<T: DeserializeOwned + JsonSchema>(
     document: Option<Document<'_>>,
     environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
 ) -> Result<Loaded<T>, Problems> {
+    load_with(document, environment, |_| Vec::new())
+}
+
+fn load_with<T: DeserializeOwned + JsonSchema>(
+    document: Option<Document<'_>>,
+    environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
+    values: impl Fn(&T) -> Vec<Invalid>,
+) -> Result<Loaded<T>, Problems> {
     let schema = Schema::of::<T>();
     let (variables, unreadable) = environment::select(environment);
     let mut sources = Sources::new(document);
@@ -143,6 +156,8 @@ pub fn load<T: DeserializeOwned + JsonSchema>(
     let mut problems: Vec<Problem> = unreadable;
     problems.extend(findings.into_iter().map(|finding| finding.at(&sources)));
     if !problems.is_empty() {
+        let more = rest::problems(table, &problems, &sources, values);
+        problems.extend(more);
         return Err(Problems::new(file, problems));
     }
 

@@ -220,7 +220,7 @@ h.toml:7:8: ingest.port: out of range: expected an integer from 0 to 65535, foun
 #[test]
 fn an_unreadable_file_is_a_problem_of_the_file() {
     let path = std::path::Path::new("/nowhere/h.toml");
-    let shown = read::<Config>(Some(path), NO_ENVIRONMENT).unwrap_err().to_string();
+    let shown = read::<Config>(Some(path), NO_ENVIRONMENT, |_| Vec::new()).unwrap_err().to_string();
     assert!(shown.starts_with("/nowhere/h.toml: the configuration cannot be read: No such file"), "{shown}");
     assert!(shown.ends_with("\n1 problem in /nowhere/h.toml"), "{shown}");
 }

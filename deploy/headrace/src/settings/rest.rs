@@ -1,0 +1,48 @@
+//! What is wrong with the values of a configuration whose form has problems elsewhere.
+//!
+//! The settings with problems are taken out; what is left is read with their defaults. So both kinds of
+//! problems are shown at once. Where too little is left to be read, only the first kind is.
+
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+
+use super::origin::{self, ROOT, Sources};
+use super::{Invalid, Loaded, Problem, Table, Value};
+
+pub(super) fn problems<T: DeserializeOwned>(
+    mut table: Table<'_>,
+    known: &[Problem],
+    sources: &Sources<'_>,
+    values: impl Fn(&T) -> Vec<Invalid>,
+) -> Vec<Problem> {
+    known.iter().for_each(|problem| take_out(&mut table, &problem.path));
+    let paths = origin::paths(&table);
+    let origins = paths.iter().map(|(path, span)| (origin::plain(path), sources.origin(span))).collect();
+    let Ok(value) = T::deserialize(toml::de::Deserializer::from(Spanned::new(ROOT, table))) else { return Vec::new() };
+    let loaded = Loaded { value, file: sources.file(), origins };
+    let is_new = |found: &Invalid| !known.iter().any(|problem| touches(&problem.path, &found.path));
+    values(&loaded.value).into_iter().filter(is_new).map(|found| loaded.problem(found)).collect()
+}
+
+/// Removes the setting at `path`, or the innermost table around it that can be told from it.
+fn take_out(table: &mut Table<'_>, path: &str) {
+    let plain = origin::plain(path);
+    // An item of a list has its own problems; the others of the list are of no use without it.
+    let whole = plain.split('[').next().unwrap_or_default();
+    let Some((parents, key)) = whole.rsplit_once('.').or(Some(("", whole))) else { return };
+    let mut table = table;
+    for parent in parents.split('.').filter(|parent| !parent.is_empty()) {
+        let Some(inner) = table.get_mut(parent).map(Value::get_mut) else { return };
+        let toml::de::DeValue::Table(inner) = inner else { return };
+        table = inner;
+    }
+    table.remove(key);
+}
+
+/// Whether a problem at `known` explains one at `found`: it is the same setting, in it or around it.
+fn touches(known: &str, found: &str) -> bool {
+    let within = |outer: &str, inner: &str| {
+        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    !known.is_empty() && (within(known, found) || within(found, known))
+}
