@@ -16,7 +16,7 @@ use headrace_runtime::fault::{Fault, FaultClass, Reason};
 use headrace_runtime::payload::Payload as _;
 use headrace_runtime::secret::Secret;
 use headrace_schemas::event::Event;
-use headrace_sinks::clickhouse::{Config, Events};
+use headrace_sinks::clickhouse::{Config, Events, Raw};
 use headrace_tests::conformance::sink::{Case, Promise};
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::sink_conformance;
@@ -145,6 +145,56 @@ sink_conformance!(
     shutdown,
     crash,
 );
+
+/// The same server with the sink for bodies.
+struct RawCase(ClickHouseCase);
+
+#[async_trait]
+impl Case for RawCase {
+    type Sink = Raw;
+    const PROMISE: Promise = Promise::Once;
+
+    async fn start() -> Self {
+        Self(ClickHouseCase::start().await)
+    }
+    fn sink(&self) -> Raw {
+        self.0.config().raw()
+    }
+    fn terms(&self) -> Terms {
+        self.0.config().raw_terms()
+    }
+    fn received(&self) -> Vec<String> {
+        self.0.query("SELECT id FROM headrace.raw ORDER BY sequence").lines().map(str::to_owned).collect()
+    }
+    fn fail_next(&self, times: usize, failure: Failure, when: When, which: Which) {
+        self.0.fail_next(times, failure, when, which);
+    }
+    fn failures_left(&self) -> usize {
+        self.0.failures_left()
+    }
+    fn held(&self) -> usize {
+        self.0.held()
+    }
+    fn release(&self) {
+        self.0.release();
+    }
+    fn down(&self) {
+        self.0.down();
+    }
+    async fn up(&self) {
+        self.0.up().await;
+    }
+    async fn break_access(&self) {
+        self.0.break_access().await;
+    }
+    async fn mend(&self) {
+        self.0.mend().await;
+    }
+}
+
+mod raw {
+    headrace_tests::sink_conformance!(super::RawCase: success, transient, down, timeouts, lost_answers, duplicates, shutdown, crash);
+}
 
 fn batch(numbers: std::ops::Range<u16>, suspect: bool, valid_for: Duration) -> Batch<Event> {
     let item =
