@@ -15,7 +15,7 @@ use headrace_schemas::time::Timestamp;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{Batch, BatchPolicy, Item};
+use crate::batch::{Batch, BatchPolicy};
 use crate::broker::{Broker, Stream};
 use crate::chain::rest_for;
 use crate::consumer::{Lane, Subscription};
@@ -24,6 +24,7 @@ use crate::epoch::Epoch;
 use crate::fault::{DiscardReason, Fault, FaultClass};
 use crate::message::Delivered;
 use crate::metrics::{seconds, seconds_since};
+use crate::part::{Part, Standing};
 use crate::payload::Payload;
 use crate::settle::{Attempt, Outcome};
 use crate::settler::Settler;
@@ -117,49 +118,6 @@ pub struct SinkLoop<S: Sink> {
     pub call_timeout: Duration,
     /// Settles its messages.
     pub settler: Settler,
-}
-
-/// A part of a batch with the messages behind it, in the same order.
-struct Part<T> {
-    messages: Vec<Delivered>,
-    batch: Batch<T>,
-}
-
-/// Whether messages are ours to deliver.
-enum Standing {
-    /// They are, until then.
-    Ours { valid_until: Instant },
-    /// They are suspects, and a look-up would prove nothing yet.
-    NotYet { wait: Duration },
-    /// They are not any more: the broker gives them to another.
-    Lapsed,
-    /// The broker does not tell.
-    Unknown(Fault),
-}
-
-impl<T> Part<T> {
-    fn empty() -> Self {
-        Self { messages: Vec::new(), batch: Batch::new(Vec::new(), Instant::now()) }
-    }
-
-    fn push(&mut self, message: Delivered, value: T, suspect: bool) {
-        let redelivered = message.may_be_redelivered();
-        self.batch.push(Item { value, suspect, redelivered, sequence: message.sequence });
-        self.messages.push(message);
-    }
-
-    /// Two parts of about the same size.
-    fn halves(mut self) -> [Self; 2] {
-        let middle = self.messages.len() / 2;
-        let valid_until = Instant::now() + self.batch.valid_for();
-        let later_messages = self.messages.split_off(middle);
-        let mut items = self.batch.into_items();
-        let later_items = items.split_off(middle);
-        [
-            Self { messages: self.messages, batch: Batch::new(items, valid_until) },
-            Self { messages: later_messages, batch: Batch::new(later_items, valid_until) },
-        ]
-    }
 }
 
 impl<S: Sink> SinkLoop<S> {

@@ -20,6 +20,7 @@ pub mod health;
 pub mod lease;
 pub mod message;
 pub mod metrics;
+mod part;
 pub mod payload;
 pub mod progress;
 pub mod publisher;

@@ -1,0 +1,52 @@
+//! A part of what a sink's lane gathered, with the messages behind it, and whether it is still ours.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::batch::{Batch, Item};
+use crate::fault::Fault;
+use crate::message::Delivered;
+
+/// A part of a batch with the messages behind it, in the same order.
+pub(crate) struct Part<T> {
+    pub(crate) messages: Vec<Delivered>,
+    pub(crate) batch: Batch<T>,
+}
+
+/// Whether messages are ours to deliver.
+pub(crate) enum Standing {
+    /// They are, until then.
+    Ours { valid_until: Instant },
+    /// They are suspects, and a look-up would prove nothing yet.
+    NotYet { wait: Duration },
+    /// They are not any more: the broker gives them to another.
+    Lapsed,
+    /// The broker does not tell.
+    Unknown(Fault),
+}
+
+impl<T> Part<T> {
+    pub(crate) fn empty() -> Self {
+        Self { messages: Vec::new(), batch: Batch::new(Vec::new(), Instant::now()) }
+    }
+
+    pub(crate) fn push(&mut self, message: Delivered, value: T, suspect: bool) {
+        let redelivered = message.may_be_redelivered();
+        self.batch.push(Item { value, suspect, redelivered, sequence: message.sequence });
+        self.messages.push(message);
+    }
+
+    /// Two parts of about the same size.
+    pub(crate) fn halves(mut self) -> [Self; 2] {
+        let middle = self.messages.len() / 2;
+        let valid_until = Instant::now() + self.batch.valid_for();
+        let later_messages = self.messages.split_off(middle);
+        let mut items = self.batch.into_items();
+        let later_items = items.split_off(middle);
+        [
+            Self { messages: self.messages, batch: Batch::new(items, valid_until) },
+            Self { messages: later_messages, batch: Batch::new(later_items, valid_until) },
+        ]
+    }
+}
