@@ -160,7 +160,7 @@ fn missing_keys_are_shown_at_the_table_that_lacks_them() {
 fn a_required_key_of_the_document_is_shown_at_the_file() {
     #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
     struct Strict {
-        #[allow(dead_code)]
+        #[allow(dead_code, reason = "read by serde alone")]
         name: String,
     }
     let loaded: Result<Loaded<Strict>, Problems> = load(Some(Document { name: "s.toml", text: "" }), NO_ENVIRONMENT);

@@ -148,7 +148,7 @@ fn what_serde_says_of_a_secret_is_not_shown() {
 
     #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
     struct Keys {
-        #[allow(dead_code)]
+        #[allow(dead_code, reason = "read by serde alone")]
         key: Hexadecimal,
     }
     let document = Document { name: "h.toml", text: "key = 'hunter\"2'" };
@@ -161,7 +161,7 @@ fn what_serde_says_of_a_secret_is_not_shown() {
 fn numbers_marked_as_secrets_are_not_shown_either() {
     #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
     struct Pins {
-        #[allow(dead_code)]
+        #[allow(dead_code, reason = "read by serde alone")]
         #[schemars(extend("x-secret" = true))]
         pin: u8,
     }
