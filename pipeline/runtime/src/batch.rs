@@ -50,14 +50,17 @@ impl<T> Batch<T> {
         self.valid_until.saturating_duration_since(Instant::now())
     }
 
-    /// Name of these items in this order, 32 hex digits: the same messages have the same token,
-    /// whenever they are presented, and any other set has another.
+    /// Name of these items, given by sequence and id, in this order, 32 hex digits: the same messages
+    /// have the same token, whenever they are presented, and any other set has another. The sequences
+    /// alone would not do: a broker that lost its newest messages gives their sequences again.
     #[must_use]
-    pub fn token(items: impl Iterator<Item = u64>, scope: &str) -> String {
+    pub fn token<'a>(items: impl Iterator<Item = (u64, &'a str)>, scope: &str) -> String {
         let mut hash = Sha256::new();
         hash.update(scope.as_bytes());
-        for sequence in items {
+        for (sequence, id) in items {
             hash.update(sequence.to_le_bytes());
+            hash.update((id.len() as u64).to_le_bytes());
+            hash.update(id.as_bytes());
         }
         hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -92,11 +95,12 @@ mod tests {
 
     #[test]
     fn a_token_names_the_items_and_their_order() {
-        let token = |sequences: &[u64]| Batch::<()>::token(sequences.iter().copied(), "events");
-        assert_eq!(token(&[1, 2, 3]), token(&[1, 2, 3]));
-        assert_ne!(token(&[1, 2, 3]), token(&[1, 3, 2]));
-        assert_ne!(token(&[1, 2, 3]), token(&[1, 2]));
-        assert_ne!(token(&[1]), Batch::<()>::token([1].into_iter(), "raw"));
+        let token = |items: &[(u64, &str)]| Batch::<()>::token(items.iter().copied(), "events");
+        assert_eq!(token(&[(1, "a"), (2, "b")]), token(&[(1, "a"), (2, "b")]));
+        assert_ne!(token(&[(1, "a"), (2, "b")]), token(&[(2, "b"), (1, "a")]));
+        assert_ne!(token(&[(1, "a"), (2, "b")]), token(&[(1, "a")]));
+        assert_ne!(token(&[(1, "a")]), Batch::<()>::token([(1, "a")].into_iter(), "raw"));
+        assert_ne!(token(&[(1, "a")]), token(&[(1, "b")]), "a sequence that was given again is another message");
         assert_eq!(token(&[]).len(), 32);
     }
 }

@@ -5,7 +5,7 @@
 //! ([`headrace_runtime::message::Delivered::is_suspect`]). Hence:
 //!
 //! * First deliveries are inserted straight. When the answer is not clear they are inserted again,
-//!   unchanged and under the same `insert_deduplication_token`; the token is made of their sequences,
+//!   unchanged and under the same `insert_deduplication_token`; the token is made of their sequences and ids,
 //!   because ClickHouse silently drops *different* rows under a token that it knows.
 //! * Suspects are looked up by id, and those that are absent are inserted. When that answer is not clear
 //!   they are looked up again, but only when the server's time limit for the insert has passed: until
@@ -95,7 +95,7 @@ impl Table {
             return Ok(());
         }
         let valid_until = valid_until(valid_for, self.limit);
-        let token = Batch::<T>::token(items.iter().map(|item| item.sequence), self.name);
+        let token = Batch::<T>::token(items.iter().map(|item| (item.sequence, item.value.id())), self.name);
         let send = async {
             let mut insert = self
                 .client
