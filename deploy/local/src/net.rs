@@ -70,6 +70,22 @@ pub(crate) async fn http_status(address: SocketAddr, path: &str) -> Option<u16> 
     answer.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()
 }
 
+/// Status and beginning of the body, at most some kilobytes, of an HTTP answer; `None` when there is none.
+pub(crate) async fn http_answer(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let asking = async {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = Vec::new();
+        stream.take(8 << 10).read_to_end(&mut answer).await.ok()?;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let status = answer.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+        let (_, body) = answer.split_once("\r\n\r\n")?;
+        Some((status, body.to_owned()))
+    };
+    tokio::time::timeout(PROBE_MAX, asking).await.ok()?
+}
+
 /// What a server says first after `request` was sent, at most some hundred bytes.
 pub(crate) async fn exchange(address: SocketAddr, request: &[u8]) -> Option<String> {
     let probing = async {

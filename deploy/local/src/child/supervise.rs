@@ -24,7 +24,18 @@ pub trait Service: Send + Sync + 'static {
 
     /// Waits until it does its work; bounded by a deadline of its own.
     fn ready(&self, child: &Child) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// Why a process that lives has stopped its work for good, by its own words; silence is no such sign.
+    /// It is ended and started again when it says so several times in a row.
+    fn disabled(&self) -> impl Future<Output = Option<String>> + Send {
+        std::future::ready(None)
+    }
 }
+
+/// How often a child is asked whether it has stopped its work.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// So many times in a row it must say so.
+const LOOKS: u32 = 3;
 
 /// How a child that died is started again.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +57,8 @@ impl Default for RestartPolicy {
         Self {
             pause_min: Duration::from_millis(100),
             pause_max: Duration::from_secs(5),
-            attempts_max: 20,
+            // At the longest pause an hour: a disk may be full for a while.
+            attempts_max: 720,
             settled_after: Duration::from_secs(30),
             grace: Duration::from_secs(15),
         }
@@ -142,8 +154,13 @@ async fn keep<S: Service>(
     let mut attempts = 0;
     loop {
         let since = Instant::now();
-        let status = tokio::select! {
-            status = child.wait() => status,
+        let mut status = tokio::select! {
+            status = child.wait() => status.to_string(),
+            reason = stopped_working(&service) => {
+                tracing::warn!(service = service.name(), reason, "does no work any more; ending it");
+                child.stop(policy.grace).await;
+                reason
+            }
             () = stopping.cancelled() => {
                 child.stop(policy.grace).await;
                 events.send_replace(Event::Stopped);
@@ -153,7 +170,6 @@ async fn keep<S: Service>(
         if since.elapsed() >= policy.settled_after {
             attempts = 0;
         }
-        let mut status = status.to_string();
         child = loop {
             attempts += 1;
             if attempts > policy.attempts_max {
@@ -179,6 +195,19 @@ async fn keep<S: Service>(
                 Err(error) => status = error,
             }
         };
+    }
+}
+
+/// Waits until the service says, several times in a row, that it has stopped its work.
+async fn stopped_working<S: Service>(service: &S) -> String {
+    let mut looks = 0;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        match service.disabled().await {
+            Some(reason) if looks + 1 == LOOKS => return reason,
+            Some(_) => looks += 1,
+            None => looks = 0,
+        }
     }
 }
 

@@ -16,6 +16,12 @@ use crate::start::{self, StartError};
 /// JetStream refuses to start on less and fails soon after on little more, in bytes.
 const FREE_BYTES_MIN: u64 = 64 << 20;
 
+/// Answers 200 while JetStream is on.
+const HEALTH: &str = "/healthz?js-enabled-only=true";
+
+/// How the server's health tells of a stream whose file could not be written.
+const WRITE_ERROR: &str = "write error";
+
 /// One server with its ports and its lock.
 pub(super) struct Server {
     config: Config,
@@ -71,7 +77,7 @@ impl Server {
     async fn answers(&self) -> bool {
         let greeting = net::exchange(self.address(), b"").await;
         greeting.is_some_and(|greeting| greeting.starts_with("INFO "))
-            && net::http_status(self.monitor, "/healthz?js-enabled-only=true").await == Some(200)
+            && net::http_status(self.monitor, HEALTH).await == Some(200)
     }
 }
 
@@ -97,6 +103,19 @@ impl Service for Server {
     async fn ready(&self, child: &Child) -> Result<(), Error> {
         let within = self.config.ready_within;
         Ok(start::answered(child, self.name(), self.address(), within, || self.answers()).await?)
+    }
+
+    /// After its disk was full, a server keeps JetStream off, or refuses to write to a stream, until it is
+    /// started again. While the disk is full it stays: it still serves what it has.
+    async fn disabled(&self) -> Option<String> {
+        require_room(&self.config.data_dir, FREE_BYTES_MIN).ok()?;
+        let status = net::http_status(self.monitor, HEALTH).await?;
+        if status != 200 {
+            return Some(format!("JetStream is off: {HEALTH} answers {status}"));
+        }
+        let (status, body) = net::http_answer(self.monitor, "/healthz").await?;
+        // The words of `Server.healthz` for a store that failed; other reasons pass by themselves.
+        (status != 200 && body.contains(WRITE_ERROR)).then(|| format!("a stream takes no more messages: {body}"))
     }
 }
 
