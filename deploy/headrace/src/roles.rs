@@ -12,6 +12,7 @@ use headrace_runtime::chain::{BoxedStage, ChainLoop, Pace};
 use headrace_runtime::consumer::Subscription;
 use headrace_runtime::delivery::{Sink, SinkLoop, Terms};
 use headrace_runtime::health::Health;
+use headrace_runtime::patience::patiently;
 use headrace_runtime::payload::{Payload, Product};
 use headrace_runtime::settle::RetryPolicy;
 use headrace_runtime::settler::Settler;
@@ -31,6 +32,8 @@ use crate::recover;
 /// The sink that keeps every body.
 pub(crate) const CLICKHOUSE_RAW: &str = "clickhouse-raw";
 
+/// How long the bucket of the state may take to answer: a cluster may be choosing its leader.
+const STATE_WITHIN: Duration = Duration::from_secs(60);
 /// What alert adds to the way of an event that a rule matched.
 const ALERT_LINGER: Duration = Duration::from_millis(200);
 
@@ -132,7 +135,8 @@ impl Builder<'_> {
                 Stages::FromEvents(stage) => self.chain(chain.subscription, Pace::Prompt, stage, config.lanes),
             }
         }
-        let alerts = Alerts::new(config.alert, StateStore::open(self.broker).await?);
+        let state = patiently(STATE_WITHIN, async || StateStore::open(self.broker).await).await?;
+        let alerts = Alerts::new(config.alert, state);
         let alerts: BoxedStage<Event, Alert> = Box::new(alerts);
         // One alert is one write to the state, however many events it has: a burst of them is gathered.
         self.chain(config.alert_subscription(), Pace::Gathered { linger: ALERT_LINGER }, alerts, 1);

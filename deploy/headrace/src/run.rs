@@ -1,8 +1,10 @@
 //! `headrace run`: chosen roles against servers that exist already.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 
 use headrace_runtime::broker::Broker;
+use headrace_runtime::patience::patiently;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{Role, Run};
@@ -20,11 +22,18 @@ pub(crate) async fn run(arguments: Run) -> anyhow::Result<()> {
     loaded.check(loaded.value.validate(&roles))?;
     let config = loaded.value;
     telemetry::install(&config.log)?;
-    let stop = stop_signal()?;
+    let mut stop = pin!(stop_signal()?);
     arguments.ready_file.as_deref().map_or(Ok(()), Ready::remove)?;
 
-    let broker = Broker::connect(&config.nats, &config.streams, "headrace").await?;
-    broker.ensure_topology(&config.streams).await?;
+    let broker = patiently(config.nats.start_wait(), async || {
+        let broker = Broker::connect(&config.nats, &config.streams, "headrace").await?;
+        broker.ensure_topology(&config.streams).await?;
+        Ok(broker)
+    });
+    let broker = tokio::select! {
+        broker = broker => broker?,
+        () = &mut stop => return Ok(()),
+    };
     let process = Process::start(&config, &roles, &broker).await?;
     if let Some(path) = &arguments.ready_file {
         let ready = Ready {

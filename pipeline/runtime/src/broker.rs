@@ -87,7 +87,8 @@ impl Broker {
     /// # Errors
     /// When no server answers within the configured time, or it refuses us.
     pub async fn connect(nats: &Nats, streams: &Streams, name: &str) -> anyhow::Result<Self> {
-        let client = connect_options(nats, name).await?.connect(nats.url.as_str()).await.with_context(|| {
+        let servers: Vec<&str> = nats.url.split(',').map(str::trim).collect();
+        let client = connect_options(nats, name).await?.connect(servers).await.with_context(|| {
             format!("cannot connect to NATS at {}; is it running, and is `nats.url` right?", nats.url)
         })?;
         let jetstream = jetstream::context::ContextBuilder::new()

@@ -44,6 +44,9 @@ pub struct Nats {
     pub ca_path: Option<PathBuf>,
     /// How long to wait for a connection and for each confirmation, in milliseconds.
     pub timeout_ms: u64,
+    /// How long `run` waits at its start until NATS answers and has its streams, in seconds; then it ends with
+    /// an error. Once started it waits for ever.
+    pub start_wait_s: u64,
 }
 
 impl Default for Nats {
@@ -56,11 +59,18 @@ impl Default for Nats {
             token: Secret::default(),
             ca_path: None,
             timeout_ms: 5_000,
+            start_wait_s: 60,
         }
     }
 }
 
 impl Nats {
+    /// `start_wait_s` as a duration.
+    #[must_use]
+    pub const fn start_wait(&self) -> Duration {
+        Duration::from_secs(self.start_wait_s)
+    }
+
     /// `timeout_ms` as a duration.
     #[must_use]
     pub const fn timeout(&self) -> Duration {

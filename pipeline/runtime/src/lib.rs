@@ -21,6 +21,7 @@ pub mod lease;
 pub mod message;
 pub mod metrics;
 mod part;
+pub mod patience;
 pub mod payload;
 pub mod progress;
 pub mod publisher;
