@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::jetstream::consumer::pull::{Batch, Config};
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use futures::FutureExt as _;
 use futures::StreamExt as _;
 use headrace_schemas::time::Timestamp;
@@ -42,6 +43,7 @@ pub struct Subscription {
 /// One reader of a consumer.
 pub struct Lane {
     consumer: Consumer<Config>,
+    stream: Stream,
     broker: Broker,
     epoch: Option<Epoch>,
     open: Option<(Batch, Instant)>,
@@ -71,7 +73,7 @@ impl Lane {
             .create_consumer_on_stream(config, stream)
             .await
             .with_context(|| format!("cannot open the consumer {} on {stream}", subscription.component))?;
-        Ok(Self { consumer, broker: broker.clone(), epoch: None, open: None })
+        Ok(Self { consumer, stream: subscription.stream, broker: broker.clone(), epoch: None, open: None })
     }
 
     /// The next messages, as soon as there is one: at most `max`, those that are there already.
@@ -148,14 +150,37 @@ impl Lane {
         Ok(epoch)
     }
 
-    /// Whether every message before `sequence` is settled, when we ourselves hold `held` messages. An
-    /// earlier copy of a suspect is then where a look-up finds it.
+    /// Whether every message before `sequence` is settled. An earlier copy of a suspect is then where a
+    /// look-up finds it.
+    ///
+    /// Counting what is unsettled would not do: what we hold may be settled already by another process, or be
+    /// given to us twice.
     ///
     /// # Errors
     /// When the broker does not answer.
-    pub async fn predecessors_settled(&mut self, sequence: u64, held: usize) -> anyhow::Result<bool> {
+    pub async fn predecessors_settled(&mut self, sequence: u64) -> anyhow::Result<bool> {
         let info = self.consumer.info().await.context("cannot read the consumer's state")?;
-        Ok(info.num_ack_pending <= held || info.ack_floor.stream_sequence + 1 >= sequence)
+        let next = info.ack_floor.stream_sequence + 1;
+        if next >= sequence {
+            return Ok(true);
+        }
+        // Sequences above the floor may be gone from the stream, or may never have been ours.
+        let own = [&info.config.filter_subject].into_iter().chain(&info.config.filter_subjects);
+        let mut subjects: Vec<String> = own.filter(|subject| !subject.is_empty()).cloned().collect();
+        if subjects.is_empty() {
+            subjects.push(self.stream.subjects().to_owned());
+        }
+        let stream = self.broker.jetstream().get_stream_no_info(self.stream.name()).await?;
+        for subject in subjects {
+            // From the stream's leader: a copy may not have the newest messages yet.
+            match stream.get_first_raw_message_by_subject(&subject, next).await {
+                Ok(message) if message.sequence < sequence => return Ok(false),
+                Ok(_) => {}
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {}
+                Err(error) => return Err(error).context("cannot read the oldest message that is not settled"),
+            }
+        }
+        Ok(true)
     }
 
     /// Messages that wait, and messages delivered but not settled, over all lanes and processes.

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use async_nats::jetstream::consumer::Info;
 use headrace_schemas::time::Timestamp;
 
@@ -30,7 +31,14 @@ impl Epoch {
 
     /// The epoch that `info` was told in. `known` saves asking when it is still the same.
     pub(crate) async fn of(broker: &Broker, info: &Info, known: Option<&Self>) -> anyhow::Result<Self> {
-        let leader = info.cluster.as_ref().and_then(|cluster| Some((cluster.leader.as_ref()?, cluster.leader_since?)));
+        let leader = match &info.cluster {
+            Some(cluster) => {
+                let leader = cluster.leader.as_ref().context("the consumer has no leader at the moment")?;
+                let since = cluster.leader_since.context("expected NATS 2.12 or later, which tells since when")?;
+                Some((leader, since))
+            }
+            None => None,
+        };
         let name: Arc<str> = match leader {
             Some((leader, since)) => format!("{leader}@{}", since.unix_timestamp_nanos()).into(),
             // A server alone has a new id in each of its lives.
