@@ -31,6 +31,9 @@ pub(crate) enum Case {
     /// How long an event takes to a subscriber and to a row, at a given rate.
     #[command(after_help = format!("Example:\n  headrace-benches latency --rate 5000 --seconds 30\n\n{EXIT_CODES}"))]
     Latency(Latency),
+    /// Nothing lost, nothing twice: processes, disks and networks fail under load for a long time.
+    #[command(after_help = format!("Example:\n  headrace-benches faults --minutes 30 --seed 1\n\n{EXIT_CODES}"))]
+    Faults(Faults),
     /// The hot functions alone, on one core.
     #[command(after_help = format!("Example:\n  headrace-benches micro --seconds 2\n\n{EXIT_CODES}"))]
     Micro(Micro),
@@ -117,4 +120,24 @@ pub(crate) struct Micro {
     /// Bodies to work on; as for the other cases.
     #[arg(long, value_name = "FILE")]
     pub(crate) bodies: Option<PathBuf>,
+}
+
+/// `headrace-benches faults`
+#[derive(Clone, Debug, Args, Serialize)]
+pub(crate) struct Faults {
+    /// How long faults are made, in all scenes together, in minutes.
+    #[arg(long, value_name = "MINUTES", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=1_440))]
+    pub(crate) minutes: u64,
+    /// What happens and when is drawn from it.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// New deliveries per second.
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) rate: u32,
+    /// Only these scenes: one, cluster, disks. All when it is not given; disks needs the right to mount.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) scene: Vec<String>,
+    /// Where the servers keep their data; kept when something is wrong. A new directory when it is not given.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
 }

@@ -25,11 +25,11 @@ pub(crate) struct Report<R, F> {
     pub(crate) figures: F,
 }
 
-/// A [`Report`] with what it was taken on.
+/// What was found, with what it was taken on.
 #[derive(Serialize)]
-struct Line<'a, R, F> {
+struct Line<'a, T> {
     #[serde(flatten)]
-    report: &'a Report<R, F>,
+    found: &'a T,
     machine: Machine,
     version: &'static str,
     commit: String,
@@ -39,16 +39,21 @@ struct Line<'a, R, F> {
 impl<R: Serialize, F: Serialize> Report<R, F> {
     /// Prints it on stdout.
     pub(crate) fn print(&self) -> anyhow::Result<()> {
-        let line = Line {
-            report: self,
-            machine: Machine::this(),
-            version: env!("CARGO_PKG_VERSION"),
-            commit: commit(),
-            measured_at: Timestamp::now(),
-        };
-        println!("{}", serde_json::to_string(&line).context("cannot write the report")?);
-        Ok(())
+        print(self)
     }
+}
+
+/// Prints what was found, with the machine and the code, on one line of stdout.
+pub(crate) fn print<T: Serialize>(found: &T) -> anyhow::Result<()> {
+    let line = Line {
+        found,
+        machine: Machine::this(),
+        version: env!("CARGO_PKG_VERSION"),
+        commit: commit(),
+        measured_at: Timestamp::now(),
+    };
+    println!("{}", serde_json::to_string(&line).context("cannot write the report")?);
+    Ok(())
 }
 
 /// A distribution of times, in milliseconds.

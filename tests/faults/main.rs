@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use headrace_tests::faults::{Fault, Options, Report, run};
+use headrace_tests::faults::{Fault, Options, Report, Scene, run};
 use tempfile::TempDir;
 
 /// Runs `faults` for so long; one that failed is run again with the seed and directory in its message.
-async fn survives(seed: u64, seconds: u64, nats_servers: usize, faults: &[Fault]) -> Report {
+async fn survives(seed: u64, seconds: u64, scene: Scene) -> Report {
     let dir = TempDir::new().unwrap();
     let options = Options {
         program: (env!("CARGO_BIN_EXE_headrace").into(), Vec::new()),
@@ -15,11 +15,11 @@ async fn survives(seed: u64, seconds: u64, nats_servers: usize, faults: &[Fault]
         seed,
         rate: 200,
         duration: Duration::from_secs(seconds),
-        faults: faults.to_vec(),
-        nats_servers,
+        scene,
         workers: 2,
     };
-    let report = run(&options).await.unwrap_or_else(|error| {
+    let ran = run(&options).await.and_then(|report| report.verdict().map(|()| report));
+    let report = ran.unwrap_or_else(|error| {
         // The logs of a failed run are worth more than the disk they take.
         let kept = dir.keep();
         panic!("{error:#}\nkept: {}", kept.display())
@@ -30,7 +30,7 @@ async fn survives(seed: u64, seconds: u64, nats_servers: usize, faults: &[Fault]
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_twice_when_processes_die() {
-    let faults = [
+    const FAULTS: &[Fault] = &[
         Fault::KillGateway,
         Fault::KillPipeline,
         Fault::KillSink,
@@ -39,16 +39,17 @@ async fn nothing_is_lost_or_twice_when_processes_die() {
         Fault::KillNats,
         Fault::KillClickHouse,
     ];
-    let report = survives(1, 25, 1, &faults).await;
+    let report = survives(1, 25, Scene { faults: FAULTS, ..Scene::ONE }).await;
     assert!(report.faults.len() >= 4, "{report:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopped_process_that_goes_on_writes_nothing_twice() {
-    survives(2, 12, 1, &[Fault::FreezeSink, Fault::FreezePipeline]).await;
+    survives(2, 12, Scene { faults: &[Fault::FreezeSink, Fault::FreezePipeline], ..Scene::ONE }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_twice_on_a_bad_network() {
-    survives(3, 20, 1, &[Fault::NetworkNats, Fault::NetworkClickHouse, Fault::NetworkGateway]).await;
+    const FAULTS: &[Fault] = &[Fault::NetworkNats, Fault::NetworkClickHouse, Fault::NetworkGateway];
+    survives(3, 20, Scene { faults: FAULTS, ..Scene::ONE }).await;
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -38,6 +39,7 @@ pub(super) struct Load {
     sender: Arc<Sender>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
+    began: Instant,
 }
 
 impl Load {
@@ -49,7 +51,7 @@ impl Load {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(pace(Arc::clone(&sender), rate, stop.clone()));
-        Self { sender, stop, tasks }
+        Self { sender, stop, tasks, began: Instant::now() }
     }
 
     /// Sends one delivery; its id when it was stored.
@@ -58,11 +60,12 @@ impl Load {
         (self.sender.send(&guid, &body).await == Answer::Stored).then(|| format!("github:{guid}"))
     }
 
-    /// Stops, waits for what is under way, and hands over what was answered.
-    pub(super) async fn finish(mut self) -> Arc<Ledger> {
+    /// Stops, waits for what is under way, and hands over what was answered and how long it was sent.
+    pub(super) async fn finish(mut self) -> (Arc<Ledger>, Duration) {
+        let time = self.began.elapsed();
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
-        Arc::clone(&self.sender.ledger)
+        (Arc::clone(&self.sender.ledger), time)
     }
 }
 

@@ -4,12 +4,14 @@
 //! [`run`] is what the fault tests and the bench `faults` call. What happens and when is drawn from a
 //! seed (`plan`), so that a run that failed can be run again.
 
+mod disk;
 mod ledger;
 mod load;
 mod part;
 mod plan;
 mod proxy;
 mod report;
+mod scene;
 mod verify;
 mod world;
 
@@ -22,6 +24,7 @@ use tokio::time::Instant;
 
 pub use self::plan::Fault;
 pub use self::report::{Report, Tally};
+pub use self::scene::Scene;
 
 use self::load::Load;
 use self::plan::Plan;
@@ -44,18 +47,17 @@ pub struct Options {
     pub rate: u32,
     /// Faults are made for this long; then everything is left to come to rest.
     pub duration: Duration,
-    /// The kinds to choose from, each as often as the others.
-    pub faults: Vec<Fault>,
-    /// NATS servers: 1, or 3 for a cluster with three copies of each stream.
-    pub nats_servers: usize,
-    /// Pipeline processes, and sink processes.
+    /// What runs, and what happens to it.
+    pub scene: Scene,
+    /// Pipeline processes, and sink processes, to begin with.
     pub workers: usize,
 }
 
 /// Runs faults under load and compares what was answered with what is stored.
 ///
 /// # Errors
-/// When something was lost or stored twice, or did not come back by itself; the message names the seed.
+/// When something did not come back by itself; the message names the seed. Whether something was lost or
+/// stored twice, [`Report::verdict`] tells.
 pub async fn run(options: &Options) -> anyhow::Result<Report> {
     let seed = options.seed;
     run_seed(options).await.with_context(|| format!("faults with seed {seed} in {}", options.dir.display()))
@@ -65,7 +67,7 @@ async fn run_seed(options: &Options) -> anyhow::Result<Report> {
     let mut world = World::start(options).await?;
     let load = Load::start(world.gateway(), options.rate);
     let mut report = Report::new(options);
-    let mut plan = Plan::new(options.seed, &options.faults);
+    let mut plan = Plan::new(options.seed, options.scene.faults);
     let end = Instant::now() + options.duration;
     probe(&world, &load).await.context("before any fault")?;
     while Instant::now() < end {
@@ -77,14 +79,14 @@ async fn run_seed(options: &Options) -> anyhow::Result<Report> {
         probe(&world, &load).await.with_context(|| format!("after {fault:?}"))?;
         report.recovered(fault, began.elapsed());
     }
-    let ledger = load.finish().await;
+    let (ledger, sent_for) = load.finish().await;
+    report.sent_for(sent_for);
     world.heal().await?;
     let settled = Instant::now();
     world.settled(RECOVERY_MAX).await?;
     report.settled(settled.elapsed());
     verify::verify(&world, &ledger, &mut report).await?;
     world.stop().await;
-    report.verdict()?;
     Ok(report)
 }
 

@@ -34,9 +34,14 @@ impl Part {
 
     /// `kill -9`, and a new process.
     pub(super) async fn kill(&mut self) -> anyhow::Result<()> {
+        self.end().await;
+        self.start_again().await
+    }
+
+    /// `kill -9`, and nothing more.
+    pub(super) async fn end(&self) {
         self.signal(Signal::KILL);
         self.child.wait().await;
-        self.start_again().await
     }
 
     /// Ends the process politely, as a deployment does, and starts a new one.
@@ -54,8 +59,7 @@ impl Part {
         passing: u64,
         patience: std::time::Duration,
     ) -> anyhow::Result<bool> {
-        self.signal(Signal::KILL);
-        self.child.wait().await;
+        self.end().await;
         let mut arguments = vec![OsString::from(format!("{}={}:{passing}", crash::VARIABLE, point.name()))];
         arguments.push(self.spec.program.clone().into_os_string());
         arguments.extend(self.spec.arguments.iter().cloned());
@@ -63,8 +67,7 @@ impl Part {
         self.child = Child::spawn(spec).await.with_context(|| format!("cannot start {}", self.name))?;
         let crashed = tokio::time::timeout(patience, self.child.wait()).await.is_ok();
         if !crashed {
-            self.signal(Signal::KILL);
-            self.child.wait().await;
+            self.end().await;
         }
         self.start_again().await?;
         Ok(crashed)
@@ -90,7 +93,8 @@ impl Part {
         self.child.stop(std::time::Duration::from_secs(10)).await;
     }
 
-    async fn start_again(&mut self) -> anyhow::Result<()> {
+    /// A new process in place of one that ended.
+    pub(super) async fn start_again(&mut self) -> anyhow::Result<()> {
         self.child =
             Child::spawn(self.spec.clone()).await.with_context(|| format!("cannot start {} again", self.name))?;
         Ok(())

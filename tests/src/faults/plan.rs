@@ -38,6 +38,22 @@ pub enum Fault {
     CrashSink,
     /// All processes are replaced one after the other, politely.
     RollingRestart,
+    /// A pipeline or sink process more, or one less.
+    Rescale,
+    /// No sink process runs for a while.
+    SinksAway,
+    /// A NATS server is stopped for a while, then goes on.
+    FreezeNats,
+    /// ClickHouse refuses inserts: its tables are read-only.
+    ReadOnlyClickHouse,
+    /// ClickHouse refuses inserts: its tables have too many parts.
+    TooManyParts,
+    /// ClickHouse gets no memory from the system.
+    MemoryLimit,
+    /// The disk under NATS is full for a while.
+    DiskFullNats,
+    /// The disk under ClickHouse is full for a while.
+    DiskFullClickHouse,
     /// The network to NATS misbehaves.
     NetworkNats,
     /// The network to ClickHouse misbehaves.
@@ -48,31 +64,6 @@ pub enum Fault {
     KillLeader,
     /// All NATS servers are replaced one after the other (cluster).
     RollingNats,
-}
-
-impl Fault {
-    /// Those that need one NATS server only.
-    pub const SINGLE: [Self; 16] = [
-        Self::KillGateway,
-        Self::KillPipeline,
-        Self::KillSink,
-        Self::KillNats,
-        Self::KillClickHouse,
-        Self::KillAll,
-        Self::FreezePipeline,
-        Self::FreezeSink,
-        Self::FreezeClickHouse,
-        Self::CrashGateway,
-        Self::CrashPipeline,
-        Self::CrashSink,
-        Self::RollingRestart,
-        Self::NetworkNats,
-        Self::NetworkClickHouse,
-        Self::NetworkGateway,
-    ];
-    /// Those for a cluster.
-    pub const CLUSTER: [Self; 6] =
-        [Self::KillLeader, Self::KillNats, Self::RollingNats, Self::KillPipeline, Self::KillSink, Self::KillGateway];
 }
 
 /// A seeded choice of faults.

@@ -1,6 +1,7 @@
 //! A TCP proxy between two parts that can be told to misbehave as networks do.
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -23,6 +24,8 @@ pub(super) enum Trouble {
     Truncate,
     /// Requests arrive, answers take so much longer.
     Late(Duration),
+    /// Requests arrive once more, on a connection of their own; nobody hears the second answer.
+    Repeat,
 }
 
 /// A proxy. Dropped, it is gone with its connections.
@@ -75,13 +78,40 @@ async fn connection(client: TcpStream, target: SocketAddr, trouble: watch::Recei
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();
+    let asked = Asked { target, bytes: Mutex::default() };
     let mut reset = trouble.clone();
     let is_reset = reset.wait_for(|trouble| matches!(trouble, Some(Trouble::Reset)));
     // The first direction that ends ends both; half-closed connections are not needed here.
     tokio::select! {
-        () = pass(client_read, server_write, trouble.clone(), Direction::Request) => {}
-        () = pass(server_read, client_write, trouble.clone(), Direction::Answer) => {}
+        () = pass(client_read, server_write, trouble.clone(), Direction::Request, &asked) => {}
+        () = pass(server_read, client_write, trouble.clone(), Direction::Answer, &asked) => {}
         _ = is_reset => {}
+    }
+}
+
+/// What was asked since the last answer on a connection.
+struct Asked {
+    target: SocketAddr,
+    bytes: Mutex<Vec<u8>>,
+}
+
+impl Asked {
+    fn note(&self, bytes: &[u8]) {
+        self.bytes.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+    }
+
+    /// Asks it again.
+    async fn repeat(&self) {
+        let bytes = std::mem::take(&mut *self.bytes.lock().unwrap_or_else(PoisonError::into_inner));
+        if bytes.is_empty() {
+            return;
+        }
+        let ask = async {
+            let mut server = TcpStream::connect(self.target).await?;
+            server.write_all(&bytes).await?;
+            server.read(&mut [0; 1024]).await
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(1), ask).await;
     }
 }
 
@@ -96,6 +126,7 @@ async fn pass(
     mut to: OwnedWriteHalf,
     mut trouble: watch::Receiver<Option<Trouble>>,
     direction: Direction,
+    asked: &Asked,
 ) {
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -111,6 +142,8 @@ async fn pass(
             Some(Trouble::Delay(by)) => sleep(by).await,
             Some(Trouble::Late(by)) if direction == Direction::Answer => sleep(by).await,
             Some(Trouble::Late(_)) => {}
+            Some(Trouble::Repeat) if direction == Direction::Request => asked.note(&buffer[..count]),
+            Some(Trouble::Repeat) => asked.repeat().await,
             Some(Trouble::Truncate) => {
                 let _ = to.write_all(&buffer[..count / 2]).await;
                 return;

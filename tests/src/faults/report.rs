@@ -10,15 +10,19 @@ use super::{Fault, Options};
 /// A run's report, as recorded under `benches/results/`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
+    /// The scene.
+    pub scene: &'static str,
     /// The seed.
     pub seed: u64,
-    /// Seconds for which faults were made.
-    pub seconds: u64,
-    /// Deliveries per second that were sent.
+    /// Seconds for which there was load and faults were made.
+    pub seconds: f64,
+    /// New deliveries that were to be sent, per second.
     pub rate: u32,
+    /// Those that were sent, per second: fewer while nothing was answered.
+    pub sent_rate: f64,
     /// NATS servers.
     pub nats_servers: usize,
-    /// Pipeline processes, and sink processes.
+    /// Pipeline processes, and sink processes, to begin with.
     pub workers: usize,
     /// Faults by kind.
     pub faults: BTreeMap<Fault, Tally>,
@@ -55,13 +59,35 @@ pub struct Tally {
     all: Vec<f64>,
 }
 
+impl Tally {
+    /// Those of several runs together.
+    pub fn all(reports: &[Report]) -> BTreeMap<Fault, Self> {
+        let mut sums: BTreeMap<Fault, Self> = BTreeMap::new();
+        for (fault, tally) in reports.iter().flat_map(|report| &report.faults) {
+            sums.entry(*fault).or_default().add(&tally.all);
+        }
+        sums
+    }
+
+    fn add(&mut self, seconds: &[f64]) {
+        // A millisecond is more than the probe can tell.
+        self.all.extend(seconds.iter().map(|seconds| (seconds * 1e3).round() / 1e3));
+        self.all.sort_by(f64::total_cmp);
+        self.count = self.all.len();
+        self.recovery_p50_s = self.all[self.count / 2];
+        self.recovery_max_s = self.all[self.count - 1];
+    }
+}
+
 impl Report {
     pub(super) fn new(options: &Options) -> Self {
         Self {
+            scene: options.scene.name,
             seed: options.seed,
-            seconds: options.duration.as_secs(),
+            seconds: 0.0,
             rate: options.rate,
-            nats_servers: options.nats_servers,
+            sent_rate: 0.0,
+            nats_servers: options.scene.nats_servers,
             workers: options.workers,
             faults: BTreeMap::new(),
             settle_seconds: 0.0,
@@ -77,16 +103,15 @@ impl Report {
     }
 
     pub(super) fn recovered(&mut self, fault: Fault, after: Duration) {
-        let tally = self.faults.entry(fault).or_default();
-        tally.all.push(after.as_secs_f64());
-        tally.all.sort_by(f64::total_cmp);
-        tally.count = tally.all.len();
-        tally.recovery_p50_s = tally.all[tally.count / 2];
-        tally.recovery_max_s = tally.all[tally.count - 1];
+        self.faults.entry(fault).or_default().add(&[after.as_secs_f64()]);
     }
 
-    pub(super) const fn settled(&mut self, after: Duration) {
-        self.settle_seconds = after.as_secs_f64();
+    pub(super) fn sent_for(&mut self, time: Duration) {
+        self.seconds = time.as_secs_f64().round();
+    }
+
+    pub(super) fn settled(&mut self, after: Duration) {
+        self.settle_seconds = (after.as_secs_f64() * 1e3).round() / 1e3;
     }
 
     pub(super) fn example(&mut self, what: &str, id: &str) {
@@ -95,7 +120,9 @@ impl Report {
         }
     }
 
-    pub(super) fn verdict(&self) -> anyhow::Result<()> {
+    /// # Errors
+    /// When something was lost, stored twice or altered, or is a dead letter.
+    pub fn verdict(&self) -> anyhow::Result<()> {
         let whole = self.lost == 0 && self.twice == 0 && self.altered == 0 && self.dead == 0;
         anyhow::ensure!(whole, "the promise is broken: {self:#?}");
         Ok(())

@@ -14,6 +14,7 @@ pub(super) async fn verify(world: &World, ledger: &Ledger, report: &mut Report) 
     let raw: Vec<(String, u64, String)> = world.rows(sql).await?;
     let raw: HashMap<String, (u64, String)> = raw.into_iter().map(|(id, count, hash)| (id, (count, hash))).collect();
     report.sent = sent.len();
+    report.sent_rate = (sent.len() as f64 / report.seconds.max(1.0)).round();
     report.rows = events.len();
     report.dead = world.dead_letters().await?;
     for (id, entry) in &sent {

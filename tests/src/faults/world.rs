@@ -1,7 +1,8 @@
 //! The servers and processes of a fault run, and what can be done to them.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +13,12 @@ use headrace_local::install::{Installer, Silent};
 use headrace_local::{clickhouse, nats, poll};
 use headrace_runtime::broker::Stream;
 use headrace_runtime::crash::Point;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
 use super::Options;
+use super::disk::Disk;
 use super::load::{SECRET, WINDOW_S};
 use super::part::Part;
 use super::plan::{Fault, Plan};
@@ -28,6 +30,10 @@ const ACK_WAIT_S: u64 = 5;
 const INSERT_S: u64 = 2;
 /// `ack_wait` of the sinks that comes of it, in seconds (`sinks::clickhouse::Config::terms`).
 const SINK_ACK_WAIT_S: u64 = (INSERT_S * 2 + 2) * 2;
+/// What must hold each id once.
+const TABLES: [&str; 2] = ["events", "raw"];
+/// The most processes of a role.
+const WORKERS_MAX: usize = 3;
 /// How long a process that is to end at a point may take to come there.
 const CRASH_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -41,9 +47,34 @@ pub(super) struct World {
     gateway: Part,
     pipelines: Vec<Part>,
     sinks: Vec<Part>,
+    starter: Starter,
     client: async_nats::Client,
     http: reqwest::Client,
     gateway_url: String,
+    disks: Option<Disks>,
+}
+
+/// The file systems of NATS and of ClickHouse.
+struct Disks {
+    nats: Disk,
+    clickhouse: Disk,
+}
+
+/// Starts processes of Headrace.
+struct Starter {
+    program: (PathBuf, Vec<OsString>),
+    dir: PathBuf,
+    config: PathBuf,
+    started: usize,
+}
+
+impl Starter {
+    async fn start(&mut self, role: &str) -> anyhow::Result<Part> {
+        let name = format!("{role}-{}", self.started);
+        self.started += 1;
+        let log = self.dir.join(format!("{name}.log"));
+        Part::start(&self.program, role, &name, self.config.clone(), log).await
+    }
 }
 
 impl World {
@@ -53,10 +84,16 @@ impl World {
             Ok::<_, headrace_local::install::Error>((installer.nats_server()?, installer.clickhouse_library()?))
         };
         let (nats_program, library) = tokio::task::spawn_blocking(install).await??;
-        let nats = start_nats(&nats_program, &options.dir, options.nats_servers).await?;
+        let (nats_dir, clickhouse_dir) = (options.dir.join("nats"), options.dir.join("clickhouse"));
+        let disks = if options.scene.small_disks {
+            Some(Disks { nats: Disk::mount(&nats_dir)?, clickhouse: Disk::mount(&clickhouse_dir)? })
+        } else {
+            None
+        };
+        let nats = start_nats(&nats_program, &nats_dir, options.scene.nats_servers).await?;
         let mut arguments = options.program.1.clone();
         arguments.extend(["clickhouse".into(), "--library".into(), library.into_os_string()]);
-        let engine = clickhouse::Config::new(&options.program.0, arguments, options.dir.join("clickhouse"));
+        let engine = clickhouse::Config::new(&options.program.0, arguments, clickhouse_dir);
         let clickhouse = clickhouse::start(engine).await?;
 
         // A cluster tells its clients of all its servers, so that a proxy before one would be passed by.
@@ -67,19 +104,16 @@ impl World {
         let direct: Vec<String> = nats.iter().map(nats::Running::url).collect();
         let nats_url = to_nats.as_ref().map_or_else(|| direct.join(","), |proxy| format!("nats://{}", proxy.address()));
         let config = options.dir.join("headrace.toml");
-        let text = configuration(&nats_url, to_clickhouse.address(), gateway_address, options.nats_servers);
+        let text = configuration(&nats_url, to_clickhouse.address(), gateway_address, options);
         std::fs::write(&config, text).context("cannot write the configuration")?;
 
-        let part = |role: &'static str, number: usize| {
-            let name = format!("{role}-{number}");
-            let (log, config) = (options.dir.join(format!("{name}.log")), config.clone());
-            async move { Part::start(&options.program, role, &name, config, log).await }
-        };
-        let gateway = part("ingest", 0).await?;
+        let (program, dir) = (options.program.clone(), options.dir.clone());
+        let mut starter = Starter { program, dir, config, started: 0 };
+        let gateway = starter.start("ingest").await?;
         let (mut pipelines, mut sinks) = (Vec::new(), Vec::new());
-        for number in 0..options.workers {
-            pipelines.push(part("pipeline", number).await?);
-            sinks.push(part("sinks", number).await?);
+        for _ in 0..options.workers {
+            pipelines.push(starter.start("pipeline").await?);
+            sinks.push(starter.start("sinks").await?);
         }
         let client = async_nats::connect(direct).await.context("cannot connect to NATS")?;
         let gateway_url = format!("http://{}", to_gateway.address());
@@ -93,9 +127,11 @@ impl World {
             gateway,
             pipelines,
             sinks,
+            starter,
             client,
             http,
             gateway_url,
+            disks,
         })
     }
 
@@ -105,20 +141,24 @@ impl World {
 
     /// Makes one fault happen, all of it.
     pub(super) async fn inject(&mut self, fault: Fault, plan: &mut Plan) -> anyhow::Result<()> {
-        let worker = plan.below(self.pipelines.len());
+        let pipeline = plan.below(self.pipelines.len());
+        let sink = plan.below(self.sinks.len());
         match fault {
             Fault::KillGateway => self.gateway.kill().await?,
-            Fault::KillPipeline => self.pipelines[worker].kill().await?,
-            Fault::KillSink => self.sinks[worker].kill().await?,
-            Fault::KillNats => {
-                let server = plan.below(self.nats.len());
-                kill(self.nats[server].pid());
-            }
+            Fault::KillPipeline => self.pipelines[pipeline].kill().await?,
+            Fault::KillSink => self.sinks[sink].kill().await?,
+            Fault::KillNats => kill(self.nats[plan.below(self.nats.len())].pid()),
             Fault::KillClickHouse => kill(self.clickhouse.pid()),
             Fault::KillAll => self.kill_all().await?,
-            Fault::FreezePipeline => freeze(&self.pipelines[worker], ACK_WAIT_S).await,
-            Fault::FreezeSink => freeze(&self.sinks[worker], SINK_ACK_WAIT_S).await,
-            Fault::FreezeClickHouse => self.freeze_clickhouse().await,
+            Fault::FreezePipeline => freeze(&self.pipelines[pipeline], ACK_WAIT_S).await,
+            Fault::FreezeSink => freeze(&self.sinks[sink], SINK_ACK_WAIT_S).await,
+            Fault::FreezeClickHouse => {
+                pause(self.clickhouse.pid(), Duration::from_secs(INSERT_S * 2 + 1)).await;
+            }
+            Fault::FreezeNats => {
+                let server = plan.below(self.nats.len());
+                pause(self.nats[server].pid(), plan.millis(2_000, 12_000)).await;
+            }
             Fault::CrashGateway => {
                 let points = [Point::BeforeStore, Point::BeforeStoreAck, Point::AfterStoreAck];
                 let (point, passing) = plan.point(&points, 300);
@@ -127,13 +167,13 @@ impl World {
             Fault::CrashPipeline => {
                 let points = [Point::BeforePublish, Point::BeforePubAck, Point::AfterPubAck, Point::AfterAck];
                 let (point, passing) = plan.point(&points, 500);
-                self.pipelines[worker].crash_at(point, passing, CRASH_PATIENCE).await?;
+                self.pipelines[pipeline].crash_at(point, passing, CRASH_PATIENCE).await?;
             }
             Fault::CrashSink => {
                 let points = [Point::BeforeInsert, Point::AfterInsert, Point::AfterAck];
                 let passings = if plan.below(2) == 0 { 1 } else { 4 };
                 let (point, passing) = plan.point(&points, passings);
-                self.sinks[worker].crash_at(point, passing, CRASH_PATIENCE).await?;
+                self.sinks[sink].crash_at(point, passing, CRASH_PATIENCE).await?;
             }
             Fault::RollingRestart => {
                 self.gateway.restart().await?;
@@ -141,9 +181,21 @@ impl World {
                     part.restart().await?;
                 }
             }
-            Fault::NetworkNats => misbehave(self.to_nats.as_ref(), plan).await,
-            Fault::NetworkClickHouse => misbehave(Some(&self.to_clickhouse), plan).await,
-            Fault::NetworkGateway => misbehave(Some(&self.to_gateway), plan).await,
+            Fault::Rescale => self.rescale(plan).await?,
+            Fault::SinksAway => self.sinks_away(plan.millis(5_000, 20_000)).await?,
+            Fault::ReadOnlyClickHouse => {
+                self.with_setting("table_readonly = 1", "table_readonly", plan.millis(2_000, 10_000)).await?;
+            }
+            Fault::TooManyParts => {
+                self.with_setting("parts_to_throw_insert = 1", "parts_to_throw_insert", plan.millis(2_000, 10_000))
+                    .await?;
+            }
+            Fault::MemoryLimit => starve(self.clickhouse.pid(), plan.millis(2_000, 8_000)).await?,
+            Fault::DiskFullNats => fill(self.disks.as_ref().map(|disks| &disks.nats), plan).await?,
+            Fault::DiskFullClickHouse => fill(self.disks.as_ref().map(|disks| &disks.clickhouse), plan).await?,
+            Fault::NetworkNats => misbehave(self.to_nats.as_ref(), false, plan).await,
+            Fault::NetworkClickHouse => misbehave(Some(&self.to_clickhouse), true, plan).await,
+            Fault::NetworkGateway => misbehave(Some(&self.to_gateway), true, plan).await,
             Fault::KillLeader => self.kill_leader(Stream::ALL[plan.below(3)]).await?,
             Fault::RollingNats => {
                 for server in &self.nats {
@@ -155,6 +207,45 @@ impl World {
         Ok(())
     }
 
+    /// One process more or one less, of the pipeline or of the sinks.
+    async fn rescale(&mut self, plan: &mut Plan) -> anyhow::Result<()> {
+        let (role, parts) =
+            if plan.below(2) == 0 { ("pipeline", &mut self.pipelines) } else { ("sinks", &mut self.sinks) };
+        let more = parts.len() == 1 || parts.len() < WORKERS_MAX && plan.below(2) == 0;
+        tracing::info!(role, more, "rescaling");
+        if more {
+            parts.push(self.starter.start(role).await?);
+        } else {
+            parts.swap_remove(plan.below(parts.len())).end().await;
+        }
+        Ok(())
+    }
+
+    async fn sinks_away(&mut self, time: Duration) -> anyhow::Result<()> {
+        for sink in &self.sinks {
+            sink.end().await;
+        }
+        sleep(time).await;
+        for sink in &mut self.sinks {
+            sink.start_again().await?;
+        }
+        Ok(())
+    }
+
+    /// The tables have `setting` for a while, then what they had before. ClickHouse is well otherwise.
+    async fn with_setting(&self, setting: &str, name: &str, time: Duration) -> anyhow::Result<()> {
+        for table in TABLES {
+            self.execute(&format!("SYSTEM STOP MERGES {table}")).await?;
+            self.execute(&format!("ALTER TABLE {table} MODIFY SETTING {setting}")).await?;
+        }
+        sleep(time).await;
+        for table in TABLES {
+            self.execute(&format!("ALTER TABLE {table} RESET SETTING {name}")).await?;
+            self.execute(&format!("SYSTEM START MERGES {table}")).await?;
+        }
+        Ok(())
+    }
+
     async fn kill_all(&mut self) -> anyhow::Result<()> {
         kill(self.clickhouse.pid());
         self.nats.iter().for_each(|server| kill(server.pid()));
@@ -162,13 +253,6 @@ impl World {
             part.kill().await?;
         }
         Ok(())
-    }
-
-    async fn freeze_clickhouse(&self) {
-        let Some(pid) = self.clickhouse.pid() else { return };
-        signal(pid, Signal::STOP);
-        sleep(Duration::from_secs(INSERT_S * 2 + 1)).await;
-        signal(pid, Signal::CONT);
     }
 
     async fn kill_leader(&self, stream: Stream) -> anyhow::Result<()> {
@@ -236,11 +320,16 @@ impl World {
 
     /// The rows of a query, each as a tuple; asked of the server itself.
     pub(super) async fn rows<T: DeserializeOwned>(&self, sql: &str) -> anyhow::Result<Vec<T>> {
+        let text = self.execute(&format!("{sql} FORMAT JSONCompactEachRow")).await?;
+        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
+    async fn execute(&self, sql: &str) -> anyhow::Result<String> {
         let url = format!("{}/?database=headrace&output_format_json_quote_64bit_integers=0", self.clickhouse.url());
-        let response = self.http.post(url).body(format!("{sql} FORMAT JSONCompactEachRow")).send().await?;
+        let response = self.http.post(url).body(sql.to_owned()).send().await?;
         let (status, text) = (response.status(), response.text().await?);
         anyhow::ensure!(status.is_success(), "{sql}: {status} {text}");
-        text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+        Ok(text)
     }
 
     /// The ends of all logs.
@@ -257,6 +346,7 @@ impl World {
             server.stop().await;
         }
         self.clickhouse.stop().await;
+        drop(self.disks);
     }
 }
 
@@ -264,8 +354,9 @@ async fn start_nats(program: &Path, dir: &Path, count: usize) -> anyhow::Result<
     let mut configs: Vec<nats::Config> = Vec::new();
     let mut routes = Vec::new();
     for number in 0..count {
-        let mut config = nats::Config::new(program, dir.join(format!("nats-{number}")));
+        let mut config = nats::Config::new(program, dir.join(number.to_string()));
         config.name = format!("node-{number}");
+        config.log = dir.with_file_name(format!("nats-{number}.log"));
         routes.push(free_port().await?);
         configs.push(config);
     }
@@ -279,9 +370,11 @@ async fn start_nats(program: &Path, dir: &Path, count: usize) -> anyhow::Result<
     Ok(started)
 }
 
-fn configuration(nats: &str, clickhouse: SocketAddr, gateway: SocketAddr, servers: usize) -> String {
-    let replicas = if servers > 1 { 3 } else { 1 };
-    let limits = "max_age_hours = 24, max_bytes = 4294967296";
+fn configuration(nats: &str, clickhouse: SocketAddr, gateway: SocketAddr, options: &Options) -> String {
+    let replicas = if options.scene.nats_servers > 1 { 3 } else { 1 };
+    // NATS gives its streams three quarters of a disk.
+    let bytes: u64 = if options.scene.small_disks { 600 << 20 } else { 4 << 30 };
+    let limits = format!("max_age_hours = 24, max_bytes = {bytes}");
     format!(
         "admin.listen = '127.0.0.1:0'\n\
          nats = {{ url = '{nats}', timeout_ms = 3000 }}\n\
@@ -309,15 +402,54 @@ async fn freeze(part: &Part, ack_wait_s: u64) {
     part.thaw();
 }
 
-async fn misbehave(proxy: Option<&Proxy>, plan: &mut Plan) {
+async fn misbehave(proxy: Option<&Proxy>, repeats: bool, plan: &mut Plan) {
     let Some(proxy) = proxy else { return };
     let slow = plan.millis(50, 400);
     let late = Duration::from_secs(INSERT_S) + plan.millis(500, 3_000);
-    let troubles = [Trouble::Drop, Trouble::Delay(slow), Trouble::Reset, Trouble::Truncate, Trouble::Late(late)];
+    let mut troubles =
+        vec![Trouble::Drop, Trouble::Delay(slow), Trouble::Reset, Trouble::Truncate, Trouble::Late(late)];
+    if repeats {
+        troubles.push(Trouble::Repeat);
+    }
     let trouble = troubles[plan.below(troubles.len())];
     tracing::info!(?trouble, "the network misbehaves");
     let duration = plan.millis(500, 6_000);
     proxy.trouble(trouble, duration).await;
+}
+
+/// Keeps a disk full for a while.
+async fn fill(disk: Option<&Disk>, plan: &mut Plan) -> anyhow::Result<()> {
+    let Some(disk) = disk else { return Ok(()) };
+    let until = tokio::time::Instant::now() + plan.millis(3_000, 15_000);
+    while tokio::time::Instant::now() < until {
+        // Again and again: what the server removes to help itself is taken too.
+        disk.fill()?;
+        sleep(Duration::from_millis(100)).await;
+    }
+    disk.free()
+}
+
+/// A process gets no more memory from the system for a while.
+async fn starve(pid: Option<u32>, time: Duration) -> anyhow::Result<()> {
+    let Some(pid) = pid.and_then(process) else { return Ok(()) };
+    let pages: u64 = std::fs::read_to_string(format!("/proc/{}/statm", pid.as_raw_pid()))
+        .ok()
+        .and_then(|text| text.split(' ').next()?.parse().ok())
+        .context("cannot read the size of ClickHouse's process")?;
+    let limit = Rlimit { current: Some(pages * rustix::param::page_size() as u64), maximum: None };
+    let before = prlimit(Some(pid), Resource::As, limit).context("cannot limit ClickHouse's memory")?;
+    sleep(time).await;
+    // It may have died of it, which is an outcome too.
+    let _ = prlimit(Some(pid), Resource::As, before);
+    Ok(())
+}
+
+/// A process is stopped for a while, then goes on.
+async fn pause(pid: Option<u32>, time: Duration) {
+    let Some(pid) = pid else { return };
+    signal(pid, Signal::STOP);
+    sleep(time).await;
+    signal(pid, Signal::CONT);
 }
 
 fn kill(pid: Option<u32>) {
@@ -328,7 +460,11 @@ fn kill(pid: Option<u32>) {
 }
 
 fn signal(pid: u32, signal: Signal) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+    if let Some(pid) = process(pid) {
         let _ = kill_process(pid, signal);
     }
+}
+
+fn process(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
 }

@@ -1,0 +1,118 @@
+//! `faults`: the long fault run. Each scene gets its share of the time, with servers and processes of its own;
+//! what happens in it, and how it is verified, is `headrace_tests::faults`.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use headrace_tests::faults::{self, Options, Scene, Tally};
+use serde::Serialize;
+use tempfile::TempDir;
+
+use crate::cli::Faults;
+use crate::report::{conclude, print};
+use crate::servers::PRODUCT;
+
+/// Pipeline processes, and sink processes, to begin with.
+const WORKERS: usize = 2;
+
+/// What the case tells: the promise first, then by scene.
+#[derive(Debug, Serialize)]
+struct Figures {
+    case: &'static str,
+    recipe: Faults,
+    minutes: f64,
+    sent: usize,
+    answered: usize,
+    rows: usize,
+    lost: usize,
+    twice: usize,
+    altered: usize,
+    dead: u64,
+    injected: usize,
+    faults: BTreeMap<faults::Fault, Tally>,
+    scenes: Vec<faults::Report>,
+}
+
+/// Runs the case.
+pub(crate) async fn run(options: Faults) -> anyhow::Result<()> {
+    let scenes = chosen(&options.scene)?;
+    // What is injected, and when: the story of the run.
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter("headrace_tests=info").init();
+    let base = match &options.dir {
+        Some(dir) => fs::create_dir_all(dir).and_then(|()| TempDir::with_prefix_in("faults-", dir)),
+        None => TempDir::with_prefix("headrace-faults-"),
+    };
+    let base = base.context("cannot make a directory for the servers")?;
+    let mut reports = Vec::new();
+    for scene in &scenes {
+        let ran = run_scene(&options, *scene, scenes.len(), base.path()).await;
+        match ran {
+            Ok(report) => reports.push(report),
+            Err(error) => return Err(error.context(format!("kept: {}", base.keep().display()))),
+        }
+    }
+    let sum = |count: fn(&faults::Report) -> usize| reports.iter().map(count).sum();
+    let figures = Figures {
+        case: "faults",
+        minutes: (reports.iter().map(|report| report.seconds).sum::<f64>() / 6.0).round() / 10.0,
+        sent: sum(|report| report.sent),
+        answered: sum(|report| report.answered),
+        rows: sum(|report| report.rows),
+        lost: sum(|report| report.lost),
+        twice: sum(|report| report.twice),
+        altered: sum(|report| report.altered),
+        dead: reports.iter().map(|report| report.dead).sum(),
+        injected: sum(|report| report.faults.values().map(|tally| tally.count).sum()),
+        faults: Tally::all(&reports),
+        scenes: reports,
+        recipe: options,
+    };
+    print(&figures)?;
+    let problems = figures.scenes.iter().filter_map(|report| report.verdict().err());
+    let problems: Vec<String> = problems.map(|error| format!("{error:#}")).collect();
+    if !problems.is_empty() {
+        eprintln!("kept: {}", base.keep().display());
+    }
+    conclude(problems)
+}
+
+async fn run_scene(options: &Faults, scene: Scene, scenes: usize, base: &Path) -> anyhow::Result<faults::Report> {
+    let dir = base.join(scene.name);
+    fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    eprintln!("scene {} in {}", scene.name, dir.display());
+    let duration = Duration::from_secs(options.minutes * 60) / u32::try_from(scenes)?;
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let options = Options {
+        program: (program, vec![OsString::from(PRODUCT)]),
+        dir: dir.clone(),
+        seed: options.seed,
+        rate: options.rate,
+        duration,
+        scene,
+        workers: WORKERS,
+    };
+    let report = faults::run(&options).await?;
+    eprintln!("{report:#?}");
+    if report.verdict().is_ok() {
+        // The next scene needs the room.
+        fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    }
+    Ok(report)
+}
+
+fn chosen(names: &[String]) -> anyhow::Result<Vec<Scene>> {
+    if names.is_empty() {
+        return Ok(Scene::ALL.to_vec());
+    }
+    let scene = |name: &String| {
+        let found = Scene::ALL.into_iter().find(|scene| scene.name == name);
+        found.with_context(|| {
+            format!("expected a scene, one of {}, found {name:?}", Scene::ALL.map(|it| it.name).join(", "))
+        })
+    };
+    names.iter().map(scene).collect()
+}
