@@ -2,15 +2,21 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
+use headrace_local::nats::SyncInterval;
 use headrace_runtime::config::{Invalid, Nats, Retry, Streams};
 use headrace_sinks::{clickhouse, file, jira, splunk};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::settings::{self, Loaded, Problems};
+
+/// What `local.sync_interval_ms` may be besides 0. More often, and syncs follow each other without a pause; less
+/// often than the server's own two minutes serves nobody.
+const SYNC_INTERVAL_MS: RangeInclusive<u64> = 100..=120_000;
 
 /// Headrace's configuration. Every setting has a default; a secret `x` may be given as `x_file`, the
 /// path of a file that holds it; `HEADRACE__A__B` in the environment overrides `a.b`.
@@ -131,16 +137,27 @@ pub struct Local {
     pub nats_listen: SocketAddr,
     /// Where the embedded ClickHouse listens; port 0 takes any free one.
     pub clickhouse_listen: SocketAddr,
-    /// Whether NATS syncs each message to disk before it confirms it. Without, a power cut (not a
-    /// crash) may lose the last two minutes; with it, a disk takes a few hundred to a few thousand
-    /// messages a second.
-    pub sync_always: bool,
+    /// How often NATS syncs to disk what it has confirmed, in milliseconds, 100 to 120000. A power cut
+    /// (not a crash) may lose what was confirmed since. 0 syncs each message before it is confirmed:
+    /// nothing is lost, and a disk takes a few hundred to a few thousand messages a second.
+    pub sync_interval_ms: u64,
+}
+
+impl Local {
+    /// `sync_interval_ms` as the server takes it.
+    #[must_use]
+    pub const fn sync_interval(self) -> SyncInterval {
+        match self.sync_interval_ms {
+            0 => SyncInterval::Always,
+            millis => SyncInterval::Every(Duration::from_millis(millis)),
+        }
+    }
 }
 
 impl Default for Local {
     fn default() -> Self {
         let port = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        Self { nats_listen: port(4_222), clickhouse_listen: port(8_123), sync_always: false }
+        Self { nats_listen: port(4_222), clickhouse_listen: port(8_123), sync_interval_ms: 1_000 }
     }
 }
 
@@ -230,6 +247,11 @@ impl Config {
                 );
             }
         }
+        let sync_interval_ms = self.local.sync_interval_ms;
+        if sync_interval_ms != 0 && !SYNC_INTERVAL_MS.contains(&sync_interval_ms) {
+            let (min, max) = (SYNC_INTERVAL_MS.start(), SYNC_INTERVAL_MS.end());
+            refuse("local.sync_interval_ms", format!("expected 0 or {min} to {max}, found {sync_interval_ms}"));
+        }
         if self.retry.attempts_max == 0 {
             refuse("retry.attempts_max", "expected at least 1, found 0".to_owned());
         }
@@ -288,6 +310,19 @@ mod tests {
             ["listen", "secrets", "chains", "by_login", "assets", "rules_dirs", "window_minutes", "batch_events_max"]
         {
             assert!(reference.contains(setting), "{setting} is not in the reference:\n{reference}");
+        }
+    }
+
+    #[test]
+    fn nats_syncs_every_second_unless_told_otherwise() {
+        let local = |text: &str| read(text).value.local;
+        assert_eq!(local("").sync_interval(), SyncInterval::Every(Duration::from_secs(1)));
+        assert_eq!(local("local.sync_interval_ms = 0").sync_interval(), SyncInterval::Always);
+        for (sync_interval_ms, refused) in [(0, false), (99, true), (100, false), (120_000, false), (120_001, true)] {
+            let local = Local { sync_interval_ms, ..Local::default() };
+            let problems = Config { local, ..Config::default() }.validate(&[]);
+            let found = problems.iter().any(|problem| problem.path == "local.sync_interval_ms");
+            assert_eq!(found, refused, "{sync_interval_ms}");
         }
     }
 

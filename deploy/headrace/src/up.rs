@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use headrace_ingest::recover;
 use headrace_local::child::Event;
 use headrace_local::install::{Installer, Terminal};
+use headrace_local::nats::SyncInterval;
 use headrace_local::{clickhouse, nats};
 use headrace_runtime::broker::Broker;
 use headrace_runtime::config::Invalid;
@@ -158,7 +159,7 @@ async fn start_servers(config: &Config, data: &DataDir) -> anyhow::Result<Server
         let Some(program) = nats_program else { return anyhow::Ok(None) };
         let mut server = nats::Config::new(program, data.join("nats"));
         server.listen = config.local.nats_listen;
-        server.sync_always = config.local.sync_always;
+        server.sync_interval = config.local.sync_interval();
         server.restart.grace = SERVER_GRACE;
         Ok(Some(nats::start(server).await.context("cannot start NATS (another port: --nats-port)")?))
     };
@@ -328,13 +329,22 @@ fn greet(ready: &Ready, config: &Config, data: &DataDir) {
     println!("  headrace send first.json --event repository --data-dir {directory}");
     println!("  curl '{}/?query=SELECT+*+FROM+headrace.events+FORMAT+Vertical'", text(&ready.clickhouse));
     println!();
-    if config.nats.url.starts_with("nats://127.0.0.1") && !config.local.sync_always {
-        println!(
-            "NATS writes to disk at once and syncs every two minutes: a crash loses nothing, a power cut may lose the"
-        );
-        println!(
-            "last of it. `local.sync_always = true` syncs each message; a cluster of three is the answer for production."
-        );
+    if ready.pids.contains_key("nats") {
+        println!("{}", durability(config.local.sync_interval()));
     }
     println!("Ctrl-C stops everything; `headrace up` goes on from there.");
+}
+
+/// What a 2xx of the gateway is worth with a NATS that `up` started.
+fn durability(sync_interval: SyncInterval) -> String {
+    let lost = match sync_interval {
+        SyncInterval::Always => {
+            "a power cut loses nothing either: NATS syncs each message before it confirms it".to_owned()
+        }
+        SyncInterval::Every(time) => format!(
+            "a power cut may lose the last {} s,\nhow often NATS syncs its disk (`local.sync_interval_ms`; 0 is before each confirmation, at a price)",
+            time.as_secs_f64()
+        ),
+    };
+    format!("A crash of any process loses nothing that was answered with a 2xx; {lost}.")
 }

@@ -5,13 +5,16 @@ mod support;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use headrace_local::StartError;
 use headrace_local::child::Event;
 use headrace_local::install::Installer;
-use headrace_local::nats::{self, Cluster, Config, Error};
+use headrace_local::nats::{self, Cluster, Config, Error, SyncInterval};
 use headrace_local::poll::until;
 use support::CEILING;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 async fn config(dir: &Path) -> Config {
     Config::new(support::installed(Installer::nats_server).await, dir)
@@ -34,7 +37,7 @@ async fn store(url: &str, subject: &str) -> u64 {
 async fn a_killed_server_comes_back_on_its_port_with_its_data() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config(dir.path()).await;
-    config.sync_always = true;
+    config.sync_interval = SyncInterval::Always;
     let server = nats::start(config).await.unwrap();
     let (url, first) = (server.url(), server.pid().unwrap());
     assert_eq!(store(&url, "kept.1").await, 1);
@@ -48,6 +51,25 @@ async fn a_killed_server_comes_back_on_its_port_with_its_data() {
     server.stop().await;
     assert!(!support::runs(second));
     assert_eq!(*events.borrow(), Event::Stopped);
+}
+
+#[tokio::test]
+async fn a_server_syncs_when_it_is_told_to() {
+    let often = SyncInterval::Every(Duration::from_millis(1_500));
+    for (sync_interval, told) in
+        [(often, "\"sync_interval\": 1500000000"), (SyncInterval::Always, "\"sync_always\": true")]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path()).await;
+        config.sync_interval = sync_interval;
+        let server = nats::start(config).await.unwrap();
+        let mut monitor = TcpStream::connect(server.monitor()).await.unwrap();
+        monitor.write_all(b"GET /varz HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        monitor.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains(told), "{told} is not in {answer}");
+        server.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use super::Config;
+use super::{Config, SyncInterval};
 
 /// The configuration for `config`, listening on the ports that were chosen for it.
 pub(super) fn render(config: &Config, listen: SocketAddr, monitor: SocketAddr) -> String {
@@ -14,12 +14,13 @@ pub(super) fn render(config: &Config, listen: SocketAddr, monitor: SocketAddr) -
     line("listen", quoted(&listen.to_string()));
     line("http", quoted(&monitor.to_string()));
     line("max_payload", config.max_payload.to_string());
-    let mut jetstream = format!("{{ store_dir: {}", quoted(&config.data_dir.to_string_lossy()));
-    if config.sync_always {
-        jetstream.push_str(", sync_interval: always");
-    }
-    jetstream.push_str(" }");
-    line("jetstream", jetstream);
+    let store_dir = quoted(&config.data_dir.to_string_lossy());
+    // Always said: what a confirmation is worth should not rest on the server's default, which loses two minutes.
+    let sync_interval = match config.sync_interval {
+        SyncInterval::Always => "always".to_owned(),
+        SyncInterval::Every(time) => quoted(&format!("{}ms", time.as_millis())),
+    };
+    line("jetstream", format!("{{ store_dir: {store_dir}, sync_interval: {sync_interval} }}"));
     if let Some(cluster) = &config.cluster {
         let routes: Vec<String> = cluster.routes.iter().map(|route| quoted(&format!("nats://{route}"))).collect();
         let value = format!(
@@ -39,13 +40,15 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Cluster, Config};
+    use std::time::Duration;
+
+    use super::super::{Cluster, Config, SyncInterval};
     use super::render;
 
     #[test]
     fn every_option_reaches_the_file() {
         let mut config = Config::new("nats-server", "/data/a \"b\"");
-        config.sync_always = true;
+        config.sync_interval = SyncInterval::Always;
         let address = |port: u16| ([127, 0, 0, 1], port).into();
         config.cluster =
             Some(Cluster { name: "c".into(), listen: address(6222), routes: vec![address(6222), address(6223)] });
@@ -60,5 +63,13 @@ mod tests {
              cluster: { name: \"c\", listen: \"127.0.0.1:6222\", \
              routes: [\"nats://127.0.0.1:6222\", \"nats://127.0.0.1:6223\"] }\n"
         );
+    }
+    #[test]
+    fn how_often_it_syncs_is_always_said() {
+        let mut config = Config::new("nats-server", "/data");
+        let address = ([127, 0, 0, 1], 4222).into();
+        assert!(render(&config, address, address).contains("sync_interval: \"1000ms\" }"));
+        config.sync_interval = SyncInterval::Every(Duration::from_millis(1_500));
+        assert!(render(&config, address, address).contains("sync_interval: \"1500ms\" }"));
     }
 }
