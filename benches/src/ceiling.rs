@@ -8,17 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::HeaderMap;
 use async_nats::jetstream::{self, Context};
-use headrace_runtime::trace::TraceParent;
-use headrace_schemas::id::EventId;
-use headrace_schemas::time::Timestamp;
-use headrace_schemas::{header, subject};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::bodies::{Bodies, Body};
-use crate::guid;
+use crate::raw;
 use crate::servers::Nats;
 use crate::usage::{Disturbance, Meter};
 
@@ -62,24 +57,7 @@ pub(crate) async fn measure(
 }
 
 async fn publish(jetstream: &Context, body: &Body, index: u64) -> anyhow::Result<()> {
-    let guid = guid::make(index);
-    let guid = std::str::from_utf8(&guid).context("a GUID is ASCII")?;
-    let id = EventId::github(guid);
-    let mut headers = HeaderMap::new();
-    headers.insert(header::ID, id.as_str());
-    headers.insert(header::SOURCE, "github");
-    headers.insert(header::EVENT, body.event.as_str());
-    headers.insert(header::RECEIVED_AT, Timestamp::now().as_micros().to_string());
-    headers.insert(header::CONTENT_TYPE, "application/json");
-    headers.insert(header::GITHUB_EVENT, body.event.as_str());
-    headers.insert(header::GITHUB_DELIVERY, guid);
-    headers.insert(header::GITHUB_SIGNATURE, format!("sha256={}", hex::encode(body.signature)));
-    headers.insert("X-GitHub-Hook-ID", "292430182");
-    headers.insert("X-GitHub-Hook-Installation-Target-ID", "79929171");
-    headers.insert("X-GitHub-Hook-Installation-Target-Type", "organization");
-    headers.insert(header::MESSAGE_ID, id.as_str());
-    headers.insert(header::TRACEPARENT, TraceParent::generate().as_str());
-    let subject = subject::raw(&body.tenant, "github", &body.event);
+    let (subject, headers) = raw::envelope(body, index)?;
     let sent = jetstream.publish_with_headers(subject, headers, body.json.clone()).await.context("cannot publish")?;
     let stored = sent.await.context("NATS did not store a message")?;
     anyhow::ensure!(!stored.duplicate, "NATS took a new message for a known one");

@@ -34,6 +34,9 @@ pub(crate) enum Case {
     /// Nothing lost, nothing twice: processes, disks and networks fail under load for a long time.
     #[command(after_help = format!("Example:\n  headrace-benches faults --minutes 30 --seed 1\n\n{EXIT_CODES}"))]
     Faults(Faults),
+    /// What NATS stores from one client, by when it syncs, how many servers keep it, and how it is published.
+    #[command(after_help = format!("Example:\n  headrace-benches durability --seconds 1 --rounds 3\n\n{EXIT_CODES}"))]
+    Durability(Durability),
     /// The hot functions alone, on one core.
     #[command(after_help = format!("Example:\n  headrace-benches micro --seconds 2\n\n{EXIT_CODES}"))]
     Micro(Micro),
@@ -106,6 +109,23 @@ pub(crate) struct Latency {
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) common: Common,
+}
+
+/// `headrace-benches durability`
+#[derive(Clone, Debug, Args, Serialize)]
+pub(crate) struct Durability {
+    /// How long to measure each choice in each round, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub(crate) seconds: u64,
+    /// How often to go over all choices; a figure is the median of its rounds.
+    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// Only messages confirmed one by one: what the choice of `sync_interval` costs, without the batches.
+    #[arg(long)]
+    pub(crate) singles: bool,
+    /// Bodies to send; as for the other cases.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) bodies: Option<PathBuf>,
 }
 
 /// `headrace-benches micro`

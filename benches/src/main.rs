@@ -7,6 +7,7 @@
 
 mod backlog;
 mod bodies;
+mod brokers;
 mod cases;
 mod ceiling;
 mod cli;
@@ -15,6 +16,8 @@ mod guid;
 mod load;
 mod machine;
 mod moments;
+mod publish;
+mod raw;
 mod report;
 mod servers;
 mod tables;

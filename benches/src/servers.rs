@@ -213,7 +213,7 @@ fn own_program() -> anyhow::Result<PathBuf> {
 }
 
 /// Runs an installer, which blocks.
-async fn install<E>(what: fn(&Installer) -> Result<PathBuf, E>) -> anyhow::Result<PathBuf>
+pub(crate) async fn install<E>(what: fn(&Installer) -> Result<PathBuf, E>) -> anyhow::Result<PathBuf>
 where
     E: std::error::Error + Send + Sync + 'static,
 {

@@ -1,6 +1,7 @@
 //! The cases: each starts its servers, loads them, counts what came out and tells what it took.
 
 mod chain;
+mod durability;
 mod faults;
 mod ingest;
 mod latency;
@@ -16,6 +17,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Case::Chain(options) => block_on(chain::run(options)),
         Case::Latency(options) => block_on(latency::run(options)),
         Case::Faults(options) => block_on(faults::run(options)),
+        Case::Durability(options) => block_on(durability::run(options)),
         Case::Micro(options) => micro::run(options),
     }
 }

@@ -1,0 +1,194 @@
+//! `durability`: what NATS stores from one client, by when it syncs, how many servers keep it, and how the
+//! messages are published.
+//!
+//! All brokers run at once and have their turn one after the other, so that what disturbs the machine for longer
+//! than a few seconds meets them all; ratios hold where the rates of another hour differ. RAW is emptied after
+//! each turn: what is written back late belongs to no other's turn.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hdrhistogram::Histogram;
+use headrace_local::nats::SyncInterval;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::bodies::Bodies;
+use crate::brokers::Broker;
+use crate::cli::Durability;
+use crate::publish::{Confirmed, Recipe, Size, Source, Way, Window, histogram, publish};
+use crate::report::{Quantiles, Report, conclude, rate};
+use crate::usage::{Disturbance, Meter, OWN, round};
+
+/// How long to publish before each window.
+const WARMUP: Duration = Duration::from_millis(200);
+
+/// A broker to compare: servers, and when they sync.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Setup {
+    servers: usize,
+    sync_interval: &'static str,
+    #[serde(skip)]
+    sync: SyncInterval,
+}
+
+const fn setup(servers: usize, sync_interval: &'static str, sync: SyncInterval) -> Setup {
+    Setup { servers, sync_interval, sync }
+}
+
+/// The first is what the others are compared with.
+const SETUPS: [Setup; 5] = [
+    setup(1, "2m", SyncInterval::Every(Duration::from_secs(120))),
+    setup(1, "1s", SyncInterval::Every(Duration::from_secs(1))),
+    setup(1, "always", SyncInterval::Always),
+    setup(3, "2m", SyncInterval::Every(Duration::from_secs(120))),
+    setup(3, "always", SyncInterval::Always),
+];
+
+/// Messages on their way at once, and the sizes of batches that go with it.
+const BATCHES: [(u64, &[u64]); 2] = [(64, &[16, 64]), (256, &[16, 64, 256])];
+
+/// What the case tells.
+#[derive(Debug, Serialize)]
+struct Figures {
+    choices: Vec<Choice>,
+    disturbance: Disturbance,
+}
+
+/// One choice, over all its rounds.
+#[derive(Debug, Serialize)]
+struct Choice {
+    #[serde(flatten)]
+    setup: Setup,
+    #[serde(flatten)]
+    recipe: Recipe,
+    /// Messages confirmed per second, the median of the rounds.
+    rate: f64,
+    rate_min: f64,
+    rate_max: f64,
+    /// The same for each one that one server with `sync_interval: 2m` confirms singly, the median of the rounds.
+    of_default: f64,
+    /// From the hand-over of a message to its confirmation.
+    #[serde(flatten)]
+    latency: Quantiles,
+    /// CPU time of all servers for one message, in microseconds.
+    nats_cpu_us: f64,
+}
+
+/// What a choice has come to so far.
+struct Tally {
+    rates: Vec<f64>,
+    latency: Histogram<u64>,
+    cpu_us: f64,
+    confirmed: u64,
+}
+
+/// Runs the case.
+pub(crate) async fn run(options: Durability) -> anyhow::Result<()> {
+    let bodies = Bodies::load(options.bodies.as_deref())?;
+    let mut brokers = Vec::new();
+    for setup in SETUPS {
+        brokers.push(Broker::start(setup.servers, setup.sync).await?);
+    }
+    let meter = Meter::new(brokers.iter().flat_map(Broker::processes).map(|(_, pid)| (pid.to_string(), pid)));
+    let before = meter.sample()?;
+    let source = Source::new(bodies.clone());
+    let recipes = recipes(&options);
+    let mut tallies: Vec<Tally> = Vec::new();
+    for _ in 0..recipes.len() * SETUPS.len() {
+        tallies.push(Tally { rates: Vec::new(), latency: histogram()?, cpu_us: 0.0, confirmed: 0 });
+    }
+    let mut problems = Vec::new();
+    for number in 0..options.rounds {
+        eprintln!("round {} of {}", number + 1, options.rounds);
+        let mut tally = tallies.iter_mut();
+        for recipe in &recipes {
+            for (broker, setup) in brokers.iter().zip(SETUPS) {
+                let tally = tally.next().context("there is a tally for each choice")?;
+                let what = || format!("{setup:?} {recipe:?}");
+                problems.extend(turn(broker, &source, *recipe, &options, tally).await.with_context(what)?);
+            }
+        }
+    }
+    let disturbance = meter.sample()?.disturbance(&before);
+    for broker in brokers {
+        broker.stop().await;
+    }
+    let choices = choices(&recipes, &tallies);
+    let figures = Figures { choices, disturbance };
+    Report { case: "durability", bodies: bodies.describe(), figures, recipe: options }.print()?;
+    conclude(problems)
+}
+
+fn recipes(options: &Durability) -> Vec<Recipe> {
+    let mut recipes = Vec::new();
+    for bodies in [Size::Whole, Size::Kibibyte] {
+        for (in_flight, batches) in BATCHES {
+            recipes.push(Recipe { bodies, in_flight, way: Way::Single, batch: 1 });
+            for way in [Way::Atomic, Way::Fast].into_iter().filter(|_| !options.singles) {
+                recipes.extend(batches.iter().map(|&batch| Recipe { bodies, in_flight, way, batch }));
+            }
+        }
+    }
+    recipes
+}
+
+/// One choice for the length of a window. Tells whether what was confirmed and what is stored differ.
+async fn turn(
+    broker: &Broker,
+    source: &Source,
+    recipe: Recipe,
+    options: &Durability,
+    tally: &mut Tally,
+) -> anyhow::Result<Option<String>> {
+    let meter = Meter::new(broker.processes());
+    let (before, stored_before) = (meter.sample()?, broker.stored().await?);
+    let opens = Instant::now() + WARMUP;
+    let length = Duration::from_secs(options.seconds);
+    let window = Window { opens, closes: opens + length };
+    let Confirmed { in_window, total, latency } = publish(&broker.client, source, recipe, window).await?;
+    let stored = broker.stored().await? - stored_before;
+    let costs = meter.sample()?.costs(&before, total);
+    broker.purge().await?;
+    tally.rates.push(rate(in_window, length));
+    tally.latency.add(&latency).context("all histograms are alike")?;
+    let servers = costs.iter().filter(|(name, _)| *name != OWN);
+    tally.cpu_us += servers.map(|(_, cost)| cost.cpu_us_per_event).sum::<f64>() * total as f64;
+    tally.confirmed += total;
+    Ok((stored != total).then(|| format!("{recipe:?}: {total} messages were confirmed and {stored} are stored")))
+}
+
+fn choices(recipes: &[Recipe], tallies: &[Tally]) -> Vec<Choice> {
+    let mut choices = Vec::new();
+    let mut default: &[f64] = &[];
+    for (recipe, tallies) in recipes.iter().zip(tallies.chunks(SETUPS.len())) {
+        if recipe.way == Way::Single {
+            default = &tallies[0].rates;
+        }
+        for (setup, tally) in SETUPS.into_iter().zip(tallies) {
+            let ratios = tally.rates.iter().zip(default).map(|(rate, default)| rate / default);
+            let rates = sorted(tally.rates.iter().copied());
+            choices.push(Choice {
+                setup,
+                recipe: *recipe,
+                rate: median(&rates),
+                rate_min: rates.first().copied().unwrap_or_default(),
+                rate_max: rates.last().copied().unwrap_or_default(),
+                of_default: round(median(&sorted(ratios))),
+                latency: Quantiles::of(&tally.latency),
+                nats_cpu_us: round(tally.cpu_us / tally.confirmed.max(1) as f64),
+            });
+        }
+    }
+    choices
+}
+
+fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+fn median(sorted: &[f64]) -> f64 {
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+}
