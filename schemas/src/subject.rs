@@ -34,6 +34,12 @@ pub fn raw(tenant: &str, source: &str, event: &str) -> String {
     join("raw", &[tenant, source, event])
 }
 
+/// The subjects of the deliveries of a tenant, or of all of them.
+#[must_use]
+pub fn raw_of(tenant: Option<&str>) -> String {
+    tenant.map_or_else(|| RAW.to_owned(), |tenant| format!("raw.{}.>", token(tenant)))
+}
+
 /// `events.<stage>.<tenant>.<category>`: an event on its way between cut stages.
 #[must_use]
 pub fn handover(stage: &str, tenant: &str, category: Category) -> String {

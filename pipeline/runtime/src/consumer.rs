@@ -23,7 +23,7 @@ use crate::message::Delivered;
 const REQUEST_OPEN: Duration = Duration::from_secs(5);
 
 /// For readers whose effects the broker itself recognizes when they are repeated.
-const NO_EPOCH: Timestamp = Timestamp::from_micros(i64::MIN);
+pub(crate) const NO_EPOCH: Timestamp = Timestamp::from_micros(i64::MIN);
 
 /// Which messages a component takes, and on which terms.
 #[derive(Clone, Debug)]

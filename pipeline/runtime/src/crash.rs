@@ -32,11 +32,19 @@ pub enum Point {
     AfterInsert,
     /// A message is acknowledged.
     AfterAck,
+    /// A replay has computed rows and stored none of them.
+    BeforeReplace,
+    /// A replay has stored new rows beside those that they replace.
+    BeforeRemoval,
+    /// A replay has replaced rows and not noted it.
+    BeforeProgress,
+    /// A replay has noted how far it is.
+    AfterProgress,
 }
 
 impl Point {
     /// All points, in the order of an event's way.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::BeforeStore,
         Self::BeforeStoreAck,
         Self::AfterStoreAck,
@@ -46,6 +54,10 @@ impl Point {
         Self::BeforeInsert,
         Self::AfterInsert,
         Self::AfterAck,
+        Self::BeforeReplace,
+        Self::BeforeRemoval,
+        Self::BeforeProgress,
+        Self::AfterProgress,
     ];
 
     /// The point's name in the variable.
@@ -61,6 +73,10 @@ impl Point {
             Self::BeforeInsert => "before_insert",
             Self::AfterInsert => "after_insert",
             Self::AfterAck => "after_ack",
+            Self::BeforeReplace => "before_replace",
+            Self::BeforeRemoval => "before_removal",
+            Self::BeforeProgress => "before_progress",
+            Self::AfterProgress => "after_progress",
         }
     }
 }

@@ -22,6 +22,7 @@ pub mod message;
 pub mod metrics;
 mod part;
 pub mod patience;
+pub mod past;
 pub mod payload;
 pub mod progress;
 pub mod publisher;

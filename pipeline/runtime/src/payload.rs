@@ -142,11 +142,14 @@ fn original_headers(message: &Delivered) -> Vec<(String, String)> {
         let prefix = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
         prefix("Headrace-") || prefix("Nats-") || name == header::TRACEPARENT
     };
-    headers
+    let mut original: Vec<(String, String)> = headers
         .iter()
         .filter(|(name, _)| !own(name.as_ref()))
         .flat_map(|(name, values)| values.iter().map(|value| (name.to_string(), value.as_str().to_owned())))
-        .collect()
+        .collect();
+    // The client library has them in a random order; a delivery that is read twice is twice the same.
+    original.sort();
+    original
 }
 
 pub(crate) async fn fetch_body(broker: &Broker, object: &str) -> Result<Bytes, Fault> {

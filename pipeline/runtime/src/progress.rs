@@ -8,6 +8,38 @@ use headrace_schemas::time::Timestamp;
 
 use crate::broker::{Broker, Stream};
 
+/// The sequence of the last message that was stored in `stream`.
+///
+/// # Errors
+/// When the broker does not answer.
+pub async fn last_sequence(broker: &Broker, stream: Stream) -> anyhow::Result<u64> {
+    let handle = broker.jetstream().get_stream(stream.name()).await;
+    let handle = handle.with_context(|| format!("cannot open the stream {}", stream.name()))?;
+    Ok(handle.cached_info().state.last_sequence)
+}
+
+/// How many messages of `stream` up to `sequence` the component has not settled, at most; `None` when it has
+/// never run.
+///
+/// # Errors
+/// When the broker does not answer.
+pub async fn unsettled(broker: &Broker, stream: Stream, component: &str, sequence: u64) -> anyhow::Result<Option<u64>> {
+    let Some(Info { num_pending, num_ack_pending, ack_floor, .. }) = state_of(broker, stream, component).await? else {
+        return Ok(None);
+    };
+    let waiting = num_pending.saturating_add(num_ack_pending as u64);
+    Ok(Some(sequence.saturating_sub(ack_floor.stream_sequence).min(waiting)))
+}
+
+async fn state_of(broker: &Broker, stream: Stream, component: &str) -> anyhow::Result<Option<Info>> {
+    let handle = broker.jetstream().get_stream_no_info(stream.name()).await.context("cannot open the stream")?;
+    match handle.consumer_info(component).await {
+        Ok(info) => Ok(Some(info)),
+        Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read the state of {component}")),
+    }
+}
+
 /// The moment before which everything that was stored in `stream` has been settled by `component`; `None`
 /// when the component has never run.
 ///
@@ -17,10 +49,8 @@ pub async fn settled_through(broker: &Broker, stream: Stream, component: &str) -
     // Before the question: what is stored while we ask is not covered by the answer.
     let asked_at = Timestamp::now();
     let handle = broker.jetstream().get_stream_no_info(stream.name()).await.context("cannot open the stream")?;
-    let Info { num_pending, num_ack_pending, ack_floor, .. } = match handle.consumer_info(component).await {
-        Ok(info) => info,
-        Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("cannot read the state of {component}")),
+    let Some(Info { num_pending, num_ack_pending, ack_floor, .. }) = state_of(broker, stream, component).await? else {
+        return Ok(None);
     };
     if num_pending == 0 && num_ack_pending == 0 {
         return Ok(Some(asked_at));

@@ -152,6 +152,18 @@ pub fn build(config: &Config) -> anyhow::Result<Vec<Chain>> {
     Ok(chains)
 }
 
+/// Builds all of [`ORDER`] as one stage, however the configuration cuts the chain.
+///
+/// # Errors
+/// When a rule or a pattern cannot be used.
+pub fn build_whole(config: &Config) -> anyhow::Result<BoxedStage<RawDelivery, Event>> {
+    let fused = Config { chains: Config::default().chains, ..config.clone() };
+    match build(&fused)?.pop().map(|chain| chain.stages) {
+        Some(Stages::FromRaw(stage)) => Ok(stage),
+        Some(Stages::FromEvents(_)) | None => anyhow::bail!("expected a chain that begins with the bodies"),
+    }
+}
+
 fn build_one(name: &str, config: &Config) -> anyhow::Result<Stages> {
     Ok(match name {
         "normalize" => Stages::FromRaw(Box::new(Normalize)),
@@ -189,6 +201,7 @@ mod tests {
         assert_eq!(built[0].subscription.component, "normalize");
         assert_eq!(built[1].subscription.filters, ["events.normalized.>"]);
         assert_eq!(build(&Config::default()).unwrap().len(), 1);
+        assert_eq!(build_whole(&cut(&[&["normalize"], &["enrich", "score"]])).unwrap().handover(), "scored");
         for wrong in [
             &[][..],
             &[&["score"][..]],
