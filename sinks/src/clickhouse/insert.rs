@@ -32,7 +32,7 @@ use super::classify::{Failure, fault};
 /// Ids in one look-up: the query stays far below ClickHouse's `max_query_size` of 256 KiB.
 pub(super) const LOOKUP_MAX: usize = 4_000;
 /// Clocks of ClickHouse and the sinks may differ by so much.
-const SERVER_CLOCK_SKEW: Duration = Duration::from_secs(2);
+pub(super) const SERVER_CLOCK_SKEW: Duration = Duration::from_secs(2);
 /// Clocks of GitHub and the gateways may differ by so much.
 const CLOCK_SKEW: Duration = Duration::from_secs(600);
 
@@ -49,20 +49,42 @@ pub(super) trait Rows: Payload {
 /// A table that holds each id once.
 pub(super) struct Table {
     client: Client,
-    name: &'static str,
+    name: String,
+    /// What the tokens of its inserts are bound to besides the messages.
+    scope: String,
     limit: Duration,
     already_there: Counter,
 }
 
 impl Table {
-    pub(super) fn new(client: Client, name: &'static str, component: &'static str, limit_s: u64) -> Self {
+    pub(super) fn new(client: Client, name: &str, component: &'static str, limit_s: u64) -> Self {
         let client = client
             // We make our own batches; the server must answer when the rows are stored.
             .with_setting("async_insert", "0")
             .with_setting("insert_deduplicate", "1")
             .with_setting("max_execution_time", limit_s.to_string());
         let already_there = counter!(ALREADY_THERE, "component" => component);
-        Self { client, name, limit: Duration::from_secs(limit_s), already_there }
+        let (name, scope) = (name.to_owned(), name.to_owned());
+        Self { client, name, scope, limit: Duration::from_secs(limit_s), already_there }
+    }
+
+    /// The same table for rows that others than its sink's make of the same messages: a token of theirs must
+    /// not be known from the sink's inserts, or ClickHouse would drop them.
+    pub(super) fn scoped(self, scope: &str) -> Self {
+        Self { scope: format!("{} {scope}", self.name), ..self }
+    }
+
+    pub(super) const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The time that the server may spend on an insert.
+    pub(super) const fn limit(&self) -> Duration {
+        self.limit
     }
 
     /// Inserts what of `batch` is not there.
@@ -90,16 +112,17 @@ impl Table {
         }
     }
 
-    async fn insert<T: Rows>(&self, items: &[&Item<T>], valid_for: Duration) -> Result<(), Failure> {
+    /// Inserts `items`, which are not looked up; they are ours for `valid_for`.
+    pub(super) async fn insert<T: Rows>(&self, items: &[&Item<T>], valid_for: Duration) -> Result<(), Failure> {
         if items.is_empty() {
             return Ok(());
         }
         let valid_until = valid_until(valid_for, self.limit);
-        let token = Batch::<T>::token(items.iter().map(|item| (item.sequence, item.value.id())), self.name);
+        let token = Batch::<T>::token(items.iter().map(|item| (item.sequence, item.value.id())), &self.scope);
         let send = async {
             let mut insert = self
                 .client
-                .insert::<T::Row>(self.name)
+                .insert::<T::Row>(&self.name)
                 .await?
                 .with_setting("insert_deduplication_token", token)
                 .with_timeouts(Some(self.limit), Some(self.limit));
@@ -123,7 +146,7 @@ impl Table {
                     "SELECT id FROM ? WHERE id IN ? AND received_at >= fromUnixTimestamp64Micro(?) \
                      AND received_at <= fromUnixTimestamp64Micro(?)",
                 )
-                .bind(clickhouse::sql::Identifier(self.name))
+                .bind(clickhouse::sql::Identifier(&self.name))
                 .bind(ids)
                 .bind(from.as_micros())
                 .bind(to.as_micros());
@@ -142,7 +165,7 @@ fn valid_until(valid_for: Duration, limit: Duration) -> i64 {
 
 /// When the earlier copies of `items` can have been received. A message that comes again has the very
 /// time of its first delivery; one that its sender presents again cannot be older than its id.
-fn span<T: Payload>(items: &[&Item<T>]) -> (Timestamp, Timestamp) {
+pub(super) fn span<T: Payload>(items: &[&Item<T>]) -> (Timestamp, Timestamp) {
     let earliest = |item: &&Item<T>| {
         let received_at = item.value.received_at();
         let created_at = EventId::from_stored(item.value.id()).created_at();
@@ -156,7 +179,7 @@ fn span<T: Payload>(items: &[&Item<T>]) -> (Timestamp, Timestamp) {
 }
 
 /// Keeps the first of the items of each id: a batch may hold a delivery and its repetition.
-fn unique<T: Payload>(items: &mut Vec<&Item<T>>) {
+pub(super) fn unique<T: Payload>(items: &mut Vec<&Item<T>>) {
     let mut seen = HashSet::with_capacity(items.len());
     items.retain(|item| seen.insert(item.value.id()));
 }

@@ -41,6 +41,20 @@ pub(super) async fn run(client: &Client, database: &str) -> Result<(), Fault> {
     Ok(())
 }
 
+/// The same, and makes tables anew that were dropped after their migration had been recorded.
+pub(super) async fn restore(client: &Client, database: &str) -> Result<(), Fault> {
+    run(client, database).await?;
+    let query = client.query("SELECT count() FROM system.tables WHERE database = ? AND name IN ('events', 'raw')");
+    let tables = query.bind(database).fetch_one::<u64>().await.map_err(|error| fault(error).fault)?;
+    if tables < 2 {
+        for migration in &MIGRATIONS {
+            execute(client, migration.sql, migration.name).await?;
+        }
+        tracing::info!(database, "tables that were missing in ClickHouse are made anew");
+    }
+    Ok(())
+}
+
 /// Checks that all migrations were applied, by whoever does it here.
 pub(super) async fn verify(client: &Client, database: &str) -> Result<(), Fault> {
     let applied = applied(client).await?;

@@ -7,7 +7,9 @@ mod classify;
 mod insert;
 mod ledger;
 mod migrate;
+mod rewrite;
 mod row;
+mod side;
 
 use std::time::Duration;
 
@@ -17,16 +19,19 @@ use headrace_runtime::batch::{Batch, BatchPolicy};
 use headrace_runtime::config::Invalid;
 use headrace_runtime::delivery::{Delivery, Sink, Terms};
 use headrace_runtime::fault::Fault;
+use headrace_runtime::past::Window;
 use headrace_runtime::payload::RawDelivery;
 use headrace_runtime::secret::Secret;
 use headrace_schemas::event::Event;
 use headrace_schemas::subject;
+use headrace_schemas::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::classify::fault;
 use self::insert::Table;
 pub use self::ledger::Ledger;
+pub use self::rewrite::{ITEMS_MAX, Rewrite, Unproven, Written};
 
 /// ClickHouse.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -175,6 +180,64 @@ impl Config {
     /// Transient when the server is away, broken when it refuses.
     pub async fn migrate(&self) -> Result<(), Fault> {
         migrate::run(&self.client(), &self.database).await
+    }
+
+    /// Makes the tables ready to be filled once more, also those that were dropped.
+    ///
+    /// # Errors
+    /// Transient when the server is away, broken when it refuses.
+    pub async fn restore(&self) -> Result<(), Fault> {
+        self.reach().await?;
+        let (client, database) = (self.client(), &self.database);
+        if self.migrate { migrate::restore(&client, database).await } else { migrate::verify(&client, database).await }
+    }
+
+    /// How long after it was sent an insert may still succeed.
+    #[must_use]
+    pub const fn insert_limit(&self) -> Duration {
+        Duration::from_secs(self.insert_timeout_s)
+    }
+
+    /// The moment by the server's clock.
+    ///
+    /// # Errors
+    /// Transient when the server is away, broken when it refuses.
+    pub async fn now(&self) -> Result<Timestamp, Fault> {
+        let client = self.client().with_database("default");
+        let now = client.query("SELECT toUnixTimestamp64Micro(now64(6))").fetch_one::<i64>().await;
+        now.map(Timestamp::from_micros).map_err(|error| fault(error).fault)
+    }
+
+    /// Makes the table `name`, which has the columns of `events` and the comment `comment`; does nothing when it is
+    /// there with that very comment.
+    ///
+    /// # Errors
+    /// Broken when there is another table of that name.
+    pub async fn create_side_table(&self, name: &str, comment: &str) -> Result<(), Fault> {
+        side::create(&self.client(), &self.database, name, comment).await
+    }
+
+    /// The table `events`, to be written once more: the rows of `window` that were inserted before `since` by the
+    /// server's clock are replaced. No two writers may have the same name.
+    #[must_use]
+    pub fn events_rewritten(&self, window: &Window, since: Timestamp, writer: &str) -> Rewrite<Event> {
+        let table = Table::new(self.client(), "events", "clickhouse", self.insert_timeout_s).scoped(writer);
+        Rewrite::replacing(table, window, since)
+    }
+
+    /// The table `raw`, to which bodies are added that it lacks. No two writers may have the same name.
+    #[must_use]
+    pub fn bodies_completed(&self, since: Timestamp, writer: &str) -> Rewrite<RawDelivery> {
+        let table = Table::new(self.client(), "raw", "clickhouse-raw", self.insert_timeout_s).scoped(writer);
+        Rewrite::completing(table, since)
+    }
+
+    /// The table `name` that [`Self::create_side_table`] made, in which nobody else writes. No two writers may have
+    /// the same name.
+    #[must_use]
+    pub fn side_table(&self, name: &str, writer: &str) -> Rewrite<Event> {
+        let table = Table::new(self.client(), name, "clickhouse", self.insert_timeout_s).scoped(writer);
+        Rewrite::completing(table, Timestamp::default())
     }
 
     async fn check(&self) -> Result<(), Fault> {
