@@ -8,12 +8,15 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use headrace_runtime::fault::Reason;
 use headrace_schemas::time::Timestamp;
 
-use crate::moment;
+use crate::moment::{self, Told};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 the command line or the configuration is wrong.";
 
 const GAPS_EXIT_CODES: &str = "Exit codes: 0 nothing is missing, 1 something is missing or cannot be told, 2 the command line or \
                                the configuration is wrong.";
+
+const REPLAY_EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, or deliveries cannot be computed and are as they were, 2 the \
+                                 command line or the configuration is wrong.";
 
 /// GitHub security and audit events, from the webhook to ClickHouse, SIEM and tickets: nothing lost,
 /// nothing twice.
@@ -47,6 +50,11 @@ pub enum Command {
     /// Look at the events that were given up, send them through again, or remove them.
     #[command(after_help = format!("Examples:\n  headrace dead list --counts\n  headrace dead show 17 --payload\n  headrace dead redrive --component clickhouse --since 2h\n\n{EXIT_CODES}"))]
     Dead(Dead),
+    /// Send stored deliveries through the present rules and configuration again: their rows in ClickHouse are
+    /// replaced, or made anew in an empty one. Nothing else hears of it: no alert, no ticket, no SIEM.
+    /// Interrupted, the same command goes on.
+    #[command(after_help = format!("Examples:\n  headrace replay --from 24h\n  headrace replay --from 7d --to 6d --tenant acme --into events_tried\n\n{REPLAY_EXIT_CODES}"))]
+    Replay(Replay),
     /// Print the reference of the configuration: a TOML file with every setting, its meaning and default.
     #[command(after_help = format!("Example:\n  headrace config > headrace.toml\n\n{EXIT_CODES}"))]
     Config,
@@ -252,13 +260,13 @@ pub enum DeadAction {
     },
 }
 
-/// Where dead letters are.
+/// Where the servers are.
 #[derive(Debug, Args)]
 pub struct Place {
     /// Configuration.
     #[command(flatten)]
     pub config: ConfigFile,
-    /// The data directory of a running `up`, which is asked when the configuration names no NATS server.
+    /// The data directory of a running `up`, which is asked for the servers that the configuration does not name.
     #[arg(long, value_name = "DIR", default_value = "headrace-data", env = "HEADRACE_DATA_DIR")]
     pub data_dir: PathBuf,
 }
@@ -290,6 +298,42 @@ pub struct Selection {
     /// At most so many, the oldest first.
     #[arg(long, value_name = "COUNT")]
     pub limit: Option<u64>,
+}
+
+/// `headrace replay`
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// Where RAW and ClickHouse are; the stages as they are configured there are used.
+    #[command(flatten)]
+    pub place: Place,
+    /// Deliveries that were received then or later: `2026-01-31T08:15:30Z`, or how long ago: `90m`, `24h`, `7d`.
+    #[arg(long, value_name = "TIME", value_parser = Told::parse)]
+    pub from: Told,
+    /// Deliveries that were received before then, in the same forms; before now when it is not given.
+    #[arg(long, value_name = "TIME", value_parser = Told::parse)]
+    pub to: Option<Told>,
+    /// Of this tenant only.
+    #[arg(long, value_name = "NAME")]
+    pub tenant: Option<String>,
+    /// Write into a new table of this name, with the columns of `events`, and change nothing else.
+    #[arg(long, value_name = "TABLE", value_parser = side_table)]
+    pub into: Option<String>,
+    /// Begin anew instead of going on with the same replay when it was interrupted, such as after files with rules
+    /// were changed.
+    #[arg(long)]
+    pub restart: bool,
+}
+
+/// A name for a table beside those of Headrace.
+fn side_table(name: &str) -> Result<String, String> {
+    let plain = |char: char| char.is_ascii_alphanumeric() || char == '_';
+    if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
+        return Err("expected up to 64 letters, digits and `_`".to_owned());
+    }
+    if ["events", "raw", "migrations"].contains(&name) {
+        return Err("expected a table of its own; without --into the rows of `events` are replaced".to_owned());
+    }
+    Ok(name.to_owned())
 }
 
 /// `headrace clickhouse`

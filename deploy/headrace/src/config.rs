@@ -194,6 +194,14 @@ impl Config {
         problems
     }
 
+    /// What is wrong with the values that a replay uses.
+    #[must_use]
+    pub fn validate_replay(&self) -> Vec<Invalid> {
+        let mut problems = self.validate(&[crate::cli::Role::Pipeline]);
+        problems.extend(self.sinks.validate_clickhouse("sinks"));
+        problems
+    }
+
     fn validate_recover(&self, roles: &[crate::cli::Role]) -> Vec<Invalid> {
         let Some(recover) = &self.recover else {
             // Among others the role has nothing to do; by itself there is nothing to run.

@@ -16,6 +16,10 @@ pub(crate) fn report(result: anyhow::Result<()>) -> ExitCode {
         eprintln!("{problems}");
         return ExitCode::from(USAGE);
     }
+    if let Some(problem) = error.downcast_ref::<clap::Error>() {
+        let _ = problem.print();
+        return ExitCode::from(USAGE);
+    }
     eprintln!("error: {error:#}");
     ExitCode::from(FAILED)
 }

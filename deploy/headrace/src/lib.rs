@@ -15,6 +15,7 @@ mod moment;
 mod plain;
 mod ready;
 mod recover;
+mod replay;
 mod roles;
 mod run;
 mod send;
@@ -49,6 +50,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Check(check) => block_on(check::check(check)),
         Command::Gaps(gaps) => block_on(gaps::gaps(gaps)),
         Command::Dead(dead) => block_on(dead::dead(dead)),
+        Command::Replay(replay) => block_on(replay::replay(replay)),
         Command::Config => {
             print!("{}", settings::reference::<config::Config>());
             Ok(())

@@ -26,6 +26,21 @@ pub(crate) fn parse(text: &str) -> Result<Timestamp, String> {
     Ok(Timestamp::now().minus(Duration::from_secs(seconds)))
 }
 
+/// A point in time with the text that it was told by.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// As it stands on the command line.
+    pub text: String,
+    /// What it meant when it was read.
+    pub at: Timestamp,
+}
+
+impl Told {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        Ok(Self { text: text.to_owned(), at: parse(text)? })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -29,6 +29,8 @@ use crate::cli::Role;
 use crate::config::Config;
 use crate::recover;
 
+/// The sink that keeps every event.
+pub(crate) const CLICKHOUSE: &str = "clickhouse";
 /// The sink that keeps every body.
 pub(crate) const CLICKHOUSE_RAW: &str = "clickhouse-raw";
 
@@ -169,7 +171,7 @@ impl Builder<'_> {
     fn sinks(&mut self, config: &Config) -> anyhow::Result<()> {
         let sinks = &config.sinks;
         if let Some(clickhouse) = &sinks.clickhouse {
-            self.sink("clickhouse", clickhouse.events(), clickhouse.event_terms());
+            self.sink(CLICKHOUSE, clickhouse.events(), clickhouse.event_terms());
             self.sink(CLICKHOUSE_RAW, clickhouse.raw(), clickhouse.raw_terms());
         }
         if let Some(splunk) = &sinks.splunk {

@@ -133,7 +133,8 @@ fn fit_streams(config: &mut Config, path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn with_servers(config: &Config, nats: &str, clickhouse: &str) -> Config {
+/// The configuration with the servers that it does not name.
+pub(crate) fn with_servers(config: &Config, nats: &str, clickhouse: &str) -> Config {
     let mut config = config.clone();
     if config.nats.url.is_empty() {
         config.nats.url = nats.to_owned();

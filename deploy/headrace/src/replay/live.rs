@@ -1,0 +1,49 @@
+//! Waits until those who work all the time are past what is replayed: they insert first deliveries without looking.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use headrace_runtime::broker::{Broker, Stream};
+use headrace_runtime::progress;
+use headrace_stages::chains;
+use tokio::time::sleep;
+
+use super::show::Show;
+use crate::roles::{CLICKHOUSE, CLICKHOUSE_RAW};
+
+/// How often to look.
+const PERIOD: Duration = Duration::from_millis(250);
+
+/// Returns when every delivery up to the sequence `last` of RAW has its rows, or was given up. A component that has
+/// never run is not waited for: once it does, it looks up whatever is older than itself.
+pub(super) async fn past(broker: &Broker, pipeline: &chains::Config, last: u64, show: &mut Show) -> anyhow::Result<()> {
+    let mut way: Vec<(String, Stream)> = Vec::new();
+    for chain in chains::build(pipeline)? {
+        way.push((chain.subscription.component, chain.subscription.stream));
+    }
+    way.push((CLICKHOUSE.to_owned(), Stream::Events));
+    way.push((CLICKHOUSE_RAW.to_owned(), Stream::Raw));
+    // One after the other: what a chain has settled is in the next one's stream.
+    for (component, stream) in way {
+        let through = match stream {
+            Stream::Raw => last,
+            other => progress::last_sequence(broker, other).await?,
+        };
+        let mut is_told = false;
+        loop {
+            let left = progress::unsettled(broker, stream, &component, through).await;
+            let left = match left.with_context(|| format!("cannot tell how far {component} is"))? {
+                None | Some(0) => break,
+                Some(left) => format!("waiting for {component}, which has up to {left} earlier messages to settle"),
+            };
+            if is_told {
+                show.progress(|| left);
+            } else {
+                show.line(&format!("{left}; does it run?"));
+                is_told = true;
+            }
+            sleep(PERIOD).await;
+        }
+    }
+    Ok(())
+}

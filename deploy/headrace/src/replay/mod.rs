@@ -1,0 +1,215 @@
+//! `headrace replay`: stored deliveries through the present stages once more, into ClickHouse and nowhere else.
+//!
+//! The stages are those of the pipeline, run here; nothing is published and nothing settled. How a row takes another's
+//! place is [`headrace_sinks::clickhouse::Rewrite`]'s, the way of a batch is in `work.rs`. One replay runs at a time,
+//! by a lease; how far it is stands in JetStream KV, under a name made of what was asked for.
+
+mod compute;
+mod live;
+mod patience;
+mod record;
+mod report;
+mod show;
+mod work;
+mod write;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::CommandFactory as _;
+use clap::error::ErrorKind;
+use headrace_runtime::broker::Broker;
+use headrace_runtime::lease::Lease;
+use headrace_runtime::past::{self, Window};
+use headrace_runtime::state::StateStore;
+use headrace_schemas::subject;
+use headrace_schemas::time::Timestamp;
+use headrace_sinks::clickhouse;
+use headrace_stages::chains;
+use sha2::{Digest as _, Sha256};
+use tokio::time::{Instant, sleep};
+
+use self::record::{Journal, Record, Tally};
+use self::show::Show;
+use self::work::{Shared, Target, Work};
+use crate::cli::{Cli, Place, Replay};
+use crate::config::{self, Config};
+use crate::ready::Ready;
+use crate::run::stop_signal;
+use crate::up;
+
+/// Key of the lease.
+const LEASE: &str = "lease.replay";
+/// A replay that was killed holds the lease for so long.
+const LEASE_TTL: Duration = Duration::from_secs(10);
+/// Clocks of several ClickHouse servers, or of one and ours, may differ by so much.
+const CLOCK_SKEW: Duration = Duration::from_secs(2);
+
+pub(crate) async fn replay(arguments: Replay) -> anyhow::Result<()> {
+    let to = upper_end(&arguments)?;
+    let config = configured(&arguments.place)?;
+    let clickhouse = config.sinks.clickhouse.as_ref().context("the configuration was validated")?;
+    let broker = Broker::connect(&config.nats, &config.streams, "headrace-replay").await?;
+    let store = StateStore::open(&broker).await.context("is `headrace run` or `headrace up` set up there?")?;
+    // A new name each time: whatever an earlier one has sent is its own.
+    let writer = hex::encode(rand::random::<[u8; 16]>());
+    let (mut lease, mut show) = (Lease::new(store.clone(), LEASE, &writer, LEASE_TTL), Show::new());
+    take(&mut lease, &mut show).await?;
+    let stop = stop_signal()?;
+    let run = Run { arguments: &arguments, to, config: &config, clickhouse, broker: &broker, store, writer: &writer };
+    let done = tokio::select! {
+        done = run.run(&mut show) => done,
+        () = lease.keep() => Err(anyhow::anyhow!("the lease is lost; the same command goes on from here")),
+        () = stop => Err(anyhow::anyhow!("interrupted; the same command goes on from here")),
+    };
+    lease.release().await;
+    drop(show);
+    let tally = done?;
+    report::tell(&tally, arguments.into.as_deref())
+}
+
+/// The end of the window: not in the future, because what will be received is not there yet.
+fn upper_end(arguments: &Replay) -> anyhow::Result<Timestamp> {
+    let now = Timestamp::now();
+    let to = arguments.to.as_ref().map_or(now, |to| to.at);
+    if to > now {
+        eprintln!("--to {to} is in the future; up to now is replayed");
+    }
+    let to = to.min(now);
+    if arguments.from.at >= to {
+        let problem = format!("expected --from before --to, found {} and {to}", arguments.from.at);
+        return Err(Cli::command().error(ErrorKind::ValueValidation, problem).into());
+    }
+    Ok(to)
+}
+
+/// The configuration, with the servers of the running `up` where it names none.
+fn configured(place: &Place) -> anyhow::Result<Config> {
+    let mut loaded = config::load(place.config.config.as_deref(), Config::validate_replay)?;
+    let config = &mut loaded.value;
+    let names_clickhouse = config.sinks.clickhouse.get_or_insert_default().url.is_empty();
+    if config.nats.url.is_empty() || names_clickhouse {
+        let ready = Ready::read(&place.data_dir.join(up::READY_FILE)).context(
+            "expected the addresses of NATS and ClickHouse: name a configuration with `nats.url` and \
+             `sinks.clickhouse.url`, or the --data-dir of a running `headrace up`",
+        )?;
+        let nats = ready.nats.context("the running process tells of no NATS server")?;
+        let clickhouse = ready.clickhouse.context("the running process tells of no ClickHouse")?;
+        *config = up::with_servers(config, &nats, &clickhouse);
+    }
+    loaded.check(loaded.value.validate_replay())?;
+    Ok(loaded.value)
+}
+
+/// Takes the lease, also from a replay that was killed.
+async fn take(lease: &mut Lease, show: &mut Show) -> anyhow::Result<()> {
+    let deadline = Instant::now() + LEASE_TTL * 2;
+    while !lease.claim().await.map_err(|fault| fault.source)? {
+        anyhow::ensure!(Instant::now() < deadline, "another replay is running; wait for its end, or stop it");
+        show.progress(|| "another replay runs or was killed; waiting for its lease to end".to_owned());
+        sleep(lease.period()).await;
+    }
+    Ok(())
+}
+
+/// What a replay is made of.
+struct Run<'a> {
+    arguments: &'a Replay,
+    to: Timestamp,
+    config: &'a Config,
+    clickhouse: &'a clickhouse::Config,
+    broker: &'a Broker,
+    store: StateStore,
+    writer: &'a str,
+}
+
+impl Run<'_> {
+    async fn run(&self, show: &mut Show) -> anyhow::Result<Tally> {
+        let stage = chains::build_whole(&self.config.pipeline)?;
+        self.clickhouse.restore().await.map_err(|fault| fault.source)?;
+        let mut journal = Journal::new(self.store.clone(), self.key()?);
+        let record = match journal.read().await? {
+            Some(record) if !self.arguments.restart => self.resume(record, show).await,
+            _ => self.begin(&mut journal, show).await?,
+        };
+        let window = Window { from: record.from, to: record.to, tenant: self.tenant() };
+        let target = match &self.arguments.into {
+            Some(name) => {
+                let made = self.clickhouse.create_side_table(name, &comment(&window, &record)).await;
+                made.map_err(|fault| fault.source)?;
+                Target { events: self.clickhouse.side_table(name, self.writer), shared: None }
+            }
+            None => Target {
+                events: self.clickhouse.events_rewritten(&window, record.since, self.writer),
+                shared: Some(Shared {
+                    bodies: self.clickhouse.bodies_completed(record.since, self.writer),
+                    proven_after: self.clickhouse.event_terms().call_timeout + CLOCK_SKEW,
+                }),
+            },
+        };
+        let policy = self.config.retry.policy();
+        let (broker, added) = (self.broker, VecDeque::new());
+        let batch_max = self.clickhouse.batch_events_max.min(clickhouse::ITEMS_MAX);
+        let work = Work { broker, window, stage, target, batch_max, policy, journal, record, show, added };
+        // On the heap: it holds everything there is, while it waits.
+        Box::pin(work.run()).await
+    }
+
+    fn tenant(&self) -> Option<String> {
+        self.arguments.tenant.as_deref().map(subject::token)
+    }
+
+    /// Where its progress is kept: the same command with the same configuration finds it again, any other does not.
+    fn key(&self) -> anyhow::Result<String> {
+        let Replay { from, to, into, .. } = self.arguments;
+        let to = to.as_ref().map(|to| &to.text);
+        let asked = (&from.text, to, self.tenant(), into, &self.config.pipeline, env!("CARGO_PKG_VERSION"));
+        let asked = serde_json::to_vec(&asked).context("cannot write down what is asked for")?;
+        Ok(format!("replay.{}", hex::encode(&Sha256::digest(asked)[..16])))
+    }
+
+    /// Goes on with a replay that was interrupted.
+    async fn resume(&self, record: Record, show: &mut Show) -> Record {
+        let done = record.tally.deliveries();
+        show.line(&format!(
+            "going on with the replay of {} to {} that was interrupted after {done} deliveries",
+            record.from, record.to
+        ));
+        // What the earlier process has sent may be stored until then, and must be seen when it is looked up.
+        sleep(self.clickhouse.insert_limit() + CLOCK_SKEW).await;
+        record
+    }
+
+    async fn begin(&self, journal: &mut Journal, show: &mut Show) -> anyhow::Result<Record> {
+        let (from, to) = (self.arguments.from.at, self.to);
+        let held = past::held(self.broker).await?;
+        let Some(oldest) = held.since else {
+            anyhow::bail!("RAW holds no delivery; how long it keeps them is set by `streams.raw`")
+        };
+        anyhow::ensure!(
+            to > oldest,
+            "expected a window that RAW still holds, found one that ends at {to}; its oldest delivery was stored at \
+             {oldest}. How long it keeps them is set by `streams.raw`"
+        );
+        if from < oldest.minus(CLOCK_SKEW) {
+            show.line(&format!("RAW holds deliveries since {oldest} only; what was received before is not replayed"));
+        }
+        if self.arguments.into.is_none() {
+            live::past(self.broker, &self.config.pipeline, held.last, show).await?;
+        }
+        // Every row that the sinks have stored by now is older than this, whatever server's clock it has.
+        let since = self.clickhouse.now().await.map_err(|fault| fault.source)?;
+        let since = Timestamp::from_micros(since.as_micros() + CLOCK_SKEW.as_micros() as i64);
+        sleep(CLOCK_SKEW * 2).await;
+        let record = Record { from, to, since, last: held.last, through: None, tally: Tally::default() };
+        journal.write(Some(&record)).await.map_err(|fault| fault.source)?;
+        Ok(record)
+    }
+}
+
+/// By which a table is known as that of this replay.
+fn comment(window: &Window, record: &Record) -> String {
+    let tenant = window.tenant.as_ref().map(|tenant| format!(" of the tenant {tenant}")).unwrap_or_default();
+    format!("replay of {} to {}{tenant}, begun at {}", window.from, window.to, record.since)
+}

@@ -1,0 +1,56 @@
+//! What a replay does when a server is away: it waits and tries again, and gives up in the end, because whoever
+//! started it waits too.
+
+use anyhow::Context as _;
+use headrace_runtime::fault::{Fault, FaultClass};
+use headrace_runtime::settle::{Attempt, RetryPolicy};
+use tokio::time::sleep;
+
+use super::show::Show;
+
+/// The policy, and the person who is told.
+pub(super) struct Patience<'a> {
+    pub(super) policy: RetryPolicy,
+    pub(super) show: &'a mut Show,
+}
+
+impl Patience<'_> {
+    /// Tries until it is done or can never be: then the poison is the answer.
+    ///
+    /// # Errors
+    /// When it failed too often, or a person must act.
+    pub(super) async fn attempt<T>(
+        &mut self,
+        what: &str,
+        attempt: impl AsyncFn() -> Result<T, Fault>,
+    ) -> anyhow::Result<Result<T, Fault>> {
+        let mut failures = 0;
+        loop {
+            match attempt().await {
+                Ok(done) => return Ok(Ok(done)),
+                Err(poison @ Fault { class: FaultClass::Poison(_), .. }) => return Ok(Err(poison)),
+                Err(fault) => {
+                    failures += 1;
+                    self.rest(what, fault, failures).await?;
+                }
+            }
+        }
+    }
+
+    /// Waits after failure number `failures`.
+    ///
+    /// # Errors
+    /// The fault itself, when there is nothing to wait for any more.
+    pub(super) async fn rest(&mut self, what: &str, fault: Fault, failures: u32) -> anyhow::Result<()> {
+        let FaultClass::Transient { retry_after } = fault.class else {
+            return Err(fault.source).with_context(|| format!("cannot {what}"));
+        };
+        if failures >= self.policy.attempts_max {
+            return Err(fault.source).with_context(|| format!("cannot {what}, tried {failures} times"));
+        }
+        let pause = self.policy.backoff(Attempt(failures)).max(retry_after.unwrap_or_default());
+        self.show.line(&format!("cannot {what}; again in {:.1} s: {:#}", pause.as_secs_f64(), fault.source));
+        sleep(pause).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,163 @@
+//! What a replay remembers across an interruption, in JetStream KV.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use headrace_runtime::fault::{Fault, FaultClass, Reason};
+use headrace_runtime::state::{Entry, StateStore};
+use headrace_schemas::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Failed deliveries that are listed; of the others only how many.
+const LISTED_MAX: usize = 100;
+/// Of a failure's words so many are kept.
+const DETAIL_CHARS: usize = 300;
+
+/// How far a replay is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// Deliveries that were received then or later.
+    pub(super) from: Timestamp,
+    /// Deliveries that were received before then.
+    pub(super) to: Timestamp,
+    /// When it began, by ClickHouse's clock: rows that were inserted before are to be replaced.
+    pub(super) since: Timestamp,
+    /// The last sequence of RAW that it reads.
+    pub(super) last: u64,
+    /// The sequence of RAW up to which everything is done.
+    pub(super) through: Option<u64>,
+    /// What came of it.
+    pub(super) tally: Tally,
+}
+
+/// What came of the deliveries.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Tally {
+    /// Deliveries whose event has a row of this replay.
+    pub(super) computed: u64,
+    /// Deliveries of an event whose row is that of another delivery.
+    pub(super) kept: u64,
+    /// Deliveries that a configured filter left out.
+    pub(super) filtered: u64,
+    /// Bodies that were added to `raw`.
+    pub(super) bodies: u64,
+    /// Deliveries that failed, by reason.
+    pub(super) failed: BTreeMap<String, u64>,
+    /// The first of those that failed.
+    pub(super) failures: Vec<Failure>,
+}
+
+/// A delivery that failed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Failure {
+    /// Where it is, as `RAW:42`.
+    pub(super) origin: String,
+    /// Its event's id, when it has one.
+    pub(super) id: String,
+    /// The reason's code.
+    pub(super) reason: String,
+    /// The reason in words.
+    pub(super) detail: String,
+}
+
+impl Tally {
+    /// Counts a delivery that can never succeed.
+    pub(super) fn fail(&mut self, sequence: u64, id: &str, fault: &Fault) {
+        let reason = match fault.class {
+            FaultClass::Poison(reason) => reason.code(),
+            FaultClass::Transient { .. } | FaultClass::Broken => Reason::Exhausted.code(),
+        };
+        *self.failed.entry(reason.to_owned()).or_default() += 1;
+        if self.failures.len() < LISTED_MAX {
+            let detail = fault.to_string().chars().take(DETAIL_CHARS).collect();
+            let (id, reason) = (id.to_owned(), reason.to_owned());
+            self.failures.push(Failure { origin: format!("RAW:{sequence}"), id, reason, detail });
+        }
+    }
+
+    /// How many failed.
+    pub(super) fn failed(&self) -> u64 {
+        self.failed.values().sum()
+    }
+
+    /// How many deliveries were looked at.
+    pub(super) fn deliveries(&self) -> u64 {
+        self.computed + self.kept + self.filtered + self.failed()
+    }
+
+    /// Adds what came of later deliveries.
+    pub(super) fn add(&mut self, later: Self) {
+        let Self { computed, kept, filtered, bodies, failed, failures } = later;
+        self.computed += computed;
+        self.kept += kept;
+        self.filtered += filtered;
+        self.bodies += bodies;
+        for (reason, count) in failed {
+            *self.failed.entry(reason).or_default() += count;
+        }
+        let room = LISTED_MAX.saturating_sub(self.failures.len());
+        self.failures.extend(failures.into_iter().take(room));
+    }
+}
+
+/// Where the record of one replay is kept.
+pub(super) struct Journal {
+    store: StateStore,
+    key: String,
+    entry: Option<Entry>,
+}
+
+impl Journal {
+    pub(super) const fn new(store: StateStore, key: String) -> Self {
+        Self { store, key, entry: None }
+    }
+
+    /// The record of the same replay when it was interrupted.
+    pub(super) async fn read(&mut self) -> anyhow::Result<Option<Record>> {
+        self.entry = self.store.load(&self.key).await.map_err(|fault| fault.source)?;
+        let Some(entry) = self.entry.as_ref().filter(|entry| !entry.value.is_empty()) else { return Ok(None) };
+        serde_json::from_slice(&entry.value).map(Some).context(
+            "expected the progress of an interrupted replay, found what another release wrote; begin anew with --restart",
+        )
+    }
+
+    /// Writes the record; `None` when the replay is done.
+    pub(super) async fn write(&mut self, record: Option<&Record>) -> Result<(), Fault> {
+        let value = record.map(serde_json::to_vec).transpose().map_err(Fault::broken)?.unwrap_or_default();
+        if !self.store.save(&self.key, Bytes::from(value.clone()), self.entry.as_ref()).await? {
+            // An earlier try of ours, whose answer was lost, or somebody else.
+            let found = self.store.load(&self.key).await?;
+            let is_ours = found.as_ref().is_some_and(|found| found.value == value);
+            self.entry = found;
+            if !is_ours {
+                return Err(Fault::broken(anyhow::anyhow!("another process goes on with the same replay")));
+            }
+            return Ok(());
+        }
+        self.entry = self.store.load(&self.key).await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn all_failures_are_counted_and_the_first_are_listed() {
+        let fault = Fault::poison(Reason::Malformed, anyhow!("{}", "x".repeat(1_000)));
+        let mut tally = Tally::default();
+        for sequence in 0..70 {
+            let mut batch = Tally { computed: 2, ..Tally::default() };
+            batch.fail(sequence * 2, "github:1", &fault);
+            batch.fail(sequence * 2 + 1, "", &Fault::poison(Reason::BodyLost, anyhow!("gone")));
+            tally.add(batch);
+        }
+        assert_eq!((tally.deliveries(), tally.failed(), tally.failed["malformed"]), (280, 140, 70));
+        assert_eq!((tally.failures.len(), tally.failures[99].origin.as_str()), (LISTED_MAX, "RAW:99"));
+        assert_eq!(tally.failures[0].detail.len(), DETAIL_CHARS);
+    }
+}

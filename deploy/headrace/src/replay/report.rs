@@ -1,0 +1,40 @@
+//! What came of a replay, for a person and for scripts.
+
+use super::record::Tally;
+use crate::plain;
+
+/// Writes the sum to stdout, and what failed to stderr.
+///
+/// # Errors
+/// When something failed.
+pub(super) fn tell(tally: &Tally, into: Option<&str>) -> anyhow::Result<()> {
+    let Tally { computed, kept, filtered, bodies, failures, .. } = tally;
+    let table = into.unwrap_or("events");
+    let mut text = format!("{computed} deliveries replayed into {table}");
+    if into.is_none() {
+        text.push_str(&format!(", {bodies} bodies added to raw"));
+    }
+    if *kept > 0 {
+        text.push_str(&format!(", {kept} left alone because their event was first delivered before"));
+    }
+    if *filtered > 0 {
+        text.push_str(&format!(", {filtered} left out by a filter"));
+    }
+    println!("{text}");
+    let failed = tally.failed();
+    if failed == 0 {
+        return Ok(());
+    }
+    for failure in failures {
+        let [id, detail] = [&failure.id, &failure.detail].map(|text| plain::line(text));
+        eprintln!("{} {id} is as it was: {}: {detail}", failure.origin, failure.reason);
+    }
+    if failed > failures.len() as u64 {
+        eprintln!("and {} more", failed - failures.len() as u64);
+    }
+    let reasons: Vec<String> = tally.failed.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    anyhow::bail!(
+        "{failed} deliveries cannot be computed ({}); their rows, if any, are as they were",
+        reasons.join(", ")
+    )
+}

@@ -1,0 +1,63 @@
+//! What a replay tells while it works, on stderr: one line that changes on a terminal, else a plain line now and
+//! then.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How often the line changes on a terminal.
+const CHANGE: Duration = Duration::from_millis(200);
+/// How often there is a plain line.
+const PLAIN: Duration = Duration::from_secs(10);
+
+/// Tells a person how far it is.
+pub(super) struct Show {
+    is_terminal: bool,
+    told_at: Option<Instant>,
+    is_open: bool,
+}
+
+impl Show {
+    pub(super) fn new() -> Self {
+        Self { is_terminal: std::io::stderr().is_terminal(), told_at: None, is_open: false }
+    }
+
+    /// Something that stays to be read.
+    pub(super) fn line(&mut self, text: &str) {
+        self.clear();
+        eprintln!("{text}");
+        self.told_at = Some(Instant::now());
+    }
+
+    /// How far it is; not every word is shown.
+    pub(super) fn progress(&mut self, text: impl FnOnce() -> String) {
+        let pause = if self.is_terminal { CHANGE } else { PLAIN };
+        if self.told_at.is_some_and(|at| at.elapsed() < pause) {
+            return;
+        }
+        if self.is_terminal {
+            self.clear();
+            eprint!("{}", text());
+            let _ = std::io::stderr().flush();
+            self.is_open = true;
+        } else {
+            eprintln!("{}", text());
+        }
+        self.told_at = Some(Instant::now());
+    }
+
+    fn clear(&mut self) {
+        if self.is_open {
+            // To the line's beginning, and without what is there.
+            eprint!("\r\u{1b}[2K");
+            self.is_open = false;
+        }
+    }
+}
+
+impl Drop for Show {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}

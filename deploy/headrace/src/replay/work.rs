@@ -1,0 +1,227 @@
+//! The work of a replay: read deliveries, compute their events, write their rows, note how far it is.
+//! `compute.rs` and `write.rs` have the two in the middle.
+//!
+//! Memory is bounded whatever the window: a page of RAW (16 MiB), a batch of deliveries (8,000 of them or 64 MiB and
+//! a body), and the ids of at most 32 batches whose rows were absent, until they are proven. Each batch is written to
+//! the end before the next is computed, so that an interruption costs the same command what is not noted yet.
+
+use std::collections::VecDeque;
+use std::mem::take;
+use std::time::Duration;
+
+use headrace_runtime::batch::Item;
+use headrace_runtime::broker::Broker;
+use headrace_runtime::chain::BoxedStage;
+use headrace_runtime::crash::{self, Point};
+use headrace_runtime::fault::Fault;
+use headrace_runtime::message::Delivered;
+use headrace_runtime::past::{Past, Window};
+use headrace_runtime::payload::{Payload as _, RawDelivery};
+use headrace_runtime::settle::RetryPolicy;
+use headrace_schemas::event::Event;
+use headrace_schemas::header;
+use headrace_sinks::clickhouse::{Rewrite, Unproven};
+use tokio::time::{Instant, sleep_until};
+
+use super::compute::compute;
+use super::patience::Patience;
+use super::record::{Journal, Record, Tally};
+use super::show::Show;
+use super::write::{item, write_all};
+
+/// A batch of so many bytes is complete; one more body may have been added by then.
+const BATCH_BYTES: usize = 64 << 20;
+/// Batches that wait for their proof, of some 16,000 ids at most each.
+const UNPROVEN_MAX: usize = 32;
+
+/// Where the rows go.
+pub(super) struct Target {
+    /// Events.
+    pub(super) events: Rewrite<Event>,
+    /// What else is to be done where the sinks write too; `None` for a table of our own.
+    pub(super) shared: Option<Shared>,
+}
+
+/// Beside the sinks.
+pub(super) struct Shared {
+    /// The table `raw`, which is completed.
+    pub(super) bodies: Rewrite<RawDelivery>,
+    /// How long after a row was added a sink may add the same.
+    pub(super) proven_after: Duration,
+}
+
+/// A replay under way.
+pub(super) struct Work<'a> {
+    pub(super) broker: &'a Broker,
+    pub(super) window: Window,
+    pub(super) stage: BoxedStage<RawDelivery, Event>,
+    pub(super) target: Target,
+    /// Most deliveries of a batch.
+    pub(super) batch_max: usize,
+    pub(super) policy: RetryPolicy,
+    pub(super) journal: Journal,
+    pub(super) record: Record,
+    pub(super) show: &'a mut Show,
+    /// Batches whose rows were absent, the oldest first.
+    pub(super) added: VecDeque<Added>,
+}
+
+/// A batch that waits for its proof.
+pub(super) struct Added {
+    due: Instant,
+    events: Vec<Unproven>,
+    bodies: Vec<Unproven>,
+    /// How far the replay was before it.
+    before: Record,
+}
+
+/// Deliveries that are worked on together.
+#[derive(Default)]
+struct Batch {
+    deliveries: Vec<RawDelivery>,
+    bytes: usize,
+    /// The sequence of its last message, whatever became of it.
+    through: Option<u64>,
+    tally: Tally,
+}
+
+impl Work<'_> {
+    /// Does what is left, and returns what came of all.
+    ///
+    /// # Errors
+    /// When a server is away for too long, or a person must act. What is done is noted.
+    pub(super) async fn run(mut self) -> anyhow::Result<Tally> {
+        let mut past = Past::open(self.broker, &self.window, self.record.through, self.record.last).await?;
+        let (mut batch, mut failures) = (Batch::default(), 0);
+        loop {
+            let page = match past.page().await {
+                Ok(Some(page)) => page,
+                Ok(None) => break,
+                Err(error) => {
+                    failures += 1;
+                    self.patience().rest("read RAW", Fault::transient(error), failures).await?;
+                    continue;
+                }
+            };
+            failures = 0;
+            for message in page {
+                self.take(&message, &mut batch).await?;
+                if batch.deliveries.len() >= self.batch_max || batch.bytes >= BATCH_BYTES {
+                    self.finish(take(&mut batch)).await?;
+                }
+            }
+            let (done, at, last) = (self.record.tally.deliveries(), past.position(), self.record.last);
+            self.show.progress(|| format!("{done} deliveries replayed; RAW is read up to {} of {last}", at.min(last)));
+        }
+        past.close().await;
+        self.finish(batch).await?;
+        self.prove(0).await?;
+        self.note(None).await?;
+        Ok(self.record.tally)
+    }
+
+    const fn patience(&mut self) -> Patience<'_> {
+        Patience { policy: self.policy, show: self.show }
+    }
+
+    /// Reads a message into the batch.
+    async fn take(&mut self, message: &Delivered, batch: &mut Batch) -> anyhow::Result<()> {
+        let broker = self.broker;
+        batch.through = Some(message.sequence);
+        match self.patience().attempt("read a body", async || RawDelivery::read(message, broker).await).await? {
+            Ok(delivery) => {
+                batch.bytes += delivery.size();
+                batch.deliveries.push(delivery);
+            }
+            Err(poison) => batch.tally.fail(message.sequence, message.header(header::ID).unwrap_or_default(), &poison),
+        }
+        Ok(())
+    }
+
+    /// Takes a batch all the way.
+    async fn finish(&mut self, batch: Batch) -> anyhow::Result<()> {
+        let Batch { deliveries, through, mut tally, .. } = batch;
+        let Some(through) = through else { return Ok(()) };
+        let mut patience = Patience { policy: self.policy, show: self.show };
+        let events = compute(&self.stage, &deliveries, &mut tally, &mut patience).await?;
+        crash::pass(Point::BeforeReplace);
+        let added = self.write(&events, deliveries, &mut tally).await?;
+        crash::pass(Point::BeforeProgress);
+        if let Some((due, events, bodies)) = added {
+            self.added.push_back(Added { due, events, bodies, before: self.record.clone() });
+        }
+        self.record.through = Some(through);
+        self.record.tally.add(tally);
+        self.prove(UNPROVEN_MAX).await?;
+        let record = self.added.front().map_or(&self.record, |oldest| &oldest.before).clone();
+        self.note(Some(&record)).await?;
+        crash::pass(Point::AfterProgress);
+        Ok(())
+    }
+
+    /// Writes rows and bodies; returns which a sink may be adding too, and when that can be told.
+    async fn write(
+        &mut self,
+        items: &[Item<Event>],
+        deliveries: Vec<RawDelivery>,
+        tally: &mut Tally,
+    ) -> anyhow::Result<Option<(Instant, Vec<Unproven>, Vec<Unproven>)>> {
+        let mut patience = Patience { policy: self.policy, show: self.show };
+        let Target { events, shared } = &self.target;
+        let written = write_all(&mut patience, items, tally, async |part| events.write(part).await).await?;
+        tally.computed += written.fresh;
+        tally.kept += written.kept;
+        let Some(Shared { bodies, proven_after }) = shared else { return Ok(None) };
+        let deliveries: Vec<Item<RawDelivery>> = deliveries
+            .into_iter()
+            .map(|value| {
+                let sequence = value.sequence;
+                item(value, sequence)
+            })
+            .collect();
+        let stored = write_all(&mut patience, &deliveries, tally, async |part| bodies.write(part).await).await?;
+        tally.bodies += stored.inserted;
+        let due = Instant::now() + *proven_after;
+        let is_added = !written.unproven.is_empty() || !stored.unproven.is_empty();
+        Ok(is_added.then_some((due, written.unproven, stored.unproven)))
+    }
+
+    /// Proves the batches whose time has come, and waits for the oldest while more than `left` wait.
+    async fn prove(&mut self, left: usize) -> anyhow::Result<()> {
+        let Target { events, shared: Some(Shared { bodies, .. }) } = &self.target else { return Ok(()) };
+        while let Some(oldest) = self.added.front() {
+            if oldest.due > Instant::now() {
+                if self.added.len() <= left {
+                    break;
+                }
+                let waits = (oldest.due - Instant::now()).as_secs() + 1;
+                self.show.progress(|| format!("rows were added; looking in {waits} s whether a sink added them too"));
+                sleep_until(oldest.due).await;
+            }
+            let mut patience = Patience { policy: self.policy, show: self.show };
+            for own in &oldest.events {
+                patience.attempt("look at added rows", async || events.prove(own).await).await?.map_err(never)?;
+            }
+            for own in &oldest.bodies {
+                patience.attempt("look at added bodies", async || bodies.prove(own).await).await?.map_err(never)?;
+            }
+            self.added.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Notes how far it is; `None` when it is done.
+    async fn note(&mut self, record: Option<&Record>) -> anyhow::Result<()> {
+        let mut failures = 0;
+        while let Err(fault) = self.journal.write(record).await {
+            failures += 1;
+            self.patience().rest("note how far the replay is", fault, failures).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A look-up has no item that could be to blame.
+fn never(poison: Fault) -> anyhow::Error {
+    poison.source.context("ClickHouse refused a look-up")
+}

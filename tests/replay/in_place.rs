@@ -1,0 +1,224 @@
+//! Rows are replaced by those that the present configuration makes, and nobody but ClickHouse hears of it.
+
+use std::time::Duration;
+
+use headrace_local::poll;
+use headrace_runtime::payload::RawDelivery;
+use headrace_schemas::header;
+use headrace_schemas::id::EventId;
+use headrace_schemas::time::Timestamp;
+use headrace_tests::harness::CEILING;
+use headrace_tests::harness::samples::Sample as _;
+use headrace_tests::product::hook::guid;
+use headrace_tests::product::process::{freeze, signal};
+use rustix::process::Signal;
+
+use crate::{ASSETS, Site};
+
+#[tokio::test]
+async fn rows_are_those_of_the_present_configuration() {
+    let site = Site::start().await;
+    site.publicize("acme", 120).await;
+    let ids = site.dump("id, received_at", "events").await;
+    let (bodies, published) = (site.dump("*", "raw").await, site.published().await);
+    let (risk, tickets) = (site.value("SELECT sum(risk) FROM events").await, site.published().await[2]);
+    assert!(tickets > 0, "a rule matches");
+    assert_eq!(site.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 0);
+
+    site.replay(ASSETS, "--from 1h").await.says("120 deliveries replayed into events, 0 bodies added to raw");
+    assert_eq!(site.dump("id, received_at", "events").await, ids);
+    assert_eq!(site.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 120);
+    assert_eq!(site.value("SELECT sum(risk) FROM events").await, risk);
+
+    // As it was before, and once more: the same messages make rows each time.
+    site.replay("", "--from 1h").await.says("120 deliveries replayed into events, 0 bodies added to raw");
+    assert_eq!(site.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 0);
+    site.replay(ASSETS, "--from 1h").await.says("120 deliveries replayed into events, 0 bodies added to raw");
+    assert_eq!(site.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 120);
+    assert_eq!(site.dump("id, received_at", "events").await, ids);
+
+    assert_eq!(site.dump("*", "raw").await, bodies);
+    assert_eq!(site.published().await, published);
+    // The sinks go on: what comes now is one row too.
+    site.publicize("acme", 1).await;
+    assert_eq!(site.counts("events").await, (121, 121));
+    site.up.stop().await;
+}
+
+#[tokio::test]
+async fn a_side_table_leaves_events_alone() {
+    let site = Site::start().await;
+    site.publicize("acme", 70).await;
+    let (events, raw, published) =
+        (site.dump("*", "events").await, site.dump("*", "raw").await, site.published().await);
+    site.replay(ASSETS, "--from 1h --into events_tried").await.says("70 deliveries replayed into events_tried");
+    assert_eq!(site.value("SELECT countIf(asset_owner = 'payments') FROM events_tried").await, 70);
+    let but = "* EXCEPT (inserted_at, assets, asset_owner, asset_criticality, asset_labels)";
+    assert_eq!(site.dump(but, "events_tried").await, site.dump(but, "events").await);
+    assert_eq!((site.dump("*", "events").await, site.dump("*", "raw").await), (events, raw));
+    assert_eq!(site.published().await, published);
+
+    let again = site.replay(ASSETS, "--from 1h --into events_tried").await;
+    again.complains(1, "Choose another name, or drop the table");
+    assert_eq!(site.counts("events_tried").await, (70, 70));
+    site.up.stop().await;
+}
+
+#[tokio::test]
+async fn only_the_tenant_and_the_window_are_touched() {
+    let site = Site::start().await;
+    site.publicize("octo", 30).await;
+    site.publicize("acme", 30).await;
+    let others = async || site.dump("*", "(SELECT * FROM events WHERE tenant = 'octo')").await;
+    let before = others().await;
+    assert_eq!(before.len(), 30);
+    let lines = "[[pipeline.enrich.assets]]\nname = \"all\"\nactor = \"*\"\nowner = \"payments\"\n";
+    site.replay(lines, "--from 1h --tenant Acme")
+        .await
+        .says("30 deliveries replayed into events, 0 bodies added to raw");
+    assert_eq!(site.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 30);
+    assert_eq!(others().await, before);
+
+    // From the middle of the others on.
+    let times: Vec<(String,)> =
+        site.stored.rows("SELECT toString(received_at) FROM events WHERE tenant = 'octo' ORDER BY received_at").await;
+    let from = format!("{}Z", times[10].0.replace(' ', "T"));
+    let to = format!("{}Z", times[20].0.replace(' ', "T"));
+    let done = site.replay(lines, &format!("--from {from} --to {to}")).await;
+    done.says("10 deliveries replayed into events, 0 bodies added to raw");
+    let changed: Vec<(u64, String, String)> = site
+        .stored
+        .rows(
+            "SELECT count(), toString(min(received_at)), toString(max(received_at)) FROM events \
+             WHERE tenant = 'octo' AND asset_owner = 'payments'",
+        )
+        .await;
+    assert_eq!(changed, [(10, times[10].0.clone(), times[19].0.clone())]);
+    site.up.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_that_was_delivered_twice_has_one_row() {
+    let site = Site::start().await;
+    let first = RawDelivery::sample(1);
+    let later = Timestamp::from_micros(first.received_at.as_micros() + 1);
+    let second = RawDelivery { received_at: later, ..first.clone() };
+    site.publish(vec![first.message()]).await;
+    site.stored.settled().await;
+    site.publish(vec![second.repeated()]).await;
+    site.stored.settled().await;
+    let (events, raw) = (site.dump("*", "events").await, site.dump("*", "raw").await);
+    assert_eq!((events.len(), raw.len()), (1, 1));
+
+    // Both deliveries, then the second alone, whose event has its row at another time.
+    let done = site.replay(ASSETS, "--from 1h").await;
+    done.says("2 deliveries replayed into events, 0 bodies added to raw");
+    let replaced = site.dump("*", "events").await;
+    assert_eq!(replaced.len(), 1);
+    assert_eq!((&replaced[0]["asset_owner"], &replaced[0]["raw_sequence"]), (&"payments".into(), &1.into()));
+    let done = site.replay("", &format!("--from {later}")).await;
+    done.says(
+        "0 deliveries replayed into events, 0 bodies added to raw, 1 left alone because their event was first \
+         delivered before",
+    );
+    assert_eq!((site.dump("*", "events").await, site.dump("*", "raw").await), (replaced, raw));
+    site.up.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_computed_keeps_its_row() {
+    let site = Site::start().await;
+    let poison = |number: u16| {
+        let mut message = RawDelivery::sample(number).message();
+        message.payload = "no JSON".into();
+        message
+    };
+    let (row, none) = (poison(1), poison(2));
+    let received = row.headers.get(header::RECEIVED_AT).unwrap().to_string();
+    let mut lost = RawDelivery::sample(3).message();
+    lost.headers.insert(header::BODY_OBJECT, "github:gone");
+    site.publish(vec![row, none, lost, RawDelivery::sample(4).message()]).await;
+    site.stored.settled().await;
+    // An earlier release could read it.
+    let id = RawDelivery::sample(1).id;
+    site.execute(&format!(
+        "INSERT INTO events (id, tenant, kind, received_at) VALUES ('{id}', 'acme', 'repository', \
+         fromUnixTimestamp64Micro({received}))"
+    ))
+    .await;
+    assert_eq!(site.counts("events").await, (2, 2));
+    let before = site.dump("*", &format!("(SELECT * FROM events WHERE id = '{id}')")).await;
+
+    let done = site.replay(ASSETS, "--from 1h").await;
+    done.complains(
+        1,
+        "3 deliveries cannot be computed (1 body_lost, 2 malformed); their rows, if any, are as they were",
+    );
+    assert!(done.complained.contains(&format!("RAW:1 {id} is as it was: malformed: ")), "{}", done.complained);
+    assert!(done.complained.contains("RAW:3 "), "{}", done.complained);
+    assert_eq!(done.said, "1 deliveries replayed into events, 0 bodies added to raw\n");
+    assert_eq!(site.dump("*", &format!("(SELECT * FROM events WHERE id = '{id}')")).await, before);
+    assert_eq!(site.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 1);
+    assert_eq!(site.counts("events").await, (2, 2));
+    site.up.stop().await;
+}
+
+#[tokio::test]
+async fn a_row_that_clickhouse_refuses_fails_alone() {
+    let site = Site::start().await;
+    site.publicize("acme", 60).await;
+    let of_seven = "(SELECT * FROM events WHERE repository = 'acme/app-7')";
+    let before = site.dump("*", of_seven).await;
+    site.execute("ALTER TABLE events ADD CONSTRAINT no_seven CHECK repository != 'acme/app-7'").await;
+    let done = site.replay(ASSETS, "--from 1h").await;
+    done.complains(1, "1 deliveries cannot be computed (1 rejected); their rows, if any, are as they were");
+    assert_eq!(done.said, "59 deliveries replayed into events, 0 bodies added to raw\n");
+    assert_eq!(site.dump("*", of_seven).await, before);
+    assert_eq!(site.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 59);
+    assert_eq!(site.counts("events").await, (60, 60));
+    site.up.stop().await;
+}
+
+#[tokio::test]
+async fn first_deliveries_that_wait_for_the_sink_are_not_overtaken() {
+    let site = Site::start().await;
+    // Everything but the servers stands still, so that only RAW has them.
+    freeze(site.up.pid()).await;
+    let deliveries: Vec<RawDelivery> =
+        (0..60).map(|number| RawDelivery { id: EventId::github(&guid()), ..RawDelivery::sample(number) }).collect();
+    site.publish(deliveries.iter().map(RawDelivery::message).collect()).await;
+    let state = site.stored.jetstream().get_key_value("state").await.unwrap();
+    let revision = async || state.entry("lease.replay").await.ok().flatten().map(|entry| entry.revision);
+    let thaw = async {
+        // Its lease is renewed every few seconds: it has been waiting since before the second.
+        let first = poll::until("a replay runs", CEILING, revision).await.unwrap();
+        let renewed = async || revision().await.filter(|&now| now > first);
+        let second = poll::until("it goes on", CEILING, renewed).await.unwrap();
+        let renewed = async || revision().await.filter(|&now| now > second);
+        poll::until("it goes on", CEILING, renewed).await.unwrap();
+        assert_eq!(site.counts("events").await, (0, 0));
+        signal(site.up.pid(), Signal::CONT);
+    };
+    let (done, ()) = tokio::join!(site.replay(ASSETS, "--from 1h"), thaw);
+    done.says("60 deliveries replayed into events, 0 bodies added to raw");
+    assert!(done.complained.contains("waiting for normalize, which has up to 60 earlier"), "{}", done.complained);
+    site.stored.settled().await;
+    assert_eq!((site.counts("events").await, site.counts("raw").await), ((60, 60), (60, 60)));
+    assert_eq!(site.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 60);
+    site.up.stop().await;
+}
+
+#[tokio::test]
+async fn a_delivery_that_was_stored_late_is_of_the_time_of_its_reception() {
+    let site = Site::start().await;
+    let hour_ago = Timestamp::now().minus(Duration::from_secs(3_600));
+    let late = RawDelivery { received_at: hour_ago, ..RawDelivery::sample(1) };
+    site.publish(vec![RawDelivery::sample(2).message(), late.message()]).await;
+    site.stored.settled().await;
+    // RAW holds nothing that was stored then, but a message that was sent again from DEAD.
+    let done = site.replay(ASSETS, "--from 2h").await;
+    done.says("2 deliveries replayed into events, 0 bodies added to raw");
+    assert!(done.complained.contains("RAW holds deliveries since"), "{}", done.complained);
+    assert_eq!(site.counts("events").await, (2, 2));
+    site.up.stop().await;
+}

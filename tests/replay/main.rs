@@ -1,0 +1,157 @@
+//! `headrace replay` as people use it: the real binary beside a running `up`, on real servers.
+
+#![allow(clippy::unwrap_used, reason = "all of this program is a test")]
+
+mod in_place;
+mod interrupted;
+mod rebuilt;
+mod refused;
+
+use std::path::PathBuf;
+
+use headrace_runtime::broker::Stream;
+use headrace_runtime::payload::Outgoing;
+use headrace_tests::product::hook::{Hook, guid};
+use headrace_tests::product::process::{Launch, Running, command, complained, said};
+use headrace_tests::product::stored::Stored;
+use reqwest::Client;
+use serde_json::{Map, Value};
+use tempfile::TempDir;
+
+/// The binary under test.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_headrace");
+/// Small batches and short limits, so that a few hundred deliveries are many batches.
+const CLICKHOUSE: &str = "[sinks.clickhouse]\nlinger_ms = 50\ninsert_timeout_s = 1\nbatch_events_max = 50\n";
+/// An asset list that applies to every repository of acme.
+const ASSETS: &str = "[[pipeline.enrich.assets]]\nname = \"acme\"\nrepository = \"acme/*\"\nowner = \"payments\"\n";
+/// What the events themselves are, whatever was stored when.
+const COLUMNS: &str = "* EXCEPT inserted_at";
+
+/// A running `up`, and what it stores.
+struct Site {
+    dir: TempDir,
+    up: Running,
+    hook: Hook,
+    stored: Stored,
+}
+
+/// What a command did: its exit code, its stdout, its stderr.
+#[derive(Debug)]
+struct Done {
+    code: Option<i32>,
+    said: String,
+    complained: String,
+}
+
+impl Done {
+    /// Exit code 0 and this on stdout.
+    #[track_caller]
+    fn says(&self, text: &str) {
+        assert_eq!((self.code, self.said.trim_end()), (Some(0), text), "{}", self.complained);
+    }
+
+    /// This exit code, and this on stderr.
+    #[track_caller]
+    fn complains(&self, code: i32, text: &str) {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        assert!(self.complained.contains(text), "{self:?}");
+    }
+}
+
+impl Site {
+    async fn start() -> Self {
+        let dir = TempDir::new().unwrap();
+        let config = dir.path().join("live.toml");
+        std::fs::write(&config, CLICKHOUSE).unwrap();
+        let up = Launch::up(PROGRAM, dir.path()).argument("--config").argument(&config).start().await;
+        let (hook, stored) = (Hook::of(up.ready()), Stored::of(up.ready()).await);
+        Self { dir, up, hook, stored }
+    }
+
+    /// Replays with `arguments`, words without spaces, and a configuration that has these lines besides.
+    async fn replay(&self, lines: &str, arguments: &str) -> Done {
+        self.replay_until("", lines, arguments).await
+    }
+
+    /// The same; the process ends as by `kill -9` at a named point.
+    async fn replay_until(&self, point: &str, lines: &str, arguments: &str) -> Done {
+        let config = self.configure(lines);
+        let data = self.dir.path().join("data");
+        let crash = format!("HEADRACE_CRASH_AT={point}");
+        let place = ["--config", config.to_str().unwrap(), "--data-dir", data.to_str().unwrap()];
+        let arguments = arguments.split(' ').chain(place);
+        let output = command("/usr/bin/env", [crash.as_str(), PROGRAM, "replay"].into_iter().chain(arguments)).await;
+        Done { code: output.status.code(), said: said(&output), complained: complained(&output) }
+    }
+
+    fn configure(&self, lines: &str) -> PathBuf {
+        let config = self.dir.path().join("replay.toml");
+        std::fs::write(&config, format!("{CLICKHOUSE}{lines}")).unwrap();
+        config
+    }
+
+    /// Something happens in each of `count` repositories of `owner`; waits until all is stored.
+    async fn publicize(&self, owner: &str, count: usize) {
+        for number in 0..count {
+            self.hook.store("repository", &guid(), publicized(owner, number)).await;
+        }
+        self.stored.settled().await;
+    }
+
+    /// Publishes what a gateway or a person may have put into RAW.
+    async fn publish(&self, messages: Vec<Outgoing>) {
+        for Outgoing { subject, payload, headers, .. } in messages {
+            let sent = self.stored.jetstream().publish_with_headers(subject, headers, payload).await.unwrap();
+            sent.await.unwrap();
+        }
+    }
+
+    /// All rows of a table, in order.
+    async fn dump(&self, columns: &str, table: &str) -> Vec<Map<String, Value>> {
+        // Bodies may be anything, an object needs text; of a map it would not tell the order.
+        let as_text = "REPLACE (hex(body) AS body, toString(headers) AS headers)";
+        let columns = if table == "raw" { format!("{columns} {as_text}") } else { columns.to_owned() };
+        self.stored.objects(&format!("SELECT {columns} FROM {table} ORDER BY id, inserted_at")).await
+    }
+
+    async fn dumps(&self) -> [Vec<Map<String, Value>>; 2] {
+        [self.dump(COLUMNS, "events").await, self.dump(COLUMNS, "raw").await]
+    }
+
+    /// The last sequences of the streams that others than ClickHouse hear of, and of DEAD.
+    async fn published(&self) -> Vec<u64> {
+        let mut sequences = Vec::new();
+        for stream in Stream::ALL {
+            sequences.push(self.stored.stream(stream).await.cached_info().state.last_sequence);
+        }
+        sequences
+    }
+
+    /// The only value of a query.
+    async fn value(&self, sql: &str) -> u64 {
+        let rows: Vec<(u64,)> = self.stored.rows(sql).await;
+        assert_eq!(rows.len(), 1, "{sql}");
+        rows[0].0
+    }
+
+    /// Rows, and ids among them.
+    async fn counts(&self, table: &str) -> (u64, u64) {
+        let rows: Vec<(u64, u64)> = self.stored.rows(&format!("SELECT count(), uniqExact(id) FROM {table}")).await;
+        rows[0]
+    }
+
+    /// Runs a statement as a person would.
+    async fn execute(&self, sql: &str) {
+        let url = self.up.ready().clickhouse.clone().unwrap();
+        let url = reqwest::Url::parse_with_params(&url, [("database", "headrace")]).unwrap();
+        let answer = Client::new().post(url).body(sql.to_owned()).send().await.unwrap();
+        let status = answer.status();
+        assert!(status.is_success(), "{sql}: {}", answer.text().await.unwrap());
+    }
+}
+
+fn publicized(owner: &str, number: usize) -> String {
+    format!(
+        r#"{{"action":"publicized","repository":{{"id":{number},"name":"app-{number}","full_name":"{owner}/app-{number}","private":false,"owner":{{"login":"{owner}"}}}},"organization":{{"id":5,"login":"{owner}"}},"sender":{{"id":7,"login":"mona","type":"User"}}}}"#
+    )
+}
