@@ -15,6 +15,7 @@ pub mod crash;
 pub mod dead;
 pub mod delivery;
 pub mod epoch;
+mod failures;
 pub mod fault;
 pub mod health;
 pub mod lease;

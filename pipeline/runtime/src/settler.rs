@@ -9,6 +9,7 @@ use headrace_schemas::subject;
 
 use crate::broker::Broker;
 use crate::crash::{self, Point};
+use crate::failures::Failures;
 use crate::fault::{Fault, FaultClass, Reason};
 use crate::health::ComponentHealth;
 use crate::message::Delivered;
@@ -22,6 +23,7 @@ pub struct Settler {
     component: String,
     publisher: Publisher,
     policy: RetryPolicy,
+    failures: Failures,
     /// The component's signals.
     pub metrics: ComponentMetrics,
     /// The component's health.
@@ -36,6 +38,7 @@ impl Settler {
             component: component.to_owned(),
             publisher: Publisher::new(broker),
             policy,
+            failures: Failures::default(),
             metrics: ComponentMetrics::new(component),
             health,
         }
@@ -63,9 +66,15 @@ impl Settler {
         if let Outcome::Discarded(reason) = &outcome {
             self.metrics.discarded(reason.code());
         }
-        let settlement = settle(&outcome, message.attempt, &self.policy);
+        // Deliveries that came to nothing are no attempts.
+        let attempt = match &outcome {
+            Outcome::Failed(_) | Outcome::Unpublished(_) => self.failures.add(message.sequence),
+            _ => message.attempt,
+        };
+        let settlement = settle(&outcome, attempt, &self.policy);
         match settlement {
             Settlement::Ack => {
+                self.failures.forget(message.sequence);
                 message.answer(AckKind::Ack).await;
                 crash::pass(Point::AfterAck);
             }
@@ -107,6 +116,7 @@ impl Settler {
             // Ack only after DEAD has it: a crash between the two costs a duplicate that DEAD's
             // deduplication drops, the other order loses the event.
             Ok(_) => {
+                self.failures.forget(message.sequence);
                 self.metrics.dead(reason.code());
                 tracing::warn!(
                     component = self.component,
