@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use super::load::Delivery;
 use crate::product::hook::sha256;
 
 /// How a delivery was answered.
@@ -20,6 +21,8 @@ pub(super) struct Entry {
     pub(super) answer: Answer,
     /// SHA-256 of the body, hex.
     pub(super) hash: String,
+    /// Whether a rule matches it.
+    pub(super) matching: bool,
 }
 
 /// Every delivery that was sent.
@@ -28,9 +31,11 @@ pub(super) struct Ledger(Mutex<HashMap<String, Entry>>);
 
 impl Ledger {
     /// Notes an answer. Once stored is stored, whatever a repetition is answered.
-    pub(super) fn note(&self, id: &str, body: &[u8], answer: Answer) {
+    pub(super) fn note(&self, delivery: &Delivery, answer: Answer) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = entries.entry(id.to_owned()).or_insert_with(|| Entry { answer, hash: sha256(body) });
+        let Delivery { body, matching, .. } = delivery;
+        let new = || Entry { answer, hash: sha256(body), matching: *matching };
+        let entry = entries.entry(delivery.id()).or_insert_with(new);
         if answer == Answer::Stored {
             entry.answer = answer;
         }

@@ -27,6 +27,25 @@ pub(super) const WINDOW_S: u64 = 10;
 /// Deliveries are sent in steps of this length.
 const STEP: Duration = Duration::from_millis(20);
 
+/// Each so many-th delivery is one that a rule matches.
+const MATCHING_EVERY: u64 = 100;
+
+/// A delivery as GitHub makes it.
+pub(super) struct Delivery {
+    guid: String,
+    event: &'static str,
+    pub(super) body: Vec<u8>,
+    /// Whether a rule matches it.
+    pub(super) matching: bool,
+}
+
+impl Delivery {
+    /// The event's id.
+    pub(super) fn id(&self) -> String {
+        format!("github:{}", self.guid)
+    }
+}
+
 struct Sender {
     client: reqwest::Client,
     url: String,
@@ -56,8 +75,8 @@ impl Load {
 
     /// Sends one delivery; its id when it was stored.
     pub(super) async fn send_one(&self) -> Option<String> {
-        let (guid, body) = self.sender.delivery();
-        (self.sender.send(&guid, &body).await == Answer::Stored).then(|| format!("github:{guid}"))
+        let delivery = self.sender.delivery();
+        (self.sender.send(&delivery).await == Answer::Stored).then(|| delivery.id())
     }
 
     /// Stops, waits for what is under way, and hands over what was answered and how long it was sent.
@@ -86,13 +105,13 @@ async fn pace(sender: Arc<Sender>, rate: u32, stop: CancellationToken) {
             let sender = Arc::clone(&sender);
             let stop = stop.clone();
             under_way.spawn(async move {
-                let (guid, body) = sender.delivery();
-                sender.send(&guid, &body).await;
+                let delivery = sender.delivery();
+                sender.send(&delivery).await;
                 drop(place);
                 if sender.number.load(Ordering::Relaxed).is_multiple_of(REPEAT_EVERY) {
                     let wait = tokio::time::sleep(Duration::from_secs(WINDOW_S + 2));
                     tokio::select! { () = wait => {}, () = stop.cancelled() => {} }
-                    sender.send(&guid, &body).await;
+                    sender.send(&delivery).await;
                 }
             });
         }
@@ -101,34 +120,38 @@ async fn pace(sender: Arc<Sender>, rate: u32, stop: CancellationToken) {
 }
 
 impl Sender {
-    fn delivery(&self) -> (String, Vec<u8>) {
+    fn delivery(&self) -> Delivery {
         let number = self.number.fetch_add(1, Ordering::Relaxed);
         // The node tells the run's ids from each other even within one tick of the clock.
         let node = number.to_be_bytes();
         let guid = Uuid::now_v1(&[node[2], node[3], node[4], node[5], node[6], node[7]]).to_string();
+        let matching = number.is_multiple_of(MATCHING_EVERY);
+        let (event, of_event) =
+            if matching { ("repository", r#""action":"publicized""#) } else { ("push", r#""ref":"refs/heads/main""#) };
+        let turn = number / MATCHING_EVERY;
         let body = format!(
-            r#"{{"ref":"refs/heads/main","number":{number},"repository":{{"id":1,"full_name":"acme/app-{}","owner":{{"login":"acme"}}}},"organization":{{"login":"acme","id":5}},"sender":{{"login":"mona-{}","id":7,"type":"User"}}}}"#,
-            number % 100,
-            number % 10
+            r#"{{{of_event},"number":{number},"repository":{{"id":1,"name":"app-{0}","full_name":"acme/app-{0}","private":false,"owner":{{"login":"acme"}}}},"organization":{{"login":"acme","id":5}},"sender":{{"login":"mona-{1}","id":7,"type":"User"}}}}"#,
+            turn % 20,
+            turn % 10
         );
-        (guid, body.into_bytes())
+        Delivery { guid, event, body: body.into_bytes(), matching }
     }
 
-    async fn send(&self, guid: &str, body: &[u8]) -> Answer {
+    async fn send(&self, delivery: &Delivery) -> Answer {
         let request = self
             .client
             .post(&self.url)
             .header("Content-Type", "application/json")
-            .header("X-GitHub-Event", "push")
-            .header("X-GitHub-Delivery", guid)
-            .header("X-Hub-Signature-256", signature(SECRET, body))
-            .body(body.to_vec());
+            .header("X-GitHub-Event", delivery.event)
+            .header("X-GitHub-Delivery", &delivery.guid)
+            .header("X-Hub-Signature-256", signature(SECRET, &delivery.body))
+            .body(delivery.body.clone());
         // The status is the answer; should the rest of it be cut off, it was given all the same.
         let answer = match request.send().await {
             Ok(response) if response.status().is_success() => Answer::Stored,
             _ => Answer::Unknown,
         };
-        self.ledger.note(&format!("github:{guid}"), body, answer);
+        self.ledger.note(delivery, answer);
         answer
     }
 }

@@ -10,6 +10,7 @@ mod load;
 mod part;
 mod plan;
 mod proxy;
+mod receivers;
 mod report;
 mod scene;
 mod verify;
@@ -32,7 +33,7 @@ use self::world::World;
 
 /// How long everything may take to come back after one fault, and to be settled in the end. Far beyond
 /// what is needed: it bounds a run that hangs.
-const RECOVERY_MAX: Duration = Duration::from_secs(120);
+const RECOVERY_MAX: Duration = Duration::from_secs(300);
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -94,6 +95,7 @@ async fn run_seed(options: &Options) -> anyhow::Result<Report> {
 async fn probe(world: &World, load: &Load) -> anyhow::Result<()> {
     let deadline = Instant::now() + RECOVERY_MAX;
     let id = loop {
+        world.ensure_all_run()?;
         if let Some(id) = load.send_one().await {
             break id;
         }
@@ -105,6 +107,7 @@ async fn probe(world: &World, load: &Load) -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     loop {
+        world.ensure_all_run()?;
         if world.has_row(&id).await.unwrap_or(false) {
             return Ok(());
         }

@@ -83,6 +83,11 @@ impl Part {
         self.signal(Signal::CONT);
     }
 
+    /// Its exit status, when it has ended.
+    pub(super) fn ended(&self) -> Option<String> {
+        self.child.exited().map(|status| status.to_string())
+    }
+
     /// The end of its log.
     pub(super) fn log_tail(&self) -> String {
         format!("{}: {}", self.name, self.child.log_tail())

@@ -50,6 +50,10 @@ pub enum Fault {
     TooManyParts,
     /// ClickHouse gets no memory from the system.
     MemoryLimit,
+    /// Splunk and Jira fail some requests, before or after their effect.
+    ReceiversFail,
+    /// Splunk and Jira take no connections for a while.
+    ReceiversAway,
     /// The disk under NATS is full for a while.
     DiskFullNats,
     /// The disk under ClickHouse is full for a while.

@@ -32,11 +32,15 @@ pub struct Report {
     pub sent: usize,
     /// Those that were answered 2xx.
     pub answered: usize,
+    /// Of these, those that a rule matches and that Splunk must have, where it is a receiver.
+    pub matching: usize,
+    /// Alerts with tickets in Jira, where it is a receiver.
+    pub alerts: usize,
     /// Rows in `events`.
     pub rows: usize,
-    /// Answered 2xx and not in `events` or not in `raw`. Must be 0.
+    /// Answered 2xx and not in `events`, not in `raw` or not in Splunk. Must be 0.
     pub lost: usize,
-    /// Ids with more than one row in `events` or in `raw`. Must be 0.
+    /// Ids with more than one row in `events` or in `raw`, and tickets beyond one per alert. Must be 0.
     pub twice: usize,
     /// Bodies in `raw` that differ from what was sent. Must be 0.
     pub altered: usize,
@@ -93,6 +97,8 @@ impl Report {
             settle_seconds: 0.0,
             sent: 0,
             answered: 0,
+            matching: 0,
+            alerts: 0,
             rows: 0,
             lost: 0,
             twice: 0,

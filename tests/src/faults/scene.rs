@@ -11,6 +11,8 @@ pub struct Scene {
     pub faults: &'static [Fault],
     /// NATS servers: 1, or 3 for a cluster with three copies of each stream.
     pub nats_servers: usize,
+    /// Splunk and Jira are receivers too, and some of the deliveries are for them.
+    pub receivers: bool,
     /// NATS and ClickHouse each have a file system of their own that can be filled. To mount one needs the right to.
     pub small_disks: bool,
 }
@@ -41,11 +43,14 @@ impl Scene {
             Fault::ReadOnlyClickHouse,
             Fault::TooManyParts,
             Fault::MemoryLimit,
+            Fault::ReceiversFail,
+            Fault::ReceiversAway,
             Fault::NetworkNats,
             Fault::NetworkClickHouse,
             Fault::NetworkGateway,
         ],
         nats_servers: 1,
+        receivers: true,
         small_disks: false,
     };
     /// Three NATS servers.
@@ -64,6 +69,7 @@ impl Scene {
             Fault::Rescale,
         ],
         nats_servers: 3,
+        receivers: false,
         small_disks: false,
     };
     /// Disks that fill up.
@@ -71,6 +77,7 @@ impl Scene {
         name: "disks",
         faults: &[Fault::DiskFullNats, Fault::DiskFullClickHouse, Fault::KillNats, Fault::KillClickHouse],
         nats_servers: 1,
+        receivers: false,
         small_disks: true,
     };
 }

@@ -32,6 +32,9 @@ pub(super) async fn verify(world: &World, ledger: &Ledger, report: &mut Report) 
             report.example("altered", id);
         }
     }
+    if let Some(receivers) = world.receivers() {
+        receivers.verify(ledger, report);
+    }
     let counts = events.iter().map(|(id, count)| ("events", id, *count));
     let counts = counts.chain(raw.iter().map(|(id, (count, _))| ("raw", id, *count)));
     for (table, id, count) in counts {

@@ -23,6 +23,7 @@ use super::load::{SECRET, WINDOW_S};
 use super::part::Part;
 use super::plan::{Fault, Plan};
 use super::proxy::{Proxy, Trouble};
+use super::receivers::Receivers;
 
 /// `ack_wait` of the chains in these runs, in seconds.
 const ACK_WAIT_S: u64 = 5;
@@ -52,6 +53,7 @@ pub(super) struct World {
     http: reqwest::Client,
     gateway_url: String,
     disks: Option<Disks>,
+    receivers: Option<Receivers>,
 }
 
 /// The file systems of NATS and of ClickHouse.
@@ -104,7 +106,9 @@ impl World {
         let direct: Vec<String> = nats.iter().map(nats::Running::url).collect();
         let nats_url = to_nats.as_ref().map_or_else(|| direct.join(","), |proxy| format!("nats://{}", proxy.address()));
         let config = options.dir.join("headrace.toml");
-        let text = configuration(&nats_url, to_clickhouse.address(), gateway_address, options);
+        let receivers = if options.scene.receivers { Some(Receivers::start().await) } else { None };
+        let of_receivers = receivers.as_ref().map(Receivers::configuration).unwrap_or_default();
+        let text = configuration(&nats_url, to_clickhouse.address(), gateway_address, options, &of_receivers);
         std::fs::write(&config, text).context("cannot write the configuration")?;
 
         let (program, dir) = (options.program.clone(), options.dir.clone());
@@ -132,7 +136,12 @@ impl World {
             http,
             gateway_url,
             disks,
+            receivers,
         })
+    }
+
+    pub(super) const fn receivers(&self) -> Option<&Receivers> {
+        self.receivers.as_ref()
     }
 
     pub(super) fn gateway(&self) -> &str {
@@ -189,6 +198,13 @@ impl World {
             Fault::TooManyParts => {
                 self.with_setting("parts_to_throw_insert = 1", "parts_to_throw_insert", plan.millis(2_000, 10_000))
                     .await?;
+            }
+            Fault::ReceiversFail => self.receivers.iter().for_each(|receivers| receivers.fail(plan)),
+            Fault::ReceiversAway => {
+                let time = plan.millis(2_000, 15_000);
+                if let Some(receivers) = &self.receivers {
+                    receivers.away(time).await;
+                }
             }
             Fault::MemoryLimit => starve(self.clickhouse.pid(), plan.millis(2_000, 8_000)).await?,
             Fault::DiskFullNats => fill(self.disks.as_ref().map(|disks| &disks.nats), plan).await?,
@@ -332,6 +348,13 @@ impl World {
         Ok(text)
     }
 
+    /// No process may end by itself, whatever happens around it.
+    pub(super) fn ensure_all_run(&self) -> anyhow::Result<()> {
+        let mut parts = [&self.gateway].into_iter().chain(&self.pipelines).chain(&self.sinks);
+        let ended = parts.find_map(|part| Some((part, part.ended()?)));
+        ended.map_or(Ok(()), |(part, status)| anyhow::bail!("ended by itself ({status}): {}", part.log_tail()))
+    }
+
     /// The ends of all logs.
     pub(super) fn logs(&self) -> String {
         let parts = [&self.gateway].into_iter().chain(&self.pipelines).chain(&self.sinks);
@@ -370,7 +393,7 @@ async fn start_nats(program: &Path, dir: &Path, count: usize) -> anyhow::Result<
     Ok(started)
 }
 
-fn configuration(nats: &str, clickhouse: SocketAddr, gateway: SocketAddr, options: &Options) -> String {
+fn configuration(nats: &str, clickhouse: SocketAddr, gateway: SocketAddr, options: &Options, more: &str) -> String {
     let replicas = if options.scene.nats_servers > 1 { 3 } else { 1 };
     // NATS gives its streams three quarters of a disk.
     let bytes: u64 = if options.scene.small_disks { 600 << 20 } else { 4 << 30 };
@@ -379,9 +402,10 @@ fn configuration(nats: &str, clickhouse: SocketAddr, gateway: SocketAddr, option
         "admin.listen = '127.0.0.1:0'\n\
          nats = {{ url = '{nats}', timeout_ms = 3000 }}\n\
          ingest = {{ listen = '{gateway}', answer_max_ms = 4000, github.secrets = ['{SECRET}'] }}\n\
-         pipeline = {{ ack_wait_s = {ACK_WAIT_S} }}\n\
+         pipeline.ack_wait_s = {ACK_WAIT_S}\n\
          retry = {{ backoff_min_ms = 200, backoff_max_ms = 2000 }}\n\
          sinks.clickhouse = {{ url = 'http://{clickhouse}', insert_timeout_s = {INSERT_S}, linger_ms = 200 }}\n\
+         {more}\
          [streams]\n\
          replicas = {replicas}\n\
          duplicate_window_s = {WINDOW_S}\n\

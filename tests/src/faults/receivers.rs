@@ -1,0 +1,83 @@
+//! Splunk and Jira, as strict stand-ins, and what they must have in the end.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::ledger::{Answer, Ledger};
+use super::plan::Plan;
+use super::report::Report;
+use crate::standin::jira::{self, Jira};
+use crate::standin::server::{Failure, When, Which};
+use crate::standin::splunk::{self, Splunk};
+
+/// The receivers besides ClickHouse.
+pub(super) struct Receivers {
+    splunk: Splunk,
+    jira: Jira,
+}
+
+impl Receivers {
+    pub(super) async fn start() -> Self {
+        Self { splunk: Splunk::start().await, jira: Jira::start().await }
+    }
+
+    /// The configuration of their sinks: events that a rule matched, and their alerts. One window of time
+    /// holds the whole run, so that the alerts are as many as actors and repositories.
+    pub(super) fn configuration(&self) -> String {
+        format!(
+            "pipeline.alert.window_minutes = 8640\n\
+             sinks.splunk = {{ url = '{}', token = '{}', index = '{}', linger_ms = 100, min_severity = 'low' }}\n\
+             sinks.jira = {{ url = '{}', email = '{}', api_token = '{}', project = '{}', linger_ms = 100, \
+             index_lag_ms = 100 }}\n",
+            self.splunk.url(),
+            splunk::TOKEN,
+            splunk::INDEX,
+            self.jira.url(),
+            jira::EMAIL,
+            jira::API_TOKEN,
+            jira::PROJECT,
+        )
+    }
+
+    /// Some of the next requests fail.
+    pub(super) fn fail(&self, plan: &mut Plan) {
+        let failures = [Failure::Status(503), Failure::StatusAfter(429, 1), Failure::Reset, Failure::Torn];
+        for _ in 0..5 {
+            let failure = failures[plan.below(failures.len())];
+            let when = if plan.below(2) == 0 { When::Before } else { When::After };
+            self.splunk.fail_next(1, failure, when, Which::Deliveries);
+            self.jira.fail_next(1, failure, when, Which::Any);
+        }
+    }
+
+    /// Both refuse connections for a while.
+    pub(super) async fn away(&self, time: Duration) {
+        self.splunk.down();
+        self.jira.down();
+        sleep(time).await;
+        tokio::join!(self.splunk.up(), self.jira.up());
+    }
+
+    /// Every matching delivery that was answered 2xx is in the SIEM, and every alert has one ticket.
+    pub(super) fn verify(&self, ledger: &Ledger, report: &mut Report) {
+        let arrived: BTreeSet<String> = self.splunk.ids().into_iter().collect();
+        let sent = ledger.entries();
+        let matching = sent.iter().filter(|(_, entry)| entry.answer == Answer::Stored && entry.matching);
+        for (id, _) in matching {
+            report.matching += 1;
+            if !arrived.contains(id) {
+                report.lost += 1;
+                report.example("not in Splunk", id);
+            }
+        }
+        let tickets = self.jira.alerts();
+        let alerts: BTreeSet<&String> = tickets.iter().collect();
+        report.alerts = alerts.len();
+        report.twice += tickets.len() - alerts.len();
+        if tickets.len() > alerts.len() {
+            report.example("tickets for fewer alerts", &tickets.len().to_string());
+        }
+    }
+}
