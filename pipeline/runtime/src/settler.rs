@@ -145,7 +145,9 @@ impl Settler {
             }
         }
         let origin = message.origin();
-        headers.insert(header::MESSAGE_ID, format!("{}/{origin}", self.component));
+        // With the time, because a broker that lost its newest messages gives their sequences again.
+        let message_id = format!("{}/{origin}@{}", self.component, message.stored_at.as_micros());
+        headers.insert(header::MESSAGE_ID, message_id);
         headers.insert(header::DEAD_COMPONENT, self.component.as_str());
         headers.insert(header::DEAD_REASON, reason.code());
         headers.insert(header::DEAD_DETAIL, one_line(detail).as_str());
