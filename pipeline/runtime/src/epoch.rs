@@ -2,7 +2,8 @@
 //!
 //! A NATS server that is killed forgets the latest deliveries and acknowledgements: it writes a
 //! consumer's state behind its clients' backs. Afterwards it hands out messages as if for the first
-//! time that others still hold, or have settled. So a message that was stored before the present epoch
+//! time that others still hold, or have settled; a consumer that was removed and made anew has forgotten
+//! everything. So a message that was stored before the present epoch
 //! began is a suspect, and what was taken in an earlier epoch is no longer ours.
 
 use std::sync::Arc;
@@ -34,21 +35,23 @@ impl Epoch {
         let leader = match &info.cluster {
             Some(cluster) => {
                 let leader = cluster.leader.as_ref().context("the consumer has no leader at the moment")?;
-                let since = cluster.leader_since.context("expected NATS 2.12 or later, which tells since when")?;
+                let since = cluster.leader_since.context("the consumer's leader does not tell since when it leads")?;
                 Some((leader, since))
             }
             None => None,
         };
-        let name: Arc<str> = match leader {
-            Some((leader, since)) => format!("{leader}@{}", since.unix_timestamp_nanos()).into(),
+        let life = match leader {
+            Some((leader, since)) => format!("{leader}@{}", since.unix_timestamp_nanos()),
             // A server alone has a new id in each of its lives.
-            None => broker.server_id().into(),
+            None => broker.server_id(),
         };
+        let made_at = info.created.unix_timestamp_nanos();
+        let name: Arc<str> = format!("{life}/{made_at}").into();
         if let Some(known) = known.filter(|known| known.name == name) {
             return Ok(known.clone());
         }
         let since = match leader {
-            Some((_, since)) => micros(since.unix_timestamp_nanos()),
+            Some((_, since)) => micros(since.unix_timestamp_nanos().max(made_at)),
             None => first_seen(broker, &info.name, &name).await?,
         };
         tracing::info!(component = info.name, epoch = &*name, %since, "new epoch of the broker's memory");
