@@ -1,13 +1,15 @@
 //! Missed deliveries are recovered: the real binary, with a stand-in for GitHub that sends each delivery once.
 //!
-//! [`site`] sets GitHub and the product up beside each other. Intervals are seconds here, and every wait is for a
+//! [`site`] sets GitHub and the product up beside each other, [`servers`] its roles as processes of their own. Intervals are seconds here, and every wait is for a
 //! condition.
 
 #![allow(clippy::unwrap_used, reason = "all of this program is a test")]
 
 mod ailing;
+mod forgotten;
 mod missed;
 mod roles;
+mod servers;
 mod site;
 
 /// The binary under test.

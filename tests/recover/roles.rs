@@ -1,56 +1,15 @@
 //! Each role a process of its own: a broker that forgets, and a second process that takes over.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use headrace_local::install::{Installer, Silent};
-use headrace_local::{clickhouse, poll};
+use headrace_local::poll;
 use headrace_runtime::broker::Stream;
-use headrace_tests::harness::{CEILING, Nats};
+use headrace_tests::harness::CEILING;
 use headrace_tests::product::admin::{get, sample};
-use headrace_tests::product::process::{Launch, Running};
+use headrace_tests::product::process::Running;
 use headrace_tests::product::stored::Stored;
 use headrace_tests::standin::github::APP_HOOK;
 
-use crate::PROGRAM;
+use crate::servers::{SECRET, Servers, role};
 use crate::site::{Gaps, NAMES, ORG_HOOK, Site, holds_each_once};
-
-const SECRET: &str = "a secret of this test";
-
-/// Servers without the product.
-struct Servers {
-    nats: Nats,
-    clickhouse: clickhouse::Running,
-}
-
-impl Servers {
-    async fn start(site: &Site) -> Self {
-        let install = || Installer::for_user(Arc::new(Silent))?.clickhouse_library();
-        let library = tokio::task::spawn_blocking(install).await.unwrap().unwrap();
-        let arguments = vec![OsString::from("clickhouse"), OsString::from("--library"), library.into_os_string()];
-        let config = clickhouse::Config::new(PROGRAM, arguments, site.dir.path().join("clickhouse"));
-        Self { nats: Nats::start().await, clickhouse: clickhouse::start(config).await.unwrap() }
-    }
-
-    fn configure(&self, site: &Site) -> PathBuf {
-        let (nats, clickhouse) = (self.nats.server().url(), self.clickhouse.url());
-        let streams = "max_age_hours = 24\nmax_bytes = 67108864\n";
-        let streams = ["raw", "events", "alerts", "dead"].map(|name| format!("[streams.{name}]\n{streams}")).concat();
-        let more = format!(
-            "nats.url = '{nats}'\nsinks.clickhouse.url = '{clickhouse}'\nadmin.listen = '127.0.0.1:0'\n\
-             ingest.listen = '127.0.0.1:0'\nstreams.duplicate_window_s = 10\ningest.github.secrets = ['{SECRET}']\n{streams}"
-        );
-        site.configure("grace_s = 1", &more)
-    }
-}
-
-/// Starts one role, with files of its own.
-async fn role(role: &str, name: &str, config: &Path, site: &Site) -> Running {
-    let dir = site.dir.path().join(name);
-    std::fs::create_dir_all(&dir).unwrap();
-    Launch::run(PROGRAM, role, config, &dir).start().await
-}
 
 /// Whether the process looks for missed deliveries, by its own word.
 async fn leads(process: &Running) -> bool {
@@ -62,7 +21,7 @@ async fn leads(process: &Running) -> bool {
 async fn what_the_broker_forgot_is_stored_after_all() {
     let site = Site::start().await;
     let servers = Servers::start(&site).await;
-    let config = servers.configure(&site);
+    let config = servers.configure(&site, "");
     let ingest = role("ingest", "ingest", &config, &site).await;
     site.github.deliver_to(ingest.ready().gateway.as_deref().unwrap(), SECRET);
     let recover = role("recover", "recover", &config, &site).await;
@@ -97,7 +56,7 @@ async fn what_the_broker_forgot_is_stored_after_all() {
 async fn one_process_works_and_another_takes_over_when_it_dies() {
     let site = Site::start().await;
     let servers = Servers::start(&site).await;
-    let config = servers.configure(&site);
+    let config = servers.configure(&site, "");
     let ingest = role("ingest", "ingest", &config, &site).await;
     let sinks = role("sinks", "sinks", &config, &site).await;
     let first = role("recover", "first", &config, &site).await;

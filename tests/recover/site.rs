@@ -94,7 +94,8 @@ impl Site {
     pub(crate) async fn emit(&self, hook: &str, times: usize, status: u16) -> Vec<String> {
         let mut guids = Vec::new();
         for _ in 0..times {
-            let (guid, found) = self.github.emit(hook, "repository", publicized()).await;
+            let number = self.github.site().hooks[hook].attempts.len();
+            let (guid, found) = self.github.emit(hook, "repository", publicized(number)).await;
             assert_eq!(found, status, "{hook} {guid}");
             guids.push(guid);
         }
@@ -120,10 +121,10 @@ impl Site {
     }
 }
 
-/// A body that a rule matches.
-pub(crate) fn publicized() -> Vec<u8> {
+/// A body that a rule matches, another for each number.
+fn publicized(number: usize) -> Vec<u8> {
     let repository =
-        json!({ "id": 1, "name": "app", "full_name": "acme/app", "private": false, "owner": { "login": "acme" } });
+        json!({ "id": number, "name": "app", "full_name": "acme/app", "private": false, "owner": { "login": "acme" } });
     let sender = json!({ "id": 7, "login": "mona", "type": "User" });
     let organization = json!({ "id": 5, "login": "acme" });
     let body =

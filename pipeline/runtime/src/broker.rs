@@ -12,6 +12,9 @@ use headrace_schemas::subject;
 
 use crate::config::{Limits, Nats, Streams};
 
+/// The oldest NATS whose consumers do not skip what is given the sequences of messages that it lost: it puts
+/// them back when it starts (nats-server's pull request 7692). Major, minor and patch version.
+const NATS_MIN: (i64, i64, i64) = (2, 14, 0);
 /// Publishes that may wait for their confirmation at once, in one process.
 const UNCONFIRMED_MAX: usize = 16_384;
 /// Room for headers when a body is compared with the server's `max_payload`.
@@ -85,12 +88,20 @@ impl Broker {
     /// Connects; afterwards the connection is kept up for ever.
     ///
     /// # Errors
-    /// When no server answers within the configured time, or it refuses us.
+    /// When no server answers within the configured time, it refuses us, or it is too old.
     pub async fn connect(nats: &Nats, streams: &Streams, name: &str) -> anyhow::Result<Self> {
         let servers: Vec<&str> = nats.url.split(',').map(str::trim).collect();
         let client = connect_options(nats, name).await?.connect(servers).await.with_context(|| {
             format!("cannot connect to NATS at {}; is it running, and is `nats.url` right?", nats.url)
         })?;
+        let (major, minor, patch) = NATS_MIN;
+        anyhow::ensure!(
+            client.is_server_compatible(major, minor, patch),
+            "expected NATS {major}.{minor} or later at {}, found {}; update the server: an older one skips messages after \
+             it lost some",
+            nats.url,
+            client.server_info().version
+        );
         let jetstream = jetstream::context::ContextBuilder::new()
             .timeout(nats.timeout())
             .ack_timeout(nats.timeout())

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{Broker, Stream};
 use crate::epoch::Epoch;
 use crate::message::Delivered;
+use crate::progress::{last_sequence, state_of};
 
 /// How long a request for messages stays open at the broker.
 const REQUEST_OPEN: Duration = Duration::from_secs(5);
@@ -53,8 +54,9 @@ impl Lane {
     /// Creates or updates the consumer and opens a lane on it.
     ///
     /// # Errors
-    /// When the broker does not answer or refuses the consumer.
+    /// When the broker does not answer or refuses the consumer, or when the consumer is beyond the end of its stream.
     pub async fn open(broker: &Broker, subscription: &Subscription) -> anyhow::Result<Self> {
+        refuse_to_skip(broker, subscription).await?;
         let config = Config {
             durable_name: Some(subscription.component.clone()),
             deliver_policy: DeliverPolicy::All,
@@ -191,4 +193,23 @@ impl Lane {
         let info = self.consumer.info().await.context("cannot read the consumer's state")?;
         Ok((info.num_pending, info.num_ack_pending))
     }
+}
+
+/// A broker that lost its newest messages gives their sequences to others, and a consumer that has been given the
+/// lost ones would skip those without a word. NATS puts its consumers back when it starts ([`crate::broker`] asks for
+/// a version that does); where it did not, a person must know.
+async fn refuse_to_skip(broker: &Broker, subscription: &Subscription) -> anyhow::Result<()> {
+    let (component, stream) = (&subscription.component, subscription.stream);
+    let Some(info) = state_of(broker, stream, component).await? else { return Ok(()) };
+    // Asked for after the consumer's state: it can only be greater.
+    let last = last_sequence(broker, stream).await?;
+    let (delivered, stream) = (info.delivered.stream_sequence, stream.name());
+    anyhow::ensure!(
+        delivered <= last,
+        "expected the consumer {component} within the stream {stream}, found it at {delivered} and the stream's end at \
+         {last}: the broker lost messages, and those that get their sequences would be skipped. Remove the consumer with \
+         `nats consumer rm {stream} {component}`; it is made anew and begins at the first message, what was stored is \
+         recognized"
+    );
+    Ok(())
 }

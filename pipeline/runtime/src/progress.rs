@@ -31,7 +31,8 @@ pub async fn unsettled(broker: &Broker, stream: Stream, component: &str, sequenc
     Ok(Some(sequence.saturating_sub(ack_floor.stream_sequence).min(waiting)))
 }
 
-async fn state_of(broker: &Broker, stream: Stream, component: &str) -> anyhow::Result<Option<Info>> {
+/// What the broker knows of the component's consumer; `None` when it has never run.
+pub(crate) async fn state_of(broker: &Broker, stream: Stream, component: &str) -> anyhow::Result<Option<Info>> {
     let handle = broker.jetstream().get_stream_no_info(stream.name()).await.context("cannot open the stream")?;
     match handle.consumer_info(component).await {
         Ok(info) => Ok(Some(info)),

@@ -5,6 +5,7 @@
 
 pub mod samples;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ pub struct Nats {
     server: nats::Running,
     jetstream: jetstream::Context,
     // After the server, which writes into it.
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// A message of DEAD.
@@ -69,15 +70,31 @@ impl Nats {
     }
 
     async fn try_start() -> anyhow::Result<Self> {
-        // Blocking: the first test on a machine downloads it.
-        let install = || Installer::for_user(Arc::new(Silent))?.nats_server();
-        let program = tokio::task::spawn_blocking(install).await.context("installing nats-server was cut off")??;
         let dir = TempDir::new().context("cannot make a directory")?;
-        let server = nats::start(nats::Config::new(program, dir.path())).await?;
+        let server = nats::start(server_config(&dir).await?).await?;
         let client = async_nats::connect(server.url()).await.context("cannot connect")?;
-        let nats = Self { server, jetstream: jetstream::new(client), _dir: dir };
+        let nats = Self { server, jetstream: jetstream::new(client), dir };
         nats.broker().await.ensure_topology(&streams()).await?;
         Ok(nats)
+    }
+
+    /// Ends the server, lets `damage` change its data directory, and starts it again at the same address.
+    pub async fn damaged(self, damage: impl FnOnce(&Path)) -> Self {
+        let Self { server, dir, .. } = self;
+        let listen = server.address();
+        server.stop().await;
+        damage(dir.path());
+        let config = server_config(&dir).await.expect("nats-server is installed by now");
+        let config = nats::Config { listen, ..config };
+        // A process that another test is just starting has the directory's lock too, until it becomes its program.
+        let start = async || match nats::start(config.clone()).await {
+            Err(nats::Error::DataDirInUse { .. }) => None,
+            started => Some(started),
+        };
+        let server = poll::until("the data directory is free", CEILING, start).await.expect("its server has ended");
+        let server = server.expect("nats-server starts with what is left; its log is in the error");
+        let client = async_nats::connect(server.url()).await.expect("it answers");
+        Self { server, jetstream: jetstream::new(client), dir }
     }
 
     /// The server itself.
@@ -165,6 +182,13 @@ impl Nats {
             panic!("{error}; found {found:?}, dead letters {:#?}", self.dead_letters().await);
         }
     }
+}
+
+async fn server_config(dir: &TempDir) -> anyhow::Result<nats::Config> {
+    // Blocking: the first test on a machine downloads it.
+    let install = || Installer::for_user(Arc::new(Silent))?.nats_server();
+    let program = tokio::task::spawn_blocking(install).await.context("installing nats-server was cut off")??;
+    Ok(nats::Config::new(program, dir.path()))
 }
 
 /// Waits until `condition` holds.

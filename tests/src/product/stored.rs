@@ -27,9 +27,16 @@ impl Stored {
     /// When NATS does not answer.
     pub async fn of(ready: &Ready) -> Self {
         let nats = ready.nats.as_ref().expect("it tells where NATS is");
-        let clickhouse = ready.clickhouse.clone().expect("it tells where ClickHouse is");
+        Self::at(nats, ready.clickhouse.as_ref().expect("it tells where ClickHouse is")).await
+    }
+
+    /// What is stored at these addresses.
+    ///
+    /// # Panics
+    /// When NATS does not answer.
+    pub async fn at(nats: &str, clickhouse: &str) -> Self {
         let client = async_nats::connect(nats).await.expect("NATS answers");
-        Self { http: reqwest::Client::new(), clickhouse, jetstream: jetstream::new(client) }
+        Self { http: reqwest::Client::new(), clickhouse: clickhouse.to_owned(), jetstream: jetstream::new(client) }
     }
 
     /// JetStream, as it is.

@@ -13,13 +13,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::http::{Method, Uri};
+use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;
 use reqwest::Client;
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::server::{Protocol, Server};
-use crate::product::hook::{guid, signature};
+use crate::product::hook::{guid, sha256, signature};
 
 pub use self::app::{APP_ID, App};
 
@@ -170,6 +171,14 @@ impl GitHub {
             *counts.entry(attempt.guid.clone()).or_default() += 1;
         }
         counts
+    }
+
+    /// What of a hook was ever answered with 2xx: the SHA-256 of each body, in hex, by the event's id.
+    #[must_use]
+    pub fn taken(&self, hook: &str) -> BTreeMap<String, String> {
+        let site = self.site();
+        let taken = site.hooks[hook].attempts.iter().filter(|attempt| matches!(attempt.status_code, 200..=299));
+        taken.map(|attempt| (EventId::github(&attempt.guid).to_string(), sha256(&attempt.body))).collect()
     }
 
     /// How many redeliveries were asked for, whatever the answer.

@@ -1,0 +1,272 @@
+//! A broker that loses what it had confirmed: a power cut takes the end of a file, a bad disk the middle of it.
+//!
+//! The newest sequences are then given again, to other messages, while every consumer remembers to have had them.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use headrace_local::poll;
+use headrace_runtime::broker::Stream;
+use headrace_runtime::consumer::{Lane, Subscription};
+use headrace_runtime::payload::RawDelivery;
+use headrace_schemas::header;
+use headrace_tests::harness::samples::unreadable;
+use headrace_tests::harness::{CEILING, Nats};
+use headrace_tests::product::process::{Running, command, complained, freeze, signal};
+use headrace_tests::product::stored::Stored;
+use headrace_tests::standin::github::APP_HOOK;
+use rustix::process::Signal;
+
+use crate::PROGRAM;
+use crate::servers::{SECRET, Servers, role};
+use crate::site::{Gaps, NAMES, Site, holds_each_once};
+
+/// A claim runs out soon after its holder was killed.
+const CONFIG: &str = "pipeline.ack_wait_s = 5\nsinks.clickhouse.insert_timeout_s = 1";
+/// Deliveries after the damage.
+const LATE: usize = 20;
+
+#[tokio::test]
+async fn what_a_cut_file_took_is_stored_after_all() {
+    let mut scene = Scene::start().await;
+    scene.run(&["ingest", "pipeline", "sinks"]).await;
+    scene.emit(10).await;
+    scene.stored().await.settled().await;
+    // The pipeline is done with these, and the sink has them in its hands.
+    let clickhouse = scene.servers.clickhouse.pid().unwrap();
+    freeze(clickhouse).await;
+    scene.emit(40).await;
+    scene.servers.nats.settled(Stream::Raw, "normalize").await;
+    let nats = &scene.servers.nats;
+    let given = async || nats.consumer(Stream::Raw, "clickhouse-raw").await.filter(|own| own.waiting == 0);
+    poll::until("the sink has been given all", CEILING, given).await.unwrap();
+    scene.kill_all().await;
+    let scene = scene.damaged(Stream::Raw, cut).await;
+    signal(clickhouse, Signal::CONT);
+    recovers_all(scene).await;
+}
+
+#[tokio::test]
+async fn what_a_damaged_file_took_is_stored_after_all() {
+    let mut scene = Scene::start().await;
+    scene.run(&["ingest", "pipeline", "sinks"]).await;
+    scene.emit(40).await;
+    scene.stored().await.settled().await;
+    scene.kill_all().await;
+    // Nobody has read these; what is lost goes back before what is stored.
+    scene.run(&["ingest"]).await;
+    scene.emit(10).await;
+    scene.kill_all().await;
+    let scene = scene.damaged(Stream::Raw, flip).await;
+    recovers_all(scene).await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_was_removed_makes_nothing_twice() {
+    let mut scene = Scene::start().await;
+    scene.run(&["ingest", "pipeline", "sinks"]).await;
+    scene.emit(20).await;
+    scene.holds_all().await;
+    scene.kill_all().await;
+    let stored = scene.stored().await;
+    for (stream, component) in
+        [(Stream::Raw, "normalize"), (Stream::Raw, "clickhouse-raw"), (Stream::Events, "clickhouse")]
+    {
+        stored.stream(stream).await.delete_consumer(component).await.unwrap();
+    }
+    scene.run(&["ingest", "pipeline", "sinks"]).await;
+    scene.emit(LATE).await;
+    scene.holds_all().await;
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn a_consumer_beyond_the_end_of_its_stream_is_refused() {
+    let nats = Nats::start().await;
+    let broker = nats.broker().await;
+    let subscription = Subscription {
+        component: "late".to_owned(),
+        stream: Stream::Raw,
+        filters: Vec::new(),
+        ack_wait: CEILING,
+        unsettled_max: 1,
+    };
+    Lane::open(&broker, &subscription).await.unwrap();
+    // As a NATS that does not put it back leaves a consumer of which it lost the messages.
+    let client = nats.jetstream().client();
+    client.request("$JS.API.CONSUMER.RESET.RAW.late", r#"{"seq":8}"#.into()).await.unwrap();
+    let error = Lane::open(&broker, &subscription).await.err().unwrap().to_string();
+    assert!(
+        error.contains("found it at 7 and the stream's end at 0") && error.contains("consumer rm RAW late"),
+        "{error}"
+    );
+    nats.jetstream().get_stream("RAW").await.unwrap().delete_consumer("late").await.unwrap();
+    Lane::open(&broker, &subscription).await.unwrap();
+}
+
+#[tokio::test]
+async fn events_that_were_forgotten_are_replayed() {
+    let mut scene = Scene::start().await;
+    scene.run(&["ingest", "pipeline", "sinks"]).await;
+    scene.emit(10).await;
+    scene.stored().await.settled().await;
+    scene.kill_all().await;
+    // Events of all, and no sink that takes them.
+    scene.run(&["ingest", "pipeline"]).await;
+    scene.emit(20).await;
+    scene.servers.nats.settled(Stream::Raw, "normalize").await;
+    scene.kill_all().await;
+    let mut scene = scene.damaged(Stream::Events, cut).await;
+    scene.run(&["ingest", "pipeline", "sinks", "recover"]).await;
+    scene.emit(LATE).await;
+    let stored = scene.stored().await;
+    stored.settled().await;
+    holds_each_once(&stored, &["raw"], 30 + LATE as u64).await;
+    let events = stored.rows::<(u64,)>("SELECT count() FROM events").await;
+    assert!(events[0].0 < 30 + LATE as u64, "the broker lost no event: {events:?}");
+    // Every delivery is there, so that nothing is asked for.
+    scene.until_whole(30 + LATE).await;
+    assert_eq!(scene.site.github.asked(), 0);
+
+    let config = scene.config.to_str().unwrap();
+    let replay = command(PROGRAM, ["replay", "--from", "1h", "--config", config]).await;
+    assert!(replay.status.success(), "{}", complained(&replay));
+    scene.holds_all().await;
+    scene.stop().await;
+}
+
+#[tokio::test]
+async fn a_sequence_that_is_given_again_can_be_given_up_again() {
+    let mut scene = Scene::start().await;
+    let stored = scene.stored().await;
+    for number in [1, 2] {
+        scene.run(&["pipeline"]).await;
+        scene.servers.nats.publish(unreadable::<RawDelivery>(number)).await;
+        let given_up = async || (stored.count(Stream::Dead).await == u64::from(number)).then_some(());
+        poll::until("it is in DEAD", CEILING, given_up).await.unwrap();
+        scene.kill_all().await;
+        stored.jetstream().delete_stream(Stream::Raw.name()).await.unwrap();
+    }
+    let letters = scene.servers.nats.dead_letters().await;
+    assert!(
+        letters.iter().all(|letter| letter.headers.get(header::DEAD_ORIGIN).unwrap().as_str() == "RAW:1"),
+        "{letters:#?}"
+    );
+    assert_ne!(letters[0].id, letters[1].id);
+}
+
+/// Starts everything on a broker that has lost deliveries of RAW; in the end nothing is missing.
+async fn recovers_all(mut scene: Scene) {
+    let raw = scene.stored().await.stream(Stream::Raw).await.cached_info().state.clone();
+    let taken = scene.site.github.taken(APP_HOOK).len() as u64;
+    assert!(raw.messages < taken && raw.last_sequence < taken, "the broker lost nothing: {raw:?}, {taken} were taken");
+    scene.run(&["ingest", "pipeline", "sinks", "recover"]).await;
+    // They have sequences that others had before.
+    scene.emit(LATE).await;
+    let gaps = scene.until_whole(taken as usize + LATE).await;
+    assert!(gaps.count(NAMES[0], "recovered") > 0, "{gaps:#?}");
+    scene.emit(LATE).await;
+    scene.until_whole(taken as usize + 2 * LATE).await;
+    scene.holds_all().await;
+    scene.stop().await;
+}
+
+/// GitHub, the servers, and the roles that run.
+struct Scene {
+    site: Site,
+    servers: Servers,
+    config: PathBuf,
+    roles: BTreeMap<String, Running>,
+}
+
+impl Scene {
+    async fn start() -> Self {
+        let site = Site::start().await;
+        let servers = Servers::start(&site).await;
+        let config = servers.configure(&site, CONFIG);
+        Self { site, servers, config, roles: BTreeMap::new() }
+    }
+
+    async fn run(&mut self, names: &[&str]) {
+        for name in names {
+            let running = role(name, name, &self.config, &self.site).await;
+            if let Some(gateway) = &running.ready().gateway {
+                self.site.github.deliver_to(gateway, SECRET);
+            }
+            self.roles.insert((*name).to_owned(), running);
+        }
+    }
+
+    async fn emit(&self, times: usize) {
+        self.site.emit(APP_HOOK, times, 202).await;
+    }
+
+    async fn kill_all(&mut self) {
+        for running in std::mem::take(&mut self.roles).into_values() {
+            running.kill().await;
+        }
+    }
+
+    async fn stop(self) {
+        for running in self.roles.into_values() {
+            running.stop().await;
+        }
+    }
+
+    /// The broker ends, `damage` is done to the newest file of a stream and to its index, and the broker starts.
+    async fn damaged(self, stream: Stream, damage: fn(&Path)) -> Self {
+        let nats = self.servers.nats.damaged(|dir| {
+            let files = dir.join("jetstream/$G/streams").join(stream.name()).join("msgs");
+            let blocks = fs::read_dir(&files).unwrap().map(|file| file.unwrap().path());
+            let blocks = blocks.filter(|path| path.extension().is_some_and(|extension| extension == "blk"));
+            // Named by number: 1.blk, 2.blk.
+            let number = |path: &PathBuf| path.file_stem().unwrap().to_str().unwrap().parse::<u64>().unwrap();
+            damage(&blocks.max_by_key(number).unwrap());
+            damage(&files.join("index.db"));
+        });
+        let servers = Servers { nats: nats.await, ..self.servers };
+        Self { servers, ..self }
+    }
+
+    /// Waits until `headrace gaps` says that so many deliveries were made and each of them is stored.
+    async fn until_whole(&self, count: usize) -> Gaps {
+        let whole = |gaps: &Gaps| {
+            let [delivered, seen, recovered, missing] = gaps.counts(NAMES[0]);
+            gaps.code == Some(0) && (delivered, missing) == (count as u64, 0) && seen + recovered == delivered
+        };
+        self.site.until_gaps("nothing is missing", &self.config, whole).await
+    }
+
+    /// What the servers hold.
+    async fn stored(&self) -> Stored {
+        Stored::at(&self.servers.nats.server().url(), &self.servers.clickhouse.url()).await
+    }
+
+    /// Waits until nothing happens any more; then both tables hold what was taken, each once, byte for byte.
+    async fn holds_all(&self) {
+        let stored = self.stored().await;
+        stored.settled().await;
+        let dead = stored.messages(Stream::Dead).await;
+        assert!(dead.is_empty(), "{dead:#?}");
+        let taken: Vec<(String, String)> = self.site.github.taken(APP_HOOK).into_iter().collect();
+        for (table, sum) in [("raw", "lower(hex(SHA256(body)))"), ("events", "raw_sha256")] {
+            let rows: Vec<(String, String)> = stored.rows(&format!("SELECT id, {sum} FROM {table} ORDER BY id")).await;
+            assert_eq!(rows, taken, "{table}");
+        }
+    }
+}
+
+/// A power cut: what was written last is not there.
+fn cut(path: &Path) {
+    let file = File::options().write(true).open(path).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+}
+
+/// A bad disk: something else is there than what was written.
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..][..8].iter_mut().for_each(|byte| *byte = !*byte);
+    fs::write(path, bytes).unwrap();
+}
