@@ -71,7 +71,10 @@ async fn without_clickhouse_only_what_was_never_taken_is_sent_again() {
     signal(clickhouse, Signal::CONT);
     let recovered = |gaps: &Gaps| gaps.code == Some(0) && gaps.counts(NAMES[1]) == [7, 4, 3, 0];
     site.until_gaps("all is told", &config, recovered).await;
-    holds_each_once(&Stored::of(up.ready()).await, &["raw"], 7).await;
+    let stored = Stored::of(up.ready()).await;
+    holds_each_once(&stored, &["raw"], 7).await;
+    // What could not be written while ClickHouse was away is written now.
+    site.until_shown(&config, &stored).await;
     up.stop().await;
 }
 

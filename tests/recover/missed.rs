@@ -34,6 +34,7 @@ async fn what_was_missed_while_the_gateway_was_down_is_stored_once() {
     let stored = Stored::of(up.ready()).await;
     stored.settled().await;
     holds_each_once(&stored, &["raw", "events"], 160).await;
+    site.until_shown(&config, &stored).await;
     let (_, metrics) = get(&format!("{}/metrics", up.ready().metrics)).await;
     let series = r#"headrace_recovery_deliveries{hook="app/4711",state="recovered"}"#;
     assert_eq!(sample(&metrics, series), Some(130.0), "{metrics}");
@@ -99,6 +100,9 @@ async fn a_hook_that_refuses_or_is_gone_is_told_and_hinders_no_other() {
     let (_, states) = get(&format!("{}/readyz", up.ready().metrics)).await;
     assert!(states.contains(r#""recover:repository/acme/app/8":{"state":"broken""#), "{states}");
 
+    let stored = Stored::of(up.ready()).await;
+    site.until_shown(&config, &stored).await;
+
     // A person mends it all.
     {
         let mut github = site.github.site();
@@ -110,5 +114,6 @@ async fn a_hook_that_refuses_or_is_gone_is_told_and_hinders_no_other() {
         .until_gaps("all is recovered", &config, |gaps| gaps.code == Some(0) && gaps.count(NAMES[2], "recovered") == 2)
         .await;
     assert_eq!(NAMES.map(|hook| gaps.counts(hook)), [[4, 0, 4, 0], [3, 0, 3, 0], [2, 0, 2, 0]]);
+    site.until_shown(&config, &stored).await;
     up.stop().await;
 }

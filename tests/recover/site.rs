@@ -19,6 +19,10 @@ pub(crate) const REPO_HOOK: &str = "/repos/acme/app/hooks/8";
 /// The same three hooks, as Headrace names them.
 pub(crate) const NAMES: [&str; 3] = ["app/4711", "organization/acme/7", "repository/acme/app/8"];
 
+/// What the table `gaps` tells of each hour: the hook, the hour, and all counts.
+const SHOWN: &str = "SELECT hook, formatDateTime(hour, '%FT%T.000000Z'), \
+                     [delivered, seen, recovered, waiting, missing, refused, too_old] FROM gaps FINAL ORDER BY hook, hour";
+
 /// GitHub, and a directory for the product.
 pub(crate) struct Site {
     /// GitHub.
@@ -47,6 +51,21 @@ impl Gaps {
     /// The counts of a hook: delivered, seen, recovered, missing.
     pub(crate) fn counts(&self, hook: &str) -> [u64; 4] {
         ["delivered", "seen", "recovered", "missing"].map(|state| self.count(hook, state))
+    }
+
+    /// Each hour, as the table `gaps` would tell it.
+    fn hours(&self) -> Vec<(String, String, Vec<u64>)> {
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let states = ["delivered", "seen", "recovered", "waiting", "missing", "refused", "too_old"];
+        let hours = list(&self.report["hooks"]).into_iter().flat_map(|hook| {
+            let hours = list(&hook["hours"]).into_iter();
+            hours.map(move |hour| {
+                let counts = states.map(|state| hour[state].as_u64().unwrap_or_default());
+                (text(&hook["hook"]), text(&hour["hour"]), counts.to_vec())
+            })
+        });
+        hours.collect()
     }
 
     /// What is said of a hook.
@@ -109,6 +128,18 @@ impl Site {
         let output = command(PROGRAM, arguments.into_iter().chain(["--data-dir".as_ref(), data.as_os_str()])).await;
         let report = serde_json::from_str(&said(&output)).unwrap_or_default();
         Gaps { code: output.status.code(), report, complaint: complained(&output) }
+    }
+
+    /// Waits until the table `gaps` says what `headrace gaps` does.
+    pub(crate) async fn until_shown(&self, config: &Path, stored: &Stored) {
+        let shown = async || {
+            let told = self.gaps(config).await.hours();
+            (!told.is_empty() && stored.rows::<(String, String, Vec<u64>)>(SHOWN).await == told).then_some(())
+        };
+        if let Err(error) = poll::until("the table shows all hours", CEILING, shown).await {
+            let rows = stored.objects("SELECT * FROM gaps FINAL").await;
+            panic!("{error}; found {rows:#?} and {:#?}", self.gaps(config).await);
+        }
     }
 
     /// Waits until `headrace gaps` says what `condition` wants.

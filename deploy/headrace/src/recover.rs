@@ -1,16 +1,19 @@
-//! The role `recover`: ties the one that looks for missed deliveries to the table that knows which arrived.
+//! The role `recover`: ties the one that looks for missed deliveries to the table that knows which arrived, and to
+//! the one that shows what became of them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use headrace_ingest::recover::Recover;
+use headrace_ingest::recover::board::Board;
 use headrace_ingest::recover::ledger::Ledger;
+use headrace_ingest::recover::report::{Counts, HourReport};
 use headrace_runtime::broker::Broker;
 use headrace_runtime::fault::Fault;
 use headrace_runtime::health::Health;
 use headrace_schemas::time::Timestamp;
-use headrace_sinks::clickhouse;
+use headrace_sinks::clickhouse::{self, GapsRow};
 
 use crate::config::Config;
 use crate::roles::CLICKHOUSE_RAW;
@@ -18,8 +21,8 @@ use crate::roles::CLICKHOUSE_RAW;
 /// The role, when it is configured.
 pub(crate) fn build(config: &Config, broker: &Broker, health: &Health) -> Option<Arc<Recover>> {
     let (recover, clickhouse) = (config.recover.as_ref()?, config.sinks.clickhouse.as_ref()?);
-    let ledger = Arc::new(Raw(clickhouse.ledger()));
-    Some(Arc::new(Recover::new(recover, broker, ledger, CLICKHOUSE_RAW, health)))
+    let (ledger, board) = (Arc::new(Raw(clickhouse.ledger())), Arc::new(Gaps(clickhouse.gaps())));
+    Some(Arc::new(Recover::new(recover, broker, ledger, board, CLICKHOUSE_RAW, health)))
 }
 
 /// The table `raw`.
@@ -34,5 +37,30 @@ impl Ledger for Raw {
         to: Timestamp,
     ) -> Result<HashMap<String, Timestamp>, Fault> {
         self.0.received(ids, from, to).await
+    }
+}
+
+/// The table `gaps`.
+struct Gaps(clickhouse::Gaps);
+
+#[async_trait]
+impl Board for Gaps {
+    async fn show(&self, hook: &str, hours: &[HourReport], checked_at: Timestamp) -> Result<(), Fault> {
+        let row = |HourReport { hour, counts }: &HourReport| {
+            let Counts { delivered, seen, recovered, waiting, missing, refused, too_old } = *counts;
+            GapsRow {
+                hook: hook.to_owned(),
+                hour: GapsRow::hour_of(*hour),
+                delivered,
+                seen,
+                recovered,
+                waiting,
+                missing,
+                refused,
+                too_old,
+                checked_at: checked_at.as_micros(),
+            }
+        };
+        self.0.write(&hours.iter().map(row).collect::<Vec<_>>()).await
     }
 }

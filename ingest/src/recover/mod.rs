@@ -3,7 +3,8 @@
 //!
 //! One process of several works ([`headrace_runtime::lease`]). A run (`worker.rs`) lists a hook's deliveries
 //! (`api.rs`), asks the permanent record which arrived (`ledger.rs`), judges each (`judge.rs`), asks GitHub for
-//! what is missing within a budget, and writes down what became of all (`proof.rs`). A run derives everything
+//! what is missing within a budget, and writes down what became of all (`proof.rs`), also where dashboards see it
+//! (`board.rs`). A run derives everything
 //! from GitHub's list and the record, so that one that is cut off leaves nothing to repair; and a delivery
 //! that is sent twice is one event, so that asking once too often does no harm.
 //!
@@ -11,6 +12,7 @@
 
 mod answer;
 mod api;
+pub mod board;
 mod budget;
 pub mod config;
 mod hook;
@@ -37,6 +39,7 @@ use uuid::Uuid;
 
 use self::answer::Trouble;
 use self::api::Api;
+use self::board::Board;
 use self::budget::Budget;
 use self::config::Config;
 use self::hook::Hook;
@@ -54,6 +57,7 @@ pub struct Recover {
     config: Config,
     broker: Broker,
     ledger: Arc<dyn Ledger>,
+    board: Arc<dyn Board>,
     /// The sink that fills the ledger from RAW.
     filled_by: &'static str,
     hooks: Vec<ComponentHealth>,
@@ -82,11 +86,13 @@ pub async fn check(config: &Config, own: &config::Hook) -> Result<(), String> {
 }
 
 impl Recover {
-    /// The role as `config`, which has been validated, says; `filled_by` is the sink that fills `ledger`.
+    /// The role as `config`, which has been validated, says; `filled_by` is the sink that fills `ledger`, and `board`
+    /// shows what comes of it.
     pub fn new(
         config: &Config,
         broker: &Broker,
         ledger: Arc<dyn Ledger>,
+        board: Arc<dyn Board>,
         filled_by: &'static str,
         health: &Health,
     ) -> Self {
@@ -96,7 +102,7 @@ impl Recover {
             component
         };
         let hooks = config.hooks.iter().map(register).collect();
-        Self { config: config.clone(), broker: broker.clone(), ledger, filled_by, hooks }
+        Self { config: config.clone(), broker: broker.clone(), ledger, board, filled_by, hooks }
     }
 
     /// Works while it holds the lease, stands by otherwise, until `stop`.
@@ -145,6 +151,7 @@ impl Recover {
             store: store.clone(),
             budget: Budget::new(store.clone(), self.config.budget_per_hour),
             ledger: &*self.ledger,
+            board: &*self.board,
             component: self.filled_by,
         };
         let mut workers = Vec::new();

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 
 use super::answer::Trouble;
 use super::api::Api;
+use super::board::{Board, Shown};
 use super::budget::Budget;
 use super::config::Config;
 use super::judge::{Asked, Times, later, pause};
@@ -37,6 +38,7 @@ pub(super) struct Shared<'a> {
     pub(super) store: StateStore,
     pub(super) budget: Budget,
     pub(super) ledger: &'a dyn Ledger,
+    pub(super) board: &'a dyn Board,
     pub(super) component: &'a str,
 }
 
@@ -45,6 +47,7 @@ pub(super) struct Worker {
     api: Api,
     health: ComponentHealth,
     asked: HashMap<String, Asked>,
+    shown: Shown,
 }
 
 /// Why a run did not account for everything, and whether a person must act.
@@ -66,7 +69,7 @@ impl From<Trouble> for Problem {
 
 impl Worker {
     pub(super) fn new(api: Api, health: ComponentHealth) -> Self {
-        Self { api, health, asked: HashMap::new() }
+        Self { api, health, asked: HashMap::new(), shown: Shown::default() }
     }
 
     /// Runs again and again. Ends only by being dropped.
@@ -112,7 +115,10 @@ impl Worker {
         proofs.record(floor, &found.tallies, now, config.horizon()).await?;
         let current_until = later(Timestamp::now(), config.interval() * 3 + CURRENT_MARGIN);
         proofs.conclude(now, current_until, problem.as_ref().map(|problem| problem.text().to_owned())).await?;
-        proofs.report().publish();
+        let report = proofs.report();
+        report.publish();
+        // Last, and whatever comes of it: the run is complete without.
+        self.shown.renew(shared.board, &report, now, config.timeout()).await;
         self.forget(now, config);
         Ok(problem)
     }

@@ -55,6 +55,9 @@ pub const RECOVERY_LEADER: &str = "headrace_recovery_leader";
 pub const RECOVERY_RUNS: &str = "headrace_recovery_runs_total";
 /// Redeliveries asked for, by `hook` and `outcome`: `accepted`, `refused`, `unanswered`.
 pub const RECOVERY_ASKED: &str = "headrace_recovery_asked_total";
+/// Times that what changed of a hook was written to ClickHouse's table `gaps`, by `hook` and `outcome`: `written`,
+/// `failed`.
+pub const RECOVERY_SHOWN: &str = "headrace_recovery_table_writes_total";
 /// Deliveries of the past week, by `hook` and `state`: `delivered`, and of those `seen`, `recovered`,
 /// `waiting`, `missing`; of the missing `refused` and `too_old`.
 pub const RECOVERY_DELIVERIES: &str = "headrace_recovery_deliveries";
@@ -97,6 +100,7 @@ fn describe() {
         (PURGED, Unit::Count, "Messages removed from a full stream after every consumer had settled them."),
         (RECOVERY_RUNS, Unit::Count, "Runs over a hook's deliveries, by hook and outcome."),
         (RECOVERY_ASKED, Unit::Count, "Redeliveries asked for, by hook and outcome."),
+        (RECOVERY_SHOWN, Unit::Count, "Writes to ClickHouse's table `gaps`, by hook and outcome."),
     ];
     for (name, unit, text) in counters {
         describe_counter!(name, unit, text);

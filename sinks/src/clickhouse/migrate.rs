@@ -16,10 +16,14 @@ struct Migration {
 }
 
 /// All migrations, in order. One that was released is never changed.
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 3] = [
     Migration { version: 1, name: "events", sql: include_str!("migrations/0001_events.sql") },
     Migration { version: 2, name: "raw", sql: include_str!("migrations/0002_raw.sql") },
+    Migration { version: 3, name: "gaps", sql: include_str!("migrations/0003_gaps.sql") },
 ];
+
+/// The tables that they make.
+const TABLES: [&str; 3] = ["events", "raw", "gaps"];
 
 /// Creates the database and applies what is missing.
 pub(super) async fn run(client: &Client, database: &str) -> Result<(), Fault> {
@@ -44,9 +48,10 @@ pub(super) async fn run(client: &Client, database: &str) -> Result<(), Fault> {
 /// The same, and makes tables anew that were dropped after their migration had been recorded.
 pub(super) async fn restore(client: &Client, database: &str) -> Result<(), Fault> {
     run(client, database).await?;
-    let query = client.query("SELECT count() FROM system.tables WHERE database = ? AND name IN ('events', 'raw')");
-    let tables = query.bind(database).fetch_one::<u64>().await.map_err(|error| fault(error).fault)?;
-    if tables < 2 {
+    let query = client.query("SELECT count() FROM system.tables WHERE database = ? AND name IN ?");
+    let tables = query.bind(database).bind(TABLES.as_slice()).fetch_one::<u64>().await;
+    let tables = tables.map_err(|error| fault(error).fault)?;
+    if tables < TABLES.len() as u64 {
         for migration in &MIGRATIONS {
             execute(client, migration.sql, migration.name).await?;
         }

@@ -4,6 +4,7 @@
 //! numbered files in `migrations/`.
 
 mod classify;
+mod gaps;
 mod insert;
 mod ledger;
 mod migrate;
@@ -29,6 +30,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::classify::fault;
+pub use self::gaps::{Gaps, GapsRow};
 use self::insert::Table;
 pub use self::ledger::Ledger;
 pub use self::rewrite::{ITEMS_MAX, Rewrite, Unproven, Written};
@@ -162,6 +164,12 @@ impl Config {
     #[must_use]
     pub fn ledger(&self) -> Ledger {
         Ledger::new(self.client())
+    }
+
+    /// The table of what became of deliveries, by hook and hour.
+    #[must_use]
+    pub fn gaps(&self) -> Gaps {
+        Gaps::new(self.client(), self.insert_timeout_s)
     }
 
     /// Whether the server answers and accepts us.
