@@ -55,6 +55,10 @@ pub(crate) enum Refusal {
     Saturated,
     #[error("the message broker did not store the event in time; send it again")]
     BrokerAway,
+    #[error(
+        "the stream RAW is full of events that a stage or a sink has not settled yet; nothing was stored, send it again later"
+    )]
+    StreamFull,
 }
 
 impl Refusal {
@@ -78,6 +82,7 @@ impl Refusal {
             Self::TooMany(_) => "too_many",
             Self::Saturated => "saturated",
             Self::BrokerAway => "broker_away",
+            Self::StreamFull => "stream_full",
         }
     }
 
@@ -97,7 +102,7 @@ impl Refusal {
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Saturated | Self::BrokerAway => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Saturated | Self::BrokerAway | Self::StreamFull => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }

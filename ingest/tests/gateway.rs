@@ -335,7 +335,9 @@ async fn a_full_stream_is_answered_503() {
     gate.nats().jetstream().update_stream(full).await.unwrap();
     assert_eq!(gate.hook().send("ping", &guid(), BODY).await.status, 202);
     let refused = gate.hook().send("ping", &guid(), BODY).await;
-    explains(&refused, 503, "broker_away", "send it again");
+    explains(&refused, 503, "stream_full", "the stream RAW is full");
+    assert!(refused.headers.contains_key(RETRY_AFTER));
+    assert_eq!(gate.counted("stream_full"), 1.0);
     assert_eq!(gate.nats().messages(Stream::Raw).await.len(), 1);
 }
 

@@ -9,6 +9,7 @@ mod alerts;
 mod chains;
 mod edge;
 mod examples;
+mod full;
 mod layering;
 mod recovery;
 mod refusals;

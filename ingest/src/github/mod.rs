@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use headrace_runtime::crash::{self, Point};
 use headrace_runtime::metrics::{IN_FLIGHT, REQUESTS, STORE_SECONDS, STORED_BYTES, VERIFIED, seconds_since};
-use headrace_runtime::publisher::Stored;
+use headrace_runtime::publisher::{self, Stored};
 use headrace_runtime::trace::TraceParent;
 use headrace_schemas::catalog::Family;
 use headrace_schemas::header;
@@ -136,6 +136,10 @@ async fn publish(
     body: Bytes,
 ) -> Result<Stored, Refusal> {
     let away = |fault: headrace_runtime::fault::Fault| {
+        // Not logged for each: it goes on for as long as a sink is away, and retention tells of it.
+        if publisher::is_full(&fault) {
+            return Refusal::StreamFull;
+        }
         tracing::warn!(%fault, id = envelope.id.as_str(), "event not stored; the sender is asked to send it again");
         Refusal::BrokerAway
     };

@@ -194,6 +194,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
             let on_its_way = self.send(publisher, &message, verdict).await;
             sent.push((message, received_at, on_its_way));
         }
+        let mut published = true;
         for (message, received_at, on_its_way) in sent {
             let outcome = match on_its_way {
                 Ok(unconfirmed) => self.confirm(unconfirmed, received_at).await,
@@ -201,9 +202,11 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
             };
             // Ack only after the PubAck: a crash between the two costs a duplicate that the broker's
             // window or the suspect look-up drops, the other order loses the event.
+            published &= !matches!(outcome, Outcome::Unpublished(_));
             pause = pause.max(self.settler.settle(&message, outcome).await);
         }
-        if pause.is_none() {
+        // A chain whose products nobody takes does not work, though none of its messages is lost.
+        if pause.is_none() && published {
             self.settler.health.healthy();
         }
         pause

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::consumer::pull::{Batch, Config};
-use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
+use async_nats::jetstream::consumer::{self, AckPolicy, Consumer, DeliverPolicy};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use futures::FutureExt as _;
 use futures::StreamExt as _;
@@ -39,6 +39,12 @@ pub struct Subscription {
     pub ack_wait: Duration,
     /// Messages that may be unsettled at once, over all processes.
     pub unsettled_max: usize,
+}
+
+/// The subjects that a consumer is limited to; none when it reads all of its stream.
+pub(crate) fn filters(config: &consumer::Config) -> Vec<String> {
+    let own = [&config.filter_subject].into_iter().chain(&config.filter_subjects);
+    own.filter(|subject| !subject.is_empty()).cloned().collect()
 }
 
 /// One reader of a consumer.
@@ -167,8 +173,7 @@ impl Lane {
             return Ok(true);
         }
         // Sequences above the floor may be gone from the stream, or may never have been ours.
-        let own = [&info.config.filter_subject].into_iter().chain(&info.config.filter_subjects);
-        let mut subjects: Vec<String> = own.filter(|subject| !subject.is_empty()).cloned().collect();
+        let mut subjects = filters(&info.config);
         if subjects.is_empty() {
             subjects.push(self.stream.subjects().to_owned());
         }

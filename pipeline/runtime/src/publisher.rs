@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream;
 use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
+use async_nats::jetstream::{self, ErrorCode};
 use bytes::Bytes;
 use headrace_schemas::header;
 use tokio::time::timeout;
@@ -20,6 +20,17 @@ pub struct Stored {
     pub sequence: u64,
     /// The broker knew its deduplication key already and stored nothing new.
     pub duplicate: bool,
+}
+
+/// Answers of a broker that has no room for a message: its stream is at its limit, or the disk is full.
+const FULL: [ErrorCode; 2] = [ErrorCode::STREAM_STORE_FAILED, ErrorCode::INSUFFICIENT_RESOURCES];
+
+/// Whether the broker said that it has no room for the message. Then it was not stored, which is more than is known
+/// of a message without an answer.
+#[must_use]
+pub fn is_full(fault: &Fault) -> bool {
+    let answer = fault.source.chain().find_map(|cause| cause.downcast_ref::<jetstream::Error>());
+    answer.is_some_and(|error| FULL.contains(&error.error_code()))
 }
 
 /// A message on its way; [`Unconfirmed::confirmed`] tells how it ended.

@@ -1,0 +1,181 @@
+//! Streams that are full: what cannot be kept is not taken in, and what was taken in is not forgotten.
+//!
+//! Small streams and a ClickHouse that stands still, until they are full; then ClickHouse goes on, and so must
+//! everything else, by itself.
+
+use std::collections::BTreeSet;
+
+use headrace_local::poll;
+use headrace_runtime::broker::Stream;
+use headrace_schemas::header;
+use headrace_tests::harness::CEILING;
+use headrace_tests::product::admin::{get, sample};
+use headrace_tests::product::hook::{Hook, guid};
+use headrace_tests::product::process::{Launch, Running, freeze, signal};
+use headrace_tests::product::stored::{self, Stored};
+use reqwest::header::RETRY_AFTER;
+use rustix::process::Signal;
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+use crate::PROGRAM;
+
+/// More deliveries than any of these streams has room for.
+const DELIVERIES_MAX: usize = 5_000;
+
+/// An `up` with streams of the test's own size.
+struct Site {
+    up: Running,
+    hook: Hook,
+    stored: Stored,
+    _dir: TempDir,
+}
+
+impl Site {
+    async fn start(raw_bytes: u64, events_bytes: u64) -> Self {
+        let dir = TempDir::new().unwrap();
+        let config = dir.path().join("headrace.toml");
+        let text = format!(
+            "[streams]\nraw.max_bytes = {raw_bytes}\nevents.max_bytes = {events_bytes}\n\
+             alerts.max_bytes = 33554432\ndead.max_bytes = 33554432\n\
+             [retry]\nbackoff_max_ms = 1000\n[sinks.clickhouse]\ninsert_timeout_s = 2\n"
+        );
+        std::fs::write(&config, text).unwrap();
+        let up = Launch::up(PROGRAM, dir.path()).argument("--config").argument(&config).start().await;
+        let (hook, stored) = (Hook::of(up.ready()), Stored::of(up.ready()).await);
+        let site = Self { up, hook, stored, _dir: dir };
+        for stream in Stream::ALL {
+            let config = site.stored.stream(stream).await.cached_info().config.clone();
+            let discard = async_nats::jetstream::stream::DiscardPolicy::New;
+            assert_eq!(config.discard, discard, "a full {} refuses", stream.name());
+        }
+        site
+    }
+
+    async fn stop_clickhouse(&self) {
+        freeze(self.up.ready().pids["clickhouse"]).await;
+    }
+
+    fn continue_clickhouse(&self) {
+        signal(self.up.ready().pids["clickhouse"], Signal::CONT);
+    }
+
+    /// Sends so many events, which must be stored, a few at once. Returns their ids.
+    async fn store(&self, count: usize) -> Vec<String> {
+        let (mut senders, mut ids) = (JoinSet::new(), Vec::new());
+        for _ in 0..count {
+            let (hook, guid) = (self.hook.clone(), guid());
+            ids.push(format!("github:{guid}"));
+            senders.spawn(async move { hook.store("team", &guid, body(200)).await });
+            if senders.len() == 16 {
+                senders.join_next().await.unwrap().unwrap();
+            }
+        }
+        senders.join_all().await;
+        ids
+    }
+
+    /// The value of a series; 0 when it was never touched.
+    async fn metric(&self, series: &str) -> f64 {
+        let (_, metrics) = get(&format!("{}/metrics", self.up.ready().metrics)).await;
+        sample(&metrics, series).unwrap_or_default()
+    }
+
+    async fn until(&self, what: &str, condition: impl AsyncFn() -> bool) {
+        let waited = poll::until(what, CEILING, async || condition().await.then_some(())).await;
+        waited.unwrap_or_else(|error| panic!("{error}: {}", self.up.log()));
+    }
+
+    /// Every event that was answered with a 2xx has one row in each table, and there is no other row.
+    async fn assert_all_once(&self, accepted: &BTreeSet<String>) {
+        self.stored.settled().await;
+        let accepted: Vec<(String,)> = accepted.iter().map(|id| (id.clone(),)).collect();
+        for table in ["events", "raw"] {
+            let ids: Vec<(String,)> = self.stored.rows(&format!("SELECT id FROM {table} ORDER BY id")).await;
+            assert!(ids == accepted, "{table}: {} rows of {} deliveries", ids.len(), accepted.len());
+        }
+        assert_eq!(self.stored.count(Stream::Dead).await, 0, "dead letters");
+    }
+}
+
+/// A delivery that no rule matches: the consumer of the stage alert has nothing to settle.
+fn body(bytes: usize) -> Vec<u8> {
+    let mut body = br#"{"action":"created","organization":{"login":"acme"},"padding":""#.to_vec();
+    body.resize(bytes.max(body.len() + 2) - 2, b'x');
+    body.extend_from_slice(b"\"}");
+    body
+}
+
+#[tokio::test]
+async fn a_full_raw_stream_refuses_and_forgets_nothing() {
+    const RAW_BYTES: u64 = 8 << 20;
+    let site = Site::start(RAW_BYTES, 32 << 20).await;
+    let body = body(32 << 10);
+    site.stop_clickhouse().await;
+
+    let (mut accepted, mut refused) = (BTreeSet::new(), Vec::new());
+    while refused.len() < 20 {
+        assert!(accepted.len() < DELIVERIES_MAX, "RAW never becomes full");
+        let guid = guid();
+        let answer = site.hook.send("team", &guid, body.clone()).await;
+        if answer.is_stored() {
+            assert!(refused.is_empty(), "it was full, and nothing has made room: {}", answer.body);
+            accepted.insert(format!("github:{guid}"));
+            continue;
+        }
+        assert_eq!((answer.status, answer.body["error"].as_str()), (503, Some("stream_full")), "{}", answer.body);
+        let message = answer.body["message"].as_str().unwrap();
+        assert!(message.contains("RAW is full") && message.contains("nothing was stored"), "{message}");
+        assert!(answer.headers.contains_key(RETRY_AFTER));
+        refused.push(guid);
+    }
+    let counted = site.metric("headrace_ingest_requests_total{reason=\"stream_full\"}").await;
+    assert_eq!(counted, refused.len() as f64);
+
+    // Retention has looked at it, and has let alone what ClickHouse has not settled.
+    let told =
+        async || site.up.log().lines().any(|line| line.contains("nearly full") && line.contains(r#""clickhouse-raw""#));
+    site.until("retention tells who is behind", told).await;
+    let kept = site.stored.messages(Stream::Raw).await;
+    let kept: BTreeSet<String> = kept.iter().map(|message| stored::header(message, header::ID)).collect();
+    assert!(kept == accepted, "{} of {} deliveries are in RAW", kept.len(), accepted.len());
+
+    site.continue_clickhouse();
+    for guid in refused {
+        site.until("the gateway accepts again", async || site.hook.send("team", &guid, body.clone()).await.is_stored())
+            .await;
+        accepted.insert(format!("github:{guid}"));
+    }
+    assert!(site.metric("headrace_stream_purged_total{stream=\"RAW\"}").await > 0.0, "room was made");
+    site.assert_all_once(&accepted).await;
+    site.up.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_events_stream_makes_the_chain_wait() {
+    const UNPUBLISHED: &str = "headrace_settled_total{component=\"normalize\",outcome=\"unpublished\"}";
+    const HEALTHY: &str = "headrace_healthy{component=\"normalize\"}";
+    let site = Site::start(64 << 20, 1 << 20).await;
+    site.stop_clickhouse().await;
+
+    let mut accepted = BTreeSet::new();
+    // There is room in RAW: nobody is refused.
+    while site.metric(UNPUBLISHED).await == 0.0 {
+        accepted.extend(site.store(100).await);
+        assert!(accepted.len() < DELIVERIES_MAX, "EVENTS never becomes full");
+    }
+    // More than retention makes room for at once.
+    accepted.extend(site.store(accepted.len()).await);
+    let before = site.metric(UNPUBLISHED).await;
+    site.until("the chain tries again", async || site.metric(UNPUBLISHED).await > before).await;
+    assert_eq!(site.metric(HEALTHY).await, 0.0, "a chain that cannot publish says so");
+    assert_eq!(site.stored.count(Stream::Dead).await, 0, "the broker's trouble is not the event's");
+    let state = site.stored.stream(Stream::Events).await.cached_info().state.clone();
+    assert_eq!((state.first_sequence, state.messages), (1, state.last_sequence), "nothing was removed");
+
+    site.continue_clickhouse();
+    site.assert_all_once(&accepted).await;
+    assert!(site.metric("headrace_stream_purged_total{stream=\"EVENTS\"}").await > 0.0, "room was made");
+    assert_eq!(site.metric(HEALTHY).await, 1.0);
+    site.up.stop().await;
+}
