@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 /// GitHub waits 10 s for an answer (GitHub's webhook best practices); past this one it would not hear us.
 const ANSWER_MAX_MS: u64 = 8_000;
+/// Longer than any load balancer keeps an idle connection.
+const HEAD_MAX_MS: u64 = 600_000;
 /// GitHub caps payloads at 25 MB.
 const BODY_MAX_BYTES: usize = 25 << 20;
 
@@ -25,6 +27,9 @@ pub struct Config {
     pub body_max_bytes: usize,
     /// Every request is answered within this many milliseconds, at most 8000: GitHub waits for 10 s.
     pub answer_max_ms: u64,
+    /// A connection that brings no complete head of a request for so many milliseconds is closed, however it trickles;
+    /// so is one that has no request.
+    pub head_max_ms: u64,
     /// Connections held at once; further ones wait to be accepted.
     pub connections_max: usize,
     /// Requests served at once; further ones wait a second, then are answered 503.
@@ -43,6 +48,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             body_max_bytes: BODY_MAX_BYTES,
             answer_max_ms: ANSWER_MAX_MS,
+            head_max_ms: 30_000,
             connections_max: 4_096,
             in_flight_max: 1_024,
             in_flight_max_bytes: 128 << 20,
@@ -93,6 +99,12 @@ impl Config {
         Duration::from_millis(self.answer_max_ms)
     }
 
+    /// `head_max_ms` as a duration.
+    #[must_use]
+    pub const fn head_max(&self) -> Duration {
+        Duration::from_millis(self.head_max_ms)
+    }
+
     /// What is wrong with these values, below `path`.
     #[must_use]
     pub fn validate(&self, path: &str) -> Vec<Invalid> {
@@ -103,6 +115,9 @@ impl Config {
                 "answer_max_ms",
                 format!("expected 100 to {ANSWER_MAX_MS} (GitHub waits for 10 s), found {}", self.answer_max_ms),
             );
+        }
+        if !(100..=HEAD_MAX_MS).contains(&self.head_max_ms) {
+            refuse("head_max_ms", format!("expected 100 to {HEAD_MAX_MS} (ten minutes), found {}", self.head_max_ms));
         }
         for (field, value) in [("connections_max", self.connections_max), ("in_flight_max", self.in_flight_max)] {
             if value == 0 {

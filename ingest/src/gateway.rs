@@ -60,8 +60,7 @@ impl Gateway {
     /// # Errors
     /// When the listener fails for good.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
-        let connections_max = self.shared.config.connections_max;
-        server::serve(listener, self.routes(), connections_max, stop).await
+        server::serve(listener, self.routes(), &self.shared.config, stop).await
     }
 
     /// Every route; a new source is a line here.

@@ -59,6 +59,8 @@ pub(crate) enum Refusal {
         "the stream RAW is full of events that a stage or a sink has not settled yet; nothing was stored, send it again later"
     )]
     StreamFull,
+    #[error("expected a body without a content encoding, found `{0}`; send it as it was signed")]
+    UnsupportedEncoding(String),
 }
 
 impl Refusal {
@@ -83,6 +85,7 @@ impl Refusal {
             Self::Saturated => "saturated",
             Self::BrokerAway => "broker_away",
             Self::StreamFull => "stream_full",
+            Self::UnsupportedEncoding(_) => "unsupported_encoding",
         }
     }
 
@@ -100,7 +103,7 @@ impl Refusal {
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodySlow(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnsupportedType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::UnsupportedType(_) | Self::UnsupportedEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Saturated | Self::BrokerAway | Self::StreamFull => StatusCode::SERVICE_UNAVAILABLE,
         }

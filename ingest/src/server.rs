@@ -13,8 +13,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// A connection that sends no complete request head for this long is closed.
-const HEAD_WAIT: Duration = Duration::from_secs(30);
+use crate::config::Config;
+
 /// GitHub's headers are about 1 KiB; the buffer also carries the body, so that it is not tiny.
 const BUFFER_MAX_BYTES: usize = 64 << 10;
 
@@ -22,15 +22,15 @@ const BUFFER_MAX_BYTES: usize = 64 << 10;
 pub(crate) async fn serve(
     listener: TcpListener,
     routes: Router,
-    connections_max: usize,
+    config: &Config,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let room = Arc::new(Semaphore::new(connections_max));
+    let room = Arc::new(Semaphore::new(config.connections_max));
     let graceful = GracefulShutdown::new();
     // Connections are short-lived children of this task, which the supervisor names and stops.
     let mut connections = JoinSet::new();
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(BUFFER_MAX_BYTES);
+    http.timer(TokioTimer::new()).header_read_timeout(config.head_max()).max_buf_size(BUFFER_MAX_BYTES);
     loop {
         while connections.try_join_next().is_some() {}
         let place = tokio::select! {

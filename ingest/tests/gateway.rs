@@ -14,9 +14,10 @@ use headrace_tests::harness::Nats;
 use headrace_tests::harness::until;
 use headrace_tests::product::hook::{Answer, Hook, answer, guid, signature};
 use headrace_tests::product::process::signal;
-use reqwest::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use rustix::process::Signal;
 use support::{Caller, Gate, SECRET, config};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// The gateway answers within this time, whatever happens: GitHub waits for 10 s.
@@ -61,6 +62,8 @@ async fn every_refusal_has_a_status_and_a_reason() {
     let signed = |value: &str| hook.unsigned("ping", &guid(), BODY).header(header::GITHUB_SIGNATURE, value);
     let chunks = || futures::stream::iter((0..9).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1_024])));
     let chunked = || hook.request("ping", &guid(), "").body(reqwest::Body::wrap_stream(chunks()));
+    // Well signed, so that nothing else is wrong with it.
+    let packed = |encoding: &str| hook.request("ping", &guid(), BODY).header(CONTENT_ENCODING, encoding);
     let good = signature(SECRET, BODY.as_bytes());
     for (request, status, reason, words) in [
         (bare(), 400, "missing_header", "expected the header X-GitHub-Event, found none"),
@@ -80,6 +83,10 @@ async fn every_refusal_has_a_status_and_a_reason() {
         (gate.http().put(gate.webhook("/security")).body(BODY), 405, "method_not_allowed", "expected POST, found PUT"),
         (hook.request("ping", &guid(), vec![b' '; 4_097]), 413, "body_too_large", "at most 4096 bytes"),
         (chunked(), 413, "body_too_large", "at most 4096 bytes"),
+        (packed("gzip"), 415, "unsupported_encoding", "expected a body without a content encoding, found `gzip`"),
+        (packed("deflate"), 415, "unsupported_encoding", "found `deflate`"),
+        (packed("br"), 415, "unsupported_encoding", "found `br`"),
+        (packed("identity, gzip"), 415, "unsupported_encoding", "found `identity, gzip`"),
         (typed("text/plain"), 415, "unsupported_type", "found `text/plain`"),
         (typed("application/jsonp"), 415, "unsupported_type", "expected the content type application/json"),
     ] {
@@ -204,6 +211,49 @@ async fn a_slow_body_is_given_up() {
     assert_eq!(status, 408, "{text}");
     assert!(text.contains(r#""error":"body_slow""#) && text.contains("did not arrive within 300ms"), "{text}");
     assert_eq!(gate.counted("body_slow"), 1.0);
+}
+
+#[tokio::test]
+async fn bytes_that_trickle_are_cut_off_and_delay_nobody() {
+    let gate = Gate::start(Config { answer_max_ms: 2_000, head_max_ms: 2_000, ..config() }).await;
+    let (mut heads, mut bodies) = (Vec::new(), Vec::new());
+    for _ in 0..100 {
+        heads.push(Caller::connect(&gate).await);
+        bodies.push(Caller::begin(&gate, BODY.len(), "").await);
+    }
+    until("the bodies are waited for", || gate.metric("headrace_ingest_in_flight") == 100.0).await;
+    // A byte at a time, for ever: what bounds a pause between two of them bounds nothing.
+    let trickling: JoinSet<()> = heads
+        .into_iter()
+        .map(|caller| caller.trickle(b"POST /webhooks/github HTTP/1.1\r\nX-Slow: ", None))
+        .chain(bodies.into_iter().map(|caller| caller.trickle(b"{", Some("body_slow"))))
+        .collect();
+    let mut honest = 0;
+    while gate.counted("body_slow") < 100.0 {
+        assert_eq!(gate.hook().send("ping", &guid(), BODY).await.status, 202, "after {honest}");
+        honest += 1;
+    }
+    assert!(honest > 0, "deliveries were answered beside them");
+    let ended = tokio::time::timeout(headrace_tests::harness::CEILING, trickling.join_all());
+    assert_eq!(ended.await.expect("every one of them was cut off").len(), 200);
+    assert_eq!(gate.nats().messages(Stream::Raw).await.len(), honest);
+}
+
+#[tokio::test]
+async fn a_flood_of_headers_is_refused() {
+    let gate = Gate::start(config()).await;
+    let many = "X-Many: 1\r\n".repeat(1_000);
+    let large = format!("X-Large: {}\r\n", "a".repeat(1 << 20));
+    // Never its end: it is not waited for either.
+    let endless = "X-Endless: 1\r\n".repeat(100_000);
+    for (headers, end) in [(&many, "\r\n"), (&large, "\r\n"), (&endless, "")] {
+        let mut caller = Caller::connect(&gate).await;
+        let head = format!("POST /webhooks/github HTTP/1.1\r\nHost: x\r\n{headers}{end}");
+        // It may be cut off before it has said all.
+        caller.write_some(head.as_bytes()).await;
+        assert_eq!(caller.last_status().await, Some(431));
+    }
+    assert_eq!(gate.hook().send("ping", &guid(), BODY).await.status, 202);
 }
 
 #[tokio::test]

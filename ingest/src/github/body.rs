@@ -33,6 +33,18 @@ impl MediaType {
     }
 }
 
+/// A body that is packed is refused: what is stored is what was signed, and nothing here unpacks anything, whose size
+/// its sender would choose.
+pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    match encodings.find(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        Some(value) => {
+            Err(Refusal::UnsupportedEncoding(String::from_utf8_lossy(value.as_bytes()).chars().take(80).collect()))
+        }
+        None => Ok(()),
+    }
+}
+
 /// The length that the request announces, when it does, checked before anything is read.
 pub(super) fn announced_length(headers: &HeaderMap, max: usize) -> Result<Option<usize>, Refusal> {
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());

@@ -11,7 +11,7 @@ use headrace_schemas::subject;
 use headrace_schemas::time::Timestamp;
 use uuid::Uuid;
 
-use super::body::MediaType;
+use super::body::{self, MediaType};
 use super::verify::parse_signature;
 use crate::reply::Refusal;
 
@@ -37,6 +37,7 @@ impl<'a> Envelope<'a> {
     /// Checks the headers of a request to the path of `family`.
     pub(super) fn read(headers: &'a HeaderMap, family: Option<Family>) -> Result<Self, Refusal> {
         let media_type = MediaType::of(headers)?;
+        body::check_encoding(headers)?;
         let event = text(headers, header::GITHUB_EVENT).ok_or(Refusal::MissingHeader { name: header::GITHUB_EVENT })?;
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
         if event.is_empty() || event.len() > EVENT_MAX_CHARS || !event.bytes().all(plain) {

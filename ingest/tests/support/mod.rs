@@ -1,6 +1,7 @@
 //! A gateway of the test's own, and callers that misbehave.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use headrace_ingest::config::{Config, GitHub, Tenants};
 use headrace_ingest::gateway::Gateway;
@@ -16,6 +17,9 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+/// Between two bytes of who trickles.
+const TRICKLE: Duration = Duration::from_millis(50);
 
 /// The gateway's secret.
 pub(crate) const SECRET: &str = "It's a Secret to Everybody";
@@ -106,6 +110,11 @@ impl Gate {
 pub(crate) struct Caller(BufReader<TcpStream>);
 
 impl Caller {
+    /// A connection that has sent nothing yet.
+    pub(crate) async fn connect(gate: &Gate) -> Self {
+        Self(BufReader::new(TcpStream::connect(gate.address).await.unwrap()))
+    }
+
     /// Sends the head of a well-signed request with a body of `length` bytes; what is signed is the body
     /// of `gateway.rs` when it has that length.
     pub(crate) async fn begin(gate: &Gate, length: usize, more: &str) -> Self {
@@ -116,13 +125,48 @@ impl Caller {
             gate.address,
             guid(),
         );
-        let mut stream = TcpStream::connect(gate.address).await.unwrap();
-        stream.write_all(head.as_bytes()).await.unwrap();
-        Self(BufReader::new(stream))
+        let mut caller = Self::connect(gate).await;
+        caller.write(head.as_bytes()).await;
+        caller
     }
 
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
         self.0.get_mut().write_all(bytes).await.unwrap();
+    }
+
+    /// Writes as much of `bytes` as the gateway takes.
+    pub(crate) async fn write_some(&mut self, bytes: &[u8]) {
+        let _ = self.0.get_mut().write_all(bytes).await;
+    }
+
+    /// Sends the bytes of `start`, then one of it after the other for ever, until the gateway ends the connection; with
+    /// an answer that says `reason`, when there is one.
+    pub(crate) async fn trickle(self, start: &'static [u8], reason: Option<&'static str>) {
+        let (mut reader, mut writer) = self.0.into_inner().into_split();
+        let write = async {
+            let mut bytes = start.iter().chain(std::iter::repeat(&b'a'));
+            while let Some(byte) = bytes.next()
+                && writer.write_all(&[*byte]).await.is_ok()
+            {
+                tokio::time::sleep(TRICKLE).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let mut answer = Vec::new();
+        tokio::select! {
+            _ = reader.read_to_end(&mut answer) => {}
+            () = write => {}
+        }
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.contains(reason.unwrap_or_default()), "expected {reason:?} in `{answer}`");
+    }
+
+    /// Reads to the connection's end; the status of the answer, if there was one.
+    pub(crate) async fn last_status(mut self) -> Option<u16> {
+        let mut answer = Vec::new();
+        // What was not read when the connection ended makes it a reset.
+        let _ = tokio::time::timeout(CEILING, self.0.read_to_end(&mut answer)).await.unwrap();
+        String::from_utf8_lossy(&answer).split(' ').nth(1)?.parse().ok()
     }
 
     /// Status and body of the next answer.
