@@ -79,7 +79,7 @@ pub(crate) struct Bodies(Vec<Body>);
 pub(crate) struct Described {
     count: usize,
     median_bytes: usize,
-    mean_bytes: usize,
+    pub(crate) mean_bytes: usize,
     max_bytes: usize,
 }
 

@@ -34,6 +34,9 @@ pub(crate) enum Case {
     /// Nothing lost, nothing twice: processes, disks and networks fail under load for a long time.
     #[command(after_help = format!("Example:\n  headrace-benches faults --minutes 30 --seed 1\n\n{EXIT_CODES}"))]
     Faults(Faults),
+    /// Minutes without ClickHouse at full load: memory, refusals once the stream is full, and the way back.
+    #[command(after_help = format!("Example:\n  headrace-benches outage --minutes 10 --rate 5000\n\n{EXIT_CODES}"))]
+    Outage(Outage),
     /// What NATS stores from one client, by when it syncs, how many servers keep it, and how it is published.
     #[command(after_help = format!("Example:\n  headrace-benches durability --seconds 1 --rounds 3\n\n{EXIT_CODES}"))]
     Durability(Durability),
@@ -109,6 +112,58 @@ pub(crate) struct Latency {
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) common: Common,
+}
+
+/// `headrace-benches outage`
+#[derive(Clone, Debug, Args, Serialize)]
+pub(crate) struct Outage {
+    /// How long ClickHouse stands still, in minutes.
+    #[arg(long, value_name = "MINUTES", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1_440))]
+    pub(crate) minutes: u64,
+    /// Deliveries per second.
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rate: u32,
+    /// What RAW holds at most, in bytes, within a quarter of the free disk. Half of what comes in during the outage
+    /// when it is not given, so that it is full about halfway.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1 << 20..))]
+    pub(crate) raw_bytes: Option<u64>,
+    /// How long to load before the outage, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub(crate) warmup: u64,
+    /// How long the load goes on after ClickHouse's return, in seconds: the gateway must accept again meanwhile.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub(crate) after: u64,
+    /// How often memory and answers are looked at, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub(crate) every: u64,
+    /// Connections kept open; each has one request under way at most.
+    #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4_096))]
+    pub(crate) connections: u16,
+    /// Bodies to send; as for the other cases.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) bodies: Option<PathBuf>,
+}
+
+impl Outage {
+    /// `minutes` as a duration.
+    pub(crate) const fn outage(&self) -> Duration {
+        Duration::from_secs(self.minutes * 60)
+    }
+
+    /// `warmup` as a duration.
+    pub(crate) const fn warmup(&self) -> Duration {
+        Duration::from_secs(self.warmup)
+    }
+
+    /// `after` as a duration.
+    pub(crate) const fn after(&self) -> Duration {
+        Duration::from_secs(self.after)
+    }
+
+    /// `every` as a duration.
+    pub(crate) const fn every(&self) -> Duration {
+        Duration::from_secs(self.every)
+    }
 }
 
 /// `headrace-benches durability`

@@ -6,6 +6,7 @@
 //! closed-loop: each connection sends the next delivery when the last was answered.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use hdrhistogram::Histogram;
+use serde::Deserialize;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -35,6 +37,9 @@ const TICK_MAX: Duration = Duration::from_millis(100);
 const OVERTIME: Duration = Duration::from_secs(10);
 /// Pause before a broken connection is opened anew.
 const RECONNECT: Duration = Duration::from_millis(50);
+
+/// How often the counts are looked at while somebody waits for them.
+const COUNTS_LOOK: Duration = Duration::from_millis(10);
 
 /// What to send, where, and for how long.
 pub(crate) struct Plan {
@@ -92,7 +97,21 @@ pub(crate) struct Counts {
     accepted: AtomicU64,
     refused: AtomicU64,
     broken: AtomicU64,
+    /// Refusals by status and reason.
+    refused_by: Mutex<BTreeMap<String, u64>>,
     last_problem: Mutex<Option<String>>,
+}
+
+impl Counts {
+    /// Answered with a 2xx.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Answered with anything else.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
 }
 
 /// What became of all deliveries.
@@ -103,6 +122,8 @@ pub(crate) struct Outcome {
     pub(crate) accepted: u64,
     /// Answered with anything else.
     pub(crate) refused: u64,
+    /// Those by status and reason: `503 stream_full`.
+    pub(crate) refused_by: BTreeMap<String, u64>,
     /// Not answered.
     pub(crate) broken: u64,
     /// Due and never begun.
@@ -143,7 +164,24 @@ impl Load {
 
     /// Deliveries answered with a 2xx so far.
     pub(crate) fn accepted(&self) -> u64 {
-        self.counts.accepted.load(Ordering::Relaxed)
+        self.counts.accepted()
+    }
+
+    /// Deliveries answered with anything else so far.
+    pub(crate) fn refused(&self) -> u64 {
+        self.counts.refused()
+    }
+
+    /// Deliveries not answered so far.
+    pub(crate) fn broken(&self) -> u64 {
+        self.counts.broken.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the counts are as told, looking often.
+    pub(crate) async fn until_counted(&self, told: impl Fn(&Counts) -> bool) {
+        while !told(&self.counts) {
+            sleep(COUNTS_LOOK).await;
+        }
     }
 
     /// Waits for the end.
@@ -315,6 +353,8 @@ impl Generator {
         let now = Instant::now();
         if !(200..300).contains(&status) {
             self.counts.refused.fetch_add(1, Ordering::Relaxed);
+            let answer = format!("{status} {}", reason(connection.body()));
+            *self.counts.refused_by.lock().unwrap_or_else(PoisonError::into_inner).entry(answer).or_default() += 1;
             return self.problem(format!("{status} {}", String::from_utf8_lossy(connection.body())));
         }
         self.counts.accepted.fetch_add(1, Ordering::Relaxed);
@@ -343,6 +383,7 @@ impl Generator {
             sent,
             accepted: get(&self.counts.accepted),
             refused: get(&self.counts.refused),
+            refused_by: std::mem::take(&mut *self.counts.refused_by.lock().unwrap_or_else(PoisonError::into_inner)),
             broken: get(&self.counts.broken),
             unsent: due - sent,
             accepted_in_window: *self.accepted_in_window.borrow(),
@@ -350,4 +391,13 @@ impl Generator {
             latency: self.latency.borrow().clone(),
         }
     }
+}
+
+/// The reason in a refusal's body.
+fn reason(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Refusal {
+        error: String,
+    }
+    serde_json::from_slice::<Refusal>(body).map_or_else(|_| "without a reason".to_owned(), |refusal| refusal.error)
 }

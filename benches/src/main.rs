@@ -19,6 +19,7 @@ mod moments;
 mod publish;
 mod raw;
 mod report;
+mod resident;
 mod servers;
 mod tables;
 mod ticks;

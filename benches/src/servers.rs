@@ -146,12 +146,16 @@ impl Product {
         self.clickhouse.as_ref().map(clickhouse::Running::url)
     }
 
+    /// ClickHouse's process.
+    pub(crate) fn clickhouse_pid(&self) -> Option<u32> {
+        self.clickhouse.as_ref().and_then(clickhouse::Running::pid)
+    }
+
     /// All processes.
     pub(crate) fn meter(&self) -> Meter {
         let name = |role: &&str| if *role == "ingest" { "gateway" } else { role }.to_owned();
         let roles = self.roles.iter().map(|(role, running)| (name(role), running.child.pid()));
-        let clickhouse = self.clickhouse.as_ref().and_then(clickhouse::Running::pid);
-        let clickhouse = clickhouse.map(|pid| ("clickhouse".to_owned(), pid));
+        let clickhouse = self.clickhouse_pid().map(|pid| ("clickhouse".to_owned(), pid));
         Meter::new(roles.chain(self.nats.process()).chain(clickhouse))
     }
 

@@ -7,6 +7,8 @@ use anyhow::Context as _;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use crate::resident::Resident;
+
 /// Name of this process in a report: the load generator and what counts and queries for the bench.
 pub(crate) const OWN: &str = "bench";
 
@@ -62,6 +64,11 @@ impl Meter {
     /// A meter for these processes and this one.
     pub(crate) fn new(processes: impl IntoIterator<Item = (String, u32)>) -> Self {
         Self(processes.into_iter().chain([(OWN.to_owned(), std::process::id())]).collect())
+    }
+
+    /// The same processes, to look at the memory that they hold.
+    pub(crate) fn resident(&self) -> Resident {
+        Resident::new(self.0.clone())
     }
 
     /// What they have cost so far.

@@ -6,6 +6,7 @@ mod faults;
 mod ingest;
 mod latency;
 mod micro;
+mod outage;
 mod rules;
 
 use crate::cli::{Case, Cli};
@@ -17,6 +18,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Case::Chain(options) => block_on(chain::run(options)),
         Case::Latency(options) => block_on(latency::run(options)),
         Case::Faults(options) => block_on(faults::run(options)),
+        Case::Outage(options) => block_on(outage::run(options)),
         Case::Durability(options) => block_on(durability::run(options)),
         Case::Micro(options) => micro::run(options),
     }
