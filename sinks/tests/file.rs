@@ -73,7 +73,7 @@ impl Case for FileCase {
     }
 }
 
-sink_conformance!(FileCase: success, unreadable_messages, broken, duplicates);
+sink_conformance!(FileCase: success, unreadable_messages, panics, broken, duplicates);
 
 fn item<T>(value: T) -> Item<T> {
     Item { value, suspect: false, redelivered: false, sequence: 1 }

@@ -44,4 +44,4 @@ impl Case for Copies {
     }
 }
 
-stage_conformance!(Copies: success, poison, transient, exhausted, duplicates, shutdown, crash);
+stage_conformance!(Copies: success, poison, panics, transient, exhausted, duplicates, shutdown, crash);

@@ -73,6 +73,11 @@ impl<T> Batch<T> {
         self.items
     }
 
+    /// From now on effects of all items may exist.
+    pub(crate) fn suspect(&mut self) {
+        self.items.iter_mut().for_each(|item| item.suspect = true);
+    }
+
     pub(crate) const fn set_valid_until(&mut self, valid_until: Instant) {
         self.valid_until = valid_until;
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::join_all;
+use headrace_schemas::time::Timestamp;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +16,7 @@ use crate::crash::{self, Point};
 use crate::fault::{Fault, FaultClass, Verdict};
 use crate::message::Delivered;
 use crate::metrics::seconds_since;
+use crate::panics::caught;
 use crate::payload::{Payload, Product};
 use crate::publisher::{Publisher, Unconfirmed};
 use crate::settle::Outcome;
@@ -175,7 +177,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         let mut inputs = Vec::with_capacity(messages.len());
         let mut pause = None;
         for message in messages {
-            match In::read(&message, &self.broker).await {
+            match self.read(&message).await {
                 Ok(input) => {
                     readable.push((message, input.received_at()));
                     inputs.push(input);
@@ -183,7 +185,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
                 Err(fault) => pause = pause.max(self.settler.settle(&message, Outcome::Failed(fault)).await),
             }
         }
-        let verdicts = self.stage.process(inputs).await;
+        let verdicts = self.process(&readable, inputs).await;
         debug_assert_eq!(verdicts.len(), readable.len(), "a stage answers for every event");
         let mut sent = Vec::with_capacity(readable.len());
         for ((message, received_at), verdict) in readable.into_iter().zip(verdicts) {
@@ -212,6 +214,34 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         pause
     }
 
+    async fn read(&self, message: &Delivered) -> Result<In, Fault> {
+        caught("reading it", In::read(message, &self.broker)).await.unwrap_or_else(Err)
+    }
+
+    /// The stage's verdicts on `inputs`, which were read from `messages`. When it panics each is presented alone: only
+    /// those that it panics on pay for it.
+    async fn process(&self, messages: &[(Delivered, Timestamp)], inputs: Vec<In>) -> Vec<Verdict<Out>> {
+        let fault = match caught("the stage", self.stage.process(inputs)).await {
+            Ok(verdicts) => return verdicts,
+            Err(fault) => fault,
+        };
+        if messages.len() == 1 {
+            return vec![Verdict::Fail(fault)];
+        }
+        let mut verdicts = Vec::with_capacity(messages.len());
+        for (message, _) in messages {
+            verdicts.push(self.process_alone(message).await.unwrap_or_else(Verdict::Fail));
+        }
+        verdicts
+    }
+
+    async fn process_alone(&self, message: &Delivered) -> Result<Verdict<Out>, Fault> {
+        // What was read at first went with the panic.
+        let input = self.read(message).await?;
+        let verdicts = caught("the stage", self.stage.process(vec![input])).await?;
+        verdicts.into_iter().next().ok_or_else(|| Fault::transient(anyhow::anyhow!("the stage gave no answer")))
+    }
+
     async fn send(
         &self,
         publisher: &Publisher,
@@ -223,9 +253,11 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
             Verdict::Discard(reason) => return Err(Outcome::Discarded(reason)),
             Verdict::Fail(fault) => return Err(Outcome::Failed(fault)),
         };
+        let handover = self.stage.handover();
         let mut unconfirmed = Vec::with_capacity(products.len());
         for product in products {
-            let outgoing = product.write(self.stage.handover()).map_err(Outcome::Failed)?;
+            let written = caught("writing its product", async move { product.write(handover) }).await;
+            let outgoing = written.unwrap_or_else(Err).map_err(Outcome::Failed)?;
             crash::pass(Point::BeforePublish);
             let sent = publisher.send(outgoing, message.traceparent()).await;
             crash::pass(Point::BeforePubAck);
@@ -234,7 +266,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         Ok(unconfirmed)
     }
 
-    async fn confirm(&self, unconfirmed: Vec<Unconfirmed>, received_at: headrace_schemas::time::Timestamp) -> Outcome {
+    async fn confirm(&self, unconfirmed: Vec<Unconfirmed>, received_at: Timestamp) -> Outcome {
         let results = join_all(unconfirmed.into_iter().map(Unconfirmed::confirmed)).await;
         let published = results.len() as u64;
         let failed: Option<Fault> = results.into_iter().find_map(Result::err);

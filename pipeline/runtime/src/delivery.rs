@@ -21,9 +21,10 @@ use crate::chain::rest_for;
 use crate::consumer::{Lane, Subscription};
 use crate::crash::{self, Point};
 use crate::epoch::Epoch;
-use crate::fault::{DiscardReason, Fault, FaultClass};
+use crate::fault::{DiscardReason, Fault, FaultClass, Reason};
 use crate::message::Delivered;
 use crate::metrics::{seconds, seconds_since};
+use crate::panics::caught;
 use crate::part::{Part, Standing};
 use crate::payload::Payload;
 use crate::settle::{Attempt, Outcome};
@@ -167,7 +168,8 @@ impl<S: Sink> SinkLoop<S> {
         let (mut firsts, mut suspects) = (Part::empty(), Part::empty());
         let mut pause = None;
         for message in messages {
-            let outcome = match S::Item::read(&message, &self.broker).await {
+            let read = caught("reading it", S::Item::read(&message, &self.broker)).await;
+            let outcome = match read.unwrap_or_else(Err) {
                 Ok(value) if self.sink.wants(&value) => {
                     let id = EventId::from_stored(value.id());
                     let suspect = message.is_suspect(&id, value.received_at(), window);
@@ -259,7 +261,11 @@ impl<S: Sink> SinkLoop<S> {
                     failures = 0;
                     pause = pause.max(self.settle_each(part, results).await);
                 }
-                Delivery::Whole(Fault { class: FaultClass::Poison(_), .. }) if part.messages.len() > 1 => {
+                Delivery::Whole(Fault { class: FaultClass::Poison(reason), .. }) if part.messages.len() > 1 => {
+                    if reason == Reason::Panicked {
+                        // Before it panicked it may have delivered any of them.
+                        part.batch.suspect();
+                    }
                     part.halves().into_iter().rev().for_each(|half| parts.push_front(half));
                 }
                 Delivery::Whole(fault @ Fault { class: FaultClass::Poison(_), .. }) => {
@@ -290,11 +296,11 @@ impl<S: Sink> SinkLoop<S> {
     async fn call(&self, batch: &Batch<S::Item>) -> Delivery {
         let began = Instant::now();
         crash::pass(Point::BeforeInsert);
-        let answer = timeout(self.call_timeout, self.sink.deliver(batch)).await;
+        let answer = timeout(self.call_timeout, caught("the sink", self.sink.deliver(batch))).await;
         crash::pass(Point::AfterInsert);
         self.settler.metrics.call_seconds.record(seconds(began.elapsed()));
         self.settler.metrics.call_events.record(batch.items().len() as f64);
-        answer.unwrap_or_else(|_| Delivery::Whole(timed_out(self.call_timeout)))
+        answer.unwrap_or_else(|_| Err(timed_out(self.call_timeout))).unwrap_or_else(Delivery::Whole)
     }
 
     async fn settle_each(&self, part: Part<S::Item>, results: Vec<Result<(), Fault>>) -> Option<Duration> {

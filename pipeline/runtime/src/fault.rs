@@ -70,11 +70,14 @@ pub enum Reason {
     Rejected,
     /// It failed as often as the retry policy allows.
     Exhausted,
+    /// A stage or a sink panicked on it: a defect of Headrace, which the detail names.
+    Panicked,
 }
 
 impl Reason {
     /// All reasons, for documentation and metrics.
-    pub const ALL: [Self; 5] = [Self::Malformed, Self::MissingHeader, Self::BodyLost, Self::Rejected, Self::Exhausted];
+    pub const ALL: [Self; 6] =
+        [Self::Malformed, Self::MissingHeader, Self::BodyLost, Self::Rejected, Self::Exhausted, Self::Panicked];
 
     /// The stable code.
     #[must_use]
@@ -85,6 +88,7 @@ impl Reason {
             Self::BodyLost => "body_lost",
             Self::Rejected => "rejected",
             Self::Exhausted => "exhausted",
+            Self::Panicked => "panicked",
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod health;
 pub mod lease;
 pub mod message;
 pub mod metrics;
+mod panics;
 mod part;
 pub mod past;
 pub mod patience;

@@ -79,13 +79,13 @@ impl Case for AlertCase {
 }
 
 mod normalize {
-    headrace_tests::stage_conformance!(super::NormalizeCase: success, poison, transient, duplicates, shutdown, crash);
+    headrace_tests::stage_conformance!(super::NormalizeCase: success, poison, panics, transient, duplicates, shutdown, crash);
 }
 
 mod fused {
-    headrace_tests::stage_conformance!(super::FusedCase: success, poison, transient, duplicates, shutdown, crash);
+    headrace_tests::stage_conformance!(super::FusedCase: success, poison, panics, transient, duplicates, shutdown, crash);
 }
 
 mod alerts {
-    headrace_tests::stage_conformance!(super::AlertCase: success, poison, transient, duplicates, shutdown, crash);
+    headrace_tests::stage_conformance!(super::AlertCase: success, poison, panics, transient, duplicates, shutdown, crash);
 }

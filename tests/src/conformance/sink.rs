@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use headrace_runtime::batch::Batch;
 use headrace_runtime::broker::Broker;
-use headrace_runtime::delivery::{Sink, SinkLoop, Terms};
+use headrace_runtime::delivery::{Delivery, Sink, SinkLoop, Terms};
+use headrace_runtime::fault::Fault;
 use headrace_runtime::health::{Health, State};
 use headrace_runtime::payload::Payload as _;
 use headrace_runtime::settler::Settler;
@@ -76,6 +78,32 @@ pub trait Case: Send + Sync + Sized + 'static {
     async fn settle_down(&self) {}
 }
 
+/// A sink that panics on a batch with the item `victim`, before it delivers any.
+struct Panicking<S> {
+    inner: S,
+    victim: Option<String>,
+}
+
+#[async_trait]
+impl<S: Sink> Sink for Panicking<S> {
+    type Item = S::Item;
+
+    async fn check(&self) -> Result<(), Fault> {
+        self.inner.check().await
+    }
+
+    fn wants(&self, item: &S::Item) -> bool {
+        self.inner.wants(item)
+    }
+
+    async fn deliver(&self, batch: &Batch<S::Item>) -> Delivery {
+        if let Some(victim) = &self.victim {
+            assert!(batch.items().iter().all(|item| item.value.id() != victim), "panicking on {victim}");
+        }
+        self.inner.deliver(batch).await
+    }
+}
+
 /// One nats-server, one receiver, and the sinks that run on them.
 struct Rig<C> {
     nats: Nats,
@@ -94,12 +122,17 @@ impl<C: Case> Rig<C> {
 
     /// Runs a new sink, as a new process would.
     fn run(&self) -> Lanes {
+        self.run_panicking(None)
+    }
+
+    /// The same with a sink that panics on the item `victim`.
+    fn run_panicking(&self, victim: Option<String>) -> Lanes {
         let terms = self.case.terms();
         let settler = Settler::new(COMPONENT, &self.broker, POLICY, self.health.register(COMPONENT));
         let sink = SinkLoop {
             broker: self.broker.clone(),
             subscription: terms.subscription(COMPONENT, ItemOf::<C>::STREAM),
-            sink: self.case.sink(),
+            sink: Panicking { inner: self.case.sink(), victim },
             batching: terms.batching,
             call_timeout: terms.call_timeout,
             settler,
@@ -222,6 +255,21 @@ pub async fn poison<C: Case>() {
     let dead = rig.nats.dead_letters().await;
     assert_eq!(dead_ids(&dead, "rejected"), poison.into_iter().collect());
     assert_eq!(dead[0].attempts, "1");
+    lanes.stop().await;
+}
+
+/// The sink panics on one item of many: that one is dead-lettered and names the panic, the others arrive.
+pub async fn panics<C: Case>() {
+    let rig = Rig::<C>::start().await;
+    let mut ids = rig.publish(0..30).await;
+    let victim = ids.remove(17);
+    let lanes = rig.run_panicking(Some(victim.clone()));
+    rig.settled().await;
+    rig.assert_received(&ids);
+    let dead = rig.nats.dead_letters().await;
+    assert_eq!(dead.len(), 1, "{dead:#?}");
+    assert_eq!(dead_ids(&dead, "panicked"), BTreeSet::from([victim]));
+    assert!(dead[0].detail.contains("the sink panicked: panicking on"), "{dead:#?}");
     lanes.stop().await;
 }
 

@@ -1,11 +1,11 @@
 //! The suite for stages, by [`stage_conformance!`](crate::stage_conformance).
 //!
-//! The stage under test runs in the real loop, wrapped so that it can be made to fail for a while and
-//! to wait in the middle of a batch.
+//! The stage under test runs in the real loop, wrapped so that it can be made to fail for a while, to
+//! panic on one event and to wait in the middle of a batch.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_nats::jetstream::message::StreamMessage;
@@ -15,7 +15,7 @@ use headrace_runtime::chain::{BoxedStage, ChainLoop, Pace, Stage};
 use headrace_runtime::consumer::Subscription;
 use headrace_runtime::fault::{Fault, Verdict};
 use headrace_runtime::health::Health;
-use headrace_runtime::payload::{Outgoing, Payload as _, Product};
+use headrace_runtime::payload::{Outgoing, Payload, Product};
 use headrace_runtime::settler::Settler;
 use headrace_schemas::header;
 use tokio::sync::watch;
@@ -55,6 +55,8 @@ pub trait Case: Send + Sync + Sized + 'static {
 /// How the wrapped stage is disturbed.
 struct Disturbance {
     failures_left: AtomicUsize,
+    /// The id of the event that it panics on.
+    victim: OnceLock<String>,
     holds_left: AtomicUsize,
     held: AtomicUsize,
     released: watch::Sender<bool>,
@@ -66,7 +68,7 @@ struct Disturbed<In, Out> {
 }
 
 #[async_trait]
-impl<In: Send + 'static, Out: Send + 'static> Stage for Disturbed<In, Out> {
+impl<In: Payload, Out: Send + 'static> Stage for Disturbed<In, Out> {
     type In = In;
     type Out = Out;
 
@@ -81,6 +83,9 @@ impl<In: Send + 'static, Out: Send + 'static> Stage for Disturbed<In, Out> {
         if !batch.is_empty() && take(&self.disturbance.failures_left) {
             let fault = || Verdict::Fail(Fault::transient(anyhow::anyhow!("failing on command")));
             return batch.iter().map(|_| fault()).collect();
+        }
+        if let Some(victim) = self.disturbance.victim.get() {
+            assert!(batch.iter().all(|event| event.id() != victim), "panicking on {victim}");
         }
         if !batch.is_empty() && take(&self.disturbance.holds_left) {
             let mut released = self.disturbance.released.subscribe();
@@ -102,6 +107,7 @@ impl<C: Case> Rig<C> {
         let nats = Nats::start().await;
         let disturbance = Disturbance {
             failures_left: AtomicUsize::new(0),
+            victim: OnceLock::new(),
             holds_left: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             released: watch::Sender::new(false),
@@ -180,6 +186,24 @@ pub async fn poison<C: Case>() {
     let dead = rig.nats.dead_letters().await;
     assert_eq!(dead.len(), 1, "{dead:#?}");
     assert_eq!((dead[0].reason.as_str(), &dead[0].payload), (reason, &payload), "{dead:#?}");
+    lanes.stop().await;
+}
+
+/// What the stage panics on is dead-lettered and names the panic; its neighbours go on, and so does the lane.
+pub async fn panics<C: Case>() {
+    let rig = Rig::<C>::start().await;
+    let victim = C::In::sample(5).id().to_owned();
+    rig.disturbance.victim.set(victim.clone()).expect("it is set once");
+    let mut ids = rig.publish(0..10).await;
+    assert!(ids.remove(&victim));
+    let lanes = rig.run().await;
+    rig.settled().await;
+    let expected: BTreeMap<String, usize> = ids.iter().map(|id| (id.clone(), 1)).collect();
+    assert_eq!(rig.downstream().await, expected);
+    let dead = rig.nats.dead_letters().await;
+    assert_eq!(dead.len(), 1, "{dead:#?}");
+    assert_eq!((dead[0].reason.as_str(), dead[0].attempts.as_str()), ("panicked", "1"), "{dead:#?}");
+    assert!(dead[0].detail.contains(&format!("the stage panicked: panicking on {victim}")), "{dead:#?}");
     lanes.stop().await;
 }
 

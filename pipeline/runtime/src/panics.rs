@@ -1,0 +1,47 @@
+//! A component that panics on a message: a fault of that message, and of no other.
+//!
+//! Without this its lane would end, start again and be given the same message again, for ever, with all that was
+//! taken beside it.
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+
+use futures::FutureExt as _;
+
+use crate::fault::{Fault, Reason};
+
+/// Runs `work` of `who`. A panic is a poison fault that names it.
+///
+/// Nothing of a component outlives a call but what it guards itself, with locks that a panic poisons or atomics: what
+/// `AssertUnwindSafe` asserts.
+pub(crate) async fn caught<T>(who: &str, work: impl Future<Output = T>) -> Result<T, Fault> {
+    let ended = AssertUnwindSafe(work).catch_unwind().await;
+    ended.map_err(|panic| Fault::poison(Reason::Panicked, anyhow::anyhow!("{who} panicked: {}", words(&*panic))))
+}
+
+/// What was said with the panic; where it happened is on stderr.
+fn words(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&'static str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_a_fault_that_names_it() {
+        assert_eq!(caught("the stage", async { 7 }).await.unwrap(), 7);
+        let number = 7;
+        for (found, words) in [
+            (caught("the stage", async { panic!("plain") }).await, "the stage panicked: plain"),
+            (caught("the sink", async { panic!("number {number}") }).await, "the sink panicked: number 7"),
+            (caught("it", async { std::panic::panic_any(7) }).await, "it panicked: without a message"),
+        ] {
+            let fault: Fault = found.map(|()| ()).unwrap_err();
+            assert_eq!(fault.to_string(), words);
+            assert_eq!(fault.class, crate::fault::FaultClass::Poison(Reason::Panicked));
+        }
+    }
+}
