@@ -10,6 +10,7 @@ mod chains;
 mod edge;
 mod examples;
 mod full;
+mod hostile;
 mod layering;
 mod recovery;
 mod refusals;
