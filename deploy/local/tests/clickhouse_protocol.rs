@@ -8,7 +8,7 @@ use std::io::Write as _;
 
 use headrace_local::clickhouse;
 use headrace_local::poll::until;
-use support::{CEILING, ClickHouse};
+use support::{CEILING, ClickHouse, resident_bytes};
 
 const TABLE: &str = "CREATE TABLE test.t (a UInt32, b String) ENGINE = MergeTree ORDER BY a \
                      SETTINGS non_replicated_deduplication_window = 100";
@@ -151,6 +151,40 @@ async fn answers_and_bodies_may_be_gzip() {
     let expected: String =
         std::iter::once("number\n".to_owned()).chain((0..300_000).map(|n| format!("{n}\n"))).collect();
     assert!(text == expected, "the unpacked answer differs");
+}
+
+#[tokio::test]
+async fn what_unpacks_to_more_than_a_body_may_have_is_refused_in_little_memory() {
+    const BODY_BYTES_MAX: usize = 8 << 20;
+    /// Unpacked, each of these is one value of half a gigabyte.
+    const REPEATED: usize = 512;
+    const MEMORY_BYTES_MAX: u64 = 256 << 20;
+    let clickhouse = ClickHouse::start_with(&["--body-bytes-max", &BODY_BYTES_MAX.to_string()]).await;
+    clickhouse.run(TABLE).await;
+    // Packed by the server itself, a megabyte at a time: such members, frames and blocks may follow each other.
+    let megabyte = "SELECT repeat('7', 1000000) FORMAT RawBLOB";
+    let url = |parameters: &str| format!("{}/?{parameters}", clickhouse.url());
+    let insert = "query=INSERT+INTO+test.t+FORMAT+CSV";
+    let before = resident_bytes(clickhouse.server.pid().unwrap());
+    for (encoding, packed_by, read_by) in [("gzip", "", ""), ("lz4", "", ""), ("", "compress=1", "&decompress=1")] {
+        let packed = clickhouse.http.post(url(packed_by)).header("Accept-Encoding", encoding);
+        let packed = packed.body(megabyte).send().await.unwrap().bytes().await.unwrap();
+        let bomb = packed.repeat(REPEATED);
+        assert!(bomb.len() < BODY_BYTES_MAX, "{encoding}: {} bytes", bomb.len());
+        // As the data of an insert, and as the text of a statement.
+        for query in [insert, ""] {
+            let request = clickhouse.http.post(url(&format!("{query}{read_by}"))).header("Content-Encoding", encoding);
+            let answer = request.body(bomb.clone()).send().await.unwrap();
+            let (status, text) = (answer.status(), answer.text().await.unwrap());
+            assert_eq!(status, 413, "{encoding} {query}: {text}");
+            assert!(text.contains("Code: 131. ") && text.contains("longer than"), "{text}");
+        }
+    }
+    let request = clickhouse.http.post(url(insert)).header("Content-Encoding", "zstd").body("any");
+    assert_eq!(request.send().await.unwrap().headers()["x-clickhouse-exception-code"], "89");
+    let grown = resident_bytes(clickhouse.server.pid().unwrap()).saturating_sub(before);
+    assert!(grown < MEMORY_BYTES_MAX, "it took {grown} bytes");
+    assert_eq!(clickhouse.run("SELECT count() FROM test.t").await, "0");
 }
 
 #[tokio::test]

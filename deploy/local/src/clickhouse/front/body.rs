@@ -41,11 +41,21 @@ pub(super) struct BodyReader {
     frames: mpsc::Receiver<Frame>,
     current: Bytes,
     ended: bool,
+    bytes_max: u64,
+}
+
+/// A body after its encodings were undone, which may not be longer than one that came without: how far a few bytes
+/// unpack is the client's choice, and a value of any length is the engine's memory.
+pub(super) struct Unpacked<R> {
+    body: R,
+    left: u64,
+    bytes_max: u64,
 }
 
 pub(super) fn channel(limits: Limits) -> (Pump, BodyReader) {
     let (sender, receiver) = mpsc::channel(FRAMES_MAX);
-    (Pump { frames: sender, limits }, BodyReader { frames: receiver, current: Bytes::new(), ended: false })
+    let reader = BodyReader { frames: receiver, current: Bytes::new(), ended: false, bytes_max: limits.bytes_max };
+    (Pump { frames: sender, limits }, reader)
 }
 
 impl Pump {
@@ -92,6 +102,28 @@ impl Read for BodyReader {
         }
         let count = target.len().min(self.current.len());
         self.current.copy_to_slice(&mut target[..count]);
+        Ok(count)
+    }
+}
+
+impl BodyReader {
+    /// The most bytes that the body may have.
+    pub(super) const fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+}
+
+impl<R: Read> Unpacked<R> {
+    pub(super) const fn new(body: R, bytes_max: u64) -> Self {
+        Self { body, left: bytes_max, bytes_max }
+    }
+}
+
+impl<R: Read> Read for Unpacked<R> {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        let count = self.body.read(target)?;
+        let left = self.left.checked_sub(count as u64);
+        self.left = left.ok_or_else(|| io::Error::other(Carried(Failure::body_too_large(self.bytes_max))))?;
         Ok(count)
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use tokio::runtime::Handle;
 
-use super::body::{BodyReader, failure_of};
+use super::body::{BodyReader, Unpacked, failure_of};
 use super::cancel::Ticket;
 use super::codec::Encoding;
 use super::failure::Failure;
@@ -85,8 +85,10 @@ impl Job {
 }
 
 fn decoded(request: &Request, body: BodyReader) -> Box<dyn Read> {
+    let bytes_max = body.bytes_max();
     let body = request.content_encoding.decode(body);
-    if request.decompress { Encoding::Blocks.decode(body) } else { body }
+    let body = if request.decompress { Encoding::Blocks.decode(body) } else { body };
+    Box::new(Unpacked::new(body, bytes_max))
 }
 
 /// Takes the fields of a form, which are parameters of the URL that did not fit there.

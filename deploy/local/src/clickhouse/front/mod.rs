@@ -76,7 +76,7 @@ pub struct Limits {
     pub waiting_max: usize,
     /// How long one waits.
     pub wait_max: Duration,
-    /// Bytes of a request's body, as sent.
+    /// Bytes of a request's body, as sent and as unpacked.
     pub body_bytes_max: u64,
     /// Open connections; further ones wait in the kernel's queue.
     pub connections_max: usize,
