@@ -39,7 +39,7 @@ mod tests {
             (caught("the sink", async { panic!("number {number}") }).await, "the sink panicked: number 7"),
             (caught("it", async { std::panic::panic_any(7) }).await, "it panicked: without a message"),
         ] {
-            let fault: Fault = found.map(|()| ()).unwrap_err();
+            let fault: Fault = found.unwrap_err();
             assert_eq!(fault.to_string(), words);
             assert_eq!(fault.class, crate::fault::FaultClass::Poison(Reason::Panicked));
         }

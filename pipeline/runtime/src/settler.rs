@@ -66,9 +66,10 @@ impl Settler {
         if let Outcome::Discarded(reason) = &outcome {
             self.metrics.discarded(reason.code());
         }
-        // Deliveries that came to nothing are no attempts.
+        // Deliveries that came to nothing are no attempts, and for the broker's trouble or a wrong
+        // configuration no event is to blame.
         let attempt = match &outcome {
-            Outcome::Failed(_) | Outcome::Unpublished(_) => self.failures.add(message.sequence),
+            Outcome::Failed(Fault { class: FaultClass::Transient { .. }, .. }) => self.failures.add(message.sequence),
             _ => message.attempt,
         };
         let settlement = settle(&outcome, attempt, &self.policy);
