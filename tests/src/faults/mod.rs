@@ -5,6 +5,7 @@
 //! seed (`plan`), so that a run that failed can be run again.
 
 mod disk;
+mod harm;
 mod ledger;
 mod load;
 mod part;
@@ -13,6 +14,7 @@ mod proxy;
 mod receivers;
 mod report;
 mod scene;
+mod setup;
 mod verify;
 mod world;
 

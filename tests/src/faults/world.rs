@@ -1,8 +1,7 @@
 //! The servers and processes of a fault run, and what can be done to them.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,22 +12,18 @@ use headrace_local::install::{Installer, Silent};
 use headrace_local::{clickhouse, nats, poll};
 use headrace_runtime::broker::Stream;
 use headrace_runtime::crash::Point;
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
 use super::Options;
 use super::disk::Disk;
-use super::load::{SECRET, WINDOW_S};
+use super::harm::{fill, freeze, kill, misbehave, pause, starve};
 use super::part::Part;
 use super::plan::{Fault, Plan};
-use super::proxy::{Proxy, Trouble};
+use super::proxy::Proxy;
 use super::receivers::Receivers;
+use super::setup::{ACK_WAIT_S, INSERT_S, configuration, free_port, start_nats};
 
-/// `ack_wait` of the chains in these runs, in seconds.
-const ACK_WAIT_S: u64 = 5;
-/// The limit of one insert in these runs, in seconds.
-const INSERT_S: u64 = 2;
 /// `ack_wait` of the sinks that comes of it, in seconds (`sinks::clickhouse::Config::terms`).
 const SINK_ACK_WAIT_S: u64 = (INSERT_S * 2 + 2) * 2;
 /// What must hold each id once.
@@ -371,124 +366,4 @@ impl World {
         self.clickhouse.stop().await;
         drop(self.disks);
     }
-}
-
-async fn start_nats(program: &Path, dir: &Path, count: usize) -> anyhow::Result<Vec<nats::Running>> {
-    let mut configs: Vec<nats::Config> = Vec::new();
-    let mut routes = Vec::new();
-    for number in 0..count {
-        let mut config = nats::Config::new(program, dir.join(number.to_string()));
-        config.name = format!("node-{number}");
-        config.log = dir.with_file_name(format!("nats-{number}.log"));
-        routes.push(free_port().await?);
-        configs.push(config);
-    }
-    if count > 1 {
-        for (config, listen) in configs.iter_mut().zip(&routes) {
-            config.cluster = Some(nats::Cluster { name: "faults".to_owned(), listen: *listen, routes: routes.clone() });
-        }
-    }
-    // All at once: a server of a cluster is ready only when the others are there.
-    let started = futures::future::try_join_all(configs.into_iter().map(nats::start)).await?;
-    Ok(started)
-}
-
-fn configuration(nats: &str, clickhouse: SocketAddr, gateway: SocketAddr, options: &Options, more: &str) -> String {
-    let replicas = if options.scene.nats_servers > 1 { 3 } else { 1 };
-    // NATS gives its streams three quarters of a disk.
-    let bytes: u64 = if options.scene.small_disks { 600 << 20 } else { 4 << 30 };
-    let limits = format!("max_age_hours = 24, max_bytes = {bytes}");
-    format!(
-        "admin.listen = '127.0.0.1:0'\n\
-         nats = {{ url = '{nats}', timeout_ms = 3000 }}\n\
-         ingest = {{ listen = '{gateway}', answer_max_ms = 4000, github.secrets = ['{SECRET}'] }}\n\
-         pipeline.ack_wait_s = {ACK_WAIT_S}\n\
-         retry = {{ backoff_min_ms = 200, backoff_max_ms = 2000 }}\n\
-         sinks.clickhouse = {{ url = 'http://{clickhouse}', insert_timeout_s = {INSERT_S}, linger_ms = 200 }}\n\
-         {more}\
-         [streams]\n\
-         replicas = {replicas}\n\
-         duplicate_window_s = {WINDOW_S}\n\
-         raw = {{ {limits} }}\n\
-         events = {{ {limits} }}\n\
-         alerts = {{ {limits} }}\n\
-         dead = {{ {limits} }}\n"
-    )
-}
-
-async fn free_port() -> anyhow::Result<SocketAddr> {
-    Ok(tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?)
-}
-
-async fn freeze(part: &Part, ack_wait_s: u64) {
-    part.freeze();
-    sleep(Duration::from_secs(ack_wait_s + 3)).await;
-    part.thaw();
-}
-
-async fn misbehave(proxy: Option<&Proxy>, repeats: bool, plan: &mut Plan) {
-    let Some(proxy) = proxy else { return };
-    let slow = plan.millis(50, 400);
-    let late = Duration::from_secs(INSERT_S) + plan.millis(500, 3_000);
-    let mut troubles =
-        vec![Trouble::Drop, Trouble::Delay(slow), Trouble::Reset, Trouble::Truncate, Trouble::Late(late)];
-    if repeats {
-        troubles.push(Trouble::Repeat);
-    }
-    let trouble = troubles[plan.below(troubles.len())];
-    tracing::info!(?trouble, "the network misbehaves");
-    let duration = plan.millis(500, 6_000);
-    proxy.trouble(trouble, duration).await;
-}
-
-/// Keeps a disk full for a while.
-async fn fill(disk: Option<&Disk>, plan: &mut Plan) -> anyhow::Result<()> {
-    let Some(disk) = disk else { return Ok(()) };
-    let until = tokio::time::Instant::now() + plan.millis(3_000, 15_000);
-    while tokio::time::Instant::now() < until {
-        // Again and again: what the server removes to help itself is taken too.
-        disk.fill()?;
-        sleep(Duration::from_millis(100)).await;
-    }
-    disk.free()
-}
-
-/// A process gets no more memory from the system for a while.
-async fn starve(pid: Option<u32>, time: Duration) -> anyhow::Result<()> {
-    let Some(pid) = pid.and_then(process) else { return Ok(()) };
-    let pages: u64 = std::fs::read_to_string(format!("/proc/{}/statm", pid.as_raw_pid()))
-        .ok()
-        .and_then(|text| text.split(' ').next()?.parse().ok())
-        .context("cannot read the size of ClickHouse's process")?;
-    let limit = Rlimit { current: Some(pages * rustix::param::page_size() as u64), maximum: None };
-    let before = prlimit(Some(pid), Resource::As, limit).context("cannot limit ClickHouse's memory")?;
-    sleep(time).await;
-    // It may have died of it, which is an outcome too.
-    let _ = prlimit(Some(pid), Resource::As, before);
-    Ok(())
-}
-
-/// A process is stopped for a while, then goes on.
-async fn pause(pid: Option<u32>, time: Duration) {
-    let Some(pid) = pid else { return };
-    signal(pid, Signal::STOP);
-    sleep(time).await;
-    signal(pid, Signal::CONT);
-}
-
-fn kill(pid: Option<u32>) {
-    // Without a process it is just being started again: it is down, as was wanted.
-    if let Some(pid) = pid {
-        signal(pid, Signal::KILL);
-    }
-}
-
-fn signal(pid: u32, signal: Signal) {
-    if let Some(pid) = process(pid) {
-        let _ = kill_process(pid, signal);
-    }
-}
-
-fn process(pid: u32) -> Option<Pid> {
-    i32::try_from(pid).ok().and_then(Pid::from_raw)
 }

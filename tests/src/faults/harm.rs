@@ -1,0 +1,86 @@
+//! What is done to a process, a network or a disk.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use tokio::time::sleep;
+
+use super::disk::Disk;
+use super::part::Part;
+use super::plan::Plan;
+use super::proxy::{Proxy, Trouble};
+use super::setup::INSERT_S;
+
+pub(super) async fn freeze(part: &Part, ack_wait_s: u64) {
+    part.freeze();
+    sleep(Duration::from_secs(ack_wait_s + 3)).await;
+    part.thaw();
+}
+
+pub(super) async fn misbehave(proxy: Option<&Proxy>, repeats: bool, plan: &mut Plan) {
+    let Some(proxy) = proxy else { return };
+    let slow = plan.millis(50, 400);
+    let late = Duration::from_secs(INSERT_S) + plan.millis(500, 3_000);
+    let mut troubles =
+        vec![Trouble::Drop, Trouble::Delay(slow), Trouble::Reset, Trouble::Truncate, Trouble::Late(late)];
+    if repeats {
+        troubles.push(Trouble::Repeat);
+    }
+    let trouble = troubles[plan.below(troubles.len())];
+    tracing::info!(?trouble, "the network misbehaves");
+    let duration = plan.millis(500, 6_000);
+    proxy.trouble(trouble, duration).await;
+}
+
+/// Keeps a disk full for a while.
+pub(super) async fn fill(disk: Option<&Disk>, plan: &mut Plan) -> anyhow::Result<()> {
+    let Some(disk) = disk else { return Ok(()) };
+    let until = tokio::time::Instant::now() + plan.millis(3_000, 15_000);
+    while tokio::time::Instant::now() < until {
+        // Again and again: what the server removes to help itself is taken too.
+        disk.fill()?;
+        sleep(Duration::from_millis(100)).await;
+    }
+    disk.free()
+}
+
+/// A process gets no more memory from the system for a while.
+pub(super) async fn starve(pid: Option<u32>, time: Duration) -> anyhow::Result<()> {
+    let Some(pid) = pid.and_then(process) else { return Ok(()) };
+    let pages: u64 = std::fs::read_to_string(format!("/proc/{}/statm", pid.as_raw_pid()))
+        .ok()
+        .and_then(|text| text.split(' ').next()?.parse().ok())
+        .context("cannot read the size of ClickHouse's process")?;
+    let limit = Rlimit { current: Some(pages * rustix::param::page_size() as u64), maximum: None };
+    let before = prlimit(Some(pid), Resource::As, limit).context("cannot limit ClickHouse's memory")?;
+    sleep(time).await;
+    // It may have died of it, which is an outcome too.
+    let _ = prlimit(Some(pid), Resource::As, before);
+    Ok(())
+}
+
+/// A process is stopped for a while, then goes on.
+pub(super) async fn pause(pid: Option<u32>, time: Duration) {
+    let Some(pid) = pid else { return };
+    signal(pid, Signal::STOP);
+    sleep(time).await;
+    signal(pid, Signal::CONT);
+}
+
+pub(super) fn kill(pid: Option<u32>) {
+    // Without a process it is just being started again: it is down, as was wanted.
+    if let Some(pid) = pid {
+        signal(pid, Signal::KILL);
+    }
+}
+
+fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = process(pid) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+fn process(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
+}

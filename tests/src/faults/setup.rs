@@ -1,0 +1,67 @@
+//! How the servers and processes of a run are set up.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use headrace_local::nats;
+
+use super::Options;
+use super::load::{SECRET, WINDOW_S};
+
+/// `ack_wait` of the chains in these runs, in seconds.
+pub(super) const ACK_WAIT_S: u64 = 5;
+/// The limit of one insert in these runs, in seconds.
+pub(super) const INSERT_S: u64 = 2;
+
+pub(super) async fn start_nats(program: &Path, dir: &Path, count: usize) -> anyhow::Result<Vec<nats::Running>> {
+    let mut configs: Vec<nats::Config> = Vec::new();
+    let mut routes = Vec::new();
+    for number in 0..count {
+        let mut config = nats::Config::new(program, dir.join(number.to_string()));
+        config.name = format!("node-{number}");
+        config.log = dir.with_file_name(format!("nats-{number}.log"));
+        routes.push(free_port().await?);
+        configs.push(config);
+    }
+    if count > 1 {
+        for (config, listen) in configs.iter_mut().zip(&routes) {
+            config.cluster = Some(nats::Cluster { name: "faults".to_owned(), listen: *listen, routes: routes.clone() });
+        }
+    }
+    // All at once: a server of a cluster is ready only when the others are there.
+    let started = futures::future::try_join_all(configs.into_iter().map(nats::start)).await?;
+    Ok(started)
+}
+
+pub(super) fn configuration(
+    nats: &str,
+    clickhouse: SocketAddr,
+    gateway: SocketAddr,
+    options: &Options,
+    more: &str,
+) -> String {
+    let replicas = if options.scene.nats_servers > 1 { 3 } else { 1 };
+    // NATS gives its streams three quarters of a disk.
+    let bytes: u64 = if options.scene.small_disks { 600 << 20 } else { 4 << 30 };
+    let limits = format!("max_age_hours = 24, max_bytes = {bytes}");
+    format!(
+        "admin.listen = '127.0.0.1:0'\n\
+         nats = {{ url = '{nats}', timeout_ms = 3000 }}\n\
+         ingest = {{ listen = '{gateway}', answer_max_ms = 4000, github.secrets = ['{SECRET}'] }}\n\
+         pipeline.ack_wait_s = {ACK_WAIT_S}\n\
+         retry = {{ backoff_min_ms = 200, backoff_max_ms = 2000 }}\n\
+         sinks.clickhouse = {{ url = 'http://{clickhouse}', insert_timeout_s = {INSERT_S}, linger_ms = 200 }}\n\
+         {more}\
+         [streams]\n\
+         replicas = {replicas}\n\
+         duplicate_window_s = {WINDOW_S}\n\
+         raw = {{ {limits} }}\n\
+         events = {{ {limits} }}\n\
+         alerts = {{ {limits} }}\n\
+         dead = {{ {limits} }}\n"
+    )
+}
+
+pub(super) async fn free_port() -> anyhow::Result<SocketAddr> {
+    Ok(tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?)
+}
