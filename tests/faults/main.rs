@@ -63,11 +63,6 @@ async fn nothing_is_lost_or_twice_when_receivers_refuse() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_or_twice_when_servers_of_a_cluster_die() {
-    survives(5, 25, Scene { faults: &[Fault::KillLeader, Fault::FreezeNats, Fault::KillSink], ..Scene::CLUSTER }).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_twice_on_a_bad_network() {
     const FAULTS: &[Fault] = &[Fault::NetworkNats, Fault::NetworkClickHouse, Fault::NetworkGateway];
     survives(3, 20, Scene { faults: FAULTS, ..Scene::ONE }).await;

@@ -199,6 +199,11 @@ impl Broker {
         self.client.connection_state() == ConnectionState::Connected
     }
 
+    /// Whether the server that we are connected to belongs to a cluster.
+    pub(crate) fn is_clustered(&self) -> bool {
+        self.client.server_info().cluster.is_some()
+    }
+
     /// The id of the server that we are connected to; it has a new one in each of its lives.
     pub(crate) fn server_id(&self) -> String {
         self.client.server_info().server_id

@@ -166,8 +166,12 @@ impl Lane {
     ///
     /// # Errors
     /// When the broker does not answer.
-    pub async fn predecessors_settled(&mut self, sequence: u64) -> anyhow::Result<bool> {
+    pub async fn predecessors_settled(&mut self, sequence: u64, epoch: &Epoch) -> anyhow::Result<bool> {
         let info = self.consumer.info().await.context("cannot read the consumer's state")?;
+        // A floor that another leader tells says nothing of what is held under this one.
+        if Epoch::of(&self.broker, info, self.epoch.as_ref()).await? != *epoch {
+            return Ok(false);
+        }
         let next = info.ack_floor.stream_sequence + 1;
         if next >= sequence {
             return Ok(true);

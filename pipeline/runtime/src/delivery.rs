@@ -218,7 +218,7 @@ impl<S: Sink> SinkLoop<S> {
             }
         }
         let first = part.messages.iter().map(|message| message.sequence).min().unwrap_or_default();
-        let settled = lane.predecessors_settled(first).await.unwrap_or(false);
+        let settled = lane.predecessors_settled(first, epoch).await.unwrap_or(false);
         (!settled).then_some(PREDECESSORS_WAIT)
     }
 

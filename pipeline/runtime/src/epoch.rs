@@ -38,6 +38,9 @@ impl Epoch {
                 let since = cluster.leader_since.context("the consumer's leader does not tell since when it leads")?;
                 Some((leader, since))
             }
+            // While a cluster's consumer changes its leader it may be told without one, and with a state that
+            // is not to be believed.
+            None if broker.is_clustered() => anyhow::bail!("the consumer has no leader at the moment"),
             None => None,
         };
         let life = match leader {

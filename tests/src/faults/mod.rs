@@ -71,8 +71,9 @@ async fn run_seed(options: &Options) -> anyhow::Result<Report> {
     let load = Load::start(world.gateway(), options.rate);
     let mut report = Report::new(options);
     let mut plan = Plan::new(options.seed, options.scene.faults);
-    let end = Instant::now() + options.duration;
     probe(&world, &load).await.context("before any fault")?;
+    // A cluster may need a while to choose its leaders.
+    let end = Instant::now() + options.duration;
     while Instant::now() < end {
         tokio::time::sleep(plan.gap()).await;
         let fault = plan.next();
