@@ -65,9 +65,7 @@ fn listening(table: &str, port: u16) -> Vec<u64> {
 
 /// The status of `GET path`; `None` if there is no HTTP answer.
 pub(crate) async fn http_status(address: SocketAddr, path: &str) -> Option<u16> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    let answer = exchange(address, request.as_bytes()).await?;
-    answer.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()
+    http_answer(address, path).await.map(|(status, _)| status)
 }
 
 /// Status and beginning of the body, at most some kilobytes, of an HTTP answer; `None` when there is none.
@@ -86,11 +84,10 @@ pub(crate) async fn http_answer(address: SocketAddr, path: &str) -> Option<(u16,
     tokio::time::timeout(PROBE_MAX, asking).await.ok()?
 }
 
-/// What a server says first after `request` was sent, at most some hundred bytes.
-pub(crate) async fn exchange(address: SocketAddr, request: &[u8]) -> Option<String> {
+/// What a server says first to whoever connects, at most some hundred bytes.
+pub(crate) async fn greeting(address: SocketAddr) -> Option<String> {
     let probing = async {
         let mut stream = TcpStream::connect(address).await.ok()?;
-        stream.write_all(request).await.ok()?;
         let mut answer = [0; 512];
         let length = stream.read(&mut answer).await.ok()?;
         Some(String::from_utf8_lossy(&answer[..length]).into_owned())

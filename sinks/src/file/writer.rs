@@ -43,7 +43,7 @@ pub(super) struct Writer {
     file: File,
     bytes: u64,
     /// Held as long as this process may write.
-    _lock: File,
+    lock: File,
 }
 
 impl Writer {
@@ -59,7 +59,7 @@ impl Writer {
         }
         let (file, bytes) = open_repaired(&dir.join(format!("{name}.jsonl")))?;
         sync_dir(dir)?;
-        Ok(Self { dir: dir.to_owned(), name, limits, file, bytes, _lock: lock })
+        Ok(Self { dir: dir.to_owned(), name, limits, file, bytes, lock })
     }
 
     /// Whether the file is still the one under its name. Moved or deleted by somebody, it would take
@@ -99,6 +99,16 @@ impl Writer {
             }
         }
         sync_dir(&self.dir)
+    }
+}
+
+impl Drop for Writer {
+    /// Closing the file is not enough: a child that this process is just starting has it too until it runs its
+    /// own program, and with it the lock.
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(name = self.name, %error, "cannot unlock the file; it is free when this process ends");
+        }
     }
 }
 

@@ -28,17 +28,31 @@ pub(super) struct Server {
     listen: SocketAddr,
     monitor: SocketAddr,
     /// Held as long as the server may run. The child dies with this process, and so does the lock.
-    _lock: Arc<File>,
+    _lock: Arc<DirLock>,
+}
+
+/// Keeps others out of a directory.
+#[derive(Debug)]
+pub(super) struct DirLock(File);
+
+impl Drop for DirLock {
+    /// Closing the file is not enough: a child that this process is just starting has it too until it runs its
+    /// own program, and with it the lock.
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "cannot unlock the data directory; it is free when this process ends");
+        }
+    }
 }
 
 /// Keeps a second server out of the directory; nats-server itself does not, and two of them destroy the streams.
-pub(super) fn lock(data_dir: &Path) -> Result<Arc<File>, Error> {
+pub(super) fn lock(data_dir: &Path) -> Result<Arc<DirLock>, Error> {
     let path = data_dir.join("headrace.lock");
     let unusable = |source| Error::DataDir { path: data_dir.into(), source };
     fs::create_dir_all(data_dir).map_err(unusable)?;
     let file = File::options().create(true).truncate(false).write(true).open(path).map_err(unusable)?;
     match file.try_lock() {
-        Ok(()) => Ok(Arc::new(file)),
+        Ok(()) => Ok(Arc::new(DirLock(file))),
         Err(TryLockError::WouldBlock) => Err(Error::DataDirInUse { path: data_dir.into() }),
         Err(TryLockError::Error(source)) => Err(unusable(source)),
     }
@@ -56,7 +70,7 @@ fn require_room(path: &Path, needed_bytes: u64) -> Result<(), Error> {
 
 impl Server {
     /// Chooses the ports that are left open and writes the configuration.
-    pub(super) fn new(config: Config, lock: Arc<File>) -> Result<Self, Error> {
+    pub(super) fn new(config: Config, lock: Arc<DirLock>) -> Result<Self, Error> {
         let listen = start::with_port(config.listen)?;
         let monitor = start::with_port(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0))?;
         let path = config.data_dir.join("nats-server.conf");
@@ -75,7 +89,7 @@ impl Server {
 
     /// Clients are greeted, and JetStream is up. In a cluster it may still look for its peers.
     async fn answers(&self) -> bool {
-        let greeting = net::exchange(self.address(), b"").await;
+        let greeting = net::greeting(self.address()).await;
         greeting.is_some_and(|greeting| greeting.starts_with("INFO "))
             && net::http_status(self.monitor, HEALTH).await == Some(200)
     }
