@@ -81,6 +81,7 @@ pub struct Broker {
     client: async_nats::Client,
     jetstream: jetstream::Context,
     duplicate_window: Duration,
+    replicated: bool,
     timeout: Duration,
 }
 
@@ -108,7 +109,13 @@ impl Broker {
             .max_ack_inflight(UNCONFIRMED_MAX)
             .backpressure_on_inflight(true)
             .build(client.clone());
-        Ok(Self { client, jetstream, duplicate_window: streams.duplicate_window(), timeout: nats.timeout() })
+        Ok(Self {
+            client,
+            jetstream,
+            duplicate_window: streams.duplicate_window(),
+            replicated: streams.replicas > 1,
+            timeout: nats.timeout(),
+        })
     }
 
     /// Creates or updates the streams and buckets and publishes this release's schemas. Safe to call
@@ -199,9 +206,9 @@ impl Broker {
         self.client.connection_state() == ConnectionState::Connected
     }
 
-    /// Whether the server that we are connected to belongs to a cluster.
-    pub(crate) fn is_clustered(&self) -> bool {
-        self.client.server_info().cluster.is_some()
+    /// Whether the streams have copies, so that each consumer has a leader among several servers.
+    pub(crate) const fn is_replicated(&self) -> bool {
+        self.replicated
     }
 
     /// The id of the server that we are connected to; it has a new one in each of its lives.

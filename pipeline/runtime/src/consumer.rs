@@ -6,11 +6,9 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::jetstream::consumer::pull::{Batch, Config};
-use async_nats::jetstream::consumer::{self, AckPolicy, Consumer, DeliverPolicy};
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::jetstream::consumer::pull::Config;
+use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
 use futures::FutureExt as _;
-use futures::StreamExt as _;
 use headrace_schemas::time::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{Broker, Stream};
 use crate::epoch::Epoch;
 use crate::message::Delivered;
-use crate::progress::{last_sequence, state_of};
+use crate::progress::{last_sequence, oldest_unsettled, state_of};
+use crate::pull::Pull;
 
 /// How long a request for messages stays open at the broker.
 const REQUEST_OPEN: Duration = Duration::from_secs(5);
@@ -41,19 +40,13 @@ pub struct Subscription {
     pub unsettled_max: usize,
 }
 
-/// The subjects that a consumer is limited to; none when it reads all of its stream.
-pub(crate) fn filters(config: &consumer::Config) -> Vec<String> {
-    let own = [&config.filter_subject].into_iter().chain(&config.filter_subjects);
-    own.filter(|subject| !subject.is_empty()).cloned().collect()
-}
-
 /// One reader of a consumer.
 pub struct Lane {
     consumer: Consumer<Config>,
     stream: Stream,
     broker: Broker,
     epoch: Option<Epoch>,
-    open: Option<(Batch, Instant)>,
+    open: Option<(Pull, Instant)>,
 }
 
 impl Lane {
@@ -92,12 +85,11 @@ impl Lane {
     pub async fn ready(&mut self, max: usize, stop: &CancellationToken) -> anyhow::Result<Vec<Delivered>> {
         if self.open.is_none() {
             let requested_at = Instant::now();
-            let request = self.consumer.batch().max_messages(max).expires(REQUEST_OPEN).messages();
-            self.open = Some((request.await.context("cannot ask for messages")?, requested_at));
+            self.open = Some((self.request(max, None, REQUEST_OPEN).await?, requested_at));
         }
-        let Some((batch, requested_at)) = &mut self.open else { return Ok(Vec::new()) };
+        let Some((pull, requested_at)) = &mut self.open else { return Ok(Vec::new()) };
         let first = tokio::select! {
-            first = batch.next() => first,
+            first = pull.next() => first,
             () = stop.cancelled() => return Ok(Vec::new()),
         };
         let mut taken = Vec::new();
@@ -107,9 +99,8 @@ impl Lane {
                 self.open = None;
                 break;
             };
-            let message = message.map_err(|error| anyhow::anyhow!("the broker ended the request: {error}"))?;
-            taken.push(Delivered::new(message, *requested_at, NO_EPOCH)?);
-            next = if taken.len() < max { batch.next().now_or_never() } else { None };
+            taken.push(Delivered::new(message?, *requested_at, NO_EPOCH)?);
+            next = if taken.len() < max { pull.next().now_or_never() } else { None };
         }
         Ok(taken)
     }
@@ -129,22 +120,21 @@ impl Lane {
         // Before the request: what is delivered is then of this epoch or a later one.
         let epoch = self.epoch().await?;
         let requested_at = Instant::now();
-        let request = self.consumer.batch().max_messages(max).max_bytes(bytes_max).expires(linger).messages();
-        let mut batch = request.await.context("cannot ask for messages")?;
+        let mut pull = self.request(max, Some(bytes_max), linger).await?;
         let mut taken = Vec::new();
         loop {
             let next = tokio::select! {
-                next = batch.next() => next,
+                next = pull.next() => next,
                 () = stop.cancelled() => break,
             };
-            match next {
-                Some(Ok(message)) => taken.push(Delivered::new(message, requested_at, epoch.since())?),
-                Some(Err(error)) if taken.is_empty() => anyhow::bail!("the broker ended the request: {error}"),
-                // A batch that reached its bytes ends so too; what it brought is whole.
-                Some(Err(_)) | None => break,
-            }
+            let Some(message) = next else { break };
+            taken.push(Delivered::new(message?, requested_at, epoch.since())?);
         }
         Ok((taken, epoch))
+    }
+
+    async fn request(&self, max: usize, bytes_max: Option<usize>, open: Duration) -> anyhow::Result<Pull> {
+        Pull::request(self.broker.jetstream(), &self.consumer, (max, bytes_max), open).await
     }
 
     /// The present epoch of the broker's memory of this consumer.
@@ -172,26 +162,11 @@ impl Lane {
         if Epoch::of(&self.broker, info, self.epoch.as_ref()).await? != *epoch {
             return Ok(false);
         }
-        let next = info.ack_floor.stream_sequence + 1;
-        if next >= sequence {
+        if info.ack_floor.stream_sequence + 1 >= sequence {
             return Ok(true);
         }
-        // Sequences above the floor may be gone from the stream, or may never have been ours.
-        let mut subjects = filters(&info.config);
-        if subjects.is_empty() {
-            subjects.push(self.stream.subjects().to_owned());
-        }
-        let stream = self.broker.jetstream().get_stream_no_info(self.stream.name()).await?;
-        for subject in subjects {
-            // From the stream's leader: a copy may not have the newest messages yet.
-            match stream.get_first_raw_message_by_subject(&subject, next).await {
-                Ok(message) if message.sequence < sequence => return Ok(false),
-                Ok(_) => {}
-                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {}
-                Err(error) => return Err(error).context("cannot read the oldest message that is not settled"),
-            }
-        }
-        Ok(true)
+        let oldest = oldest_unsettled(&self.broker, self.stream, info).await?;
+        Ok(oldest.is_none_or(|message| message.sequence >= sequence))
     }
 
     /// Messages that wait, and messages delivered but not settled, over all lanes and processes.

@@ -3,8 +3,8 @@
 //! A NATS server that is killed forgets the latest deliveries and acknowledgements: it writes a
 //! consumer's state behind its clients' backs. Afterwards it hands out messages as if for the first
 //! time that others still hold, or have settled; a consumer that was removed and made anew has forgotten
-//! everything. So a message that was stored before the present epoch
-//! began is a suspect, and what was taken in an earlier epoch is no longer ours.
+//! everything. So a message that was stored before the present epoch began is a suspect, and what was
+//! taken in an earlier epoch is no longer ours.
 
 use std::sync::Arc;
 
@@ -38,9 +38,9 @@ impl Epoch {
                 let since = cluster.leader_since.context("the consumer's leader does not tell since when it leads")?;
                 Some((leader, since))
             }
-            // While a cluster's consumer changes its leader it may be told without one, and with a state that
-            // is not to be believed.
-            None if broker.is_clustered() => anyhow::bail!("the consumer has no leader at the moment"),
+            // While such a consumer changes its leader it may be told without one, and with a state that is not
+            // to be believed.
+            None if broker.is_replicated() => anyhow::bail!("the consumer has no leader at the moment"),
             None => None,
         };
         let life = match leader {

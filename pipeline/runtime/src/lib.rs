@@ -28,6 +28,7 @@ pub mod patience;
 pub mod payload;
 pub mod progress;
 pub mod publisher;
+mod pull;
 pub mod retention;
 pub mod secret;
 pub mod settle;

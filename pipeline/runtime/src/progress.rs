@@ -3,10 +3,12 @@
 use anyhow::Context as _;
 use async_nats::jetstream::consumer::Info;
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use headrace_schemas::time::Timestamp;
 
 use crate::broker::{Broker, Stream};
+use crate::epoch::micros;
 
 /// The sequence of the last message that was stored in `stream`.
 ///
@@ -49,20 +51,41 @@ pub(crate) async fn state_of(broker: &Broker, stream: Stream, component: &str) -
 pub async fn settled_through(broker: &Broker, stream: Stream, component: &str) -> anyhow::Result<Option<Timestamp>> {
     // Before the question: what is stored while we ask is not covered by the answer.
     let asked_at = Timestamp::now();
-    let handle = broker.jetstream().get_stream_no_info(stream.name()).await.context("cannot open the stream")?;
-    let Some(Info { num_pending, num_ack_pending, ack_floor, .. }) = state_of(broker, stream, component).await? else {
-        return Ok(None);
-    };
-    if num_pending == 0 && num_ack_pending == 0 {
+    let Some(info) = state_of(broker, stream, component).await? else { return Ok(None) };
+    if info.num_pending == 0 && info.num_ack_pending == 0 {
         return Ok(Some(asked_at));
     }
-    // Sequences after the floor may be gone; the next message that is there is the oldest that is not settled.
-    match handle.get_first_raw_message_by_subject(stream.subjects(), ack_floor.stream_sequence + 1).await {
-        Ok(message) => {
-            let micros = message.time.unix_timestamp_nanos() / 1_000;
-            Ok(Some(Timestamp::from_micros(i64::try_from(micros).unwrap_or_default())))
-        }
-        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(Some(asked_at)),
-        Err(error) => Err(error).context("cannot read the oldest message that is not settled"),
+    let oldest = oldest_unsettled(broker, stream, &info).await?;
+    Ok(Some(oldest.map_or(asked_at, |message| micros(message.time.unix_timestamp_nanos()))))
+}
+
+/// The first message above the floor of `consumer` that it reads. Sequences above the floor may be gone, or may
+/// never have been its own; the floor of a consumer of few subjects stays at the last message that was.
+///
+/// # Errors
+/// When the broker does not answer.
+pub(crate) async fn oldest_unsettled(
+    broker: &Broker,
+    stream: Stream,
+    consumer: &Info,
+) -> anyhow::Result<Option<StreamMessage>> {
+    let handle = broker.jetstream().get_stream_no_info(stream.name()).await.context("cannot open the stream")?;
+    let own = [&consumer.config.filter_subject].into_iter().chain(&consumer.config.filter_subjects);
+    let mut subjects: Vec<&str> = own.map(String::as_str).filter(|subject| !subject.is_empty()).collect();
+    if subjects.is_empty() {
+        subjects.push(stream.subjects());
     }
+    let mut oldest: Option<StreamMessage> = None;
+    for subject in subjects {
+        // From the stream's leader: a copy may not have the newest messages yet.
+        match handle.get_first_raw_message_by_subject(subject, consumer.ack_floor.stream_sequence + 1).await {
+            Ok(message) if oldest.as_ref().is_none_or(|oldest| message.sequence < oldest.sequence) => {
+                oldest = Some(message);
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {}
+            Err(error) => return Err(error).context("cannot read the oldest message that is not settled"),
+        }
+    }
+    Ok(oldest)
 }

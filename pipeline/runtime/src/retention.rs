@@ -5,15 +5,13 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::jetstream::consumer;
-use async_nats::jetstream::stream::{self, LastRawMessageErrorKind};
 use futures::TryStreamExt as _;
 use metrics::counter;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Stream};
-use crate::consumer::filters;
 use crate::metrics::PURGED;
+use crate::progress::oldest_unsettled;
 
 /// How often to look.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -53,8 +51,10 @@ async fn relieve(broker: &Broker, stream: Stream) -> anyhow::Result<()> {
     let consumers: Vec<_> = handle.consumers().try_collect().await.context("cannot list its consumers")?;
     let mut last = None;
     for consumer in &consumers {
-        let settled = settled_by(&handle, consumer, state.last_sequence).await;
-        let settled = settled.with_context(|| format!("cannot tell what {} has settled", consumer.name))?;
+        let oldest = oldest_unsettled(broker, stream, consumer).await;
+        let oldest = oldest.with_context(|| format!("cannot tell what {} has settled", consumer.name))?;
+        // `state` is older than this: what came in between stays.
+        let settled = oldest.map_or(state.last_sequence, |message| message.sequence - 1);
         if last.is_none_or(|(_, least)| settled < least) {
             last = Some((consumer.name.as_str(), settled));
         }
@@ -78,26 +78,4 @@ async fn relieve(broker: &Broker, stream: Stream) -> anyhow::Result<()> {
     counter!(PURGED, "stream" => stream.name()).increment(purged);
     tracing::info!(stream = stream.name(), purged, "made room: removed messages that every consumer has settled");
     Ok(())
-}
-
-/// The sequence up to which `consumer` has settled all that it reads, at most `last`.
-///
-/// The floor of its acknowledgements is not enough: that of a consumer of few subjects stays at the last message that
-/// was its own, and what it never reads would fill the stream for good.
-async fn settled_by(stream: &stream::Stream, consumer: &consumer::Info, last: u64) -> anyhow::Result<u64> {
-    let floor = consumer.ack_floor.stream_sequence;
-    let filters = filters(&consumer.config);
-    if filters.is_empty() {
-        return Ok(floor);
-    }
-    // `last` is older than the floor: what came in between is above it and stays.
-    let mut settled = last;
-    for subject in filters {
-        match stream.get_first_raw_message_by_subject(&subject, floor + 1).await {
-            Ok(message) => settled = settled.min(message.sequence - 1),
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {}
-            Err(error) => return Err(error).context("cannot read the oldest message that is not settled"),
-        }
-    }
-    Ok(settled)
 }

@@ -43,7 +43,7 @@ impl Outcome {
     }
 }
 
-/// How often JetStream has delivered a message, this time included: 1 or more.
+/// How often JetStream has delivered a message, or how often it failed, this time included: 1 or more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attempt(pub u32);
 
@@ -100,7 +100,8 @@ pub enum Settlement {
     },
 }
 
-/// Decides what becomes of a message.
+/// Decides what becomes of a message. For an event's own temporary failure `attempt` is how often it has failed
+/// so, which the broker does not count; for all else it is the delivery.
 #[must_use]
 pub fn settle(outcome: &Outcome, attempt: Attempt, policy: &RetryPolicy) -> Settlement {
     let backoff = policy.backoff(attempt);

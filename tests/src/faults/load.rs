@@ -37,6 +37,8 @@ pub(super) struct Delivery {
     pub(super) body: Vec<u8>,
     /// Whether a rule matches it.
     pub(super) matching: bool,
+    /// Whether it is presented again later.
+    repeated: bool,
 }
 
 impl Delivery {
@@ -108,7 +110,7 @@ async fn pace(sender: Arc<Sender>, rate: u32, stop: CancellationToken) {
                 let delivery = sender.delivery();
                 sender.send(&delivery).await;
                 drop(place);
-                if sender.number.load(Ordering::Relaxed).is_multiple_of(REPEAT_EVERY) {
+                if delivery.repeated {
                     let wait = tokio::time::sleep(Duration::from_secs(WINDOW_S + 2));
                     tokio::select! { () = wait => {}, () = stop.cancelled() => {} }
                     sender.send(&delivery).await;
@@ -134,7 +136,8 @@ impl Sender {
             turn % 20,
             turn % 10
         );
-        Delivery { guid, event, body: body.into_bytes(), matching }
+        let repeated = number.is_multiple_of(REPEAT_EVERY);
+        Delivery { guid, event, body: body.into_bytes(), matching, repeated }
     }
 
     async fn send(&self, delivery: &Delivery) -> Answer {

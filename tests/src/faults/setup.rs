@@ -1,9 +1,6 @@
 //! How the servers and processes of a run are set up.
 
 use std::net::SocketAddr;
-use std::path::Path;
-
-use headrace_local::nats;
 
 use super::Options;
 use super::load::{SECRET, WINDOW_S};
@@ -12,26 +9,6 @@ use super::load::{SECRET, WINDOW_S};
 pub(super) const ACK_WAIT_S: u64 = 5;
 /// The limit of one insert in these runs, in seconds.
 pub(super) const INSERT_S: u64 = 2;
-
-pub(super) async fn start_nats(program: &Path, dir: &Path, count: usize) -> anyhow::Result<Vec<nats::Running>> {
-    let mut configs: Vec<nats::Config> = Vec::new();
-    let mut routes = Vec::new();
-    for number in 0..count {
-        let mut config = nats::Config::new(program, dir.join(number.to_string()));
-        config.name = format!("node-{number}");
-        config.log = dir.with_file_name(format!("nats-{number}.log"));
-        routes.push(free_port().await?);
-        configs.push(config);
-    }
-    if count > 1 {
-        for (config, listen) in configs.iter_mut().zip(&routes) {
-            config.cluster = Some(nats::Cluster { name: "faults".to_owned(), listen: *listen, routes: routes.clone() });
-        }
-    }
-    // All at once: a server of a cluster is ready only when the others are there.
-    let started = futures::future::try_join_all(configs.into_iter().map(nats::start)).await?;
-    Ok(started)
-}
 
 pub(super) fn configuration(
     nats: &str,
@@ -60,8 +37,4 @@ pub(super) fn configuration(
          alerts = {{ {limits} }}\n\
          dead = {{ {limits} }}\n"
     )
-}
-
-pub(super) async fn free_port() -> anyhow::Result<SocketAddr> {
-    Ok(tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?)
 }

@@ -22,7 +22,8 @@ use super::part::Part;
 use super::plan::{Fault, Plan};
 use super::proxy::Proxy;
 use super::receivers::Receivers;
-use super::setup::{ACK_WAIT_S, INSERT_S, configuration, free_port, start_nats};
+use super::setup::{ACK_WAIT_S, INSERT_S, configuration};
+use crate::harness::servers;
 
 /// `ack_wait` of the sinks that comes of it, in seconds (`sinks::clickhouse::Config::terms`).
 const SINK_ACK_WAIT_S: u64 = (INSERT_S * 2 + 2) * 2;
@@ -87,7 +88,7 @@ impl World {
         } else {
             None
         };
-        let nats = start_nats(&nats_program, &nats_dir, options.scene.nats_servers).await?;
+        let nats = servers::start_nats(&nats_program, &nats_dir, options.scene.nats_servers).await?;
         let mut arguments = options.program.1.clone();
         arguments.extend(["clickhouse".into(), "--library".into(), library.into_os_string()]);
         let engine = clickhouse::Config::new(&options.program.0, arguments, clickhouse_dir);
@@ -96,7 +97,7 @@ impl World {
         // A cluster tells its clients of all its servers, so that a proxy before one would be passed by.
         let to_nats = if nats.len() == 1 { Some(Proxy::start(nats[0].address()).await?) } else { None };
         let to_clickhouse = Proxy::start(clickhouse.address()).await?;
-        let gateway_address = free_port().await?;
+        let gateway_address = servers::free_port().await?;
         let to_gateway = Proxy::start(gateway_address).await?;
         let direct: Vec<String> = nats.iter().map(nats::Running::url).collect();
         let nats_url = to_nats.as_ref().map_or_else(|| direct.join(","), |proxy| format!("nats://{}", proxy.address()));

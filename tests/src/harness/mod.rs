@@ -4,8 +4,9 @@
 //! is read with [`Nats::dead_letters`] and [`Nats::consumer`], which the runtime has no need of.
 
 pub mod samples;
+pub(crate) mod servers;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,10 +26,14 @@ use tempfile::TempDir;
 /// The ceiling of every wait: far beyond what is ever needed on a loaded machine.
 pub const CEILING: Duration = Duration::from_secs(60);
 
-/// A nats-server with Headrace's streams. Dropped, it is killed and its directory removed.
+/// A nats-server, or a cluster, with Headrace's streams. Dropped, it is killed and its directory removed.
 pub struct Nats {
     server: nats::Running,
+    /// The others of its cluster.
+    others: Vec<nats::Running>,
     jetstream: jetstream::Context,
+    /// How its streams are made.
+    streams: config::Streams,
     // After the server, which writes into it.
     dir: TempDir,
 }
@@ -66,35 +71,51 @@ pub struct Consumed {
 impl Nats {
     /// Starts a server and makes the streams.
     pub async fn start() -> Self {
-        Self::try_start().await.expect("nats-server starts; its log is in the error")
+        Self::with(streams()).await
     }
 
-    async fn try_start() -> anyhow::Result<Self> {
+    /// Starts a server and makes the streams as told.
+    pub async fn with(streams: config::Streams) -> Self {
+        Self::try_start(streams).await.expect("nats-server starts; its log is in the error")
+    }
+
+    async fn try_start(streams: config::Streams) -> anyhow::Result<Self> {
         let dir = TempDir::new().context("cannot make a directory")?;
         let server = nats::start(server_config(&dir).await?).await?;
         let client = async_nats::connect(server.url()).await.context("cannot connect")?;
-        let nats = Self { server, jetstream: jetstream::new(client), dir };
-        nats.broker().await.ensure_topology(&streams()).await?;
+        let nats = Self { server, others: Vec::new(), jetstream: jetstream::new(client), streams, dir };
+        nats.broker().await.ensure_topology(&nats.streams).await?;
         Ok(nats)
+    }
+
+    /// Starts a cluster of three servers and makes the streams, of three copies each.
+    pub async fn cluster() -> Self {
+        let dir = TempDir::new().expect("a directory can be made");
+        let program = server_program().await.expect("nats-server can be installed");
+        let started = servers::start_nats(&program, &dir.path().join("nats"), 3).await;
+        let mut others = started.expect("a cluster starts; a server's log is in the error");
+        let server = others.remove(0);
+        let client = async_nats::connect(server.url()).await.expect("it answers");
+        let streams = config::Streams { replicas: 3, ..streams() };
+        let nats = Self { server, others, jetstream: jetstream::new(client), streams, dir };
+        let broker = nats.broker().await;
+        // Until its servers have found each other and a leader, a cluster makes no streams.
+        let made = async || broker.ensure_topology(&nats.streams).await.ok();
+        poll::until("the cluster makes the streams", CEILING, made).await.expect("three servers agree");
+        nats
     }
 
     /// Ends the server, lets `damage` change its data directory, and starts it again at the same address.
     pub async fn damaged(self, damage: impl FnOnce(&Path)) -> Self {
-        let Self { server, dir, .. } = self;
+        let Self { server, others, streams, dir, .. } = self;
         let listen = server.address();
         server.stop().await;
         damage(dir.path());
         let config = server_config(&dir).await.expect("nats-server is installed by now");
         let config = nats::Config { listen, ..config };
-        // A process that another test is just starting has the directory's lock too, until it becomes its program.
-        let start = async || match nats::start(config.clone()).await {
-            Err(nats::Error::DataDirInUse { .. }) => None,
-            started => Some(started),
-        };
-        let server = poll::until("the data directory is free", CEILING, start).await.expect("its server has ended");
-        let server = server.expect("nats-server starts with what is left; its log is in the error");
+        let server = nats::start(config).await.expect("nats-server starts with what is left; its log is in the error");
         let client = async_nats::connect(server.url()).await.expect("it answers");
-        Self { server, jetstream: jetstream::new(client), dir }
+        Self { server, others, jetstream: jetstream::new(client), streams, dir }
     }
 
     /// The server itself.
@@ -105,8 +126,9 @@ impl Nats {
 
     /// A new connection, as a process would make one.
     pub async fn broker(&self) -> Broker {
-        let nats = config::Nats { url: self.server.url(), ..config::Nats::default() };
-        Broker::connect(&nats, &streams(), "test").await.expect("the server of this test runs")
+        let urls: Vec<String> = [&self.server].into_iter().chain(&self.others).map(nats::Running::url).collect();
+        let nats = config::Nats { url: urls.join(","), ..config::Nats::default() };
+        Broker::connect(&nats, &self.streams, "test").await.expect("the server of this test runs")
     }
 
     /// JetStream without the runtime's rules.
@@ -185,10 +207,13 @@ impl Nats {
 }
 
 async fn server_config(dir: &TempDir) -> anyhow::Result<nats::Config> {
+    Ok(nats::Config::new(server_program().await?, dir.path()))
+}
+
+async fn server_program() -> anyhow::Result<PathBuf> {
     // Blocking: the first test on a machine downloads it.
     let install = || Installer::for_user(Arc::new(Silent))?.nats_server();
-    let program = tokio::task::spawn_blocking(install).await.context("installing nats-server was cut off")??;
-    Ok(nats::Config::new(program, dir.path()))
+    Ok(tokio::task::spawn_blocking(install).await.context("installing nats-server was cut off")??)
 }
 
 /// Waits until `condition` holds.

@@ -1,0 +1,102 @@
+//! One request for messages of a pull consumer.
+//!
+//! The client library takes the server's word that a request is filled for the end of it. Where a consumer has copies
+//! that word overtakes the messages: NATS sends a message when its servers agree that it is delivered, and the word at
+//! once (`consumer.go` of 2.15, `deliverMsg` and what follows it). The messages would go to nobody, and come again
+//! after `ack_wait`, before which the next request would go the same way: a component with a backlog would take
+//! nothing any more. Here a request is over when the messages are there that the word counts.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::consumer::Consumer;
+use async_nats::jetstream::consumer::pull::{BatchConfig, Config};
+use async_nats::jetstream::{self, Context};
+use async_nats::{Message, StatusCode, Subject, Subscriber};
+use futures::StreamExt as _;
+use tokio::time::{Instant, Sleep, sleep};
+
+/// How much later than it should the server's word on a request may come.
+const WORD_WAIT: Duration = Duration::from_secs(5);
+/// How long to wait for messages that the server's word has overtaken. A leader that is gone never sends them.
+const STRAGGLERS_WAIT: Duration = Duration::from_secs(2);
+/// How many messages the server has not sent when it ends a request.
+const NOT_SENT: &str = "Nats-Pending-Messages";
+
+/// An open request.
+pub(crate) struct Pull {
+    subscriber: Subscriber,
+    context: Context,
+    max: usize,
+    taken: usize,
+    /// How many messages the server has sent, once it has said so.
+    sent: Option<usize>,
+    ends: Pin<Box<Sleep>>,
+}
+
+impl Pull {
+    /// Asks for up to `max` messages, and `bytes_max` bytes if that is given, that come within `open`.
+    ///
+    /// # Errors
+    /// When the request cannot be sent.
+    pub(crate) async fn request(
+        context: &Context,
+        consumer: &Consumer<Config>,
+        (max, bytes_max): (usize, Option<usize>),
+        open: Duration,
+    ) -> anyhow::Result<Self> {
+        let client = context.client();
+        let inbox = Subject::from(client.new_inbox());
+        let subscriber = client.subscribe(inbox.clone()).await.context("cannot ask for messages")?;
+        let config =
+            BatchConfig { batch: max, max_bytes: bytes_max.unwrap_or(0), expires: Some(open), ..Default::default() };
+        consumer.request_batch(config, inbox).await.context("cannot ask for messages")?;
+        let ends = Box::pin(sleep(open + WORD_WAIT));
+        Ok(Self { subscriber, context: context.clone(), max, taken: 0, sent: None, ends })
+    }
+
+    /// The next message; `None` at the end. To drop the wait for it loses nothing.
+    ///
+    /// # Errors
+    /// When the broker ends the request before it brought anything.
+    pub(crate) async fn next(&mut self) -> Option<anyhow::Result<jetstream::Message>> {
+        while self.taken < self.sent.unwrap_or(self.max) {
+            let message = tokio::select! {
+                message = self.subscriber.next() => message?,
+                () = &mut self.ends => return None,
+            };
+            if message.status.is_none_or(|status| status == StatusCode::OK) {
+                self.taken += 1;
+                return Some(Ok(jetstream::Message { context: self.context.clone(), message }));
+            }
+            match self.word(&message) {
+                Ok(()) => {}
+                // What it brought is whole.
+                Err(_) if self.taken > 0 => self.sent = Some(self.taken),
+                Err(error) => {
+                    self.sent = Some(0);
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+
+    /// Takes note of what the server says of the request.
+    fn word(&mut self, message: &Message) -> anyhow::Result<()> {
+        let status = message.status.unwrap_or(StatusCode::OK);
+        if status == StatusCode::IDLE_HEARTBEAT {
+            return Ok(());
+        }
+        let not_sent = message.headers.as_ref().and_then(|headers| headers.get(NOT_SENT)?.as_str().parse::<i64>().ok());
+        let not_sent = not_sent.map_or(self.max, |count| usize::try_from(count).unwrap_or(0));
+        if not_sent >= self.max && status != StatusCode::TIMEOUT && status != StatusCode::NOT_FOUND {
+            let why = message.description.as_deref().unwrap_or("without a reason");
+            anyhow::bail!("the broker ended the request: {status} {why}");
+        }
+        self.sent = Some(self.max.saturating_sub(not_sent).max(self.taken));
+        self.ends.as_mut().reset(Instant::now() + STRAGGLERS_WAIT);
+        Ok(())
+    }
+}
