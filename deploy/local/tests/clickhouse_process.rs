@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::ffi::OsString;
+
 use headrace_local::child::Event;
 use headrace_local::poll::until;
 use headrace_local::{StartError, clickhouse};
@@ -49,6 +51,40 @@ async fn acknowledged_rows_survive_a_kill() {
             assert!(found.contains(&row), "row {row} was acknowledged and is gone");
         }
     }
+}
+
+/// The engine takes a refused write for a done one; what it then acknowledges, or makes of a merge, is empty.
+#[tokio::test]
+async fn a_write_that_the_system_refuses_ends_the_server_and_nothing_acknowledged_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = support::config(&dir, &[]).await;
+    // No file may grow beyond a megabyte or two: what a full disk does, without the right to mount one.
+    let limited = ["-c", "trap '' XFSZ; ulimit -f 2000; exec \"$0\" \"$@\"", support::PROGRAM];
+    config.program = "/bin/sh".into();
+    config.args = limited.into_iter().map(OsString::from).chain(config.args).collect();
+    let clickhouse = ClickHouse::on(clickhouse::start(config).await.unwrap(), dir).await;
+    clickhouse.run("CREATE TABLE test.t (a UInt64, b String CODEC(NONE)) ENGINE = MergeTree ORDER BY a").await;
+    let mut acknowledged = 0;
+    for rows in [1_000, 60_000, 2_000, 60_000] {
+        let first = clickhouse.server.pid().unwrap();
+        let mut events = clickhouse.server.events();
+        // Sixty-four bytes that do not compress, each.
+        let insert = format!(
+            "INSERT INTO test.t SELECT number, randomPrintableASCII(64) FROM numbers({acknowledged}, {rows}) \
+             SETTINGS max_block_size = 1000000, min_insert_block_size_rows = 1000000"
+        );
+        let answer = clickhouse.http.post(clickhouse.url()).body(insert).send().await;
+        if answer.is_ok_and(|answer| answer.status().is_success()) {
+            acknowledged += rows;
+        } else {
+            let ready = events.wait_for(|event| matches!(event, Event::Ready { pid } if *pid != first));
+            tokio::time::timeout(CEILING, ready).await.unwrap().unwrap();
+        }
+        assert_eq!(clickhouse.run("SELECT count() FROM test.t WHERE length(b) = 64").await, acknowledged.to_string());
+    }
+    assert_eq!(acknowledged, 3_000, "only what fits is acknowledged");
+    let parts = clickhouse.run("CHECK TABLE test.t").await;
+    assert!(parts.lines().all(|part| part.split('\t').nth(1) == Some("1")), "name, whole, why not: {parts}");
 }
 
 #[tokio::test]

@@ -42,6 +42,10 @@ impl ClickHouse {
     pub(crate) async fn start_with(options: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = clickhouse::start(config(&dir, options).await).await.unwrap();
+        Self::on(server, dir).await
+    }
+
+    pub(crate) async fn on(server: clickhouse::Running, dir: TempDir) -> Self {
         let clickhouse = Self { server, http: reqwest::Client::new(), dir };
         clickhouse.run("CREATE DATABASE test ENGINE = Atomic").await;
         clickhouse

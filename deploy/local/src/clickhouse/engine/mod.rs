@@ -5,6 +5,7 @@
 
 mod ffi;
 mod result;
+mod write;
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::os::unix::ffi::OsStrExt as _;
@@ -65,6 +66,12 @@ pub enum EngineError {
         /// The data directory.
         path: PathBuf,
     },
+    /// The executable was linked in a way that hides its `write` from libraries.
+    #[error(
+        "expected the ClickHouse library to call this program's `write`, found another: a full disk would go unnoticed; \
+         link the program without a version script that hides symbols, and preload no library with a `write`"
+    )]
+    Unguarded,
     /// The engine started but did not answer the first statement.
     #[error("the ClickHouse engine does not answer: {0}")]
     Silent(String),
@@ -89,6 +96,9 @@ const SERVER_SETTINGS: [&CStr; 2] = [c"--implicit_select=0", c"--allow_introspec
 impl Engine {
     /// Loads the library. No directory is opened yet; the first [`Engine::connect`] does that.
     pub(crate) fn load(library: &Path, data_dir: &Path) -> Result<Self, EngineError> {
+        if !write::guard() {
+            return Err(EngineError::Unguarded);
+        }
         let symbols = Symbols::load(library).map_err(|source| EngineError::Load { path: library.into(), source })?;
         // SAFETY: called before any connection exists, as the header demands. Without it the engine would take
         // the handling of SIGTERM and SIGSEGV away from this process.

@@ -1,0 +1,74 @@
+//! The `write` of this process, which lets no failed write of a file go unnoticed.
+//!
+//! chDB ignores it when the system refuses a write (`WriteBufferFromFileDescriptor::nextImpl`, where ClickHouse throws):
+//! on a full disk it acknowledges inserts and finishes merges of which nothing was written, and deletes what was merged.
+//! The library calls `write` by name, and the dynamic linker finds the executable's first, which is this one. While an
+//! engine is loaded, a refused write to a regular file ends the process before anything can build on it. That is
+//! a crash like any other: what was acknowledged is there when the server starts again.
+
+use std::ffi::{c_int, c_void};
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use libloading::os::unix::Library;
+use rustix::fs::FileType;
+
+/// The status with which the process ends: `EX_IOERR` of `sysexits.h`.
+const STATUS: c_int = 74;
+
+static GUARDING: AtomicBool = AtomicBool::new(false);
+
+type Write = unsafe extern "C" fn(c_int, *const c_void, usize) -> isize;
+
+/// Begins to watch. False when libraries of this process would call another `write`.
+pub(super) fn guard() -> bool {
+    let ours: Write = write;
+    // SAFETY: the symbol is only compared, never called through this.
+    let found = unsafe { Library::this().get::<Write>(b"write") };
+    GUARDING.store(true, Ordering::Relaxed);
+    found.is_ok_and(|found| std::ptr::fn_addr_eq(*found, ours))
+}
+
+/// `write(2)`.
+///
+/// # Safety
+/// As for the function of the C library: `bytes` points to `count` of them.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn write(file: c_int, bytes: *const c_void, count: usize) -> isize {
+    // SAFETY: the system call of this name, with the arguments that our caller vouches for. It sets `errno`.
+    let written = unsafe { libc::syscall(libc::SYS_write, file, bytes, count) } as isize;
+    if written < 0 && GUARDING.load(Ordering::Relaxed) {
+        refused(file);
+    }
+    written
+}
+
+/// Ends the process if a file was to be written. Keeps `errno` otherwise.
+#[cold]
+fn refused(file: c_int) {
+    let error = std::io::Error::last_os_error();
+    let passes = matches!(error.raw_os_error(), None | Some(libc::EINTR | libc::EAGAIN | libc::EBADF));
+    // What goes to the log is not the engine's data.
+    if passes || file <= libc::STDERR_FILENO {
+        return restore(&error);
+    }
+    // SAFETY: the system knew the descriptor a moment ago, and it is not used after this call.
+    let status = rustix::fs::fstat(unsafe { BorrowedFd::borrow_raw(file) });
+    if !status.is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::RegularFile) {
+        return restore(&error);
+    }
+    let text = format!(
+        "ClickHouse could not write a file: {error}. The server ends at once, so that nothing is taken for stored that is \
+         not; it is whole when it starts again. Make room on its disk.\n"
+    );
+    // SAFETY: the text is that long; `_exit` has no conditions. Destructors must not run: they would write.
+    unsafe {
+        libc::syscall(libc::SYS_write, libc::STDERR_FILENO, text.as_ptr(), text.len());
+        libc::_exit(STATUS)
+    }
+}
+
+fn restore(error: &std::io::Error) {
+    // SAFETY: the address of this thread's `errno`, which is there as long as the thread.
+    unsafe { *libc::__errno_location() = error.raw_os_error().unwrap_or(0) };
+}
