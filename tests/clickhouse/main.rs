@@ -145,6 +145,7 @@ sink_conformance!(
     lost_answers,
     broken,
     duplicates,
+    copies,
     shutdown,
     crash,
 );
@@ -249,10 +250,22 @@ async fn of_suspects_only_the_absent_are_inserted() {
     assert_all(&sink.deliver(&batch(30..90, true, MINUTE)).await, 60);
     assert_eq!(case.rows(), 90);
     assert_eq!(case.query("SELECT uniqExact(id) FROM headrace.events").trim(), "90");
-    // More than fit into one look-up.
+    // More than fit into one look-up, with time for them on a busy machine.
+    let sink = Config { insert_timeout_s: 10, ..case.config() }.events();
     assert_all(&sink.deliver(&batch(0..9_000, true, MINUTE)).await, 9_000);
     assert_all(&sink.deliver(&batch(0..9_001, true, MINUTE)).await, 9_001);
     assert_eq!(case.rows(), 9_001);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_was_received_later_is_found() {
+    let (case, sink) = ready().await;
+    let received_at = Timestamp::now().minus(MINUTE);
+    let value = Event { received_at, ..Event::sample(0) };
+    let earlier = Item { value, suspect: true, redelivered: true, sequence: 1 };
+    assert_all(&sink.deliver(&batch(0..10, false, MINUTE)).await, 10);
+    assert_all(&sink.deliver(&Batch::new(vec![earlier], Instant::now() + MINUTE)).await, 1);
+    assert_eq!(case.rows(), 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

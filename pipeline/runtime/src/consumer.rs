@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Stream};
-use crate::epoch::Epoch;
+use crate::epoch::{Epoch, micros};
 use crate::message::Delivered;
 use crate::progress::{last_sequence, oldest_unsettled, state_of};
 use crate::pull::Pull;
@@ -148,25 +148,17 @@ impl Lane {
         Ok(epoch)
     }
 
-    /// Whether every message before `sequence` is settled. An earlier copy of a suspect is then where a
-    /// look-up finds it.
-    ///
-    /// Counting what is unsettled would not do: what we hold may be settled already by another process, or be
-    /// given to us twice.
+    /// Sequence and time of the oldest message that is not settled, by anybody; `None` when there is none.
     ///
     /// # Errors
-    /// When the broker does not answer.
-    pub async fn predecessors_settled(&mut self, sequence: u64, epoch: &Epoch) -> anyhow::Result<bool> {
+    /// When the broker does not answer, or answers of another epoch than `epoch`: what another leader tells says
+    /// nothing of what is held under this one.
+    pub(crate) async fn oldest_unsettled(&mut self, epoch: &Epoch) -> anyhow::Result<Option<(u64, Timestamp)>> {
         let info = self.consumer.info().await.context("cannot read the consumer's state")?;
-        // A floor that another leader tells says nothing of what is held under this one.
-        if Epoch::of(&self.broker, info, self.epoch.as_ref()).await? != *epoch {
-            return Ok(false);
-        }
-        if info.ack_floor.stream_sequence + 1 >= sequence {
-            return Ok(true);
-        }
+        let now = Epoch::of(&self.broker, info, self.epoch.as_ref()).await?;
+        anyhow::ensure!(now == *epoch, "the broker's memory is of another epoch");
         let oldest = oldest_unsettled(&self.broker, self.stream, info).await?;
-        Ok(oldest.is_none_or(|message| message.sequence >= sequence))
+        Ok(oldest.map(|message| (message.sequence, micros(message.time.unix_timestamp_nanos()))))
     }
 
     /// Messages that wait, and messages delivered but not settled, over all lanes and processes.

@@ -30,8 +30,8 @@ use crate::payload::Payload;
 use crate::settle::{Attempt, Outcome};
 use crate::settler::Settler;
 
-/// How long suspects are put off while others hold messages before them.
-const PREDECESSORS_WAIT: Duration = Duration::from_millis(500);
+/// How long copies are put off while an earlier one may be on its way.
+const COPIES_WAIT: Duration = Duration::from_millis(500);
 /// The broker's clock and ours may differ by so much.
 const BROKER_CLOCK_SKEW: Duration = Duration::from_secs(2);
 
@@ -187,11 +187,6 @@ impl<S: Sink> SinkLoop<S> {
 
     /// Whether these messages are ours to deliver at this moment.
     async fn standing(&self, part: &Part<S::Item>, epoch: &Epoch, lane: &mut Lane) -> Standing {
-        if part.batch.is_suspect()
-            && let Some(wait) = self.wait_for_look_up(part, epoch, lane).await
-        {
-            return Standing::NotYet { wait };
-        }
         let valid_until = held_until(&part.messages, self.subscription.ack_wait);
         if Instant::now() + self.call_timeout >= valid_until {
             return Standing::Lapsed;
@@ -206,20 +201,43 @@ impl<S: Sink> SinkLoop<S> {
         }
     }
 
-    /// How long it takes until a look-up of these suspects can be believed: until no earlier message is
-    /// unsettled elsewhere, and until no effect can come any more of what was held in an earlier epoch.
-    /// `None` when that is now.
-    async fn wait_for_look_up(&self, part: &Part<S::Item>, epoch: &Epoch, lane: &mut Lane) -> Option<Duration> {
-        if part.messages.iter().any(Delivered::is_of_earlier_epoch) {
-            let passed = Timestamp::now().since(epoch.since());
-            let needed = self.call_timeout + BROKER_CLOCK_SKEW;
-            if passed < needed {
-                return Some(needed - passed);
-            }
+    /// Those of `part` of which a look-up can be believed, when they are to be looked up; gives the others back.
+    ///
+    /// It cannot while an effect may still come: of a message that was held in an earlier epoch, until a call of that
+    /// epoch must have ended; and of a copy, until no earlier message of its event can be unsettled.
+    async fn ripe(&self, part: Part<S::Item>, epoch: &Epoch, lane: &mut Lane) -> Part<S::Item> {
+        if !part.batch.is_suspect() {
+            return part;
         }
-        let first = part.messages.iter().map(|message| message.sequence).min().unwrap_or_default();
-        let settled = lane.predecessors_settled(first, epoch).await.unwrap_or(false);
-        (!settled).then_some(PREDECESSORS_WAIT)
+        let needed = self.call_timeout + BROKER_CLOCK_SKEW;
+        let wait = needed.saturating_sub(Timestamp::now().since(epoch.since()));
+        let (part, held) = part.partition(|message, _| wait.is_zero() || !message.is_of_earlier_epoch());
+        self.give_back(&held.messages, || Outcome::NotYet { wait }).await;
+        let window = self.broker.duplicate_window();
+        let may_be_copy = |message: &Delivered, item: &S::Item| {
+            message.may_be_copy(&EventId::from_stored(item.id()), item.received_at(), window)
+        };
+        if !part.iter().any(|(message, item)| may_be_copy(message, item)) {
+            return part;
+        }
+        let first = part.messages.iter().map(|message| message.sequence).min();
+        let oldest = lane.oldest_unsettled(epoch).await;
+        let (ripe, early) = part.partition(|message, item| {
+            !may_be_copy(message, item)
+                || match &oldest {
+                    Ok(None) => true,
+                    Ok(Some((sequence, _))) if message.sequence <= *sequence => true,
+                    // Sent again by a person, it may be near to what it is a copy of.
+                    Ok(Some(_)) if message.is_redriven() => false,
+                    Ok(Some((_, stored_at))) if S::Item::COPIES_APART => {
+                        message.stored_at.since(*stored_at) + BROKER_CLOCK_SKEW < window
+                    }
+                    Ok(Some((sequence, _))) => first.is_some_and(|first| first <= *sequence),
+                    Err(_) => false,
+                }
+        });
+        self.give_back(&early.messages, || Outcome::NotYet { wait: COPIES_WAIT }).await;
+        ripe
     }
 
     /// Delivers the parts and all parts that come of them. Returns how long the consumer must rest.
@@ -237,12 +255,12 @@ impl<S: Sink> SinkLoop<S> {
                 self.give_back(&part.messages, || Outcome::Interrupted).await;
                 continue;
             }
+            part = self.ripe(part, epoch, lane).await;
+            if part.is_empty() {
+                continue;
+            }
             match self.standing(&part, epoch, lane).await {
                 Standing::Ours { valid_until } => part.batch.set_valid_until(valid_until),
-                Standing::NotYet { wait } => {
-                    self.give_back(&part.messages, || Outcome::NotYet { wait }).await;
-                    continue;
-                }
                 Standing::Lapsed => {
                     part.messages.iter().for_each(|message| self.settler.lapse(message));
                     continue;

@@ -101,16 +101,27 @@ impl Delivered {
     /// reception, and as a message stored long after it.
     #[must_use]
     pub fn is_suspect(&self, id: &EventId, received_at: Timestamp, window: Duration) -> bool {
+        self.may_be_redelivered() || self.may_be_copy(id, received_at, window)
+    }
+
+    /// Whether another message of the same event may be in the stream before this one.
+    #[must_use]
+    pub fn may_be_copy(&self, id: &EventId, received_at: Timestamp, window: Duration) -> bool {
         // Half the window: the clocks of gateway and broker may differ.
         let window = window / 2;
-        self.may_be_redelivered() || id.may_repeat(received_at, window) || self.stored_at.since(received_at) >= window
+        self.is_redriven() || id.may_repeat(received_at, window) || self.stored_at.since(received_at) >= window
+    }
+
+    /// Whether it was sent again from DEAD.
+    pub(crate) fn is_redriven(&self) -> bool {
+        self.header(header::REDRIVES).is_some()
     }
 
     /// Whether somebody may have begun with this message before: with this delivery not the first, or with
     /// the one that this is the copy of.
     #[must_use]
     pub fn may_be_redelivered(&self) -> bool {
-        self.attempt.is_repeat() || self.is_of_earlier_epoch() || self.header(header::REDRIVES).is_some()
+        self.attempt.is_repeat() || self.is_of_earlier_epoch() || self.is_redriven()
     }
 
     /// Whether it was stored before the present epoch of the broker's memory.

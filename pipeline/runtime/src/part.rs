@@ -1,7 +1,5 @@
 //! A part of what a sink's lane gathered, with the messages behind it, and whether it is still ours.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use crate::batch::{Batch, Item};
@@ -18,8 +16,6 @@ pub(crate) struct Part<T> {
 pub(crate) enum Standing {
     /// They are, until then.
     Ours { valid_until: Instant },
-    /// They are suspects, and a look-up would prove nothing yet.
-    NotYet { wait: Duration },
     /// They are not any more: the broker gives them to another.
     Lapsed,
     /// The broker does not tell.
@@ -35,6 +31,25 @@ impl<T> Part<T> {
         let redelivered = message.may_be_redelivered();
         self.batch.push(Item { value, suspect, redelivered, sequence: message.sequence });
         self.messages.push(message);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Delivered, &T)> {
+        self.messages.iter().zip(self.batch.items().iter().map(|item| &item.value))
+    }
+
+    /// Those that `chosen` chooses, and the others, in their order.
+    pub(crate) fn partition(self, chosen: impl Fn(&Delivered, &T) -> bool) -> (Self, Self) {
+        let (mut ours, mut others) = (Self::empty(), Self::empty());
+        for (message, item) in self.messages.into_iter().zip(self.batch.into_items()) {
+            let part = if chosen(&message, &item.value) { &mut ours } else { &mut others };
+            part.messages.push(message);
+            part.batch.push(item);
+        }
+        (ours, others)
     }
 
     /// Two parts of about the same size.

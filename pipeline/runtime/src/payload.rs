@@ -31,6 +31,10 @@ pub trait Payload: Send + Sync + Sized + 'static {
     /// The id under which its effects happen once.
     fn id(&self) -> &str;
 
+    /// Whether two messages of one value in a stream are no nearer to each other than the broker's duplicate window:
+    /// their `Nats-Msg-Id` is made of the value's id alone, and the broker drops what comes sooner.
+    const COPIES_APART: bool = true;
+
     /// When the gateway received the event behind it.
     fn received_at(&self) -> Timestamp;
 
@@ -210,6 +214,9 @@ impl Payload for Alert {
     fn id(&self) -> &str {
         &self.id
     }
+
+    // Each new count of an alert is a message of its own.
+    const COPIES_APART: bool = false;
 
     fn received_at(&self) -> Timestamp {
         self.updated_at

@@ -133,7 +133,7 @@ impl Config {
             },
             call_timeout,
             ack_wait: call_timeout * 2,
-            // One at a time: an earlier copy of a suspect is then in this batch or settled.
+            // One at a time: more would only make the inserts smaller.
             lanes: 1,
         }
     }

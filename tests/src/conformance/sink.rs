@@ -3,19 +3,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
+use async_nats::jetstream::AckKind;
+use async_nats::jetstream::consumer::{Consumer, pull};
 use async_trait::async_trait;
+use futures::TryStreamExt as _;
 use headrace_runtime::batch::Batch;
 use headrace_runtime::broker::Broker;
+use headrace_runtime::config;
+use headrace_runtime::consumer::Lane;
 use headrace_runtime::delivery::{Delivery, Sink, SinkLoop, Terms};
 use headrace_runtime::fault::Fault;
 use headrace_runtime::health::{Health, State};
 use headrace_runtime::payload::Payload as _;
 use headrace_runtime::settler::Settler;
+use tokio::time::sleep;
 
 use super::{COMPONENT, Lanes, POLICY};
 use crate::harness::samples::{Sample, unreadable};
-use crate::harness::{DeadLetter, Nats, until};
+use crate::harness::{DeadLetter, Nats, streams, until};
 use crate::standin::server::{Failure, When, Which};
 
 /// How often a receiver gets an event.
@@ -116,7 +123,10 @@ type ItemOf<C> = <<C as Case>::Sink as Sink>::Item;
 
 impl<C: Case> Rig<C> {
     async fn start() -> Self {
-        let nats = Nats::start().await;
+        Self::on(Nats::start().await).await
+    }
+
+    async fn on(nats: Nats) -> Self {
         Self { broker: nats.broker().await, health: Health::new(), case: C::start().await, nats }
     }
 
@@ -397,6 +407,41 @@ pub async fn duplicates<C: Case>() {
     rig.nats.publish_all(third).await;
     rig.case.settle_down().await;
     let lanes = rig.run();
+    rig.settled().await;
+    rig.assert_received(&ids);
+    rig.assert_nothing_dead().await;
+    lanes.stop().await;
+}
+
+/// An event comes again while another process still has the first message of it, and together with an older message
+/// that is delivered again: the copy waits for the first.
+pub async fn copies<C: Case>() {
+    const WINDOW_S: u64 = 4;
+    let rig = Rig::<C>::on(Nats::with(config::Streams { duplicate_window_s: WINDOW_S, ..streams() }).await).await;
+    let subscription = rig.case.terms().subscription(COMPONENT, ItemOf::<C>::STREAM);
+    drop(Lane::open(&rig.broker, &subscription).await.expect("the broker of this test runs"));
+    let ids = rig.publish(0..2).await;
+    let stream = rig.nats.jetstream().get_stream(ItemOf::<C>::STREAM.name()).await.expect("it was made");
+    let other: Consumer<pull::Config> = stream.get_consumer(COMPONENT).await.expect("it was opened");
+    let held = other.fetch().max_messages(2).messages().await.expect("the broker of this test runs");
+    let held: Vec<_> = held.try_collect().await.expect("two messages wait");
+    let [older, first] = &held[..] else { panic!("expected two messages, found {}", held.len()) };
+
+    // Nearer to each other the broker would have dropped the second.
+    for _ in 0..WINDOW_S {
+        sleep(Duration::from_secs(1)).await;
+        for message in &held {
+            message.ack_with(AckKind::Progress).await.expect("connected");
+        }
+    }
+    rig.nats.publish(ItemOf::<C>::sample(1).repeated()).await;
+    older.ack_with(AckKind::Nak(None)).await.expect("connected");
+    let lanes = rig.run();
+    until("the older message is delivered", || rig.case.received().contains(&ids[0])).await;
+    // The copy was there together with it.
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(rig.case.received(), [ids[0].clone()], "the copy waits");
+    first.ack_with(AckKind::Nak(None)).await.expect("connected");
     rig.settled().await;
     rig.assert_received(&ids);
     rig.assert_nothing_dead().await;
