@@ -32,6 +32,8 @@ use crate::settler::Settler;
 
 /// How long copies are put off while an earlier one may be on its way.
 const COPIES_WAIT: Duration = Duration::from_millis(500);
+/// How often to ask whether it is a batch's turn.
+const TURN_POLL: Duration = Duration::from_millis(20);
 /// The broker's clock and ours may differ by so much.
 const BROKER_CLOCK_SKEW: Duration = Duration::from_secs(2);
 
@@ -220,8 +222,9 @@ impl<S: Sink> SinkLoop<S> {
         if !part.iter().any(|(message, item)| may_be_copy(message, item)) {
             return part;
         }
-        let first = part.messages.iter().map(|message| message.sequence).min();
-        let oldest = lane.oldest_unsettled(epoch).await;
+        let first = part.messages.iter().map(|message| message.sequence).min().unwrap_or_default();
+        let oldest =
+            if S::Item::COPIES_APART { lane.oldest_unsettled(epoch).await } else { turn(lane, epoch, first).await };
         let (ripe, early) = part.partition(|message, item| {
             !may_be_copy(message, item)
                 || match &oldest {
@@ -232,7 +235,7 @@ impl<S: Sink> SinkLoop<S> {
                     Ok(Some((_, stored_at))) if S::Item::COPIES_APART => {
                         message.stored_at.since(*stored_at) + BROKER_CLOCK_SKEW < window
                     }
-                    Ok(Some((sequence, _))) => first.is_some_and(|first| first <= *sequence),
+                    Ok(Some((sequence, _))) => first <= *sequence,
                     Err(_) => false,
                 }
         });
@@ -368,6 +371,19 @@ impl<S: Sink> SinkLoop<S> {
             FaultClass::Broken => self.settler.health.broken(fault.to_string()),
             _ => self.settler.health.degraded(fault.to_string()),
         }
+    }
+}
+
+/// Waits until no message before `first` is unsettled, for a while: whoever has one is at work on it, and to give
+/// messages back that must keep their order would let them come back in another. Returns the oldest one then.
+async fn turn(lane: &mut Lane, epoch: &Epoch, first: u64) -> anyhow::Result<Option<(u64, Timestamp)>> {
+    let began = Instant::now();
+    loop {
+        let oldest = lane.oldest_unsettled(epoch).await?;
+        if oldest.is_none_or(|(sequence, _)| first <= sequence) || began.elapsed() >= COPIES_WAIT {
+            return Ok(oldest);
+        }
+        sleep(TURN_POLL).await;
     }
 }
 
