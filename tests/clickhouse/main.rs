@@ -197,7 +197,7 @@ impl Case for RawCase {
 }
 
 mod raw {
-    headrace_tests::sink_conformance!(super::RawCase: success, transient, down, timeouts, lost_answers, duplicates, shutdown, crash);
+    headrace_tests::sink_conformance!(super::RawCase: success, transient, down, timeouts, lost_answers, duplicates, copies, shutdown, crash);
 }
 
 fn batch(numbers: std::ops::Range<u16>, suspect: bool, valid_for: Duration) -> Batch<Event> {

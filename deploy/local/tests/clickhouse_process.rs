@@ -84,7 +84,8 @@ async fn a_write_that_the_system_refuses_ends_the_server_and_nothing_acknowledge
     }
     assert_eq!(acknowledged, 3_000, "only what fits is acknowledged");
     let parts = clickhouse.run("CHECK TABLE test.t").await;
-    assert!(parts.lines().all(|part| part.split('\t').nth(1) == Some("1")), "name, whole, why not: {parts}");
+    let whole = parts.lines().filter(|part| part.split('\t').nth(1) == Some("1")).count();
+    assert!(whole > 0 && whole == parts.lines().count(), "name, whole, why not: {parts}");
 }
 
 #[tokio::test]

@@ -206,7 +206,7 @@ impl Broker {
         self.client.connection_state() == ConnectionState::Connected
     }
 
-    /// Whether the streams have copies, so that each consumer has a leader among several servers.
+    /// Whether the streams have replicas, so that each consumer has a leader among several servers.
     pub(crate) const fn is_replicated(&self) -> bool {
         self.replicated
     }

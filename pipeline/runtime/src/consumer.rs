@@ -9,11 +9,13 @@ use anyhow::Context as _;
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
 use futures::FutureExt as _;
+use headrace_schemas::header;
 use headrace_schemas::time::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Stream};
+use crate::copies::Place;
 use crate::epoch::{Epoch, micros};
 use crate::message::Delivered;
 use crate::progress::{last_sequence, oldest_unsettled, state_of};
@@ -148,17 +150,20 @@ impl Lane {
         Ok(epoch)
     }
 
-    /// Sequence and time of the oldest message that is not settled, by anybody; `None` when there is none.
+    /// The place of the oldest message that is not settled, by anybody, and the epoch that this was told in; `None`
+    /// when all are.
     ///
     /// # Errors
-    /// When the broker does not answer, or answers of another epoch than `epoch`: what another leader tells says
-    /// nothing of what is held under this one.
-    pub(crate) async fn oldest_unsettled(&mut self, epoch: &Epoch) -> anyhow::Result<Option<(u64, Timestamp)>> {
+    /// When the broker does not answer.
+    pub(crate) async fn oldest_unsettled(&mut self) -> anyhow::Result<(Epoch, Option<Place>)> {
         let info = self.consumer.info().await.context("cannot read the consumer's state")?;
-        let now = Epoch::of(&self.broker, info, self.epoch.as_ref()).await?;
-        anyhow::ensure!(now == *epoch, "the broker's memory is of another epoch");
-        let oldest = oldest_unsettled(&self.broker, self.stream, info).await?;
-        Ok(oldest.map(|message| (message.sequence, micros(message.time.unix_timestamp_nanos()))))
+        let epoch = Epoch::of(&self.broker, info, self.epoch.as_ref()).await?;
+        let oldest = oldest_unsettled(&self.broker, self.stream, info).await?.map(|message| Place {
+            sequence: message.sequence,
+            stored_at: micros(message.time.unix_timestamp_nanos()),
+            redriven: message.headers.get(header::REDRIVES).is_some(),
+        });
+        Ok((epoch, oldest))
     }
 
     /// Messages that wait, and messages delivered but not settled, over all lanes and processes.

@@ -19,6 +19,7 @@ use crate::batch::{Batch, BatchPolicy};
 use crate::broker::{Broker, Stream};
 use crate::chain::rest_for;
 use crate::consumer::{Lane, Subscription};
+use crate::copies::{Copies, Place};
 use crate::crash::{self, Point};
 use crate::epoch::Epoch;
 use crate::fault::{DiscardReason, Fault, FaultClass, Reason};
@@ -187,29 +188,43 @@ impl<S: Sink> SinkLoop<S> {
         (parts.collect(), pause)
     }
 
-    /// Whether these messages are ours to deliver at this moment.
-    async fn standing(&self, part: &Part<S::Item>, epoch: &Epoch, lane: &mut Lane) -> Standing {
+    /// Whether `part` is ours to deliver at this moment, and what of it: suspects of which a look-up cannot be believed
+    /// yet are given back.
+    async fn standing(
+        &self,
+        part: Part<S::Item>,
+        epoch: &Epoch,
+        lane: &mut Lane,
+    ) -> (Part<S::Item>, anyhow::Result<Standing>) {
+        let part = match self.ripe(part, epoch, lane).await {
+            Ok(part) => part,
+            Err((part, error)) => return (part, Err(error)),
+        };
         let valid_until = held_until(&part.messages, self.subscription.ack_wait);
         if Instant::now() + self.call_timeout >= valid_until {
-            return Standing::Lapsed;
+            return (part, Ok(Standing::Lapsed));
         }
-        match lane.epoch().await {
-            Ok(now) if now == *epoch => Standing::Ours { valid_until },
+        let standing = match lane.epoch().await {
+            Ok(now) if now == *epoch => Ok(Standing::Ours { valid_until }),
             // The broker has forgotten that it gave these to us, and gives them to others.
-            Ok(_) => Standing::Lapsed,
-            Err(error) => {
-                Standing::Unknown(Fault::transient(error.context("cannot tell whether the messages are still ours")))
-            }
-        }
+            Ok(_) => Ok(Standing::Lapsed),
+            Err(error) => Err(error),
+        };
+        (part, standing)
     }
 
-    /// Those of `part` of which a look-up can be believed, when they are to be looked up; gives the others back.
+    /// Keeps of suspects those of which a look-up can be believed, and gives the others back.
     ///
-    /// It cannot while an effect may still come: of a message that was held in an earlier epoch, until a call of that
-    /// epoch must have ended; and of a copy, until no earlier message of its event can be unsettled.
-    async fn ripe(&self, part: Part<S::Item>, epoch: &Epoch, lane: &mut Lane) -> Part<S::Item> {
+    /// It cannot be believed while an effect may still come: of a message that was held in an earlier epoch, until
+    /// a call of that epoch must have ended; and of a copy, until no earlier message of its event can be unsettled.
+    async fn ripe(
+        &self,
+        part: Part<S::Item>,
+        epoch: &Epoch,
+        lane: &mut Lane,
+    ) -> Result<Part<S::Item>, (Part<S::Item>, anyhow::Error)> {
         if !part.batch.is_suspect() {
-            return part;
+            return Ok(part);
         }
         let needed = self.call_timeout + BROKER_CLOCK_SKEW;
         let wait = needed.saturating_sub(Timestamp::now().since(epoch.since()));
@@ -220,27 +235,28 @@ impl<S: Sink> SinkLoop<S> {
             message.may_be_copy(&EventId::from_stored(item.id()), item.received_at(), window)
         };
         if !part.iter().any(|(message, item)| may_be_copy(message, item)) {
-            return part;
+            return Ok(part);
         }
-        let first = part.messages.iter().map(|message| message.sequence).min().unwrap_or_default();
-        let oldest =
-            if S::Item::COPIES_APART { lane.oldest_unsettled(epoch).await } else { turn(lane, epoch, first).await };
-        let (ripe, early) = part.partition(|message, item| {
-            !may_be_copy(message, item)
-                || match &oldest {
-                    Ok(None) => true,
-                    Ok(Some((sequence, _))) if message.sequence <= *sequence => true,
-                    // Sent again by a person, it may be near to what it is a copy of.
-                    Ok(Some(_)) if message.is_redriven() => false,
-                    Ok(Some((_, stored_at))) if S::Item::COPIES_APART => {
-                        message.stored_at.since(*stored_at) + BROKER_CLOCK_SKEW < window
-                    }
-                    Ok(Some((sequence, _))) => first <= *sequence,
-                    Err(_) => false,
-                }
-        });
+        let mut copies = Copies::of(part.messages.iter().map(Place::of), S::Item::COPIES_APART.then_some(window));
+        let began = Instant::now();
+        loop {
+            match lane.oldest_unsettled().await {
+                Ok((now, oldest)) if now == *epoch => copies.oldest = oldest,
+                // Nothing of it is ours any more.
+                Ok(_) => return Ok(part),
+                Err(error) => return Err((part, error)),
+            }
+            // Whoever has a message before ours is at work on it. What must keep its order is not given back at
+            // once: it would come back in another.
+            if S::Item::COPIES_APART || copies.are_first() || began.elapsed() >= COPIES_WAIT {
+                break;
+            }
+            sleep(TURN_POLL).await;
+        }
+        let (ripe, early) =
+            part.partition(|message, item| !may_be_copy(message, item) || copies.may_be_looked_up(Place::of(message)));
         self.give_back(&early.messages, || Outcome::NotYet { wait: COPIES_WAIT }).await;
-        ripe
+        Ok(ripe)
     }
 
     /// Delivers the parts and all parts that come of them. Returns how long the consumer must rest.
@@ -253,23 +269,24 @@ impl<S: Sink> SinkLoop<S> {
     ) -> Option<Duration> {
         let mut failures = 0;
         let mut pause = None;
-        while let Some(mut part) = parts.pop_front() {
+        while let Some(part) = parts.pop_front() {
             if stop.is_cancelled() && failures > 0 {
                 self.give_back(&part.messages, || Outcome::Interrupted).await;
                 continue;
             }
-            part = self.ripe(part, epoch, lane).await;
-            if part.is_empty() {
+            let (mut part, standing) = self.standing(part, epoch, lane).await;
+            if part.messages.is_empty() {
                 continue;
             }
-            match self.standing(&part, epoch, lane).await {
-                Standing::Ours { valid_until } => part.batch.set_valid_until(valid_until),
-                Standing::Lapsed => {
+            match standing {
+                Ok(Standing::Ours { valid_until }) => part.batch.set_valid_until(valid_until),
+                Ok(Standing::Lapsed) => {
                     part.messages.iter().for_each(|message| self.settler.lapse(message));
                     continue;
                 }
-                Standing::Unknown(fault) => {
+                Err(error) => {
                     failures += 1;
+                    let fault = Fault::transient(error.context("cannot tell whether the messages are still ours"));
                     rest_for(self.pause_after(&fault, failures), stop).await;
                     parts.push_front(part);
                     continue;
@@ -362,7 +379,12 @@ impl<S: Sink> SinkLoop<S> {
 
     async fn give_back(&self, messages: &[Delivered], outcome: impl Fn() -> Outcome) {
         for message in messages {
-            self.settler.settle(message, outcome()).await;
+            // The broker would take our word on what another has by now.
+            if Instant::now() >= message.held_until(self.subscription.ack_wait) {
+                self.settler.lapse(message);
+            } else {
+                self.settler.settle(message, outcome()).await;
+            }
         }
     }
 
@@ -371,19 +393,6 @@ impl<S: Sink> SinkLoop<S> {
             FaultClass::Broken => self.settler.health.broken(fault.to_string()),
             _ => self.settler.health.degraded(fault.to_string()),
         }
-    }
-}
-
-/// Waits until no message before `first` is unsettled, for a while: whoever has one is at work on it, and to give
-/// messages back that must keep their order would let them come back in another. Returns the oldest one then.
-async fn turn(lane: &mut Lane, epoch: &Epoch, first: u64) -> anyhow::Result<Option<(u64, Timestamp)>> {
-    let began = Instant::now();
-    loop {
-        let oldest = lane.oldest_unsettled(epoch).await?;
-        if oldest.is_none_or(|(sequence, _)| first <= sequence) || began.elapsed() >= COPIES_WAIT {
-            return Ok(oldest);
-        }
-        sleep(TURN_POLL).await;
     }
 }
 

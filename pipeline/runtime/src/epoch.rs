@@ -35,7 +35,9 @@ impl Epoch {
         let leader = match &info.cluster {
             Some(cluster) => {
                 let leader = cluster.leader.as_ref().context("the consumer has no leader at the moment")?;
-                let since = cluster.leader_since.context("the consumer's leader does not tell since when it leads")?;
+                let since = cluster.leader_since.context(
+                    "the consumer's leader does not tell since when it leads; on a cluster set `streams.replicas` to 3",
+                )?;
                 Some((leader, since))
             }
             // While such a consumer changes its leader it may be told without one, and with a state that is not

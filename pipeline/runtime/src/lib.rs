@@ -11,6 +11,7 @@ pub mod broker;
 pub mod chain;
 pub mod config;
 pub mod consumer;
+mod copies;
 pub mod crash;
 pub mod dead;
 pub mod delivery;

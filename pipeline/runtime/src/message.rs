@@ -105,8 +105,7 @@ impl Delivered {
     }
 
     /// Whether another message of the same event may be in the stream before this one.
-    #[must_use]
-    pub fn may_be_copy(&self, id: &EventId, received_at: Timestamp, window: Duration) -> bool {
+    pub(crate) fn may_be_copy(&self, id: &EventId, received_at: Timestamp, window: Duration) -> bool {
         // Half the window: the clocks of gateway and broker may differ.
         let window = window / 2;
         self.is_redriven() || id.may_repeat(received_at, window) || self.stored_at.since(received_at) >= window

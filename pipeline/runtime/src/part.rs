@@ -3,7 +3,6 @@
 use tokio::time::Instant;
 
 use crate::batch::{Batch, Item};
-use crate::fault::Fault;
 use crate::message::Delivered;
 
 /// A part of a batch with the messages behind it, in the same order.
@@ -18,8 +17,6 @@ pub(crate) enum Standing {
     Ours { valid_until: Instant },
     /// They are not any more: the broker gives them to another.
     Lapsed,
-    /// The broker does not tell.
-    Unknown(Fault),
 }
 
 impl<T> Part<T> {
@@ -31,10 +28,6 @@ impl<T> Part<T> {
         let redelivered = message.may_be_redelivered();
         self.batch.push(Item { value, suspect, redelivered, sequence: message.sequence });
         self.messages.push(message);
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.messages.is_empty()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Delivered, &T)> {

@@ -32,7 +32,7 @@ pub trait Payload: Send + Sync + Sized + 'static {
     fn id(&self) -> &str;
 
     /// Whether two messages of one value in a stream are no nearer to each other than the broker's duplicate window:
-    /// their `Nats-Msg-Id` is made of the value's id alone, and the broker drops what comes sooner.
+    /// they have the same `Nats-Msg-Id`, unless they come from DEAD, and the broker drops what comes sooner.
     const COPIES_APART: bool = true;
 
     /// When the gateway received the event behind it.

@@ -1,6 +1,6 @@
 //! One request for messages of a pull consumer.
 //!
-//! The client library takes the server's word that a request is filled for the end of it. Where a consumer has copies
+//! The client library takes the server's word that a request is filled for the end of it. Where a consumer has replicas
 //! that word overtakes the messages: NATS sends a message when its servers agree that it is delivered, and the word at
 //! once (`consumer.go` of 2.15, `deliverMsg` and what follows it). The messages would go to nobody, and come again
 //! after `ack_wait`, before which the next request would go the same way: a component with a backlog would take
@@ -63,6 +63,8 @@ impl Pull {
     pub(crate) async fn next(&mut self) -> Option<anyhow::Result<jetstream::Message>> {
         while self.taken < self.sent.unwrap_or(self.max) {
             let message = tokio::select! {
+                // What has come is taken, however late we ask.
+                biased;
                 message = self.subscriber.next() => message?,
                 () = &mut self.ends => return None,
             };

@@ -69,7 +69,7 @@ pub enum EngineError {
     /// The executable was linked in a way that hides its `write` from libraries.
     #[error(
         "expected the ClickHouse library to call this program's `write`, found another: a full disk would go unnoticed; \
-         link the program without a version script that hides symbols, and preload no library with a `write`"
+         link the program so that this symbol is not hidden"
     )]
     Unguarded,
     /// The engine started but did not answer the first statement.

@@ -25,8 +25,9 @@ pub(super) fn guard() -> bool {
     let ours: Write = write;
     // SAFETY: the symbol is only compared, never called through this.
     let found = unsafe { Library::this().get::<Write>(b"write") };
-    GUARDING.store(true, Ordering::Relaxed);
-    found.is_ok_and(|found| std::ptr::fn_addr_eq(*found, ours))
+    let is_ours = found.is_ok_and(|found| std::ptr::fn_addr_eq(*found, ours));
+    GUARDING.store(is_ours, Ordering::Relaxed);
+    is_ours
 }
 
 /// `write(2)`.
