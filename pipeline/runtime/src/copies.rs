@@ -9,10 +9,8 @@ use std::time::Duration;
 
 use headrace_schemas::time::Timestamp;
 
+use crate::epoch::BROKER_CLOCK_SKEW;
 use crate::message::Delivered;
-
-/// Clocks of the servers of a cluster may differ by so much.
-const BROKER_CLOCK_SKEW: Duration = Duration::from_secs(2);
 
 /// A message's place in its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

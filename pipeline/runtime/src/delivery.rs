@@ -21,7 +21,7 @@ use crate::chain::rest_for;
 use crate::consumer::{Lane, Subscription};
 use crate::copies::{Copies, Place};
 use crate::crash::{self, Point};
-use crate::epoch::Epoch;
+use crate::epoch::{BROKER_CLOCK_SKEW, Epoch};
 use crate::fault::{DiscardReason, Fault, FaultClass, Reason};
 use crate::message::Delivered;
 use crate::metrics::{seconds, seconds_since};
@@ -35,8 +35,6 @@ use crate::settler::Settler;
 const COPIES_WAIT: Duration = Duration::from_millis(500);
 /// How often to ask whether it is a batch's turn.
 const TURN_POLL: Duration = Duration::from_millis(20);
-/// The broker's clock and ours may differ by so much.
-const BROKER_CLOCK_SKEW: Duration = Duration::from_secs(2);
 
 /// A receiver outside. It classifies failures and never retries, sleeps, acknowledges or spawns.
 #[async_trait]

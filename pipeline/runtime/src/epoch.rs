@@ -7,6 +7,7 @@
 //! taken in an earlier epoch is no longer ours.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::consumer::Info;
@@ -14,6 +15,9 @@ use headrace_schemas::time::Timestamp;
 
 use crate::broker::Broker;
 use crate::state::StateStore;
+
+/// The clocks of the broker's servers, and ours, may differ by so much.
+pub(crate) const BROKER_CLOCK_SKEW: Duration = Duration::from_secs(2);
 
 /// An epoch of a consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
