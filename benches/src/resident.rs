@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use serde::Serialize;
 
-use crate::usage::round;
+use crate::usage::{round, status_kib};
 
 /// The processes to look at, by name.
 pub(crate) struct Resident(Vec<(String, u32)>);
@@ -30,7 +30,7 @@ impl Resident {
         let read = |(name, pid): &(String, u32)| {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
             let status = status.with_context(|| format!("cannot look at {name} (pid {pid}); did it end?"))?;
-            let kib = resident_kib(&status).with_context(|| format!("expected a line VmRSS of {name}"))?;
+            let kib = status_kib(&status, "VmRSS").with_context(|| format!("expected a line VmRSS of {name}"))?;
             Ok((name.clone(), round((kib << 10) as f64 / 1e6)))
         };
         self.0.iter().map(read).collect()
@@ -56,11 +56,6 @@ fn slope(points: &[(f64, f64)]) -> f64 {
     if spread > 0.0 { shared / spread } else { 0.0 }
 }
 
-fn resident_kib(status: &str) -> Option<u64> {
-    let value = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    value.split_ascii_whitespace().next()?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +67,5 @@ mod tests {
         assert_eq!(Growth::of(&points), Some(growth));
         assert_eq!(Growth::of(&points[..1]).map(|growth| growth.slope_mb_per_min), Some(0.0));
         assert_eq!(Growth::of(&[]), None);
-        assert_eq!(resident_kib("Name:\tx\nVmHWM:\t  1234 kB\nVmRSS:\t 12 kB\n"), Some(12));
     }
 }

@@ -121,7 +121,7 @@ pub(crate) fn round(value: f64) -> f64 {
 fn read(pid: u32) -> anyhow::Result<Usage> {
     let file = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}"));
     let ticks = cpu_ticks(&file("stat")?).context("expected the fields of proc_pid_stat(5)")?;
-    let peak_kib = peak_kib(&file("status")?).context("expected a line VmHWM")?;
+    let peak_kib = status_kib(&file("status")?, "VmHWM").context("expected a line VmHWM")?;
     let cpu = Duration::from_secs_f64(seconds(ticks));
     Ok(Usage { cpu, peak_rss_bytes: peak_kib << 10 })
 }
@@ -145,8 +145,9 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }
 
-fn peak_kib(status: &str) -> Option<u64> {
-    let value = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+/// A size in `/proc/<pid>/status`, by its name there, in KiB.
+pub(crate) fn status_kib(status: &str, name: &str) -> Option<u64> {
+    let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     value.split_ascii_whitespace().next()?.parse().ok()
 }
 
@@ -159,7 +160,9 @@ mod tests {
         assert_eq!(cpu_ticks("7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 30 12 9 9 20 0 1 0"), Some(42));
         let stat = "cpu  1 2 4 100 200 8 16 32 64 0\ncpu0 9 9 9 9 9 9 9 9 9 9\n";
         assert_eq!(busy(stat), Some(Busy { ticks: 31, stolen_ticks: 32 }));
-        assert_eq!(peak_kib("Name:\tx\nVmHWM:\t  1234 kB\nVmRSS:\t 1 kB\n"), Some(1234));
+        let status = "Name:\tx\nVmHWM:\t  1234 kB\nVmRSS:\t 12 kB\n";
+        assert_eq!((status_kib(status, "VmHWM"), status_kib(status, "VmRSS")), (Some(1234), Some(12)));
+        assert_eq!(status_kib(status, "Vm"), None);
         assert!(read(std::process::id()).expect("this process runs").peak_rss_bytes > 0);
     }
 }
