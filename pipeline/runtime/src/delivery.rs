@@ -342,7 +342,7 @@ impl<S: Sink> SinkLoop<S> {
     async fn settle_each(&self, part: Part<S::Item>, results: Vec<Result<(), Fault>>) -> Option<Duration> {
         debug_assert_eq!(results.len(), part.messages.len(), "a sink answers for every item");
         let mut pause = None;
-        let (mut delivered, mut failed) = (0, None);
+        let (mut delivered, mut unanswered) = (0, None);
         for ((message, item), result) in part.messages.iter().zip(part.batch.items()).zip(results) {
             let outcome = match result {
                 Ok(()) => {
@@ -351,14 +351,17 @@ impl<S: Sink> SinkLoop<S> {
                     Outcome::Done
                 }
                 Err(fault) => {
-                    failed = Some(fault.to_string());
+                    // Who refuses an item for itself is there and accepts us.
+                    if !matches!(fault.class, FaultClass::Poison(_)) {
+                        unanswered = Some(fault.to_string());
+                    }
                     Outcome::Failed(fault)
                 }
             };
             pause = pause.max(self.settler.settle(message, outcome).await);
         }
         self.settler.metrics.delivered.increment(delivered);
-        match (delivered, failed, pause) {
+        match (delivered, unanswered, pause) {
             // Already reported as broken by the settler.
             (_, _, Some(_)) => {}
             (0, Some(why), None) => self.settler.health.degraded(why),
