@@ -33,11 +33,13 @@ async fn what_a_cut_file_took_is_stored_after_all() {
     scene.run(&["ingest", "pipeline", "sinks"]).await;
     scene.emit(10).await;
     scene.stored().await.settled().await;
-    // The pipeline is done with these, and the sink has them in its hands.
-    let clickhouse = scene.servers.clickhouse.pid().unwrap();
-    freeze(clickhouse).await;
+    // The pipeline is done with these, and the sink has them in its hands: all in one batch.
+    let (clickhouse, sinks) = (scene.servers.clickhouse.pid().unwrap(), scene.roles["sinks"].pid());
+    freeze(sinks).await;
     scene.emit(40).await;
     scene.servers.nats.settled(Stream::Raw, "normalize").await;
+    freeze(clickhouse).await;
+    signal(sinks, Signal::CONT);
     let nats = &scene.servers.nats;
     let given = async || nats.consumer(Stream::Raw, "clickhouse-raw").await.filter(|own| own.waiting == 0);
     poll::until("the sink has been given all", CEILING, given).await.unwrap();

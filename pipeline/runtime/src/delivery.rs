@@ -12,7 +12,7 @@ use async_nats::jetstream::AckKind;
 use async_trait::async_trait;
 use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Batch, BatchPolicy};
@@ -400,9 +400,12 @@ impl<S: Sink> SinkLoop<S> {
 /// Sends progress acknowledgements for ever, thrice per `ack_wait`.
 async fn keep_held<T>(held: &[&Delivered], ack_wait: Duration) -> T {
     let Some((last, others)) = held.split_last() else { return pending().await };
+    // Counted from when they were last known to be ours: calls and rests that are each shorter put nothing off.
+    let mut due = held_until(held.iter().copied(), ack_wait) - ack_wait * 2 / 3;
     loop {
-        sleep(ack_wait / 3).await;
+        sleep_until(due).await;
         let since = Instant::now();
+        due = since + ack_wait / 3;
         for message in others {
             message.answer(AckKind::Progress).await;
         }
@@ -413,8 +416,8 @@ async fn keep_held<T>(held: &[&Delivered], ack_wait: Duration) -> T {
     }
 }
 
-fn held_until(messages: &[Delivered], ack_wait: Duration) -> Instant {
-    messages.iter().map(|message| message.held_until(ack_wait)).min().unwrap_or_else(Instant::now)
+fn held_until<'a>(messages: impl IntoIterator<Item = &'a Delivered>, ack_wait: Duration) -> Instant {
+    messages.into_iter().map(|message| message.held_until(ack_wait)).min().unwrap_or_else(Instant::now)
 }
 
 fn timed_out(after: Duration) -> Fault {

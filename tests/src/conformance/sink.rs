@@ -317,13 +317,17 @@ pub async fn transient<C: Case>() {
     lanes.stop().await;
 }
 
-/// The receiver is no longer there, and later it is again.
+/// The receiver is no longer there, for longer than the broker waits for a word on a message, and later it is again.
 pub async fn down<C: Case>() {
     let rig = Rig::<C>::start().await;
     let (lanes, mut ids) = rig.at_work().await;
     rig.case.down();
     ids.extend(rig.publish(1..6).await);
     until("health turns yellow", || matches!(rig.state(), Some(State::Degraded(_)))).await;
+    // The time itself is what this is about: however short the single calls and pauses are, the events stay this sink's.
+    sleep(rig.case.terms().ack_wait + Duration::from_secs(1)).await;
+    let consumed = rig.nats.consumer(ItemOf::<C>::STREAM, COMPONENT).await.expect("it was opened");
+    assert!(consumed.unsettled > 0 && consumed.redelivered == 0, "{consumed:?}");
     rig.case.up().await;
     rig.settled().await;
     rig.assert_received(&ids);
