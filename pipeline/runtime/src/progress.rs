@@ -26,11 +26,14 @@ pub async fn last_sequence(broker: &Broker, stream: Stream) -> anyhow::Result<u6
 /// # Errors
 /// When the broker does not answer.
 pub async fn unsettled(broker: &Broker, stream: Stream, component: &str, sequence: u64) -> anyhow::Result<Option<u64>> {
-    let Some(Info { num_pending, num_ack_pending, ack_floor, .. }) = state_of(broker, stream, component).await? else {
-        return Ok(None);
-    };
-    let waiting = num_pending.saturating_add(num_ack_pending as u64);
-    Ok(Some(sequence.saturating_sub(ack_floor.stream_sequence).min(waiting)))
+    let Some(info) = state_of(broker, stream, component).await? else { return Ok(None) };
+    let oldest = oldest_unsettled(broker, stream, &info).await?;
+    if oldest.is_none_or(|message| message.sequence > sequence) {
+        return Ok(Some(0));
+    }
+    // The server counts a message as pending a moment after it confirmed it.
+    let waiting = info.num_pending.saturating_add(info.num_ack_pending as u64).max(1);
+    Ok(Some(sequence.saturating_sub(info.ack_floor.stream_sequence).min(waiting)))
 }
 
 /// What the broker knows of the component's consumer; `None` when it has never run.
@@ -52,9 +55,6 @@ pub async fn settled_through(broker: &Broker, stream: Stream, component: &str) -
     // Before the question: what is stored while we ask is not covered by the answer.
     let asked_at = Timestamp::now();
     let Some(info) = state_of(broker, stream, component).await? else { return Ok(None) };
-    if info.num_pending == 0 && info.num_ack_pending == 0 {
-        return Ok(Some(asked_at));
-    }
     let oldest = oldest_unsettled(broker, stream, &info).await?;
     Ok(Some(oldest.map_or(asked_at, |message| micros(message.time.unix_timestamp_nanos()))))
 }
