@@ -1,10 +1,11 @@
 //! Brokers to compare: one nats-server or three in a cluster, each with RAW alone.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::{self, stream};
+use headrace_local::free_port;
 use headrace_local::install::Installer;
 use headrace_local::nats::{self, SyncInterval};
 use headrace_local::poll;
@@ -114,8 +115,8 @@ async fn leader(raw: &stream::Stream) -> Option<String> {
     }
 }
 
-/// Ports that are free now. All are held until the last is known, so that they differ.
+/// Ports that are free now.
 fn free_ports(count: usize) -> anyhow::Result<Vec<SocketAddr>> {
-    let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-    Ok(listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?)
+    let host = IpAddr::from(Ipv4Addr::LOCALHOST);
+    Ok((0..count).map(|_| Ok((host, free_port(host)?).into())).collect::<std::io::Result<_>>()?)
 }

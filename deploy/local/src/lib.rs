@@ -11,4 +11,5 @@ mod net;
 pub mod poll;
 mod start;
 
+pub use self::net::free_port;
 pub use self::start::StartError;

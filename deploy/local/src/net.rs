@@ -2,8 +2,11 @@
 //! machine. Only for loopback probes; this is no HTTP client.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -12,15 +15,40 @@ use tokio::net::TcpStream;
 /// How long one probe may take.
 const PROBE_MAX: Duration = Duration::from_secs(5);
 
-/// Asks the kernel for a port that nobody listens on. Another program may take it before it is used; who needs
-/// certainty starts again with another one.
-pub(crate) fn free_port(host: IpAddr) -> std::io::Result<u16> {
-    Ok(std::net::TcpListener::bind((host, 0))?.local_addr()?.port())
+/// The first port that [`free_port`] gives: those of well-known servers are below.
+const FIRST_PORT: u16 = 10_000;
+/// How many ports it tries.
+const PORTS_TRIED: u64 = 64;
+
+/// A port that nobody listens on, and that the kernel gives to nobody, neither for an outgoing connection nor to who
+/// asks it for any port: a server that is started again finds it free. Another program may still choose it before it is
+/// used; who needs certainty starts again with another one.
+///
+/// # Errors
+/// When nothing can listen on `host`.
+pub fn free_port(host: IpAddr) -> std::io::Result<u16> {
+    static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(RandomState::new().hash_one(0)));
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let ours = u64::from(given_from(&range).saturating_sub(FIRST_PORT));
+    for _ in 0..PORTS_TRIED {
+        let Some(offset) = NEXT.fetch_add(1, Ordering::Relaxed).checked_rem(ours) else { break };
+        let port = FIRST_PORT + u16::try_from(offset).unwrap_or_default();
+        if TcpListener::bind((host, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    // There is none besides those that the kernel gives.
+    Ok(TcpListener::bind((host, 0))?.local_addr()?.port())
+}
+
+/// The first port that the kernel gives, of the text of its setting; 0 when it cannot be read.
+fn given_from(range: &str) -> u16 {
+    range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or_default()
 }
 
 /// Whether somebody listens there.
 pub(crate) fn is_taken(address: SocketAddr) -> bool {
-    std::net::TcpListener::bind(address).is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
+    TcpListener::bind(address).is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
 }
 
 /// Who listens on a port, as far as this user may know: `nats-server (process 4711)`.
@@ -109,7 +137,7 @@ pub(crate) fn reachable(listen: SocketAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
-    use super::{free_port, is_taken, listener_on, listening};
+    use super::{FIRST_PORT, free_port, given_from, is_taken, listener_on, listening};
 
     #[test]
     fn the_owner_of_a_port_is_named() {
@@ -119,7 +147,21 @@ mod tests {
         assert!(listener_on(address.port()).contains(&format!("process {}", std::process::id())));
         drop(listener);
         assert!(!is_taken(address));
-        assert_ne!(free_port(address.ip()).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_free_port_is_none_that_the_kernel_gives() {
+        let host = std::net::Ipv4Addr::LOCALHOST.into();
+        let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+        let first = free_port(host).unwrap();
+        assert!(first >= FIRST_PORT && first < given_from(&range), "{first} of {range}");
+        assert_ne!(free_port(host).unwrap(), first);
+    }
+
+    #[test]
+    fn a_setting_that_cannot_be_read_leaves_the_choice_to_the_kernel() {
+        assert_eq!(given_from("32768\t60999\n"), 32_768);
+        assert_eq!((given_from(""), given_from("-1 5")), (0, 0));
     }
 
     #[test]

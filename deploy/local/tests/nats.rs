@@ -3,15 +3,15 @@
 
 mod support;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use headrace_local::StartError;
 use headrace_local::child::Event;
 use headrace_local::install::Installer;
 use headrace_local::nats::{self, Cluster, Config, Error, SyncInterval};
 use headrace_local::poll::until;
+use headrace_local::{StartError, free_port};
 use support::CEILING;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -130,9 +130,8 @@ async fn no_child_outlives_a_killed_parent() {
 #[tokio::test]
 async fn three_servers_make_a_cluster() {
     let dir = tempfile::tempdir().unwrap();
-    let listeners: Vec<_> = (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let routes: Vec<SocketAddr> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
-    drop(listeners);
+    let host = IpAddr::from(Ipv4Addr::LOCALHOST);
+    let routes: Vec<SocketAddr> = (0..3).map(|_| (host, free_port(host).unwrap()).into()).collect();
     let mut servers = Vec::new();
     for (number, route) in routes.iter().enumerate() {
         let mut config = config(&dir.path().join(number.to_string())).await;

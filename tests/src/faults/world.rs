@@ -97,7 +97,7 @@ impl World {
         // A cluster tells its clients of all its servers, so that a proxy before one would be passed by.
         let to_nats = if nats.len() == 1 { Some(Proxy::start(nats[0].address()).await?) } else { None };
         let to_clickhouse = Proxy::start(clickhouse.address()).await?;
-        let gateway_address = servers::free_port().await?;
+        let gateway_address = servers::free_address()?;
         let to_gateway = Proxy::start(gateway_address).await?;
         let direct: Vec<String> = nats.iter().map(nats::Running::url).collect();
         let nats_url = to_nats.as_ref().map_or_else(|| direct.join(","), |proxy| format!("nats://{}", proxy.address()));

@@ -1,6 +1,6 @@
 //! NATS servers, one or a cluster of them.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use futures::future::try_join_all;
@@ -14,7 +14,7 @@ pub(crate) async fn start_nats(program: &Path, dir: &Path, count: usize) -> anyh
         let mut config = nats::Config::new(program, dir.join(number.to_string()));
         config.name = format!("node-{number}");
         config.log = dir.with_file_name(format!("nats-{number}.log"));
-        routes.push(free_port().await?);
+        routes.push(free_address()?);
         configs.push(config);
     }
     if count > 1 {
@@ -26,6 +26,8 @@ pub(crate) async fn start_nats(program: &Path, dir: &Path, count: usize) -> anyh
     Ok(try_join_all(configs.into_iter().map(nats::start)).await?)
 }
 
-pub(crate) async fn free_port() -> anyhow::Result<SocketAddr> {
-    Ok(tokio::net::TcpListener::bind("127.0.0.1:0").await?.local_addr()?)
+/// An address that nobody listens on and that stays free for who listens there later.
+pub(crate) fn free_address() -> std::io::Result<SocketAddr> {
+    let host = Ipv4Addr::LOCALHOST.into();
+    Ok((host, headrace_local::free_port(host)?).into())
 }

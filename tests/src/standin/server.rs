@@ -18,6 +18,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 
+use crate::harness::servers;
+
 /// A way to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -120,8 +122,9 @@ impl<P: Protocol> Server<P> {
             held: watch::Sender::new(0),
             released: watch::Sender::new(0),
         };
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
-        let address = listener.local_addr().expect("a bound listener has an address");
+        // One that nobody else is given while it is down.
+        let address = servers::free_address().expect("loopback has free ports");
+        let listener = TcpListener::bind(address).await.expect("it was free a moment ago");
         let server = Self { address, shared: Arc::new(shared), tasks: Mutex::default() };
         server.serve(listener);
         server
