@@ -17,6 +17,7 @@ use headrace_sinks::file::{Config, File};
 use headrace_tests::conformance::sink::{Case, Promise};
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::sink_conformance;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -68,8 +69,14 @@ impl Case for FileCase {
     }
     async fn mend(&self) {
         let dir = config(&self.0).dir;
-        fs::remove_file(&dir).unwrap();
-        let _ = fs::rename(self.0.path().join("aside"), &dir);
+        let aside = self.0.path().join("aside");
+        if aside.exists() {
+            // At once: the sink would make a directory of its own where there is nothing.
+            renameat_with(CWD, &aside, CWD, &dir, RenameFlags::EXCHANGE).unwrap();
+            fs::remove_file(&aside).unwrap();
+        } else {
+            fs::remove_file(&dir).unwrap();
+        }
     }
 }
 

@@ -249,7 +249,7 @@ async fn what_was_done_before_jira_went_away_is_not_done_again() {
     let jira = Jira::start().await;
     jira.site().index_stopped = true;
     let alerts = || (0..4).map(Alert::sample).collect::<Vec<_>>();
-    let sink = config(&jira).build().unwrap();
+    let sink = Config { index_lag_ms: 60_000, ..config(&jira) }.build().unwrap();
     // The search and two creations pass.
     jira.fail_next(1, Failure::Hold, When::Before, Which::Deliveries);
     jira.fail_next(1, Failure::Hold, When::Before, Which::Deliveries);

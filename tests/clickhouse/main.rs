@@ -39,6 +39,11 @@ impl ClickHouseCase {
         Config { url: self.proxy.url(), linger_ms: 50, insert_timeout_s: 1, ..Config::default() }
     }
 
+    /// For what is tried once: with time for it on a busy machine.
+    fn patient(&self) -> Config {
+        Config { insert_timeout_s: 5, ..self.config() }
+    }
+
     /// Asks the server itself. Blocking, because the suite asks between awaits.
     fn query(&self, sql: &str) -> String {
         let mut stream = TcpStream::connect(self.server.address()).unwrap();
@@ -208,7 +213,7 @@ fn batch(numbers: std::ops::Range<u16>, suspect: bool, valid_for: Duration) -> B
 
 async fn ready() -> (ClickHouseCase, Events) {
     let case = ClickHouseCase::start().await;
-    let sink = case.sink();
+    let sink = case.patient().events();
     sink.check().await.unwrap();
     (case, sink)
 }
@@ -250,8 +255,7 @@ async fn of_suspects_only_the_absent_are_inserted() {
     assert_all(&sink.deliver(&batch(30..90, true, MINUTE)).await, 60);
     assert_eq!(case.rows(), 90);
     assert_eq!(case.query("SELECT uniqExact(id) FROM headrace.events").trim(), "90");
-    // More than fit into one look-up, with time for them on a busy machine.
-    let sink = Config { insert_timeout_s: 10, ..case.config() }.events();
+    // More than fit into one look-up.
     assert_all(&sink.deliver(&batch(0..9_000, true, MINUTE)).await, 9_000);
     assert_all(&sink.deliver(&batch(0..9_001, true, MINUTE)).await, 9_001);
     assert_eq!(case.rows(), 9_001);
@@ -285,7 +289,7 @@ async fn an_unclear_insert_of_suspects_waits_for_the_servers_limit() {
     let (case, sink) = ready().await;
     case.proxy.fail_next(1, Failure::Reset, When::After, Which::Deliveries);
     let Delivery::Whole(fault) = sink.deliver(&batch(0..10, true, MINUTE)).await else { panic!("the answer was lost") };
-    assert_eq!(fault.class, FaultClass::Transient { retry_after: Some(Duration::from_secs(2)) }, "{fault}");
+    assert_eq!(fault.class, FaultClass::Transient { retry_after: Some(Duration::from_secs(6)) }, "{fault}");
     assert_all(&sink.deliver(&batch(0..10, true, MINUTE)).await, 10);
     assert_eq!(case.rows(), 10);
 }
@@ -307,7 +311,7 @@ async fn a_later_releases_tables_and_a_refused_row_are_told_apart() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_password_is_used_and_never_shown() {
     let (case, _) = ready().await;
-    let config = Config { password: Secret::new("hunter2"), ..case.config() };
+    let config = Config { password: Secret::new("hunter2"), ..case.patient() };
     config.reach().await.unwrap();
     assert!(case.proxy.recorded().iter().any(|request| request.header("x-clickhouse-key") == Some("hunter2")));
     assert!(!format!("{config:?}").contains("hunter2"));
@@ -316,7 +320,7 @@ async fn the_password_is_used_and_never_shown() {
 /// A rewriting of everything that was received within a minute.
 fn rewriting(case: &ClickHouseCase, since: Timestamp, writer: &str) -> Rewrite<Event> {
     let to = Timestamp::from_micros(since.as_micros() + 60_000_000);
-    case.config().events_rewritten(&Window { from: since.minus(MINUTE), to, tenant: None }, since, writer)
+    case.patient().events_rewritten(&Window { from: since.minus(MINUTE), to, tenant: None }, since, writer)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -324,7 +328,7 @@ async fn a_rewritten_row_takes_the_place_of_the_older() {
     let (case, sink) = ready().await;
     let first = batch(0..50, false, MINUTE);
     assert_all(&sink.deliver(&first).await, 50);
-    let since = case.config().now().await.unwrap();
+    let since = case.patient().now().await.unwrap();
     for writer in ["one", "another"] {
         // The same messages again, as one that was interrupted presents them.
         let written = rewriting(&case, since, writer).write(first.items()).await.unwrap();
@@ -338,7 +342,7 @@ async fn a_rewritten_row_takes_the_place_of_the_older() {
     );
     assert_eq!(case.query(&older).trim(), "0");
     // A later one, of the same messages in the same order, and by a writer of the same name.
-    let since = case.config().now().await.unwrap();
+    let since = case.patient().now().await.unwrap();
     let written = rewriting(&case, since, "one").write(first.items()).await;
     assert!(matches!(written, Err(Fault { class: FaultClass::Broken, .. })), "the token is known: {written:?}");
     assert_eq!(case.rows(), 50, "nothing is deleted before its successor is seen");
@@ -349,7 +353,7 @@ async fn a_rewriting_whose_answer_was_lost_is_repeated_without_a_second_row() {
     let (case, sink) = ready().await;
     let items = batch(0..50, false, MINUTE);
     assert_all(&sink.deliver(&items).await, 50);
-    let since = case.config().now().await.unwrap();
+    let since = case.patient().now().await.unwrap();
     let events = rewriting(&case, since, "one");
     for (failure, when) in [(Failure::Reset, When::Before), (Failure::Reset, When::After), (Failure::Torn, When::After)]
     {
@@ -367,7 +371,7 @@ async fn a_rewriting_whose_answer_was_lost_is_repeated_without_a_second_row() {
 async fn of_two_writers_of_an_absent_row_one_remains() {
     let (case, sink) = ready().await;
     let items = batch(0..50, false, MINUTE);
-    let since = case.config().now().await.unwrap();
+    let since = case.patient().now().await.unwrap();
     let events = rewriting(&case, since, "one");
     let written = events.write(items.items()).await.unwrap();
     assert!(!written.unproven.is_empty());
@@ -379,7 +383,7 @@ async fn of_two_writers_of_an_absent_row_one_remains() {
         assert_eq!((case.rows(), case.query("SELECT uniqExact(id) FROM headrace.events").trim()), (50, "50"));
     }
     // What was there before has one writer.
-    let since = case.config().now().await.unwrap();
+    let since = case.patient().now().await.unwrap();
     let written = rewriting(&case, since, "another").write(items.items()).await.unwrap();
     assert!(written.unproven.is_empty() && written.inserted == 50, "{written:?}");
 }

@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use headrace_local::poll;
 use headrace_runtime::broker::Stream;
 use headrace_tests::examples::{self, BODIES, Example};
+use headrace_tests::harness::CEILING;
+use headrace_tests::product::admin::get;
 use headrace_tests::product::hook::{Hook, guid, sha256};
 use headrace_tests::product::process::{Launch, Running, command, complained, gone, said, signal};
 use headrace_tests::product::stored::Stored;
@@ -91,6 +94,9 @@ async fn the_command_sends_the_same(up: &Running, dir: &TempDir, stored: &Stored
     signal(nats, Signal::KILL);
     gone(nats).await;
     up.started_again("nats", nats).await;
+    // It answers; the gateway must have found that out.
+    let readyz = format!("{}/readyz", up.ready().metrics);
+    poll::until("up is ready again", CEILING, async || (get(&readyz).await.0 == 200).then_some(())).await.unwrap();
     assert!(send().await.starts_with(&format!("{BODIES} stored, 0 known already, 0 refused by http://")));
     holds_exactly(stored, &sent).await;
 }

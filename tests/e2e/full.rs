@@ -146,7 +146,8 @@ async fn a_full_raw_stream_refuses_and_forgets_nothing() {
             .await;
         accepted.insert(format!("github:{guid}"));
     }
-    assert!(site.metric("headrace_stream_purged_total{stream=\"RAW\"}").await > 0.0, "room was made");
+    let purged = async || site.metric("headrace_stream_purged_total{stream=\"RAW\"}").await > 0.0;
+    site.until("the room that was made is counted", purged).await;
     site.assert_all_once(&accepted).await;
     site.up.stop().await;
 }
@@ -175,7 +176,8 @@ async fn a_full_events_stream_makes_the_chain_wait() {
 
     site.continue_clickhouse();
     site.assert_all_once(&accepted).await;
-    assert!(site.metric("headrace_stream_purged_total{stream=\"EVENTS\"}").await > 0.0, "room was made");
-    assert_eq!(site.metric(HEALTHY).await, 1.0);
+    let purged = async || site.metric("headrace_stream_purged_total{stream=\"EVENTS\"}").await > 0.0;
+    site.until("the room that was made is counted", purged).await;
+    site.until("the chain is healthy", async || site.metric(HEALTHY).await == 1.0).await;
     site.up.stop().await;
 }

@@ -67,7 +67,7 @@ async fn a_product_that_is_too_large_is_given_up_and_others_go_on() {
     };
     let settler = Settler::new(COMPONENT, &broker, POLICY, Health::new().register(COMPONENT));
     let chain = Arc::new(ChainLoop { broker, subscription, pace: Pace::Prompt, stage: Box::new(Blows), settler });
-    let lanes = Lanes::run(1, |stop| {
+    let lanes = Lanes::run(1, move |stop| {
         let chain = Arc::clone(&chain);
         async move { chain.run_lane(stop).await }
     });

@@ -94,6 +94,8 @@ async fn run_scene(options: &Faults, scene: Scene, scenes: usize, base: &Path) -
         duration,
         scene,
         workers: WORKERS,
+        kinds_min: 1,
+        stream_bytes_max: if scene.small_disks { 600 << 20 } else { 4 << 30 },
     };
     let report = faults::run(&options).await?;
     eprintln!("{report:#?}");

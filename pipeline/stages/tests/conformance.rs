@@ -69,7 +69,9 @@ impl Case for AlertCase {
         Self(StateStore::open(&nats.broker().await).await.unwrap())
     }
     fn stage(&self) -> BoxedStage<Event, Alert> {
-        Box::new(Alerts::new(alert::Config::default(), self.0.clone()))
+        // The longest there is: samples that come again come in the same window.
+        let config = alert::Config { window_minutes: 6 * 24 * 60 };
+        Box::new(Alerts::new(config, self.0.clone()))
     }
     fn origin(&self, product: &StreamMessage) -> String {
         let alert: Alert = codec::decode(&product.payload).unwrap();

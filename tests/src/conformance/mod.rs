@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use headrace_runtime::settle::RetryPolicy;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::CEILING;
@@ -25,20 +26,25 @@ pub const COMPONENT: &str = "conformance";
 /// Lanes that run.
 pub struct Lanes {
     stop: CancellationToken,
-    tasks: JoinSet<anyhow::Result<()>>,
+    tasks: JoinSet<()>,
 }
 
 impl Lanes {
-    /// Runs `count` lanes.
+    /// Runs `count` lanes, and again those that end with an error, as the supervisor does.
     pub fn run<F, Fut>(count: usize, lane: F) -> Self
     where
-        F: Fn(CancellationToken) -> Fut,
+        F: Fn(CancellationToken) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         for _ in 0..count {
-            tasks.spawn(lane(stop.clone()));
+            let (lane, stop) = (lane.clone(), stop.clone());
+            tasks.spawn(async move {
+                while lane(stop.clone()).await.is_err() && !stop.is_cancelled() {
+                    sleep(POLICY.backoff_max).await;
+                }
+            });
         }
         Self { stop, tasks }
     }

@@ -9,6 +9,7 @@ use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::{Consumer, pull};
 use async_trait::async_trait;
 use futures::TryStreamExt as _;
+use headrace_local::poll;
 use headrace_runtime::batch::Batch;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::config;
@@ -22,7 +23,7 @@ use tokio::time::sleep;
 
 use super::{COMPONENT, Lanes, POLICY};
 use crate::harness::samples::{Sample, unreadable};
-use crate::harness::{DeadLetter, Nats, streams, until};
+use crate::harness::{CEILING, DeadLetter, Nats, streams, until};
 use crate::standin::server::{Failure, When, Which};
 
 /// How often a receiver gets an event.
@@ -148,7 +149,7 @@ impl<C: Case> Rig<C> {
             settler,
         };
         let sink = Arc::new(sink);
-        Lanes::run(terms.lanes, |stop| {
+        Lanes::run(terms.lanes, move |stop| {
             let sink = Arc::clone(&sink);
             async move { sink.run_lane(stop).await }
         })
@@ -448,7 +449,11 @@ pub async fn copies<C: Case>() {
     rig.nats.publish(ItemOf::<C>::sample(1).repeated()).await;
     older.ack_with(AckKind::Nak(None)).await.expect("connected");
     let lanes = rig.run();
-    until("the older message is delivered", || rig.case.received().contains(&ids[0])).await;
+    let older_is_delivered = async || {
+        first.ack_with(AckKind::Progress).await.expect("connected");
+        rig.case.received().contains(&ids[0]).then_some(())
+    };
+    poll::until("the older message is delivered", CEILING, older_is_delivered).await.expect("it is nobody's");
     // The copy was there together with it.
     sleep(Duration::from_secs(1)).await;
     assert_eq!(rig.case.received(), [ids[0].clone()], "the copy waits");

@@ -121,13 +121,13 @@ impl<C: Case> Rig<C> {
             component: COMPONENT.to_owned(),
             stream: C::In::STREAM,
             filters: Vec::new(),
-            ack_wait: Duration::from_secs(2),
+            ack_wait: Duration::from_secs(5),
             unsettled_max: 1_024,
         };
         let stage = Disturbed { inner: self.case.stage(), disturbance: Arc::clone(&self.disturbance) };
         let settler = Settler::new(COMPONENT, &broker, POLICY, Health::new().register(COMPONENT));
         let chain = Arc::new(ChainLoop { broker, subscription, pace: Pace::Prompt, stage: Box::new(stage), settler });
-        Lanes::run(2, |stop| {
+        Lanes::run(2, move |stop| {
             let chain = Arc::clone(&chain);
             async move { chain.run_lane(stop).await }
         })

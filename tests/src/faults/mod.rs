@@ -54,6 +54,10 @@ pub struct Options {
     pub scene: Scene,
     /// Pipeline processes, and sink processes, to begin with.
     pub workers: usize,
+    /// How many kinds of faults there are at least; they may take longer than `duration`.
+    pub kinds_min: usize,
+    /// What each stream may hold, in bytes. NATS wants a third more than all of them to be free on its disk.
+    pub stream_bytes_max: u64,
 }
 
 /// Runs faults under load and compares what was answered with what is stored.
@@ -74,7 +78,7 @@ async fn run_seed(options: &Options) -> anyhow::Result<Report> {
     probe(&world, &load).await.context("before any fault")?;
     // A cluster may need a while to choose its leaders.
     let end = Instant::now() + options.duration;
-    while Instant::now() < end {
+    while Instant::now() < end || report.faults.len() < options.kinds_min {
         tokio::time::sleep(plan.gap()).await;
         let fault = plan.next();
         tracing::info!(?fault, "injecting");

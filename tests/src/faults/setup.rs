@@ -18,9 +18,7 @@ pub(super) fn configuration(
     more: &str,
 ) -> String {
     let replicas = if options.scene.nats_servers > 1 { 3 } else { 1 };
-    // NATS gives its streams three quarters of a disk.
-    let bytes: u64 = if options.scene.small_disks { 600 << 20 } else { 4 << 30 };
-    let limits = format!("max_age_hours = 24, max_bytes = {bytes}");
+    let limits = format!("max_age_hours = 24, max_bytes = {}", options.stream_bytes_max);
     format!(
         "admin.listen = '127.0.0.1:0'\n\
          nats = {{ url = '{nats}', timeout_ms = 3000 }}\n\

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream;
-use futures::TryStreamExt as _;
 use headrace_local::install::{Installer, Silent};
 use headrace_local::{clickhouse, nats, poll};
 use headrace_runtime::broker::Stream;
@@ -23,7 +22,7 @@ use super::plan::{Fault, Plan};
 use super::proxy::Proxy;
 use super::receivers::Receivers;
 use super::setup::{ACK_WAIT_S, INSERT_S, configuration};
-use crate::harness::servers;
+use crate::harness::{consumed, servers};
 
 /// `ack_wait` of the sinks that comes of it, in seconds (`sinks::clickhouse::Config::terms`).
 const SINK_ACK_WAIT_S: u64 = (INSERT_S * 2 + 2) * 2;
@@ -313,9 +312,7 @@ impl World {
         let mut backlog = Vec::new();
         for stream in Stream::ALL {
             let stream = jetstream::new(self.client.clone()).get_stream(stream.name()).await?;
-            let consumers: Vec<_> = stream.consumers().try_collect().await?;
-            let busy = consumers.into_iter().filter(|info| info.num_pending > 0 || info.num_ack_pending > 0);
-            backlog.extend(busy.map(|info| (info.name, info.num_pending, info.num_ack_pending)));
+            backlog.extend(consumed::behind(&stream).await?);
         }
         Ok(backlog)
     }

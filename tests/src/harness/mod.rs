@@ -3,6 +3,7 @@
 //! [`Nats::start`] runs a nats-server of its own on a free port with its own directory; what is in it
 //! is read with [`Nats::dead_letters`] and [`Nats::consumer`], which the runtime has no need of.
 
+pub(crate) mod consumed;
 pub mod samples;
 pub(crate) mod servers;
 
@@ -191,7 +192,8 @@ impl Nats {
     pub async fn consumer(&self, stream: Stream, component: &str) -> Option<Consumed> {
         let stream = self.jetstream.get_stream(stream.name()).await.ok()?;
         let info = stream.consumer_info(component).await.ok()?;
-        Some(Consumed { waiting: info.num_pending, unsettled: info.num_ack_pending, redelivered: info.num_redelivered })
+        let waiting = consumed::waiting(&stream, &info).await.ok()?;
+        Some(Consumed { waiting, unsettled: info.num_ack_pending, redelivered: info.num_redelivered })
     }
 
     /// Waits until `component` has settled every message of `stream`.

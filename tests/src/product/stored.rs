@@ -1,14 +1,13 @@
 //! What became of the events: rows in ClickHouse, messages in NATS.
 
 use async_nats::jetstream::{self, message::StreamMessage};
-use futures::TryStreamExt as _;
 use headrace_local::poll;
 use headrace_runtime::broker::Stream;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::process::Ready;
-use crate::harness::CEILING;
+use crate::harness::{CEILING, consumed};
 
 /// Each row as an array of its columns.
 const FORMAT: &str = "JSONCompactEachRow";
@@ -148,9 +147,7 @@ impl Stored {
         let mut backlog = Vec::new();
         for stream in Stream::ALL {
             let stream = self.jetstream.get_stream(stream.name()).await?;
-            let consumers: Vec<_> = stream.consumers().try_collect().await?;
-            let busy = consumers.into_iter().filter(|info| info.num_pending > 0 || info.num_ack_pending > 0);
-            backlog.extend(busy.map(|info| (info.name, info.num_pending, info.num_ack_pending)));
+            backlog.extend(consumed::behind(&stream).await?);
         }
         Ok(backlog)
     }
