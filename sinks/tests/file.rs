@@ -14,7 +14,7 @@ use headrace_runtime::fault::{Fault, FaultClass};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use headrace_sinks::file::{Config, File};
-use headrace_tests::conformance::sink::{Case, Promise};
+use headrace_tests::conformance::receiver::{Case, Promise};
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::sink_conformance;
 use rustix::fs::{CWD, RenameFlags, renameat_with};

@@ -12,7 +12,7 @@ use headrace_runtime::secret::Secret;
 use headrace_schemas::alert::{Alert, Status};
 use headrace_schemas::event::Severity;
 use headrace_sinks::jira::{Config, Jira as Sink};
-use headrace_tests::conformance::sink::{Case, Promise};
+use headrace_tests::conformance::receiver::{Case, Promise};
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::harness::{CEILING, until};
 use headrace_tests::sink_conformance;

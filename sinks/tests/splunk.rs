@@ -12,7 +12,7 @@ use headrace_runtime::payload::Payload as _;
 use headrace_runtime::secret::Secret;
 use headrace_schemas::event::{Event, Severity};
 use headrace_sinks::splunk::{Config, Splunk as Sink};
-use headrace_tests::conformance::sink::{Case, Promise};
+use headrace_tests::conformance::receiver::{Case, Promise};
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::sink_conformance;
 use headrace_tests::standin::server::{Failure, When, Which};

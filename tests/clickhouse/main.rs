@@ -19,7 +19,7 @@ use headrace_runtime::secret::Secret;
 use headrace_schemas::event::Event;
 use headrace_schemas::time::Timestamp;
 use headrace_sinks::clickhouse::{Config, Events, Raw, Rewrite};
-use headrace_tests::conformance::sink::{Case, Promise};
+use headrace_tests::conformance::receiver::{Case, Promise};
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::sink_conformance;
 use headrace_tests::standin::clickhouse::{Passage, start};

@@ -3,7 +3,7 @@
 //!
 //! Components ([`chain::Stage`], [`delivery::Sink`]) are called by the loops here and return values;
 //! [`settle::settle`] alone decides what becomes of a message. Start with [`chain`] for stages,
-//! [`delivery`] for sinks, [`broker`] for what is in NATS.
+//! [`delivery`] and [`sink_loop`] for sinks, [`broker`] for what is in NATS.
 
 pub mod admin;
 pub mod batch;
@@ -34,6 +34,7 @@ pub mod retention;
 pub mod secret;
 pub mod settle;
 pub mod settler;
+pub mod sink_loop;
 pub mod state;
 pub mod supervisor;
 pub mod trace;

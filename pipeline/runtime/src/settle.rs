@@ -1,6 +1,6 @@
 //! What becomes of a message after a component has answered: the one place where that is decided.
 //!
-//! Pure: no clock, no I/O. The loops in [`crate::chain`] and [`crate::delivery`] carry it out.
+//! Pure: no clock, no I/O. The loops in [`crate::chain`] and [`crate::sink_loop`] carry it out.
 
 use std::time::Duration;
 

@@ -1,9 +1,10 @@
 //! The suites that prove what the README promises of every part, on a real nats-server.
 //!
-//! A suite runs the real loop ([`headrace_runtime::delivery::SinkLoop`],
+//! A suite runs the real loop ([`headrace_runtime::sink_loop::SinkLoop`],
 //! [`headrace_runtime::chain::ChainLoop`]) and looks at what was settled: acknowledged, dead-lettered
 //! with a reason, delivered again, and that nothing is lost.
 
+pub mod receiver;
 pub mod sink;
 pub mod stage;
 

@@ -1,0 +1,354 @@
+//! The loop that runs a sink: gather → deliver → settle.
+//!
+//! A batch of which nothing is known is presented again unchanged, for as long as it takes: a receiver that is down
+//! costs no event an attempt. Meanwhile progress acknowledgements keep the batch ours.
+
+use std::collections::VecDeque;
+use std::future::{Future, pending};
+use std::time::Duration;
+
+use async_nats::jetstream::AckKind;
+use headrace_schemas::id::EventId;
+use headrace_schemas::time::Timestamp;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::{Batch, BatchPolicy};
+use crate::broker::Broker;
+use crate::chain::rest_for;
+use crate::consumer::{Lane, Subscription};
+use crate::copies::{Copies, Place};
+use crate::crash::{self, Point};
+use crate::delivery::{Delivery, Sink};
+use crate::epoch::{BROKER_CLOCK_SKEW, Epoch};
+use crate::fault::{DiscardReason, Fault, FaultClass, Reason};
+use crate::message::Delivered;
+use crate::metrics::{seconds, seconds_since};
+use crate::panics::caught;
+use crate::part::{Part, Standing};
+use crate::payload::Payload;
+use crate::settle::{Attempt, Outcome};
+use crate::settler::Settler;
+
+/// How long copies are put off while an earlier one may be on its way.
+const COPIES_WAIT: Duration = Duration::from_millis(500);
+/// How often to ask whether it is a batch's turn.
+const TURN_POLL: Duration = Duration::from_millis(20);
+
+/// Everything a sink's loop needs.
+pub struct SinkLoop<S: Sink> {
+    /// The broker.
+    pub broker: Broker,
+    /// Which messages it takes.
+    pub subscription: Subscription,
+    /// The sink.
+    pub sink: S,
+    /// How its batches grow.
+    pub batching: BatchPolicy,
+    /// Longest time for one call of the sink.
+    pub call_timeout: Duration,
+    /// Settles its messages.
+    pub settler: Settler,
+}
+
+impl<S: Sink> SinkLoop<S> {
+    /// Runs one lane until `stop`; several may run at once.
+    ///
+    /// # Errors
+    /// When the broker refuses the consumer; the supervisor starts the lane again.
+    pub async fn run_lane(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut lane = Lane::open(&self.broker, &self.subscription).await?;
+        self.await_receiver(&stop).await;
+        while !stop.is_cancelled() {
+            let BatchPolicy { events_max, bytes_max, linger } = self.batching;
+            let (messages, epoch) = lane.gather(events_max, bytes_max, linger, &stop).await?;
+            if messages.is_empty() {
+                continue;
+            }
+            let (parts, mut pause) = self.read(messages).await;
+            pause = pause.max(self.deliver(parts, &epoch, &mut lane, &stop).await);
+            if let Some(pause) = pause {
+                rest_for(pause, &stop).await;
+            }
+        }
+        self.broker.flush().await;
+        Ok(())
+    }
+
+    /// Waits until the receiver accepts us, so that nothing is taken from the stream before.
+    async fn await_receiver(&self, stop: &CancellationToken) {
+        let mut failures = 0;
+        while !stop.is_cancelled() {
+            let checked = timeout(self.call_timeout, self.sink.check()).await;
+            match checked.unwrap_or_else(|_| Err(timed_out(self.call_timeout))) {
+                Ok(()) => return self.settler.health.healthy(),
+                Err(fault) => {
+                    failures += 1;
+                    self.report(&fault);
+                    rest_for(self.settler.policy().backoff(Attempt(failures)), stop).await;
+                }
+            }
+        }
+    }
+
+    /// Reads the messages and settles those that are unreadable or not wanted. First deliveries and
+    /// suspects are parts of their own.
+    async fn read(&self, messages: Vec<Delivered>) -> (VecDeque<Part<S::Item>>, Option<Duration>) {
+        let window = self.broker.duplicate_window();
+        let (mut firsts, mut suspects) = (Part::empty(), Part::empty());
+        let mut pause = None;
+        for message in messages {
+            let read = caught("reading it", S::Item::read(&message, &self.broker)).await;
+            let outcome = match read.unwrap_or_else(Err) {
+                Ok(value) if self.sink.wants(&value) => {
+                    let id = EventId::from_stored(value.id());
+                    let suspect = message.is_suspect(&id, value.received_at(), window);
+                    if suspect { &mut suspects } else { &mut firsts }.push(message, value, suspect);
+                    continue;
+                }
+                Ok(_) => Outcome::Discarded(DiscardReason::Filtered),
+                Err(fault) => Outcome::Failed(fault),
+            };
+            pause = pause.max(self.settler.settle(&message, outcome).await);
+        }
+        let parts = [firsts, suspects].into_iter().filter(|part| !part.messages.is_empty());
+        (parts.collect(), pause)
+    }
+
+    /// Whether `part` is ours to deliver at this moment, and what of it: suspects of which a look-up cannot be believed
+    /// yet are given back.
+    async fn standing(
+        &self,
+        part: Part<S::Item>,
+        epoch: &Epoch,
+        lane: &mut Lane,
+    ) -> (Part<S::Item>, anyhow::Result<Standing>) {
+        let part = match self.ripe(part, epoch, lane).await {
+            Ok(part) => part,
+            Err((part, error)) => return (part, Err(error)),
+        };
+        let valid_until = held_until(&part.messages, self.subscription.ack_wait);
+        if Instant::now() + self.call_timeout >= valid_until {
+            return (part, Ok(Standing::Lapsed));
+        }
+        let standing = match lane.epoch().await {
+            Ok(now) if now == *epoch => Ok(Standing::Ours { valid_until }),
+            // The broker has forgotten that it gave these to us, and gives them to others.
+            Ok(_) => Ok(Standing::Lapsed),
+            Err(error) => Err(error),
+        };
+        (part, standing)
+    }
+
+    /// Keeps of suspects those of which a look-up can be believed, and gives the others back.
+    ///
+    /// It cannot be believed while an effect may still come: of a message that was held in an earlier epoch, until
+    /// a call of that epoch must have ended; and of a copy, until no earlier message of its event can be unsettled.
+    async fn ripe(
+        &self,
+        part: Part<S::Item>,
+        epoch: &Epoch,
+        lane: &mut Lane,
+    ) -> Result<Part<S::Item>, (Part<S::Item>, anyhow::Error)> {
+        if !part.batch.is_suspect() {
+            return Ok(part);
+        }
+        let needed = self.call_timeout + BROKER_CLOCK_SKEW;
+        let wait = needed.saturating_sub(Timestamp::now().since(epoch.since()));
+        let (part, held) = part.partition(|message, _| wait.is_zero() || !message.is_of_earlier_epoch());
+        self.give_back(&held.messages, || Outcome::NotYet { wait }).await;
+        let window = self.broker.duplicate_window();
+        let may_be_copy = |message: &Delivered, item: &S::Item| {
+            message.may_be_copy(&EventId::from_stored(item.id()), item.received_at(), window)
+        };
+        if !part.iter().any(|(message, item)| may_be_copy(message, item)) {
+            return Ok(part);
+        }
+        let mut copies = Copies::of(part.messages.iter().map(Place::of), S::Item::COPIES_APART.then_some(window));
+        let began = Instant::now();
+        loop {
+            match lane.oldest_unsettled().await {
+                Ok((now, oldest)) if now == *epoch => copies.oldest = oldest,
+                // Nothing of it is ours any more.
+                Ok(_) => return Ok(part),
+                Err(error) => return Err((part, error)),
+            }
+            // Whoever has a message before ours is at work on it. What must keep its order is not given back at
+            // once: it would come back in another.
+            if S::Item::COPIES_APART || copies.are_first() || began.elapsed() >= COPIES_WAIT {
+                break;
+            }
+            sleep(TURN_POLL).await;
+        }
+        let (ripe, early) =
+            part.partition(|message, item| !may_be_copy(message, item) || copies.may_be_looked_up(Place::of(message)));
+        self.give_back(&early.messages, || Outcome::NotYet { wait: COPIES_WAIT }).await;
+        Ok(ripe)
+    }
+
+    /// Delivers the parts and all parts that come of them. Returns how long the consumer must rest.
+    async fn deliver(
+        &self,
+        mut parts: VecDeque<Part<S::Item>>,
+        epoch: &Epoch,
+        lane: &mut Lane,
+        stop: &CancellationToken,
+    ) -> Option<Duration> {
+        let mut failures = 0;
+        let mut pause = None;
+        while let Some(part) = parts.pop_front() {
+            if stop.is_cancelled() && failures > 0 {
+                self.give_back(&part.messages, || Outcome::Interrupted).await;
+                continue;
+            }
+            let (mut part, standing) = self.standing(part, epoch, lane).await;
+            if part.messages.is_empty() {
+                continue;
+            }
+            match standing {
+                Ok(Standing::Ours { valid_until }) => part.batch.set_valid_until(valid_until),
+                Ok(Standing::Lapsed) => {
+                    part.messages.iter().for_each(|message| self.settler.lapse(message));
+                    continue;
+                }
+                Err(error) => {
+                    failures += 1;
+                    let fault = Fault::transient(error.context("cannot tell whether the messages are still ours"));
+                    rest_for(self.pause_after(&fault, failures), stop).await;
+                    parts.push_front(part);
+                    continue;
+                }
+            }
+            let waiting = parts.iter().flat_map(|part| &part.messages);
+            let held: Vec<&Delivered> = part.messages.iter().chain(waiting).collect();
+            match self.while_held(&held, self.call(&part.batch)).await {
+                Delivery::Each(results) => {
+                    failures = 0;
+                    pause = pause.max(self.settle_each(part, results).await);
+                }
+                Delivery::Whole(Fault { class: FaultClass::Poison(reason), .. }) if part.messages.len() > 1 => {
+                    if reason == Reason::Panicked {
+                        // Before it panicked it may have delivered any of them.
+                        part.batch.suspect();
+                    }
+                    part.halves().into_iter().rev().for_each(|half| parts.push_front(half));
+                }
+                Delivery::Whole(fault @ Fault { class: FaultClass::Poison(_), .. }) => {
+                    pause = pause.max(self.settle_each(part, vec![Err(fault)]).await);
+                }
+                Delivery::Whole(fault) => {
+                    failures += 1;
+                    self.while_held(&held, rest_for(self.pause_after(&fault, failures), stop)).await;
+                    parts.push_front(part);
+                }
+            }
+        }
+        pause
+    }
+
+    /// Tells of a failure of the whole batch, and how long to wait before it is presented again.
+    fn pause_after(&self, fault: &Fault, failures: u32) -> Duration {
+        self.report(fault);
+        let policy = self.settler.policy();
+        let wish = match fault.class {
+            FaultClass::Transient { retry_after: Some(wish) } => wish,
+            _ => Duration::ZERO,
+        };
+        // A sink's own wish, within the time of a call, is a condition: the effect may still come until then.
+        policy.backoff(Attempt(failures)).max(wish.min(policy.backoff_max.max(self.call_timeout)))
+    }
+
+    async fn call(&self, batch: &Batch<S::Item>) -> Delivery {
+        let began = Instant::now();
+        crash::pass(Point::BeforeInsert);
+        let answer = timeout(self.call_timeout, caught("the sink", self.sink.deliver(batch))).await;
+        crash::pass(Point::AfterInsert);
+        self.settler.metrics.call_seconds.record(seconds(began.elapsed()));
+        self.settler.metrics.call_events.record(batch.items().len() as f64);
+        answer.unwrap_or_else(|_| Err(timed_out(self.call_timeout))).unwrap_or_else(Delivery::Whole)
+    }
+
+    async fn settle_each(&self, part: Part<S::Item>, results: Vec<Result<(), Fault>>) -> Option<Duration> {
+        debug_assert_eq!(results.len(), part.messages.len(), "a sink answers for every item");
+        let mut pause = None;
+        let (mut delivered, mut unanswered) = (0, None);
+        for ((message, item), result) in part.messages.iter().zip(part.batch.items()).zip(results) {
+            let outcome = match result {
+                Ok(()) => {
+                    delivered += 1;
+                    self.settler.metrics.deliver_seconds.record(seconds_since(item.value.received_at()));
+                    Outcome::Done
+                }
+                Err(fault) => {
+                    // Who refuses an item for itself is there and accepts us.
+                    if !matches!(fault.class, FaultClass::Poison(_)) {
+                        unanswered = Some(fault.to_string());
+                    }
+                    Outcome::Failed(fault)
+                }
+            };
+            pause = pause.max(self.settler.settle(message, outcome).await);
+        }
+        self.settler.metrics.delivered.increment(delivered);
+        match (delivered, unanswered, pause) {
+            // Already reported as broken by the settler.
+            (_, _, Some(_)) => {}
+            (0, Some(why), None) => self.settler.health.degraded(why),
+            _ => self.settler.health.healthy(),
+        }
+        pause
+    }
+
+    /// Runs `work` and keeps `held` ours meanwhile.
+    async fn while_held<T>(&self, held: &[&Delivered], work: impl Future<Output = T>) -> T {
+        tokio::select! {
+            done = work => done,
+            never = keep_held(held, self.subscription.ack_wait) => never,
+        }
+    }
+
+    async fn give_back(&self, messages: &[Delivered], outcome: impl Fn() -> Outcome) {
+        for message in messages {
+            // The broker would take our word on what another has by now.
+            if Instant::now() >= message.held_until(self.subscription.ack_wait) {
+                self.settler.lapse(message);
+            } else {
+                self.settler.settle(message, outcome()).await;
+            }
+        }
+    }
+
+    fn report(&self, fault: &Fault) {
+        match fault.class {
+            FaultClass::Broken => self.settler.health.broken(fault.to_string()),
+            _ => self.settler.health.degraded(fault.to_string()),
+        }
+    }
+}
+
+/// Sends progress acknowledgements for ever, thrice per `ack_wait`.
+async fn keep_held<T>(held: &[&Delivered], ack_wait: Duration) -> T {
+    let Some((last, others)) = held.split_last() else { return pending().await };
+    // Counted from when they were last known to be ours: calls and rests that are each shorter put nothing off.
+    let mut due = held_until(held.iter().copied(), ack_wait) - ack_wait * 2 / 3;
+    loop {
+        sleep_until(due).await;
+        let since = Instant::now();
+        due = since + ack_wait / 3;
+        for message in others {
+            message.answer(AckKind::Progress).await;
+        }
+        // The server takes acknowledgements of a connection in order: its word on the last covers all.
+        if last.answer_confirmed(AckKind::Progress).await {
+            held.iter().for_each(|message| message.extend_hold(since));
+        }
+    }
+}
+
+fn held_until<'a>(messages: impl IntoIterator<Item = &'a Delivered>, ack_wait: Duration) -> Instant {
+    messages.into_iter().map(|message| message.held_until(ack_wait)).min().unwrap_or_else(Instant::now)
+}
+
+fn timed_out(after: Duration) -> Fault {
+    Fault::transient(anyhow::anyhow!("no answer within {} ms", after.as_millis()))
+}

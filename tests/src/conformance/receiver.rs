@@ -1,0 +1,207 @@
+//! What a sink's suite runs on: the sink under test with its receiver, a nats-server, and the loop.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use headrace_runtime::batch::Batch;
+use headrace_runtime::broker::Broker;
+use headrace_runtime::delivery::{Delivery, Sink, Terms};
+use headrace_runtime::fault::Fault;
+use headrace_runtime::health::{Health, State};
+use headrace_runtime::payload::Payload as _;
+use headrace_runtime::settler::Settler;
+use headrace_runtime::sink_loop::SinkLoop;
+
+use super::{COMPONENT, Lanes, POLICY};
+use crate::harness::samples::Sample;
+use crate::harness::{DeadLetter, Nats, until};
+use crate::standin::server::{Failure, When, Which};
+
+/// How often a receiver gets an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promise {
+    /// Once, whatever happens.
+    Once,
+    /// At least once.
+    AtLeastOnce,
+}
+
+/// A sink under test with its receiver.
+#[async_trait]
+pub trait Case: Send + Sync + Sized + 'static {
+    /// The sink.
+    type Sink: Sink<Item: Sample>;
+
+    /// What it promises its receiver.
+    const PROMISE: Promise;
+
+    /// Starts a receiver of its own.
+    async fn start() -> Self;
+    /// A new sink for that receiver, as a new process would build it.
+    fn sink(&self) -> Self::Sink;
+    /// The sink's terms.
+    fn terms(&self) -> Terms;
+    /// Ids that the receiver holds, in order, repeats included.
+    fn received(&self) -> Vec<String>;
+
+    /// Makes the receiver fail from the next request on.
+    fn fail_next(&self, _times: usize, _failure: Failure, _when: When, _which: Which) {
+        panic!("this receiver cannot fail on command");
+    }
+    /// Requests still to fail.
+    fn failures_left(&self) -> usize {
+        0
+    }
+    /// How many requests it has held.
+    fn held(&self) -> usize {
+        0
+    }
+    /// Lets held requests go.
+    fn release(&self) {}
+    /// Refuses this item for good.
+    fn refuse(&self, _id: &str) {
+        panic!("this receiver refuses no single item");
+    }
+    /// Takes no connections, until [`Case::up`].
+    fn down(&self) {
+        panic!("this receiver is no server");
+    }
+    /// Takes connections again.
+    async fn up(&self) {}
+    /// Refuses us altogether, until [`Case::mend`].
+    async fn break_access(&self);
+    /// Takes us again.
+    async fn mend(&self);
+    /// Waits for what the receiver does late, such as indexing. The suite calls it where time passes
+    /// between two processes, and never after a crash.
+    async fn settle_down(&self) {}
+}
+
+/// A sink that panics on a batch with the item `victim`, before it delivers any.
+struct Panicking<S> {
+    inner: S,
+    victim: Option<String>,
+}
+
+#[async_trait]
+impl<S: Sink> Sink for Panicking<S> {
+    type Item = S::Item;
+
+    async fn check(&self) -> Result<(), Fault> {
+        self.inner.check().await
+    }
+
+    fn wants(&self, item: &S::Item) -> bool {
+        self.inner.wants(item)
+    }
+
+    async fn deliver(&self, batch: &Batch<S::Item>) -> Delivery {
+        if let Some(victim) = &self.victim {
+            assert!(batch.items().iter().all(|item| item.value.id() != victim), "panicking on {victim}");
+        }
+        self.inner.deliver(batch).await
+    }
+}
+
+/// One nats-server, one receiver, and the sinks that run on them.
+pub(super) struct Rig<C> {
+    pub(super) nats: Nats,
+    pub(super) broker: Broker,
+    health: Health,
+    pub(super) case: C,
+}
+
+pub(super) type ItemOf<C> = <<C as Case>::Sink as Sink>::Item;
+
+impl<C: Case> Rig<C> {
+    pub(super) async fn start() -> Self {
+        Self::on(Nats::start().await).await
+    }
+
+    pub(super) async fn on(nats: Nats) -> Self {
+        Self { broker: nats.broker().await, health: Health::new(), case: C::start().await, nats }
+    }
+
+    /// Runs a new sink, as a new process would.
+    pub(super) fn run(&self) -> Lanes {
+        self.run_panicking(None)
+    }
+
+    /// The same with a sink that panics on the item `victim`.
+    pub(super) fn run_panicking(&self, victim: Option<String>) -> Lanes {
+        let terms = self.case.terms();
+        let settler = Settler::new(COMPONENT, &self.broker, POLICY, self.health.register(COMPONENT));
+        let sink = SinkLoop {
+            broker: self.broker.clone(),
+            subscription: terms.subscription(COMPONENT, ItemOf::<C>::STREAM),
+            sink: Panicking { inner: self.case.sink(), victim },
+            batching: terms.batching,
+            call_timeout: terms.call_timeout,
+            settler,
+        };
+        let sink = Arc::new(sink);
+        Lanes::run(terms.lanes, move |stop| {
+            let sink = Arc::clone(&sink);
+            async move { sink.run_lane(stop).await }
+        })
+    }
+
+    /// Publishes samples and returns their ids.
+    pub(super) async fn publish(&self, numbers: std::ops::Range<u16>) -> Vec<String> {
+        let samples: Vec<ItemOf<C>> = numbers.map(ItemOf::<C>::sample).collect();
+        self.nats.publish_all(samples.iter().map(Sample::message)).await;
+        samples.iter().map(|sample| sample.id().to_owned()).collect()
+    }
+
+    pub(super) async fn settled(&self) {
+        self.nats.settled(ItemOf::<C>::STREAM, COMPONENT).await;
+    }
+
+    /// Runs until the first sample is delivered, so that what follows meets a sink at work.
+    pub(super) async fn at_work(&self) -> (Lanes, Vec<String>) {
+        let lanes = self.run();
+        let ids = self.publish(0..1).await;
+        self.settled().await;
+        (lanes, ids)
+    }
+
+    /// All of `ids` are received, none twice where that is promised, and nothing else is.
+    pub(super) fn assert_received(&self, ids: &[String]) {
+        let counts = counts(self.case.received());
+        let received: BTreeSet<&String> = counts.keys().collect();
+        assert_eq!(received, ids.iter().collect::<BTreeSet<_>>(), "what was published is what was received");
+        if C::PROMISE == Promise::Once {
+            assert!(counts.values().all(|count| *count == 1), "received more than once: {counts:?}");
+        }
+    }
+
+    pub(super) fn assert_no_repeats(&self) {
+        let counts = counts(self.case.received());
+        assert!(counts.values().all(|count| *count == 1), "received more than once without need: {counts:?}");
+    }
+
+    pub(super) async fn assert_nothing_dead(&self) {
+        let dead = self.nats.dead_letters().await;
+        assert!(dead.is_empty(), "dead-lettered: {dead:#?}");
+    }
+
+    /// The last word on health follows the last acknowledgement.
+    pub(super) async fn turns_green(&self) {
+        until("health turns green", || self.state() == Some(State::Healthy)).await;
+    }
+
+    pub(super) fn state(&self) -> Option<State> {
+        self.health.snapshot().remove(COMPONENT)
+    }
+}
+
+fn counts(ids: Vec<String>) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    ids.into_iter().for_each(|id| *counts.entry(id).or_default() += 1);
+    counts
+}
+
+pub(super) fn dead_ids(letters: &[DeadLetter], reason: &str) -> BTreeSet<String> {
+    letters.iter().filter(|letter| letter.reason == reason).map(|letter| letter.id.clone()).collect()
+}
