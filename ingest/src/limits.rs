@@ -1,9 +1,14 @@
 //! What the gateway may hold at once. Each bound is here because memory is bounded whatever comes in.
+//!
+//! Room is given for what came in, not for what is announced: announcements cost their sender nothing, and a few of them
+//! would keep everybody else out.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota};
+use headrace_runtime::metrics::IN_FLIGHT_BYTES;
+use metrics::{Gauge, gauge};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -18,13 +23,17 @@ const ADMISSION_WAIT: Duration = Duration::from_secs(1);
 pub(crate) struct Limits {
     requests: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
+    /// Room in bytes that every one of `requests` can have.
+    share: usize,
+    held: Gauge,
     rate: Option<(Arc<DefaultDirectRateLimiter>, u32)>,
 }
 
-/// Room for one request and its body, given back on drop.
+/// Room for one request and what has come of its body, given back on drop.
 pub(crate) struct Admission {
     _request: OwnedSemaphorePermit,
-    _bytes: OwnedSemaphorePermit,
+    bytes: OwnedSemaphorePermit,
+    limits: Limits,
 }
 
 impl Limits {
@@ -35,23 +44,54 @@ impl Limits {
         Self {
             requests: Arc::new(Semaphore::new(config.in_flight_max)),
             bytes: Arc::new(Semaphore::new(config.in_flight_max_bytes)),
+            share: config.in_flight_max_bytes / config.in_flight_max,
+            held: gauge!(IN_FLIGHT_BYTES),
             rate,
         }
     }
 
-    /// Room for a request whose body has at most `bytes`.
-    pub(crate) async fn admit(&self, bytes: usize) -> Result<Admission, Refusal> {
+    /// Room for a request and the beginning of its body, which has at most `length` bytes.
+    pub(crate) async fn admit(&self, length: usize) -> Result<Admission, Refusal> {
         if let Some((limiter, max)) = &self.rate
             && limiter.check().is_err()
         {
             return Err(Refusal::TooMany(*max));
         }
-        let bytes = u32::try_from(bytes).map_err(|_| Refusal::Saturated)?;
-        let room = async {
-            let request = Arc::clone(&self.requests).acquire_owned().await.ok()?;
-            let bytes = Arc::clone(&self.bytes).acquire_many_owned(bytes).await.ok()?;
-            Some(Admission { _request: request, _bytes: bytes })
-        };
-        timeout(ADMISSION_WAIT, room).await.ok().flatten().ok_or(Refusal::Saturated)
+        let request = timeout(ADMISSION_WAIT, Arc::clone(&self.requests).acquire_owned());
+        let request = request.await.ok().and_then(Result::ok).ok_or(Refusal::Saturated)?;
+        let bytes = self.room(length.min(self.share)).await?;
+        Ok(Admission { _request: request, bytes, limits: self.clone() })
+    }
+
+    async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+        let count = u32::try_from(bytes).map_err(|_| Refusal::Saturated)?;
+        let room = timeout(ADMISSION_WAIT, Arc::clone(&self.bytes).acquire_many_owned(count));
+        let room = room.await.ok().and_then(Result::ok).ok_or(Refusal::Saturated)?;
+        self.held.increment(f64::from(count));
+        Ok(room)
+    }
+}
+
+impl Admission {
+    /// How many bytes of the body there is room for.
+    pub(crate) fn room(&self) -> usize {
+        self.bytes.num_permits()
+    }
+
+    /// Makes room for the first `bytes` of a body of at most `length`, and for as much again: whoever holds room has
+    /// sent at least half of it.
+    pub(crate) async fn grow(&mut self, bytes: usize, length: usize) -> Result<(), Refusal> {
+        let room = self.room();
+        if bytes > room {
+            let more = self.limits.room(bytes.saturating_mul(2).min(length).max(bytes) - room).await?;
+            self.bytes.merge(more);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.limits.held.decrement(self.room() as f64);
     }
 }

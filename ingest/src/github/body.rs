@@ -7,6 +7,7 @@ use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::Config;
+use crate::limits::Admission;
 use crate::reply::Refusal;
 
 /// So much of a refused body is read; whoever sends more than twice what GitHub may send is cut off.
@@ -54,16 +55,16 @@ pub(super) fn announced_length(headers: &HeaderMap, max: usize) -> Result<Option
     }
 }
 
-/// Reads all of `body`.
+/// Reads all of `body`, which has `length` bytes if it says so, and has room in `admission` for what comes.
 pub(super) async fn read(
     body: &mut Body,
     length: Option<usize>,
+    admission: &mut Admission,
     config: &Config,
     deadline: Instant,
 ) -> Result<Bytes, Refusal> {
     let max = config.body_max_bytes;
-    // The admission has reserved this much already.
-    let mut whole = BytesMut::with_capacity(length.unwrap_or(0));
+    let mut whole = BytesMut::with_capacity(admission.room());
     loop {
         let frame = timeout_at(deadline, body.frame()).await.map_err(|_| Refusal::BodySlow(config.answer_max()))?;
         let frame = match frame {
@@ -74,6 +75,10 @@ pub(super) async fn read(
         let Ok(data) = frame.into_data() else { continue };
         if whole.len() + data.len() > max {
             return Err(Refusal::BodyTooLarge { max });
+        }
+        admission.grow(whole.len() + data.len(), length.unwrap_or(max)).await?;
+        if whole.capacity() < admission.room() {
+            whole.reserve(admission.room() - whole.len());
         }
         whole.extend_from_slice(&data);
     }

@@ -16,6 +16,8 @@ pub const VERIFIED: &str = "headrace_ingest_verified_total";
 pub const STORED_BYTES: &str = "headrace_ingest_stored_bytes_total";
 /// Requests being served.
 pub const IN_FLIGHT: &str = "headrace_ingest_in_flight";
+/// Room taken for their bodies.
+pub const IN_FLIGHT_BYTES: &str = "headrace_ingest_in_flight_bytes";
 /// Received to stored (PubAck).
 pub const STORE_SECONDS: &str = "headrace_ingest_store_seconds";
 /// Messages settled, by `component` and `outcome`.
@@ -117,6 +119,7 @@ fn describe() {
     }
     let gauges = [
         (IN_FLIGHT, Unit::Count, "Webhook requests being served."),
+        (IN_FLIGHT_BYTES, Unit::Bytes, "Room taken for the bodies of webhook requests being served."),
         (LAG, Unit::Count, "Messages of a consumer that wait."),
         (PENDING, Unit::Count, "Messages of a consumer that are delivered but not settled."),
         (HEALTHY, Unit::Count, "1 when the component is healthy, 0 when it is not."),
