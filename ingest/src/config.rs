@@ -34,8 +34,8 @@ pub struct Config {
     pub connections_max: usize,
     /// Requests served at once; further ones wait a second, then are answered 503.
     pub in_flight_max: usize,
-    /// Bytes of bodies held at once, at least `body_max_bytes`. A body for which there is no room waits a second, then is
-    /// answered 503.
+    /// Bytes of bodies held at once, at least `body_max_bytes`. A body that finds no room for what comes next waits a
+    /// second, then is answered 503.
     pub in_flight_max_bytes: usize,
     /// Requests per second, over all senders; more are answered 429. Unset means no limit.
     pub requests_per_second_max: Option<NonZeroU32>,

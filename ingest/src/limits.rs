@@ -1,7 +1,7 @@
 //! What the gateway may hold at once. Each bound is here because memory is bounded whatever comes in.
 //!
-//! Room is given for what came in, not for what is announced: announcements cost their sender nothing, and a few of them
-//! would keep everybody else out.
+//! Beyond a small share, room is given for what came in and not for what is announced: announcements cost their sender
+//! nothing, and a few of them would keep everybody else out.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use governor::{DefaultDirectRateLimiter, Quota};
 use headrace_runtime::metrics::IN_FLIGHT_BYTES;
 use metrics::{Gauge, gauge};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::config::Config;
 use crate::reply::Refusal;
@@ -23,7 +23,7 @@ const ADMISSION_WAIT: Duration = Duration::from_secs(1);
 pub(crate) struct Limits {
     requests: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
-    /// Room in bytes that every one of `requests` can have.
+    /// Room in bytes that a request begins with: all requests at once have it, when no body takes more.
     share: usize,
     held: Gauge,
     rate: Option<(Arc<DefaultDirectRateLimiter>, u32)>,
@@ -51,21 +51,22 @@ impl Limits {
     }
 
     /// Room for a request and the beginning of its body, which has at most `length` bytes.
-    pub(crate) async fn admit(&self, length: usize) -> Result<Admission, Refusal> {
+    pub(crate) async fn admit(&self, length: usize, deadline: Instant) -> Result<Admission, Refusal> {
         if let Some((limiter, max)) = &self.rate
             && limiter.check().is_err()
         {
             return Err(Refusal::TooMany(*max));
         }
-        let request = timeout(ADMISSION_WAIT, Arc::clone(&self.requests).acquire_owned());
+        let until = deadline.min(Instant::now() + ADMISSION_WAIT);
+        let request = timeout_at(until, Arc::clone(&self.requests).acquire_owned());
         let request = request.await.ok().and_then(Result::ok).ok_or(Refusal::Saturated)?;
-        let bytes = self.room(length.min(self.share)).await?;
+        let bytes = self.room(length.min(self.share), until).await?;
         Ok(Admission { _request: request, bytes, limits: self.clone() })
     }
 
-    async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+    async fn room(&self, bytes: usize, until: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
         let count = u32::try_from(bytes).map_err(|_| Refusal::Saturated)?;
-        let room = timeout(ADMISSION_WAIT, Arc::clone(&self.bytes).acquire_many_owned(count));
+        let room = timeout_at(until, Arc::clone(&self.bytes).acquire_many_owned(count));
         let room = room.await.ok().and_then(Result::ok).ok_or(Refusal::Saturated)?;
         self.held.increment(f64::from(count));
         Ok(room)
@@ -78,12 +79,13 @@ impl Admission {
         self.bytes.num_permits()
     }
 
-    /// Makes room for the first `bytes` of a body of at most `length`, and for as much again: whoever holds room has
-    /// sent at least half of it.
-    pub(crate) async fn grow(&mut self, bytes: usize, length: usize) -> Result<(), Refusal> {
+    /// Makes room for the first `bytes` of a body of at most `length`, and for as much again: whoever holds more than
+    /// its share has sent at least half of it.
+    pub(crate) async fn grow(&mut self, bytes: usize, length: usize, deadline: Instant) -> Result<(), Refusal> {
         let room = self.room();
         if bytes > room {
-            let more = self.limits.room(bytes.saturating_mul(2).min(length).max(bytes) - room).await?;
+            let until = deadline.min(Instant::now() + ADMISSION_WAIT);
+            let more = self.limits.room(bytes.saturating_mul(2).min(length).max(bytes) - room, until).await?;
             self.bytes.merge(more);
         }
         Ok(())

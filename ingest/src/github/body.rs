@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
@@ -64,11 +64,11 @@ pub(super) async fn read(
     deadline: Instant,
 ) -> Result<Bytes, Refusal> {
     let max = config.body_max_bytes;
-    let mut whole = BytesMut::with_capacity(admission.room());
+    let mut whole = Vec::with_capacity(admission.room());
     loop {
         let frame = timeout_at(deadline, body.frame()).await.map_err(|_| Refusal::BodySlow(config.answer_max()))?;
         let frame = match frame {
-            None => return Ok(whole.freeze()),
+            None => return Ok(whole.into()),
             Some(Ok(frame)) => frame,
             Some(Err(error)) => return Err(Refusal::BodyBroken(error.to_string())),
         };
@@ -76,10 +76,9 @@ pub(super) async fn read(
         if whole.len() + data.len() > max {
             return Err(Refusal::BodyTooLarge { max });
         }
-        admission.grow(whole.len() + data.len(), length.unwrap_or(max)).await?;
-        if whole.capacity() < admission.room() {
-            whole.reserve(admission.room() - whole.len());
-        }
+        admission.grow(whole.len() + data.len(), length.unwrap_or(max), deadline).await?;
+        // No more than there is room for.
+        whole.reserve_exact(admission.room() - whole.len());
         whole.extend_from_slice(&data);
     }
 }

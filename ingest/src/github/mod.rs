@@ -109,7 +109,7 @@ async fn store(
 ) -> Result<Response, Refusal> {
     let envelope = Envelope::read(headers, family)?;
     let length = body::announced_length(headers, shared.config.body_max_bytes)?;
-    let mut admission = shared.limits.admit(length.unwrap_or(shared.config.body_max_bytes)).await?;
+    let mut admission = shared.limits.admit(length.unwrap_or(shared.config.body_max_bytes), deadline).await?;
     let body = body::read(body, length, &mut admission, &shared.config, deadline).await?;
     let key = shared.keys.verify(&body, &envelope).await?;
     shared.signals.verified.increment(1);
