@@ -20,8 +20,8 @@ pub async fn last_sequence(broker: &Broker, stream: Stream) -> anyhow::Result<u6
     Ok(handle.cached_info().state.last_sequence)
 }
 
-/// How many messages of `stream` up to `sequence` the component has not settled, at most; `None` when it has
-/// never run.
+/// How many messages of `stream` up to `sequence` the component has not settled, about; 0 when it has settled all
+/// of them, `None` when it has never run.
 ///
 /// # Errors
 /// When the broker does not answer.

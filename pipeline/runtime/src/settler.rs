@@ -83,7 +83,7 @@ impl Settler {
                 self.log_retry(message, &outcome, delay);
                 message.answer(AckKind::Nak(Some(delay))).await;
             }
-            Settlement::DeadLetter(reason) => self.dead_letter(message, reason, &outcome).await,
+            Settlement::DeadLetter(reason) => return self.dead_letter(message, reason, &outcome).await,
             Settlement::Pause { delay } => {
                 self.health.broken(describe(&outcome));
                 message.answer(AckKind::Nak(Some(delay))).await;
@@ -103,7 +103,8 @@ impl Settler {
         );
     }
 
-    async fn dead_letter(&self, message: &Delivered, reason: Reason, outcome: &Outcome) {
+    /// Sends `message` to DEAD. Returns how long the consumer must rest when DEAD does not take it.
+    async fn dead_letter(&self, message: &Delivered, reason: Reason, outcome: &Outcome) -> Option<Duration> {
         let detail = describe(outcome);
         let headers = self.dead_headers(message, reason, &detail);
         let tenant = subject::tenant_of(message.subject());
@@ -128,11 +129,14 @@ impl Settler {
                     "message dead-lettered"
                 );
                 message.answer(AckKind::Ack).await;
+                None
             }
             Err(fault) => {
                 let delay = self.policy.backoff(message.attempt);
+                self.health.degraded(format!("DEAD does not take what can never succeed: {fault}"));
                 tracing::warn!(component = self.component, %fault, origin = message.origin(), "cannot dead-letter yet");
                 message.answer(AckKind::Nak(Some(delay))).await;
+                Some(delay)
             }
         }
     }

@@ -281,7 +281,7 @@ impl<S: Sink> SinkLoop<S> {
                 }
                 Err(fault) => {
                     // Who refuses an item for itself is there and accepts us.
-                    if !matches!(fault.class, FaultClass::Poison(_)) {
+                    if fault.class != FaultClass::Poison(Reason::Rejected) {
                         unanswered = Some(fault.to_string());
                     }
                     Outcome::Failed(fault)
