@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,9 +22,12 @@ use headrace_schemas::time::Timestamp;
 use headrace_sinks::clickhouse::{Config, Events, Raw, Rewrite};
 use headrace_tests::conformance::receiver::{Case, Promise};
 use headrace_tests::harness::samples::Sample as _;
+use headrace_tests::harness::{Nats, until};
+use headrace_tests::product::process::{self, Launch, freeze, signal};
 use headrace_tests::sink_conformance;
 use headrace_tests::standin::clickhouse::{Passage, start};
 use headrace_tests::standin::server::{Failure, Server, When, Which};
+use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -292,6 +296,44 @@ async fn an_unclear_insert_of_suspects_waits_for_the_servers_limit() {
     assert_eq!(fault.class, FaultClass::Transient { retry_after: Some(Duration::from_secs(6)) }, "{fault}");
     assert_all(&sink.deliver(&batch(0..10, true, MINUTE)).await, 10);
     assert_eq!(case.rows(), 10);
+}
+
+/// Starts a process with the sinks alone, which has ClickHouse at `url`.
+async fn sinks(nats: &Nats, url: &str, dir: &Path) -> process::Running {
+    let limits = "{ max_age_hours = 24, max_bytes = 67108864 }";
+    let text = format!(
+        "nats.url = '{}'\nadmin.listen = '127.0.0.1:0'\n\
+         sinks.clickhouse = {{ url = '{url}', linger_ms = 50, insert_timeout_s = 1 }}\n\
+         streams = {{ raw = {limits}, events = {limits}, alerts = {limits}, dead = {limits} }}\n",
+        nats.server().url()
+    );
+    std::fs::create_dir_all(dir).unwrap();
+    let config = dir.join("headrace.toml");
+    std::fs::write(&config, text).unwrap();
+    Launch::run(env!("CARGO_BIN_EXE_headrace"), "sinks", &config, dir).start().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_was_stopped_in_a_failing_insert_leaves_its_batch_to_who_has_it() {
+    let (case, nats, dir) = (ClickHouseCase::start().await, Nats::start().await, TempDir::new().unwrap());
+    let publish =
+        async |numbers: std::ops::Range<u16>| nats.publish_all(numbers.map(|n| Event::sample(n).message())).await;
+    let first = sinks(&nats, &case.proxy.url(), &dir.path().join("first")).await;
+    case.proxy.fail_next(1, Failure::Hold, When::Before, Which::Deliveries);
+    publish(0..3).await;
+    until("an insert is on its way", || case.proxy.held() == 1).await;
+    freeze(first.pid()).await;
+    // With these another batch comes of it: ClickHouse cannot know it by its token.
+    publish(3..5).await;
+    let second = sinks(&nats, &case.server.url(), &dir.path().join("second")).await;
+    until("another process inserts them", || case.rows() == 5).await;
+    signal(first.pid(), Signal::CONT);
+    until("the first leaves them", || first.log().contains("held longer than its ack_wait")).await;
+    nats.settled(Event::STREAM, "clickhouse").await;
+    assert_eq!((case.rows(), case.query("SELECT uniqExact(id) FROM headrace.events").trim()), (5, "5"));
+    for running in [first, second] {
+        running.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

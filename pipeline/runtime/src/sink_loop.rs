@@ -4,7 +4,7 @@
 //! costs no event an attempt. Meanwhile progress acknowledgements keep the batch ours.
 
 use std::collections::VecDeque;
-use std::future::{Future, pending};
+use std::future::Future;
 use std::time::Duration;
 
 use async_nats::jetstream::AckKind;
@@ -201,6 +201,13 @@ impl<S: Sink> SinkLoop<S> {
                 self.give_back(&part.messages, || Outcome::Interrupted).await;
                 continue;
             }
+            let ack_wait = self.subscription.ack_wait;
+            let all: Vec<&Delivered> =
+                part.messages.iter().chain(parts.iter().flat_map(|part| &part.messages)).collect();
+            // Not left to a race with calls that may all be short.
+            if Instant::now() >= due(&all, ack_wait) {
+                prolong(&all, ack_wait).await;
+            }
             let (mut part, standing) = self.standing(part, epoch, lane).await;
             if part.messages.is_empty() {
                 continue;
@@ -328,20 +335,34 @@ impl<S: Sink> SinkLoop<S> {
 
 /// Sends progress acknowledgements for ever, thrice per `ack_wait`.
 async fn keep_held<T>(held: &[&Delivered], ack_wait: Duration) -> T {
-    let Some((last, others)) = held.split_last() else { return pending().await };
-    // Counted from when they were last known to be ours: calls and rests that are each shorter put nothing off.
-    let mut due = held_until(held.iter().copied(), ack_wait) - ack_wait * 2 / 3;
+    let mut due = due(held, ack_wait);
     loop {
         sleep_until(due).await;
-        let since = Instant::now();
-        due = since + ack_wait / 3;
-        for message in others {
-            message.answer(AckKind::Progress).await;
-        }
-        // The server takes acknowledgements of a connection in order: its word on the last covers all.
-        if last.answer_confirmed(AckKind::Progress).await {
-            held.iter().for_each(|message| message.extend_hold(since));
-        }
+        due = Instant::now() + ack_wait / 3;
+        prolong(held, ack_wait).await;
+    }
+}
+
+/// When `held` are to be prolonged. Counted from when they were last known to be ours: calls and pauses that are each
+/// shorter put nothing off.
+fn due(held: &[&Delivered], ack_wait: Duration) -> Instant {
+    held_until(held.iter().copied(), ack_wait) - ack_wait * 2 / 3
+}
+
+/// Sends one round of progress acknowledgements. Only a word that is back while `held` are still ours proves anything:
+/// the server gives the same on what another has by now.
+async fn prolong(held: &[&Delivered], ack_wait: Duration) {
+    let Some((last, others)) = held.split_last() else { return };
+    let (since, until) = (Instant::now(), held_until(held.iter().copied(), ack_wait));
+    if since >= until {
+        return;
+    }
+    for message in others {
+        message.answer(AckKind::Progress).await;
+    }
+    // The server takes acknowledgements of a connection in order: its word on the last covers all.
+    if last.answer_confirmed(AckKind::Progress).await && Instant::now() < until {
+        held.iter().for_each(|message| message.extend_hold(since));
     }
 }
 
