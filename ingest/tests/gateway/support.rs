@@ -116,7 +116,7 @@ impl Caller {
     }
 
     /// Sends the head of a well-signed request with a body of `length` bytes; what is signed is the body
-    /// of `gateway.rs` when it has that length.
+    /// of `main.rs` when it has that length.
     pub(crate) async fn begin(gate: &Gate, length: usize, more: &str) -> Self {
         let signature = signature(SECRET, crate::BODY.as_bytes());
         let head = format!(

@@ -1,0 +1,84 @@
+//! Rows that replay puts in the place of others.
+
+use std::time::Duration;
+
+use headrace_runtime::delivery::Sink as _;
+use headrace_runtime::fault::{Fault, FaultClass};
+use headrace_runtime::past::Window;
+use headrace_schemas::event::Event;
+use headrace_schemas::time::Timestamp;
+use headrace_sinks::clickhouse::Rewrite;
+use headrace_tests::standin::server::{Failure, When, Which};
+
+use crate::{ClickHouseCase, MINUTE, assert_all, batch, ready};
+
+/// A rewriting of everything that was received within a minute.
+fn rewriting(case: &ClickHouseCase, since: Timestamp, writer: &str) -> Rewrite<Event> {
+    let to = Timestamp::from_micros(since.as_micros() + 60_000_000);
+    case.patient().events_rewritten(&Window { from: since.minus(MINUTE), to, tenant: None }, since, writer)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rewritten_row_takes_the_place_of_the_older() {
+    let (case, sink) = ready().await;
+    let first = batch(0..50, false, MINUTE);
+    assert_all(&sink.deliver(&first).await, 50);
+    let since = case.patient().now().await.unwrap();
+    for writer in ["one", "another"] {
+        // The same messages again, as one that was interrupted presents them.
+        let written = rewriting(&case, since, writer).write(first.items()).await.unwrap();
+        assert_eq!((written.fresh, written.kept), (50, 0), "{writer}");
+        assert_eq!(written.inserted, if writer == "one" { 50 } else { 0 });
+        assert_eq!((case.rows(), case.query("SELECT uniqExact(id) FROM headrace.events").trim()), (50, "50"));
+    }
+    let older = format!(
+        "SELECT count() FROM headrace.events WHERE toUnixTimestamp64Micro(inserted_at) < {}",
+        since.as_micros()
+    );
+    assert_eq!(case.query(&older).trim(), "0");
+    // A later one, of the same messages in the same order, and by a writer of the same name.
+    let since = case.patient().now().await.unwrap();
+    let written = rewriting(&case, since, "one").write(first.items()).await;
+    assert!(matches!(written, Err(Fault { class: FaultClass::Broken, .. })), "the token is known: {written:?}");
+    assert_eq!(case.rows(), 50, "nothing is deleted before its successor is seen");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rewriting_whose_answer_was_lost_is_repeated_without_a_second_row() {
+    let (case, sink) = ready().await;
+    let items = batch(0..50, false, MINUTE);
+    assert_all(&sink.deliver(&items).await, 50);
+    let since = case.patient().now().await.unwrap();
+    let events = rewriting(&case, since, "one");
+    for (failure, when) in [(Failure::Reset, When::Before), (Failure::Reset, When::After), (Failure::Torn, When::After)]
+    {
+        case.proxy.fail_next(1, failure, when, Which::Deliveries);
+        if let Err(fault) = events.write(items.items()).await {
+            let FaultClass::Transient { retry_after: Some(wait) } = fault.class else { panic!("{fault}") };
+            assert!(wait > Duration::from_secs(1), "the server's limit must have passed");
+        }
+    }
+    assert_eq!(events.write(items.items()).await.unwrap().fresh, 50);
+    assert_eq!((case.rows(), case.query("SELECT uniqExact(id) FROM headrace.events").trim()), (50, "50"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_writers_of_an_absent_row_one_remains() {
+    let (case, sink) = ready().await;
+    let items = batch(0..50, false, MINUTE);
+    let since = case.patient().now().await.unwrap();
+    let events = rewriting(&case, since, "one");
+    let written = events.write(items.items()).await.unwrap();
+    assert!(!written.unproven.is_empty());
+    // A sink looked before these were there.
+    assert_all(&sink.deliver(&batch(0..20, false, MINUTE)).await, 20);
+    assert_eq!(case.rows(), 70);
+    for _ in 0..2 {
+        events.prove(&written.unproven).await.unwrap();
+        assert_eq!((case.rows(), case.query("SELECT uniqExact(id) FROM headrace.events").trim()), (50, "50"));
+    }
+    // What was there before has one writer.
+    let since = case.patient().now().await.unwrap();
+    let written = rewriting(&case, since, "another").write(items.items()).await.unwrap();
+    assert!(written.unproven.is_empty() && written.inserted == 50, "{written:?}");
+}
