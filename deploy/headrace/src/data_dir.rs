@@ -58,9 +58,13 @@ impl DataDir {
 
     /// The webhook secret kept here; made when there is none.
     pub(crate) fn webhook_secret(&self) -> anyhow::Result<Secret> {
-        let path = self.join("webhook-secret");
-        let problem =
-            || format!("cannot keep the webhook secret in {}; is the disk full or read-only?", path.display());
+        self.secret("webhook-secret")
+    }
+
+    /// The secret kept in the file `name`, which only its owner may read; made of 256 random bits when there is none.
+    pub(crate) fn secret(&self, name: &str) -> anyhow::Result<Secret> {
+        let path = self.join(name);
+        let problem = || format!("cannot keep a secret in {}; is the disk full or read-only?", path.display());
         match std::fs::read_to_string(&path) {
             Ok(text) if !text.trim().is_empty() => return Ok(Secret::new(text.trim())),
             Ok(_) => {}
@@ -69,7 +73,7 @@ impl DataDir {
         }
         let secret = hex::encode(rand::random::<[u8; 32]>());
         // Whole or not at all: half a secret would be taken for one at the next start.
-        let staged = self.join(".webhook-secret");
+        let staged = self.join(&format!(".{name}"));
         let mut file = create_private(&staged).with_context(problem)?;
         writeln!(file, "{secret}").with_context(problem)?;
         file.sync_all().with_context(problem)?;
