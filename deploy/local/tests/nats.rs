@@ -3,13 +3,16 @@
 
 mod support;
 
+use std::fs::Permissions;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use headrace_local::child::Event;
 use headrace_local::install::Installer;
-use headrace_local::nats::{self, Cluster, Config, Error, SyncInterval};
+use headrace_local::nats::{self, Cluster, Config, Error, SyncInterval, User};
 use headrace_local::poll::until;
 use headrace_local::{StartError, free_port};
 use support::CEILING;
@@ -63,13 +66,58 @@ async fn a_server_syncs_when_it_is_told_to() {
         let mut config = config(dir.path()).await;
         config.sync_interval = sync_interval;
         let server = nats::start(config).await.unwrap();
-        let mut monitor = TcpStream::connect(server.monitor()).await.unwrap();
-        monitor.write_all(b"GET /varz HTTP/1.0\r\n\r\n").await.unwrap();
-        let mut answer = String::new();
-        monitor.read_to_string(&mut answer).await.unwrap();
+        let answer = monitored(&server, "/varz").await;
         assert!(answer.contains(told), "{told} is not in {answer}");
         server.stop().await;
     }
+}
+
+#[tokio::test]
+async fn with_users_a_stranger_sees_nothing_and_files_are_their_owners() {
+    let dir = tempfile::tempdir().unwrap();
+    // As an earlier release left it.
+    let file = dir.path().join("nats-server.conf");
+    std::fs::write(&file, "").unwrap();
+    std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    let mut config = config(dir.path()).await;
+    let rights = nats::Permissions { publish: vec!["kept.1".into()], subscribe: Vec::new() };
+    let user = |name: &str, permissions| User { name: name.into(), password: "a \"word\"".into(), permissions };
+    config.users = vec![user("admin", None), user("one", Some(rights))];
+    let server = nats::start(config).await.unwrap();
+    assert!(async_nats::connect(server.url()).await.is_err());
+    let connect = async |name: &str| {
+        let options = async_nats::ConnectOptions::with_user_and_password(name.into(), "a \"word\"".into());
+        options.connect(server.url()).await.unwrap()
+    };
+    let admin = connect("admin").await;
+    let mut kept = admin.subscribe("kept.>").await.unwrap();
+    admin.flush().await.unwrap();
+    let one = connect("one").await;
+    for subject in ["kept.2", "kept.1"] {
+        one.publish(subject, "x".into()).await.unwrap();
+    }
+    // The first was refused: they come in their order.
+    let first = tokio::time::timeout(CEILING, kept.next()).await.unwrap().unwrap();
+    assert_eq!(first.subject.as_str(), "kept.1");
+
+    for (path, mode) in [(dir.path(), 0o700), (&file, 0o600)] {
+        assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, mode, "{}", path.display());
+    }
+    for path in ["/", "/varz", "/connz?auth=1", "/jsz", "/healthz"] {
+        assert!(monitored(&server, path).await.starts_with("HTTP/1.0 404"), "{path}");
+    }
+    let own = format!("{}/varz", server.monitor_path());
+    assert!(monitored(&server, &own).await.starts_with("HTTP/1.0 200"), "{own}");
+    server.stop().await;
+}
+
+/// The whole answer of a server's monitoring.
+async fn monitored(server: &nats::Running, path: &str) -> String {
+    let mut monitor = TcpStream::connect(server.monitor()).await.unwrap();
+    monitor.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    monitor.read_to_string(&mut answer).await.unwrap();
+    answer
 }
 
 #[tokio::test]

@@ -3,16 +3,21 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use super::users::authorization;
 use super::{Config, SyncInterval};
 
-/// The configuration for `config`, listening on the ports that were chosen for it.
-pub(super) fn render(config: &Config, listen: SocketAddr, monitor: SocketAddr) -> String {
+/// The configuration for `config`, listening on the ports that were chosen for it. Its monitoring answers below
+/// `monitor_path`, or at the root when that is empty.
+pub(super) fn render(config: &Config, listen: SocketAddr, monitor: SocketAddr, monitor_path: &str) -> String {
     let mut text = String::from("# Written by headrace at every start; changes are lost.\n");
     let mut line =
         |name: &str, value: String| writeln!(text, "{name}: {value}").expect("writing to memory cannot fail");
     line("server_name", quoted(&config.name));
     line("listen", quoted(&listen.to_string()));
     line("http", quoted(&monitor.to_string()));
+    if !monitor_path.is_empty() {
+        line("http_base_path", quoted(monitor_path));
+    }
     line("max_payload", config.max_payload.to_string());
     let store_dir = quoted(&config.data_dir.to_string_lossy());
     // Always said: what a confirmation is worth should not rest on the server's default, which loses two minutes.
@@ -31,10 +36,13 @@ pub(super) fn render(config: &Config, listen: SocketAddr, monitor: SocketAddr) -
         );
         line("cluster", value);
     }
+    if !config.users.is_empty() {
+        text.push_str(&authorization(&config.users));
+    }
     text
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
@@ -53,7 +61,7 @@ mod tests {
         config.cluster =
             Some(Cluster { name: "c".into(), listen: address(6222), routes: vec![address(6222), address(6223)] });
         assert_eq!(
-            render(&config, address(4222), address(8222)),
+            render(&config, address(4222), address(8222), ""),
             "# Written by headrace at every start; changes are lost.\n\
              server_name: \"headrace-local\"\n\
              listen: \"127.0.0.1:4222\"\n\
@@ -64,12 +72,13 @@ mod tests {
              routes: [\"nats://127.0.0.1:6222\", \"nats://127.0.0.1:6223\"] }\n"
         );
     }
+
     #[test]
     fn how_often_it_syncs_is_always_said() {
         let mut config = Config::new("nats-server", "/data");
         let address = ([127, 0, 0, 1], 4222).into();
-        assert!(render(&config, address, address).contains("sync_interval: \"1000ms\" }"));
+        assert!(render(&config, address, address, "").contains("sync_interval: \"1000ms\" }"));
         config.sync_interval = SyncInterval::Every(Duration::from_millis(1_500));
-        assert!(render(&config, address, address).contains("sync_interval: \"1500ms\" }"));
+        assert!(render(&config, address, address, "").contains("sync_interval: \"1500ms\" }"));
     }
 }

@@ -3,6 +3,7 @@
 
 mod config;
 mod service;
+mod users;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -13,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use self::service::Server;
+pub use self::users::{Permissions, User, authorization};
 use crate::child::{Event, RestartPolicy, Supervised};
 use crate::start::{self, AsStartError, StartError};
 
@@ -33,6 +35,8 @@ pub struct Config {
     pub sync_interval: SyncInterval,
     /// The cluster this server belongs to.
     pub cluster: Option<Cluster>,
+    /// Who may connect, and what each may do. With none, anybody may do anything.
+    pub users: Vec<User>,
     /// The server's log.
     pub log: PathBuf,
     /// How long it may take to answer; a large JetStream directory is read at the start.
@@ -76,6 +80,7 @@ impl Config {
             max_payload: 8 << 20,
             sync_interval: SyncInterval::Every(Duration::from_secs(1)),
             cluster: None,
+            users: Vec::new(),
             ready_within: Duration::from_secs(30),
             restart: RestartPolicy::default(),
         }
@@ -131,6 +136,7 @@ impl AsStartError for Error {
 pub struct Running {
     address: SocketAddr,
     monitor: SocketAddr,
+    monitor_path: String,
     child: Supervised,
 }
 
@@ -148,6 +154,12 @@ impl Running {
     /// Its HTTP monitoring (`/healthz`, `/jsz`, `/connz`), on loopback.
     pub fn monitor(&self) -> SocketAddr {
         self.monitor
+    }
+
+    /// What the paths of its monitoring begin with. A server with users answers below a path that nobody can guess,
+    /// because monitoring asks for no password and tells who is connected and what the streams are.
+    pub fn monitor_path(&self) -> &str {
+        &self.monitor_path
     }
 
     /// Its process id, while it runs.
@@ -172,11 +184,11 @@ impl Running {
 /// See [`Error`]; nothing is left running then.
 pub async fn start(config: Config) -> Result<Running, Error> {
     let lock = service::lock(&config.data_dir)?;
-    let (child, (address, monitor)) = start::keep_running(config.listen, config.restart, || {
+    let (child, (address, monitor, monitor_path)) = start::keep_running(config.listen, config.restart, || {
         let server = Server::new(config.clone(), Arc::clone(&lock))?;
-        let addresses = (server.address(), server.monitor());
+        let addresses = (server.address(), server.monitor(), server.monitor_path().to_owned());
         Ok((server, addresses))
     })
     .await?;
-    Ok(Running { address, monitor, child })
+    Ok(Running { address, monitor, monitor_path, child })
 }

@@ -1,12 +1,15 @@
 //! Starting one nats-server process and waiting until JetStream answers. Ports are chosen once, so a restart keeps them.
 
 use std::ffi::OsString;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::statvfs;
+use uuid::Uuid;
 
 use super::{Config, Error, config};
 use crate::child::{Child, Service, Spec};
@@ -27,6 +30,7 @@ pub(super) struct Server {
     config: Config,
     listen: SocketAddr,
     monitor: SocketAddr,
+    monitor_path: String,
     /// Held as long as the server may run. The child dies with this process, and so does the lock.
     _lock: Arc<DirLock>,
 }
@@ -49,13 +53,22 @@ impl Drop for DirLock {
 pub(super) fn lock(data_dir: &Path) -> Result<Arc<DirLock>, Error> {
     let path = data_dir.join("headrace.lock");
     let unusable = |source| Error::DataDir { path: data_dir.into(), source };
-    fs::create_dir_all(data_dir).map_err(unusable)?;
+    // What is in there, the messages and the passwords, is nobody else's.
+    DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(unusable)?;
+    fs::set_permissions(data_dir, Permissions::from_mode(0o700)).map_err(unusable)?;
     let file = File::options().create(true).truncate(false).write(true).open(path).map_err(unusable)?;
     match file.try_lock() {
         Ok(()) => Ok(Arc::new(DirLock(file))),
         Err(TryLockError::WouldBlock) => Err(Error::DataDirInUse { path: data_dir.into() }),
         Err(TryLockError::Error(source)) => Err(unusable(source)),
     }
+}
+
+/// Writes a file that only its owner may read, also where an earlier release left one that others could.
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(text.as_bytes())
 }
 
 /// Fails unless the file system of `path` has `needed_bytes` left for this user.
@@ -73,10 +86,13 @@ impl Server {
     pub(super) fn new(config: Config, lock: Arc<DirLock>) -> Result<Self, Error> {
         let listen = start::with_port(config.listen)?;
         let monitor = start::with_port(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0))?;
+        // Monitoring has no passwords: with users, only who knows the path may look.
+        let monitor_path =
+            if config.users.is_empty() { String::new() } else { format!("/{}", Uuid::new_v4().simple()) };
         let path = config.data_dir.join("nats-server.conf");
-        let text = config::render(&config, listen, monitor);
-        fs::write(&path, text).map_err(|source| Error::DataDir { path, source })?;
-        Ok(Self { config, listen, monitor, _lock: lock })
+        let text = config::render(&config, listen, monitor, &monitor_path);
+        write_private(&path, &text).map_err(|source| Error::DataDir { path, source })?;
+        Ok(Self { config, listen, monitor, monitor_path, _lock: lock })
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -87,11 +103,19 @@ impl Server {
         self.monitor
     }
 
+    pub(super) fn monitor_path(&self) -> &str {
+        &self.monitor_path
+    }
+
+    fn monitored(&self, path: &str) -> String {
+        format!("{}{path}", self.monitor_path)
+    }
+
     /// Clients are greeted, and JetStream is up. In a cluster it may still look for its peers.
     async fn answers(&self) -> bool {
         let greeting = net::greeting(self.address()).await;
         greeting.is_some_and(|greeting| greeting.starts_with("INFO "))
-            && net::http_status(self.monitor, HEALTH).await == Some(200)
+            && net::http_status(self.monitor, &self.monitored(HEALTH)).await == Some(200)
     }
 }
 
@@ -123,11 +147,11 @@ impl Service for Server {
     /// started again. While the disk is full it stays: it still serves what it has.
     async fn disabled(&self) -> Option<String> {
         require_room(&self.config.data_dir, FREE_BYTES_MIN).ok()?;
-        let status = net::http_status(self.monitor, HEALTH).await?;
+        let status = net::http_status(self.monitor, &self.monitored(HEALTH)).await?;
         if status != 200 {
             return Some(format!("JetStream is off: {HEALTH} answers {status}"));
         }
-        let (status, body) = net::http_answer(self.monitor, "/healthz").await?;
+        let (status, body) = net::http_answer(self.monitor, &self.monitored("/healthz")).await?;
         // The words of `Server.healthz` for a store that failed; other reasons pass by themselves.
         (status != 200 && body.contains(WRITE_ERROR)).then(|| format!("a stream takes no more messages: {body}"))
     }

@@ -1,0 +1,93 @@
+//! Who may connect to a server, and what each may do, as plain data. Pure text, and nothing of Headrace's.
+
+use std::fmt;
+
+use super::config::quoted;
+
+/// Somebody who may connect with a password.
+#[derive(Clone)]
+pub struct User {
+    /// Its name.
+    pub name: String,
+    /// Its password; the file that it is written to is only for its owner.
+    pub password: String,
+    /// What it may do; `None` is everything.
+    pub permissions: Option<Permissions>,
+}
+
+/// What a user may do; anything else is refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Permissions {
+    /// Subjects that it may publish to; requests are published.
+    pub publish: Vec<String>,
+    /// Subjects that it may subscribe to; answers come to a subscription.
+    pub subscribe: Vec<String>,
+}
+
+impl fmt::Debug for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("User").field("name", &self.name).field("permissions", &self.permissions).finish_non_exhaustive()
+    }
+}
+
+/// The block `authorization` of nats-server's configuration file. Who is none of `users` is refused.
+pub fn authorization(users: &[User]) -> String {
+    let users: String = users.iter().map(user).collect();
+    format!("authorization: {{\n  users: [\n{users}  ]\n}}\n")
+}
+
+fn user(user: &User) -> String {
+    let head = format!("    {{\n      user: {}\n      password: {}\n", quoted(&user.name), quoted(&user.password));
+    let permissions = user.permissions.as_ref().map(|own| {
+        let (publish, subscribe) = (allowed("publish", &own.publish), allowed("subscribe", &own.subscribe));
+        format!("      permissions: {{\n{publish}{subscribe}      }}\n")
+    });
+    format!("{head}{}    }}\n", permissions.unwrap_or_default())
+}
+
+/// An empty list is written as a refusal of everything: nats-server takes an empty `allow` for no limit at all.
+fn allowed(what: &str, subjects: &[String]) -> String {
+    if subjects.is_empty() {
+        return format!("        {what}: {{ deny: [\">\"] }}\n");
+    }
+    let subjects: String = subjects.iter().map(|subject| format!("          {}\n", quoted(subject))).collect();
+    format!("        {what}: {{ allow: [\n{subjects}        ] }}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_written_with_what_they_may_do() {
+        let permissions = Permissions { publish: vec!["raw.>".into(), "a.*".into()], subscribe: Vec::new() };
+        let users = [
+            User { name: "admin".into(), password: "a \"word\"".into(), permissions: None },
+            User { name: "ingest".into(), password: "b".into(), permissions: Some(permissions) },
+        ];
+        assert_eq!(
+            authorization(&users),
+            r#"authorization: {
+  users: [
+    {
+      user: "admin"
+      password: "a \"word\""
+    }
+    {
+      user: "ingest"
+      password: "b"
+      permissions: {
+        publish: { allow: [
+          "raw.>"
+          "a.*"
+        ] }
+        subscribe: { deny: [">"] }
+      }
+    }
+  ]
+}
+"#
+        );
+        assert!(!format!("{users:?}").contains("word"), "{users:?}");
+    }
+}
