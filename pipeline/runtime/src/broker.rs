@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::ConnectOptions;
 use async_nats::connection::State as ConnectionState;
-use async_nats::jetstream::{self, kv, object_store, stream};
-use headrace_schemas::codec::all_schemas;
+use async_nats::jetstream::{self, kv, object_store};
+use async_nats::{ConnectOptions, Event};
 use headrace_schemas::subject;
 
 use crate::config::{Limits, Nats, Streams};
+use crate::secret::redact_url;
 
 /// The oldest NATS whose consumers do not skip what is given the sequences of messages that it lost: it puts
 /// them back when it starts (nats-server's pull request 7692). Major, minor and patch version.
@@ -20,13 +20,13 @@ const UNCONFIRMED_MAX: usize = 16_384;
 /// Room for headers when a body is compared with the server's `max_payload`.
 const HEADER_ROOM_BYTES: usize = 16 << 10;
 /// Bucket of bodies that are too large for a message.
-const BODIES: &str = "bodies";
+pub const BODIES: &str = "bodies";
 /// Bucket that maps a schema's fingerprint (16 hex digits) to its text.
-const SCHEMAS: &str = "schemas";
+pub const SCHEMAS: &str = "schemas";
 /// Bucket of what stages remember across events.
-const STATE: &str = "state";
+pub const STATE: &str = "state";
 /// Bucket of what is known of missed deliveries.
-const RECOVERY: &str = "recovery";
+pub const RECOVERY: &str = "recovery";
 
 /// One of the four streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,9 @@ impl Stream {
         }
     }
 
-    pub(crate) const fn subjects(self) -> &'static str {
+    /// The subjects of the stream's messages.
+    #[must_use]
+    pub const fn subjects(self) -> &'static str {
         match self {
             Self::Raw => subject::RAW,
             Self::Events => subject::EVENTS,
@@ -65,7 +67,7 @@ impl Stream {
         }
     }
 
-    const fn limits(self, streams: &Streams) -> Limits {
+    pub(crate) const fn limits(self, streams: &Streams) -> Limits {
         match self {
             Self::Raw => streams.raw,
             Self::Events => streams.events,
@@ -91,16 +93,20 @@ impl Broker {
     /// # Errors
     /// When no server answers within the configured time, it refuses us, or it is too old.
     pub async fn connect(nats: &Nats, streams: &Streams, name: &str) -> anyhow::Result<Self> {
-        let servers: Vec<&str> = nats.url.split(',').map(str::trim).collect();
-        let client = connect_options(nats, name).await?.connect(servers).await.with_context(|| {
-            format!("cannot connect to NATS at {}; is it running, and is `nats.url` right?", nats.url)
+        let shown = redact_url(&nats.url);
+        let mut nats = nats.clone();
+        let url = std::mem::take(&mut nats.url);
+        nats.reach(&url);
+        let servers: Vec<&str> = nats.url.split(',').collect();
+        let client = connect_options(&nats, name).await?.connect(servers).await.with_context(|| {
+            let user = nats.user.as_ref().map(|user| format!(" as the user `{user}`")).unwrap_or_default();
+            format!("cannot connect to NATS at {shown}{user}; is it running, and is `nats.url` right?")
         })?;
         let (major, minor, patch) = NATS_MIN;
         anyhow::ensure!(
             client.is_server_compatible(major, minor, patch),
-            "expected NATS {major}.{minor} or later at {}, found {}; update the server: an older one skips messages after \
-             it lost some",
-            nats.url,
+            "expected NATS {major}.{minor} or later at {shown}, found {}; update the server: an older one skips messages \
+             after it lost some",
             client.server_info().version
         );
         let jetstream = jetstream::context::ContextBuilder::new()
@@ -116,63 +122,6 @@ impl Broker {
             replicated: streams.replicas > 1,
             timeout: nats.timeout(),
         })
-    }
-
-    /// Creates or updates the streams and buckets and publishes this release's schemas. Safe to call
-    /// from every process at every start.
-    ///
-    /// # Errors
-    /// When JetStream is off, lacks room for the configured limits, or refuses a change.
-    pub async fn ensure_topology(&self, streams: &Streams) -> anyhow::Result<()> {
-        for stream in Stream::ALL {
-            let limits = stream.limits(streams);
-            let config = stream_config(stream, streams);
-            self.jetstream.create_or_update_stream(config).await.with_context(|| {
-                format!(
-                    "cannot create the stream {} of {} bytes; NATS must run with JetStream and have that much disk, or set \
-                     `streams.{}.max_bytes` lower",
-                    stream.name(),
-                    limits.max_bytes,
-                    stream.name().to_ascii_lowercase()
-                )
-            })?;
-        }
-        if self.jetstream.get_object_store(BODIES).await.is_err() {
-            let config = object_store::Config {
-                bucket: BODIES.to_owned(),
-                description: Some("bodies over the server's max_payload; RAW holds the reference".to_owned()),
-                // A dead letter must keep its body for as long as it is kept itself.
-                max_age: hours(streams.raw.max_age_hours.max(streams.dead.max_age_hours)),
-                num_replicas: streams.replicas,
-                ..object_store::Config::default()
-            };
-            self.jetstream
-                .create_object_store(config)
-                .await
-                .context("cannot create the object store bucket `bodies`")?;
-        }
-        self.bucket(SCHEMAS, "Avro schemas by CRC-64-AVRO fingerprint", Duration::ZERO, streams.replicas).await?;
-        self.bucket(STATE, "what stages remember across events", hours(7 * 24), streams.replicas).await?;
-        self.bucket(RECOVERY, "proofs of missed and recovered deliveries", hours(30 * 24), streams.replicas).await?;
-        let schemas = self.jetstream.get_key_value(SCHEMAS).await.context("cannot open the bucket `schemas`")?;
-        for (name, fingerprint, avsc) in all_schemas() {
-            let key = format!("{fingerprint:016x}");
-            schemas.put(&key, avsc.into()).await.with_context(|| format!("cannot publish the schema of {name}"))?;
-        }
-        Ok(())
-    }
-
-    async fn bucket(&self, name: &str, description: &str, max_age: Duration, replicas: usize) -> anyhow::Result<()> {
-        let config = kv::Config {
-            bucket: name.to_owned(),
-            description: description.to_owned(),
-            history: 1,
-            max_age,
-            num_replicas: replicas,
-            ..kv::Config::default()
-        };
-        let created = self.jetstream.create_or_update_key_value(config).await;
-        created.map(|_| ()).with_context(|| format!("cannot create the KV bucket `{name}`"))
     }
 
     /// Whether the broker answers and has all streams.
@@ -268,7 +217,14 @@ async fn connect_options(nats: &Nats, name: &str) -> anyhow::Result<ConnectOptio
         // Subjects are built from escaped tokens only.
         .skip_subject_validation(true)
         .reconnect_delay_callback(|attempts| Duration::from_millis((attempts as u64 * 50).min(2_000)))
-        .event_callback(|event| async move { tracing::debug!(%event, "NATS connection event") });
+        .custom_inbox_prefix(&nats.inbox_prefix)
+        .event_callback(|event| async move {
+            match event {
+                // Such as a right that our user lacks: what was asked for is not answered.
+                Event::ServerError(error) => tracing::warn!(%error, "NATS refused what was asked"),
+                event => tracing::debug!(%event, "NATS connection event"),
+            }
+        });
     if let Some(path) = &nats.credentials_path {
         options = options
             .credentials_file(path)
@@ -285,26 +241,4 @@ async fn connect_options(nats: &Nats, name: &str) -> anyhow::Result<ConnectOptio
         options = options.add_root_certificates(path.clone());
     }
     Ok(options)
-}
-
-fn stream_config(stream: Stream, streams: &Streams) -> stream::Config {
-    let limits = stream.limits(streams);
-    stream::Config {
-        name: stream.name().to_owned(),
-        subjects: vec![stream.subjects().to_owned()],
-        max_age: hours(limits.max_age_hours),
-        max_bytes: i64::try_from(limits.max_bytes).unwrap_or(i64::MAX),
-        // A full stream refuses: dropping the oldest would lose what no consumer has read yet.
-        // `retention` makes room by removing what all of them have settled.
-        discard: stream::DiscardPolicy::New,
-        storage: stream::StorageType::File,
-        num_replicas: streams.replicas,
-        duplicate_window: streams.duplicate_window().min(hours(limits.max_age_hours)),
-        allow_direct: true,
-        ..stream::Config::default()
-    }
-}
-
-const fn hours(hours: u64) -> Duration {
-    Duration::from_secs(hours * 3_600)
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::address::{Address, Login};
 use crate::secret::Secret;
 use crate::settle::RetryPolicy;
 
@@ -40,6 +41,13 @@ pub struct Nats {
     pub password: Secret,
     /// Token, instead of user and password.
     pub token: Secret,
+    /// A directory of passwords, one file for each user that a process here connects as: `ingest`, `pipeline`,
+    /// `retention`, `sinks`, `recover`, and `admin` for `dead`, `replay`, `gaps` and whoever makes the streams. Each role
+    /// then has a connection and rights of its own. Instead of `user`, `token` and `credentials_path`.
+    pub users_dir: Option<PathBuf>,
+    /// What the subjects of answers to us begin with. A user whose rights are narrow may subscribe to its own alone.
+    /// With `users_dir` it is `_INBOX_` and the user's name.
+    pub inbox_prefix: String,
     /// A CA certificate (PEM) to trust besides the system's.
     pub ca_path: Option<PathBuf>,
     /// How long to wait for a connection and for each confirmation, in milliseconds.
@@ -57,6 +65,8 @@ impl Default for Nats {
             user: None,
             password: Secret::default(),
             token: Secret::default(),
+            users_dir: None,
+            inbox_prefix: "_INBOX".to_owned(),
             ca_path: None,
             timeout_ms: 5_000,
             start_wait_s: 60,
@@ -65,6 +75,22 @@ impl Default for Nats {
 }
 
 impl Nats {
+    /// Connects to the servers at `url` instead; a user, password or token in it takes the place of those set here.
+    pub fn reach(&mut self, url: &str) {
+        let Address { servers, login } = Address::of(url);
+        self.url = servers.join(",");
+        if login.is_some() {
+            (self.users_dir, self.credentials_path) = (None, None);
+        }
+        match login {
+            Some(Login::Password { user, password }) => {
+                (self.user, self.password, self.token) = (Some(user), password, Secret::default());
+            }
+            Some(Login::Token(token)) => (self.user, self.password, self.token) = (None, Secret::default(), token),
+            None => {}
+        }
+    }
+
     /// `start_wait_s` as a duration.
     #[must_use]
     pub const fn start_wait(&self) -> Duration {

@@ -5,8 +5,10 @@
 //! [`settle::settle`] alone decides what becomes of a message. Start with [`chain`] for stages,
 //! [`delivery`] and [`sink_loop`] for sinks, [`broker`] for what is in NATS.
 
+mod address;
 pub mod admin;
 pub mod batch;
+mod bodies;
 pub mod broker;
 pub mod chain;
 pub mod config;
@@ -37,4 +39,5 @@ pub mod settler;
 pub mod sink_loop;
 pub mod state;
 pub mod supervisor;
+mod topology;
 pub mod trace;

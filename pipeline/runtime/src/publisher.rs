@@ -9,6 +9,7 @@ use bytes::Bytes;
 use headrace_schemas::header;
 use tokio::time::timeout;
 
+use crate::bodies;
 use crate::broker::Broker;
 use crate::fault::Fault;
 use crate::payload::Outgoing;
@@ -112,8 +113,7 @@ impl Publisher {
     /// # Errors
     /// Transient, when it may not be stored whole.
     pub async fn store_body(&self, name: &str, body: &Bytes) -> Result<(), Fault> {
-        let bodies = self.broker.bodies().await.map_err(Fault::transient)?;
-        let stored = bodies.put(name, &mut body.as_ref()).await;
-        stored.map(|_| ()).map_err(|error| Fault::transient(anyhow::Error::new(error).context("cannot store the body")))
+        let stored = bodies::store(&self.broker, name, body).await;
+        stored.map_err(|error| Fault::transient(error.context("cannot store the body")))
     }
 }

@@ -34,6 +34,35 @@ impl Secret {
     }
 }
 
+/// `url` with `***` in place of what stands before an `@` in it: a user, a password, a token. It may be a list of
+/// addresses, separated by commas. Too much is hidden rather than too little.
+#[must_use]
+pub fn redact_url(url: &str) -> String {
+    let mut shown = String::with_capacity(url.len());
+    let mut rest = url;
+    while let Some(scheme_end) = rest.find("://").map(|at| at + 3) {
+        shown.push_str(&rest[..scheme_end]);
+        rest = &rest[scheme_end..];
+        // A password may have commas in it: an address ends where the next one's scheme begins.
+        let next = rest.find("://").and_then(|scheme| rest[..scheme].rfind(','));
+        let (own, others) = rest.split_at(next.unwrap_or(rest.len()));
+        push_redacted(&mut shown, own);
+        rest = others;
+    }
+    push_redacted(&mut shown, rest);
+    shown
+}
+
+fn push_redacted(shown: &mut String, address: &str) {
+    match address.rsplit_once('@') {
+        Some((_, host)) => {
+            shown.push_str("***@");
+            shown.push_str(host);
+        }
+        None => shown.push_str(address),
+    }
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret")
@@ -53,5 +82,25 @@ impl JsonSchema for Secret {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "x-secret": true })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::redact_url;
+
+    #[test]
+    fn an_address_is_shown_without_who_connects() {
+        for (url, shown) in [
+            ("nats://127.0.0.1:4222", "nats://127.0.0.1:4222"),
+            ("nats://admin:p4ss@127.0.0.1:4222", "nats://***@127.0.0.1:4222"),
+            ("tls://t0ken@a, nats://u:p@b:1,nats://c", "tls://***@a, nats://***@b:1,nats://c"),
+            ("nats://u:p@ss,w/rd@a,b", "nats://***@a,b"),
+            ("u:p@host", "***@host"),
+            ("http://u:p@host:1/path?query", "http://***@host:1/path?query"),
+            ("", ""),
+        ] {
+            assert_eq!(redact_url(url), shown);
+        }
     }
 }

@@ -1,8 +1,10 @@
 //! What became of the events: rows in ClickHouse, messages in NATS.
 
+use async_nats::ConnectOptions;
 use async_nats::jetstream::{self, message::StreamMessage};
 use headrace_local::poll;
 use headrace_runtime::broker::Stream;
+use headrace_runtime::config::Nats;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -34,7 +36,13 @@ impl Stored {
     /// # Panics
     /// When NATS does not answer.
     pub async fn at(nats: &str, clickhouse: &str) -> Self {
-        let client = async_nats::connect(nats).await.expect("NATS answers");
+        let mut settings = Nats::default();
+        settings.reach(nats);
+        let options = match settings.user {
+            Some(user) => ConnectOptions::with_user_and_password(user, settings.password.expose().to_owned()),
+            None => ConnectOptions::new(),
+        };
+        let client = options.connect(settings.url).await.expect("NATS answers");
         Self { http: reqwest::Client::new(), clickhouse: clickhouse.to_owned(), jetstream: jetstream::new(client) }
     }
 

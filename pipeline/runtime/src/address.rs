@@ -1,0 +1,82 @@
+//! An address of NATS taken apart. The client library does not read a user or a password from it, though NATS' own
+//! tools do.
+
+use crate::secret::Secret;
+
+/// Where servers are, and how to log in when the address says so.
+pub(crate) struct Address {
+    pub(crate) servers: Vec<String>,
+    pub(crate) login: Option<Login>,
+}
+
+/// What an address says before its `@`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Login {
+    Password { user: String, password: Secret },
+    Token(Secret),
+}
+
+impl Address {
+    /// Takes `url` apart: addresses separated by commas, of which the first with a login counts for all.
+    pub(crate) fn of(url: &str) -> Self {
+        let (mut servers, mut login) = (Vec::new(), None);
+        for part in url.split(',').map(str::trim) {
+            let (scheme, rest) = part.split_once("://").map_or(("", part), |(scheme, rest)| (scheme, rest));
+            let (own, host) = rest.rsplit_once('@').map_or((None, rest), |(own, host)| (Some(own), host));
+            login = login.or_else(|| own.map(Login::of));
+            servers.push(if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") });
+        }
+        Self { servers, login }
+    }
+}
+
+impl Login {
+    fn of(text: &str) -> Self {
+        match text.split_once(':') {
+            Some((user, password)) => Self::Password { user: decoded(user), password: Secret::new(decoded(password)) },
+            None => Self::Token(Secret::new(decoded(text))),
+        }
+    }
+}
+
+/// `text` with its `%40` and the like as what they stand for (RFC 3986, section 2.1); anything else stays.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, others @ ..] = rest {
+        let digits = others.get(..2).filter(|_| *first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &others[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = others;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_is_taken_out_of_an_address() {
+        let password = |user: &str, password: &str| {
+            Some(Login::Password { user: user.to_owned(), password: Secret::new(password) })
+        };
+        for (url, servers, login) in [
+            ("nats://a:4222", &["nats://a:4222"][..], None),
+            ("nats://u:p@a:4222", &["nats://a:4222"], password("u", "p")),
+            ("nats://a, tls://u:p%40%2c%@b", &["nats://a", "tls://b"], password("u", "p@,%")),
+            ("nats://t0ken@a", &["nats://a"], Some(Login::Token(Secret::new("t0ken")))),
+            ("u:p@a", &["a"], password("u", "p")),
+        ] {
+            let address = Address::of(url);
+            assert_eq!((address.servers, address.login), (servers.iter().map(ToString::to_string).collect(), login));
+        }
+    }
+}

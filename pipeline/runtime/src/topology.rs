@@ -1,0 +1,188 @@
+//! The streams and buckets, made as configured.
+//!
+//! What is there already as configured is left alone, so that a user who may not change streams can start a process.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::{ErrorCode, kv, stream};
+use headrace_schemas::codec::all_schemas;
+
+use crate::broker::{BODIES, Broker, RECOVERY, SCHEMAS, STATE, Stream};
+use crate::config::Streams;
+
+/// What a request ends with that NATS did not answer because our user may not make it.
+const RIGHTS: &str = "NATS does not answer a user without the right to change streams: run `headrace check --migrate` \
+                      as one who has it";
+
+impl Broker {
+    /// Creates or updates the streams and buckets and publishes this release's schemas, where they are not there as
+    /// configured. Safe to call from every process at every start.
+    ///
+    /// # Errors
+    /// When JetStream is off, lacks room for the configured limits, or refuses a change.
+    pub async fn ensure_topology(&self, streams: &Streams) -> anyhow::Result<()> {
+        for stream in Stream::ALL {
+            let limits = stream.limits(streams);
+            self.ensure_stream(stream_config(stream, streams)).await.with_context(|| {
+                format!(
+                    "cannot create the stream {} of {} bytes; NATS must run with JetStream and have that much disk, or set \
+                     `streams.{}.max_bytes` lower. {RIGHTS}",
+                    stream.name(),
+                    limits.max_bytes,
+                    stream.name().to_ascii_lowercase()
+                )
+            })?;
+        }
+        let bodies = self.ensure_stream(bodies_config(streams)).await;
+        bodies.with_context(|| format!("cannot create the object store bucket `{BODIES}`. {RIGHTS}"))?;
+        self.ensure_bucket(SCHEMAS, "Avro schemas by CRC-64-AVRO fingerprint", Duration::ZERO, streams.replicas)
+            .await?;
+        self.ensure_bucket(STATE, "what stages remember across events", hours(7 * 24), streams.replicas).await?;
+        self.ensure_bucket(RECOVERY, "proofs of missed and recovered deliveries", hours(30 * 24), streams.replicas)
+            .await?;
+        self.publish_schemas().await
+    }
+
+    async fn ensure_stream(&self, wanted: stream::Config) -> anyhow::Result<()> {
+        let wanted = match self.config_of(&wanted.name).await? {
+            Some(found) => {
+                let wanted = merged(&found, wanted);
+                if wanted == found {
+                    return Ok(());
+                }
+                wanted
+            }
+            None => wanted,
+        };
+        self.jetstream().create_or_update_stream(wanted).await?;
+        Ok(())
+    }
+
+    async fn ensure_bucket(
+        &self,
+        name: &str,
+        description: &str,
+        max_age: Duration,
+        replicas: usize,
+    ) -> anyhow::Result<()> {
+        let context = || format!("cannot create the KV bucket `{name}`. {RIGHTS}");
+        let found = self.config_of(&kv_stream(name)).await.with_context(context)?;
+        if found.is_some_and(|found| found.max_age == max_age && found.num_replicas == replicas) {
+            return Ok(());
+        }
+        let config = kv::Config {
+            bucket: name.to_owned(),
+            description: description.to_owned(),
+            history: 1,
+            max_age,
+            num_replicas: replicas,
+            ..kv::Config::default()
+        };
+        self.jetstream().create_or_update_key_value(config).await.with_context(context)?;
+        Ok(())
+    }
+
+    async fn publish_schemas(&self) -> anyhow::Result<()> {
+        let schemas = self.jetstream().get_key_value(SCHEMAS).await.context("cannot open the bucket `schemas`")?;
+        for (name, fingerprint, avsc) in all_schemas() {
+            let key = format!("{fingerprint:016x}");
+            let found = schemas.get(&key).await.with_context(|| format!("cannot look for the schema of {name}"))?;
+            if found.is_none_or(|found| found != avsc.as_bytes()) {
+                let put = schemas.put(&key, avsc.into()).await;
+                put.with_context(|| format!("cannot publish the schema of {name}. {RIGHTS}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How a stream is made; `None` when there is none.
+    async fn config_of(&self, name: &str) -> anyhow::Result<Option<stream::Config>> {
+        match self.jetstream().get_stream(name).await {
+            Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
+            Err(error) => match error.kind() {
+                GetStreamErrorKind::JetStream(refusal) if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                    Ok(None)
+                }
+                _ => Err(error).context("cannot see how it is made"),
+            },
+        }
+    }
+}
+
+/// The stream behind the KV bucket `name`, as NATS names it.
+#[must_use]
+pub(crate) fn kv_stream(name: &str) -> String {
+    format!("KV_{name}")
+}
+
+fn stream_config(stream: Stream, streams: &Streams) -> stream::Config {
+    let limits = stream.limits(streams);
+    stream::Config {
+        name: stream.name().to_owned(),
+        subjects: vec![stream.subjects().to_owned()],
+        max_age: hours(limits.max_age_hours),
+        max_bytes: i64::try_from(limits.max_bytes).unwrap_or(i64::MAX),
+        // A full stream refuses: dropping the oldest would lose what no consumer has read yet.
+        // `retention` makes room by removing what all of them have settled.
+        discard: stream::DiscardPolicy::New,
+        storage: stream::StorageType::File,
+        num_replicas: streams.replicas,
+        duplicate_window: streams.duplicate_window().min(hours(limits.max_age_hours)),
+        allow_direct: true,
+        // A person drops single letters of DEAD; nobody has a reason to take one message out of the others.
+        deny_delete: stream != Stream::Dead,
+        // `retention` purges the others.
+        deny_purge: stream == Stream::Dead,
+        ..stream::Config::default()
+    }
+}
+
+/// The object store bucket `bodies`, as NATS makes one, but for the roll-ups: with them whoever may store a body could
+/// remove all.
+fn bodies_config(streams: &Streams) -> stream::Config {
+    stream::Config {
+        name: format!("OBJ_{BODIES}"),
+        description: Some("bodies over the server's max_payload; RAW holds the reference".to_owned()),
+        subjects: vec![format!("$O.{BODIES}.C.>"), format!("$O.{BODIES}.M.>")],
+        // A dead letter must keep its body for as long as it is kept itself.
+        max_age: hours(streams.raw.max_age_hours.max(streams.dead.max_age_hours)),
+        discard: stream::DiscardPolicy::New,
+        storage: stream::StorageType::File,
+        num_replicas: streams.replicas,
+        allow_direct: true,
+        allow_rollup: false,
+        deny_delete: true,
+        deny_purge: true,
+        ..stream::Config::default()
+    }
+}
+
+/// `found` with what we decide of it as `wanted`. The rest is the operator's.
+fn merged(found: &stream::Config, wanted: stream::Config) -> stream::Config {
+    stream::Config {
+        subjects: wanted.subjects,
+        max_age: wanted.max_age,
+        // Nothing is said of the bucket's size: none is as good as minus one.
+        max_bytes: if wanted.max_bytes == 0 { found.max_bytes } else { wanted.max_bytes },
+        discard: wanted.discard,
+        storage: wanted.storage,
+        num_replicas: wanted.num_replicas,
+        duplicate_window: if wanted.duplicate_window.is_zero() {
+            found.duplicate_window
+        } else {
+            wanted.duplicate_window
+        },
+        allow_direct: wanted.allow_direct,
+        allow_rollup: wanted.allow_rollup,
+        // NATS does not take these back, and refuses a change that tries to.
+        deny_delete: wanted.deny_delete || found.deny_delete,
+        deny_purge: wanted.deny_purge || found.deny_purge,
+        ..found.clone()
+    }
+}
+
+const fn hours(hours: u64) -> Duration {
+    Duration::from_secs(hours * 3_600)
+}
