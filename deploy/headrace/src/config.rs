@@ -184,6 +184,7 @@ impl Config {
         }
         if roles.contains(&Role::Pipeline) {
             problems.extend(self.pipeline.validate("pipeline"));
+            problems.extend(self.validate_verify(roles));
         }
         if roles.contains(&Role::Sinks) {
             problems.extend(self.sinks.validate("sinks"));
@@ -200,6 +201,16 @@ impl Config {
         let mut problems = self.validate(&[crate::cli::Role::Pipeline]);
         problems.extend(self.sinks.validate_clickhouse("sinks"));
         problems
+    }
+
+    /// The gateway's own check says the same where it runs.
+    fn validate_verify(&self, roles: &[crate::cli::Role]) -> Option<Invalid> {
+        let github = &self.ingest.github;
+        let is_missing = self.pipeline.verify && github.secrets.is_empty() && github.scoped.is_empty();
+        let message = "expected the webhook secrets, by which `pipeline.verify` checks stored signatures, found none; give \
+                       those of the gateway, or turn `pipeline.verify` off";
+        (is_missing && !roles.contains(&crate::cli::Role::Ingest))
+            .then(|| Invalid::new("ingest.github.secrets", message))
     }
 
     fn validate_recover(&self, roles: &[crate::cli::Role]) -> Vec<Invalid> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use headrace_ingest::gateway::Gateway;
+use headrace_ingest::github::Keys;
 use headrace_runtime::admin::{self, Admin};
 use headrace_runtime::broker::Broker;
 use headrace_runtime::chain::{BoxedStage, ChainLoop, Pace};
@@ -24,6 +25,7 @@ use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use headrace_stages::alert::Alerts;
 use headrace_stages::chains::{self, Stages};
+use headrace_stages::normalize::Verify;
 use tokio::net::TcpListener;
 
 use crate::cli::Role;
@@ -85,7 +87,7 @@ impl Process {
             gateway_address = Some(address);
         }
         if roles.contains(&Role::Pipeline) {
-            builder.pipeline(&config.pipeline).await?;
+            builder.pipeline(config).await?;
         }
         if roles.contains(&Role::Sinks) {
             builder.sinks(config)?;
@@ -131,8 +133,10 @@ impl Builder<'_> {
         });
     }
 
-    async fn pipeline(&mut self, config: &chains::Config) -> anyhow::Result<()> {
-        for chain in chains::build(config)? {
+    async fn pipeline(&mut self, config: &Config) -> anyhow::Result<()> {
+        let verify = verify(config);
+        let config = &config.pipeline;
+        for chain in chains::build(config, verify.as_ref())? {
             match chain.stages {
                 Stages::FromRaw(stage) => self.chain(chain.subscription, Pace::Prompt, stage, config.lanes),
                 Stages::FromEvents(stage) => self.chain(chain.subscription, Pace::Prompt, stage, config.lanes),
@@ -221,6 +225,15 @@ impl Builder<'_> {
     fn settler(&self, component: &str) -> Settler {
         Settler::new(component, self.broker, self.policy, self.health.register(component))
     }
+}
+
+/// How stored signatures are checked again, when they are to be: as the gateway checked them.
+pub(crate) fn verify(config: &Config) -> Option<Verify> {
+    config.pipeline.verify.then(|| {
+        let keys = Keys::new(&config.ingest.github);
+        let verify: Verify = Arc::new(move |raw| keys.check_stored(raw));
+        verify
+    })
 }
 
 /// Binds `address`, the value of `setting`.

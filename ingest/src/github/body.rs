@@ -22,7 +22,11 @@ pub(super) enum MediaType {
 
 impl MediaType {
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
-        let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        Self::named(headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default())
+    }
+
+    /// The media type that `value` of a header names.
+    pub(super) fn named(value: &str) -> Result<Self, Refusal> {
         let essence = value.split(';').next().unwrap_or_default().trim();
         if essence.eq_ignore_ascii_case("application/json") {
             Ok(Self::Json)

@@ -16,7 +16,9 @@ use super::verify::parse_signature;
 use crate::reply::Refusal;
 
 /// The source's name in subjects and headers.
-const SOURCE: &str = "github";
+pub(super) const SOURCE: &str = "github";
+/// GitHub's header with the id of the hook; it is not signed.
+pub(super) const HOOK_ID: &str = "X-GitHub-Hook-ID";
 /// Longest event kind accepted; GitHub's longest is 42 characters.
 const EVENT_MAX_CHARS: usize = 64;
 /// Most bytes of headers that are kept with a body; GitHub's are about 700. With those that DEAD adds they
@@ -56,7 +58,7 @@ impl<'a> Envelope<'a> {
         Ok(Self {
             id: EventId::github(guid),
             event,
-            hook_id: text(headers, "X-GitHub-Hook-ID").and_then(|id| id.parse().ok()),
+            hook_id: text(headers, HOOK_ID).and_then(|id| id.parse().ok()),
             signature: signature(headers)?,
             media_type,
             headers,

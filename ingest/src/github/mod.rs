@@ -2,6 +2,7 @@
 
 mod body;
 mod envelope;
+mod stored;
 mod verify;
 
 use std::sync::Arc;

@@ -66,6 +66,8 @@ pub enum Reason {
     MissingHeader,
     /// The object that holds the body is gone.
     BodyLost,
+    /// The stored signature is not that of the body with a configured secret: a forgery, or the secret is gone.
+    Unverified,
     /// The receiver refused this event for good.
     Rejected,
     /// It failed as often as the retry policy allows.
@@ -76,8 +78,15 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for documentation and metrics.
-    pub const ALL: [Self; 6] =
-        [Self::Malformed, Self::MissingHeader, Self::BodyLost, Self::Rejected, Self::Exhausted, Self::Panicked];
+    pub const ALL: [Self; 7] = [
+        Self::Malformed,
+        Self::MissingHeader,
+        Self::BodyLost,
+        Self::Unverified,
+        Self::Rejected,
+        Self::Exhausted,
+        Self::Panicked,
+    ];
 
     /// The stable code.
     #[must_use]
@@ -86,6 +95,7 @@ impl Reason {
             Self::Malformed => "malformed",
             Self::MissingHeader => "missing_header",
             Self::BodyLost => "body_lost",
+            Self::Unverified => "unverified",
             Self::Rejected => "rejected",
             Self::Exhausted => "exhausted",
             Self::Panicked => "panicked",

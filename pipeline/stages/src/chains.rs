@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::enrich::Enrich;
-use crate::normalize::Normalize;
+use crate::normalize::{Normalize, Verified, Verify};
 use crate::score::Score;
 use crate::{alert, enrich, score};
 
@@ -35,6 +35,10 @@ pub struct Config {
     pub lanes: usize,
     /// How long a process may hold a message without a word before another gets it, in seconds.
     pub ack_wait_s: u64,
+    /// Whether normalize checks each stored signature again, with the secrets of `ingest.github`. Then what somebody
+    /// else than the gateway has put into RAW goes to DEAD as `unverified`, and so does what was signed with a secret
+    /// that is no longer there. It costs about a millisecond for each MiB of bodies.
+    pub verify: bool,
     /// What is known of actors and repositories beyond the event.
     pub enrich: enrich::Config,
     /// Rules and risk.
@@ -49,6 +53,7 @@ impl Default for Config {
             chains: vec![ORDER.map(str::to_owned).to_vec()],
             lanes: 4,
             ack_wait_s: 30,
+            verify: false,
             enrich: enrich::Config::default(),
             score: score::Config::default(),
             alert: alert::Config::default(),
@@ -119,18 +124,18 @@ pub enum Stages {
     FromEvents(BoxedStage<Event, Event>),
 }
 
-/// Builds the configured chains; `config` must have been validated.
+/// Builds the configured chains; `config` must have been validated. With `verify`, normalize takes only what passes it.
 ///
 /// # Errors
 /// When a rule or a pattern cannot be used.
-pub fn build(config: &Config) -> anyhow::Result<Vec<Chain>> {
+pub fn build(config: &Config, verify: Option<&Verify>) -> anyhow::Result<Vec<Chain>> {
     let mut chains = Vec::new();
     let mut handover = None;
     for names in &config.chains {
         let first = names.first().map(String::as_str).unwrap_or_default();
         let mut stages: Option<Stages> = None;
         for name in names {
-            let next = build_one(name, config)?;
+            let next = build_one(name, config, verify)?;
             stages = Some(match (stages, next) {
                 (None, next) => next,
                 (Some(Stages::FromRaw(before)), Stages::FromEvents(next)) => Stages::FromRaw(fuse(before, next)),
@@ -156,17 +161,20 @@ pub fn build(config: &Config) -> anyhow::Result<Vec<Chain>> {
 ///
 /// # Errors
 /// When a rule or a pattern cannot be used.
-pub fn build_whole(config: &Config) -> anyhow::Result<BoxedStage<RawDelivery, Event>> {
+pub fn build_whole(config: &Config, verify: Option<&Verify>) -> anyhow::Result<BoxedStage<RawDelivery, Event>> {
     let fused = Config { chains: Config::default().chains, ..config.clone() };
-    match build(&fused)?.pop().map(|chain| chain.stages) {
+    match build(&fused, verify)?.pop().map(|chain| chain.stages) {
         Some(Stages::FromRaw(stage)) => Ok(stage),
         Some(Stages::FromEvents(_)) | None => anyhow::bail!("expected a chain that begins with the bodies"),
     }
 }
 
-fn build_one(name: &str, config: &Config) -> anyhow::Result<Stages> {
+fn build_one(name: &str, config: &Config, verify: Option<&Verify>) -> anyhow::Result<Stages> {
     Ok(match name {
-        "normalize" => Stages::FromRaw(Box::new(Normalize)),
+        "normalize" => Stages::FromRaw(match verify {
+            Some(verify) => fuse(Box::new(Verified(Verify::clone(verify))), Box::new(Normalize)),
+            None => Box::new(Normalize),
+        }),
         "enrich" => Stages::FromEvents(Box::new(Enrich::new(&config.enrich)?)),
         "score" => Stages::FromEvents(Box::new(Score::from_config(&config.score)?)),
         other => anyhow::bail!("there is no stage `{other}`"),
@@ -197,11 +205,12 @@ mod tests {
             chains: chains.iter().map(|names| names.iter().map(|&name| name.to_owned()).collect()).collect(),
             ..Config::default()
         };
-        let built = build(&cut(&[&["normalize"], &["enrich", "score"]])).unwrap();
+        let built = build(&cut(&[&["normalize"], &["enrich", "score"]]), None).unwrap();
         assert_eq!(built[0].subscription.component, "normalize");
         assert_eq!(built[1].subscription.filters, ["events.normalized.>"]);
-        assert_eq!(build(&Config::default()).unwrap().len(), 1);
-        assert_eq!(build_whole(&cut(&[&["normalize"], &["enrich", "score"]])).unwrap().handover(), "scored");
+        assert_eq!(build(&Config::default(), None).unwrap().len(), 1);
+        let whole = build_whole(&cut(&[&["normalize"], &["enrich", "score"]]), None).unwrap();
+        assert_eq!(whole.handover(), "scored");
         for wrong in [
             &[][..],
             &[&["score"][..]],

@@ -18,7 +18,7 @@ const PERIOD: Duration = Duration::from_millis(250);
 /// never run is not waited for: once it does, it looks up whatever is older than itself.
 pub(super) async fn past(broker: &Broker, pipeline: &chains::Config, last: u64, show: &mut Show) -> anyhow::Result<()> {
     let mut way: Vec<(String, Stream)> = Vec::new();
-    for chain in chains::build(pipeline)? {
+    for chain in chains::build(pipeline, None)? {
         way.push((chain.subscription.component, chain.subscription.stream));
     }
     way.push((CLICKHOUSE.to_owned(), Stream::Events));

@@ -22,6 +22,7 @@ use clap::error::ErrorKind;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::lease::Lease;
 use headrace_runtime::past::{self, Window};
+use headrace_runtime::secret::Secret;
 use headrace_runtime::state::StateStore;
 use headrace_schemas::subject;
 use headrace_schemas::time::Timestamp;
@@ -36,6 +37,7 @@ use self::work::{Shared, Target, Work};
 use crate::cli::{Cli, Place, Replay};
 use crate::config::{self, Config};
 use crate::ready::Ready;
+use crate::roles::verify;
 use crate::run::stop_signal;
 use crate::up;
 
@@ -89,6 +91,8 @@ fn configured(place: &Place) -> anyhow::Result<Config> {
     let mut loaded = config::load(place.config.config.as_deref(), Config::validate_replay)?;
     let config = &mut loaded.value;
     let names_clickhouse = config.sinks.clickhouse.get_or_insert_default().url.is_empty();
+    let github = &mut config.ingest.github;
+    let lacks_secret = config.pipeline.verify && github.secrets.is_empty() && github.scoped.is_empty();
     if config.nats.url.is_empty() || names_clickhouse {
         let ready = Ready::read(&place.data_dir.join(up::READY_FILE)).context(
             "expected the addresses of NATS and ClickHouse: name a configuration with `nats.url` and \
@@ -96,6 +100,9 @@ fn configured(place: &Place) -> anyhow::Result<Config> {
         )?;
         let nats = ready.nats.context("the running process tells of no NATS server")?;
         let clickhouse = ready.clickhouse.context("the running process tells of no ClickHouse")?;
+        if lacks_secret {
+            github.secrets.extend(ready.webhook_secret.map(Secret::new));
+        }
         *config = up::with_servers(config, &nats, &clickhouse);
     }
     loaded.check(loaded.value.validate_replay())?;
@@ -126,7 +133,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     async fn run(&self, show: &mut Show) -> anyhow::Result<Tally> {
-        let stage = chains::build_whole(&self.config.pipeline)?;
+        let stage = chains::build_whole(&self.config.pipeline, verify(self.config).as_ref())?;
         self.clickhouse.restore().await.map_err(|fault| fault.source)?;
         let mut journal = Journal::new(self.store.clone(), self.key()?);
         let record = match journal.read().await? {

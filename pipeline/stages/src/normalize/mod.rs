@@ -4,6 +4,7 @@
 
 mod changes;
 mod document;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use headrace_schemas::time::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use self::document::Object;
+pub use self::verify::{Verified, Verify};
 
 /// A time in a body counts as that of the event only when it is at most this much older than the
 /// reception: GitHub redelivers for three days, and `updated_at` of an untouched thing may be years old.
