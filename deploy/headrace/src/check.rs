@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use headrace_ingest::recover;
-use headrace_runtime::broker::Broker;
 use headrace_runtime::delivery::Sink as _;
 use headrace_runtime::fault::Fault;
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use tokio::time::timeout;
 
+use crate::brokers::connect_first;
 use crate::cli::Check;
 use crate::config::{self, Config};
 use crate::run::ALL_ROLES;
@@ -30,7 +30,7 @@ pub(crate) async fn check(arguments: Check) -> anyhow::Result<()> {
             println!("failed  {name}: {problem}");
         }
     };
-    report(&format!("nats {}", config.nats.url), within(nats(&config)).await);
+    report(&format!("nats {}", config.nats.url), within(nats(&config, &arguments)).await);
     if let Some(clickhouse) = &config.sinks.clickhouse {
         let name = format!("clickhouse {}", clickhouse.url);
         report(&name, within(reach(clickhouse.reach())).await);
@@ -60,10 +60,16 @@ pub(crate) async fn check(arguments: Check) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn nats(config: &Config) -> Result<(), String> {
-    let broker = Broker::connect(&config.nats, &config.streams, "headrace-check").await;
-    let broker = broker.map_err(|error| format!("{error:#}"))?;
-    broker.jetstream_answers().await.map_err(|error| format!("{error:#}"))
+async fn nats(config: &Config, arguments: &Check) -> Result<(), String> {
+    let check = async {
+        let broker = connect_first(config, "headrace-check").await?;
+        broker.jetstream_answers().await?;
+        if arguments.migrate {
+            broker.ensure_topology(&config.streams).await?;
+        }
+        anyhow::Ok(())
+    };
+    check.await.map_err(|error| format!("{error:#}"))
 }
 
 async fn reach(check: impl Future<Output = Result<(), Fault>>) -> Result<(), String> {

@@ -160,7 +160,7 @@ pub struct Check {
     /// Configuration.
     #[command(flatten)]
     pub config: ConfigFile,
-    /// Also create and update the tables in ClickHouse.
+    /// Also create and update the streams in NATS and the tables in ClickHouse.
     #[arg(long)]
     pub migrate: bool,
 }

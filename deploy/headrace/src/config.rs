@@ -240,6 +240,19 @@ impl Config {
                            `headrace up` starts one by itself";
             refuse("nats.url", message.to_owned());
         }
+        let nats = &self.nats;
+        if nats.users_dir.is_some()
+            && (nats.user.is_some() || !nats.token.is_empty() || nats.credentials_path.is_some())
+        {
+            let message = "expected it instead of `nats.user`, `nats.token` and `nats.credentials_path`, found one of them \
+                           too; the files in the directory say who connects";
+            refuse("nats.users_dir", message.to_owned());
+        }
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        if !nats.inbox_prefix.split('.').all(|token| !token.is_empty() && token.bytes().all(plain)) {
+            let message = format!("expected a subject such as `_INBOX_ingest`, found `{}`", nats.inbox_prefix);
+            refuse("nats.inbox_prefix", message);
+        }
         if ![1, 3, 5].contains(&self.streams.replicas) {
             refuse("streams.replicas", format!("expected 1, 3 or 5, found {}", self.streams.replicas));
         }

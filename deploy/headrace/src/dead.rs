@@ -8,13 +8,13 @@ use std::io::{self, ErrorKind, Write};
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use headrace_runtime::broker::Broker;
 use headrace_runtime::dead::{DeadLetters, Filter, Letter, Reader, Redriven};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use headrace_schemas::{codec, header};
 use serde_json::{Map, Value, json};
 
+use crate::brokers::connect_admin;
 use crate::cli::{Dead, DeadAction, Place, Selection};
 use crate::config;
 use crate::plain;
@@ -63,9 +63,9 @@ async fn open(place: &Place) -> anyhow::Result<DeadLetters> {
             "expected the address of a NATS server: name a configuration with `nats.url`, or the --data-dir of a \
              running `headrace up`",
         )?;
-        config.nats.url = ready.nats.context("the running process tells of no NATS server")?;
+        config.nats.reach(&ready.nats.context("the running process tells of no NATS server")?);
     }
-    DeadLetters::open(&Broker::connect(&config.nats, &config.streams, "headrace-dead").await?).await
+    DeadLetters::open(&connect_admin(&config, "headrace-dead").await?).await
 }
 
 /// The letters that a selection means, one after the other.

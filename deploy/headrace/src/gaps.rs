@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use headrace_ingest::recover::hook_names;
 use headrace_ingest::recover::report::{Counts, HookReport, Report};
-use headrace_runtime::broker::Broker;
 use headrace_runtime::state::StateStore;
 use headrace_schemas::time::Timestamp;
 
+use crate::brokers::connect_admin;
 use crate::cli::Gaps;
 use crate::config::{self, Config};
 use crate::ready::Ready;
@@ -17,7 +17,7 @@ pub(crate) async fn gaps(arguments: Gaps) -> anyhow::Result<()> {
     let loaded = config::load(arguments.config.config.as_deref(), |_| Vec::new())?;
     let mut config = loaded.value;
     if config.nats.url.is_empty() {
-        config.nats.url = running_nats(&arguments)?;
+        config.nats.reach(&running_nats(&arguments)?);
     }
     let mut report = read(&config).await?;
     let oldest = report.at.minus(Duration::from_secs(u64::from(arguments.hours) * 3_600));
@@ -40,7 +40,7 @@ fn running_nats(arguments: &Gaps) -> anyhow::Result<String> {
 }
 
 async fn read(config: &Config) -> anyhow::Result<Report> {
-    let broker = Broker::connect(&config.nats, &config.streams, "headrace gaps").await?;
+    let broker = connect_admin(config, "headrace gaps").await?;
     let store = StateStore::open_recovery(&broker).await.context("is `headrace run` or `headrace up` set up there?")?;
     // A hook that is no longer configured is nobody's concern.
     let wanted = config.recover.as_ref().map(hook_names).unwrap_or_default();

@@ -3,6 +3,8 @@
 //! Nothing is decided here that a part could decide; nothing else may depend on this crate. Start with
 //! [`cli`] for the commands and `roles` for what a process consists of.
 
+pub mod access;
+mod brokers;
 mod check;
 pub mod cli;
 mod clickhouse;

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use headrace_ingest::gateway::Gateway;
 use headrace_ingest::github::Keys;
 use headrace_runtime::admin::{self, Admin};
-use headrace_runtime::broker::Broker;
+use headrace_runtime::broker::{Broker, Stream};
 use headrace_runtime::chain::{BoxedStage, ChainLoop, Pace};
 use headrace_runtime::consumer::Subscription;
 use headrace_runtime::delivery::{Sink, Terms};
@@ -28,6 +28,8 @@ use headrace_stages::chains::{self, Stages};
 use headrace_stages::normalize::Verify;
 use tokio::net::TcpListener;
 
+use crate::access::User;
+use crate::brokers::Brokers;
 use crate::cli::Role;
 use crate::config::Config;
 use crate::recover;
@@ -36,6 +38,19 @@ use crate::recover;
 pub(crate) const CLICKHOUSE: &str = "clickhouse";
 /// The sink that keeps every body.
 pub(crate) const CLICKHOUSE_RAW: &str = "clickhouse-raw";
+const SPLUNK: &str = "splunk";
+const JIRA: &str = "jira";
+const FILE_EVENTS: &str = "file-events";
+const FILE_ALERTS: &str = "file-alerts";
+/// Every sink by name, with the stream that it reads: what the sinks' user has rights for.
+pub(crate) const SINKS: [(&str, Stream); 6] = [
+    (CLICKHOUSE, Stream::Events),
+    (CLICKHOUSE_RAW, Stream::Raw),
+    (SPLUNK, Stream::Events),
+    (JIRA, Stream::Alerts),
+    (FILE_EVENTS, Stream::Events),
+    (FILE_ALERTS, Stream::Alerts),
+];
 
 /// How long the bucket of the state may take to answer: a cluster may be choosing its leader.
 const STATE_WITHIN: Duration = Duration::from_secs(60);
@@ -55,31 +70,31 @@ pub(crate) struct Process {
 
 /// What the tasks are made with.
 struct Builder<'a> {
-    broker: &'a Broker,
+    brokers: &'a Brokers,
     policy: RetryPolicy,
     health: Health,
     supervisor: Supervisor,
-    subscriptions: Vec<Subscription>,
+    subscriptions: Vec<(Broker, Subscription)>,
 }
 
 impl Process {
     /// Starts the tasks of `roles`. `config` has been validated, and the topology is there.
-    pub(crate) async fn start(config: &Config, roles: &[Role], broker: &Broker) -> anyhow::Result<Self> {
+    pub(crate) async fn start(config: &Config, roles: &[Role], brokers: &Brokers) -> anyhow::Result<Self> {
         let handle = metrics::install().context("cannot set up metrics")?;
         let mut builder = Builder {
-            broker,
+            brokers,
             policy: config.retry.policy(),
             health: Health::new(),
             supervisor: Supervisor::new(),
             subscriptions: Vec::new(),
         };
-        let admin = Admin { metrics: handle.clone(), health: builder.health.clone(), broker: broker.clone() };
+        let admin = Admin { metrics: handle.clone(), health: builder.health.clone(), broker: brokers.first().clone() };
         // Ports first: a taken one must be told before anything is consumed.
         let (admin_listener, admin_address) = bind(config.admin.listen, "admin.listen").await?;
         let mut gateway_address = None;
         if roles.contains(&Role::Ingest) {
             let (listener, address) = bind(config.ingest.listen, "ingest.listen").await?;
-            let gateway = Gateway::new(&config.ingest, &config.tenants, broker, admin.clone());
+            let gateway = Gateway::new(&config.ingest, &config.tenants, brokers.need(User::Ingest)?, admin.clone());
             builder.health.register("ingest").healthy();
             builder.listen(Group::Ingest, "gateway", listener, move |listener, stop| {
                 gateway.clone().serve(listener, stop)
@@ -93,14 +108,14 @@ impl Process {
             builder.sinks(config)?;
         }
         if roles.contains(&Role::Recover) {
-            builder.recover(config);
+            builder.recover(config)?;
         }
         builder
             .listen(Group::Service, "admin", admin_listener, move |listener, stop| admin.clone().serve(listener, stop));
-        let (lag_broker, subscriptions) = (broker.clone(), builder.subscriptions.clone());
-        builder.supervisor.spawn(Group::Service, "lag", move |stop| {
-            admin::measure_lag(lag_broker.clone(), subscriptions.clone(), handle.clone(), stop)
-        });
+        let subscriptions = builder.subscriptions.clone();
+        builder
+            .supervisor
+            .spawn(Group::Service, "lag", move |stop| admin::measure_lag(subscriptions.clone(), handle.clone(), stop));
         Ok(Self {
             supervisor: builder.supervisor,
             gateway: gateway_address,
@@ -138,17 +153,25 @@ impl Builder<'_> {
         let config = &config.pipeline;
         for chain in chains::build(config, verify.as_ref())? {
             match chain.stages {
-                Stages::FromRaw(stage) => self.chain(chain.subscription, Pace::Prompt, stage, config.lanes),
-                Stages::FromEvents(stage) => self.chain(chain.subscription, Pace::Prompt, stage, config.lanes),
+                Stages::FromRaw(stage) => self.chain(chain.subscription, Pace::Prompt, stage, config.lanes)?,
+                Stages::FromEvents(stage) => self.chain(chain.subscription, Pace::Prompt, stage, config.lanes)?,
             }
         }
-        let state = patiently(STATE_WITHIN, async || StateStore::open(self.broker).await).await?;
+        let broker = self.brokers.need(User::Pipeline)?;
+        let state = patiently(STATE_WITHIN, async || StateStore::open(broker).await).await?;
         let alerts = Alerts::new(config.alert, state);
         let alerts: BoxedStage<Event, Alert> = Box::new(alerts);
         // One alert is one write to the state, however many events it has: a burst of them is gathered.
-        self.chain(config.alert_subscription(), Pace::Gathered { linger: ALERT_LINGER }, alerts, 1);
-        let broker = self.broker.clone();
-        self.supervisor.spawn(Group::Service, "retention", move |stop| retention::run(broker.clone(), stop));
+        self.chain(config.alert_subscription(), Pace::Gathered { linger: ALERT_LINGER }, alerts, 1)?;
+        match self.brokers.of(User::Retention).cloned() {
+            Some(broker) => {
+                self.supervisor.spawn(Group::Service, "retention", move |stop| retention::run(broker.clone(), stop));
+            }
+            None => tracing::warn!(
+                file = User::Retention.password_file(),
+                "full streams are left to another process: retention has no password here"
+            ),
+        }
         Ok(())
     }
 
@@ -158,11 +181,12 @@ impl Builder<'_> {
         pace: Pace,
         stage: BoxedStage<In, Out>,
         lanes: usize,
-    ) {
-        let settler = self.settler(&subscription.component);
-        self.subscriptions.push(subscription.clone());
+    ) -> anyhow::Result<()> {
+        let broker = self.brokers.need(User::Pipeline)?.clone();
+        let settler = self.settler(&subscription.component, &broker);
+        self.subscriptions.push((broker.clone(), subscription.clone()));
         let component = subscription.component.clone();
-        let chain = Arc::new(ChainLoop { broker: self.broker.clone(), subscription, pace, stage, settler });
+        let chain = Arc::new(ChainLoop { broker, subscription, pace, stage, settler });
         for lane in 0..lanes {
             let chain = Arc::clone(&chain);
             self.supervisor.spawn(Group::Pipeline, format!("{component}/{lane}"), move |stop| {
@@ -170,43 +194,50 @@ impl Builder<'_> {
                 async move { chain.run_lane(stop).await }
             });
         }
+        Ok(())
     }
 
-    /// Every sink; a new one is a line here.
+    /// Every sink; a new one is a line here and one in [`SINKS`].
     fn sinks(&mut self, config: &Config) -> anyhow::Result<()> {
         let sinks = &config.sinks;
+        let broker = self.brokers.need(User::Sinks)?;
         if let Some(clickhouse) = &sinks.clickhouse {
-            self.sink(CLICKHOUSE, clickhouse.events(), clickhouse.event_terms());
-            self.sink(CLICKHOUSE_RAW, clickhouse.raw(), clickhouse.raw_terms());
+            self.sink(broker, CLICKHOUSE, clickhouse.events(), clickhouse.event_terms());
+            self.sink(broker, CLICKHOUSE_RAW, clickhouse.raw(), clickhouse.raw_terms());
         }
         if let Some(splunk) = &sinks.splunk {
-            self.sink("splunk", splunk.build()?, splunk.terms());
+            self.sink(broker, SPLUNK, splunk.build()?, splunk.terms());
         }
         if let Some(jira) = &sinks.jira {
-            self.sink("jira", jira.build()?, jira.terms());
+            self.sink(broker, JIRA, jira.build()?, jira.terms());
         }
         if let Some(file) = &sinks.file {
-            self.sink("file-events", file.build::<Event>(), file.terms::<Event>());
-            self.sink("file-alerts", file.build::<Alert>(), file.terms::<Alert>());
+            self.sink(broker, FILE_EVENTS, file.build::<Event>(), file.terms::<Event>());
+            self.sink(broker, FILE_ALERTS, file.build::<Alert>(), file.terms::<Alert>());
         }
         Ok(())
     }
 
-    fn recover(&mut self, config: &Config) {
-        let Some(recover) = recover::build(config, self.broker, &self.health) else { return };
+    fn recover(&mut self, config: &Config) -> anyhow::Result<()> {
+        if config.recover.is_none() {
+            return Ok(());
+        }
+        let broker = self.brokers.need(User::Recover)?;
+        let Some(recover) = recover::build(config, broker, &self.health) else { return Ok(()) };
         // It brings events in, by way of the gateway: it stops with it.
         self.supervisor.spawn(Group::Ingest, "recover", move |stop| {
             let recover = Arc::clone(&recover);
             async move { recover.run(stop).await }
         });
+        Ok(())
     }
 
-    fn sink<S: Sink>(&mut self, component: &str, sink: S, terms: Terms) {
-        let settler = self.settler(component);
+    fn sink<S: Sink>(&mut self, broker: &Broker, component: &str, sink: S, terms: Terms) {
+        let settler = self.settler(component, broker);
         let subscription = terms.subscription(component, S::Item::STREAM);
-        self.subscriptions.push(subscription.clone());
+        self.subscriptions.push((broker.clone(), subscription.clone()));
         let sink = Arc::new(SinkLoop {
-            broker: self.broker.clone(),
+            broker: broker.clone(),
             subscription,
             sink,
             batching: terms.batching,
@@ -222,8 +253,8 @@ impl Builder<'_> {
         }
     }
 
-    fn settler(&self, component: &str) -> Settler {
-        Settler::new(component, self.broker, self.policy, self.health.register(component))
+    fn settler(&self, component: &str, broker: &Broker) -> Settler {
+        Settler::new(component, broker, self.policy, self.health.register(component))
     }
 }
 

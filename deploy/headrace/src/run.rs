@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::pin::pin;
 
-use headrace_runtime::broker::Broker;
 use headrace_runtime::patience::patiently;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::brokers::Brokers;
 use crate::cli::{Role, Run};
 use crate::config;
 use crate::ready::Ready;
@@ -25,16 +25,16 @@ pub(crate) async fn run(arguments: Run) -> anyhow::Result<()> {
     let mut stop = pin!(stop_signal()?);
     arguments.ready_file.as_deref().map_or(Ok(()), Ready::remove)?;
 
-    let broker = patiently(config.nats.start_wait(), async || {
-        let broker = Broker::connect(&config.nats, &config.streams, "headrace").await?;
-        broker.ensure_topology(&config.streams).await?;
-        Ok(broker)
+    let brokers = patiently(config.nats.start_wait(), async || {
+        let brokers = Brokers::connect(&config, &roles, "headrace").await?;
+        brokers.first().ensure_topology(&config.streams).await?;
+        Ok(brokers)
     });
-    let broker = tokio::select! {
-        broker = broker => broker?,
+    let brokers = tokio::select! {
+        brokers = brokers => brokers?,
         () = &mut stop => return Ok(()),
     };
-    let process = Process::start(&config, &roles, &broker).await?;
+    let process = Process::start(&config, &roles, &brokers).await?;
     if let Some(path) = &arguments.ready_file {
         let ready = Ready {
             gateway: process.gateway.map(|address| format!("http://{address}")),

@@ -13,7 +13,6 @@ use headrace_local::child::Event;
 use headrace_local::install::{Installer, Terminal};
 use headrace_local::nats::SyncInterval;
 use headrace_local::{clickhouse, nats};
-use headrace_runtime::broker::Broker;
 use headrace_runtime::config::Invalid;
 use headrace_runtime::health::State;
 use headrace_runtime::secret::Secret;
@@ -21,6 +20,8 @@ use headrace_sinks::file;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
+use crate::access::User;
+use crate::brokers::{self, Brokers};
 use crate::cli::Up;
 use crate::config::{self, Config};
 use crate::data_dir::DataDir;
@@ -66,9 +67,9 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     let nats_url = servers.nats.as_ref().map_or_else(|| config.nats.url.clone(), nats::Running::url);
     let clickhouse_url = servers.clickhouse.as_ref().map(clickhouse::Running::url);
     config = with_servers(&config, &nats_url, clickhouse_url.as_deref().unwrap_or_default());
-    let broker = Broker::connect(&config.nats, &config.streams, "headrace up").await?;
-    broker.ensure_topology(&config.streams).await?;
-    let process = Process::start(&config, &ALL_ROLES, &broker).await?;
+    let brokers = Brokers::connect(&config, &ALL_ROLES, "headrace up").await?;
+    brokers.first().ensure_topology(&config.streams).await?;
+    let process = Process::start(&config, &ALL_ROLES, &brokers).await?;
     let answer = |ready: &Ready| write_ready(ready, &arguments, &data);
     let outcome = tokio::select! {
         result = serve(&config, &process, &servers, &data, answer) => result,
@@ -113,8 +114,11 @@ fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyh
         // What would go to a SIEM and to tickets can be read there.
         config.sinks.file.get_or_insert_with(|| file::Config { dir: data.join("out"), ..file::Config::default() });
     }
-    if config.nats.url.is_empty() && !sized_by_user {
-        fit_streams(config, data.path())?;
+    if config.nats.url.is_empty() {
+        brokers::use_own_users(data, &mut config.nats);
+        if !sized_by_user {
+            fit_streams(config, data.path())?;
+        }
     }
     Ok(())
 }
@@ -137,7 +141,7 @@ fn fit_streams(config: &mut Config, path: &Path) -> anyhow::Result<()> {
 pub(crate) fn with_servers(config: &Config, nats: &str, clickhouse: &str) -> Config {
     let mut config = config.clone();
     if config.nats.url.is_empty() {
-        config.nats.url = nats.to_owned();
+        config.nats.reach(nats);
     }
     if let Some(own) = config.sinks.clickhouse.as_mut().filter(|own| own.url.is_empty()) {
         own.url = clickhouse.to_owned();
@@ -162,6 +166,7 @@ async fn start_servers(config: &Config, data: &DataDir) -> anyhow::Result<Server
         server.listen = config.local.nats_listen;
         server.sync_interval = config.local.sync_interval();
         server.restart.grace = SERVER_GRACE;
+        server.users = brokers::own_users(data)?;
         Ok(Some(nats::start(server).await.context("cannot start NATS (another port: --nats-port)")?))
     };
     let clickhouse = async {
@@ -219,9 +224,10 @@ async fn serve(
     await_healthy(process).await?;
     let mut events = servers.events();
     events.iter_mut().for_each(|events| drop(events.borrow_and_update()));
+    let nats_url = brokers::admin_url(&config.nats)?;
     let ready = |pids| Ready {
         gateway: process.gateway.map(|address| format!("http://{}", reachable(address))),
-        nats: Some(config.nats.url.clone()),
+        nats: Some(nats_url.clone()),
         clickhouse: config.sinks.clickhouse.as_ref().map(|clickhouse| clickhouse.url.clone()),
         metrics: format!("http://{}", reachable(process.admin)),
         webhook_secret: config.ingest.github.secrets.first().map(|secret| secret.expose().to_owned()),
@@ -314,7 +320,7 @@ fn greet(ready: &Ready, config: &Config, data: &DataDir) {
     println!();
     println!("  webhooks    {}/webhooks/github", text(&ready.gateway));
     println!("  secret      {}", text(&ready.webhook_secret));
-    println!("  NATS        {}", text(&ready.nats));
+    println!("  NATS        {}", config.nats.url);
     println!("  ClickHouse  {}", text(&ready.clickhouse));
     println!("  metrics     {}/metrics   (also /healthz, /readyz)", ready.metrics);
     if let Some(file) = &config.sinks.file {
@@ -331,6 +337,15 @@ fn greet(ready: &Ready, config: &Config, data: &DataDir) {
     println!("  curl '{}/?query=SELECT+*+FROM+headrace.events+FORMAT+Vertical'", text(&ready.clickhouse));
     println!();
     if ready.pids.contains_key("nats") {
+        println!("Read what happens as the NATS user `{}`, whose password is in a file:", User::Subscriber.name());
+        println!();
+        println!(
+            "  nats sub 'events.scored.>' --server {} --user {} --password \"$(cat {})\"",
+            config.nats.url,
+            User::Subscriber.name(),
+            data.join(&User::Subscriber.password_file()).display()
+        );
+        println!();
         println!("{}", durability(config.local.sync_interval()));
     }
     println!("Ctrl-C stops everything; `headrace up` goes on from there.");

@@ -70,19 +70,19 @@ async fn metrics(Shared(admin): Shared<Admin>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
-/// Measures the backlog of `subscriptions` until `stop`, and does the recorder's upkeep.
+/// Measures the backlog of `subscriptions`, each by the connection of its role, until `stop`, and does the recorder's
+/// upkeep.
 ///
 /// # Errors
 /// When the broker does not answer.
 pub async fn measure_lag(
-    broker: Broker,
-    subscriptions: Vec<Subscription>,
+    subscriptions: Vec<(Broker, Subscription)>,
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut lanes = Vec::new();
-    for subscription in &subscriptions {
-        lanes.push((subscription.component.clone(), Lane::open(&broker, subscription).await?));
+    for (broker, subscription) in &subscriptions {
+        lanes.push((subscription.component.clone(), Lane::open(broker, subscription).await?));
     }
     let mut ticks = tokio::time::interval(Duration::from_secs(5));
     loop {

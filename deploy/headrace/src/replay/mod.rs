@@ -34,6 +34,7 @@ use tokio::time::{Instant, sleep};
 use self::record::{Journal, Record, Tally};
 use self::show::Show;
 use self::work::{Shared, Target, Work};
+use crate::brokers::connect_admin;
 use crate::cli::{Cli, Place, Replay};
 use crate::config::{self, Config};
 use crate::ready::Ready;
@@ -52,7 +53,7 @@ pub(crate) async fn replay(arguments: Replay) -> anyhow::Result<()> {
     let to = upper_end(&arguments)?;
     let config = configured(&arguments.place)?;
     let clickhouse = config.sinks.clickhouse.as_ref().context("the configuration was validated")?;
-    let broker = Broker::connect(&config.nats, &config.streams, "headrace-replay").await?;
+    let broker = connect_admin(&config, "headrace-replay").await?;
     let store = StateStore::open(&broker).await.context("is `headrace run` or `headrace up` set up there?")?;
     // A new name each time: whatever an earlier one has sent is its own.
     let writer = hex::encode(rand::random::<[u8; 16]>());

@@ -1,0 +1,241 @@
+//! Who connects to NATS, and what each may do there: a user for each role, with what its code asks for and no more.
+//!
+//! Only the admin may do everything, and only retention may purge. What a user may publish bounds what it can ask for
+//! too, because a request is published; every user has answers to itself under a prefix of its own. The page
+//! `deploy/docs/nats-permissions.md` shows the same as a file for nats-server.
+
+use headrace_local::nats::Permissions;
+use headrace_runtime::broker::{BODIES, RECOVERY, SCHEMAS, STATE, Stream};
+use headrace_stages::chains;
+
+use crate::roles::{CLICKHOUSE_RAW, SINKS};
+
+/// A user of NATS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum User {
+    /// A person with a tool, and whoever makes the streams: everything.
+    Admin,
+    /// The gateway: stores deliveries, and reads nothing.
+    Ingest,
+    /// The stages: from RAW to EVENTS and ALERTS.
+    Pipeline,
+    /// Makes room in full streams: the only one but the admin that removes messages.
+    Retention,
+    /// The sinks: read, and give up to DEAD.
+    Sinks,
+    /// Looks for missed deliveries: asks how far ClickHouse is, keeps its proofs.
+    Recover,
+    /// A program that reads finished events and alerts.
+    Subscriber,
+}
+
+impl User {
+    /// All users.
+    pub const ALL: [Self; 7] =
+        [Self::Admin, Self::Ingest, Self::Pipeline, Self::Retention, Self::Sinks, Self::Recover, Self::Subscriber];
+
+    /// Its name in NATS.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Ingest => "ingest",
+            Self::Pipeline => "pipeline",
+            Self::Retention => "retention",
+            Self::Sinks => "sinks",
+            Self::Recover => "recover",
+            Self::Subscriber => "subscriber",
+        }
+    }
+
+    /// The file with its password, in the directory `nats.users_dir`.
+    #[must_use]
+    pub fn password_file(self) -> String {
+        format!("nats-{}-password", self.name())
+    }
+
+    /// What the subjects of answers to it begin with; no other user may listen there.
+    #[must_use]
+    pub fn inbox_prefix(self) -> String {
+        format!("_INBOX_{}", self.name())
+    }
+
+    /// What it may do; `None` is everything.
+    #[must_use]
+    pub fn permissions(self) -> Option<Permissions> {
+        let own = match self {
+            Self::Admin => return None,
+            Self::Ingest => Rights::of(self).publish([Stream::Raw.subjects().to_owned()]).write_bodies(),
+            Self::Pipeline => pipeline(),
+            Self::Retention => retention(),
+            Self::Sinks => sinks(),
+            Self::Recover => recover(),
+            Self::Subscriber => subscriber(),
+        };
+        Some(own.0)
+    }
+}
+
+fn pipeline() -> Rights {
+    let mut rights = Rights::of(User::Pipeline)
+        .publish([Stream::Events, Stream::Alerts].map(|stream| stream.subjects().to_owned()))
+        .read_bodies()
+        .keep(STATE);
+    // A chain is named for its first stage, whichever that is.
+    for component in chains::ORDER.into_iter().chain([chains::ALERT]) {
+        let stream = if component == chains::ORDER[0] { Stream::Raw } else { Stream::Events };
+        rights = rights.consume(stream, component).give_up(component);
+    }
+    rights
+}
+
+fn retention() -> Rights {
+    let mut rights = Rights::of(User::Retention);
+    for stream in [Stream::Raw, Stream::Events, Stream::Alerts] {
+        let name = stream.name();
+        rights = rights.look_at(stream).ask([format!("CONSUMER.LIST.{name}"), format!("STREAM.PURGE.{name}")]);
+    }
+    rights
+}
+
+fn sinks() -> Rights {
+    let mut rights = Rights::of(User::Sinks).read_bodies();
+    for stream in [Stream::Raw, Stream::Events, Stream::Alerts] {
+        rights = rights.look_at(stream);
+    }
+    for (component, stream) in SINKS {
+        rights = rights.consume(stream, component).give_up(component).note_epoch(component);
+    }
+    rights
+}
+
+fn recover() -> Rights {
+    let raw = Stream::Raw.name();
+    Rights::of(User::Recover)
+        .ask([format!("CONSUMER.INFO.{raw}.{CLICKHOUSE_RAW}")])
+        .look_at(Stream::Raw)
+        .keep(RECOVERY)
+        .push_from(&format!("KV_{RECOVERY}"))
+}
+
+/// A durable consumer of its own name on either stream, filtered as it likes, or a plain subscription.
+fn subscriber() -> Rights {
+    let streams = [Stream::Events, Stream::Alerts];
+    let mut rights = Rights::bare(User::Subscriber).read(SCHEMAS);
+    rights = rights.ask(streams.map(|stream| format!("STREAM.INFO.{}", stream.name())));
+    rights = rights.subscribe(streams.map(|stream| stream.subjects().to_owned()));
+    for stream in streams {
+        let (name, own) = (stream.name(), User::Subscriber.name());
+        rights = rights.consume(stream, own);
+        rights = rights.ask([format!("CONSUMER.CREATE.{name}.{own}.>"), format!("CONSUMER.DELETE.{name}.{own}")]);
+    }
+    rights
+}
+
+/// Permissions in the making.
+struct Rights(Permissions);
+
+impl Rights {
+    /// To hear answers, and to ask whether JetStream is on.
+    fn bare(user: User) -> Self {
+        let subscribe = vec![format!("{}.>", user.inbox_prefix())];
+        Self(Permissions { publish: Vec::new(), subscribe }).ask(["INFO".to_owned()])
+    }
+
+    /// What every process does at its start: see that all streams and buckets are there as configured.
+    fn of(user: User) -> Self {
+        let buckets = [SCHEMAS, STATE, RECOVERY].map(|bucket| format!("KV_{bucket}"));
+        let names = Stream::ALL.map(|stream| stream.name().to_owned()).into_iter().chain(buckets);
+        let names = names.chain([format!("OBJ_{BODIES}")]);
+        Self::bare(user).ask(names.map(|name| format!("STREAM.INFO.{name}"))).read(SCHEMAS)
+    }
+
+    fn publish(mut self, subjects: impl IntoIterator<Item = String>) -> Self {
+        for subject in subjects {
+            if !self.0.publish.contains(&subject) {
+                self.0.publish.push(subject);
+            }
+        }
+        self
+    }
+
+    fn subscribe(mut self, subjects: impl IntoIterator<Item = String>) -> Self {
+        self.0.subscribe.extend(subjects);
+        self
+    }
+
+    /// Requests to JetStream.
+    fn ask(self, requests: impl IntoIterator<Item = String>) -> Self {
+        self.publish(requests.into_iter().map(|request| format!("$JS.API.{request}")))
+    }
+
+    /// A durable pull consumer: made, asked for messages, answered.
+    fn consume(self, stream: Stream, consumer: &str) -> Self {
+        let name = stream.name();
+        self.ask(["CREATE", "INFO", "MSG.NEXT"].map(|what| format!("CONSUMER.{what}.{name}.{consumer}")))
+            .publish([format!("$JS.ACK.{name}.{consumer}.>")])
+    }
+
+    /// Any one message of a stream, such as the oldest that a consumer has not settled.
+    fn look_at(self, stream: Stream) -> Self {
+        self.ask([format!("STREAM.MSG.GET.{}", stream.name())])
+    }
+
+    /// A component's way to DEAD.
+    fn give_up(self, component: &str) -> Self {
+        self.publish([headrace_schemas::subject::dead_of(Some(component), None)])
+    }
+
+    /// To read a bucket's keys, one by one.
+    fn read(self, bucket: &str) -> Self {
+        self.ask([format!("STREAM.INFO.KV_{bucket}"), format!("DIRECT.GET.KV_{bucket}.$KV.{bucket}.>")])
+    }
+
+    /// To read and write a bucket's keys.
+    fn keep(self, bucket: &str) -> Self {
+        self.read(bucket).publish([format!("$KV.{bucket}.>")])
+    }
+
+    /// The one key in which a component notes since when it knows the broker's memory.
+    fn note_epoch(self, component: &str) -> Self {
+        let key = format!("$KV.{STATE}.epoch.{component}");
+        self.ask([format!("DIRECT.GET.KV_{STATE}.{key}")]).publish([key])
+    }
+
+    fn write_bodies(self) -> Self {
+        self.publish(["C", "M"].map(|part| format!("$O.{BODIES}.{part}.*")))
+    }
+
+    fn read_bodies(self) -> Self {
+        let stream = format!("OBJ_{BODIES}");
+        self.ask([format!("DIRECT.GET.{stream}.$O.{BODIES}.M.*")]).push_from(&stream)
+    }
+
+    /// What the client library makes to read an object's chunks or a bucket's keys: a nameless consumer that pushes.
+    fn push_from(self, stream: &str) -> Self {
+        self.ask([format!("CONSUMER.CREATE.{stream}"), format!("CONSUMER.CREATE.{stream}.>")])
+            .publish([format!("$JS.FC.{stream}.>")])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_but_admin_and_retention_can_remove_messages() {
+        let removing = ["STREAM.PURGE", "STREAM.DELETE", "STREAM.UPDATE", "STREAM.MSG.DELETE", "STREAM.CREATE"];
+        for user in User::ALL {
+            let Some(Permissions { publish, subscribe }) = user.permissions() else { continue };
+            let purges = publish.iter().filter(|subject| subject.contains("STREAM.PURGE")).count();
+            assert_eq!(purges, if user == User::Retention { 3 } else { 0 }, "{user:?}");
+            for subject in &publish {
+                let may_remove = removing[1..].iter().any(|request| subject.contains(request));
+                // A wildcard in the place of a request, a stream or a consumer would stand for these too.
+                let is_wide = subject.starts_with("$JS.API.*") || subject == "$JS.API.>" || subject == ">";
+                assert!(!may_remove && !is_wide, "{user:?}: {subject}");
+            }
+            assert!(subscribe.iter().all(|subject| subject != ">" && !subject.starts_with("_INBOX.")), "{user:?}");
+        }
+    }
+}

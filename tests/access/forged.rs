@@ -1,0 +1,54 @@
+//! What somebody else than the gateway has put into RAW.
+
+use headrace_runtime::broker::Stream;
+use headrace_runtime::payload::{Outgoing, RawDelivery};
+use headrace_schemas::header;
+use headrace_tests::harness::samples::Sample as _;
+use headrace_tests::product::hook::{Hook, guid};
+use headrace_tests::product::process::{Launch, command, complained, said};
+use headrace_tests::product::stored::{self, Stored};
+use tempfile::TempDir;
+
+use super::PROGRAM;
+
+#[tokio::test]
+async fn a_forged_message_ends_in_dead_and_is_not_replayed() {
+    let dir = TempDir::new().unwrap();
+    let config = dir.path().join("headrace.toml");
+    std::fs::write(&config, "[pipeline]\nverify = true\n[sinks.clickhouse]\nlinger_ms = 50\ninsert_timeout_s = 2\n")
+        .unwrap();
+    let up = Launch::up(PROGRAM, dir.path()).argument("--config").argument(&config).start().await;
+    let (hook, stored) = (Hook::of(up.ready()), Stored::of(up.ready()).await);
+    let good = guid();
+    let body = r#"{"action":"publicized","repository":{"id":1,"full_name":"acme/a","owner":{"login":"acme"}}}"#;
+    hook.store("repository", &good, body).await;
+
+    // With the rights of an administrator, and a signature of zeros.
+    let mut forged = RawDelivery::sample(1);
+    forged.headers.push((header::GITHUB_SIGNATURE.to_owned(), format!("sha256={}", "0".repeat(64))));
+    let Outgoing { subject, payload, headers, .. } = forged.message();
+    let sent = stored.jetstream().publish_with_headers(subject, headers, payload).await.unwrap();
+    sent.await.unwrap();
+    stored.settled().await;
+
+    let rows: Vec<(String,)> = stored.rows("SELECT id FROM events").await;
+    assert_eq!(rows, [(format!("github:{good}"),)]);
+    let letters = stored.messages(Stream::Dead).await;
+    let told = |name| letters.iter().map(|letter| stored::header(letter, name)).collect::<Vec<_>>();
+    assert_eq!(
+        (told(header::ID), told(header::DEAD_REASON)),
+        (vec![forged.id.to_string()], vec!["unverified".to_owned()])
+    );
+    assert!(told(header::DEAD_DETAIL)[0].starts_with("the signature does not match the body"), "{letters:?}");
+
+    // The same secret, which `up` made, is found by the command.
+    let data = dir.path().join("data");
+    let place = ["--config", config.to_str().unwrap(), "--data-dir", data.to_str().unwrap()];
+    let replayed = command(PROGRAM, ["replay", "--from", "1h"].into_iter().chain(place)).await;
+    let told = said(&replayed) + &complained(&replayed);
+    assert_eq!(replayed.status.code(), Some(1), "{told}");
+    assert!(told.contains("1 deliveries cannot be computed (1 unverified)"), "{told}");
+    let rows: Vec<(String,)> = stored.rows("SELECT id FROM events").await;
+    assert_eq!(rows, [(format!("github:{good}"),)]);
+    up.stop().await;
+}

@@ -1,0 +1,203 @@
+//! What each user may do and what it may not, and that a stranger may do nothing.
+
+use std::path::Path;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::pull::Config;
+use futures::StreamExt as _;
+use headrace::access::User;
+use headrace_local::nats;
+use headrace_runtime::broker::{Broker, Stream};
+use headrace_runtime::config::Nats;
+use headrace_runtime::payload::RawDelivery;
+use headrace_runtime::publisher::Publisher;
+use headrace_schemas::alert::Alert;
+use headrace_schemas::event::Event;
+use headrace_tests::harness::samples::Sample;
+use headrace_tests::harness::streams;
+use tempfile::TempDir;
+
+use super::wire::Wire;
+use super::{broker, client, server, violations};
+
+/// Requests that remove or change what is stored, or read it behind others' backs.
+const REQUESTS: [&str; 12] = [
+    "$JS.API.STREAM.PURGE.RAW",
+    "$JS.API.STREAM.PURGE.EVENTS",
+    "$JS.API.STREAM.PURGE.DEAD",
+    "$JS.API.STREAM.PURGE.OBJ_bodies",
+    "$JS.API.STREAM.DELETE.RAW",
+    "$JS.API.STREAM.UPDATE.RAW",
+    "$JS.API.STREAM.CREATE.COPY",
+    "$JS.API.STREAM.MSG.DELETE.DEAD",
+    "$JS.API.STREAM.SNAPSHOT.RAW",
+    "$JS.API.CONSUMER.DELETE.EVENTS.clickhouse",
+    "$JS.API.DIRECT.GET.RAW",
+    "$JS.API.CONSUMER.CREATE.RAW",
+];
+/// What nobody but the admin may listen to.
+const INBOXES: [&str; 3] = [">", "_INBOX.>", "_INBOX_admin.>"];
+
+#[tokio::test]
+async fn a_stranger_is_refused_and_sees_nothing() {
+    let dir = TempDir::new().unwrap();
+    let server = server(dir.path()).await;
+    for login in [None, Some(("admin", "guessed")), Some(("stranger", "password of admin"))] {
+        let refusal = Wire::connect(&server, login).await.err().unwrap();
+        assert!(refusal.contains("Authorization Violation"), "{login:?}: {refusal}");
+    }
+    let nats = Nats { url: server.url().replace("://", "://admin:guessed@"), ..Nats::default() };
+    let refused = format!("{:#}", Broker::connect(&nats, &streams(), "test").await.err().unwrap());
+    assert!(refused.contains("://***@") && refused.contains("as the user `admin`"), "{refused}");
+    assert!(!refused.contains("guessed"), "{refused}");
+    // The address may hold who connects; the client library alone would not read it.
+    let nats = Nats { url: server.url().replace("://", "://admin:password%20of%20admin@"), ..Nats::default() };
+    Broker::connect(&nats, &streams(), "test").await.unwrap().jetstream_answers().await.unwrap();
+    server.stop().await;
+}
+
+/// What `user` may publish to, besides what it may not.
+async fn publishes(server: &nats::Running, user: User, allowed: &[&str], refused: &[&str]) {
+    let mut wire = Wire::of(server, user).await;
+    for subject in allowed {
+        assert!(wire.may_publish(subject).await, "{user:?} may publish to {subject}");
+    }
+    for subject in refused.iter().chain(&REQUESTS) {
+        let is_own = allowed.contains(subject);
+        assert!(is_own || !wire.may_publish(subject).await, "{user:?} may not publish to {subject}");
+    }
+}
+
+async fn subscribes(server: &nats::Running, user: User, allowed: &[&str], refused: &[&str]) {
+    let mut wire = Wire::of(server, user).await;
+    for subject in allowed {
+        assert!(wire.may_subscribe(subject).await, "{user:?} may subscribe to {subject}");
+    }
+    for subject in refused.iter().chain(&INBOXES) {
+        assert!(!wire.may_subscribe(subject).await, "{user:?} may not subscribe to {subject}");
+    }
+}
+
+#[tokio::test]
+async fn each_user_may_do_its_work_and_no_more() {
+    let dir = TempDir::new().unwrap();
+    let server = server(dir.path()).await;
+    let (raw, event, alert, dead) =
+        ("raw.acme.github.push", "events.scored.acme.code.high", "alerts.acme.high.rule", "dead.normalize.acme");
+    let all = ["raw.>", "events.>", "alerts.>", "dead.>", "$KV.>", "$O.>", "$JS.>"];
+
+    let own = [raw, "$O.bodies.C.a", "$O.bodies.M.a"];
+    publishes(&server, User::Ingest, &own, &[event, alert, dead, "$KV.state.a", "$JS.API.STREAM.MSG.GET.RAW"]).await;
+    subscribes(&server, User::Ingest, &["_INBOX_ingest.a"], &all).await;
+
+    let own = [event, "events.normalized.acme.code", alert, dead, "dead.alert.acme", "$KV.state.a"];
+    let refused = [raw, "dead.clickhouse.acme", "$O.bodies.M.a", "$KV.recovery.a", "$KV.schemas.a"];
+    publishes(&server, User::Pipeline, &own, &refused).await;
+    subscribes(&server, User::Pipeline, &["_INBOX_pipeline.a"], &all).await;
+
+    let own = ["$JS.API.STREAM.PURGE.RAW", "$JS.API.STREAM.PURGE.EVENTS", "$JS.API.STREAM.PURGE.ALERTS"];
+    publishes(&server, User::Retention, &own, &[raw, event, alert, dead, "$KV.state.a"]).await;
+    subscribes(&server, User::Retention, &["_INBOX_retention.a"], &all).await;
+
+    let own =
+        ["dead.clickhouse.acme", "dead.file-alerts.acme", "$KV.state.epoch.splunk", "$JS.ACK.RAW.clickhouse-raw.1"];
+    let refused = [raw, event, alert, dead, "$KV.state.alert.a", "$O.bodies.M.a", "$JS.ACK.RAW.normalize.1"];
+    publishes(&server, User::Sinks, &own, &refused).await;
+    subscribes(&server, User::Sinks, &["_INBOX_sinks.a"], &all).await;
+
+    let own = ["$KV.recovery.a", "$JS.API.CONSUMER.INFO.RAW.clickhouse-raw"];
+    publishes(&server, User::Recover, &own, &[raw, event, alert, dead, "$KV.state.a"]).await;
+    subscribes(&server, User::Recover, &["_INBOX_recover.a"], &all).await;
+
+    let own = ["$JS.API.CONSUMER.CREATE.EVENTS.subscriber.events.scored.>", "$JS.ACK.ALERTS.subscriber.1"];
+    let refused = [
+        raw,
+        event,
+        alert,
+        dead,
+        "$KV.schemas.a",
+        "$JS.API.STREAM.MSG.GET.RAW",
+        "$JS.API.CONSUMER.MSG.NEXT.RAW.subscriber",
+        "$JS.API.CONSUMER.MSG.NEXT.EVENTS.clickhouse",
+        "$JS.API.CONSUMER.CREATE.EVENTS.clickhouse",
+        "$JS.API.CONSUMER.CREATE.RAW.subscriber",
+        "$JS.ACK.EVENTS.clickhouse.1",
+    ];
+    publishes(&server, User::Subscriber, &own, &refused).await;
+    let refused = ["raw.>", "dead.>", "$KV.>", "$O.>", "$JS.>"];
+    subscribes(&server, User::Subscriber, &["events.>", "alerts.>", "_INBOX_subscriber.a"], &refused).await;
+
+    let mut admin = Wire::of(&server, User::Admin).await;
+    assert!(admin.may_publish("$JS.API.STREAM.PURGE.RAW").await && admin.may_subscribe(">").await);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_subscriber_reads_events_and_alerts_by_a_consumer_of_its_own() {
+    let dir = TempDir::new().unwrap();
+    let server = server(dir.path()).await;
+    broker(&server, User::Admin).await.ensure_topology(&streams()).await.unwrap();
+    let pipeline = Publisher::new(&broker(&server, User::Pipeline).await);
+    for outgoing in [Event::sample(1).message(), Alert::sample(1).message()] {
+        pipeline.send(outgoing, None).await.unwrap().confirmed().await.unwrap();
+    }
+    let subscriber = jetstream::new(client(&server, User::Subscriber).await);
+    for stream in [Stream::Events, Stream::Alerts] {
+        let handle = subscriber.get_stream(stream.name()).await.unwrap();
+        let own = User::Subscriber.name().to_owned();
+        let config = Config { durable_name: Some(own.clone()), ..Config::default() };
+        let consumer = handle.create_consumer(config).await.unwrap();
+        let mut messages = consumer.fetch().max_messages(1).messages().await.unwrap();
+        let message = messages.next().await.unwrap().unwrap();
+        message.double_ack().await.unwrap();
+        handle.delete_consumer(&own).await.unwrap();
+    }
+    assert_eq!(violations(dir.path()), [""; 0]);
+
+    // A request that is not allowed gets no answer.
+    let mut hasty = jetstream::new(client(&server, User::Subscriber).await);
+    hasty.set_timeout(Duration::from_millis(200));
+    assert!(hasty.get_stream(Stream::Raw.name()).await.is_err());
+    let events = hasty.get_stream_no_info(Stream::Events.name()).await.unwrap();
+    assert!(events.purge().await.is_err() && events.delete_consumer("clickhouse").await.is_err());
+    assert_eq!(violations(dir.path()).len(), 3);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_stores_a_large_body_and_cannot_remove_it() {
+    let dir = TempDir::new().unwrap();
+    let server = server(dir.path()).await;
+    broker(&server, User::Admin).await.ensure_topology(&streams()).await.unwrap();
+    let ingest = broker(&server, User::Ingest).await;
+    let body: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let publisher = Publisher::new(&ingest);
+    publisher.store_body("github:1", &body.clone().into()).await.unwrap();
+    // Stored again, as after a redelivery, it is there once to whoever reads it.
+    publisher.store_body("github:1", &body.clone().into()).await.unwrap();
+    publisher.send(RawDelivery::sample(1).message(), None).await.unwrap().confirmed().await.unwrap();
+    assert_eq!(violations(dir.path()), [""; 0]);
+
+    for reader in [User::Pipeline, User::Sinks] {
+        let reader = jetstream::new(client(&server, reader).await);
+        let mut object = reader.get_object_store("bodies").await.unwrap().get("github:1").await.unwrap();
+        let mut read = Vec::new();
+        tokio::io::AsyncReadExt::read_to_end(&mut object, &mut read).await.unwrap();
+        assert!(read == body, "{} of {} bytes", read.len(), body.len());
+    }
+    assert_eq!(violations(dir.path()), [""; 0]);
+    is_not_rolled_up(&server, dir.path()).await;
+    server.stop().await;
+}
+
+/// A message may ask JetStream to remove all that came before it; the bucket must not listen.
+async fn is_not_rolled_up(server: &nats::Running, dir: &Path) {
+    let ingest = jetstream::new(client(server, User::Ingest).await);
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Nats-Rollup", "all");
+    let sent = ingest.publish_with_headers("$O.bodies.M.a", headers, "".into()).await.unwrap();
+    let refused = sent.await.unwrap_err().to_string();
+    assert!(refused.contains("rollup not permitted"), "{refused}");
+    assert_eq!(violations(dir), [""; 0]);
+}
