@@ -102,7 +102,7 @@ async fn a_full_disk_is_told_with_the_path() {
     symlink("/dev/full", data.join(".webhook-secret")).unwrap();
     let (code, error) = refused(Launch::up(PROGRAM, dir.path())).await;
     assert_eq!(code, Some(1), "{error}");
-    let words = format!("cannot keep the webhook secret in {}", data.canonicalize().unwrap().display());
+    let words = format!("cannot keep a secret in {}", data.canonicalize().unwrap().display());
     assert!(error.contains(&words), "{error}");
     assert!(error.contains("is the disk full or read-only?: No space left on device"), "{error}");
 }
