@@ -39,6 +39,8 @@ async fn what_was_missed_while_the_gateway_was_down_is_stored_once() {
     let series = r#"headrace_recovery_deliveries{hook="app/4711",state="recovered"}"#;
     assert_eq!(sample(&metrics, series), Some(130.0), "{metrics}");
     up.stop().await;
+    let log = std::fs::read_to_string(site.dir.path().join("data/nats/nats-server.log")).unwrap();
+    assert!(!log.contains("Violation"), "the role has the rights that it needs: {log}");
 }
 
 #[tokio::test]

@@ -359,6 +359,23 @@ mod tests {
     }
 
     #[test]
+    fn who_connects_to_nats_is_said_once_and_verifying_needs_secrets() {
+        let paths = |text: &str| -> Vec<String> {
+            let text = format!("nats.url = 'nats://a'\n{text}");
+            read(&text).value.validate(&[Role::Pipeline]).into_iter().map(|problem| problem.path).collect()
+        };
+        assert!(paths("nats.users_dir = '/run/nats'").is_empty());
+        assert_eq!(paths("nats.users_dir = '/run/nats'\nnats.user = 'ingest'"), ["nats.users_dir"]);
+        assert_eq!(paths("nats.users_dir = '/run/nats'\nnats.token = 't'"), ["nats.users_dir"]);
+        assert!(paths("nats.inbox_prefix = '_INBOX.ingest-1'").is_empty());
+        for prefix in ["", "_INBOX.", "_INBOX.>", "a b"] {
+            assert_eq!(paths(&format!("nats.inbox_prefix = '{prefix}'")), ["nats.inbox_prefix"]);
+        }
+        assert_eq!(paths("pipeline.verify = true"), ["ingest.github.secrets"]);
+        assert!(paths("pipeline.verify = true\ningest.github.secrets = ['one']").is_empty());
+    }
+
+    #[test]
     fn problems_of_form_and_of_value_are_shown_together() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("headrace.toml");

@@ -15,7 +15,7 @@ use headrace_local::nats::SyncInterval;
 use headrace_local::{clickhouse, nats};
 use headrace_runtime::config::Invalid;
 use headrace_runtime::health::State;
-use headrace_runtime::secret::Secret;
+use headrace_runtime::secret::{Secret, redact_url};
 use headrace_sinks::file;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -320,7 +320,7 @@ fn greet(ready: &Ready, config: &Config, data: &DataDir) {
     println!();
     println!("  webhooks    {}/webhooks/github", text(&ready.gateway));
     println!("  secret      {}", text(&ready.webhook_secret));
-    println!("  NATS        {}", config.nats.url);
+    println!("  NATS        {}", redact_url(&config.nats.url));
     println!("  ClickHouse  {}", text(&ready.clickhouse));
     println!("  metrics     {}/metrics   (also /healthz, /readyz)", ready.metrics);
     if let Some(file) = &config.sinks.file {
