@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use headrace_runtime::config::Invalid;
-use headrace_runtime::secret::Secret;
+use headrace_runtime::secret::{Secret, redact_url};
 use octocrab::auth::EncodingKey;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -139,8 +139,10 @@ impl Config {
         let mut refuse = |field: &str, message: String| problems.push(Invalid::new(format!("{path}.{field}"), message));
         let host = self.api_url.strip_prefix("https://").or_else(|| self.api_url.strip_prefix("http://"));
         if host.is_none_or(str::is_empty) || self.api_url.contains(['?', '#', '@', ' ']) {
-            let message =
-                format!("expected the API's base URL such as `https://api.github.com`, found `{}`", self.api_url);
+            let message = format!(
+                "expected the API's base URL such as `https://api.github.com`, found `{}`",
+                redact_url(&self.api_url)
+            );
             refuse("api_url", message);
         }
         let ranges = [

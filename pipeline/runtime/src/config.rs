@@ -1,5 +1,6 @@
 //! Configuration of the broker and of the streams in it.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Address, Login};
-use crate::secret::Secret;
+use crate::secret::{Secret, redact_url};
 use crate::settle::RetryPolicy;
 
 /// A value that parses but cannot be used.
@@ -27,7 +28,7 @@ impl Invalid {
 }
 
 /// How to reach NATS.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Nats {
     /// Servers, separated by commas; `tls://` asks for TLS. `up` starts a server of its own when this
@@ -55,6 +56,36 @@ pub struct Nats {
     /// How long `run` waits at its start until NATS answers and has its streams, in seconds; then it ends with
     /// an error. Once started it waits for ever.
     pub start_wait_s: u64,
+}
+
+/// Every field, but of `url` no password.
+impl fmt::Debug for Nats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            url,
+            credentials_path,
+            user,
+            password,
+            token,
+            users_dir,
+            inbox_prefix,
+            ca_path,
+            timeout_ms,
+            start_wait_s,
+        } = self;
+        f.debug_struct("Nats")
+            .field("url", &redact_url(url))
+            .field("credentials_path", credentials_path)
+            .field("user", user)
+            .field("password", password)
+            .field("token", token)
+            .field("users_dir", users_dir)
+            .field("inbox_prefix", inbox_prefix)
+            .field("ca_path", ca_path)
+            .field("timeout_ms", timeout_ms)
+            .field("start_wait_s", start_wait_s)
+            .finish()
+    }
 }
 
 impl Default for Nats {

@@ -3,6 +3,7 @@
 //! How once is kept is told in `insert.rs`; what failures mean in `classify.rs`. Tables are made by the
 //! numbered files in `migrations/`.
 
+mod access;
 mod classify;
 mod gaps;
 mod insert;
@@ -22,13 +23,14 @@ use headrace_runtime::delivery::{Delivery, Sink, Terms};
 use headrace_runtime::fault::Fault;
 use headrace_runtime::past::Window;
 use headrace_runtime::payload::RawDelivery;
-use headrace_runtime::secret::Secret;
+use headrace_runtime::secret::{Secret, redact_url};
 use headrace_schemas::event::Event;
 use headrace_schemas::subject;
 use headrace_schemas::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use self::access::{Access, DEFAULT_USER};
 use self::classify::fault;
 pub use self::gaps::{Gaps, GapsRow};
 use self::insert::Table;
@@ -36,11 +38,11 @@ pub use self::ledger::Ledger;
 pub use self::rewrite::{ITEMS_MAX, Rewrite, Unproven, Written};
 
 /// ClickHouse.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Address of the HTTP interface. `up` starts an embedded server when this is empty.
-    /// Example: `https://clickhouse.example.com:8443`.
+    /// Address of the HTTP interface; user and password may be in it. `up` starts an embedded server when this is
+    /// empty. Example: `https://clickhouse.example.com:8443`.
     pub url: String,
     /// Database; it is created when it does not exist.
     pub database: String,
@@ -69,7 +71,7 @@ impl Default for Config {
         Self {
             url: String::new(),
             database: "headrace".to_owned(),
-            user: "default".to_owned(),
+            user: DEFAULT_USER.to_owned(),
             password: Secret::default(),
             compress: true,
             migrate: true,
@@ -88,7 +90,12 @@ impl Config {
         let mut problems = Vec::new();
         let mut refuse = |field: &str, message: String| problems.push(Invalid::new(format!("{path}.{field}"), message));
         if !self.url.is_empty() && !self.url.starts_with("http://") && !self.url.starts_with("https://") {
-            refuse("url", format!("expected http:// or https:// and a host, found `{}`", self.url));
+            refuse("url", format!("expected http:// or https:// and a host, found `{}`", redact_url(&self.url)));
+        }
+        if self.names_user_twice() {
+            let message = "expected the user and the password either in the URL or in `user` and `password`, found them in \
+                           both; take them out of one";
+            refuse("url", message.to_owned());
         }
         let plain = |char: char| char.is_ascii_alphanumeric() || char == '_';
         if self.database.is_empty() || !self.database.chars().all(plain) {
@@ -139,10 +146,11 @@ impl Config {
     }
 
     fn client(&self) -> Client {
+        let Access { url, user, password } = self.access();
         Client::default()
-            .with_url(&self.url)
-            .with_user(&self.user)
-            .with_password(self.password.expose())
+            .with_url(url)
+            .with_user(user)
+            .with_password(password.expose())
             .with_database(&self.database)
             .with_compression(if self.compress { Compression::Lz4 } else { Compression::None })
             .with_product_info("headrace", env!("CARGO_PKG_VERSION"))

@@ -1,0 +1,121 @@
+//! Who we are to ClickHouse, and its address without that. A password may be given as a part of the URL; it must go
+//! into no message.
+
+use std::fmt;
+
+use headrace_runtime::secret::{Secret, redact_url};
+use percent_encoding::percent_decode_str;
+use reqwest::Url;
+
+use super::Config;
+
+/// ClickHouse's own name for whoever gives none.
+pub(super) const DEFAULT_USER: &str = "default";
+
+/// How to reach the server.
+pub(super) struct Access {
+    /// Its address, without credentials.
+    pub(super) url: String,
+    pub(super) user: String,
+    pub(super) password: Secret,
+}
+
+impl Config {
+    /// What the URL and the settings beside it mean.
+    pub(super) fn access(&self) -> Access {
+        let Some(mut url) = self.url_with_user() else {
+            return Access { url: self.url.clone(), user: self.user.clone(), password: self.password.clone() };
+        };
+        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let user = if url.username().is_empty() { DEFAULT_USER.to_owned() } else { decoded(url.username()) };
+        let password = Secret::new(url.password().map(decoded).unwrap_or_default());
+        // Neither can fail for a URL with a host, and one that has a user has a host.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        Access { url: url.into(), user, password }
+    }
+
+    /// Whether the URL and the settings beside it both say who we are.
+    pub(super) fn names_user_twice(&self) -> bool {
+        self.url_with_user().is_some() && (self.user != DEFAULT_USER || !self.password.is_empty())
+    }
+
+    fn url_with_user(&self) -> Option<Url> {
+        let url = Url::parse(&self.url).ok()?;
+        (!url.username().is_empty() || url.password().is_some()).then_some(url)
+    }
+}
+
+/// Every field, but of the URL no password.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            url,
+            database,
+            user,
+            password,
+            compress,
+            migrate,
+            batch_events_max,
+            batch_bytes_max,
+            linger_ms,
+            insert_timeout_s,
+        } = self;
+        f.debug_struct("Config")
+            .field("url", &redact_url(url))
+            .field("database", database)
+            .field("user", user)
+            .field("password", password)
+            .field("compress", compress)
+            .field("migrate", migrate)
+            .field("batch_events_max", batch_events_max)
+            .field("batch_bytes_max", batch_bytes_max)
+            .field("linger_ms", linger_ms)
+            .field("insert_timeout_s", insert_timeout_s)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(url: &str) -> Config {
+        Config { url: url.to_owned(), ..Config::default() }
+    }
+
+    #[test]
+    fn the_user_is_taken_out_of_the_url() {
+        for (url, expected) in [
+            ("http://host:8123", ("http://host:8123", "default", "")),
+            ("http://reader:p%40ss%2F%2B+1@host:8123", ("http://host:8123/", "reader", "p@ss/++1")),
+            ("https://reader@host/below?x=1", ("https://host/below?x=1", "reader", "")),
+            ("http://:pass@host:8123/", ("http://host:8123/", "default", "pass")),
+        ] {
+            let Access { url: found, user, password } = config(url).access();
+            assert_eq!((found.as_str(), user.as_str(), password.expose()), expected, "{url}");
+        }
+        let beside = Config { user: "writer".to_owned(), password: Secret::new("pass"), ..config("http://host") };
+        let Access { url, user, password } = beside.access();
+        assert_eq!((url.as_str(), user.as_str(), password.expose()), ("http://host", "writer", "pass"));
+    }
+
+    #[test]
+    fn a_user_in_both_places_is_refused_and_no_password_is_printed() {
+        let user = |config: Config| Config { user: "writer".to_owned(), ..config };
+        let password = |config: Config| Config { password: Secret::new("other"), ..config };
+        for (config, refused) in [
+            (config("http://u:hidden@host"), false),
+            (user(config("http://host")), false),
+            (user(config("http://u:hidden@host")), true),
+            (password(config("http://u@host")), true),
+            (config("ftp://u:hidden@host"), true),
+        ] {
+            let problems = config.validate("sinks.clickhouse");
+            assert_eq!(!problems.is_empty(), refused, "{problems:?}");
+            assert!(problems.iter().all(|problem| problem.path == "sinks.clickhouse.url"), "{problems:?}");
+            let printed = format!("{problems:?} {config:?}");
+            assert!(!printed.contains("hidden") && !printed.contains("other"), "{printed}");
+        }
+    }
+}
