@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The directory; made if absent, and used by one process at a time. Required. Example:
-    /// `/var/lib/headrace/out`.
+    /// The directory; made if absent, and used by one process at a time. Only the account that writes them can read
+    /// the files (mode 0600), and a directory that was made (0700). Required. Example: `/var/lib/headrace/out`.
     pub dir: PathBuf,
     /// A file that has grown to this many bytes is set aside as `events.000001.jsonl` and so on.
     /// Default: 268435456 (256 MiB). Example: 10485760.

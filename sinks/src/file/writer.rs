@@ -3,13 +3,20 @@
 //! Blocking, and for one process at a time: a lock file keeps a second one out. Nothing here knows
 //! what is in a line.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+
+use rustix::process::geteuid;
 
 /// How much is read at once when the last line break is searched from the end.
 const REPAIR_STEP_BYTES: u64 = 64 << 10;
+
+/// Events are for the account that writes them: who else may read them is decided where they are handed on.
+const FILE_MODE: u32 = 0o600;
+/// The same for a directory that is made here. One that was there before is as somebody wanted it.
+const DIRECTORY_MODE: u32 = 0o700;
 
 /// When a file is set aside and how many of those are kept.
 #[derive(Clone, Copy, Debug)]
@@ -49,15 +56,19 @@ pub(super) struct Writer {
 impl Writer {
     /// Opens `<dir>/<name>.jsonl`, making both if absent, and cuts off half a line at its end.
     pub(super) fn open(dir: &Path, name: &'static str, limits: Limits) -> Result<Self, Failure> {
-        fs::create_dir_all(dir)?;
-        let lock =
-            OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(format!("{name}.lock")))?;
+        DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(dir)?;
+        let mut lock = OpenOptions::new();
+        lock.create(true).truncate(false).write(true).mode(FILE_MODE);
+        let lock = lock.open(dir.join(format!("{name}.lock")))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Failure::InUse),
             Err(TryLockError::Error(error)) => return Err(Failure::Io(error)),
         }
         let (file, bytes) = open_repaired(&dir.join(format!("{name}.jsonl")))?;
+        for (_, aside) in numbered(dir, name)? {
+            close_to_others(&File::open(aside)?)?;
+        }
         sync_dir(dir)?;
         Ok(Self { dir: dir.to_owned(), name, limits, file, bytes, lock })
     }
@@ -131,7 +142,8 @@ fn numbered(dir: &Path, name: &str) -> io::Result<Vec<(u64, PathBuf)>> {
 
 /// Opens `path` for appending, after cutting off what follows its last line break.
 fn open_repaired(path: &Path) -> io::Result<(File, u64)> {
-    let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+    let mut file = OpenOptions::new().create(true).read(true).append(true).mode(FILE_MODE).open(path)?;
+    close_to_others(&file)?;
     let length = file.metadata()?.len();
     let whole = after_last_line_break(&mut file, length)?;
     if whole < length {
@@ -144,6 +156,24 @@ fn open_repaired(path: &Path) -> io::Result<(File, u64)> {
         file.sync_data()?;
     }
     Ok((file, whole))
+}
+
+/// Takes a file from all other accounts: an earlier release made it for everybody, or one of them put it there.
+fn close_to_others(file: &File) -> io::Result<()> {
+    let found = file.metadata()?;
+    // A device is nobody's log.
+    if !found.is_file() {
+        return Ok(());
+    }
+    if found.uid() != geteuid().as_raw() {
+        let owner = found.uid();
+        let message = format!("it belongs to user id {owner}, who could read what is written to it; remove it");
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+    }
+    if found.mode() & 0o777 != FILE_MODE {
+        file.set_permissions(Permissions::from_mode(FILE_MODE))?;
+    }
+    Ok(())
 }
 
 fn after_last_line_break(file: &mut File, length: u64) -> io::Result<u64> {
@@ -217,6 +247,30 @@ mod tests {
         let batch = "a line\n".repeat(10);
         writer.append(batch.as_bytes()).unwrap();
         assert_eq!(read(dir.path(), "events.jsonl"), batch);
+    }
+
+    #[test]
+    fn only_the_own_account_can_read_what_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (out, old) = (dir.path().join("a/out"), dir.path().join("old"));
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        // What an earlier release left, with the usual umask.
+        fs::create_dir(&old).unwrap();
+        for name in ["events.jsonl", "events.000001.jsonl"] {
+            fs::write(old.join(name), "{}\n").unwrap();
+            fs::set_permissions(old.join(name), Permissions::from_mode(0o644)).unwrap();
+        }
+        for dir in [&out, &old] {
+            let mut writer = Writer::open(dir, "events", LIMITS).unwrap();
+            for number in 1..=3 {
+                writer.append(format!("line number {number}\n").as_bytes()).unwrap();
+            }
+            for entry in fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                assert_eq!(mode(&path), FILE_MODE, "{}", path.display());
+            }
+        }
+        assert_eq!((mode(&out), mode(out.parent().unwrap())), (DIRECTORY_MODE, DIRECTORY_MODE));
     }
 
     #[test]
