@@ -1,5 +1,6 @@
 //! What a process consists of: the tasks of its roles, under one supervisor.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use headrace_runtime::settler::Settler;
 use headrace_runtime::sink_loop::SinkLoop;
 use headrace_runtime::state::StateStore;
 use headrace_runtime::supervisor::{Group, Supervisor};
-use headrace_runtime::{metrics, retention};
+use headrace_runtime::{metrics, recreate, retention};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use headrace_stages::alert::Alerts;
@@ -66,6 +67,8 @@ pub(crate) struct Process {
     pub(crate) admin: SocketAddr,
     /// The state of its components.
     pub(crate) health: Health,
+    /// Those of its components that are sinks.
+    pub(crate) sinks: BTreeSet<String>,
 }
 
 /// What the tasks are made with.
@@ -75,6 +78,7 @@ struct Builder<'a> {
     health: Health,
     supervisor: Supervisor,
     subscriptions: Vec<(Broker, Subscription)>,
+    sinks: BTreeSet<String>,
 }
 
 impl Process {
@@ -87,6 +91,7 @@ impl Process {
             health: Health::new(),
             supervisor: Supervisor::new(),
             subscriptions: Vec::new(),
+            sinks: BTreeSet::new(),
         };
         let admin = Admin { metrics: handle.clone(), health: builder.health.clone(), broker: brokers.first().clone() };
         // Ports first: a taken one must be told before anything is consumed.
@@ -103,6 +108,7 @@ impl Process {
         }
         if roles.contains(&Role::Pipeline) {
             builder.pipeline(config).await?;
+            builder.recreate(config);
         }
         if roles.contains(&Role::Sinks) {
             builder.sinks(config)?;
@@ -121,6 +127,7 @@ impl Process {
             gateway: gateway_address,
             admin: admin_address,
             health: builder.health,
+            sinks: builder.sinks,
         })
     }
 
@@ -173,6 +180,20 @@ impl Builder<'_> {
             ),
         }
         Ok(())
+    }
+
+    /// Watches over the streams, with the right to make them.
+    fn recreate(&mut self, config: &Config) {
+        let Some(broker) = self.brokers.of(User::Admin).cloned() else {
+            tracing::warn!(
+                file = User::Admin.password_file(),
+                "a deleted stream is not made anew: the admin has no password here"
+            );
+            return;
+        };
+        let streams = config.streams.clone();
+        self.supervisor
+            .spawn(Group::Service, "recreate", move |stop| recreate::run(broker.clone(), streams.clone(), stop));
     }
 
     fn chain<In: Payload, Out: Product>(
@@ -234,6 +255,7 @@ impl Builder<'_> {
 
     fn sink<S: Sink>(&mut self, broker: &Broker, component: &str, sink: S, terms: Terms) {
         let settler = self.settler(component, broker);
+        self.sinks.insert(component.to_owned());
         let subscription = terms.subscription(component, S::Item::STREAM);
         self.subscriptions.push((broker.clone(), subscription.clone()));
         let sink = Arc::new(SinkLoop {

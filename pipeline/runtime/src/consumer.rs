@@ -10,22 +10,18 @@ use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
 use futures::FutureExt as _;
 use headrace_schemas::header;
-use headrace_schemas::time::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Stream};
 use crate::copies::Place;
-use crate::epoch::{Epoch, micros};
+use crate::epoch::{Epoch, Forgotten, micros};
 use crate::message::Delivered;
 use crate::progress::{last_sequence, oldest_unsettled, state_of};
 use crate::pull::Pull;
 
 /// How long a request for messages stays open at the broker.
 const REQUEST_OPEN: Duration = Duration::from_secs(5);
-
-/// For readers whose effects the broker itself recognizes when they are repeated.
-pub(crate) const NO_EPOCH: Timestamp = Timestamp::from_micros(i64::MIN);
 
 /// Which messages a component takes, and on which terms.
 #[derive(Clone, Debug)]
@@ -101,7 +97,7 @@ impl Lane {
                 self.open = None;
                 break;
             };
-            taken.push(Delivered::new(message?, *requested_at, NO_EPOCH)?);
+            taken.push(Delivered::new(message?, *requested_at, Forgotten::NOTHING)?);
             next = if taken.len() < max { pull.next().now_or_never() } else { None };
         }
         Ok(taken)
@@ -130,7 +126,7 @@ impl Lane {
                 () = stop.cancelled() => break,
             };
             let Some(message) = next else { break };
-            taken.push(Delivered::new(message?, requested_at, epoch.since())?);
+            taken.push(Delivered::new(message?, requested_at, epoch.forgotten())?);
         }
         Ok((taken, epoch))
     }
@@ -145,7 +141,7 @@ impl Lane {
     /// When the broker does not answer.
     pub async fn epoch(&mut self) -> anyhow::Result<Epoch> {
         let info = self.consumer.info().await.context("cannot read the consumer's state")?;
-        let epoch = Epoch::of(&self.broker, info, self.epoch.as_ref()).await?;
+        let epoch = Epoch::of(&self.broker, self.stream, info, self.epoch.as_ref()).await?;
         self.epoch = Some(epoch.clone());
         Ok(epoch)
     }
@@ -157,7 +153,7 @@ impl Lane {
     /// When the broker does not answer.
     pub(crate) async fn oldest_unsettled(&mut self) -> anyhow::Result<(Epoch, Option<Place>)> {
         let info = self.consumer.info().await.context("cannot read the consumer's state")?;
-        let epoch = Epoch::of(&self.broker, info, self.epoch.as_ref()).await?;
+        let epoch = Epoch::of(&self.broker, self.stream, info, self.epoch.as_ref()).await?;
         let oldest = oldest_unsettled(&self.broker, self.stream, info).await?.map(|message| Place {
             sequence: message.sequence,
             stored_at: micros(message.time.unix_timestamp_nanos()),

@@ -5,6 +5,9 @@
 //! time that others still hold, or have settled; a consumer that was removed and made anew has forgotten
 //! everything. So a message that was stored before the present epoch began is a suspect, and what was
 //! taken in an earlier epoch is no longer ours.
+//!
+//! A stream that was deleted and made anew has forgotten more: the ids by which the broker drops a copy. What is
+//! stored in it within the first duplicate window may be the copy of what the lost one had, and is a suspect too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,29 +16,49 @@ use anyhow::Context as _;
 use async_nats::jetstream::consumer::Info;
 use headrace_schemas::time::Timestamp;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Stream};
 use crate::state::StateStore;
+use crate::recreate;
 
 /// The clocks of the broker's servers, and ours, may differ by so much.
 pub(crate) const BROKER_CLOCK_SKEW: Duration = Duration::from_secs(2);
+
+/// What the broker may have forgotten of a message, by the time at which it was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Forgotten {
+    /// Stored no later than this, it may have been delivered before without the broker knowing.
+    pub(crate) deliveries_until: Timestamp,
+    /// Stored before this, it may be a copy that the broker did not recognize.
+    pub(crate) copies_until: Timestamp,
+}
+
+impl Forgotten {
+    /// For readers whose effects the broker itself recognizes when they are repeated.
+    pub(crate) const NOTHING: Self =
+        Self { deliveries_until: Timestamp::from_micros(i64::MIN), copies_until: Timestamp::from_micros(i64::MIN) };
+}
 
 /// An epoch of a consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Epoch {
     name: Arc<str>,
-    /// When it was first seen, by the broker's clock: no earlier than it began.
-    since: Timestamp,
+    /// Of deliveries: when the epoch was first seen, by the broker's clock, no earlier than it began.
+    forgotten: Forgotten,
 }
 
 impl Epoch {
     /// When it began, at the latest, by the broker's clock.
     #[must_use]
     pub const fn since(&self) -> Timestamp {
-        self.since
+        self.forgotten.deliveries_until
     }
 
-    /// The epoch that `info` was told in. `known` saves asking when it is still the same.
-    pub(crate) async fn of(broker: &Broker, info: &Info, known: Option<&Self>) -> anyhow::Result<Self> {
+    pub(crate) const fn forgotten(&self) -> Forgotten {
+        self.forgotten
+    }
+
+    /// The epoch of a consumer of `stream` that `info` was told in. `known` saves asking when it is still the same.
+    pub(crate) async fn of(broker: &Broker, stream: Stream, info: &Info, known: Option<&Self>) -> anyhow::Result<Self> {
         let leader = match &info.cluster {
             Some(cluster) => {
                 let leader = cluster.leader.as_ref().context("the consumer has no leader at the moment")?;
@@ -63,8 +86,10 @@ impl Epoch {
             Some((_, since)) => micros(since.unix_timestamp_nanos().max(made_at)),
             None => first_seen(broker, &info.name, &name).await?,
         };
+        let copies_until = recreate::copies_unknown_until(broker, stream).await?;
+        let copies_until = copies_until.unwrap_or(Forgotten::NOTHING.copies_until);
         tracing::info!(component = info.name, epoch = &*name, %since, "new epoch of the broker's memory");
-        Ok(Self { name, since })
+        Ok(Self { name, forgotten: Forgotten { deliveries_until: since, copies_until } })
     }
 }
 

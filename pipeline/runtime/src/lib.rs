@@ -32,6 +32,7 @@ pub mod payload;
 pub mod progress;
 pub mod publisher;
 mod pull;
+pub mod recreate;
 pub mod retention;
 pub mod secret;
 pub mod settle;

@@ -12,7 +12,7 @@ use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;
 use tokio::time::Instant;
 
-use crate::epoch::micros;
+use crate::epoch::{Forgotten, micros};
 use crate::settle::Attempt;
 
 /// A message with what JetStream tells of its delivery.
@@ -26,8 +26,7 @@ pub struct Delivered {
     /// When the broker stored it, by the broker's clock.
     pub stored_at: Timestamp,
     stream: String,
-    /// Stored no later than this, it may have been delivered before without the broker knowing.
-    epoch_since: Timestamp,
+    forgotten: Forgotten,
     /// No later than the moment from which JetStream counts `ack_wait`.
     held_since: Mutex<Instant>,
 }
@@ -41,7 +40,7 @@ impl Delivered {
     pub(crate) fn new(
         message: jetstream::Message,
         requested_at: Instant,
-        epoch_since: Timestamp,
+        forgotten: Forgotten,
     ) -> anyhow::Result<Self> {
         let info =
             message.info().map_err(|error| anyhow::anyhow!("a message without JetStream's reply subject: {error}"))?;
@@ -57,7 +56,7 @@ impl Delivered {
             sequence,
             stored_at,
             stream,
-            epoch_since,
+            forgotten,
             held_since: Mutex::new(requested_at),
         })
     }
@@ -94,10 +93,10 @@ impl Delivered {
 
     /// Whether an effect of this message may exist already, so that it must be looked up first.
     ///
-    /// Five ways lead to a second copy: JetStream delivers again; it does and has forgotten that it
+    /// Six ways lead to a second copy: JetStream delivers again; it does and has forgotten that it
     /// did ([`crate::epoch`]); the sender delivers again after the broker's duplicate window; a process
     /// that was stopped publishes late; a person sends from DEAD again ([`crate::dead`]) what one component
-    /// gave up and others did not. The third and fourth show as an id older than the window at its
+    /// gave up and others did not; a stream was deleted and made anew ([`crate::recreate`]). The third and fourth show as an id older than the window at its
     /// reception, and as a message stored long after it.
     #[must_use]
     pub fn is_suspect(&self, id: &EventId, received_at: Timestamp, window: Duration) -> bool {
@@ -108,7 +107,10 @@ impl Delivered {
     pub(crate) fn may_be_copy(&self, id: &EventId, received_at: Timestamp, window: Duration) -> bool {
         // Half the window: the clocks of gateway and broker may differ.
         let window = window / 2;
-        self.is_redriven() || id.may_repeat(received_at, window) || self.stored_at.since(received_at) >= window
+        self.is_redriven()
+            || self.may_be_copy_of_lost()
+            || id.may_repeat(received_at, window)
+            || self.stored_at.since(received_at) >= window
     }
 
     /// Whether it was sent again from DEAD.
@@ -125,7 +127,12 @@ impl Delivered {
 
     /// Whether it was stored before the present epoch of the broker's memory.
     pub(crate) fn is_of_earlier_epoch(&self) -> bool {
-        self.stored_at <= self.epoch_since
+        self.stored_at <= self.forgotten.deliveries_until
+    }
+
+    /// Whether it may be the copy of a message of a stream that was deleted, which the present one cannot know.
+    pub(crate) fn may_be_copy_of_lost(&self) -> bool {
+        self.stored_at < self.forgotten.copies_until
     }
 
     /// How many times it has been tried, this time included and those before it was last in DEAD.

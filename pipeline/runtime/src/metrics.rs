@@ -48,6 +48,8 @@ pub const LAG: &str = "headrace_consumer_lag";
 pub const PENDING: &str = "headrace_consumer_pending";
 /// Messages removed from a full stream after every consumer had settled them, by `stream`.
 pub const PURGED: &str = "headrace_stream_purged_total";
+/// Streams and buckets that somebody deleted and that were made anew, by `stream`: what they held is lost.
+pub const RECREATED: &str = "headrace_streams_recreated_total";
 /// 1 when the component is healthy, 0 when it is not, by `component`.
 pub const HEALTHY: &str = "headrace_healthy";
 
@@ -100,6 +102,7 @@ fn describe() {
         (DELIVERED, Unit::Count, "Events delivered by a sink."),
         (ALREADY_THERE, Unit::Count, "Suspects looked up and found to be there already."),
         (PURGED, Unit::Count, "Messages removed from a full stream after every consumer had settled them."),
+        (RECREATED, Unit::Count, "Streams that somebody deleted and that were made anew; what they held is lost."),
         (RECOVERY_RUNS, Unit::Count, "Runs over a hook's deliveries, by hook and outcome."),
         (RECOVERY_ASKED, Unit::Count, "Redeliveries asked for, by hook and outcome."),
         (RECOVERY_SHOWN, Unit::Count, "Writes to ClickHouse's table `gaps`, by hook and outcome."),

@@ -17,7 +17,7 @@ use headrace_schemas::{header, subject};
 use tokio::time::{Instant, timeout};
 
 use crate::broker::{Broker, Stream};
-use crate::consumer::NO_EPOCH;
+use crate::epoch::Forgotten;
 use crate::epoch::micros;
 use crate::message::Delivered;
 
@@ -182,7 +182,7 @@ impl Past {
                 message.info().map_err(|error| anyhow::anyhow!("cannot read RAW: {error}"))?.consumer_sequence;
             anyhow::ensure!(brought == reader.brought + 1, "messages of RAW were lost on the way");
             reader.brought = brought;
-            page.push(Delivered::new(message, requested_at, NO_EPOCH)?);
+            page.push(Delivered::new(message, requested_at, Forgotten::NOTHING)?);
         }
     }
 

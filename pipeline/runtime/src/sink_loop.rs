@@ -142,8 +142,8 @@ impl<S: Sink> SinkLoop<S> {
 
     /// Keeps of suspects those of which a look-up can be believed, and gives the others back.
     ///
-    /// It cannot be believed while an effect may still come: of a message that was held in an earlier epoch, until
-    /// a call of that epoch must have ended; and of a copy, until no earlier message of its event can be unsettled.
+    /// It cannot be believed while an effect may still come: of a message that was held in an earlier epoch, or in a
+    /// stream that is gone, until a call of that epoch must have ended; and of a copy, until no earlier message of its event can be unsettled.
     async fn ripe(
         &self,
         part: Part<S::Item>,
@@ -155,7 +155,8 @@ impl<S: Sink> SinkLoop<S> {
         }
         let needed = self.call_timeout + BROKER_CLOCK_SKEW;
         let wait = needed.saturating_sub(Timestamp::now().since(epoch.since()));
-        let (part, held) = part.partition(|message, _| wait.is_zero() || !message.is_of_earlier_epoch());
+        let is_held = |message: &Delivered| message.is_of_earlier_epoch() || message.may_be_copy_of_lost();
+        let (part, held) = part.partition(|message, _| wait.is_zero() || !is_held(message));
         self.give_back(&held.messages, || Outcome::NotYet { wait }).await;
         let window = self.broker.duplicate_window();
         let may_be_copy = |message: &Delivered, item: &S::Item| {

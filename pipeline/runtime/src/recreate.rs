@@ -1,0 +1,104 @@
+//! Watches over the streams and buckets: one that somebody deletes comes back without a restart, and loudly.
+//!
+//! What it held is lost; nothing here can bring that back. Exactly once is kept over it: the consumers of a stream
+//! that was made anew have a new epoch, and its messages are suspects for as long as the broker may not know their
+//! copies (see [`crate::epoch`]).
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::GetStreamErrorKind;
+use headrace_schemas::time::Timestamp;
+use metrics::counter;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Broker, Stream};
+use crate::config::Streams;
+use crate::epoch::micros;
+use crate::metrics::RECREATED;
+
+/// How often to look. Meanwhile the gateway refuses what comes in, and GitHub does not send it again by itself.
+const PERIOD: Duration = Duration::from_secs(2);
+
+/// The streams behind the buckets.
+const BUCKETS: [&str; 4] = [OBJ_BODIES, "KV_schemas", KV_STATE, "KV_recovery"];
+const OBJ_BODIES: &str = "OBJ_bodies";
+const KV_STATE: &str = "KV_state";
+
+/// Runs until `stop`.
+///
+/// # Errors
+/// When the broker does not answer, or does not let us make a stream.
+pub async fn run(broker: Broker, streams: Streams, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut ticks = tokio::time::interval(PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        let mut missing = Vec::new();
+        for name in Stream::ALL.map(Stream::name).into_iter().chain(BUCKETS) {
+            if created_at(&broker, name).await?.is_none() {
+                missing.push(name);
+            }
+        }
+        if missing.is_empty() {
+            continue;
+        }
+        for stream in &missing {
+            let remedy = remedy(stream);
+            tracing::error!(stream, remedy, "somebody deleted this stream; what it held is lost, and it is made anew");
+        }
+        broker.ensure_topology(&streams).await.context("cannot make anew what was deleted in NATS")?;
+        missing.into_iter().for_each(|stream| counter!(RECREATED, "stream" => stream).increment(1));
+    }
+}
+
+/// What a person can do about the loss.
+fn remedy(stream: &str) -> &'static str {
+    match stream {
+        "RAW" => {
+            "deliveries that were not processed yet are missing: `[recover]` asks GitHub for them again, see `headrace gaps`"
+        }
+        "EVENTS" => {
+            "events that a sink had not delivered yet are missing there: `headrace replay --from 1d` adds the rows that \
+             ClickHouse lacks"
+        }
+        "ALERTS" => "alerts that no ticket was made of yet are missing; they are in no other place",
+        "DEAD" => "dead letters are gone; their deliveries are in RAW and in the table `raw`",
+        OBJ_BODIES => "bodies over the broker's `max_payload` that were not processed yet are missing",
+        KV_STATE => "open alerts begin anew, which may file a second ticket",
+        _ => "nothing needs to be done: it is filled again",
+    }
+}
+
+/// When a stream was made, by the broker's clock; `None` when there is none of that name.
+async fn created_at(broker: &Broker, name: &str) -> anyhow::Result<Option<Timestamp>> {
+    match broker.jetstream().get_stream(name).await {
+        Ok(stream) => Ok(Some(micros(stream.cached_info().created.unix_timestamp_nanos()))),
+        Err(error) if is_absent(&error.kind()) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot look for the stream {name}")),
+    }
+}
+
+fn is_absent(kind: &GetStreamErrorKind) -> bool {
+    matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// Until when the broker may not know the earlier copy of what is stored in `stream`, because that was in a stream of
+/// the same name that is gone; `None` when it is the first.
+pub(crate) async fn copies_unknown_until(broker: &Broker, stream: Stream) -> anyhow::Result<Option<Timestamp>> {
+    let gone = || format!("the stream {} is not there at the moment", stream.name());
+    let made_at = created_at(broker, stream.name()).await?.with_context(gone)?;
+    // At an installation's first start every stream is made before the first bucket.
+    let mut installed_at = None;
+    for bucket in BUCKETS {
+        let bucket_made_at = created_at(broker, bucket).await?;
+        installed_at = [installed_at, bucket_made_at].into_iter().flatten().min();
+    }
+    let is_anew = installed_at.is_some_and(|installed_at| made_at > installed_at);
+    let window = i64::try_from(broker.duplicate_window().as_micros()).unwrap_or(i64::MAX);
+    Ok(is_anew.then(|| Timestamp::from_micros(made_at.as_micros().saturating_add(window))))
+}
