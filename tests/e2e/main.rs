@@ -6,15 +6,20 @@
 #![allow(clippy::unwrap_used, reason = "all of this program is a test")]
 
 mod alerts;
+mod away;
 mod chains;
 mod edge;
 mod examples;
 mod full;
 mod hostile;
 mod layering;
+mod lifecycle;
+mod passwords;
+mod private;
 mod recovery;
 mod refusals;
 mod roles;
+mod topology;
 
 /// The binary under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_headrace");

@@ -70,18 +70,24 @@ async fn three_processes_share_one_configuration() {
 }
 
 /// Exit code, stdout and stderr of `headrace check`.
-async fn check(config: &Path) -> (Option<i32>, String, String) {
+pub(crate) async fn check(config: &Path) -> (Option<i32>, String, String) {
     let output = command(PROGRAM, ["check".as_ref(), "--config".as_ref(), config.as_os_str()]).await;
     (output.status.code(), said(&output), complained(&output))
 }
 
 async fn servers(dir: &Path) -> (nats::Running, clickhouse::Running) {
+    servers_with(dir, &[]).await
+}
+
+/// NATS, and a ClickHouse that is started with these arguments besides.
+pub(crate) async fn servers_with(dir: &Path, more: &[&str]) -> (nats::Running, clickhouse::Running) {
     let install = || -> Result<(PathBuf, PathBuf), headrace_local::install::Error> {
         let installer = Installer::for_user(Arc::new(Silent))?;
         Ok((installer.nats_server()?, installer.clickhouse_library()?))
     };
     let (program, library) = tokio::task::spawn_blocking(install).await.unwrap().unwrap();
-    let arguments = vec!["clickhouse".into(), "--library".into(), library.into()];
+    let mut arguments = vec!["clickhouse".into(), "--library".into(), library.into()];
+    arguments.extend(more.iter().map(Into::into));
     let mut config = clickhouse::Config::new(PROGRAM, arguments, dir.join("clickhouse"));
     config.restart.grace = Duration::from_secs(60);
     let (nats, clickhouse) =
@@ -89,7 +95,7 @@ async fn servers(dir: &Path) -> (nats::Running, clickhouse::Running) {
     (nats.unwrap(), clickhouse.unwrap())
 }
 
-fn configuration(nats: &str, clickhouse: &str, dir: &Path) -> String {
+pub(crate) fn configuration(nats: &str, clickhouse: &str, dir: &Path) -> String {
     let limits = "{ max_age_hours = 24, max_bytes = 268435456 }";
     format!(
         r#"

@@ -5,6 +5,7 @@ use std::time::Duration;
 use headrace_ingest::recover;
 use headrace_runtime::delivery::Sink as _;
 use headrace_runtime::fault::Fault;
+use headrace_runtime::secret::redact_url;
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use tokio::time::timeout;
@@ -30,9 +31,9 @@ pub(crate) async fn check(arguments: Check) -> anyhow::Result<()> {
             println!("failed  {name}: {problem}");
         }
     };
-    report(&format!("nats {}", config.nats.url), within(nats(&config, &arguments)).await);
+    report(&format!("nats {}", redact_url(&config.nats.url)), within(nats(&config, &arguments)).await);
     if let Some(clickhouse) = &config.sinks.clickhouse {
-        let name = format!("clickhouse {}", clickhouse.url);
+        let name = format!("clickhouse {}", redact_url(&clickhouse.url));
         report(&name, within(reach(clickhouse.reach())).await);
         if arguments.migrate {
             report(&format!("{name} migrated"), within(reach(clickhouse.migrate())).await);

@@ -82,7 +82,7 @@ pub struct Up {
     #[arg(long, value_name = "DIR", default_value = "headrace-data", env = "HEADRACE_DATA_DIR")]
     pub data_dir: PathBuf,
     /// Write addresses, secret and process ids to this file, as JSON, once everything answers and again
-    /// whenever a server was started anew.
+    /// whenever a server was started anew. It goes when `up` stops.
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
     /// Port of the gateway; 0 takes any free one.
@@ -108,7 +108,7 @@ pub struct Run {
     /// Which roles; all when none is named.
     #[arg(value_enum)]
     pub roles: Vec<Role>,
-    /// Write addresses and process id to this file, as JSON, once everything answers.
+    /// Write addresses and process id to this file, as JSON, once everything answers. It goes when `run` stops.
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
 }

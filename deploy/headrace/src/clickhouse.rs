@@ -8,6 +8,7 @@ use headrace_local::install::{Installer, Terminal};
 
 use crate::cli::Clickhouse;
 use crate::config::Log;
+use crate::private;
 use crate::run::stop_signal;
 use crate::telemetry;
 
@@ -20,7 +21,8 @@ pub(crate) async fn serve(arguments: Clickhouse) -> anyhow::Result<()> {
             tokio::task::spawn_blocking(install).await.context("the installer panicked")??
         }
     };
-    let mut config = ServerConfig::new(arguments.listen, arguments.data_dir, library);
+    let data_dir = private::directory(&arguments.data_dir).context("cannot use --data-dir")?;
+    let mut config = ServerConfig::new(arguments.listen, data_dir, library);
     config.password = arguments.password.map(Password::new);
     front::serve(config, stop_signal()?).await?;
     Ok(())

@@ -4,9 +4,20 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use headrace_runtime::secret::Secret;
+
+use crate::private;
+
+/// Whoever only asks whether somebody has the directory holds its lock for a moment: see [`DataDir::is_taken`].
+const ASKED_MAX: u32 = 20;
+/// How long to wait for the end of such a question.
+const ASKED_PAUSE: Duration = Duration::from_millis(25);
+
+/// The file whose lock says that the directory is taken.
+const LOCK: &str = "lock";
 
 /// A data directory that is ours until this is dropped.
 pub(crate) struct DataDir {
@@ -19,17 +30,16 @@ impl DataDir {
     /// Creates the directory when it is not there, and takes it.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let problem = || format!("cannot use the data directory {}; choose another with --data-dir", path.display());
-        std::fs::create_dir_all(path).with_context(problem)?;
-        let path = path.canonicalize().with_context(problem)?;
-        let lock_path = path.join("lock");
+        let path = private::directory(path).with_context(problem)?;
         let mut lock = OpenOptions::new()
             .create(true)
             .truncate(false)
             .read(true)
             .write(true)
-            .open(&lock_path)
+            .mode(0o600)
+            .open(path.join(LOCK))
             .with_context(problem)?;
-        if let Err(refused) = lock.try_lock() {
+        if let Err(refused) = take(&lock) {
             if let TryLockError::Error(error) = refused {
                 return Err(error).with_context(problem);
             }
@@ -46,6 +56,13 @@ impl DataDir {
         Ok(Self { path, _lock: lock })
     }
 
+    /// Whether an `up` runs on the directory `path`, by the lock that it holds for as long as it lives. True when
+    /// that cannot be told, such as by another account.
+    pub(crate) fn is_taken(path: &Path) -> bool {
+        let Ok(lock) = File::open(path.join(LOCK)) else { return path.join(LOCK).exists() };
+        lock.try_lock_shared().is_err()
+    }
+
     /// A path in the directory.
     pub(crate) fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
@@ -54,6 +71,11 @@ impl DataDir {
     /// The directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where the webhook secret is kept.
+    pub(crate) fn webhook_secret_path(&self) -> PathBuf {
+        self.join("webhook-secret")
     }
 
     /// The webhook secret kept here; made when there is none.
@@ -82,8 +104,19 @@ impl DataDir {
     }
 }
 
+/// Takes the lock, also from somebody who is only asking.
+fn take(lock: &File) -> Result<(), TryLockError> {
+    for _ in 0..ASKED_MAX {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(ASKED_PAUSE),
+            told => return told,
+        }
+    }
+    lock.try_lock()
+}
+
 /// Creates a file that only its owner may read, empty.
-pub(crate) fn create_private(path: &Path) -> std::io::Result<File> {
+fn create_private(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)
 }
 
@@ -100,7 +133,10 @@ mod tests {
         assert_eq!(secret.expose().len(), 64);
         let refused = DataDir::open(&path).err().unwrap().to_string();
         assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+        assert!(DataDir::is_taken(&path));
         drop(first);
+        assert!(!DataDir::is_taken(&path));
+        assert!(!DataDir::is_taken(parent.path()), "nobody ever was there");
         assert!(DataDir::open(&path).unwrap().webhook_secret().unwrap() == secret);
     }
 }

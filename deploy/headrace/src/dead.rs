@@ -18,7 +18,7 @@ use crate::brokers::connect_admin;
 use crate::cli::{Dead, DeadAction, Place, Selection};
 use crate::config;
 use crate::plain;
-use crate::ready::Ready;
+use crate::running;
 
 /// Kinds of letters counted apart; there are a few dozen unless somebody else writes to DEAD.
 const COUNTS_MAX: usize = 1_000;
@@ -59,7 +59,7 @@ pub(crate) async fn dead(arguments: Dead) -> anyhow::Result<()> {
 async fn open(place: &Place) -> anyhow::Result<DeadLetters> {
     let mut config = config::load(place.config.config.as_deref(), |_| Vec::new())?.value;
     if config.nats.url.is_empty() {
-        let ready = Ready::read(&place.data_dir.join(crate::up::READY_FILE)).context(
+        let ready = running::of(&place.data_dir).context(
             "expected the address of a NATS server: name a configuration with `nats.url`, or the --data-dir of a \
              running `headrace up`",
         )?;

@@ -3,11 +3,14 @@
 use std::process::ExitCode;
 
 use crate::settings::Problems;
+use crate::stop::AtOnce;
 
 /// It failed.
 const FAILED: u8 = 1;
 /// The command line or the configuration is wrong.
 pub(crate) const USAGE: u8 = 2;
+/// A second Ctrl-C ended it, with the number that a shell gives to a program that SIGINT ended.
+const AT_ONCE: u8 = 130;
 
 /// Prints why a command failed, and the exit code for it.
 pub(crate) fn report(result: anyhow::Result<()>) -> ExitCode {
@@ -19,6 +22,10 @@ pub(crate) fn report(result: anyhow::Result<()>) -> ExitCode {
     if let Some(problem) = error.downcast_ref::<clap::Error>() {
         let _ = problem.print();
         return ExitCode::from(USAGE);
+    }
+    if let Some(at_once) = error.downcast_ref::<AtOnce>() {
+        eprintln!("{at_once}");
+        return ExitCode::from(AT_ONCE);
     }
     eprintln!("error: {error:#}");
     ExitCode::from(FAILED)

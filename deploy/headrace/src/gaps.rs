@@ -11,7 +11,7 @@ use headrace_schemas::time::Timestamp;
 use crate::brokers::connect_admin;
 use crate::cli::Gaps;
 use crate::config::{self, Config};
-use crate::ready::Ready;
+use crate::running;
 
 pub(crate) async fn gaps(arguments: Gaps) -> anyhow::Result<()> {
     let loaded = config::load(arguments.config.config.as_deref(), |_| Vec::new())?;
@@ -32,8 +32,7 @@ pub(crate) async fn gaps(arguments: Gaps) -> anyhow::Result<()> {
 
 /// Where the NATS server of the running `up` is.
 fn running_nats(arguments: &Gaps) -> anyhow::Result<String> {
-    let path = arguments.data_dir.join(crate::up::READY_FILE);
-    let ready = Ready::read(&path).context(
+    let ready = running::of(&arguments.data_dir).context(
         "expected `nats.url` in the configuration, or a running `headrace up`; give --config, or name its --data-dir",
     )?;
     ready.nats.context("the running process tells no NATS server")

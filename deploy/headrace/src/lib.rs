@@ -15,13 +15,18 @@ mod exit;
 mod gaps;
 mod moment;
 mod plain;
+mod private;
 mod ready;
 mod recover;
 mod replay;
 mod roles;
 mod run;
+mod running;
+mod secret_origin;
 mod send;
 pub mod settings;
+mod started;
+mod stop;
 mod telemetry;
 mod up;
 
@@ -33,6 +38,7 @@ use cli::{Cli, Command};
 
 /// Runs the command line `arguments`, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    private::close_new_files();
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {

@@ -1,11 +1,12 @@
 //! The ready file: where a running process answers, for scripts and for `headrace send`.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+
+use crate::private;
 
 /// Where everything answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,34 +32,47 @@ pub(crate) struct Ready {
 impl Ready {
     /// Writes the file so that a reader sees all of it or nothing. It holds a secret: only its owner
     /// may read it.
-    pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
+    fn write(&self, path: &Path) -> anyhow::Result<()> {
         let write = || -> anyhow::Result<()> {
-            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let name = path.file_name().context("it has no file name")?.to_string_lossy();
-            let staged = directory.join(format!(".{name}.{}", std::process::id()));
-            let mut file = crate::data_dir::create_private(&staged)?;
-            file.write_all(&serde_json::to_vec_pretty(self)?)?;
-            file.write_all(b"\n")?;
-            file.sync_all()?;
-            std::fs::rename(&staged, path)?;
-            Ok(())
+            let mut text = serde_json::to_vec_pretty(self)?;
+            text.push(b'\n');
+            private::write(path, &text)
         };
         write().with_context(|| format!("cannot write the ready file {}", path.display()))
-    }
-
-    /// Removes what an earlier process left: its addresses would be taken for ours.
-    pub(crate) fn remove(path: &Path) -> anyhow::Result<()> {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove the old ready file {}", path.display()))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Reads a ready file.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         serde_json::from_slice(&text).with_context(|| format!("{} is no ready file", path.display()))
+    }
+}
+
+/// The ready files of this process. They go when this is dropped: nothing answers there any more.
+pub(crate) struct ReadyFiles(Vec<PathBuf>);
+
+impl ReadyFiles {
+    /// Removes what an earlier process left at `paths`: its addresses would be taken for ours.
+    pub(crate) fn claim(paths: impl IntoIterator<Item = PathBuf>) -> anyhow::Result<Self> {
+        let paths: Vec<PathBuf> = paths.into_iter().collect();
+        for path in &paths {
+            private::remove(path).with_context(|| format!("cannot remove the old ready file {}", path.display()))?;
+        }
+        Ok(Self(paths))
+    }
+
+    /// Writes, or replaces, all of them.
+    pub(crate) fn write(&self, ready: &Ready) -> anyhow::Result<()> {
+        self.0.iter().try_for_each(|path| ready.write(path))
+    }
+}
+
+impl Drop for ReadyFiles {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            if let Err(error) = private::remove(path) {
+                tracing::warn!(%error, path = %path.display(), "cannot remove the ready file; it tells of what is gone");
+            }
+        }
     }
 }

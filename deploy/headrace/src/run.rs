@@ -1,16 +1,16 @@
 //! `headrace run`: chosen roles against servers that exist already.
 
 use std::collections::BTreeMap;
-use std::pin::pin;
 
 use headrace_runtime::patience::patiently;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::brokers::Brokers;
 use crate::cli::{Role, Run};
-use crate::config;
-use crate::ready::Ready;
+use crate::config::{self, Config};
+use crate::ready::{Ready, ReadyFiles};
 use crate::roles::Process;
+use crate::started::{self, Awaited, until_ready};
+use crate::stop::Stop;
 use crate::telemetry;
 
 /// All roles.
@@ -22,8 +22,8 @@ pub(crate) async fn run(arguments: Run) -> anyhow::Result<()> {
     loaded.check(loaded.value.validate(&roles))?;
     let config = loaded.value;
     telemetry::install(&config.log)?;
-    let mut stop = pin!(stop_signal()?);
-    arguments.ready_file.as_deref().map_or(Ok(()), Ready::remove)?;
+    let mut stop = Stop::listen()?;
+    let ready_files = ReadyFiles::claim(arguments.ready_file)?;
 
     let brokers = patiently(config.nats.start_wait(), async || {
         let brokers = Brokers::connect(&config, &roles, "headrace").await?;
@@ -32,33 +32,38 @@ pub(crate) async fn run(arguments: Run) -> anyhow::Result<()> {
     });
     let brokers = tokio::select! {
         brokers = brokers => brokers?,
-        () = &mut stop => return Ok(()),
+        () = stop.signalled() => return Ok(()),
     };
     let process = Process::start(&config, &roles, &brokers).await?;
-    if let Some(path) = &arguments.ready_file {
-        let ready = Ready {
-            gateway: process.gateway.map(|address| format!("http://{address}")),
-            nats: Some(config.nats.url.clone()),
-            clickhouse: config.sinks.clickhouse.as_ref().map(|clickhouse| clickhouse.url.clone()),
-            metrics: format!("http://{}", process.admin),
-            webhook_secret: None,
-            pids: BTreeMap::from([("headrace".to_owned(), std::process::id())]),
-        };
-        ready.write(path)?;
-    }
+    let told = tokio::select! {
+        told = tell(&process, &config, &roles, &ready_files) => told,
+        () = stop.signalled() => Ok(()),
+    };
+    // First of all: whoever reads them now would find nobody in a moment.
+    drop(ready_files);
+    stop.end(process.stop(config.shutdown.grace())).await?;
+    told
+}
+
+/// Tells that everything answers that must, and then waits for ever.
+async fn tell(process: &Process, config: &Config, roles: &[Role], ready_files: &ReadyFiles) -> anyhow::Result<()> {
+    // A broker that is away for long is no reason to end: this process works as soon as it is back.
+    let away = until_ready(process, Awaited { own: &[], within: None }).await?;
+    ready_files.write(&Ready {
+        gateway: process.gateway.map(|address| format!("http://{address}")),
+        nats: Some(config.nats.url.clone()),
+        clickhouse: config.sinks.clickhouse.as_ref().map(|clickhouse| clickhouse.url.clone()),
+        metrics: format!("http://{}", process.admin),
+        webhook_secret: None,
+        pids: BTreeMap::from([("headrace".to_owned(), std::process::id())]),
+    })?;
+    started::tell(&away);
     tracing::info!(?roles, gateway = ?process.gateway, metrics = %process.admin, "running");
-    stop.await;
-    process.stop(config.shutdown.grace()).await;
-    Ok(())
+    std::future::pending().await
 }
 
 /// Resolves at the first SIGINT or SIGTERM.
 pub(crate) fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    })
+    let mut stop = Stop::listen()?;
+    Ok(async move { stop.signalled().await })
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use headrace_runtime::secret::redact_url;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, StatusCode};
@@ -13,7 +14,7 @@ use sha2::Sha256;
 use uuid::Uuid;
 
 use crate::cli::Send;
-use crate::ready::Ready;
+use crate::running;
 
 /// A body to send.
 struct Delivery {
@@ -53,7 +54,7 @@ pub(crate) async fn send(arguments: Send) -> anyhow::Result<()> {
         }
     }
     if !single {
-        println!("{stored} stored, {duplicate} known already, {refused} refused by {url}");
+        println!("{stored} stored, {duplicate} known already, {refused} refused by {}", redact_url(&url));
     }
     anyhow::ensure!(refused == 0, "{refused} deliveries were refused");
     Ok(())
@@ -63,8 +64,7 @@ fn destination(arguments: &Send) -> anyhow::Result<(String, String)> {
     if let (Some(url), Some(secret)) = (&arguments.url, &arguments.secret) {
         return Ok((url.clone(), secret.clone()));
     }
-    let path = arguments.data_dir.join(crate::up::READY_FILE);
-    let ready = Ready::read(&path).context(
+    let ready = running::of(&arguments.data_dir).context(
         "expected a running `headrace up` to send to; start it, name its --data-dir, or give --url and --secret",
     )?;
     let gateway = ready.gateway.context("the running process has no gateway")?;
@@ -143,7 +143,9 @@ async fn post(client: &Client, url: &str, secret: &str, delivery: &Delivery) -> 
         .body(delivery.body.clone())
         .send()
         .await
-        .with_context(|| format!("cannot reach {url}; is the gateway running there?"))?;
+        .map_err(reqwest::Error::without_url)
+        .with_context(|| format!("cannot reach {}; is the gateway running there?", redact_url(url)))?;
     let status = response.status();
-    Ok((status, response.text().await.context("the gateway's answer broke off")?))
+    let answer = response.text().await.map_err(reqwest::Error::without_url);
+    Ok((status, answer.context("the gateway's answer broke off")?))
 }

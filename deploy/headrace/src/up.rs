@@ -2,33 +2,34 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use headrace_ingest::recover;
 use headrace_local::child::Event;
 use headrace_local::install::{Installer, Terminal};
 use headrace_local::nats::SyncInterval;
 use headrace_local::{clickhouse, nats};
 use headrace_runtime::config::Invalid;
-use headrace_runtime::health::State;
 use headrace_runtime::secret::{Secret, redact_url};
 use headrace_sinks::file;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
 
 use crate::access::User;
 use crate::brokers::{self, Brokers};
 use crate::cli::Up;
 use crate::config::{self, Config};
 use crate::data_dir::DataDir;
-use crate::ready::Ready;
-use crate::roles::Process;
-use crate::run::{ALL_ROLES, stop_signal};
+use crate::ready::{Ready, ReadyFiles};
+use crate::roles::{CLICKHOUSE, CLICKHOUSE_RAW, Process};
+use crate::run::ALL_ROLES;
+use crate::secret_origin::SecretOrigin;
 use crate::settings::{Loaded, Origin};
+use crate::started::{self, Awaited, until_ready};
+use crate::stop::Stop;
 use crate::telemetry;
 
 /// The ready file that every `up` keeps in its data directory.
@@ -37,6 +38,14 @@ pub(crate) const READY_FILE: &str = "ready.json";
 const SERVER_GRACE: Duration = Duration::from_secs(2);
 /// How long everything may take to answer at the start.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What runs once everything is started.
+struct Started<'a> {
+    process: &'a Process,
+    servers: &'a Servers,
+    data: &'a DataDir,
+    secret: SecretOrigin,
+}
 
 /// The servers that `up` itself started.
 struct Servers {
@@ -47,14 +56,10 @@ struct Servers {
 pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     let mut loaded = config::load(arguments.config.config.as_deref(), values)?;
     telemetry::install(&loaded.value.log)?;
-    let stop = stop_signal()?;
-    tokio::pin!(stop);
+    let mut stop = Stop::listen()?;
     let data = DataDir::open(&arguments.data_dir)?;
-    [Some(data.join(READY_FILE)), arguments.ready_file.clone()]
-        .iter()
-        .flatten()
-        .try_for_each(|path| Ready::remove(path))?;
-    complete(&mut loaded, &arguments, &data)?;
+    let ready_files = ReadyFiles::claim([data.join(READY_FILE)].into_iter().chain(arguments.ready_file.clone()))?;
+    let secret = complete(&mut loaded, &arguments, &data)?;
     let mut config = loaded.value.clone();
     // What the servers' addresses will be is not known yet; all else must be right before they start.
     let placeholder = with_servers(&config, "nats://127.0.0.1:1", "http://127.0.0.1:1");
@@ -62,7 +67,7 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
 
     let servers = tokio::select! {
         started = start_servers(&config, &data) => started?,
-        () = &mut stop => return Ok(()),
+        () = stop.signalled() => return Ok(()),
     };
     let nats_url = servers.nats.as_ref().map_or_else(|| config.nats.url.clone(), nats::Running::url);
     let clickhouse_url = servers.clickhouse.as_ref().map(clickhouse::Running::url);
@@ -70,13 +75,18 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     let brokers = Brokers::connect(&config, &ALL_ROLES, "headrace up").await?;
     brokers.first().ensure_topology(&config.streams).await?;
     let process = Process::start(&config, &ALL_ROLES, &brokers).await?;
-    let answer = |ready: &Ready| write_ready(ready, &arguments, &data);
+    let started = Started { process: &process, servers: &servers, data: &data, secret };
     let outcome = tokio::select! {
-        result = serve(&config, &process, &servers, &data, answer) => result,
-        () = &mut stop => Ok(()),
+        result = serve(&config, started, &ready_files) => result,
+        () = stop.signalled() => Ok(()),
     };
-    process.stop(config.shutdown.grace()).await;
-    servers.stop().await;
+    // First of all: whoever reads them now would find nobody in a moment.
+    drop(ready_files);
+    let ending = async {
+        process.stop(config.shutdown.grace()).await;
+        servers.stop().await;
+    };
+    stop.end(ending).await?;
     outcome
 }
 
@@ -89,8 +99,9 @@ fn values(config: &Config) -> Vec<Invalid> {
     config.validate(&ALL_ROLES)
 }
 
-/// Fills in what `up` decides itself: ports from the command line, the secret, the sinks.
-fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyhow::Result<()> {
+/// Fills in what `up` decides itself: ports from the command line, the secret, the sinks. Returns where the secret
+/// comes from.
+fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyhow::Result<SecretOrigin> {
     // The table alone says nothing: the printed reference has it, with every size commented out.
     let sizes = ["streams.raw", "streams.events", "streams.alerts", "streams.dead"];
     let sized_by_user = sizes.iter().any(|size| !matches!(loaded.locate(size), Origin::Default));
@@ -106,7 +117,9 @@ fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyh
             listen.set_port(port);
         }
     }
+    let mut secret = SecretOrigin::Configured;
     if config.ingest.github.secrets.is_empty() && config.ingest.github.scoped.is_empty() {
+        secret = SecretOrigin::of(data.webhook_secret_path());
         config.ingest.github.secrets.push(data.webhook_secret()?);
     }
     config.sinks.clickhouse.get_or_insert_default();
@@ -120,7 +133,7 @@ fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyh
             fit_streams(config, data.path())?;
         }
     }
-    Ok(())
+    Ok(secret)
 }
 
 /// Makes the default streams smaller where the disk is: together they take half of what is free.
@@ -214,14 +227,10 @@ impl Servers {
 
 /// Tells that everything answers, and again whenever a server was started anew. Returns when a server
 /// cannot be kept running.
-async fn serve(
-    config: &Config,
-    process: &Process,
-    servers: &Servers,
-    data: &DataDir,
-    answer: impl Fn(&Ready) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    await_healthy(process).await?;
+async fn serve(config: &Config, started: Started<'_>, ready_files: &ReadyFiles) -> anyhow::Result<()> {
+    let Started { process, servers, data, secret } = started;
+    let own: &[&str] = if servers.clickhouse.is_some() { &[CLICKHOUSE, CLICKHOUSE_RAW] } else { &[] };
+    let away = until_ready(process, Awaited { own, within: Some(START_TIMEOUT) }).await?;
     let mut events = servers.events();
     events.iter_mut().for_each(|events| drop(events.borrow_and_update()));
     let nats_url = brokers::admin_url(&config.nats)?;
@@ -234,8 +243,9 @@ async fn serve(
         pids,
     };
     let first = ready(servers.pids());
-    answer(&first)?;
-    greet(&first, config, data);
+    ready_files.write(&first)?;
+    started::tell(&away);
+    greet(&first, config, data, &secret, &away);
     let mut told = first.pids;
     loop {
         let changed = events.iter_mut().map(|events| Box::pin(events.changed()));
@@ -253,7 +263,7 @@ async fn serve(
         let all_ready = events.iter().all(|events| matches!(&*events.borrow(), Event::Ready { .. }));
         let pids = servers.pids();
         if all_ready && pids != told {
-            answer(&ready(pids.clone()))?;
+            ready_files.write(&ready(pids.clone()))?;
             told = pids;
         }
     }
@@ -274,38 +284,6 @@ async fn first_of<F: Future<Output = Result<(), watch::error::RecvError>> + Unpi
     .await
 }
 
-/// Waits until every component works. One that a person must mend is told and not waited for: the
-/// others do their work.
-async fn await_healthy(process: &Process) -> anyhow::Result<()> {
-    let deadline = Instant::now() + START_TIMEOUT;
-    loop {
-        let states = process.health.snapshot();
-        let waiting: Vec<_> = states
-            .iter()
-            .filter(|(name, state)| is_awaited(name) && !matches!(state, State::Healthy | State::Broken(_)))
-            .collect();
-        if waiting.is_empty() {
-            return Ok(());
-        }
-        anyhow::ensure!(
-            Instant::now() < deadline,
-            "not everything answers after {} s: {waiting:?}",
-            START_TIMEOUT.as_secs()
-        );
-        sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// Recovery looks after the past, at GitHub: nothing that comes in waits for it.
-fn is_awaited(component: &str) -> bool {
-    !component.starts_with(recover::COMPONENT)
-}
-
-fn write_ready(ready: &Ready, arguments: &Up, data: &DataDir) -> anyhow::Result<()> {
-    ready.write(&data.join(READY_FILE))?;
-    arguments.ready_file.as_ref().map_or(Ok(()), |path| ready.write(path))
-}
-
 /// An address that this machine can connect to: a listener on all interfaces is reached on loopback.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
@@ -314,17 +292,22 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-fn greet(ready: &Ready, config: &Config, data: &DataDir) {
-    let text = |optional: &Option<String>| optional.clone().unwrap_or_else(|| "-".to_owned());
+fn greet(ready: &Ready, config: &Config, data: &DataDir, secret: &SecretOrigin, away: &BTreeMap<String, String>) {
+    // An address may have a password in it, as in the ready file.
+    let text = |optional: &Option<String>| optional.as_deref().map_or_else(|| "-".to_owned(), redact_url);
+    let made = ready.webhook_secret.as_deref().filter(|_| std::io::stdout().is_terminal());
     println!("Headrace is running. Data: {}", data.path().display());
     println!();
     println!("  webhooks    {}/webhooks/github", text(&ready.gateway));
-    println!("  secret      {}", text(&ready.webhook_secret));
+    println!("  secret      {}", secret.told(made));
     println!("  NATS        {}", redact_url(&config.nats.url));
     println!("  ClickHouse  {}", text(&ready.clickhouse));
     println!("  metrics     {}/metrics   (also /healthz, /readyz)", ready.metrics);
     if let Some(file) = &config.sinks.file {
         println!("  files       {}   (scored events and alerts, in place of Splunk and Jira)", file.dir.display());
+    }
+    for (component, why) in away {
+        println!("  {component:<10}  away: {why}   (what it misses waits for it, nothing else does)");
     }
     println!();
     println!("Send a first event from another terminal, and look at its row:");

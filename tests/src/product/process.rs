@@ -41,6 +41,7 @@ pub struct Launch {
     program: PathBuf,
     arguments: Vec<OsString>,
     environment: Vec<(String, OsString)>,
+    directory: Option<PathBuf>,
     ready_file: PathBuf,
     log: PathBuf,
 }
@@ -64,7 +65,7 @@ impl Launch {
     fn new(program: PathBuf, command: &str, name: &str, dir: &Path) -> Self {
         let ready_file = dir.join(format!("{name}.ready.json"));
         let log = dir.join(format!("{name}.log"));
-        let launch = Self { program, arguments: Vec::new(), environment: Vec::new(), ready_file, log };
+        let launch = Self { program, arguments: Vec::new(), environment: Vec::new(), directory: None, ready_file, log };
         let ready_file = launch.ready_file.clone();
         launch.argument(command).argument("--ready-file").argument(ready_file)
     }
@@ -91,6 +92,13 @@ impl Launch {
     #[must_use]
     pub fn set(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.environment.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Its working directory.
+    #[must_use]
+    pub fn within(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.directory = Some(directory.into());
         self
     }
 
@@ -124,6 +132,7 @@ impl Launch {
     /// `env` sets the variables and then becomes the program, so that the child has its process id, its
     /// log and an end no later than that of the test.
     async fn spawn(&self) -> Child {
+        let within = self.directory.iter().flat_map(|directory| [OsString::from("-C"), directory.into()]);
         let unset = AMBIENT.iter().flat_map(|name| [OsString::from("-u"), name.into()]);
         let set = self.environment.iter().map(|(name, value)| {
             let mut pair = OsString::from(format!("{name}="));
@@ -131,7 +140,7 @@ impl Launch {
             pair
         });
         let program = [self.program.clone().into_os_string()];
-        let arguments = unset.chain(set).chain(program).chain(self.arguments.iter().cloned()).collect();
+        let arguments = within.chain(unset).chain(set).chain(program).chain(self.arguments.iter().cloned()).collect();
         let spec = Spec { program: "/usr/bin/env".into(), arguments, log: self.log.clone() };
         Child::spawn(spec).await.expect("`env` is everywhere")
     }
@@ -180,6 +189,12 @@ impl Running {
         self.launch.log_text()
     }
 
+    /// Where its ready file is.
+    #[must_use]
+    pub fn ready_file(&self) -> &Path {
+        &self.launch.ready_file
+    }
+
     /// Ctrl-C, and its end.
     pub async fn interrupt(&self) -> ExitStatus {
         signal(self.pid(), Signal::INT);
@@ -198,7 +213,8 @@ impl Running {
         assert!(status.success(), "it ended with {status}: {}", self.log());
     }
 
-    async fn ended(&self) -> ExitStatus {
+    /// Its end, which something else brings about.
+    pub async fn ended(&self) -> ExitStatus {
         let ended = tokio::time::timeout(CEILING, self.child.wait()).await;
         ended.unwrap_or_else(|_| panic!("it does not end: {}", self.log()))
     }

@@ -37,9 +37,9 @@ use self::work::{Shared, Target, Work};
 use crate::brokers::connect_admin;
 use crate::cli::{Cli, Place, Replay};
 use crate::config::{self, Config};
-use crate::ready::Ready;
 use crate::roles::verify;
 use crate::run::stop_signal;
+use crate::running;
 use crate::up;
 
 /// Key of the lease.
@@ -95,7 +95,7 @@ fn configured(place: &Place) -> anyhow::Result<Config> {
     let github = &mut config.ingest.github;
     let lacks_secret = config.pipeline.verify && github.secrets.is_empty() && github.scoped.is_empty();
     if config.nats.url.is_empty() || names_clickhouse {
-        let ready = Ready::read(&place.data_dir.join(up::READY_FILE)).context(
+        let ready = running::of(&place.data_dir).context(
             "expected the addresses of NATS and ClickHouse: name a configuration with `nats.url` and \
              `sinks.clickhouse.url`, or the --data-dir of a running `headrace up`",
         )?;

@@ -1,0 +1,148 @@
+//! What other accounts of this machine must not read: bodies, events, secrets.
+//!
+//! The umask closes whatever this process and its children make. Directories that were there before are closed by
+//! [`directory`], files that others may look for are put in place by [`write`].
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use rustix::fs::Mode;
+use rustix::process::{geteuid, umask};
+
+/// What the group and all others may do.
+const OTHERS: u32 = 0o077;
+
+/// Gives what is made from now on to this account alone, also what children make. Belongs before the first thread.
+pub(crate) fn close_new_files() {
+    umask(Mode::RWXG | Mode::RWXO);
+}
+
+/// Makes the directory where it is absent, and closes it to all other accounts. Returns its path without links.
+///
+/// # Errors
+/// When it cannot be used, or belongs to another account, which could read and replace whatever is in it.
+pub(crate) fn directory(path: &Path) -> anyhow::Result<PathBuf> {
+    let problem = || format!("cannot use the directory {}", path.display());
+    // Whoever owns the link decides where it leads.
+    if let Ok(found) = path.symlink_metadata() {
+        refuse_foreign(path, found.uid())?;
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(problem)?;
+    let path = path.canonicalize().with_context(problem)?;
+    // Looked at and closed by one handle: nothing can take its place in between.
+    let opened = File::open(&path).with_context(problem)?;
+    let found = opened.metadata().with_context(problem)?;
+    refuse_foreign(&path, found.uid())?;
+    let mode = found.permissions().mode() & 0o7777;
+    if mode & OTHERS != 0 {
+        opened.set_permissions(Permissions::from_mode(mode & !OTHERS)).with_context(problem)?;
+        tracing::warn!(
+            path = %path.display(),
+            mode = format!("{mode:o}"),
+            "this directory was open to other accounts of this machine and is closed now; what was in it they may have \
+             read"
+        );
+    }
+    Ok(path)
+}
+
+fn refuse_foreign(path: &Path, owner: u32) -> anyhow::Result<()> {
+    let own = geteuid().as_raw();
+    anyhow::ensure!(
+        owner == own,
+        "expected {} to belong to this account (user id {own}), found it to be that of user id {owner}, who could read \
+         and replace whatever is kept there; name another directory, or hand this one over with `chown -R {own}`",
+        path.display()
+    );
+    Ok(())
+}
+
+/// Writes a file that only its owner may read, in one step: a reader sees all of it or what was there before.
+///
+/// # Errors
+/// When its directory cannot be written to.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().context("it has no file name")?.to_string_lossy();
+    let staged = directory.join(format!(".{name}.{}", std::process::id()));
+    // What an earlier process of this number left; of another account's file the next step tells.
+    let _ = std::fs::remove_file(&staged);
+    let mut file = create_new(&staged).with_context(|| format!("cannot make {}", staged.display()))?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&staged, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&staged);
+    }
+    Ok(written?)
+}
+
+/// A new file, never one that is there: in a directory where others may write, that could be a link of theirs.
+fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)
+}
+
+/// Removes a file; nothing happens when it is not there.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        path.symlink_metadata().unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_directory_is_closed_whether_it_is_new_or_old() {
+        let parent = tempfile::tempdir().unwrap();
+        let (new, old) = (parent.path().join("a/new"), parent.path().join("old"));
+        std::fs::create_dir(&old).unwrap();
+        std::fs::set_permissions(&old, Permissions::from_mode(0o755)).unwrap();
+        for path in [&new, &old] {
+            directory(path).unwrap();
+            assert_eq!(mode(path), 0o700, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_another_account_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let (foreign, link) = (parent.path().join("foreign"), parent.path().join("link"));
+        // Only root can give something away; everybody else finds something of root's.
+        let foreign = if geteuid().is_root() {
+            std::fs::create_dir(&foreign).unwrap();
+            std::os::unix::fs::chown(&foreign, Some(12_345), None).unwrap();
+            foreign
+        } else {
+            PathBuf::from("/usr")
+        };
+        symlink(&foreign, &link).unwrap();
+        for path in [&foreign, &link] {
+            let refused = directory(path).unwrap_err().to_string();
+            assert!(refused.contains("to belong to this account") && refused.contains("chown -R"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_file_is_replaced_and_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("ready.json"), dir.path().join("victim"));
+        std::fs::write(&victim, "untouched").unwrap();
+        let staged = dir.path().join(format!(".ready.json.{}", std::process::id()));
+        for planted in [&path, &staged] {
+            symlink(&victim, planted).unwrap();
+            write(&path, b"secret").unwrap();
+            assert_eq!(std::fs::read_to_string(&victim).unwrap(), "untouched");
+            assert_eq!((std::fs::read_to_string(&path).unwrap().as_str(), mode(&path)), ("secret", 0o600));
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! A sink whose receiver is away delays nobody: the process is ready, works, and says who is missing.
+
+use std::net::TcpListener;
+use std::path::Path;
+
+use headrace_tests::harness::Nats;
+use headrace_tests::product::admin::get;
+use headrace_tests::product::hook::{Hook, guid};
+use headrace_tests::product::process::Launch;
+use headrace_tests::product::stored::Stored;
+use tempfile::TempDir;
+
+use crate::PROGRAM;
+use crate::roles::configuration;
+
+/// Nobody listens there.
+const REFUSED: &str = "http://127.0.0.1:1";
+
+/// Splunk at an address that refuses, Jira at one that takes connections and never answers.
+fn sinks(silent: &TcpListener) -> String {
+    let jira = silent.local_addr().unwrap();
+    format!(
+        "[sinks.splunk]\nurl = '{REFUSED}'\ntoken = 't'\n[sinks.jira]\nurl = 'http://{jira}'\nemail = 'a@b.example'\n\
+         api_token = 't'\nproject = 'SEC'\n"
+    )
+}
+
+fn write(dir: &Path, text: &str) -> std::path::PathBuf {
+    let config = dir.join("headrace.toml");
+    std::fs::write(&config, text).unwrap();
+    config
+}
+
+#[tokio::test]
+async fn up_works_without_its_receivers() {
+    let (dir, silent) = (TempDir::new().unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let config = write(dir.path(), &sinks(&silent));
+    let up = Launch::up(PROGRAM, dir.path()).argument("--config").argument(&config).start().await;
+    let (hook, stored) = (Hook::of(up.ready()), Stored::of(up.ready()).await);
+    hook.store("team", &guid(), r#"{"action":"created","organization":{"login":"acme"}}"#).await;
+    stored.until_count("SELECT count() FROM events", 1).await;
+    stored.until_count("SELECT count() FROM raw", 1).await;
+    let log = up.log();
+    for (component, why) in [("splunk", "the receiver did not answer"), ("jira", "it has not answered yet")] {
+        let told = |line: &str| line.contains(&format!("{component:<10}  away: ")) && line.contains(why);
+        assert!(log.lines().any(told), "{component}: {log}");
+    }
+    assert_eq!(get(&format!("{}/readyz", up.ready().metrics)).await.0, 200);
+    // It did not end over it meanwhile, and ends well.
+    up.stop().await;
+}
+
+#[tokio::test]
+async fn a_process_of_sinks_is_ready_without_their_receivers() {
+    let (dir, silent) = (TempDir::new().unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let nats = Nats::start().await;
+    let text = configuration(&nats.server().url(), REFUSED, dir.path()) + &sinks(&silent);
+    let config = write(dir.path(), &text);
+    let sinks = Launch::run(PROGRAM, "sinks", &config, dir.path()).start().await;
+    let log = sinks.log();
+    for component in ["clickhouse", "clickhouse-raw", "splunk", "jira"] {
+        let told = |line: &str| {
+            line.contains("running without this sink") && line.contains(&format!(r#""component":"{component}""#))
+        };
+        assert!(log.lines().any(told), "{component}: {log}");
+    }
+    assert_eq!(get(&format!("{}/readyz", sinks.ready().metrics)).await.0, 200);
+    let ready_file = sinks.ready_file().to_owned();
+    sinks.stop().await;
+    assert!(!ready_file.exists(), "nothing answers there any more");
+}

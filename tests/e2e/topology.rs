@@ -1,0 +1,72 @@
+//! Streams that somebody deletes come back while everything runs, and no event is stored twice over it.
+
+use headrace_local::poll;
+use headrace_runtime::broker::Stream;
+use headrace_tests::harness::CEILING;
+use headrace_tests::product::admin::{get, sample};
+use headrace_tests::product::hook::{Hook, guid};
+use headrace_tests::product::process::Launch;
+use headrace_tests::product::stored::Stored;
+use tempfile::TempDir;
+
+use crate::PROGRAM;
+
+/// Events before and after the streams are deleted.
+const EVENTS: usize = 40;
+
+#[tokio::test]
+async fn deleted_streams_come_back_and_every_event_is_one_row() {
+    let dir = TempDir::new().unwrap();
+    let config = dir.path().join("headrace.toml");
+    // Suspects of a new stream wait until a call for the old one must have ended: a short limit keeps that short.
+    std::fs::write(&config, "[sinks.clickhouse]\nlinger_ms = 50\ninsert_timeout_s = 1\n").unwrap();
+    let up = Launch::up(PROGRAM, dir.path()).argument("--config").argument(&config).start().await;
+    let (hook, stored) = (Hook::of(up.ready()), Stored::of(up.ready()).await);
+    let body = |number: usize| format!(r#"{{"action":"created","organization":{{"login":"acme"}},"number":{number}}}"#);
+    let before: Vec<String> = (0..EVENTS).map(|_| guid()).collect();
+    for (number, guid) in before.iter().enumerate() {
+        hook.store("team", guid, body(number)).await;
+    }
+    stored.settled().await;
+
+    // One alone, then both: their memory of ids goes with them.
+    let mut sent = EVENTS as u64;
+    for streams in [&[Stream::Raw][..], &[Stream::Events], &[Stream::Raw, Stream::Events]] {
+        for stream in streams {
+            let recreated = format!("headrace_streams_recreated_total{{stream=\"{}\"}}", stream.name());
+            let count = async || {
+                let (_, metrics) = get(&format!("{}/metrics", up.ready().metrics)).await;
+                sample(&metrics, &recreated).unwrap_or_default()
+            };
+            let earlier = count().await;
+            stored.jetstream().delete_stream(stream.name()).await.unwrap();
+            let back = async || (count().await > earlier).then_some(());
+            let waited = poll::until("the stream is made anew and counted", CEILING, back).await;
+            waited.unwrap_or_else(|error| panic!("{}: {error}: {}", stream.name(), up.log()));
+        }
+        // GitHub sends again what the new streams do not know, and something new.
+        for (number, guid) in before.iter().enumerate() {
+            assert!(hook.send("team", guid, body(number)).await.is_stored());
+        }
+        hook.store("team", &guid(), body(EVENTS)).await;
+        sent += 1;
+        // Before that a stream may have no consumer yet, which would have nothing to settle.
+        for table in ["events", "raw"] {
+            stored.until_count(&format!("SELECT uniqExact(id) FROM {table}"), sent).await;
+        }
+        stored.settled().await;
+    }
+    let log = up.log();
+    for name in ["RAW", "EVENTS"] {
+        let told = |line: &str| {
+            line.contains("somebody deleted this stream") && line.contains(&format!(r#""stream":"{name}""#))
+        };
+        assert!(log.lines().any(|line| told(line) && line.contains("ERROR")), "{name}: {log}");
+    }
+    for table in ["events", "raw"] {
+        let rows: Vec<(u64, u64)> = stored.rows(&format!("SELECT count(), uniqExact(id) FROM {table}")).await;
+        assert_eq!(rows, [(sent, sent)], "{table}");
+    }
+    assert_eq!(stored.count(Stream::Dead).await, 0);
+    up.stop().await;
+}
