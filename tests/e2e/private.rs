@@ -26,7 +26,7 @@ async fn nobody_else_can_read_what_up_keeps_or_says() {
     let mut found = vec![data.clone(), up.ready_file().to_owned()];
     below(&data, &mut found);
     let names: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
-    for part in ["nats/jetstream", "clickhouse/store", "out/events.jsonl", "webhook-secret"] {
+    for part in ["nats/jetstream", "clickhouse/store", "out/events.jsonl", "webhook-secret", "last-up.json"] {
         assert!(names.iter().any(|name| name.contains(part)), "no {part} in {names:#?}");
     }
     let is_open = |path: &&PathBuf| path.symlink_metadata().is_ok_and(|found| found.mode() & 0o077 != 0);

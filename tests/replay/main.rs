@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "all of this program is a test")]
 
+mod configured;
 mod in_place;
 mod interrupted;
 mod rebuilt;
 mod refused;
 
 use std::path::PathBuf;
+use std::process::Output;
 
 use headrace_runtime::broker::Stream;
 use headrace_runtime::payload::Outgoing;
@@ -44,6 +46,10 @@ struct Done {
 }
 
 impl Done {
+    fn of(output: Output) -> Self {
+        Self { code: output.status.code(), said: said(&output), complained: complained(&output) }
+    }
+
     /// Exit code 0 and this on stdout.
     #[track_caller]
     fn says(&self, text: &str) {
@@ -63,7 +69,13 @@ impl Site {
         let dir = TempDir::new().unwrap();
         let config = dir.path().join("live.toml");
         std::fs::write(&config, CLICKHOUSE).unwrap();
-        let up = Launch::up(PROGRAM, dir.path()).argument("--config").argument(&config).start().await;
+        let launch = Launch::up(PROGRAM, dir.path()).argument("--config").argument(&config);
+        Self::of(dir, launch).await
+    }
+
+    /// Starts `launch`, whose data is in `dir`.
+    async fn of(dir: TempDir, launch: Launch) -> Self {
+        let up = launch.start().await;
         let (hook, stored) = (Hook::of(up.ready()), Stored::of(up.ready()).await);
         Self { dir, up, hook, stored }
     }
@@ -80,8 +92,7 @@ impl Site {
         let crash = format!("HEADRACE_CRASH_AT={point}");
         let place = ["--config", config.to_str().unwrap(), "--data-dir", data.to_str().unwrap()];
         let arguments = arguments.split(' ').chain(place);
-        let output = command("/usr/bin/env", [crash.as_str(), PROGRAM, "replay"].into_iter().chain(arguments)).await;
-        Done { code: output.status.code(), said: said(&output), complained: complained(&output) }
+        Done::of(command("/usr/bin/env", [crash.as_str(), PROGRAM, "replay"].into_iter().chain(arguments)).await)
     }
 
     fn configure(&self, lines: &str) -> PathBuf {

@@ -64,7 +64,7 @@ async fn one_replay_runs_at_a_time() {
 #[tokio::test]
 async fn servers_must_be_named() {
     let dir = TempDir::new().unwrap();
-    let arguments = ["replay", "--from", "1h", "--data-dir", dir.path().to_str().unwrap()];
+    let arguments = ["replay", "--defaults", "--from", "1h", "--data-dir", dir.path().to_str().unwrap()];
     let refused = command(PROGRAM, arguments).await;
     assert_eq!(refused.status.code(), Some(1));
     assert!(complained(&refused).contains("expected the addresses of NATS and ClickHouse"), "{refused:?}");

@@ -303,9 +303,14 @@ pub struct Selection {
 /// `headrace replay`
 #[derive(Debug, Args)]
 pub struct Replay {
-    /// Where RAW and ClickHouse are; the stages as they are configured there are used.
+    /// Where RAW and ClickHouse are, and the stages as they are configured. Without --config the configuration of the
+    /// running or the last `up` of the data directory is used.
     #[command(flatten)]
     pub place: Place,
+    /// Use the built-in configuration and the environment's variables, and no file: rows lose the owners of assets and
+    /// the matches of rules that a file had named.
+    #[arg(long, conflicts_with = "config")]
+    pub defaults: bool,
     /// Deliveries that were received then or later: `2026-01-31T08:15:30Z`, or how long ago: `90m`, `24h`, `7d`.
     #[arg(long, value_name = "TIME", value_parser = Told::parse)]
     pub from: Told,

@@ -12,7 +12,7 @@ use headrace_sinks::{clickhouse, file, jira, splunk};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::settings::{self, Loaded, Problems};
+use crate::settings::{self, Document, Loaded, Problems};
 
 /// What `local.sync_interval_ms` may be besides 0. More often, and syncs follow each other without a pause; less
 /// often than the server's own two minutes serves nobody.
@@ -167,10 +167,21 @@ impl Default for Local {
 /// # Errors
 /// Every problem at once.
 pub fn load(path: Option<&Path>, values: impl Fn(&Config) -> Vec<Invalid>) -> Result<Loaded<Config>, Problems> {
-    // Of the environment, only what is meant as a setting.
-    let settings =
-        std::env::vars_os().filter(|(name, _): &(OsString, OsString)| name.to_string_lossy().starts_with("HEADRACE__"));
-    settings::read::<Config>(path, settings, values)
+    settings::read::<Config>(path, environment(), values)
+}
+
+/// Of the environment, what is meant as a setting.
+pub(crate) fn environment() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HEADRACE__"))
+}
+
+/// The same as [`load`], of a text and variables that were read before.
+pub(crate) fn load_text(
+    document: Option<Document<'_>>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    values: impl Fn(&Config) -> Vec<Invalid>,
+) -> Result<Loaded<Config>, Problems> {
+    settings::load_with::<Config>(document, environment, values)
 }
 
 impl Config {
@@ -326,7 +337,7 @@ impl Sinks {
 mod tests {
     use super::*;
     use crate::cli::Role;
-    use crate::settings::{Document, reference};
+    use crate::settings::reference;
 
     fn read(text: &str) -> Loaded<Config> {
         let none: [(OsString, OsString); 0] = [];

@@ -13,6 +13,7 @@ mod data_dir;
 mod dead;
 mod exit;
 mod gaps;
+mod last_up;
 mod moment;
 mod plain;
 mod private;

@@ -23,6 +23,7 @@ use crate::brokers::{self, Brokers};
 use crate::cli::Up;
 use crate::config::{self, Config};
 use crate::data_dir::DataDir;
+use crate::last_up::LastUp;
 use crate::ready::{Ready, ReadyFiles};
 use crate::roles::{CLICKHOUSE, CLICKHOUSE_RAW, Process};
 use crate::run::ALL_ROLES;
@@ -57,6 +58,7 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     let mut loaded = config::load(arguments.config.config.as_deref(), values)?;
     telemetry::install(&loaded.value.log)?;
     let mut stop = Stop::listen()?;
+    let last_up = LastUp::of_this(arguments.config.config.as_deref())?;
     let data = DataDir::open(&arguments.data_dir)?;
     let ready_files = ReadyFiles::claim([data.join(READY_FILE)].into_iter().chain(arguments.ready_file.clone()))?;
     let secret = complete(&mut loaded, &arguments, &data)?;
@@ -75,6 +77,8 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     let brokers = Brokers::connect(&config, &ALL_ROLES, "headrace up").await?;
     brokers.first().ensure_topology(&config.streams).await?;
     let process = Process::start(&config, &ALL_ROLES, &brokers).await?;
+    // Only now: one that did not start has computed nothing.
+    last_up.write(data.path())?;
     let started = Started { process: &process, servers: &servers, data: &data, secret };
     let outcome = tokio::select! {
         result = serve(&config, started, &ready_files) => result,

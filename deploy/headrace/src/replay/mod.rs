@@ -14,6 +14,7 @@ mod work;
 mod write;
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -35,11 +36,13 @@ use self::record::{Journal, Record, Tally};
 use self::show::Show;
 use self::work::{Shared, Target, Work};
 use crate::brokers::connect_admin;
-use crate::cli::{Cli, Place, Replay};
+use crate::cli::{Cli, Replay};
 use crate::config::{self, Config};
+use crate::last_up::LastUp;
 use crate::roles::verify;
 use crate::run::stop_signal;
 use crate::running;
+use crate::settings::Loaded;
 use crate::up;
 
 /// Key of the lease.
@@ -51,7 +54,7 @@ const CLOCK_SKEW: Duration = Duration::from_secs(2);
 
 pub(crate) async fn replay(arguments: Replay) -> anyhow::Result<()> {
     let to = upper_end(&arguments)?;
-    let config = configured(&arguments.place)?;
+    let config = configured(&arguments)?;
     let clickhouse = config.sinks.clickhouse.as_ref().context("the configuration was validated")?;
     let broker = connect_admin(&config, "headrace-replay").await?;
     let store = StateStore::open(&broker).await.context("is `headrace run` or `headrace up` set up there?")?;
@@ -88,14 +91,16 @@ fn upper_end(arguments: &Replay) -> anyhow::Result<Timestamp> {
 }
 
 /// The configuration, with the servers of the running `up` where it names none.
-fn configured(place: &Place) -> anyhow::Result<Config> {
-    let mut loaded = config::load(place.config.config.as_deref(), Config::validate_replay)?;
+fn configured(arguments: &Replay) -> anyhow::Result<Config> {
+    // Before the configuration is loaded: the process may go where `up` was started.
+    let data_dir = std::path::absolute(&arguments.place.data_dir).context("cannot tell the working directory")?;
+    let mut loaded = load(arguments, &data_dir)?;
     let config = &mut loaded.value;
     let names_clickhouse = config.sinks.clickhouse.get_or_insert_default().url.is_empty();
     let github = &mut config.ingest.github;
     let lacks_secret = config.pipeline.verify && github.secrets.is_empty() && github.scoped.is_empty();
     if config.nats.url.is_empty() || names_clickhouse {
-        let ready = running::of(&place.data_dir).context(
+        let ready = running::of(&data_dir).context(
             "expected the addresses of NATS and ClickHouse: name a configuration with `nats.url` and \
              `sinks.clickhouse.url`, or the --data-dir of a running `headrace up`",
         )?;
@@ -108,6 +113,24 @@ fn configured(place: &Place) -> anyhow::Result<Config> {
     }
     loaded.check(loaded.value.validate_replay())?;
     Ok(loaded.value)
+}
+
+/// Loads the configuration that the rows are computed with. The built-in one is never assumed: it would take the asset
+/// owners and the matches of own rules out of every row.
+fn load(arguments: &Replay, data_dir: &Path) -> anyhow::Result<Loaded<Config>> {
+    if arguments.place.config.config.is_some() || arguments.defaults {
+        return Ok(config::load(arguments.place.config.config.as_deref(), Config::validate_replay)?);
+    }
+    let Some(last_up) = LastUp::read(data_dir)? else {
+        let problem = format!(
+            "expected the configuration that the rows are computed with, found none: no `headrace up` of this release has \
+             run on {}. Name it with --config (or --defaults if `up` ran without one)",
+            data_dir.display()
+        );
+        return Err(Cli::command().error(ErrorKind::MissingRequiredArgument, problem).into());
+    };
+    eprintln!("{}", last_up.told());
+    last_up.load(Config::validate_replay)
 }
 
 /// Takes the lease, also from a replay that was killed.

@@ -136,7 +136,8 @@ pub fn load<T: DeserializeOwned + JsonSchema>(
     load_with(document, environment, |_| Vec::new())
 }
 
-fn load_with<T: DeserializeOwned + JsonSchema>(
+/// The same as [`load`]; `values` is asked as by [`read()`].
+pub(crate) fn load_with<T: DeserializeOwned + JsonSchema>(
     document: Option<Document<'_>>,
     environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
     values: impl Fn(&T) -> Vec<Invalid>,

@@ -1,0 +1,126 @@
+//! The configuration that the running or the last `up` of a data directory has, for commands that compute what it
+//! computes. It is kept in the directory as it was read, secrets included, and only its owner may read it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use headrace_runtime::config::Invalid;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{self, Config};
+use crate::private;
+use crate::settings::{Document, Loaded};
+
+/// The file in the data directory.
+const FILE: &str = "last-up.json";
+
+/// What an `up` was configured with.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LastUp {
+    /// Where it was started: relative paths in the configuration begin there.
+    directory: PathBuf,
+    /// Its configuration file, if it had one.
+    file: Option<Copied>,
+    /// The variables that override it.
+    environment: BTreeMap<String, String>,
+}
+
+/// A configuration file as it was.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Copied {
+    path: PathBuf,
+    text: String,
+}
+
+impl LastUp {
+    /// What this process is configured with, whose configuration file is `config`.
+    pub(crate) fn of_this(config: Option<&Path>) -> anyhow::Result<Self> {
+        let directory = std::env::current_dir().context("cannot tell the working directory")?;
+        let copy = |path: &Path| -> anyhow::Result<Copied> {
+            let problem = || format!("cannot read the configuration {}", path.display());
+            let text = std::fs::read_to_string(path).with_context(problem)?;
+            Ok(Copied { path: std::path::absolute(path).with_context(problem)?, text })
+        };
+        let file = config.map(copy).transpose()?;
+        let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+        let environment = config::environment().map(|(name, value)| (text(name), text(value))).collect();
+        Ok(Self { directory, file, environment })
+    }
+
+    /// Keeps it in the data directory.
+    pub(crate) fn write(&self, data_dir: &Path) -> anyhow::Result<()> {
+        let path = data_dir.join(FILE);
+        let write = || private::write(&path, &serde_json::to_vec_pretty(self)?);
+        write().with_context(|| format!("cannot keep the configuration in {}", path.display()))
+    }
+
+    /// What is kept in a data directory; `None` when no `up` of this release has run there.
+    pub(crate) fn read(data_dir: &Path) -> anyhow::Result<Option<Self>> {
+        let path = data_dir.join(FILE);
+        let problem = || format!("cannot read the configuration of the last `headrace up` in {}", path.display());
+        match std::fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).map(Some).with_context(problem),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(problem),
+        }
+    }
+
+    /// Loads the configuration as `up` did. Relative paths in it begin where `up` was started, so the process goes
+    /// there; variables of this process win over those of `up`.
+    pub(crate) fn load(&self, values: impl Fn(&Config) -> Vec<Invalid>) -> anyhow::Result<Loaded<Config>> {
+        std::env::set_current_dir(&self.directory).with_context(|| {
+            format!(
+                "expected the directory {} in which `headrace up` was started, where its relative paths begin; name a \
+                 configuration with --config",
+                self.directory.display()
+            )
+        })?;
+        let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+        let mut environment = self.environment.clone();
+        environment.extend(config::environment().map(|(name, value)| (text(name), text(value))));
+        let name = self.file.as_ref().map(|file| file.path.display().to_string()).unwrap_or_default();
+        let document = self.file.as_ref().map(|file| Document { name: &name, text: &file.text });
+        Ok(config::load_text(document, environment, values)?)
+    }
+
+    /// Whose configuration it is, for a person.
+    pub(crate) fn told(&self) -> String {
+        let mut told = match &self.file {
+            None => "using the configuration of the last `headrace up` here: no file".to_owned(),
+            Some(Copied { path, .. }) => {
+                format!("using the configuration of the last `headrace up` here: {} as it was then", path.display())
+            }
+        };
+        if !self.environment.is_empty() {
+            let names: Vec<&str> = self.environment.keys().map(String::as_str).collect();
+            told.push_str(&format!(", with {}", names.join(", ")));
+        }
+        let changed = |file: &Copied| std::fs::read_to_string(&file.path).is_ok_and(|text| text != file.text);
+        if self.file.as_ref().is_some_and(changed) {
+            told.push_str("; the file has changed since, name it with --config to use it as it is now");
+        }
+        told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_kept_is_read_again_and_a_changed_file_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(LastUp::read(dir.path()).unwrap(), None);
+        let config = dir.path().join("headrace.toml");
+        std::fs::write(&config, "[pipeline]\nlanes = 3\n").unwrap();
+        let kept = LastUp::of_this(Some(&config)).unwrap();
+        kept.write(dir.path()).unwrap();
+        let read = LastUp::read(dir.path()).unwrap().unwrap();
+        assert_eq!(read, kept);
+        assert!(read.told().ends_with("headrace.toml as it was then"), "{}", read.told());
+        std::fs::write(&config, "[pipeline]\nlanes = 4\n").unwrap();
+        assert_eq!(read.load(|_| Vec::new()).unwrap().value.pipeline.lanes, 3);
+        assert!(read.told().contains("the file has changed since"), "{}", read.told());
+    }
+}

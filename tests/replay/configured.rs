@@ -1,0 +1,68 @@
+//! Rows are never computed with a configuration that nobody chose: without `--config` it is that of `up`.
+
+use headrace_tests::product::process::{Launch, command};
+use tempfile::TempDir;
+
+use crate::{CLICKHOUSE, Done, PROGRAM, Site};
+
+/// A rule of one's own, which matches what [`crate::publicized`] makes.
+const RULE: &str = "title: Anything made public\nid: 5d6f1f0a-3c53-4f0c-9d0a-2f9f0e6d4c11\nstatus: stable\n\
+                    description: A rule of one's own.\nauthor: us\ndate: 2026-01-01\n\
+                    logsource:\n  product: github\n  service: audit\n\
+                    detection:\n  selection:\n    action: repo.access\n    visibility: public\n  condition: selection\n\
+                    level: high\n";
+/// Its id.
+const OWN: &str = "5d6f1f0a-3c53-4f0c-9d0a-2f9f0e6d4c11";
+
+/// An asset list as a variable has it.
+const ASSETS: &str = "[{ name = 'acme', repository = 'acme/*', owner = 'payments' }]";
+
+#[tokio::test]
+async fn without_a_config_it_is_that_of_up() {
+    let dir = TempDir::new().unwrap();
+    // Named relative to the directory in which `up` is started, where no replay of this test is.
+    let rules = dir.path().join("rules");
+    std::fs::create_dir(&rules).unwrap();
+    std::fs::write(rules.join("own.yml"), RULE).unwrap();
+    let text = format!("{CLICKHOUSE}[pipeline.score]\nrules_dirs = ['rules']\n");
+    std::fs::write(dir.path().join("live.toml"), &text).unwrap();
+    let launch = Launch::up(PROGRAM, dir.path()).within(dir.path()).argument("--config").argument("live.toml");
+    let site = Site::of(dir, launch.set("HEADRACE__PIPELINE__ENRICH__ASSETS", ASSETS)).await;
+    site.publicize("acme", 5).await;
+    let but = "* EXCEPT inserted_at";
+    let before = site.dump(but, "events").await;
+    let computed = format!("SELECT countIf(asset_owner = 'payments' AND has(rules, '{OWN}')) FROM events");
+    assert_eq!(site.value(&computed).await, 5, "{before:#?}");
+
+    let replay = async |more: &[&str]| {
+        let data = site.dir.path().join("data");
+        let place = ["replay", "--from", "1h", "--data-dir", data.to_str().unwrap()];
+        Done::of(command(PROGRAM, place.iter().chain(more)).await)
+    };
+    let done = replay(&[]).await;
+    done.says("5 deliveries replayed into events, 0 bodies added to raw");
+    let told = "live.toml as it was then, with HEADRACE__PIPELINE__ENRICH__ASSETS";
+    assert!(done.complained.contains(told), "{}", done.complained);
+    assert_eq!(site.dump(but, "events").await, before);
+
+    // What `up` runs with counts, until it is told otherwise.
+    let config = site.dir.path().join("live.toml");
+    std::fs::write(&config, CLICKHOUSE).unwrap();
+    let done = replay(&["--tenant", "acme"]).await;
+    done.says("5 deliveries replayed into events, 0 bodies added to raw");
+    assert!(done.complained.contains("the file has changed since"), "{}", done.complained);
+    assert_eq!(site.dump(but, "events").await, before);
+    replay(&["--config", config.to_str().unwrap()])
+        .await
+        .says("5 deliveries replayed into events, 0 bodies added to raw");
+    assert_eq!(site.value(&computed).await, 0, "this one was named");
+    site.up.stop().await;
+}
+
+#[tokio::test]
+async fn where_no_up_has_run_the_configuration_must_be_named() {
+    let dir = TempDir::new().unwrap();
+    let arguments = ["replay", "--from", "1h", "--data-dir", dir.path().to_str().unwrap()];
+    let refused = Done::of(command(PROGRAM, arguments).await);
+    refused.complains(2, "Name it with --config (or --defaults if `up` ran without one)");
+}
