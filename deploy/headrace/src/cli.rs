@@ -15,8 +15,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 the command line or
 const GAPS_EXIT_CODES: &str = "Exit codes: 0 nothing is missing, 1 something is missing or cannot be told, 2 the command line or \
                                the configuration is wrong.";
 
-const REPLAY_EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, or deliveries cannot be computed and are as they were, 2 the \
-                                 command line or the configuration is wrong.";
+const REPLAY_EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, or deliveries cannot be computed that were no dead letters \
+                                 before, 2 the command line or the configuration is wrong.";
 
 /// GitHub security and audit events, from the webhook to ClickHouse, SIEM and tickets: nothing lost,
 /// nothing twice.

@@ -5,6 +5,7 @@
 //! by a lease; how far it is stands in JetStream KV, under a name made of what was asked for.
 
 mod compute;
+mod known;
 mod live;
 mod patience;
 mod record;
@@ -32,6 +33,7 @@ use headrace_stages::chains;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep};
 
+use self::known::Known;
 use self::record::{Journal, Record, Tally};
 use self::show::Show;
 use self::work::{Shared, Target, Work};
@@ -182,7 +184,8 @@ impl Run<'_> {
         let policy = self.config.retry.policy();
         let (broker, added) = (self.broker, VecDeque::new());
         let batch_max = self.clickhouse.batch_events_max.min(clickhouse::ITEMS_MAX);
-        let work = Work { broker, window, stage, target, batch_max, policy, journal, record, show, added };
+        let known = Known::read(broker).await?;
+        let work = Work { broker, window, stage, target, batch_max, policy, known, journal, record, show, added };
         // On the heap: it holds everything there is, while it waits.
         Box::pin(work.run()).await
     }

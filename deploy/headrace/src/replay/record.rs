@@ -9,6 +9,8 @@ use headrace_runtime::state::{Entry, StateStore};
 use headrace_schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::known::Known;
+
 /// Failed deliveries that are listed; of the others only how many.
 const LISTED_MAX: usize = 100;
 /// Of a failure's words so many are kept.
@@ -42,9 +44,12 @@ pub(super) struct Tally {
     pub(super) filtered: u64,
     /// Bodies that were added to `raw`.
     pub(super) bodies: u64,
-    /// Deliveries that failed, by reason.
+    /// Deliveries that failed and were dead letters before: nothing about them is new.
+    #[serde(default)]
+    pub(super) dead_before: u64,
+    /// Other deliveries that failed, by reason.
     pub(super) failed: BTreeMap<String, u64>,
-    /// The first of those that failed.
+    /// The first of those; of a batch all that failed.
     pub(super) failures: Vec<Failure>,
 }
 
@@ -62,18 +67,15 @@ pub(super) struct Failure {
 }
 
 impl Tally {
-    /// Counts a delivery that can never succeed.
+    /// Notes a delivery that can never succeed.
     pub(super) fn fail(&mut self, sequence: u64, id: &str, fault: &Fault) {
         let reason = match fault.class {
             FaultClass::Poison(reason) => reason.code(),
             FaultClass::Transient { .. } | FaultClass::Broken => Reason::Exhausted.code(),
         };
-        *self.failed.entry(reason.to_owned()).or_default() += 1;
-        if self.failures.len() < LISTED_MAX {
-            let detail = fault.to_string().chars().take(DETAIL_CHARS).collect();
-            let (id, reason) = (id.to_owned(), reason.to_owned());
-            self.failures.push(Failure { origin: format!("RAW:{sequence}"), id, reason, detail });
-        }
+        let detail = fault.to_string().chars().take(DETAIL_CHARS).collect();
+        let (id, reason) = (id.to_owned(), reason.to_owned());
+        self.failures.push(Failure { origin: format!("RAW:{sequence}"), id, reason, detail });
     }
 
     /// How many failed.
@@ -83,21 +85,26 @@ impl Tally {
 
     /// How many deliveries were looked at.
     pub(super) fn deliveries(&self) -> u64 {
-        self.computed + self.kept + self.filtered + self.failed()
+        self.computed + self.kept + self.filtered + self.dead_before + self.failed()
     }
 
-    /// Adds what came of later deliveries.
-    pub(super) fn add(&mut self, later: Self) {
-        let Self { computed, kept, filtered, bodies, failed, failures } = later;
+    /// Adds what came of a batch. `known` are the events that were given up before.
+    pub(super) fn add(&mut self, batch: Self, known: &Known) {
+        let Self { computed, kept, filtered, bodies, dead_before: _, failed: _, failures } = batch;
         self.computed += computed;
         self.kept += kept;
         self.filtered += filtered;
         self.bodies += bodies;
-        for (reason, count) in failed {
-            *self.failed.entry(reason).or_default() += count;
+        for failure in failures {
+            if known.contains(&failure.id) {
+                self.dead_before += 1;
+                continue;
+            }
+            *self.failed.entry(failure.reason.clone()).or_default() += 1;
+            if self.failures.len() < LISTED_MAX {
+                self.failures.push(failure);
+            }
         }
-        let room = LISTED_MAX.saturating_sub(self.failures.len());
-        self.failures.extend(failures.into_iter().take(room));
     }
 }
 
@@ -150,13 +157,16 @@ mod tests {
     fn all_failures_are_counted_and_the_first_are_listed() {
         let fault = Fault::poison(Reason::Malformed, anyhow!("{}", "x".repeat(1_000)));
         let mut tally = Tally::default();
+        let known = Known::of(["github:2"]);
         for sequence in 0..70 {
             let mut batch = Tally { computed: 2, ..Tally::default() };
             batch.fail(sequence * 2, "github:1", &fault);
+            batch.fail(sequence * 2, "github:2", &fault);
             batch.fail(sequence * 2 + 1, "", &Fault::poison(Reason::BodyLost, anyhow!("gone")));
-            tally.add(batch);
+            tally.add(batch, &known);
         }
-        assert_eq!((tally.deliveries(), tally.failed(), tally.failed["malformed"]), (280, 140, 70));
+        assert_eq!((tally.deliveries(), tally.failed(), tally.failed["malformed"]), (350, 140, 70));
+        assert_eq!(tally.dead_before, 70, "they were given up before");
         assert_eq!((tally.failures.len(), tally.failures[99].origin.as_str()), (LISTED_MAX, "RAW:99"));
         assert_eq!(tally.failures[0].detail.len(), DETAIL_CHARS);
     }

@@ -8,7 +8,7 @@ use crate::plain;
 /// # Errors
 /// When something failed.
 pub(super) fn tell(tally: &Tally, into: Option<&str>) -> anyhow::Result<()> {
-    let Tally { computed, kept, filtered, bodies, failures, .. } = tally;
+    let Tally { computed, kept, filtered, bodies, dead_before, failures, .. } = tally;
     let table = into.unwrap_or("events");
     let mut text = format!("{computed} deliveries replayed into {table}");
     if into.is_none() {
@@ -19,6 +19,9 @@ pub(super) fn tell(tally: &Tally, into: Option<&str>) -> anyhow::Result<()> {
     }
     if *filtered > 0 {
         text.push_str(&format!(", {filtered} left out by a filter"));
+    }
+    if *dead_before > 0 {
+        text.push_str(&format!(", {dead_before} are the dead letters that they were before"));
     }
     println!("{text}");
     let failed = tally.failed();

@@ -24,6 +24,7 @@ use headrace_sinks::clickhouse::{Rewrite, Unproven};
 use tokio::time::{Instant, sleep_until};
 
 use super::compute::compute;
+use super::known::Known;
 use super::patience::Patience;
 use super::record::{Journal, Record, Tally};
 use super::show::Show;
@@ -59,6 +60,8 @@ pub(super) struct Work<'a> {
     /// Most deliveries of a batch.
     pub(super) batch_max: usize,
     pub(super) policy: RetryPolicy,
+    /// What was given up before it began.
+    pub(super) known: Known,
     pub(super) journal: Journal,
     pub(super) record: Record,
     pub(super) show: &'a mut Show,
@@ -85,6 +88,13 @@ struct Batch {
     tally: Tally,
 }
 
+impl Batch {
+    /// How many deliveries, those that cannot be read included.
+    const fn len(&self) -> usize {
+        self.deliveries.len() + self.tally.failures.len()
+    }
+}
+
 impl Work<'_> {
     /// Does what is left, and returns what came of all.
     ///
@@ -106,7 +116,7 @@ impl Work<'_> {
             failures = 0;
             for message in page {
                 self.take(&message, &mut batch).await?;
-                if batch.deliveries.len() >= self.batch_max || batch.bytes >= BATCH_BYTES {
+                if batch.len() >= self.batch_max || batch.bytes >= BATCH_BYTES {
                     self.finish(take(&mut batch)).await?;
                 }
             }
@@ -151,7 +161,7 @@ impl Work<'_> {
             self.added.push_back(Added { due, events, bodies, before: self.record.clone() });
         }
         self.record.through = Some(through);
-        self.record.tally.add(tally);
+        self.record.tally.add(tally, &self.known);
         self.prove(UNPROVEN_MAX).await?;
         let record = self.added.front().map_or(&self.record, |oldest| &oldest.before).clone();
         self.note(Some(&record)).await?;

@@ -1,0 +1,54 @@
+//! Events that were given up before a replay begins. That they cannot be computed is known, and no failure of it.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use headrace_runtime::broker::Broker;
+use headrace_runtime::dead::{DeadLetters, Filter};
+use headrace_schemas::header;
+
+/// Dead letters that are remembered, the oldest first: 16 MiB. Of what is beyond, a failure counts as a new one.
+const LETTERS_MAX: usize = 1_000_000;
+
+/// The ids of the events in DEAD, as hashes.
+#[derive(Debug, Default)]
+pub(super) struct Known(HashSet<u64>);
+
+impl Known {
+    /// Reads DEAD as it is now, without payloads.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub(super) async fn read(broker: &Broker) -> anyhow::Result<Self> {
+        let mut known = Self::default();
+        let mut reader = DeadLetters::open(broker).await?.read(Filter::default()).await?;
+        while known.0.len() < LETTERS_MAX {
+            let Some(page) = reader.page().await? else { break };
+            page.iter().for_each(|letter| known.insert(letter.header(header::ID)));
+        }
+        reader.close().await;
+        Ok(known)
+    }
+
+    fn insert(&mut self, id: &str) {
+        self.0.insert(hash(id));
+    }
+
+    /// Whether the event was given up before. Nobody knows one that has no id.
+    pub(super) fn contains(&self, id: &str) -> bool {
+        !id.is_empty() && self.0.contains(&hash(id))
+    }
+
+    #[cfg(test)]
+    pub(super) fn of<'a>(ids: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut known = Self::default();
+        ids.into_iter().for_each(|id| known.insert(id));
+        known
+    }
+}
+
+fn hash(id: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish()
+}
