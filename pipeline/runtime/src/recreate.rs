@@ -92,13 +92,11 @@ fn is_absent(kind: &GetStreamErrorKind) -> bool {
 pub(crate) async fn copies_unknown_until(broker: &Broker, stream: Stream) -> anyhow::Result<Option<Timestamp>> {
     let gone = || format!("the stream {} is not there at the moment", stream.name());
     let made_at = created_at(broker, stream.name()).await?.with_context(gone)?;
-    // At an installation's first start every stream is made before the first bucket.
-    let mut installed_at = None;
-    for bucket in BUCKETS {
-        let bucket_made_at = created_at(broker, bucket).await?;
-        installed_at = [installed_at, bucket_made_at].into_iter().flatten().min();
-    }
-    let is_anew = installed_at.is_some_and(|installed_at| made_at > installed_at);
+    // At an installation's first start every stream is made before this bucket. Where both are made anew at once, as in
+    // an empty server, this cannot be told from a first start.
+    let gone = "the bucket `state` is not there at the moment";
+    let installed_at = created_at(broker, KV_STATE).await?.context(gone)?;
+    let is_anew = made_at > installed_at;
     let window = i64::try_from(broker.duplicate_window().as_micros()).unwrap_or(i64::MAX);
     Ok(is_anew.then(|| Timestamp::from_micros(made_at.as_micros().saturating_add(window))))
 }
