@@ -178,7 +178,7 @@ pub(crate) fn environment() -> impl Iterator<Item = (OsString, OsString)> {
 /// The same as [`load`], of a text and variables that were read before.
 pub(crate) fn load_text(
     document: Option<Document<'_>>,
-    environment: impl IntoIterator<Item = (String, String)>,
+    environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
     values: impl Fn(&Config) -> Vec<Invalid>,
 ) -> Result<Loaded<Config>, Problems> {
     settings::load_with::<Config>(document, environment, values)

@@ -4,18 +4,14 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::Context as _;
 use headrace_runtime::secret::Secret;
 
 use crate::private;
 
-/// Whoever only asks whether somebody has the directory holds its lock for a moment: see [`DataDir::is_taken`].
-const ASKED_MAX: u32 = 20;
-/// How long to wait for the end of such a question.
-const ASKED_PAUSE: Duration = Duration::from_millis(25);
-
+/// How often to try again while somebody only asks whether the directory is taken, which takes microseconds.
+const TRIES_MAX: u32 = 1_000;
 /// The file whose lock says that the directory is taken.
 const LOCK: &str = "lock";
 
@@ -104,11 +100,12 @@ impl DataDir {
     }
 }
 
-/// Takes the lock, also from somebody who is only asking.
+/// Takes the lock. Whoever only asks shares it with us for a moment ([`DataDir::is_taken`]); an `up` shares it with
+/// nobody.
 fn take(lock: &File) -> Result<(), TryLockError> {
-    for _ in 0..ASKED_MAX {
+    for _ in 0..TRIES_MAX {
         match lock.try_lock() {
-            Err(TryLockError::WouldBlock) => std::thread::sleep(ASKED_PAUSE),
+            Err(TryLockError::WouldBlock) if lock.try_lock_shared().is_ok() => std::thread::yield_now(),
             told => return told,
         }
     }

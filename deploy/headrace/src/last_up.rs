@@ -15,8 +15,8 @@ use crate::settings::{Document, Loaded};
 /// The file in the data directory.
 const FILE: &str = "last-up.json";
 
-/// What an `up` was configured with.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What an `up` was configured with. It has no Debug: secrets are in it.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LastUp {
     /// Where it was started: relative paths in the configuration begin there.
     directory: PathBuf,
@@ -27,25 +27,34 @@ pub(crate) struct LastUp {
 }
 
 /// A configuration file as it was.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
 struct Copied {
     path: PathBuf,
     text: String,
 }
 
 impl LastUp {
-    /// What this process is configured with, whose configuration file is `config`.
-    pub(crate) fn of_this(config: Option<&Path>) -> anyhow::Result<Self> {
+    /// Loads the configuration of this process, whose file is `config`, and notes it. The file is read once: it may be
+    /// a pipe.
+    pub(crate) fn of_this(
+        config: Option<&Path>,
+        values: impl Fn(&Config) -> Vec<Invalid>,
+    ) -> anyhow::Result<(Self, Loaded<Config>)> {
         let directory = std::env::current_dir().context("cannot tell the working directory")?;
-        let copy = |path: &Path| -> anyhow::Result<Copied> {
-            let problem = || format!("cannot read the configuration {}", path.display());
-            let text = std::fs::read_to_string(path).with_context(problem)?;
-            Ok(Copied { path: std::path::absolute(path).with_context(problem)?, text })
+        let environment: BTreeMap<String, String> = environment().collect();
+        let Some(path) = config else {
+            let loaded = config::load(None, values)?;
+            return Ok((Self { directory, file: None, environment }, loaded));
         };
-        let file = config.map(copy).transpose()?;
-        let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-        let environment = config::environment().map(|(name, value)| (text(name), text(value))).collect();
-        Ok(Self { directory, file, environment })
+        let Ok(text) = std::fs::read_to_string(path) else {
+            // The error is told as every command tells it.
+            config::load(config, values)?;
+            anyhow::bail!("cannot read the configuration {}", path.display());
+        };
+        let name = path.display().to_string();
+        let loaded = config::load_text(Some(Document { name: &name, text: &text }), config::environment(), values)?;
+        let path = std::path::absolute(path).with_context(|| format!("cannot tell where {name} is"))?;
+        Ok((Self { directory, file: Some(Copied { path, text }), environment }, loaded))
     }
 
     /// Keeps it in the data directory.
@@ -76,12 +85,11 @@ impl LastUp {
                 self.directory.display()
             )
         })?;
-        let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-        let mut environment = self.environment.clone();
-        environment.extend(config::environment().map(|(name, value)| (text(name), text(value))));
+        let mut variables = self.environment.clone();
+        variables.extend(environment());
         let name = self.file.as_ref().map(|file| file.path.display().to_string()).unwrap_or_default();
         let document = self.file.as_ref().map(|file| Document { name: &name, text: &file.text });
-        Ok(config::load_text(document, environment, values)?)
+        Ok(config::load_text(document, variables, values)?)
     }
 
     /// Whose configuration it is, for a person.
@@ -96,12 +104,21 @@ impl LastUp {
             let names: Vec<&str> = self.environment.keys().map(String::as_str).collect();
             told.push_str(&format!(", with {}", names.join(", ")));
         }
-        let changed = |file: &Copied| std::fs::read_to_string(&file.path).is_ok_and(|text| text != file.text);
+        // A pipe would keep us waiting.
+        let changed = |file: &Copied| {
+            file.path.is_file() && std::fs::read_to_string(&file.path).is_ok_and(|text| text != file.text)
+        };
         if self.file.as_ref().is_some_and(changed) {
             told.push_str("; the file has changed since, name it with --config to use it as it is now");
         }
         told
     }
+}
+
+/// The variables of this process that are settings. One that is no text was refused when they were loaded.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    config::environment().map(move |(name, value)| (text(name), text(value)))
 }
 
 #[cfg(test)]
@@ -111,13 +128,13 @@ mod tests {
     #[test]
     fn what_was_kept_is_read_again_and_a_changed_file_is_told() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(LastUp::read(dir.path()).unwrap(), None);
+        assert!(LastUp::read(dir.path()).unwrap().is_none());
         let config = dir.path().join("headrace.toml");
         std::fs::write(&config, "[pipeline]\nlanes = 3\n").unwrap();
-        let kept = LastUp::of_this(Some(&config)).unwrap();
+        let (kept, _) = LastUp::of_this(Some(&config), |_| Vec::new()).unwrap();
         kept.write(dir.path()).unwrap();
         let read = LastUp::read(dir.path()).unwrap().unwrap();
-        assert_eq!(read, kept);
+        assert!(read == kept);
         assert!(read.told().ends_with("headrace.toml as it was then"), "{}", read.told());
         std::fs::write(&config, "[pipeline]\nlanes = 4\n").unwrap();
         assert_eq!(read.load(|_| Vec::new()).unwrap().value.pipeline.lanes, 3);

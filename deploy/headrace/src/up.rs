@@ -21,9 +21,10 @@ use tokio::sync::watch;
 use crate::access::User;
 use crate::brokers::{self, Brokers};
 use crate::cli::Up;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::last_up::LastUp;
+use crate::plain;
 use crate::ready::{Ready, ReadyFiles};
 use crate::roles::{CLICKHOUSE, CLICKHOUSE_RAW, Process};
 use crate::run::ALL_ROLES;
@@ -55,10 +56,9 @@ struct Servers {
 }
 
 pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
-    let mut loaded = config::load(arguments.config.config.as_deref(), values)?;
+    let (last_up, mut loaded) = LastUp::of_this(arguments.config.config.as_deref(), values)?;
     telemetry::install(&loaded.value.log)?;
     let mut stop = Stop::listen()?;
-    let last_up = LastUp::of_this(arguments.config.config.as_deref())?;
     let data = DataDir::open(&arguments.data_dir)?;
     let ready_files = ReadyFiles::claim([data.join(READY_FILE)].into_iter().chain(arguments.ready_file.clone()))?;
     let secret = complete(&mut loaded, &arguments, &data)?;
@@ -311,6 +311,7 @@ fn greet(ready: &Ready, config: &Config, data: &DataDir, secret: &SecretOrigin, 
         println!("  files       {}   (scored events and alerts, in place of Splunk and Jira)", file.dir.display());
     }
     for (component, why) in away {
+        let why = plain::line(why);
         println!("  {component:<10}  away: {why}   (what it misses waits for it, nothing else does)");
     }
     println!();
