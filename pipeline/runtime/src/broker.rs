@@ -8,6 +8,7 @@ use async_nats::connection::State as ConnectionState;
 use async_nats::jetstream::{self, kv, object_store};
 use async_nats::{ConnectOptions, Event};
 use headrace_schemas::subject;
+use tokio::sync::watch;
 
 use crate::config::{Limits, Nats, Streams};
 use crate::secret::redact_url;
@@ -85,6 +86,43 @@ pub struct Broker {
     duplicate_window: Duration,
     replicated: bool,
     timeout: Duration,
+    losses: Losses,
+}
+
+/// Tells [`Losses`] of a connection.
+#[derive(Clone)]
+pub(crate) struct Connection(watch::Sender<u64>);
+
+impl Connection {
+    /// It was lost.
+    pub(crate) fn lost(&self) {
+        self.0.send_modify(|count| *count += 1);
+    }
+}
+
+/// Waits for the moments at which a connection is lost. What was asked of the server by it is not answered then, but for
+/// rare words of a cluster that come by the next.
+#[derive(Clone)]
+pub(crate) struct Losses(watch::Receiver<u64>);
+
+impl Losses {
+    pub(crate) fn of_connection() -> (Connection, Self) {
+        let (sender, receiver) = watch::channel(0);
+        (Connection(sender), Self(receiver))
+    }
+
+    /// Waits for the next loss after this was made, or forgot. To drop the wait forgets nothing.
+    pub(crate) async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            // Nobody is left to tell: the connection was closed for good, and what waits has its own timeout.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Forgets what was lost so far.
+    pub(crate) fn forget(&mut self) {
+        self.0.mark_unchanged();
+    }
 }
 
 impl Broker {
@@ -98,7 +136,8 @@ impl Broker {
         let url = std::mem::take(&mut nats.url);
         nats.reach(&url);
         let servers: Vec<&str> = nats.url.split(',').collect();
-        let client = connect_options(&nats, name).await?.connect(servers).await.with_context(|| {
+        let (connection, losses) = Losses::of_connection();
+        let client = connect_options(&nats, name, connection).await?.connect(servers).await.with_context(|| {
             let user = nats.user.as_ref().map(|user| format!(" as the user `{user}`")).unwrap_or_default();
             format!("cannot connect to NATS at {shown}{user}; is it running, and is `nats.url` right?")
         })?;
@@ -121,6 +160,7 @@ impl Broker {
             duplicate_window: streams.duplicate_window(),
             replicated: streams.replicas > 1,
             timeout: nats.timeout(),
+            losses,
         })
     }
 
@@ -153,6 +193,13 @@ impl Broker {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == ConnectionState::Connected
+    }
+
+    /// The losses of the connection from now on.
+    pub(crate) fn losses(&self) -> Losses {
+        let mut losses = self.losses.clone();
+        losses.forget();
+        losses
     }
 
     /// Whether the streams have replicas, so that each consumer has a leader among several servers.
@@ -207,7 +254,7 @@ impl Broker {
     }
 }
 
-async fn connect_options(nats: &Nats, name: &str) -> anyhow::Result<ConnectOptions> {
+async fn connect_options(nats: &Nats, name: &str, connection: Connection) -> anyhow::Result<ConnectOptions> {
     let mut options = ConnectOptions::new()
         .name(name)
         .connection_timeout(nats.timeout())
@@ -218,11 +265,16 @@ async fn connect_options(nats: &Nats, name: &str) -> anyhow::Result<ConnectOptio
         .skip_subject_validation(true)
         .reconnect_delay_callback(|attempts| Duration::from_millis((attempts as u64 * 50).min(2_000)))
         .custom_inbox_prefix(&nats.inbox_prefix)
-        .event_callback(|event| async move {
-            match event {
-                // Such as a right that our user lacks: what was asked for is not answered.
-                Event::ServerError(error) => tracing::warn!(%error, "NATS refused what was asked"),
-                event => tracing::debug!(%event, "NATS connection event"),
+        .event_callback(move |event| {
+            if matches!(event, Event::Disconnected) {
+                connection.lost();
+            }
+            async move {
+                match event {
+                    // Such as a right that our user lacks: what was asked for is not answered.
+                    Event::ServerError(error) => tracing::warn!(%error, "NATS refused what was asked"),
+                    event => tracing::debug!(%event, "NATS connection event"),
+                }
             }
         });
     if let Some(path) = &nats.credentials_path {

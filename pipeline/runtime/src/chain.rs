@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::FutureExt as _;
 use futures::future::join_all;
 use headrace_schemas::time::Timestamp;
 use tokio::time::{Instant, sleep};
@@ -140,6 +141,9 @@ pub struct ChainLoop<In, Out> {
     pub settler: Settler,
 }
 
+/// A message, when its event was received, and what was sent for it or what becomes of it without.
+type OnItsWay = (Delivered, Timestamp, Result<Vec<Unconfirmed>, Outcome>);
+
 impl<In: Payload, Out: Product> ChainLoop<In, Out> {
     /// Runs one lane until `stop`; several may run at once.
     ///
@@ -173,45 +177,50 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
 
     /// Takes a slice all the way. Returns how long the consumer must rest, when it must.
     async fn work(&self, publisher: &Publisher, messages: Vec<Delivered>) -> Option<Duration> {
+        let (readable, inputs, mut pause) = self.read_all(messages).await;
+        let verdicts = self.process(&readable, inputs).await;
+        debug_assert_eq!(verdicts.len(), readable.len(), "a stage answers for every event");
+        let sent = self.send_all(publisher, readable, verdicts).await;
+        // Together: however many confirmations are lost with a server, they cost one timeout.
+        let confirmed = join_all(sent.into_iter().map(|(message, received_at, on_its_way)| async move {
+            let outcome = match on_its_way {
+                Ok(unconfirmed) => self.confirm(unconfirmed, received_at).await,
+                Err(outcome) => outcome,
+            };
+            (message, outcome)
+        }));
+        let (messages, outcomes): (Vec<Delivered>, Vec<Outcome>) = confirmed.await.into_iter().unzip();
+        // A slice of which all has lapsed says nothing.
+        let published = !outcomes.is_empty() && !outcomes.iter().any(|it| matches!(it, Outcome::Unpublished(_)));
+        // Ack only after the PubAck: a crash between the two costs a duplicate that the broker's
+        // window or the suspect look-up drops, the other order loses the event.
+        pause = pause.max(self.settler.settle_all(messages.iter().zip(outcomes).collect()).await);
+        // A chain whose products nobody takes does not work, though none of its messages is lost.
+        if pause.is_none() && published {
+            self.settler.health.healthy();
+        }
+        pause
+    }
+
+    /// Reads the messages and settles those that cannot be read. Returns how long the consumer must rest, when it must.
+    async fn read_all(&self, messages: Vec<Delivered>) -> (Vec<(Delivered, Timestamp)>, Vec<In>, Option<Duration>) {
         let mut readable = Vec::with_capacity(messages.len());
         let mut inputs = Vec::with_capacity(messages.len());
-        let mut pause = None;
+        let (mut unreadable, mut outcomes) = (Vec::new(), Vec::new());
         for message in messages {
             match self.read(&message).await {
                 Ok(input) => {
                     readable.push((message, input.received_at()));
                     inputs.push(input);
                 }
-                Err(fault) => pause = pause.max(self.settler.settle(&message, Outcome::Failed(fault)).await),
+                Err(fault) => {
+                    unreadable.push(message);
+                    outcomes.push(Outcome::Failed(fault));
+                }
             }
         }
-        let verdicts = self.process(&readable, inputs).await;
-        debug_assert_eq!(verdicts.len(), readable.len(), "a stage answers for every event");
-        let mut sent = Vec::with_capacity(readable.len());
-        for ((message, received_at), verdict) in readable.into_iter().zip(verdicts) {
-            if Instant::now() >= message.held_until(self.subscription.ack_wait) {
-                self.settler.lapse(&message);
-                continue;
-            }
-            let on_its_way = self.send(publisher, &message, verdict).await;
-            sent.push((message, received_at, on_its_way));
-        }
-        let mut published = true;
-        for (message, received_at, on_its_way) in sent {
-            let outcome = match on_its_way {
-                Ok(unconfirmed) => self.confirm(unconfirmed, received_at).await,
-                Err(outcome) => outcome,
-            };
-            // Ack only after the PubAck: a crash between the two costs a duplicate that the broker's
-            // window or the suspect look-up drops, the other order loses the event.
-            published &= !matches!(outcome, Outcome::Unpublished(_));
-            pause = pause.max(self.settler.settle(&message, outcome).await);
-        }
-        // A chain whose products nobody takes does not work, though none of its messages is lost.
-        if pause.is_none() && published {
-            self.settler.health.healthy();
-        }
-        pause
+        let pause = self.settler.settle_all(unreadable.iter().zip(outcomes).collect()).await;
+        (readable, inputs, pause)
     }
 
     async fn read(&self, message: &Delivered) -> Result<In, Fault> {
@@ -228,11 +237,8 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         if messages.len() == 1 {
             return vec![Verdict::Fail(fault)];
         }
-        let mut verdicts = Vec::with_capacity(messages.len());
-        for (message, _) in messages {
-            verdicts.push(self.process_alone(message).await.unwrap_or_else(Verdict::Fail));
-        }
-        verdicts
+        let alone = messages.iter().map(|(message, _)| self.process_alone(message).boxed());
+        join_all(alone).await.into_iter().map(|verdict| verdict.unwrap_or_else(Verdict::Fail)).collect()
     }
 
     async fn process_alone(&self, message: &Delivered) -> Result<Verdict<Out>, Fault> {
@@ -240,6 +246,35 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         let input = self.read(message).await?;
         let verdicts = caught("the stage", self.stage.process(vec![input])).await?;
         verdicts.into_iter().next().ok_or_else(|| Fault::transient(anyhow::anyhow!("the stage gave no answer")))
+    }
+
+    /// Hands over what `verdicts` make of `messages`, all of it before any of it is confirmed.
+    async fn send_all(
+        &self,
+        publisher: &Publisher,
+        messages: Vec<(Delivered, Timestamp)>,
+        verdicts: Vec<Verdict<Out>>,
+    ) -> Vec<OnItsWay> {
+        let mut sent = Vec::with_capacity(messages.len());
+        let mut refused: Option<String> = None;
+        for ((message, received_at), verdict) in messages.into_iter().zip(verdicts) {
+            if Instant::now() >= message.held_until(self.subscription.ack_wait) {
+                self.settler.lapse(&message);
+                continue;
+            }
+            let on_its_way = match (verdict, &refused) {
+                // A connection that took one no more does not take the next: that costs its timeout once.
+                (Verdict::Forward(products), Some(why)) if !products.is_empty() => {
+                    Err(Outcome::Unpublished(Fault::transient(anyhow::anyhow!("not sent after another: {why}"))))
+                }
+                (verdict, _) => self.send(publisher, &message, verdict).await,
+            };
+            if let Err(Outcome::Unpublished(fault)) = &on_its_way {
+                refused.get_or_insert_with(|| fault.to_string());
+            }
+            sent.push((message, received_at, on_its_way));
+        }
+        sent
     }
 
     async fn send(
@@ -267,7 +302,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
     }
 
     async fn confirm(&self, unconfirmed: Vec<Unconfirmed>, received_at: Timestamp) -> Outcome {
-        let results = join_all(unconfirmed.into_iter().map(Unconfirmed::confirmed)).await;
+        let results = join_all(unconfirmed.into_iter().map(Unconfirmed::confirmed_or_cut_off)).await;
         let published = results.len() as u64;
         let failed: Option<Fault> = results.into_iter().find_map(Result::err);
         match failed {
@@ -285,9 +320,8 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
     }
 
     async fn give_back(&self, messages: &[Delivered]) {
-        for message in messages {
-            self.settler.settle(message, Outcome::Interrupted).await;
-        }
+        let outcomes = messages.iter().map(|message| (message, Outcome::Interrupted)).collect();
+        self.settler.settle_all(outcomes).await;
     }
 }
 

@@ -132,7 +132,7 @@ impl Lane {
     }
 
     async fn request(&self, max: usize, bytes_max: Option<usize>, open: Duration) -> anyhow::Result<Pull> {
-        Pull::request(self.broker.jetstream(), &self.consumer, (max, bytes_max), open).await
+        Pull::request(&self.broker, &self.consumer, (max, bytes_max), open).await
     }
 
     /// The present epoch of the broker's memory of this consumer.

@@ -21,6 +21,7 @@ pub mod epoch;
 mod failures;
 pub mod fault;
 pub mod health;
+mod hold;
 pub mod lease;
 pub mod message;
 pub mod metrics;

@@ -1,16 +1,17 @@
 //! Publishes messages and knows which the broker has stored.
 
-use std::time::Duration;
+use std::pin::Pin;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, ErrorCode};
 use bytes::Bytes;
 use headrace_schemas::header;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::bodies;
-use crate::broker::Broker;
+use crate::broker::{Broker, Losses};
 use crate::fault::Fault;
 use crate::payload::Outgoing;
 
@@ -34,10 +35,14 @@ pub fn is_full(fault: &Fault) -> bool {
     answer.is_some_and(|error| FULL.contains(&error.error_code()))
 }
 
+type Ack = Pin<Box<dyn Future<Output = Result<PublishAck, PublishError>> + Send>>;
+
 /// A message on its way; [`Unconfirmed::confirmed`] tells how it ended.
 pub struct Unconfirmed {
-    ack: PublishAckFuture,
-    timeout: Duration,
+    ack: Ack,
+    /// Counted from sending: of many that are on their way at once, all that are lost cost one timeout.
+    until: Instant,
+    losses: Losses,
 }
 
 impl Unconfirmed {
@@ -46,13 +51,32 @@ impl Unconfirmed {
     /// # Errors
     /// Transient, whatever the broker says: the message may or may not be stored.
     pub async fn confirmed(self) -> Result<Stored, Fault> {
-        match timeout(self.timeout, self.ack).await {
-            Ok(Ok(ack)) => Ok(Stored { sequence: ack.sequence, duplicate: ack.duplicate }),
-            Ok(Err(error)) => {
-                Err(Fault::transient(anyhow::Error::new(error).context("the broker did not store the message")))
+        confirmed_by(self.ack, self.until).await
+    }
+
+    /// As [`Self::confirmed`], but waits no longer than the connection lives: for who makes the message again when it
+    /// fails. A word that comes by another connection is not waited for.
+    ///
+    /// # Errors
+    /// Transient, whatever the broker says: the message may or may not be stored.
+    pub async fn confirmed_or_cut_off(mut self) -> Result<Stored, Fault> {
+        tokio::select! {
+            biased;
+            stored = confirmed_by(self.ack, self.until) => stored,
+            () = self.losses.next() => {
+                Err(Fault::transient(anyhow::anyhow!("the connection to NATS was lost before it confirmed the message")))
             }
-            Err(_) => Err(Fault::transient(anyhow::anyhow!("the broker did not confirm the message in time"))),
         }
+    }
+}
+
+async fn confirmed_by(ack: Ack, until: Instant) -> Result<Stored, Fault> {
+    match timeout_at(until, ack).await {
+        Ok(Ok(ack)) => Ok(Stored { sequence: ack.sequence, duplicate: ack.duplicate }),
+        Ok(Err(error)) => {
+            Err(Fault::transient(anyhow::Error::new(error).context("the broker did not store the message")))
+        }
+        Err(_) => Err(Fault::transient(anyhow::anyhow!("the broker did not confirm the message in time"))),
     }
 }
 
@@ -94,13 +118,14 @@ impl Publisher {
         headers: HeaderMap,
         payload: Bytes,
     ) -> Result<Unconfirmed, Fault> {
-        let timeout = self.broker.timeout();
         // While the connection is down the client would queue what it is given; refuse instead.
         if !self.broker.is_connected() {
             return Err(Fault::transient(anyhow::anyhow!("no connection to NATS")));
         }
+        let losses = self.broker.losses();
+        let until = Instant::now() + self.broker.timeout();
         match self.jetstream.publish_with_headers(subject, headers, payload).await {
-            Ok(ack) => Ok(Unconfirmed { ack, timeout }),
+            Ok(ack) => Ok(Unconfirmed { ack: ack.into_future(), until, losses }),
             Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
                 Err(Fault::poison(crate::fault::Reason::Rejected, anyhow::Error::new(error)))
             }
@@ -115,5 +140,49 @@ impl Publisher {
     pub async fn store_body(&self, name: &str, body: &Bytes) -> Result<(), Fault> {
         let stored = bodies::store(&self.broker, name, body).await;
         stored.map_err(|error| Fault::transient(error.context("cannot store the body")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::time::Duration;
+
+    use futures::future::join_all;
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(5);
+
+    fn lost(losses: &Losses) -> Unconfirmed {
+        Unconfirmed { ack: Box::pin(pending()), until: Instant::now() + TIMEOUT, losses: losses.clone() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lost_confirmations_cost_one_timeout_however_they_are_awaited() {
+        let (_connection, losses) = Losses::of_connection();
+        let began = Instant::now();
+        let sent: Vec<Unconfirmed> = (0..256).map(|_| lost(&losses)).collect();
+        for unconfirmed in sent {
+            assert!(unconfirmed.confirmed().await.is_err());
+        }
+        assert_eq!(began.elapsed(), TIMEOUT, "in a row");
+        let together = join_all((0..256).map(|_| lost(&losses).confirmed_or_cut_off())).await;
+        assert!(together.iter().all(Result::is_err));
+        assert_eq!(began.elapsed(), TIMEOUT * 2, "together");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_connection_ends_the_wait_for_its_confirmations() {
+        let (connection, losses) = Losses::of_connection();
+        let (before, began) = (lost(&losses), Instant::now());
+        connection.lost();
+        let fault = before.confirmed_or_cut_off().await.unwrap_err();
+        assert!(fault.to_string().contains("connection to NATS was lost"), "{fault}");
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        let mut losses = losses;
+        losses.forget();
+        assert!(lost(&losses).confirmed_or_cut_off().await.is_err());
+        assert_eq!(began.elapsed(), TIMEOUT, "what is sent by the next connection is waited for");
     }
 }

@@ -17,6 +17,8 @@ use async_nats::{Message, StatusCode, Subject, Subscriber};
 use futures::StreamExt as _;
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::broker::{Broker, Losses};
+
 /// How much later than it should the server's word on a request may come.
 const WORD_WAIT: Duration = Duration::from_secs(5);
 /// How long to wait for messages that the server's word has overtaken. A leader that is gone never sends them.
@@ -33,6 +35,7 @@ pub(crate) struct Pull {
     /// How many messages the server has sent, once it has said so.
     sent: Option<usize>,
     ends: Pin<Box<Sleep>>,
+    losses: Losses,
 }
 
 impl Pull {
@@ -41,19 +44,21 @@ impl Pull {
     /// # Errors
     /// When the request cannot be sent.
     pub(crate) async fn request(
-        context: &Context,
+        broker: &Broker,
         consumer: &Consumer<Config>,
         (max, bytes_max): (usize, Option<usize>),
         open: Duration,
     ) -> anyhow::Result<Self> {
+        let context = broker.jetstream();
         let client = context.client();
+        let losses = broker.losses();
         let inbox = Subject::from(client.new_inbox());
         let subscriber = client.subscribe(inbox.clone()).await.context("cannot ask for messages")?;
         let config =
             BatchConfig { batch: max, max_bytes: bytes_max.unwrap_or(0), expires: Some(open), ..Default::default() };
         consumer.request_batch(config, inbox).await.context("cannot ask for messages")?;
         let ends = Box::pin(sleep(open + WORD_WAIT));
-        Ok(Self { subscriber, context: context.clone(), max, taken: 0, sent: None, ends })
+        Ok(Self { subscriber, context: context.clone(), max, taken: 0, sent: None, ends, losses })
     }
 
     /// The next message; `None` at the end. To drop the wait for it loses nothing.
@@ -67,6 +72,8 @@ impl Pull {
                 biased;
                 message = self.subscriber.next() => message?,
                 () = &mut self.ends => return None,
+                // The server forgets a request whose connection is lost.
+                () = self.losses.next() => return None,
             };
             if message.status.is_none_or(|status| status == StatusCode::OK) {
                 self.taken += 1;

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::AckKind;
+use futures::FutureExt as _;
+use futures::future::join_all;
 use headrace_schemas::header;
 use headrace_schemas::subject;
 
@@ -52,6 +54,40 @@ impl Settler {
 
     /// Settles `message` after `outcome`. Returns how long the consumer must rest, when it must.
     pub async fn settle(&self, message: &Delivered, outcome: Outcome) -> Option<Duration> {
+        self.settle_all(vec![(message, outcome)]).await
+    }
+
+    /// Settles each message after its outcome. Returns how long the consumer must rest, when it must.
+    ///
+    /// Acknowledgements are sent without waiting for a word on them, and DEAD's confirmations are awaited together: a
+    /// broker that is lost costs one timeout, however many messages there are.
+    pub async fn settle_all(&self, outcomes: Vec<(&Delivered, Outcome)>) -> Option<Duration> {
+        let (mut pause, mut letters) = (None, Vec::new());
+        for (message, outcome) in outcomes {
+            match self.decide(message, &outcome) {
+                Settlement::Ack => {
+                    self.failures.forget(message.sequence);
+                    message.answer(AckKind::Ack).await;
+                    crash::pass(Point::AfterAck);
+                }
+                Settlement::Nak { delay } => {
+                    self.log_retry(message, &outcome, delay);
+                    message.answer(AckKind::Nak(Some(delay))).await;
+                }
+                Settlement::DeadLetter(reason) => letters.push((message, reason, outcome)),
+                Settlement::Pause { delay } => {
+                    self.health.broken(describe(&outcome));
+                    message.answer(AckKind::Nak(Some(delay))).await;
+                    pause = pause.max(Some(delay));
+                }
+            }
+        }
+        let dead = letters.iter().map(|(message, reason, outcome)| self.dead_letter(message, *reason, outcome).boxed());
+        join_all(dead).await.into_iter().fold(pause, Option::max)
+    }
+
+    /// What becomes of `message`; counts and logs it.
+    fn decide(&self, message: &Delivered, outcome: &Outcome) -> Settlement {
         self.metrics.settled(outcome.label());
         // The same trace id on every hop: with `debug` on, a delivery can be followed from request to row.
         tracing::debug!(
@@ -63,34 +99,16 @@ impl Settler {
             attempt = message.attempt.0,
             "message settled"
         );
-        if let Outcome::Discarded(reason) = &outcome {
+        if let Outcome::Discarded(reason) = outcome {
             self.metrics.discarded(reason.code());
         }
         // Deliveries that came to nothing are no attempts, and for the broker's trouble or a wrong
         // configuration no event is to blame.
-        let attempt = match &outcome {
+        let attempt = match outcome {
             Outcome::Failed(Fault { class: FaultClass::Transient { .. }, .. }) => self.failures.add(message.sequence),
             _ => message.attempt,
         };
-        let settlement = settle(&outcome, attempt, &self.policy);
-        match settlement {
-            Settlement::Ack => {
-                self.failures.forget(message.sequence);
-                message.answer(AckKind::Ack).await;
-                crash::pass(Point::AfterAck);
-            }
-            Settlement::Nak { delay } => {
-                self.log_retry(message, &outcome, delay);
-                message.answer(AckKind::Nak(Some(delay))).await;
-            }
-            Settlement::DeadLetter(reason) => return self.dead_letter(message, reason, &outcome).await,
-            Settlement::Pause { delay } => {
-                self.health.broken(describe(&outcome));
-                message.answer(AckKind::Nak(Some(delay))).await;
-                return Some(delay);
-            }
-        }
-        None
+        settle(outcome, attempt, &self.policy)
     }
 
     /// Forgets `message` untouched: it was held so long that the broker gives it to another.
@@ -111,7 +129,7 @@ impl Settler {
         let subject = subject::dead(&self.component, tenant);
         let sent = self.publisher.send_headers(subject, headers, message.payload().clone()).await;
         let stored = match sent {
-            Ok(unconfirmed) => unconfirmed.confirmed().await,
+            Ok(unconfirmed) => unconfirmed.confirmed_or_cut_off().await,
             Err(fault) => Err(fault),
         };
         match stored {

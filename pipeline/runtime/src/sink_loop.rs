@@ -4,13 +4,11 @@
 //! costs no event an attempt. Meanwhile progress acknowledgements keep the batch ours.
 
 use std::collections::VecDeque;
-use std::future::Future;
 use std::time::Duration;
 
-use async_nats::jetstream::AckKind;
 use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Batch, BatchPolicy};
@@ -22,6 +20,7 @@ use crate::crash::{self, Point};
 use crate::delivery::{Delivery, Sink};
 use crate::epoch::{BROKER_CLOCK_SKEW, Epoch};
 use crate::fault::{DiscardReason, Fault, FaultClass, Reason};
+use crate::hold::{held_until, prolong_when_due, while_held};
 use crate::message::Delivered;
 use crate::metrics::{seconds, seconds_since};
 use crate::panics::caught;
@@ -96,7 +95,7 @@ impl<S: Sink> SinkLoop<S> {
     async fn read(&self, messages: Vec<Delivered>) -> (VecDeque<Part<S::Item>>, Option<Duration>) {
         let window = self.broker.duplicate_window();
         let (mut firsts, mut suspects) = (Part::empty(), Part::empty());
-        let mut pause = None;
+        let (mut settled, mut outcomes) = (Vec::new(), Vec::new());
         for message in messages {
             let read = caught("reading it", S::Item::read(&message, &self.broker)).await;
             let outcome = match read.unwrap_or_else(Err) {
@@ -109,8 +108,10 @@ impl<S: Sink> SinkLoop<S> {
                 Ok(_) => Outcome::Discarded(DiscardReason::Filtered),
                 Err(fault) => Outcome::Failed(fault),
             };
-            pause = pause.max(self.settler.settle(&message, outcome).await);
+            settled.push(message);
+            outcomes.push(outcome);
         }
+        let pause = self.settler.settle_all(settled.iter().zip(outcomes).collect()).await;
         let parts = [firsts, suspects].into_iter().filter(|part| !part.messages.is_empty());
         (parts.collect(), pause)
     }
@@ -205,10 +206,8 @@ impl<S: Sink> SinkLoop<S> {
             let ack_wait = self.subscription.ack_wait;
             let all: Vec<&Delivered> =
                 part.messages.iter().chain(parts.iter().flat_map(|part| &part.messages)).collect();
-            // Not left to a race with calls that may all be short.
-            if Instant::now() >= due(&all, ack_wait) {
-                prolong(&all, ack_wait).await;
-            }
+            // Renew here too: if every call is short, the timer beside it never fires.
+            prolong_when_due(&all, ack_wait).await;
             let (mut part, standing) = self.standing(part, epoch, lane).await;
             if part.messages.is_empty() {
                 continue;
@@ -229,7 +228,7 @@ impl<S: Sink> SinkLoop<S> {
             }
             let waiting = parts.iter().flat_map(|part| &part.messages);
             let held: Vec<&Delivered> = part.messages.iter().chain(waiting).collect();
-            match self.while_held(&held, self.call(&part.batch)).await {
+            match while_held(&held, ack_wait, self.call(&part.batch)).await {
                 Delivery::Each(results) => {
                     failures = 0;
                     pause = pause.max(self.settle_each(part, results).await);
@@ -246,7 +245,7 @@ impl<S: Sink> SinkLoop<S> {
                 }
                 Delivery::Whole(fault) => {
                     failures += 1;
-                    self.while_held(&held, rest_for(self.pause_after(&fault, failures), stop)).await;
+                    while_held(&held, ack_wait, rest_for(self.pause_after(&fault, failures), stop)).await;
                     parts.push_front(part);
                 }
             }
@@ -278,25 +277,23 @@ impl<S: Sink> SinkLoop<S> {
 
     async fn settle_each(&self, part: Part<S::Item>, results: Vec<Result<(), Fault>>) -> Option<Duration> {
         debug_assert_eq!(results.len(), part.messages.len(), "a sink answers for every item");
-        let mut pause = None;
         let (mut delivered, mut unanswered) = (0, None);
-        for ((message, item), result) in part.messages.iter().zip(part.batch.items()).zip(results) {
-            let outcome = match result {
-                Ok(()) => {
-                    delivered += 1;
-                    self.settler.metrics.deliver_seconds.record(seconds_since(item.value.received_at()));
-                    Outcome::Done
+        let outcomes = part.batch.items().iter().zip(results).map(|(item, result)| match result {
+            Ok(()) => {
+                delivered += 1;
+                self.settler.metrics.deliver_seconds.record(seconds_since(item.value.received_at()));
+                Outcome::Done
+            }
+            Err(fault) => {
+                // Who refuses an item for itself is there and accepts us.
+                if fault.class != FaultClass::Poison(Reason::Rejected) {
+                    unanswered = Some(fault.to_string());
                 }
-                Err(fault) => {
-                    // Who refuses an item for itself is there and accepts us.
-                    if fault.class != FaultClass::Poison(Reason::Rejected) {
-                        unanswered = Some(fault.to_string());
-                    }
-                    Outcome::Failed(fault)
-                }
-            };
-            pause = pause.max(self.settler.settle(message, outcome).await);
-        }
+                Outcome::Failed(fault)
+            }
+        });
+        let outcomes: Vec<Outcome> = outcomes.collect();
+        let pause = self.settler.settle_all(part.messages.iter().zip(outcomes).collect()).await;
         self.settler.metrics.delivered.increment(delivered);
         match (delivered, unanswered, pause) {
             // Already reported as broken by the settler.
@@ -307,23 +304,17 @@ impl<S: Sink> SinkLoop<S> {
         pause
     }
 
-    /// Runs `work` and keeps `held` ours meanwhile.
-    async fn while_held<T>(&self, held: &[&Delivered], work: impl Future<Output = T>) -> T {
-        tokio::select! {
-            done = work => done,
-            never = keep_held(held, self.subscription.ack_wait) => never,
-        }
-    }
-
     async fn give_back(&self, messages: &[Delivered], outcome: impl Fn() -> Outcome) {
+        let mut ours = Vec::with_capacity(messages.len());
         for message in messages {
             // The broker would take our word on what another has by now.
             if Instant::now() >= message.held_until(self.subscription.ack_wait) {
                 self.settler.lapse(message);
             } else {
-                self.settler.settle(message, outcome()).await;
+                ours.push((message, outcome()));
             }
         }
+        self.settler.settle_all(ours).await;
     }
 
     fn report(&self, fault: &Fault) {
@@ -332,43 +323,6 @@ impl<S: Sink> SinkLoop<S> {
             _ => self.settler.health.degraded(fault.to_string()),
         }
     }
-}
-
-/// Sends progress acknowledgements for ever, thrice per `ack_wait`.
-async fn keep_held<T>(held: &[&Delivered], ack_wait: Duration) -> T {
-    let mut due = due(held, ack_wait);
-    loop {
-        sleep_until(due).await;
-        due = Instant::now() + ack_wait / 3;
-        prolong(held, ack_wait).await;
-    }
-}
-
-/// When `held` are to be prolonged. Counted from when they were last known to be ours: calls and pauses that are each
-/// shorter put nothing off.
-fn due(held: &[&Delivered], ack_wait: Duration) -> Instant {
-    held_until(held.iter().copied(), ack_wait) - ack_wait * 2 / 3
-}
-
-/// Sends one round of progress acknowledgements. Only a word that is back while `held` are still ours proves anything:
-/// the server gives the same on what another has by now.
-async fn prolong(held: &[&Delivered], ack_wait: Duration) {
-    let Some((last, others)) = held.split_last() else { return };
-    let (since, until) = (Instant::now(), held_until(held.iter().copied(), ack_wait));
-    if since >= until {
-        return;
-    }
-    for message in others {
-        message.answer(AckKind::Progress).await;
-    }
-    // The server takes acknowledgements of a connection in order: its word on the last covers all.
-    if last.answer_confirmed(AckKind::Progress).await && Instant::now() < until {
-        held.iter().for_each(|message| message.extend_hold(since));
-    }
-}
-
-fn held_until<'a>(messages: impl IntoIterator<Item = &'a Delivered>, ack_wait: Duration) -> Instant {
-    messages.into_iter().map(|message| message.held_until(ack_wait)).min().unwrap_or_else(Instant::now)
 }
 
 fn timed_out(after: Duration) -> Fault {

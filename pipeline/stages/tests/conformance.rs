@@ -81,7 +81,7 @@ impl Case for AlertCase {
 }
 
 mod normalize {
-    headrace_tests::stage_conformance!(super::NormalizeCase: success, poison, panics, transient, duplicates, shutdown, crash);
+    headrace_tests::stage_conformance!(super::NormalizeCase: success, poison, panics, transient, duplicates, shutdown, crash, lost_confirmations);
 }
 
 mod fused {

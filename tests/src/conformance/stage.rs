@@ -14,15 +14,17 @@ use headrace_runtime::broker::Stream;
 use headrace_runtime::chain::{BoxedStage, ChainLoop, Pace, Stage};
 use headrace_runtime::consumer::Subscription;
 use headrace_runtime::fault::{Fault, Verdict};
-use headrace_runtime::health::Health;
+use headrace_runtime::health::{Health, State};
 use headrace_runtime::payload::{Outgoing, Payload, Product};
 use headrace_runtime::settler::Settler;
 use headrace_schemas::header;
+use rustix::process::Signal;
 use tokio::sync::watch;
 
 use super::{COMPONENT, Lanes, POLICY};
 use crate::harness::samples::{Sample, unreadable};
 use crate::harness::{Nats, until};
+use crate::product::process::{freeze, signal};
 
 /// A stage under test.
 #[async_trait]
@@ -98,6 +100,7 @@ impl<In: Payload, Out: Send + 'static> Stage for Disturbed<In, Out> {
 
 struct Rig<C> {
     nats: Nats,
+    health: Health,
     case: C,
     disturbance: Arc<Disturbance>,
 }
@@ -112,10 +115,14 @@ impl<C: Case> Rig<C> {
             held: AtomicUsize::new(0),
             released: watch::Sender::new(false),
         };
-        Self { case: C::start(&nats).await, nats, disturbance: Arc::new(disturbance) }
+        Self { case: C::start(&nats).await, nats, health: Health::new(), disturbance: Arc::new(disturbance) }
     }
 
     async fn run(&self) -> Lanes {
+        self.run_lanes(2).await
+    }
+
+    async fn run_lanes(&self, count: usize) -> Lanes {
         let broker = self.nats.broker().await;
         let subscription = Subscription {
             component: COMPONENT.to_owned(),
@@ -125,12 +132,27 @@ impl<C: Case> Rig<C> {
             unsettled_max: 1_024,
         };
         let stage = Disturbed { inner: self.case.stage(), disturbance: Arc::clone(&self.disturbance) };
-        let settler = Settler::new(COMPONENT, &broker, POLICY, Health::new().register(COMPONENT));
+        let settler = Settler::new(COMPONENT, &broker, POLICY, self.health.register(COMPONENT));
         let chain = Arc::new(ChainLoop { broker, subscription, pace: Pace::Prompt, stage: Box::new(stage), settler });
-        Lanes::run(2, move |stop| {
+        Lanes::run(count, move |stop| {
             let chain = Arc::clone(&chain);
             async move { chain.run_lane(stop).await }
         })
+    }
+
+    /// Runs one lane until it has a batch in the making, lets it send all that comes of it to a server that does not
+    /// answer any more, and kills that server.
+    async fn lose_the_words_on_a_batch(&self) -> Lanes {
+        self.disturbance.holds_left.store(1, Ordering::SeqCst);
+        let lanes = self.run_lanes(1).await;
+        until("a batch is in the making", || self.disturbance.held.load(Ordering::SeqCst) == 1).await;
+        let server = self.nats.server().pid().expect("the server of this test runs");
+        freeze(server).await;
+        self.disturbance.released.send_replace(true);
+        let is_missed = || matches!(self.health.snapshot().get(COMPONENT), Some(State::Degraded(_)));
+        until("a word is missed", is_missed).await;
+        signal(server, Signal::KILL);
+        lanes
     }
 
     async fn publish(&self, numbers: std::ops::Range<u16>) -> BTreeSet<String> {
@@ -274,6 +296,17 @@ pub async fn crash<C: Case>() {
     rig.disturbance.released.send_replace(true);
 
     let lanes = rig.run().await;
+    rig.settled().await;
+    rig.assert_once(&ids).await;
+    lanes.stop().await;
+}
+
+/// The server is killed with the confirmations of a batch on their way. However many they are, they cost the lane one
+/// timeout; in a row they would cost more than the ceiling of this test.
+pub async fn lost_confirmations<C: Case>() {
+    let rig = Rig::<C>::start().await;
+    let ids = rig.publish(0..100).await;
+    let lanes = rig.lose_the_words_on_a_batch().await;
     rig.settled().await;
     rig.assert_once(&ids).await;
     lanes.stop().await;

@@ -1,0 +1,61 @@
+//! Keeps messages ours while they are worked on: progress acknowledgements within `ack_wait`.
+
+use std::future::Future;
+use std::time::Duration;
+
+use async_nats::jetstream::AckKind;
+use tokio::time::{Instant, sleep_until};
+
+use crate::message::Delivered;
+
+/// Runs `work` and keeps `held` ours meanwhile, thrice per `ack_wait`.
+pub(crate) async fn while_held<T>(held: &[&Delivered], ack_wait: Duration, work: impl Future<Output = T>) -> T {
+    tokio::select! {
+        done = work => done,
+        never = keep(held, ack_wait) => never,
+    }
+}
+
+/// Sends a round of progress acknowledgements for `held` when it is time for one.
+pub(crate) async fn prolong_when_due(held: &[&Delivered], ack_wait: Duration) {
+    if Instant::now() >= due(held, ack_wait) {
+        prolong(held, ack_wait).await;
+    }
+}
+
+/// The time until which nobody else is given any of `messages`.
+pub(crate) fn held_until<'a>(messages: impl IntoIterator<Item = &'a Delivered>, ack_wait: Duration) -> Instant {
+    messages.into_iter().map(|message| message.held_until(ack_wait)).min().unwrap_or_else(Instant::now)
+}
+
+async fn keep<T>(held: &[&Delivered], ack_wait: Duration) -> T {
+    let mut due = due(held, ack_wait);
+    loop {
+        sleep_until(due).await;
+        due = Instant::now() + ack_wait / 3;
+        prolong(held, ack_wait).await;
+    }
+}
+
+/// When `held` are to be prolonged. Counted from when they were last known to be ours: calls and pauses that are each
+/// shorter put nothing off.
+fn due(held: &[&Delivered], ack_wait: Duration) -> Instant {
+    held_until(held.iter().copied(), ack_wait) - ack_wait * 2 / 3
+}
+
+/// Sends one round of progress acknowledgements. Only a word that is back while `held` are still ours proves anything:
+/// the server gives the same on what another has by now.
+async fn prolong(held: &[&Delivered], ack_wait: Duration) {
+    let Some((last, others)) = held.split_last() else { return };
+    let (since, until) = (Instant::now(), held_until(held.iter().copied(), ack_wait));
+    if since >= until {
+        return;
+    }
+    for message in others {
+        message.answer(AckKind::Progress).await;
+    }
+    // The server takes acknowledgements of a connection in order: its word on the last covers all.
+    if last.answer_confirmed(AckKind::Progress).await && Instant::now() < until {
+        held.iter().for_each(|message| message.extend_hold(since));
+    }
+}
