@@ -18,6 +18,8 @@ pub const RECEIVED_AT: &str = "Headrace-Received-At";
 /// The name of the object in the bucket `bodies` that holds the body (claim check); absent when the
 /// body is the payload.
 pub const BODY_OBJECT: &str = "Headrace-Body-Object";
+/// The size of that body in bytes, decimal: who takes the message knows what it will hold before reading it.
+pub const BODY_BYTES: &str = "Headrace-Body-Bytes";
 /// On DEAD: which component gave the message up.
 pub const DEAD_COMPONENT: &str = "Headrace-Dead-Component";
 /// On DEAD: the reason's stable code.

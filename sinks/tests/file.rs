@@ -97,7 +97,7 @@ fn sample_ids(numbers: std::ops::Range<u16>) -> Vec<String> {
 
 fn class_of(delivery: Delivery) -> Option<FaultClass> {
     match delivery {
-        Delivery::Whole(Fault { class, .. }) => Some(class),
+        Delivery::Whole(Fault { class, .. }) | Delivery::TooMuch(Fault { class, .. }) => Some(class),
         Delivery::Each(results) => results.into_iter().find_map(Result::err).map(|fault| fault.class),
     }
 }

@@ -121,7 +121,7 @@ fn grown(count: i64, risk: i32) -> Alert {
 fn each(delivery: Delivery) -> Vec<Result<(), Fault>> {
     match delivery {
         Delivery::Each(results) => results,
-        Delivery::Whole(fault) => panic!("expected an answer for each, found {fault:?}"),
+        Delivery::Whole(fault) | Delivery::TooMuch(fault) => panic!("expected an answer for each, found {fault:?}"),
     }
 }
 

@@ -123,7 +123,7 @@ fn told(delivery: Delivery) -> Vec<&'static str> {
 
 fn whole(delivery: Delivery) -> Fault {
     match delivery {
-        Delivery::Whole(fault) => fault,
+        Delivery::Whole(fault) | Delivery::TooMuch(fault) => fault,
         Delivery::Each(results) => panic!("expected one fault for all, found {results:?}"),
     }
 }

@@ -34,7 +34,9 @@ async fn first_deliveries_whose_answer_was_lost_are_inserted_once() {
     for (number, failure) in (0..).zip([Failure::Reset, Failure::Torn, Failure::Hang, Failure::Status(504)]) {
         let batch = batch(number * 10..number * 10 + 10, false, MINUTE);
         case.proxy.fail_next(1, failure, When::After, Which::Deliveries);
-        let Delivery::Whole(fault) = sink.deliver(&batch).await else { panic!("the answer was lost") };
+        let (Delivery::Whole(fault) | Delivery::TooMuch(fault)) = sink.deliver(&batch).await else {
+            panic!("the answer was lost")
+        };
         assert_eq!(fault.class, FaultClass::Transient { retry_after: None }, "{fault}");
         assert_all(&sink.deliver(&batch).await, 10);
         assert_eq!(case.rows(), u64::from(number + 1) * 10, "{failure:?}");

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod exactly_once;
+mod large;
 mod rewritten;
 
 use std::ffi::OsString;
@@ -224,7 +225,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 fn assert_all(delivery: &Delivery, count: usize) {
     match delivery {
         Delivery::Each(results) => assert!(results.len() == count && results.iter().all(Result::is_ok), "{results:?}"),
-        Delivery::Whole(fault) => panic!("{fault}"),
+        Delivery::Whole(fault) | Delivery::TooMuch(fault) => panic!("{fault}"),
     }
 }
 

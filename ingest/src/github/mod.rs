@@ -154,6 +154,7 @@ async fn publish(
         }
         shared.publisher.store_body(name, &body).await.map_err(away)?;
         outgoing.headers.insert(header::BODY_OBJECT, name);
+        outgoing.headers.insert(header::BODY_BYTES, length.to_string());
     } else {
         outgoing.payload = body;
     }

@@ -88,7 +88,7 @@ impl<T> Batch<T> {
 pub struct BatchPolicy {
     /// Most events.
     pub events_max: usize,
-    /// Most bytes of messages; no less than the broker's `max_payload`.
+    /// Most bytes of messages, with the bodies that they refer to; a larger one travels alone.
     pub bytes_max: usize,
     /// Longest wait for more.
     pub linger: Duration,

@@ -218,6 +218,11 @@ impl Broker {
         self.client.server_info().max_payload.saturating_sub(HEADER_ROOM_BYTES)
     }
 
+    /// The most bytes of a message as a request for messages counts them: with its headers and subjects.
+    pub(crate) fn message_max(&self) -> usize {
+        self.client.server_info().max_payload.saturating_add(HEADER_ROOM_BYTES)
+    }
+
     /// How long the broker recognizes a repeated message.
     #[must_use]
     pub const fn duplicate_window(&self) -> Duration {

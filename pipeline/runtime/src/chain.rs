@@ -15,11 +15,13 @@ use crate::broker::Broker;
 use crate::consumer::{Lane, Subscription};
 use crate::crash::{self, Point};
 use crate::fault::{Fault, FaultClass, Verdict};
+use crate::hold::{prolong_when_due, while_held};
 use crate::message::Delivered;
 use crate::metrics::seconds_since;
 use crate::panics::caught;
 use crate::payload::{Payload, Product};
 use crate::publisher::{Publisher, Unconfirmed};
+use crate::read::{read_all, within};
 use crate::settle::Outcome;
 use crate::settler::Settler;
 
@@ -28,8 +30,10 @@ use crate::settler::Settler;
 const SLICE: usize = 32;
 /// Messages that a lane takes at once.
 const TAKE_MAX: usize = 256;
-/// Bytes of messages that a lane gathers at once: no less than the broker's `max_payload`.
+/// Bytes of messages that a lane takes at once.
 const TAKE_MAX_BYTES: usize = 16 << 20;
+/// Bytes that a slice holds, with the bodies that its messages refer to; a larger body travels alone.
+const SLICE_BYTES: usize = 16 << 20;
 
 /// One step of the pipeline. Stages are pure as far as they can be: they never see NATS, never retry,
 /// sleep, acknowledge or spawn.
@@ -155,14 +159,15 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         self.settler.health.healthy();
         while !stop.is_cancelled() {
             let (mut messages, slice) = match self.pace {
-                Pace::Prompt => (lane.ready(TAKE_MAX, &stop).await?, SLICE),
+                Pace::Prompt => (lane.ready(TAKE_MAX, TAKE_MAX_BYTES, &stop).await?, SLICE),
                 Pace::Gathered { linger } => (lane.gather(TAKE_MAX, TAKE_MAX_BYTES, linger, &stop).await?.0, TAKE_MAX),
             };
             while !messages.is_empty() {
-                let rest = messages.split_off(messages.len().min(slice));
+                let sizes = messages.iter().take(slice).map(Delivered::bytes_when_read);
+                let rest = messages.split_off(within(sizes, SLICE_BYTES));
                 if stop.is_cancelled() {
                     self.give_back(&messages).await;
-                } else if let Some(pause) = self.work(&publisher, messages).await {
+                } else if let Some(pause) = self.work(&publisher, messages, &rest).await {
                     self.give_back(&rest).await;
                     rest_for(pause, &stop).await;
                     break;
@@ -175,9 +180,18 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         Ok(())
     }
 
-    /// Takes a slice all the way. Returns how long the consumer must rest, when it must.
-    async fn work(&self, publisher: &Publisher, messages: Vec<Delivered>) -> Option<Duration> {
-        let (readable, inputs, mut pause) = self.read_all(messages).await;
+    /// Takes a slice all the way, and keeps it and those that wait ours meanwhile. Returns how long the consumer must
+    /// rest, when it must.
+    async fn work(
+        &self,
+        publisher: &Publisher,
+        mut messages: Vec<Delivered>,
+        waiting: &[Delivered],
+    ) -> Option<Duration> {
+        self.leave_lapsed(&mut messages, waiting).await;
+        let bytes = messages.iter().map(Delivered::bytes_when_read).sum();
+        let _held = self.settler.metrics.hold(bytes);
+        let (readable, inputs, mut pause) = self.read_all(messages, waiting).await;
         let verdicts = self.process(&readable, inputs).await;
         debug_assert_eq!(verdicts.len(), readable.len(), "a stage answers for every event");
         let sent = self.send_all(publisher, readable, verdicts).await;
@@ -202,20 +216,41 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         pause
     }
 
+    /// Renews the hold on `messages` and on those that wait, and leaves what was held for too long: no body is read for
+    /// what another has by now.
+    async fn leave_lapsed(&self, messages: &mut Vec<Delivered>, waiting: &[Delivered]) {
+        let ack_wait = self.subscription.ack_wait;
+        let held: Vec<&Delivered> = messages.iter().chain(waiting).collect();
+        prolong_when_due(&held, ack_wait).await;
+        messages.retain(|message| {
+            let is_ours = Instant::now() < message.held_until(ack_wait);
+            if !is_ours {
+                self.settler.lapse(message);
+            }
+            is_ours
+        });
+    }
+
     /// Reads the messages and settles those that cannot be read. Returns how long the consumer must rest, when it must.
-    async fn read_all(&self, messages: Vec<Delivered>) -> (Vec<(Delivered, Timestamp)>, Vec<In>, Option<Duration>) {
+    async fn read_all(
+        &self,
+        messages: Vec<Delivered>,
+        waiting: &[Delivered],
+    ) -> (Vec<(Delivered, Timestamp)>, Vec<In>, Option<Duration>) {
+        let held: Vec<&Delivered> = messages.iter().chain(waiting).collect();
+        let values = while_held(&held, self.subscription.ack_wait, read_all::<In>(&messages, &self.broker)).await;
         let mut readable = Vec::with_capacity(messages.len());
         let mut inputs = Vec::with_capacity(messages.len());
         let (mut unreadable, mut outcomes) = (Vec::new(), Vec::new());
-        for message in messages {
-            match self.read(&message).await {
+        for (message, value) in messages.into_iter().zip(values) {
+            match value {
                 Ok(input) => {
                     readable.push((message, input.received_at()));
                     inputs.push(input);
                 }
-                Err(fault) => {
+                Err(outcome) => {
                     unreadable.push(message);
-                    outcomes.push(Outcome::Failed(fault));
+                    outcomes.push(outcome);
                 }
             }
         }

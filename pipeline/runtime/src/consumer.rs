@@ -75,15 +75,20 @@ impl Lane {
         Ok(Self { consumer, stream: subscription.stream, broker: broker.clone(), epoch: None, open: None })
     }
 
-    /// The next messages, as soon as there is one: at most `max`, those that are there already.
+    /// The next messages, as soon as there is one: at most `max` and `bytes_max` bytes, those that are there already.
     /// Empty when none came for a while or `stop` was cancelled.
     ///
     /// # Errors
     /// When the broker refuses the request, such as after the consumer was deleted.
-    pub async fn ready(&mut self, max: usize, stop: &CancellationToken) -> anyhow::Result<Vec<Delivered>> {
+    pub async fn ready(
+        &mut self,
+        max: usize,
+        bytes_max: usize,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Vec<Delivered>> {
         if self.open.is_none() {
             let requested_at = Instant::now();
-            self.open = Some((self.request(max, None, REQUEST_OPEN).await?, requested_at));
+            self.open = Some((self.request(max, bytes_max, REQUEST_OPEN).await?, requested_at));
         }
         let Some((pull, requested_at)) = &mut self.open else { return Ok(Vec::new()) };
         let first = tokio::select! {
@@ -118,7 +123,7 @@ impl Lane {
         // Before the request: what is delivered is then of this epoch or a later one.
         let epoch = self.epoch().await?;
         let requested_at = Instant::now();
-        let mut pull = self.request(max, Some(bytes_max), linger).await?;
+        let mut pull = self.request(max, bytes_max, linger).await?;
         let mut taken = Vec::new();
         loop {
             let next = tokio::select! {
@@ -131,8 +136,9 @@ impl Lane {
         Ok((taken, epoch))
     }
 
-    async fn request(&self, max: usize, bytes_max: Option<usize>, open: Duration) -> anyhow::Result<Pull> {
-        Pull::request(&self.broker, &self.consumer, (max, bytes_max), open).await
+    /// No request is smaller than a message may be: what fits into none would never come.
+    async fn request(&self, max: usize, bytes_max: usize, open: Duration) -> anyhow::Result<Pull> {
+        Pull::request(&self.broker, &self.consumer, (max, bytes_max.max(self.broker.message_max())), open).await
     }
 
     /// The present epoch of the broker's memory of this consumer.

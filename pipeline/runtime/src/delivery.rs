@@ -41,6 +41,9 @@ pub enum Delivery {
     /// Nothing is known of any single item: the batch failed, or had no clear answer. It is presented
     /// again unchanged; a poisoned batch of several is split to find the item that is to blame.
     Whole(Fault),
+    /// As [`Self::Whole`], and what failed may be the size of the batch or the time that it took. When it happens again
+    /// the batch is cut, and what is in its parts is suspect.
+    TooMuch(Fault),
 }
 
 impl Delivery {

@@ -33,6 +33,7 @@ pub mod payload;
 pub mod progress;
 pub mod publisher;
 mod pull;
+mod read;
 pub mod recreate;
 pub mod retention;
 pub mod secret;

@@ -15,6 +15,9 @@ use tokio::time::Instant;
 use crate::epoch::{Forgotten, micros};
 use crate::settle::Attempt;
 
+/// What a body takes whose message does not tell its size: the largest that GitHub sends.
+const BODY_BYTES_UNTOLD: usize = 25 << 20;
+
 /// A message with what JetStream tells of its delivery.
 pub struct Delivered {
     message: async_nats::Message,
@@ -83,6 +86,20 @@ impl Delivered {
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers()?.get(name).map(async_nats::HeaderValue::as_str)
+    }
+
+    /// Whether it refers to a body in the bucket `bodies`.
+    pub(crate) fn refers_to_body(&self) -> bool {
+        self.header(header::BODY_OBJECT).is_some()
+    }
+
+    /// Bytes that are held once it is read: its payload, or the body that it refers to.
+    #[must_use]
+    pub fn bytes_when_read(&self) -> usize {
+        if !self.refers_to_body() {
+            return self.payload().len();
+        }
+        self.header(header::BODY_BYTES).and_then(|bytes| bytes.parse().ok()).unwrap_or(BODY_BYTES_UNTOLD)
     }
 
     /// Stream and sequence, as `RAW:42`.

@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use headrace_schemas::time::Timestamp;
-use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// Requests by `reason`: `accepted`, `duplicate`, or the reason for which they were refused.
@@ -26,6 +28,8 @@ pub const SETTLED: &str = "headrace_settled_total";
 pub const DEAD: &str = "headrace_dead_letters_total";
 /// Events discarded on purpose, by `component` and `reason`.
 pub const DISCARDED: &str = "headrace_discarded_total";
+/// Bytes of messages and bodies that a component has read and works on, by `component`.
+pub const HELD_BYTES: &str = "headrace_held_bytes";
 /// Messages given back untouched because they were held too long, by `component`.
 pub const LAPSED: &str = "headrace_lapsed_total";
 /// Messages published by a stage and confirmed, by `component`.
@@ -123,6 +127,7 @@ fn describe() {
     let gauges = [
         (IN_FLIGHT, Unit::Count, "Webhook requests being served."),
         (IN_FLIGHT_BYTES, Unit::Bytes, "Room taken for the bodies of webhook requests being served."),
+        (HELD_BYTES, Unit::Bytes, "Bytes of messages and bodies that a component has read and works on."),
         (LAG, Unit::Count, "Messages of a consumer that wait."),
         (PENDING, Unit::Count, "Messages of a consumer that are delivered but not settled."),
         (HEALTHY, Unit::Count, "1 when the component is healthy, 0 when it is not."),
@@ -155,6 +160,19 @@ pub struct ComponentMetrics {
     /// Given back untouched.
     pub lapsed: Counter,
     acked: Counter,
+    held_bytes: Gauge,
+}
+
+/// Bytes that are held; given back when it is dropped, also by who is cut off.
+pub(crate) struct HeldBytes {
+    gauge: Gauge,
+    bytes: f64,
+}
+
+impl Drop for HeldBytes {
+    fn drop(&mut self) {
+        self.gauge.decrement(self.bytes);
+    }
 }
 
 impl ComponentMetrics {
@@ -170,9 +188,17 @@ impl ComponentMetrics {
             call_seconds: histogram!(CALL_SECONDS, "component" => label()),
             call_events: histogram!(CALL_EVENTS, "component" => label()),
             lapsed: counter!(LAPSED, "component" => label()),
+            held_bytes: gauge!(HELD_BYTES, "component" => label()),
             acked: counter!(SETTLED, "component" => label(), "outcome" => "done"),
             component: component.to_owned(),
         }
+    }
+
+    /// Counts `bytes` as held.
+    pub(crate) fn hold(&self, bytes: usize) -> HeldBytes {
+        let (gauge, bytes) = (self.held_bytes.clone(), bytes as f64);
+        gauge.increment(bytes);
+        HeldBytes { gauge, bytes }
     }
 
     /// Counts one settled message.

@@ -4,6 +4,8 @@ use tokio::time::Instant;
 
 use crate::batch::{Batch, Item};
 use crate::message::Delivered;
+use crate::payload::Payload;
+use crate::read::within;
 
 /// A part of a batch with the messages behind it, in the same order.
 pub(crate) struct Part<T> {
@@ -45,9 +47,13 @@ impl<T> Part<T> {
         (ours, others)
     }
 
-    /// Two parts of about the same size.
-    pub(crate) fn halves(mut self) -> [Self; 2] {
+    /// Two parts of about the same number.
+    pub(crate) fn halves(self) -> [Self; 2] {
         let middle = self.messages.len() / 2;
+        self.split(middle)
+    }
+
+    fn split(mut self, middle: usize) -> [Self; 2] {
         let valid_until = Instant::now() + self.batch.valid_for();
         let later_messages = self.messages.split_off(middle);
         let mut items = self.batch.into_items();
@@ -56,5 +62,19 @@ impl<T> Part<T> {
             Self { messages: self.messages, batch: Batch::new(items, valid_until) },
             Self { messages: later_messages, batch: Batch::new(later_items, valid_until) },
         ]
+    }
+}
+
+impl<T: Payload> Part<T> {
+    /// What it holds in memory, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.batch.items().iter().map(|item| item.value.size()).sum()
+    }
+
+    /// Two parts that hold about the same, of a part of several.
+    pub(crate) fn cut(self) -> [Self; 2] {
+        let sizes = self.batch.items().iter().map(|item| item.value.size());
+        let middle = within(sizes, self.bytes() / 2).min(self.messages.len().saturating_sub(1));
+        self.split(middle)
     }
 }

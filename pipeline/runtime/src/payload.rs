@@ -1,5 +1,6 @@
 //! What travels in messages, as typed values: read from a [`Delivered`], written as an [`Outgoing`].
 
+use async_nats::jetstream::object_store::{GetErrorKind, Object};
 use async_nats::{HeaderMap, HeaderValue};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use headrace_schemas::id::EventId;
 use headrace_schemas::subject;
 use headrace_schemas::time::Timestamp;
 use tokio::io::AsyncReadExt as _;
+use tokio::time::timeout;
 
 use crate::broker::{Broker, Stream};
 use crate::fault::{Fault, Reason};
@@ -156,18 +158,37 @@ fn original_headers(message: &Delivered) -> Vec<(String, String)> {
     original
 }
 
+/// The broker did not give a body.
+#[derive(Debug, thiserror::Error)]
+#[error("the broker did not give the body `{0}`")]
+struct Unanswered(String);
+
+/// Whether reading failed because the broker gave no answer.
+pub(crate) fn is_unanswered(fault: &Fault) -> bool {
+    fault.source.downcast_ref::<Unanswered>().is_some()
+}
+
 pub(crate) async fn fetch_body(broker: &Broker, object: &str) -> Result<Bytes, Fault> {
-    use async_nats::jetstream::object_store::GetErrorKind;
-    let bodies = broker.bodies().await.map_err(Fault::transient)?;
-    let mut reader = bodies.get(object).await.map_err(|error| match error.kind() {
+    let within = broker.timeout();
+    let late = |_| Fault::transient(Unanswered(object.to_owned()));
+    let mut reader = timeout(within, open_body(broker, object)).await.map_err(late)??;
+    // With room to find the end without growing, which would double it.
+    let mut body = Vec::with_capacity(reader.info().size.saturating_add(64));
+    // A word in time, however long all of it takes: a lost server costs one timeout, a slow one breaks nothing off.
+    while timeout(within, reader.read_buf(&mut body)).await.map_err(late)?.map_err(Fault::transient)? > 0 {}
+    Ok(body.into())
+}
+
+async fn open_body(broker: &Broker, object: &str) -> Result<Object, Fault> {
+    let unanswered = |error: anyhow::Error| Fault::transient(error.context(Unanswered(object.to_owned())));
+    let bodies = broker.bodies().await.map_err(unanswered)?;
+    bodies.get(object).await.map_err(|error| match error.kind() {
         GetErrorKind::NotFound => {
             Fault::poison(Reason::BodyLost, anyhow::anyhow!("the body `{object}` is not in the bucket `bodies`"))
         }
-        _ => Fault::transient(error),
-    })?;
-    let mut body = Vec::with_capacity(reader.info().size);
-    reader.read_to_end(&mut body).await.map_err(Fault::transient)?;
-    Ok(body.into())
+        GetErrorKind::InvalidName => Fault::transient(error),
+        _ => unanswered(error.into()),
+    })
 }
 
 #[async_trait]

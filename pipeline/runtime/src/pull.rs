@@ -39,14 +39,14 @@ pub(crate) struct Pull {
 }
 
 impl Pull {
-    /// Asks for up to `max` messages, and `bytes_max` bytes if that is given, that come within `open`.
+    /// Asks for up to `max` messages and `bytes_max` bytes that come within `open`.
     ///
     /// # Errors
     /// When the request cannot be sent.
     pub(crate) async fn request(
         broker: &Broker,
         consumer: &Consumer<Config>,
-        (max, bytes_max): (usize, Option<usize>),
+        (max, bytes_max): (usize, usize),
         open: Duration,
     ) -> anyhow::Result<Self> {
         let context = broker.jetstream();
@@ -54,8 +54,7 @@ impl Pull {
         let losses = broker.losses();
         let inbox = Subject::from(client.new_inbox());
         let subscriber = client.subscribe(inbox.clone()).await.context("cannot ask for messages")?;
-        let config =
-            BatchConfig { batch: max, max_bytes: bytes_max.unwrap_or(0), expires: Some(open), ..Default::default() };
+        let config = BatchConfig { batch: max, max_bytes: bytes_max, expires: Some(open), ..Default::default() };
         consumer.request_batch(config, inbox).await.context("cannot ask for messages")?;
         let ends = Box::pin(sleep(open + WORD_WAIT));
         Ok(Self { subscriber, context: context.clone(), max, taken: 0, sent: None, ends, losses })

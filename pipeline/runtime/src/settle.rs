@@ -17,6 +17,8 @@ pub enum Outcome {
     Failed(Fault),
     /// Its component succeeded, but the broker did not confirm what it made.
     Unpublished(Fault),
+    /// It could not be read, because the broker did not give its body.
+    Unread(Fault),
     /// We are shutting down and had not begun with it.
     Interrupted,
     /// It cannot be told yet whether its effects exist.
@@ -37,6 +39,7 @@ impl Outcome {
             Self::Failed(Fault { class: FaultClass::Poison(_), .. }) => "poison",
             Self::Failed(Fault { class: FaultClass::Broken, .. }) => "broken",
             Self::Unpublished(_) => "unpublished",
+            Self::Unread(_) => "unread",
             Self::Interrupted => "interrupted",
             Self::NotYet { .. } => "not_yet",
         }
@@ -110,7 +113,7 @@ pub fn settle(outcome: &Outcome, attempt: Attempt, policy: &RetryPolicy) -> Sett
         Outcome::Interrupted => Settlement::Nak { delay: Duration::ZERO },
         Outcome::NotYet { wait } => Settlement::Nak { delay: *wait },
         // Never dead-lettered: the broker's trouble is not the event's, and DEAD is in the same broker.
-        Outcome::Unpublished(_) => Settlement::Nak { delay: backoff },
+        Outcome::Unpublished(_) | Outcome::Unread(_) => Settlement::Nak { delay: backoff },
         Outcome::Failed(fault) => match &fault.class {
             FaultClass::Poison(reason) => Settlement::DeadLetter(*reason),
             FaultClass::Broken => Settlement::Pause { delay: backoff },
@@ -146,6 +149,7 @@ mod tests {
         let poison = || Outcome::Failed(Fault::poison(Reason::Malformed, anyhow!("no JSON")));
         let broken = || Outcome::Failed(Fault::broken(anyhow!("password expired")));
         let unpublished = || Outcome::Unpublished(Fault::transient(anyhow!("no answer")));
+        let unread = || Outcome::Unread(Fault::transient(anyhow!("no answer")));
         let pause = |seconds| Settlement::Pause { delay: Duration::from_secs(seconds) };
         for (outcome, attempt, want) in [
             (Outcome::Done, 1, Settlement::Ack),
@@ -166,6 +170,8 @@ mod tests {
             (broken(), 99, pause(10)),
             (unpublished(), 1, nak(1)),
             (unpublished(), 99, nak(10)),
+            (unread(), 1, nak(1)),
+            (unread(), 99, nak(10)),
         ] {
             assert_eq!(settle(&outcome, Attempt(attempt), &POLICY), want, "{outcome:?} at attempt {attempt}");
         }

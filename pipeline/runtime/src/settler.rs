@@ -181,7 +181,7 @@ impl Settler {
     }
 
     fn log_retry(&self, message: &Delivered, outcome: &Outcome, delay: Duration) {
-        let (Outcome::Failed(fault) | Outcome::Unpublished(fault)) = outcome else { return };
+        let (Outcome::Failed(fault) | Outcome::Unpublished(fault) | Outcome::Unread(fault)) = outcome else { return };
         tracing::warn!(
             component = self.component,
             %fault,
@@ -195,7 +195,9 @@ impl Settler {
 
 fn describe(outcome: &Outcome) -> String {
     match outcome {
-        Outcome::Failed(Fault { source, class }) | Outcome::Unpublished(Fault { source, class }) => match class {
+        Outcome::Failed(Fault { source, class })
+        | Outcome::Unpublished(Fault { source, class })
+        | Outcome::Unread(Fault { source, class }) => match class {
             FaultClass::Transient { .. } => format!("{source:#} (temporary, but too often)"),
             FaultClass::Poison(_) | FaultClass::Broken => format!("{source:#}"),
         },

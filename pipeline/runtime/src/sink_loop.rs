@@ -1,7 +1,7 @@
 //! The loop that runs a sink: gather → deliver → settle.
 //!
 //! A batch of which nothing is known is presented again unchanged, for as long as it takes: a receiver that is down
-//! costs no event an attempt. Meanwhile progress acknowledgements keep the batch ours.
+//! costs no event an attempt. Only one that seems to be too large is cut. Meanwhile progress acknowledgements keep the batch ours.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -26,9 +26,14 @@ use crate::metrics::{seconds, seconds_since};
 use crate::panics::caught;
 use crate::part::{Part, Standing};
 use crate::payload::Payload;
+use crate::read::{read_all, within};
 use crate::settle::{Attempt, Outcome};
 use crate::settler::Settler;
 
+/// A batch is cut at this failure in a row that may be its size: one lost answer says nothing of that.
+const CUT_AT: u32 = 2;
+/// A batch of no more bytes is not cut: a receiver that answers nothing, whatever the size, is not served by many calls.
+const CUT_BYTES_MIN: usize = 1 << 20;
 /// How long copies are put off while an earlier one may be on its way.
 const COPIES_WAIT: Duration = Duration::from_millis(500);
 /// How often to ask whether it is a batch's turn.
@@ -64,14 +69,60 @@ impl<S: Sink> SinkLoop<S> {
             if messages.is_empty() {
                 continue;
             }
-            let (parts, mut pause) = self.read(messages).await;
-            pause = pause.max(self.deliver(parts, &epoch, &mut lane, &stop).await);
-            if let Some(pause) = pause {
+            let messages = self.leave_early(messages, &epoch).await;
+            if let Some(pause) = self.take_out(messages, &epoch, &mut lane, &stop).await {
                 rest_for(pause, &stop).await;
             }
         }
         self.broker.flush().await;
         Ok(())
+    }
+
+    /// Reads and delivers what was gathered, so much at once as the batch's bytes allow: messages are small that refer to
+    /// large bodies. What waits is kept ours. Returns how long the consumer must rest.
+    async fn take_out(
+        &self,
+        mut messages: Vec<Delivered>,
+        epoch: &Epoch,
+        lane: &mut Lane,
+        stop: &CancellationToken,
+    ) -> Option<Duration> {
+        let (mut pause, mut is_first) = (None, true);
+        while !messages.is_empty() {
+            let bytes_max = self.batching.bytes_max;
+            let waiting = messages.split_off(within(messages.iter().map(Delivered::bytes_when_read), bytes_max));
+            if !is_first && stop.is_cancelled() {
+                self.give_back(&messages, || Outcome::Interrupted).await;
+            } else if !is_first && self.is_lost(&messages, epoch, lane).await {
+                messages.iter().for_each(|message| self.settler.lapse(message));
+            } else {
+                let _held = self.settler.metrics.hold(messages.iter().map(Delivered::bytes_when_read).sum());
+                let (parts, unread) = self.read(messages, &waiting).await;
+                pause = pause.max(unread).max(self.deliver(parts, &waiting, epoch, lane, stop).await);
+            }
+            (messages, is_first) = (waiting, false);
+        }
+        pause
+    }
+
+    /// Gives back what was held in an earlier epoch, or may be in a stream that is gone, until a call of that epoch must
+    /// have ended: before that no look-up of it can be believed. Nothing of it is read.
+    async fn leave_early(&self, messages: Vec<Delivered>, epoch: &Epoch) -> Vec<Delivered> {
+        let needed = self.call_timeout + BROKER_CLOCK_SKEW;
+        let wait = needed.saturating_sub(Timestamp::now().since(epoch.since()));
+        if wait.is_zero() {
+            return messages;
+        }
+        let is_early = |message: &Delivered| message.is_of_earlier_epoch() || message.may_be_copy_of_lost();
+        let (early, others): (Vec<_>, Vec<_>) = messages.into_iter().partition(is_early);
+        self.give_back(&early, || Outcome::NotYet { wait }).await;
+        others
+    }
+
+    /// Whether another has `messages` for certain: no body is read for that.
+    async fn is_lost(&self, messages: &[Delivered], epoch: &Epoch, lane: &mut Lane) -> bool {
+        Instant::now() >= held_until(messages, self.subscription.ack_wait)
+            || lane.epoch().await.is_ok_and(|now| now != *epoch)
     }
 
     /// Waits until the receiver accepts us, so that nothing is taken from the stream before.
@@ -92,13 +143,18 @@ impl<S: Sink> SinkLoop<S> {
 
     /// Reads the messages and settles those that are unreadable or not wanted. First deliveries and
     /// suspects are parts of their own.
-    async fn read(&self, messages: Vec<Delivered>) -> (VecDeque<Part<S::Item>>, Option<Duration>) {
+    async fn read(
+        &self,
+        messages: Vec<Delivered>,
+        waiting: &[Delivered],
+    ) -> (VecDeque<Part<S::Item>>, Option<Duration>) {
+        let held: Vec<&Delivered> = messages.iter().chain(waiting).collect();
+        let values = while_held(&held, self.subscription.ack_wait, read_all::<S::Item>(&messages, &self.broker)).await;
         let window = self.broker.duplicate_window();
         let (mut firsts, mut suspects) = (Part::empty(), Part::empty());
         let (mut settled, mut outcomes) = (Vec::new(), Vec::new());
-        for message in messages {
-            let read = caught("reading it", S::Item::read(&message, &self.broker)).await;
-            let outcome = match read.unwrap_or_else(Err) {
+        for (message, value) in messages.into_iter().zip(values) {
+            let outcome = match value {
                 Ok(value) if self.sink.wants(&value) => {
                     let id = EventId::from_stored(value.id());
                     let suspect = message.is_suspect(&id, value.received_at(), window);
@@ -106,7 +162,7 @@ impl<S: Sink> SinkLoop<S> {
                     continue;
                 }
                 Ok(_) => Outcome::Discarded(DiscardReason::Filtered),
-                Err(fault) => Outcome::Failed(fault),
+                Err(outcome) => outcome,
             };
             settled.push(message);
             outcomes.push(outcome);
@@ -143,8 +199,8 @@ impl<S: Sink> SinkLoop<S> {
 
     /// Keeps of suspects those of which a look-up can be believed, and gives the others back.
     ///
-    /// It cannot be believed while an effect may still come: of a message that was held in an earlier epoch, or in a
-    /// stream that is gone, until a call of that epoch must have ended; and of a copy, until no earlier message of its event can be unsettled.
+    /// It cannot be believed while an effect may still come: of a copy, until no earlier message of its event can be
+    /// unsettled.
     async fn ripe(
         &self,
         part: Part<S::Item>,
@@ -154,11 +210,6 @@ impl<S: Sink> SinkLoop<S> {
         if !part.batch.is_suspect() {
             return Ok(part);
         }
-        let needed = self.call_timeout + BROKER_CLOCK_SKEW;
-        let wait = needed.saturating_sub(Timestamp::now().since(epoch.since()));
-        let is_held = |message: &Delivered| message.is_of_earlier_epoch() || message.may_be_copy_of_lost();
-        let (part, held) = part.partition(|message, _| wait.is_zero() || !is_held(message));
-        self.give_back(&held.messages, || Outcome::NotYet { wait }).await;
         let window = self.broker.duplicate_window();
         let may_be_copy = |message: &Delivered, item: &S::Item| {
             message.may_be_copy(&EventId::from_stored(item.id()), item.received_at(), window)
@@ -188,10 +239,12 @@ impl<S: Sink> SinkLoop<S> {
         Ok(ripe)
     }
 
-    /// Delivers the parts and all parts that come of them. Returns how long the consumer must rest.
+    /// Delivers the parts and all parts that come of them, and keeps those that wait ours. Returns how long the consumer
+    /// must rest.
     async fn deliver(
         &self,
         mut parts: VecDeque<Part<S::Item>>,
+        waiting: &[Delivered],
         epoch: &Epoch,
         lane: &mut Lane,
         stop: &CancellationToken,
@@ -204,8 +257,7 @@ impl<S: Sink> SinkLoop<S> {
                 continue;
             }
             let ack_wait = self.subscription.ack_wait;
-            let all: Vec<&Delivered> =
-                part.messages.iter().chain(parts.iter().flat_map(|part| &part.messages)).collect();
+            let all = all_of(&part, &parts, waiting);
             // Renew here too: if every call is short, the timer beside it never fires.
             prolong_when_due(&all, ack_wait).await;
             let (mut part, standing) = self.standing(part, epoch, lane).await;
@@ -226,8 +278,7 @@ impl<S: Sink> SinkLoop<S> {
                     continue;
                 }
             }
-            let waiting = parts.iter().flat_map(|part| &part.messages);
-            let held: Vec<&Delivered> = part.messages.iter().chain(waiting).collect();
+            let held = all_of(&part, &parts, waiting);
             match while_held(&held, ack_wait, self.call(&part.batch)).await {
                 Delivery::Each(results) => {
                     failures = 0;
@@ -243,7 +294,15 @@ impl<S: Sink> SinkLoop<S> {
                 Delivery::Whole(fault @ Fault { class: FaultClass::Poison(_), .. }) => {
                     pause = pause.max(self.settle_each(part, vec![Err(fault)]).await);
                 }
-                Delivery::Whole(fault) => {
+                Delivery::TooMuch(fault) if failures + 1 >= CUT_AT && self.may_be_cut(&part) => {
+                    failures += 1;
+                    // What the calls before did may show until the time of a call has passed; then it is looked up.
+                    let pause = self.pause_after(&fault, failures).max(self.call_timeout);
+                    while_held(&held, ack_wait, rest_for(pause, stop)).await;
+                    part.batch.suspect();
+                    part.cut().into_iter().rev().for_each(|half| parts.push_front(half));
+                }
+                Delivery::Whole(fault) | Delivery::TooMuch(fault) => {
                     failures += 1;
                     while_held(&held, ack_wait, rest_for(self.pause_after(&fault, failures), stop)).await;
                     parts.push_front(part);
@@ -251,6 +310,10 @@ impl<S: Sink> SinkLoop<S> {
             }
         }
         pause
+    }
+
+    fn may_be_cut(&self, part: &Part<S::Item>) -> bool {
+        part.messages.len() > 1 && part.bytes() > CUT_BYTES_MIN
     }
 
     /// Tells of a failure of the whole batch, and how long to wait before it is presented again.
@@ -272,7 +335,10 @@ impl<S: Sink> SinkLoop<S> {
         crash::pass(Point::AfterInsert);
         self.settler.metrics.call_seconds.record(seconds(began.elapsed()));
         self.settler.metrics.call_events.record(batch.items().len() as f64);
-        answer.unwrap_or_else(|_| Err(timed_out(self.call_timeout))).unwrap_or_else(Delivery::Whole)
+        match answer {
+            Ok(answer) => answer.unwrap_or_else(Delivery::Whole),
+            Err(_) => Delivery::TooMuch(timed_out(self.call_timeout)),
+        }
     }
 
     async fn settle_each(&self, part: Part<S::Item>, results: Vec<Result<(), Fault>>) -> Option<Duration> {
@@ -323,6 +389,11 @@ impl<S: Sink> SinkLoop<S> {
             _ => self.settler.health.degraded(fault.to_string()),
         }
     }
+}
+
+/// Every message that is held while `part` is delivered.
+fn all_of<'a, T>(part: &'a Part<T>, parts: &'a VecDeque<Part<T>>, waiting: &'a [Delivered]) -> Vec<&'a Delivered> {
+    part.messages.iter().chain(parts.iter().flat_map(|part| &part.messages)).chain(waiting).collect()
 }
 
 fn timed_out(after: Duration) -> Fault {

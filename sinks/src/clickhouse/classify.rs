@@ -9,6 +9,8 @@ use headrace_runtime::fault::{Fault, Reason};
 pub(super) struct Failure {
     pub(super) fault: Fault,
     pub(super) unclear: bool,
+    /// Less at once might have been stored.
+    pub(super) too_much: bool,
 }
 
 /// ClickHouse's error codes that mean a person must act: `src/Common/ErrorCodes.cpp`.
@@ -52,6 +54,17 @@ const UNCLEAR: [u32; 5] = [
     394, // QUERY_WAS_CANCELLED
 ];
 
+/// Codes that speak of the size of an insert, or of the time that it took.
+const TOO_MUCH: [u32; 7] = [
+    158, // TOO_MANY_ROWS
+    159, // TIMEOUT_EXCEEDED
+    173, // CANNOT_ALLOCATE_MEMORY
+    209, // SOCKET_TIMEOUT
+    241, // MEMORY_LIMIT_EXCEEDED
+    307, // TOO_MANY_BYTES
+    396, // TOO_MANY_ROWS_OR_BYTES
+];
+
 /// Classifies `error`. What is not known to be otherwise is transient: nothing is dead-lettered for a
 /// failure that nobody has understood.
 pub(super) fn fault(error: Error) -> Failure {
@@ -64,6 +77,7 @@ pub(super) fn fault(error: Error) -> Failure {
         Error::Network(_) | Error::TimedOut | Error::Decompression(_) => true,
         _ => false,
     };
+    let too_much = matches!(error, Error::TimedOut) || code.is_some_and(|code| TOO_MUCH.contains(&code));
     let our_fault = matches!(
         error,
         Error::SchemaMismatch(_) | Error::InvalidParams(_) | Error::Unsupported(_) | Error::InvalidColumnsHeader(_)
@@ -79,7 +93,7 @@ pub(super) fn fault(error: Error) -> Failure {
         _ if our_fault => Fault::broken(source),
         _ => Fault::transient(source),
     };
-    Failure { fault, unclear }
+    Failure { fault, unclear, too_much }
 }
 
 /// The number in `Code: 60. DB::Exception: …`, or the bare number that the client gives when the answer
@@ -99,26 +113,29 @@ mod tests {
     #[test]
     fn codes_decide() {
         let transient = FaultClass::Transient { retry_after: None };
-        for (text, class, unclear) in [
+        for (text, class, unclear, too_much) in [
             (
                 "Code: 60. DB::Exception: Table headrace.events does not exist. (UNKNOWN_TABLE)",
                 FaultClass::Broken,
                 false,
+                false,
             ),
-            ("Code: 516. DB::Exception: default: Authentication failed", FaultClass::Broken, false),
-            ("Code: 252. DB::Exception: Too many parts (3000)", transient.clone(), false),
-            ("Code: 241. DB::Exception: Memory limit exceeded", transient.clone(), false),
-            ("Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space", transient.clone(), false),
-            ("Code: 159. DB::Exception: Timeout exceeded", transient.clone(), true),
-            ("Code: 117. DB::Exception: Incorrect data", FaultClass::Poison(Reason::Rejected), false),
-            ("516", FaultClass::Broken, false),
-            ("bad gateway", transient.clone(), true),
-            ("", transient, true),
+            ("Code: 516. DB::Exception: default: Authentication failed", FaultClass::Broken, false, false),
+            ("Code: 252. DB::Exception: Too many parts (3000)", transient.clone(), false, false),
+            ("Code: 241. DB::Exception: Memory limit exceeded", transient.clone(), false, true),
+            ("Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space", transient.clone(), false, false),
+            ("Code: 159. DB::Exception: Timeout exceeded", transient.clone(), true, true),
+            ("Code: 117. DB::Exception: Incorrect data", FaultClass::Poison(Reason::Rejected), false, false),
+            ("516", FaultClass::Broken, false, false),
+            ("bad gateway", transient.clone(), true, false),
+            ("", transient, true, false),
         ] {
             let failure = fault(Error::BadResponse(text.to_owned()));
-            assert_eq!((failure.fault.class, failure.unclear), (class, unclear), "{text}");
+            let found = (failure.fault.class, failure.unclear, failure.too_much);
+            assert_eq!(found, (class, unclear, too_much), "{text}");
         }
-        assert!(fault(Error::TimedOut).unclear);
+        let late = fault(Error::TimedOut);
+        assert!(late.unclear && late.too_much);
         assert_eq!(fault(Error::SchemaMismatch("x".into())).fault.class, FaultClass::Broken);
     }
 }

@@ -101,15 +101,21 @@ impl Table {
         unique(&mut items);
         match self.insert(&items, batch.valid_for()).await {
             Ok(()) => Delivery::all(count),
-            // First deliveries go again at once and unchanged: the same rows under the same token. Suspects
-            // are looked up again, and until the server's limit has passed that would prove nothing.
-            Err(Failure { fault: Fault { class: FaultClass::Transient { .. }, source }, unclear: true })
-                if batch.is_suspect() =>
-            {
-                Delivery::Whole(Fault::transient_after(Some(self.limit + Duration::from_secs(1)), source))
-            }
-            Err(failure) => Delivery::Whole(failure.fault),
+            Err(failure) => self.failed(failure, batch),
         }
+    }
+
+    /// What a failed insert of `batch` means for it.
+    fn failed<T>(&self, Failure { mut fault, unclear, too_much }: Failure, batch: &Batch<T>) -> Delivery {
+        // First deliveries go again at once and unchanged: the same rows under the same token. Suspects
+        // are looked up again, and until the server's limit has passed that would prove nothing.
+        if let FaultClass::Transient { retry_after } = &mut fault.class
+            && unclear
+            && batch.is_suspect()
+        {
+            *retry_after = Some(self.limit + Duration::from_secs(1));
+        }
+        if too_much { Delivery::TooMuch(fault) } else { Delivery::Whole(fault) }
     }
 
     /// Inserts `items`, which are not looked up; they are ours for `valid_for`.

@@ -57,7 +57,7 @@ pub struct Config {
     pub migrate: bool,
     /// Most events in one insert. Large ones are far cheaper: 10,000 to 50,000 is best.
     pub batch_events_max: usize,
-    /// Most bytes of messages in one insert; no less than the broker's `max_payload`.
+    /// Most bytes of messages in one insert, with the bodies that they refer to; a larger body is inserted alone.
     pub batch_bytes_max: usize,
     /// Longest wait for a batch to fill, in milliseconds: what it adds to an event's way.
     pub linger_ms: u64,

@@ -198,7 +198,7 @@ impl<T: Rows> Rewrite<T> {
         match self.table.insert(items, self.table.limit() + SERVER_CLOCK_SKEW).await {
             Ok(()) => Ok(()),
             // Until the server's limit has passed a look-up would prove nothing.
-            Err(Failure { fault: Fault { class: FaultClass::Transient { .. }, source }, unclear: true }) => {
+            Err(Failure { fault: Fault { class: FaultClass::Transient { .. }, source }, unclear: true, .. }) => {
                 Err(Fault::transient_after(Some(self.table.limit() + SERVER_CLOCK_SKEW), source))
             }
             Err(failure) => Err(failure.fault),

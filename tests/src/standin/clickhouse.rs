@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use reqwest::Client;
 
-use super::server::{Protocol, Server};
+use super::server::{Protocol, Server, When};
 
 /// What a proxy in front of ClickHouse would answer.
 pub struct Passage;
@@ -27,18 +27,42 @@ impl Protocol for Passage {
 
 /// A proxy to the server at `url`.
 pub async fn start(url: &str) -> Server<Passage> {
-    let state = (Client::new(), url.to_owned());
+    start_with(url, None).await
+}
+
+/// A proxy to the server at `url` that answers inserts of more than `bytes_max` bytes as a server does whose memory is not
+/// enough; [`When::After`] although they are stored.
+pub async fn start_small(url: &str, bytes_max: usize, when: When) -> Server<Passage> {
+    start_with(url, Some((bytes_max, when))).await
+}
+
+async fn start_with(url: &str, small: Option<(usize, When)>) -> Server<Passage> {
+    let state = Behind { client: Client::new(), server: url.to_owned(), small };
     Server::start(Passage, Router::new().fallback(pass).with_state(state)).await
 }
 
+/// What the proxy stands before.
+#[derive(Clone)]
+struct Behind {
+    client: Client,
+    server: String,
+    /// The largest insert, and when a larger one fails.
+    small: Option<(usize, When)>,
+}
+
 async fn pass(
-    State((client, server)): State<(Client, String)>,
+    State(Behind { client, server, small }): State<Behind>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let too_much = small.filter(|(bytes_max, _)| Passage.is_delivery(&method, &uri) && body.len() > *bytes_max);
+    let refusal = "Code: 241. DB::Exception: Memory limit exceeded. (MEMORY_LIMIT_EXCEEDED)";
+    if let Some((_, When::Before)) = too_much {
+        return (StatusCode::INTERNAL_SERVER_ERROR, refusal).into_response();
+    }
     let target = format!("{server}{}", uri.path_and_query().map_or("/", |path| path.as_str()));
     let mut request = client.request(method, target).body(body);
     for (name, value) in
@@ -51,7 +75,11 @@ async fn pass(
         let (status, headers) = (answer.status(), answer.headers().clone());
         Ok::<(StatusCode, HeaderMap, Bytes), reqwest::Error>((status, headers, answer.bytes().await?))
     };
-    match answer.await {
+    let answered = answer.await;
+    if too_much.is_some() {
+        return (StatusCode::INTERNAL_SERVER_ERROR, refusal).into_response();
+    }
+    match answered {
         Ok((status, mut headers, body)) => {
             headers.remove("transfer-encoding");
             (status, headers, body).into_response()

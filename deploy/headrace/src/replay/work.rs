@@ -1,8 +1,7 @@
 //! The work of a replay: read deliveries, compute their events, write their rows, note how far it is.
 //! `compute.rs` and `write.rs` have the two in the middle.
 //!
-//! Memory is bounded whatever the window: a page of RAW (16 MiB), a batch of deliveries (8,000 of them or 64 MiB and
-//! a body), and the ids of at most 32 batches whose rows were absent, until they are proven. Each batch is written to
+//! Memory is bounded whatever the window: a page of RAW (16 MiB), a batch of deliveries (8,000 of them or 64 MiB), and the ids of at most 32 batches whose rows were absent, until they are proven. Each batch is written to
 //! the end before the next is computed, so that an interruption costs the same command what is not noted yet.
 
 use std::collections::VecDeque;
@@ -30,7 +29,7 @@ use super::record::{Journal, Record, Tally};
 use super::show::Show;
 use super::write::{item, write_all};
 
-/// A batch of so many bytes is complete; one more body may have been added by then.
+/// Bytes of a batch; a larger body travels alone.
 const BATCH_BYTES: usize = 64 << 20;
 /// Batches that wait for their proof, of some 16,000 ids at most each.
 const UNPROVEN_MAX: usize = 32;
@@ -115,6 +114,10 @@ impl Work<'_> {
             };
             failures = 0;
             for message in page {
+                // Before it is read: the message may be a reference to a body of any size.
+                if batch.bytes > 0 && batch.bytes.saturating_add(message.bytes_when_read()) > BATCH_BYTES {
+                    self.finish(take(&mut batch)).await?;
+                }
                 self.take(&message, &mut batch).await?;
                 if batch.len() >= self.batch_max || batch.bytes >= BATCH_BYTES {
                     self.finish(take(&mut batch)).await?;

@@ -1,0 +1,148 @@
+//! Large bodies: a batch is bounded by what it holds, and cut when it is too much all the same.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use headrace_local::poll;
+use headrace_runtime::broker::Stream;
+use headrace_runtime::payload::{Outgoing, RawDelivery};
+use headrace_runtime::publisher::Publisher;
+use headrace_schemas::header;
+use headrace_tests::conformance::receiver::Case as _;
+use headrace_tests::harness::Nats;
+use headrace_tests::harness::samples::Sample as _;
+use headrace_tests::product::admin;
+use headrace_tests::product::process::{Launch, Running};
+use headrace_tests::standin::clickhouse::start_small;
+use headrace_tests::standin::server::When;
+use tempfile::TempDir;
+
+use crate::ClickHouseCase;
+
+/// Bodies, of 360 MiB together.
+const BODIES: u16 = 40;
+const BODY_BYTES: usize = 9 << 20;
+/// Room for two of them.
+const BATCH_BYTES: usize = 20 << 20;
+/// What a process may hold at most: itself, and a few bodies with what is on its way to or from them.
+const RESIDENT_MAX_BYTES: u64 = 224 << 20;
+/// What is counted for a body of unknown size.
+const UNTOLD_BYTES: f64 = (25_u64 << 20) as f64;
+/// Far beyond what some hundred megabytes take on a busy machine.
+const CEILING: Duration = Duration::from_secs(300);
+
+fn configuration(nats: &Nats, url: &str, dir: &Path) -> PathBuf {
+    let limits = "{ max_age_hours = 24, max_bytes = 67108864 }";
+    let text = format!(
+        "nats.url = '{}'\nadmin.listen = '127.0.0.1:0'\n\
+         streams = {{ raw = {limits}, events = {limits}, alerts = {limits}, dead = {limits} }}\n\
+         [sinks.clickhouse]\nurl = '{url}'\ncompress = false\nlinger_ms = 200\nbatch_bytes_max = {BATCH_BYTES}\n\
+         insert_timeout_s = 5\n",
+        nats.server().url()
+    );
+    let config = dir.join("headrace.toml");
+    std::fs::write(&config, text).unwrap();
+    config
+}
+
+/// The sample's body with so many bytes more.
+fn large(number: u16, bytes: usize) -> RawDelivery {
+    let sample = RawDelivery::sample(number);
+    let mut body = sample.body[..sample.body.len() - 1].to_vec();
+    body.extend_from_slice(br#","padding":""#);
+    body.resize(body.len() + bytes, b'x');
+    body.extend_from_slice(br#""}"#);
+    RawDelivery { body: body.into(), ..sample }
+}
+
+/// What the gateway makes of a body that is too large for a message. An earlier release did not tell its size.
+async fn reference(publisher: &Publisher, delivery: RawDelivery) -> Outgoing {
+    let mut message = RawDelivery { body: Bytes::new(), ..delivery.clone() }.message();
+    publisher.store_body(delivery.id.as_str(), &delivery.body).await.unwrap();
+    message.headers.insert(header::BODY_OBJECT, delivery.id.as_str());
+    if delivery.body.len().is_multiple_of(2) {
+        message.headers.insert(header::BODY_BYTES, delivery.body.len().to_string());
+    }
+    message
+}
+
+/// The most memory that was resident at once.
+fn peak_bytes(running: &Running) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+async fn held(running: &Running, component: &str) -> f64 {
+    let (_, metrics) = admin::get(&format!("{}/metrics", running.ready().metrics)).await;
+    admin::sample(&metrics, &format!("headrace_held_bytes{{component=\"{component}\"}}")).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_bodies_are_held_a_few_at_a_time() {
+    let (case, nats, dir) = (ClickHouseCase::start().await, Nats::start().await, TempDir::new().unwrap());
+    let publisher = Publisher::new(&nats.broker().await);
+    let mut bytes = 0;
+    for number in 0..BODIES {
+        let delivery = large(number, BODY_BYTES + usize::from(number % 2));
+        bytes += delivery.body.len();
+        nats.publish(reference(&publisher, delivery).await).await;
+    }
+    let config = configuration(&nats, &case.server.url(), dir.path());
+    let sinks = Launch::run(env!("CARGO_BIN_EXE_headrace"), "sinks", &config, dir.path()).start().await;
+    let pipeline = Launch::run(env!("CARGO_BIN_EXE_headrace"), "pipeline", &config, dir.path()).start().await;
+    let held_max = Cell::new(0.0_f64);
+    let all = async || {
+        let now = held(&sinks, "clickhouse-raw").await;
+        held_max.set(held_max.get().max(now));
+        let rows = |table: &str| case.query(&format!("SELECT count() FROM headrace.{table}"));
+        let count = BODIES.to_string();
+        (rows("raw").trim() == count && rows("events").trim() == count).then_some(())
+    };
+    poll::until("every body and every event has its row", CEILING, all).await.unwrap();
+    let sums = case.query("SELECT uniqExact(id), sum(length(body)) FROM headrace.raw");
+    assert_eq!(sums.trim(), format!("{BODIES}\t{bytes}"));
+    let held_max = held_max.get();
+    assert!(held_max <= UNTOLD_BYTES, "{held_max} bytes were held at once");
+    for running in [&sinks, &pipeline] {
+        let peak = peak_bytes(running);
+        assert!(peak <= RESIDENT_MAX_BYTES, "{peak} bytes were resident at once: {}", running.log());
+    }
+    assert!(nats.dead_letters().await.is_empty());
+    sinks.stop().await;
+    pipeline.stop().await;
+}
+
+/// Bodies of 10 MiB in all before a server whose memory is enough for 4 MiB.
+async fn is_cut(when: When) {
+    const SMALL_BYTES: usize = 4 << 20;
+    let (case, nats, dir) = (ClickHouseCase::start().await, Nats::start().await, TempDir::new().unwrap());
+    let proxy = start_small(&case.server.url(), SMALL_BYTES, when).await;
+    nats.publish_all((0..BODIES).map(|number| large(number, 256 << 10).message())).await;
+    let config = configuration(&nats, &proxy.url(), dir.path());
+    let sinks = Launch::run(env!("CARGO_BIN_EXE_headrace"), "sinks", &config, dir.path()).start().await;
+    let settled = async || {
+        let consumer = nats.consumer(Stream::Raw, "clickhouse-raw").await?;
+        (consumer.waiting == 0 && consumer.unsettled == 0).then_some(())
+    };
+    poll::until("every body is settled", CEILING, settled)
+        .await
+        .unwrap_or_else(|error| panic!("{error}: {}", sinks.log()));
+    let counts = case.query("SELECT count(), uniqExact(id) FROM headrace.raw");
+    assert_eq!(counts.trim(), format!("{BODIES}\t{BODIES}"));
+    assert!(proxy.recorded().iter().any(|request| request.body.len() > SMALL_BYTES), "one was too much");
+    assert!(nats.dead_letters().await.is_empty());
+    sinks.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_is_too_much_goes_in_smaller_ones() {
+    is_cut(When::Before).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_was_stored_and_said_to_be_too_much_is_stored_once() {
+    is_cut(When::After).await;
+}
