@@ -37,6 +37,12 @@ pub(crate) enum Case {
     /// Minutes without ClickHouse at full load: memory, refusals once the stream is full, and the way back.
     #[command(after_help = format!("Example:\n  headrace-benches outage --minutes 10 --rate 5000\n\n{EXIT_CODES}"))]
     Outage(Outage),
+    /// NATS is killed once under matching events: how long until alerts go on.
+    #[command(after_help = format!("Example:\n  headrace-benches crash --count 16000\n\n{EXIT_CODES}"))]
+    Crash(Crash),
+    /// Bodies of many megabytes while ClickHouse stands still: memory, and the way back.
+    #[command(after_help = format!("Example:\n  headrace-benches large-bodies --count 1000\n\n{EXIT_CODES}"))]
+    LargeBodies(LargeBodies),
     /// What NATS stores from one client, by when it syncs, how many servers keep it, and how it is published.
     #[command(after_help = format!("Example:\n  headrace-benches durability --seconds 1 --rounds 3\n\n{EXIT_CODES}"))]
     Durability(Durability),
@@ -166,6 +172,25 @@ impl Outage {
     }
 }
 
+/// `headrace-benches crash`
+#[derive(Clone, Debug, Args, Serialize)]
+pub(crate) struct Crash {
+    /// Deliveries, of which each makes an alert of its own.
+    #[arg(long, value_name = "COUNT", default_value_t = 16_000, value_parser = clap::value_parser!(u16).range(1_000..=60_000))]
+    pub(crate) count: u16,
+}
+
+/// `headrace-benches large-bodies`
+#[derive(Clone, Debug, Args, Serialize)]
+pub(crate) struct LargeBodies {
+    /// Bodies; all of them are on the disk at once.
+    #[arg(long, value_name = "COUNT", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) count: u32,
+    /// Size of each, in bytes. Those above NATS' max_payload of 8 MiB are stored as objects.
+    #[arg(long, value_name = "BYTES", default_value_t = 20_971_520, value_parser = parse_body_bytes)]
+    pub(crate) bytes: usize,
+}
+
 /// `headrace-benches durability`
 #[derive(Clone, Debug, Args, Serialize)]
 pub(crate) struct Durability {
@@ -215,4 +240,9 @@ pub(crate) struct Faults {
     /// Where the servers keep their data; kept when something is wrong. A new directory when it is not given.
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
+}
+
+fn parse_body_bytes(text: &str) -> Result<usize, String> {
+    let bytes = text.parse().ok().filter(|bytes| (1_024..=25 << 20).contains(bytes));
+    bytes.ok_or_else(|| "expected 1024 to 26214400, what the gateway takes".to_owned())
 }

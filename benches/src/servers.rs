@@ -55,6 +55,11 @@ impl Nats {
         Ok(Self { server, streams, client, dir })
     }
 
+    /// Where it listens.
+    pub(crate) fn url(&self) -> String {
+        self.server.url()
+    }
+
     /// Its process.
     pub(crate) fn process(&self) -> Option<(String, u32)> {
         Some(("nats".to_owned(), self.server.pid()?))

@@ -57,7 +57,7 @@ pub(crate) struct Cost {
     /// CPU time for a thousand events, in seconds.
     cpu_s_per_1000: f64,
     /// The most memory that was resident at once since the process began (VmHWM), in MB of 10^6 bytes.
-    peak_rss_mb: f64,
+    pub(crate) peak_rss_mb: f64,
 }
 
 impl Meter {

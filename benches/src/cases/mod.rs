@@ -1,9 +1,11 @@
 //! The cases: each starts its servers, loads them, counts what came out and tells what it took.
 
 mod chain;
+mod crash;
 mod durability;
 mod faults;
 mod ingest;
+mod large_bodies;
 mod latency;
 mod micro;
 mod outage;
@@ -19,6 +21,8 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Case::Latency(options) => block_on(latency::run(options)),
         Case::Faults(options) => block_on(faults::run(options)),
         Case::Outage(options) => block_on(outage::run(options)),
+        Case::Crash(options) => block_on(crash::run(options)),
+        Case::LargeBodies(options) => block_on(large_bodies::run(options)),
         Case::Durability(options) => block_on(durability::run(options)),
         Case::Micro(options) => micro::run(options),
     }

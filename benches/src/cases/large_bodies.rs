@@ -1,0 +1,146 @@
+//! `large-bodies`: bodies that are no messages come in while ClickHouse stands still, then it goes on.
+//!
+//! RAW holds references of a few hundred bytes to them: what a batch holds in memory must be counted by the bodies.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use headrace_local::poll;
+use headrace_tests::product::hook::{Hook, guid};
+use headrace_tests::product::process::{freeze, signal};
+use rustix::process::Signal;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::backlog::{Backlog, Waiting};
+use crate::bodies::SECRET;
+use crate::cli::LargeBodies;
+use crate::report::{conclude, print};
+use crate::servers::{Nats, Product};
+use crate::tables::{Rows, Tables};
+use crate::usage::{Cost, Disturbance, round};
+
+/// What gateway, pipeline and sinks may hold together at most, in MB of 10^6 bytes.
+const RESIDENT_MAX_MB: f64 = 512.0;
+/// How long the way back may take: it bounds a run that hangs.
+const DRAINED_WITHIN: Duration = Duration::from_secs(3_600);
+/// What RAW may hold, in bytes: references.
+const RAW_BYTES_MAX: u64 = 1 << 30;
+/// The product's own processes.
+const OWN: [&str; 3] = ["gateway", "pipeline", "sinks"];
+
+/// What the case tells.
+#[derive(Serialize)]
+struct Found {
+    case: &'static str,
+    recipe: LargeBodies,
+    /// Until all were stored.
+    stored_s: f64,
+    /// From ClickHouse's return to the last row.
+    drain_s: f64,
+    events: Rows,
+    raw: Rows,
+    dead_letters: u64,
+    /// The peaks of gateway, pipeline and sinks together, in MB.
+    own_peak_rss_mb: f64,
+    processes: BTreeMap<String, Cost>,
+    disturbance: Disturbance,
+}
+
+/// Runs the case.
+pub(crate) async fn run(options: LargeBodies) -> anyhow::Result<()> {
+    let product = Product::everything(Nats::start(RAW_BYTES_MAX).await?).await?;
+    let backlog = Backlog::open(&product.nats.client).await?;
+    let meter = product.meter();
+    let before = meter.sample()?;
+    let clickhouse = product.clickhouse_pid().context("there is no ClickHouse")?;
+    freeze(clickhouse).await;
+    let began = Instant::now();
+    send(&product, &options).await.with_context(|| product.logs())?;
+    let stored_s = round(began.elapsed().as_secs_f64());
+    eprintln!("{} bodies are stored; ClickHouse goes on", options.count);
+    signal(clickhouse, Signal::CONT);
+    let began = Instant::now();
+    let nothing_waits = async || backlog.waiting().await.ok().filter(|waiting| *waiting == Waiting::default());
+    poll::until("nothing waits", DRAINED_WITHIN, nothing_waits).await.with_context(|| product.logs())?;
+    let drain_s = round(began.elapsed().as_secs_f64());
+    let tables = Tables::new(&product.clickhouse_url().context("there is no ClickHouse")?);
+    let after = meter.sample()?;
+    let processes = after.costs(&before, u64::from(options.count));
+    let own = OWN.iter().filter_map(|name| processes.get(*name)).map(|cost| cost.peak_rss_mb).sum();
+    let found = Found {
+        case: "large-bodies",
+        stored_s,
+        drain_s,
+        events: tables.count("events").await?,
+        raw: tables.count("raw").await?,
+        dead_letters: backlog.dead_letters().await?,
+        own_peak_rss_mb: round(own),
+        processes,
+        disturbance: after.disturbance(&before),
+        recipe: options,
+    };
+    let problems = problems(&found);
+    if !problems.is_empty() {
+        eprintln!("{}", product.logs());
+    }
+    product.stop().await;
+    print(&found)?;
+    conclude(problems)
+}
+
+/// Sends all, two at a time.
+async fn send(product: &Product, options: &LargeBodies) -> anyhow::Result<()> {
+    let hook = Hook::new(format!("http://{}/webhooks/github", product.address()?), SECRET);
+    let stored = stream::iter(0..options.count).map(|number| {
+        let (hook, bytes) = (hook.clone(), options.bytes);
+        async move {
+            let answer = hook.send("repository", &guid(), body(number, bytes)).await;
+            anyhow::ensure!(
+                answer.is_stored(),
+                "body {number}: expected a 2xx, found {} {}",
+                answer.status,
+                answer.body
+            );
+            Ok(())
+        }
+    });
+    stored.buffer_unordered(2).try_collect().await
+}
+
+/// A body of `bytes` bytes that packs about as well as text does.
+fn body(number: u32, bytes: usize) -> Vec<u8> {
+    let mut body = format!(
+        r#"{{"action":"edited","repository":{{"id":{number},"full_name":"acme/app-{number}"}},"organization":{{"id":5,"login":"acme"}},"sender":{{"id":7,"login":"mona"}},"padding":""#
+    )
+    .into_bytes();
+    let mut state = u64::from(number) + 1;
+    while body.len() + 2 < bytes {
+        // xorshift64: other digits in each body.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        body.extend_from_slice(&hex::encode(state.to_le_bytes()).as_bytes()[..16.min(bytes - 2 - body.len())]);
+    }
+    body.extend_from_slice(br#""}"#);
+    body
+}
+
+fn problems(found: &Found) -> Vec<String> {
+    let mut problems = Vec::new();
+    let count = u64::from(found.recipe.count);
+    for (table, rows) in [("events", found.events), ("raw", found.raw)] {
+        if (rows.rows, rows.distinct_ids) != (count, count) {
+            problems.push(format!("{table}: expected {count} rows, each with an id of its own, found {rows:?}"));
+        }
+    }
+    if found.dead_letters > 0 {
+        problems.push(format!("{} dead letters", found.dead_letters));
+    }
+    if found.own_peak_rss_mb > RESIDENT_MAX_MB {
+        problems.push(format!("{} MB were resident, expected {RESIDENT_MAX_MB} at most", found.own_peak_rss_mb));
+    }
+    problems
+}
