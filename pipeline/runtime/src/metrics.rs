@@ -22,6 +22,10 @@ pub const IN_FLIGHT: &str = "headrace_ingest_in_flight";
 pub const IN_FLIGHT_BYTES: &str = "headrace_ingest_in_flight_bytes";
 /// Received to stored (PubAck).
 pub const STORE_SECONDS: &str = "headrace_ingest_store_seconds";
+/// Open connections, by `listener`: `gateway`, `admin`.
+pub const CONNECTIONS: &str = "headrace_connections";
+/// Connections dropped because there was no room for others, by `listener` and `reason`: `idle`, `body_slow`.
+pub const CONNECTIONS_DROPPED: &str = "headrace_connections_dropped_total";
 /// Messages settled, by `component` and `outcome`.
 pub const SETTLED: &str = "headrace_settled_total";
 /// Messages dead-lettered, by `component` and `reason`.
@@ -98,6 +102,7 @@ fn describe() {
         (REQUESTS, Unit::Count, "Webhook requests by reason."),
         (VERIFIED, Unit::Count, "Webhook requests whose signature was verified."),
         (STORED_BYTES, Unit::Bytes, "Bytes of bodies stored."),
+        (CONNECTIONS_DROPPED, Unit::Count, "Connections dropped because there was no room for others, by reason."),
         (SETTLED, Unit::Count, "Messages settled, by component and outcome."),
         (DEAD, Unit::Count, "Messages dead-lettered, by component and reason."),
         (DISCARDED, Unit::Count, "Events discarded on purpose, by component and reason."),
@@ -128,6 +133,7 @@ fn describe() {
         (IN_FLIGHT, Unit::Count, "Webhook requests being served."),
         (IN_FLIGHT_BYTES, Unit::Bytes, "Room taken for the bodies of webhook requests being served."),
         (HELD_BYTES, Unit::Bytes, "Bytes of messages and bodies that a component has read and works on."),
+        (CONNECTIONS, Unit::Count, "Open connections, by listener."),
         (LAG, Unit::Count, "Messages of a consumer that wait."),
         (PENDING, Unit::Count, "Messages of a consumer that are delivered but not settled."),
         (HEALTHY, Unit::Count, "1 when the component is healthy, 0 when it is not."),
