@@ -30,14 +30,20 @@ pub struct Config {
     /// A connection that brings no complete head of a request for so many milliseconds is closed, however it trickles;
     /// so is one that has no request.
     pub head_max_ms: u64,
-    /// Connections held at once; further ones wait to be accepted.
+    /// Connections held at once, fewer when the limit of open files allows fewer, which is raised to the hard limit.
+    /// When all places are taken, connections that wait for their peer for half a second or longer are dropped for
+    /// new ones: of the address that has most of them, first those without a complete head, then those whose body
+    /// comes slowest, last those whose latest request was verified. Nobody is dropped while there is room, so that a
+    /// load balancer, whose connections all have one address, needs no exception.
     pub connections_max: usize,
-    /// Requests served at once; further ones wait a second, then are answered 503.
+    /// Verified deliveries being stored at once; further ones wait a second, then are answered 503. A request whose
+    /// body has not come, or that is not signed, takes no place of theirs.
     pub in_flight_max: usize,
-    /// Bytes of bodies held at once, at least `body_max_bytes`. A body that finds no room for what comes next waits a
-    /// second, then is answered 503.
+    /// Bytes of bodies held at once, at least `body_max_bytes`. Room is taken for what has come of a body, never for
+    /// what is announced. When there is none for what comes next, the body that comes slowest is dropped after half a
+    /// second; who finds no room within a second is answered 503.
     pub in_flight_max_bytes: usize,
-    /// Requests per second, over all senders; more are answered 429. Unset means no limit.
+    /// Verified requests per second, over all senders; more are answered 429. Unset means no limit.
     pub requests_per_second_max: Option<NonZeroU32>,
     /// GitHub webhooks.
     pub github: GitHub,
@@ -63,25 +69,50 @@ impl Default for Config {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct GitHub {
-    /// Webhook secrets that are accepted for every hook without an entry of its own in `scoped`. Several
-    /// at once allow a rotation: add the new one here, change it at GitHub, remove the old one.
+    /// Webhook secrets of every hook and organization without an entry of its own in `scoped`. Several at once allow
+    /// a rotation: add the new one here, change it at GitHub, remove the old one.
+    ///
+    /// Which secret may sign what: a body names logins (of the organization, of the repository's owner, also in
+    /// `full_name`, and of the installation's account) and perhaps an enterprise. The secret that signed it must cover
+    /// each of them, or the answer is 403 `signature_foreign`. A login that an entry of `scoped` without `hook_id`
+    /// lists is covered by the secrets of such entries alone. So is a login that no entry lists, but whose tenant
+    /// (`tenants.by_login`) is that of a listed one. Any other login is covered by these secrets, and by
+    /// those of entries that list no organizations. The sender, and the owner of a fork, are not asked about.
     pub secrets: Vec<Secret>,
-    /// Secrets that are valid for one organization or one hook only, and the only ones valid for it.
+    /// Secrets that are valid for certain organizations, for an enterprise or for a hook only.
     pub scoped: Vec<Scoped>,
 }
 
-/// Secrets of one organization or hook. Exactly one of `organization` and `hook_id` is set.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+/// Secrets of certain organizations, of an enterprise, or of one hook. At least one of `organization`,
+/// `organizations`, `enterprise` and `hook_id` is set.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scoped {
-    /// Login of the organization whose events these secrets sign.
+    /// Login of the organization, or of the user, whose events these secrets sign, in any letter case.
     #[serde(default)]
     pub organization: Option<String>,
-    /// The hook's id, as in its URL at GitHub and in `X-GitHub-Hook-ID`.
+    /// Further logins whose events they sign. An event that names several needs all of them here.
+    #[serde(default)]
+    pub organizations: Vec<String>,
+    /// Slug of the enterprise whose events these secrets sign. Without organizations beside it they sign for each
+    /// organization that has no secrets of its own, in bodies that name the enterprise. An enterprise that is in no
+    /// entry may be named by any event.
+    #[serde(default)]
+    pub enterprise: Option<String>,
+    /// The hook's id, as in its URL at GitHub and in `X-GitHub-Hook-ID`. Such a hook is served by these secrets alone.
+    /// The hook of a GitHub App signs for many organizations: without organizations beside it, for each that has no
+    /// secrets of its own; with them, for those alone, whether they have secrets of their own or not.
     #[serde(default)]
     pub hook_id: Option<u64>,
     /// The secrets.
     pub secrets: Vec<Secret>,
+}
+
+impl Scoped {
+    /// Every login that is listed.
+    pub(crate) fn logins(&self) -> impl Iterator<Item = &str> {
+        self.organization.iter().chain(&self.organizations).map(String::as_str)
+    }
 }
 
 /// Which tenant an organization's events belong to.
@@ -89,7 +120,8 @@ pub struct Scoped {
 #[serde(deny_unknown_fields, default)]
 pub struct Tenants {
     /// Tenant by login of organization, repository owner or account, in any letter case. A login that
-    /// is not here is a tenant of its own. Example: `acme-eu = "acme"`.
+    /// is not here is a tenant of its own. Example: `acme-eu = "acme"`. When `acme` has secrets of its own
+    /// (`ingest.github.scoped`), they alone sign for `acme-eu` too, unless it has some itself.
     pub by_login: BTreeMap<String, String>,
 }
 
@@ -150,11 +182,18 @@ impl Config {
             }
         }
         for (index, scoped) in self.github.scoped.iter().enumerate() {
-            if scoped.organization.is_some() == scoped.hook_id.is_some() {
+            let nobodys = scoped.logins().next().is_none() && scoped.enterprise.is_none() && scoped.hook_id.is_none();
+            if nobodys {
                 refuse(
                     &format!("github.scoped[{index}]"),
-                    "expected exactly one of `organization` and `hook_id`".to_owned(),
+                    "expected `organization`, `organizations`, `enterprise` or `hook_id`, found none; secrets for all \
+                     belong in `github.secrets`"
+                        .to_owned(),
                 );
+            }
+            if scoped.logins().chain(scoped.enterprise.as_deref()).any(|name| name.trim().is_empty()) {
+                let message = "expected the login of an organization or the slug of an enterprise, found an empty text";
+                refuse(&format!("github.scoped[{index}]"), message.to_owned());
             }
             if scoped.secrets.is_empty() || scoped.secrets.iter().any(Secret::is_empty) {
                 refuse(

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::routing::post;
-use headrace_runtime::admin::Admin;
+use axum::routing::{get, post};
 use headrace_runtime::broker::Broker;
+use headrace_runtime::http;
+use headrace_runtime::http::connections::Connections;
 use headrace_runtime::publisher::Publisher;
+use headrace_runtime::store_health::StoreHealth;
 use headrace_schemas::catalog::Family;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -18,14 +20,12 @@ use crate::config::{Config, Tenants};
 use crate::github;
 use crate::limits::Limits;
 use crate::reply::Refusal;
-use crate::server;
-use crate::tenant::TenantMap;
 
 /// What all sources share.
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) limits: Limits,
-    pub(crate) tenants: TenantMap,
+    pub(crate) stores: StoreHealth,
     pub(crate) broker: Broker,
     pub(crate) publisher: Publisher,
     pub(crate) keys: github::Keys,
@@ -36,23 +36,24 @@ pub(crate) struct Shared {
 #[derive(Clone)]
 pub struct Gateway {
     shared: Arc<Shared>,
-    admin: Admin,
+    connections: Connections,
 }
 
 impl Gateway {
-    /// A gateway as configured; `config` must have been validated.
+    /// A gateway as configured; `config` must have been validated. It tells `stores` what its deliveries meet.
     #[must_use]
-    pub fn new(config: &Config, tenants: &Tenants, broker: &Broker, admin: Admin) -> Self {
+    pub fn new(config: &Config, tenants: &Tenants, broker: &Broker, stores: StoreHealth) -> Self {
+        let connections = Connections::new("gateway", config.connections_max);
         let shared = Shared {
-            limits: Limits::new(config),
-            tenants: TenantMap::new(tenants),
+            limits: Limits::new(config, &connections),
+            stores,
             broker: broker.clone(),
             publisher: Publisher::new(broker),
-            keys: github::Keys::new(&config.github),
+            keys: github::Keys::new(&config.github, tenants),
             signals: github::Signals::new(),
             config: config.clone(),
         };
-        Self { shared: Arc::new(shared), admin }
+        Self { shared: Arc::new(shared), connections }
     }
 
     /// Serves on `listener` until `stop`, then finishes the requests under way.
@@ -60,10 +61,10 @@ impl Gateway {
     /// # Errors
     /// When the listener fails for good.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
-        server::serve(listener, self.routes(), &self.shared.config, stop).await
+        http::serve(listener, self.routes(), &self.connections, self.shared.config.head_max(), stop).await
     }
 
-    /// Every route; a new source is a line here.
+    /// Every route; a new source is a line here. What the public need not see is on the port for operators.
     fn routes(&self) -> Router {
         let answer_max = self.shared.config.answer_max();
         let mut sources = Router::new().route("/webhooks/github", post(github::receive_any));
@@ -74,7 +75,7 @@ impl Gateway {
         }
         sources
             .with_state(Arc::clone(&self.shared))
-            .merge(self.admin.routes())
+            .route("/healthz", get(async || "alive\n"))
             .method_not_allowed_fallback(move |request: Request| {
                 let refusal = Refusal::MethodNotAllowed(request.method().to_string());
                 refuse(request, answer_max, refusal)

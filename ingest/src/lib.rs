@@ -11,5 +11,4 @@ pub mod github;
 mod limits;
 pub mod recover;
 mod reply;
-mod server;
 pub mod tenant;

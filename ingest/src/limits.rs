@@ -1,99 +1,131 @@
 //! What the gateway may hold at once. Each bound is here because memory is bounded whatever comes in.
 //!
-//! Beyond a small share, room is given for what came in and not for what is announced: announcements cost their sender
-//! nothing, and a few of them would keep everybody else out.
+//! Nothing that costs a stranger nothing takes what a sender needs. Room is given for what came of a body and not for
+//! what is announced, and a body that stops coming loses it when others need it; a place among those being stored is
+//! taken by verified deliveries alone.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota};
+use headrace_runtime::http::connections::{Connection, Connections, Waiting};
 use headrace_runtime::metrics::IN_FLIGHT_BYTES;
 use metrics::{Gauge, gauge};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::config::Config;
 use crate::reply::Refusal;
 
 /// How long a request waits for room: long enough for a burst, short enough to answer in time.
 const ADMISSION_WAIT: Duration = Duration::from_secs(1);
+/// While a request waits for room, bodies that do not come are looked for so often.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The gateway's limits. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub(crate) struct Limits {
-    requests: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
-    /// Room in bytes that a request begins with: all requests at once have it, when no body takes more.
-    share: usize,
     held: Gauge,
     rate: Option<(Arc<DefaultDirectRateLimiter>, u32)>,
+    connections: Connections,
 }
 
-/// Room for one request and what has come of its body, given back on drop.
-pub(crate) struct Admission {
-    _request: OwnedSemaphorePermit,
-    bytes: OwnedSemaphorePermit,
-    limits: Limits,
+/// Room for what has come of a body, given back on drop.
+pub(crate) struct Room<'a> {
+    bytes: Option<OwnedSemaphorePermit>,
+    limits: &'a Limits,
+    connection: Option<&'a Connection>,
 }
 
 impl Limits {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, connections: &Connections) -> Self {
         let rate = config
             .requests_per_second_max
             .map(|max| (Arc::new(DefaultDirectRateLimiter::direct(Quota::per_second(max))), max.get()));
         Self {
-            requests: Arc::new(Semaphore::new(config.in_flight_max)),
+            slots: Arc::new(Semaphore::new(config.in_flight_max)),
             bytes: Arc::new(Semaphore::new(config.in_flight_max_bytes)),
-            share: config.in_flight_max_bytes / config.in_flight_max,
             held: gauge!(IN_FLIGHT_BYTES),
             rate,
+            connections: connections.clone(),
         }
     }
 
-    /// Room for a request and the beginning of its body, which has at most `length` bytes.
-    pub(crate) async fn admit(&self, length: usize, deadline: Instant) -> Result<Admission, Refusal> {
+    /// No room yet, for a body that comes over `connection`.
+    pub(crate) const fn room<'a>(&'a self, connection: Option<&'a Connection>) -> Room<'a> {
+        Room { bytes: None, limits: self, connection }
+    }
+
+    /// A place among the verified deliveries that are being stored.
+    pub(crate) async fn slot(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
         if let Some((limiter, max)) = &self.rate
             && limiter.check().is_err()
         {
             return Err(Refusal::TooMany(*max));
         }
         let until = deadline.min(Instant::now() + ADMISSION_WAIT);
-        let request = timeout_at(until, Arc::clone(&self.requests).acquire_owned());
-        let request = request.await.ok().and_then(Result::ok).ok_or(Refusal::Saturated)?;
-        let bytes = self.room(length.min(self.share), until).await?;
-        Ok(Admission { _request: request, bytes, limits: self.clone() })
+        let slot = timeout_at(until, Arc::clone(&self.slots).acquire_owned()).await;
+        slot.ok().and_then(Result::ok).ok_or(Refusal::Saturated)
     }
 
-    async fn room(&self, bytes: usize, until: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
-        let count = u32::try_from(bytes).map_err(|_| Refusal::Saturated)?;
-        let room = timeout_at(until, Arc::clone(&self.bytes).acquire_many_owned(count));
-        let room = room.await.ok().and_then(Result::ok).ok_or(Refusal::Saturated)?;
-        self.held.increment(f64::from(count));
-        Ok(room)
+    /// Waits for `count` bytes. Bodies that do not come make room meanwhile.
+    async fn make_room(&self, count: u32, until: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
+        let mut bytes = pin!(Arc::clone(&self.bytes).acquire_many_owned(count));
+        loop {
+            self.connections.shed(Waiting::ForBody);
+            tokio::select! {
+                bytes = &mut bytes => return bytes.map_err(|_| Refusal::Saturated),
+                () = sleep(LOOK_EVERY) => {}
+            }
+            if Instant::now() >= until {
+                return Err(Refusal::Saturated);
+            }
+        }
     }
 }
 
-impl Admission {
+impl Room<'_> {
     /// How many bytes of the body there is room for.
-    pub(crate) fn room(&self) -> usize {
-        self.bytes.num_permits()
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
     }
 
-    /// Makes room for the first `bytes` of a body of at most `length`, and for as much again: whoever holds more than
-    /// its share has sent at least half of it.
+    /// Makes room for the first `bytes` of a body of at most `length`, and for as much again: whoever holds room has
+    /// sent at least half of it.
     pub(crate) async fn grow(&mut self, bytes: usize, length: usize, deadline: Instant) -> Result<(), Refusal> {
-        let room = self.room();
-        if bytes > room {
-            let until = deadline.min(Instant::now() + ADMISSION_WAIT);
-            let more = self.limits.room(bytes.saturating_mul(2).min(length).max(bytes) - room, until).await?;
-            self.bytes.merge(more);
+        let room = self.bytes();
+        if bytes <= room {
+            return Ok(());
+        }
+        let more = bytes.saturating_mul(2).min(length).max(bytes) - room;
+        let more = u32::try_from(more).map_err(|_| Refusal::Saturated)?;
+        let permit = match Arc::clone(&self.limits.bytes).try_acquire_many_owned(more) {
+            Ok(permit) => permit,
+            Err(_) => self.wait(more, deadline).await?,
+        };
+        self.limits.held.increment(f64::from(more));
+        match &mut self.bytes {
+            Some(bytes) => bytes.merge(permit),
+            none => *none = Some(permit),
         }
         Ok(())
     }
+
+    async fn wait(&self, more: u32, deadline: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
+        let until = deadline.min(Instant::now() + ADMISSION_WAIT);
+        // Nothing is read of it meanwhile: it must not be taken for one that does not come.
+        self.connection.inspect(|connection| connection.waits_for_us());
+        let permit = self.limits.make_room(more, until).await;
+        self.connection.inspect(|connection| connection.goes_on());
+        permit
+    }
 }
 
-impl Drop for Admission {
+impl Drop for Room<'_> {
     fn drop(&mut self) {
-        self.limits.held.decrement(self.room() as f64);
+        self.limits.held.decrement(self.bytes() as f64);
     }
 }

@@ -11,6 +11,8 @@ use headrace_runtime::metrics::REQUESTS;
 use metrics::counter;
 use serde_json::json;
 
+use crate::github::Denied;
+
 /// What a sender is asked to wait before it tries again, in seconds.
 const RETRY_AFTER_S: u64 = 5;
 
@@ -23,22 +25,10 @@ pub(crate) enum Refusal {
     BadHeader { name: &'static str, expected: &'static str },
     #[error("this path accepts {accepts} events; `{event}` belongs to /webhooks/github/{belongs} or /webhooks/github")]
     WrongFamily { accepts: &'static str, event: String, belongs: &'static str },
-    #[error(
-        "expected a form with the field `payload`, found none; choose the content type application/json for the hook"
-    )]
-    MissingPayload,
     #[error("the request's body ended early or broke off: {0}")]
     BodyBroken(String),
-    #[error(
-        "expected the header X-Hub-Signature-256, found none; set a secret for the webhook (the SHA-1 header X-Hub-Signature is not accepted)"
-    )]
-    SignatureMissing,
-    #[error("expected `sha256=` and 64 hex digits in the header X-Hub-Signature-256, found something else")]
-    SignatureMalformed,
-    #[error("the signature does not match the body; the secret at GitHub must be one of those configured here")]
-    SignatureWrong,
-    #[error("the signature is not made with a secret of the organization that the body names")]
-    SignatureForeign,
+    #[error(transparent)]
+    Denied(#[from] Denied),
     #[error("nothing is served at this path; webhooks go to /webhooks/github")]
     UnknownPath,
     #[error("expected POST, found {0}")]
@@ -47,8 +37,6 @@ pub(crate) enum Refusal {
     BodySlow(Duration),
     #[error("expected a body of at most {max} bytes, found more")]
     BodyTooLarge { max: usize },
-    #[error("expected the content type application/json or application/x-www-form-urlencoded, found `{0}`")]
-    UnsupportedType(String),
     #[error("more requests per second than the configured {0}")]
     TooMany(u32),
     #[error("too many requests are being served; nothing was stored, send it again")]
@@ -70,17 +58,12 @@ impl Refusal {
             Self::MissingHeader { .. } => "missing_header",
             Self::BadHeader { .. } => "bad_header",
             Self::WrongFamily { .. } => "wrong_family",
-            Self::MissingPayload => "missing_payload",
             Self::BodyBroken(_) => "body_broken",
-            Self::SignatureMissing => "signature_missing",
-            Self::SignatureMalformed => "signature_malformed",
-            Self::SignatureWrong => "signature_wrong",
-            Self::SignatureForeign => "signature_foreign",
+            Self::Denied(denied) => denied.code(),
             Self::UnknownPath => "unknown_path",
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::BodySlow(_) => "body_slow",
             Self::BodyTooLarge { .. } => "body_too_large",
-            Self::UnsupportedType(_) => "unsupported_type",
             Self::TooMany(_) => "too_many",
             Self::Saturated => "saturated",
             Self::BrokerAway => "broker_away",
@@ -94,16 +77,19 @@ impl Refusal {
             Self::MissingHeader { .. }
             | Self::BadHeader { .. }
             | Self::WrongFamily { .. }
-            | Self::MissingPayload
-            | Self::BodyBroken(_) => StatusCode::BAD_REQUEST,
-            Self::SignatureMissing | Self::SignatureMalformed | Self::SignatureWrong | Self::SignatureForeign => {
+            | Self::BodyBroken(_)
+            | Self::Denied(Denied::MissingPayload) => StatusCode::BAD_REQUEST,
+            Self::Denied(Denied::SignatureMissing | Denied::SignatureMalformed | Denied::SignatureWrong) => {
                 StatusCode::UNAUTHORIZED
             }
+            Self::Denied(Denied::SignatureForeign { .. }) => StatusCode::FORBIDDEN,
             Self::UnknownPath => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodySlow(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnsupportedType(_) | Self::UnsupportedEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Denied(Denied::UnsupportedType(_)) | Self::UnsupportedEncoding(_) => {
+                StatusCode::UNSUPPORTED_MEDIA_TYPE
+            }
             Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Saturated | Self::BrokerAway | Self::StreamFull => StatusCode::SERVICE_UNAVAILABLE,
         }

@@ -1,9 +1,10 @@
 //! Whose event it is: all that the gateway reads of a body.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
 
 use headrace_schemas::{json, subject};
-use sonic_rs::{JsonValueTrait as _, LazyValue};
+use sonic_rs::{JsonType, JsonValueTrait as _, LazyValue, ObjectJsonIter};
 
 use crate::config::Tenants;
 
@@ -27,8 +28,20 @@ impl TenantMap {
     }
 }
 
+/// Everybody whom a body names as its owner: all whom the secret that signed it must cover.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// The login that the body belongs to, as [`login_of`] finds it.
+    pub login: Option<String>,
+    /// Logins of organization, repository owner (in `full_name` too) and installation account, in lower case. Of
+    /// equal keys every one counts: who reads a body after us may take another than the first.
+    pub logins: BTreeSet<String>,
+    /// Slugs of the enterprise, in lower case.
+    pub enterprises: BTreeSet<String>,
+}
+
 /// The login that a verified body belongs to: of the organization, else of the repository's owner, else
-/// of the installation's account; of two equal keys the first counts, as in normalize. `None` when there is
+/// of the installation's account; of equal keys the first counts, as in normalize. `None` when there is
 /// none, or when the body is no JSON object or too deep a one: that is normalize's to refuse, with the
 /// body in DEAD.
 #[must_use]
@@ -36,26 +49,108 @@ pub fn login_of(body: &[u8]) -> Option<String> {
     if !json::is_shallow(body) {
         return None;
     }
-    let mut fallback = [None, None];
+    // Of organization, repository, installation: whether it came, and with which login.
+    let mut found = [None, None, None];
     // One pass over the top level; values that are not asked for are skipped, not parsed.
     for entry in sonic_rs::to_object_iter(body) {
         let (key, value) = entry.ok()?;
-        match key.as_ref() {
-            "organization" => {
-                if let Some(login) = text(&value, &["login"]) {
-                    return Some(login);
-                }
+        if let Some(place) = PLACES.iter().position(|place| place.key == key)
+            && found[place].is_none()
+        {
+            let login = PLACES[place].login(&value);
+            if place == 0 && login.is_some() {
+                return login;
             }
-            "repository" if fallback[0].is_none() => fallback[0] = text(&value, &["owner", "login"]),
-            "installation" if fallback[1].is_none() => fallback[1] = text(&value, &["account", "login"]),
+            found[place] = Some(login);
+        }
+    }
+    found.into_iter().flatten().flatten().next()
+}
+
+/// Everybody whom a body names. It costs more than [`login_of`], which suffices where all secrets are good for all.
+#[must_use]
+pub fn names_of(body: &[u8]) -> Names {
+    let mut names = Names { login: login_of(body), ..Names::default() };
+    if !json::is_shallow(body) {
+        return names;
+    }
+    for (key, value) in sonic_rs::to_object_iter(body).map_while(Result::ok) {
+        match key.as_ref() {
+            "organization" => add(&mut names.logins, &value, &["login"], whole),
+            "repository" => {
+                add(&mut names.logins, &value, &["owner", "login"], whole);
+                add(&mut names.logins, &value, &["full_name"], owner);
+            }
+            "installation" => add(&mut names.logins, &value, &["account", "login"], whole),
+            "enterprise" => add(&mut names.enterprises, &value, &["slug"], whole),
             _ => {}
         }
     }
-    fallback.into_iter().flatten().next()
+    names
 }
 
-fn text(value: &LazyValue<'_>, path: &[&str]) -> Option<String> {
-    value.pointer(path)?.as_str().map(str::to_owned)
+fn add(names: &mut BTreeSet<String>, value: &LazyValue<'_>, path: &[&str], part: fn(&str) -> &str) {
+    each(value, path, &mut |text| {
+        names.insert(part(text).to_ascii_lowercase());
+    });
+}
+
+const fn whole(text: &str) -> &str {
+    text
+}
+
+/// The owner in a repository's full name.
+fn owner(full_name: &str) -> &str {
+    full_name.split('/').next().unwrap_or_default()
+}
+
+/// Where a body names an owner.
+struct Place {
+    key: &'static str,
+    path: &'static [&'static str],
+}
+
+/// The most particular first.
+const PLACES: [Place; 3] = [
+    Place { key: "organization", path: &["login"] },
+    Place { key: "repository", path: &["owner", "login"] },
+    Place { key: "installation", path: &["account", "login"] },
+];
+
+impl Place {
+    /// The login in the value of its key.
+    fn login(&self, value: &LazyValue<'_>) -> Option<String> {
+        let mut value = value.clone();
+        for wanted in self.path {
+            let first = entries(&value)?.map_while(Result::ok).find(|(key, _)| key == wanted);
+            value = first?.1;
+        }
+        value.as_str().map(str::to_owned)
+    }
+}
+
+/// Calls `found` for each text at `path`, and for numbers and truth values, which normalize takes for texts.
+fn each(value: &LazyValue<'_>, path: &[&str], found: &mut impl FnMut(&str)) {
+    let Some((wanted, rest)) = path.split_first() else {
+        return match value.get_type() {
+            JsonType::String => value.as_str().into_iter().for_each(found),
+            JsonType::Number | JsonType::Boolean => found(value.as_raw_str()),
+            JsonType::Null | JsonType::Object | JsonType::Array => {}
+        };
+    };
+    for (key, value) in entries(value).into_iter().flatten().map_while(Result::ok) {
+        if key == *wanted {
+            each(&value, rest, found);
+        }
+    }
+}
+
+fn entries<'a>(value: &LazyValue<'a>) -> Option<ObjectJsonIter<'a>> {
+    match value.as_raw_cow() {
+        Cow::Borrowed(json) if value.get_type() == JsonType::Object => Some(sonic_rs::to_object_iter(json)),
+        // Values of a borrowed body are borrowed.
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -75,12 +170,40 @@ mod tests {
             (r#"{"deep":{"organization":{"login":"inner"}}}"#, None),
             (r#"{"repository":{"owner":{"login":"a"}},"repository":{"owner":{"login":"b"}}}"#, Some("a")),
             (r#"{"organization":{"login":7},"organization":{"login":"\ud800"},"organization":{}}"#, None),
+            (r#"{"organization":null,"organization":{"login":"b"},"repository":{"owner":{"login":"a"}}}"#, Some("a")),
+            (r#"{"organi\u007aation":{"log\u0069n":"a","login":"b"}}"#, Some("a")),
             ("{\"organization\":{\"login\":\"a\0\"}}", None),
             ("[1]", None),
             ("{\"organization\":", None),
             ("", None),
         ] {
             assert_eq!(login_of(body.as_bytes()).as_deref(), want, "{body}");
+        }
+    }
+
+    #[test]
+    fn everybody_named_is_found() {
+        for (body, logins, enterprises) in [
+            (
+                r#"{"organization":{"login":"Octo"},"repository":{"owner":{"login":"acme"},"full_name":"Other/app"}}"#,
+                &["acme", "octo", "other"][..],
+                &[][..],
+            ),
+            (r#"{"organization":{"login":"a","login":"b"},"organization":{"login":"C"}}"#, &["a", "b", "c"], &[]),
+            (
+                r#"{"rep\u006fsitory":{"full_n\u0061me":"\u0061cme/app"},"Repository":{"full_name":"x/y"}}"#,
+                &["acme"],
+                &[],
+            ),
+            (r#"{"installation":{"account":{"login":"a"}},"enterprise":{"slug":"E"},"x":1}"#, &["a"], &["e"]),
+            (r#"{"organization":{"login":7},"repository":{"full_name":7.5,"owner":[]}}"#, &["7", "7.5"], &[]),
+            (r#"{"sender":{"login":"a"},"forkee":{"owner":{"login":"b"}},"organization":null}"#, &[], &[]),
+            (r#"{"organization":{"login":"a"},"repository":{"#, &["a"], &[]),
+            ("[1]", &[], &[]),
+        ] {
+            let names = names_of(body.as_bytes());
+            assert!(names.logins.iter().eq(logins) && names.enterprises.iter().eq(enterprises), "{body}: {names:?}");
+            assert_eq!(names.login, login_of(body.as_bytes()), "{body}");
         }
     }
 
@@ -99,7 +222,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_have_a_login_or_none(body in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = login_of(&body);
+            let names = names_of(&body);
+            prop_assert!(names.login.is_none_or(|login| names.logins.contains(&login.to_ascii_lowercase())));
         }
 
         /// The library reads up to 64 bytes at once: what is looked for may lie across any border.

@@ -20,6 +20,7 @@ use headrace_runtime::settle::RetryPolicy;
 use headrace_runtime::settler::Settler;
 use headrace_runtime::sink_loop::SinkLoop;
 use headrace_runtime::state::StateStore;
+use headrace_runtime::store_health::{self, StoreHealth};
 use headrace_runtime::supervisor::{Group, Supervisor};
 use headrace_runtime::{metrics, recreate, retention};
 use headrace_schemas::alert::Alert;
@@ -93,14 +94,21 @@ impl Process {
             subscriptions: Vec::new(),
             sinks: BTreeSet::new(),
         };
-        let admin = Admin { metrics: handle.clone(), health: builder.health.clone(), broker: brokers.first().clone() };
+        let stores = roles
+            .contains(&Role::Ingest)
+            .then(|| StoreHealth::new(builder.health.register("ingest"), store_health::HOLD));
+        let admin = Admin {
+            metrics: handle.clone(),
+            health: builder.health.clone(),
+            broker: brokers.first().clone(),
+            stores: stores.clone(),
+        };
         // Ports first: a taken one must be told before anything is consumed.
         let (admin_listener, admin_address) = bind(config.admin.listen, "admin.listen").await?;
         let mut gateway_address = None;
-        if roles.contains(&Role::Ingest) {
+        if let Some(stores) = stores {
             let (listener, address) = bind(config.ingest.listen, "ingest.listen").await?;
-            let gateway = Gateway::new(&config.ingest, &config.tenants, brokers.need(User::Ingest)?, admin.clone());
-            builder.health.register("ingest").healthy();
+            let gateway = Gateway::new(&config.ingest, &config.tenants, brokers.need(User::Ingest)?, stores);
             builder.listen(Group::Ingest, "gateway", listener, move |listener, stop| {
                 gateway.clone().serve(listener, stop)
             });
@@ -283,7 +291,7 @@ impl Builder<'_> {
 /// How stored signatures are checked again, when they are to be: as the gateway checked them.
 pub(crate) fn verify(config: &Config) -> Option<Verify> {
     config.pipeline.verify.then(|| {
-        let keys = Keys::new(&config.ingest.github);
+        let keys = Keys::new(&config.ingest.github, &config.tenants);
         let verify: Verify = Arc::new(move |raw| keys.check_stored(raw));
         verify
     })

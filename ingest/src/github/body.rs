@@ -6,8 +6,9 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
+use super::verify::Denied;
 use crate::config::Config;
-use crate::limits::Admission;
+use crate::limits::Room;
 use crate::reply::Refusal;
 
 /// So much of a refused body is read; whoever sends more than twice what GitHub may send is cut off.
@@ -15,25 +16,30 @@ const DISCARD_MAX_BYTES: usize = 64 << 20;
 
 /// The two media types that GitHub sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum MediaType {
+pub enum MediaType {
+    /// `application/json`
     Json,
+    /// `application/x-www-form-urlencoded`, with the JSON in the field `payload`.
     Form,
 }
 
 impl MediaType {
-    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
-        Self::named(headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default())
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Denied> {
+        Self::parse(headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default())
     }
 
-    /// The media type that `value` of a header names.
-    pub(super) fn named(value: &str) -> Result<Self, Refusal> {
+    /// The media type in a value of `Content-Type`.
+    ///
+    /// # Errors
+    /// When it is another.
+    pub fn parse(value: &str) -> Result<Self, Denied> {
         let essence = value.split(';').next().unwrap_or_default().trim();
         if essence.eq_ignore_ascii_case("application/json") {
             Ok(Self::Json)
         } else if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
             Ok(Self::Form)
         } else {
-            Err(Refusal::UnsupportedType(value.chars().take(80).collect()))
+            Err(Denied::UnsupportedType(value.chars().take(80).collect()))
         }
     }
 }
@@ -59,16 +65,16 @@ pub(super) fn announced_length(headers: &HeaderMap, max: usize) -> Result<Option
     }
 }
 
-/// Reads all of `body`, which has `length` bytes if it says so, and has room in `admission` for what comes.
+/// Reads all of `body`, which has `length` bytes if it says so, and takes `room` for what comes.
 pub(super) async fn read(
     body: &mut Body,
     length: Option<usize>,
-    admission: &mut Admission,
+    room: &mut Room<'_>,
     config: &Config,
     deadline: Instant,
 ) -> Result<Bytes, Refusal> {
     let max = config.body_max_bytes;
-    let mut whole = Vec::with_capacity(admission.room());
+    let mut whole = Vec::new();
     loop {
         let frame = timeout_at(deadline, body.frame()).await.map_err(|_| Refusal::BodySlow(config.answer_max()))?;
         let frame = match frame {
@@ -80,9 +86,9 @@ pub(super) async fn read(
         if whole.len() + data.len() > max {
             return Err(Refusal::BodyTooLarge { max });
         }
-        admission.grow(whole.len() + data.len(), length.unwrap_or(max), deadline).await?;
+        room.grow(whole.len() + data.len(), length.unwrap_or(max), deadline).await?;
         // No more than there is room for.
-        whole.reserve_exact(admission.room() - whole.len());
+        whole.reserve_exact(room.bytes() - whole.len());
         whole.extend_from_slice(&data);
     }
 }
@@ -104,8 +110,18 @@ pub(crate) async fn discard(body: &mut Body, headers: &HeaderMap, deadline: Inst
     }
 }
 
-/// The JSON in a form's field `payload`; bytes that are no UTF-8 are replaced.
+/// The JSON in a form's field `payload`; bytes that are no UTF-8 are replaced. Of several fields the first counts, as
+/// in normalize.
 #[must_use]
 pub fn form_payload(form: &[u8]) -> Option<String> {
-    form_urlencoded::parse(form).find(|(name, _)| name == "payload").map(|(_, value)| value.into_owned())
+    payloads(form).next()
+}
+
+/// What is in each field `payload`.
+pub(super) fn form_payloads(form: &[u8]) -> Vec<String> {
+    payloads(form).collect()
+}
+
+fn payloads(form: &[u8]) -> impl Iterator<Item = String> {
+    form_urlencoded::parse(form).filter(|(name, _)| name == "payload").map(|(_, value)| value.into_owned())
 }

@@ -10,17 +10,18 @@ use headrace_schemas::id::EventId;
 use headrace_schemas::subject;
 use headrace_schemas::time::Timestamp;
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use super::body::{self, MediaType};
-use super::verify::parse_signature;
+use super::verify::{Denied, HOOK_ID, parse_signature};
 use crate::reply::Refusal;
 
 /// The source's name in subjects and headers.
 pub(super) const SOURCE: &str = "github";
-/// GitHub's header with the id of the hook; it is not signed.
-pub(super) const HOOK_ID: &str = "X-GitHub-Hook-ID";
 /// Longest event kind accepted; GitHub's longest is 42 characters.
 const EVENT_MAX_CHARS: usize = 64;
+/// What a delivery's GUID looks like.
+const GUID: &str = "a GUID as GitHub writes it (32 hex digits with hyphens, 8-4-4-4-12, without braces or prefix)";
 /// Most bytes of headers that are kept with a body; GitHub's are about 700. With those that DEAD adds they
 /// stay within what the runtime leaves for headers below the broker's `max_payload`.
 const HEADERS_MAX_BYTES: usize = 8 << 10;
@@ -48,8 +49,8 @@ impl<'a> Envelope<'a> {
         check_family(event, family)?;
         let guid =
             text(headers, header::GITHUB_DELIVERY).ok_or(Refusal::MissingHeader { name: header::GITHUB_DELIVERY })?;
-        if Uuid::try_parse(guid).is_err() {
-            return Err(Refusal::BadHeader { name: header::GITHUB_DELIVERY, expected: "a GUID" });
+        if !is_guid(guid) {
+            return Err(Refusal::BadHeader { name: header::GITHUB_DELIVERY, expected: GUID });
         }
         let kept = headers.iter().filter_map(|(name, value)| Some(original_name(name)?.len() + value.len()));
         if kept.sum::<usize>() > HEADERS_MAX_BYTES {
@@ -116,9 +117,15 @@ fn check_family(event: &str, family: Option<Family>) -> Result<(), Refusal> {
     }
 }
 
-fn signature(headers: &HeaderMap) -> Result<[u8; 32], Refusal> {
-    let value = headers.get(header::GITHUB_SIGNATURE).ok_or(Refusal::SignatureMissing)?;
-    value.to_str().ok().and_then(parse_signature).ok_or(Refusal::SignatureMalformed)
+fn signature(headers: &HeaderMap) -> Result<[u8; 32], Denied> {
+    let value = headers.get(header::GITHUB_SIGNATURE).ok_or(Denied::SignatureMissing)?;
+    value.to_str().ok().and_then(parse_signature).ok_or(Denied::SignatureMalformed)
+}
+
+/// One spelling of a GUID, letter case aside: with another, one delivery would be two events.
+fn is_guid(text: &str) -> bool {
+    // Of the forms that the library reads, only this one is so long.
+    text.len() == Hyphenated::LENGTH && Uuid::try_parse(text).is_ok()
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -153,6 +160,26 @@ mod tests {
         assert!(Envelope::read(&headers, None).is_ok());
         headers.insert("x-github-most", HeaderValue::from_str(&"a".repeat(7_900)).unwrap());
         assert_eq!(Envelope::read(&headers, None).err().map(|refusal| refusal.code()), Some("bad_header"));
+    }
+
+    #[test]
+    fn a_guid_has_one_spelling() {
+        const SPELLED: &str = "72d3162e-cc78-11e3-81ab-4c9367dc0958";
+        let id = |guid: &str| {
+            let mut headers = delivery();
+            headers.insert("x-github-delivery", guid.parse().unwrap());
+            Envelope::read(&headers, None).map(|envelope| envelope.id).map_err(|refusal| refusal.to_string())
+        };
+        for guid in [SPELLED, "72D3162E-CC78-11E3-81AB-4C9367DC0958", "72d3162E-cc78-11E3-81ab-4c9367dc0958"] {
+            assert_eq!(id(guid), Ok(EventId::github(SPELLED)));
+        }
+        let bare = SPELLED.replace('-', "");
+        let moved = SPELLED.replacen("-cc78", "cc78-", 1);
+        let others = [&format!("{{{SPELLED}}}"), &format!("urn:uuid:{SPELLED}"), &bare, &moved, "", &SPELLED[1..]];
+        for guid in others {
+            let words = format!("expected {GUID} in the header X-GitHub-Delivery, found something else");
+            assert_eq!(id(guid), Err(words), "{guid}");
+        }
     }
 
     #[test]

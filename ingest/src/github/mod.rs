@@ -15,6 +15,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use headrace_runtime::crash::{self, Point};
+use headrace_runtime::http::connections::Connection;
 use headrace_runtime::metrics::{IN_FLIGHT, REQUESTS, STORE_SECONDS, STORED_BYTES, VERIFIED, seconds_since};
 use headrace_runtime::publisher::{self, Stored};
 use headrace_runtime::trace::TraceParent;
@@ -28,13 +29,14 @@ use tracing::Instrument as _;
 
 use crate::gateway::Shared;
 use crate::reply::Refusal;
-use crate::tenant::login_of;
 
-use self::body::MediaType;
 pub(crate) use self::body::discard;
-pub use self::body::form_payload;
+pub use self::body::{MediaType, form_payload};
 use self::envelope::Envelope;
-pub use self::verify::{KeyIndex, Keys, parse_signature};
+pub use self::verify::{Claim, Denied, Keys, parse_signature};
+
+/// Verifying a body of this many bytes takes about half a millisecond: a longer one leaves the reactor.
+const INLINE_MAX_BYTES: usize = 512 << 10;
 
 /// The signals of the data path, looked up once.
 pub(crate) struct Signals {
@@ -84,12 +86,14 @@ pub(crate) async fn receive_any(shared: State<Arc<Shared>>, request: Request) ->
 pub(crate) async fn receive(State(shared): State<Arc<Shared>>, family: Option<Family>, request: Request) -> Response {
     let received_at = Timestamp::now();
     let deadline = Instant::now() + shared.config.answer_max();
-    let (Parts { headers, .. }, mut body) = request.into_parts();
+    let (Parts { headers, extensions, .. }, mut body) = request.into_parts();
+    let connection = extensions.get::<Connection>();
     let traceparent = headers.get(header::TRACEPARENT).and_then(|value| TraceParent::parse(value.to_str().ok()?));
     let traceparent = traceparent.map_or_else(TraceParent::generate, |parent| parent.child());
     let span = tracing::debug_span!("receive", trace_id = traceparent.trace_id());
     let _under_way = InFlight::begin(&shared.signals.in_flight);
-    let stored = store(&shared, family, &headers, &mut body, deadline, received_at, &traceparent);
+    let coming = Coming { headers: &headers, connection, deadline, received_at };
+    let stored = store(&shared, family, &coming, &mut body, &traceparent);
     match stored.instrument(span).await {
         Ok(answer) => answer,
         Err(refusal) => {
@@ -99,33 +103,53 @@ pub(crate) async fn receive(State(shared): State<Arc<Shared>>, family: Option<Fa
     }
 }
 
+/// A request of which the head has come.
+struct Coming<'a> {
+    headers: &'a HeaderMap,
+    connection: Option<&'a Connection>,
+    deadline: Instant,
+    received_at: Timestamp,
+}
+
 async fn store(
     shared: &Shared,
     family: Option<Family>,
-    headers: &HeaderMap,
+    coming: &Coming<'_>,
     body: &mut Body,
-    deadline: Instant,
-    received_at: Timestamp,
     traceparent: &TraceParent,
 ) -> Result<Response, Refusal> {
+    let Coming { headers, connection, deadline, received_at } = *coming;
     let envelope = Envelope::read(headers, family)?;
     let length = body::announced_length(headers, shared.config.body_max_bytes)?;
-    let mut admission = shared.limits.admit(length.unwrap_or(shared.config.body_max_bytes), deadline).await?;
-    let body = body::read(body, length, &mut admission, &shared.config, deadline).await?;
-    let key = shared.keys.verify(&body, &envelope).await?;
+    let mut room = shared.limits.room(connection);
+    let body = body::read(body, length, &mut room, &shared.config, deadline).await?;
+    let tenant = authorize(shared, &envelope, &body).await?;
     shared.signals.verified.increment(1);
-
-    let login = match envelope.media_type {
-        MediaType::Json => login_of(&body),
-        MediaType::Form => login_of(form_payload(&body).ok_or(Refusal::MissingPayload)?.as_bytes()),
-    };
-    shared.keys.check_scope(key, login.as_deref())?;
-    let tenant = shared.tenants.tenant(login.as_deref());
-    let stored = timeout_at(deadline, publish(shared, &envelope, &tenant, received_at, traceparent, body))
-        .await
-        .map_err(|_| Refusal::BrokerAway)??;
+    if let Some(connection) = connection {
+        connection.prove();
+    }
+    // Only now: who cannot sign takes no place of those who can.
+    let _slot = shared.limits.slot(deadline).await?;
+    let stored = timeout_at(deadline, publish(shared, &envelope, &tenant, received_at, traceparent, body));
+    let stored = stored.await.unwrap_or(Err(Refusal::BrokerAway));
+    match &stored {
+        Ok(_) => shared.stores.stored(),
+        Err(refusal) => shared.stores.failed(&format!("the last delivery was not stored ({})", refusal.code())),
+    }
+    let stored = stored?;
     shared.signals.store_seconds.record(seconds_since(received_at));
     Ok(accepted(shared, &envelope, stored))
+}
+
+/// The tenant of a delivery that may come in.
+async fn authorize(shared: &Shared, envelope: &Envelope<'_>, body: &Bytes) -> Result<String, Refusal> {
+    let Envelope { hook_id, signature, media_type, .. } = *envelope;
+    if body.len() <= INLINE_MAX_BYTES {
+        return Ok(shared.keys.authorize(&Claim { body, hook_id, signature, media_type })?);
+    }
+    let (keys, body) = (shared.keys.clone(), body.clone());
+    let search = move || keys.authorize(&Claim { body: &body, hook_id, signature, media_type });
+    Ok(tokio::task::spawn_blocking(search).await.map_err(|_| Refusal::Saturated)??)
 }
 
 async fn publish(

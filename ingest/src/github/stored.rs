@@ -1,13 +1,9 @@
 //! A delivery that is stored already, checked once more as the gateway checked it.
 
 use headrace_runtime::payload::RawDelivery;
-use headrace_schemas::header;
 
-use super::body::{MediaType, form_payload};
-use super::envelope::{HOOK_ID, SOURCE};
-use super::verify::{Keys, parse_signature};
-use crate::reply::Refusal;
-use crate::tenant::login_of;
+use super::envelope::SOURCE;
+use super::verify::{Claim, Keys};
 
 impl Keys {
     /// Whether the gateway would take `raw` in with these secrets. GitHub signs the body alone: the headers beside it,
@@ -22,32 +18,22 @@ impl Keys {
                 raw.source
             ));
         }
-        self.signed(raw).map_err(|refusal| format!("{refusal}; stored by somebody else, or with a secret that is gone"))
-    }
-
-    fn signed(&self, raw: &RawDelivery) -> Result<(), Refusal> {
-        let signature = raw.header(header::GITHUB_SIGNATURE).ok_or(Refusal::SignatureMissing)?;
-        let signature = parse_signature(signature).ok_or(Refusal::SignatureMalformed)?;
-        let hook_id = raw.header(HOOK_ID).and_then(|id| id.parse().ok());
-        let key = self.find(&raw.body, hook_id, &signature).ok_or(Refusal::SignatureWrong)?;
-        let login = match MediaType::named(raw.header(header::CONTENT_TYPE).unwrap_or_default())? {
-            MediaType::Json => login_of(&raw.body),
-            MediaType::Form => login_of(form_payload(&raw.body).ok_or(Refusal::MissingPayload)?.as_bytes()),
-        };
-        self.check_scope(key, login.as_deref())
+        let authorized = Claim::read(&raw.body, |name| raw.header(name)).and_then(|claim| self.authorize(&claim));
+        authorized.map(drop).map_err(|denied| format!("{denied}; stored by somebody else, or with a secret that is gone"))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use headrace_runtime::secret::Secret;
+    use headrace_schemas::header;
     use headrace_schemas::id::EventId;
     use headrace_schemas::time::Timestamp;
     use hmac::{Hmac, KeyInit as _, Mac as _};
     use sha2::Sha256;
 
     use super::*;
-    use crate::config::{GitHub, Scoped};
+    use crate::config::{GitHub, Scoped, Tenants};
 
     const JSON: &str = r#"{"organization":{"login":"acme"}}"#;
 
@@ -69,9 +55,13 @@ mod tests {
 
     #[test]
     fn what_the_gateway_would_refuse_is_refused_when_it_is_stored() {
-        let scoped =
-            Scoped { organization: Some("acme".to_owned()), hook_id: None, secrets: vec![Secret::new("acme's")] };
-        let keys = Keys::new(&GitHub { secrets: vec![Secret::new("any")], scoped: vec![scoped] });
+        let scoped = Scoped {
+            organization: Some("acme".to_owned()),
+            secrets: vec![Secret::new("acme's")],
+            ..Scoped::default()
+        };
+        let config = GitHub { secrets: vec![Secret::new("any")], scoped: vec![scoped] };
+        let keys = Keys::new(&config, &Tenants::default());
         let check = |raw: RawDelivery| keys.check_stored(&raw).err().unwrap_or_default();
         let form = format!("payload={}", form_urlencoded::byte_serialize(JSON.as_bytes()).collect::<String>());
         let json = "application/json; charset=utf-8";
@@ -79,7 +69,7 @@ mod tests {
         assert_eq!(check(raw("acme's", "application/x-www-form-urlencoded", &form)), "");
         assert_eq!(check(raw("any", json, r#"{"organization":{"login":"octo"}}"#)), "");
 
-        assert!(check(raw("any", json, JSON)).contains("not made with a secret of the organization"));
+        assert!(check(raw("any", json, JSON)).contains("the body names `acme`"));
         assert!(check(raw("other", json, JSON)).contains("the signature does not match the body"));
         let zeros = (header::GITHUB_SIGNATURE.to_owned(), format!("sha256={}", "0".repeat(64)));
         let forged = RawDelivery { headers: vec![zeros], ..raw("any", json, JSON) };

@@ -1,13 +1,15 @@
 //! What comes too often, too slowly or too much at once, and hinders nobody else.
 
-use std::time::Duration;
+use std::net::SocketAddr;
 
 use futures::future::join_all;
 use headrace_ingest::config::Config;
 use headrace_runtime::broker::Stream;
 use headrace_tests::harness::until;
-use headrace_tests::product::hook::{answer, guid};
+use headrace_tests::product::hook::{Answer, Hook, answer, guid};
+use headrace_tests::product::process::{freeze, signal};
 use reqwest::header::RETRY_AFTER;
+use rustix::process::Signal;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -95,28 +97,54 @@ async fn a_body_that_breaks_off_is_no_event() {
     assert!(gate.nats().messages(Stream::Raw).await.is_empty());
 }
 
+async fn send(hook: Hook, body: Vec<u8>) -> Answer {
+    hook.send("ping", &guid(), body).await
+}
+
+/// Opens a connection, says `start`, and begins again whenever it is closed.
+async fn reopen(address: SocketAddr, start: String) {
+    loop {
+        let mut caller = Caller::to(address).await;
+        caller.write_some(start.as_bytes()).await;
+        caller.last_status().await;
+    }
+}
+
 #[tokio::test]
 async fn no_more_requests_are_held_than_configured() {
     let gate = Gate::start(Config { in_flight_max: 2, ..config() }).await;
-    let mut held = Vec::new();
-    for _ in 0..2 {
-        let mut caller = Caller::begin(&gate, BODY.len(), "Expect: 100-continue\r\n").await;
-        assert_eq!(caller.answer().await.0, 100, "it is let in");
-        held.push(caller);
+    let hook = gate.hook();
+    // Bodies that have not come take no place, however many.
+    let mut unfinished = Vec::new();
+    for _ in 0..4 {
+        let mut caller = Caller::begin(&gate, BODY.len(), "").await;
+        caller.write(&BODY.as_bytes()[..BODY.len() - 1]).await;
+        unfinished.push(caller);
     }
+    until("they are under way", || gate.metric("headrace_ingest_in_flight") == 4.0).await;
+    assert_eq!(hook.send("ping", &guid(), BODY).await.status, 202);
+    // Nor does what nobody has signed.
+    let unsigned = || Hook::new(gate.webhook(""), "guess");
+    assert_eq!(unsigned().send("ping", &guid(), BODY).await.status, 401);
+
+    let pid = gate.nats().server().pid().unwrap();
+    freeze(pid).await;
+    let held: JoinSet<Answer> = (0..2).map(|_| send(hook.clone(), BODY.into())).collect();
+    until("two are being stored", || gate.metric("headrace_ingest_verified_total") == 3.0).await;
     let began = Instant::now();
-    let refused = gate.hook().send("ping", &guid(), BODY).await;
+    let refused = hook.send("ping", &guid(), BODY).await;
     assert!(began.elapsed() < ANSWER_MAX, "it took {:?}", began.elapsed());
     explains(&refused, 503, "saturated", "nothing was stored");
     assert!(refused.headers.contains_key(RETRY_AFTER));
     assert_eq!(gate.counted("saturated"), 1.0);
 
-    // Whoever is held goes on; then there is room again.
-    for mut caller in held {
-        caller.write(BODY.as_bytes()).await;
-        assert_eq!(caller.answer().await.0, 202);
+    // Whoever is held gets an answer; then there is room again.
+    signal(pid, Signal::CONT);
+    for answer in held.join_all().await {
+        assert!([202, 503].contains(&answer.status), "{}", answer.body);
     }
-    assert_eq!(gate.hook().send("ping", &guid(), BODY).await.status, 202);
+    let stored = async || hook.send("ping", &guid(), BODY).await.is_stored().then_some(());
+    headrace_local::poll::until("there is room again", headrace_tests::harness::CEILING, stored).await.unwrap();
 }
 
 #[tokio::test]
@@ -125,17 +153,19 @@ async fn no_more_bytes_are_held_than_configured() {
     const HELD: &str = "headrace_ingest_in_flight_bytes";
     let limits = Config { body_max_bytes: BODY_BYTES, in_flight_max_bytes: 3 * BODY_BYTES, ..config() };
     let gate = Gate::start(limits).await;
-    // Announcements alone keep nobody out.
+    let hook = gate.hook();
+    // Announcements take no room at all.
     let mut callers = Vec::new();
     for _ in 0..8 {
         let mut caller = Caller::begin(&gate, BODY_BYTES, "Expect: 100-continue\r\n").await;
         assert_eq!(caller.answer().await.0, 100);
         callers.push(caller);
     }
-    assert_eq!(gate.hook().send("ping", &guid(), BODY).await.status, 202);
+    assert_eq!(gate.metric(HELD), 0.0);
+    assert_eq!(hook.send("ping", &guid(), BODY).await.status, 202);
     drop(callers);
-    until("nobody is held", || gate.metric(HELD) == 0.0).await;
 
+    // Bodies that never end do, until another needs their room.
     let mut held = Vec::new();
     for count in 1..=3 {
         let mut caller = Caller::begin(&gate, BODY_BYTES, "").await;
@@ -143,17 +173,24 @@ async fn no_more_bytes_are_held_than_configured() {
         until("the body is held", || gate.metric(HELD) == f64::from(count) * BODY_BYTES as f64).await;
         held.push(caller);
     }
-    let known = gate.hook().send("ping", &guid(), BODY).await;
-    explains(&known, 503, "saturated", "nothing was stored");
-    let unknown = gate.hook().request("ping", &guid(), "");
-    let chunks = futures::stream::iter([Ok::<_, std::io::Error>("{}")]);
-    let unknown = answer(unknown.body(reqwest::Body::wrap_stream(chunks))).await.unwrap();
-    explains(&unknown, 503, "saturated", "nothing was stored");
-
-    // A caller that goes away leaves its room to others.
+    assert_eq!(hook.send("ping", &guid(), BODY).await.status, 202);
+    assert_eq!(gate.dropped("gateway", "body_slow"), 1.0);
     drop(held);
     until("nobody is held", || gate.metric(HELD) == 0.0).await;
-    assert_eq!(gate.hook().send("ping", &guid(), BODY).await.status, 202);
+
+    // Bodies that are being stored do for as long as it takes.
+    let pid = gate.nats().server().pid().unwrap();
+    freeze(pid).await;
+    let stored: JoinSet<Answer> = (0..3).map(|_| send(hook.clone(), vec![b' '; BODY_BYTES])).collect();
+    until("three are being stored", || gate.metric("headrace_ingest_verified_total") == 5.0).await;
+    let chunks = futures::stream::iter([Ok::<_, std::io::Error>("{}")]);
+    let unknown = hook.request("ping", &guid(), "").body(reqwest::Body::wrap_stream(chunks));
+    let (known, unknown) = tokio::join!(async { hook.send("ping", &guid(), BODY).await }, answer(unknown));
+    explains(&known, 503, "saturated", "nothing was stored");
+    explains(&unknown.unwrap(), 503, "saturated", "nothing was stored");
+    signal(pid, Signal::CONT);
+    stored.join_all().await;
+    until("nobody is held", || gate.metric(HELD) == 0.0).await;
 }
 
 #[tokio::test]
@@ -163,9 +200,62 @@ async fn no_more_connections_are_held_than_configured() {
     until("the first is served", || gate.metric("headrace_ingest_in_flight") == 1.0).await;
     let mut second = Caller::begin(&gate, BODY.len(), "").await;
     second.write(BODY.as_bytes()).await;
-    // Its request waits in the kernel, for as long as the first connection is open.
-    assert!(tokio::time::timeout(Duration::from_millis(200), second.answer()).await.is_err());
-    assert_eq!(gate.metric("headrace_ingest_in_flight"), 1.0);
-    drop(first);
     assert_eq!(second.answer().await.0, 202);
+    assert_eq!(first.last_status().await, None, "it made room");
+    assert_eq!(gate.dropped("gateway", "body_slow"), 1.0);
+    assert_eq!(gate.metric("headrace_connections{listener=\"gateway\"}"), 1.0);
+}
+
+#[tokio::test]
+async fn strangers_who_reopen_connections_keep_no_sender_out() {
+    // Of themselves they would stay for ten minutes.
+    let gate = Gate::start(Config { connections_max: 64, in_flight_max: 8, head_max_ms: 600_000, ..config() }).await;
+    let address = gate.address();
+    let head = format!(
+        "POST /webhooks/github HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\
+         X-GitHub-Event: ping\r\nX-GitHub-Delivery: {}\r\nX-Hub-Signature-256: sha256={}\r\n\r\n{{",
+        guid(),
+        "0".repeat(64)
+    );
+    let (idle, half_sent) = ((0..80).map(|_| String::new()), (0..20).map(|_| head.clone()));
+    let mut strangers: JoinSet<()> = idle.chain(half_sent).map(|start| reopen(address, start)).collect();
+    until("every place is taken", || gate.metric("headrace_connections{listener=\"gateway\"}") == 64.0).await;
+    for number in 0..10 {
+        // A connection of its own each time.
+        let sent = tokio::time::timeout(headrace_tests::harness::CEILING, async {
+            gate.hook().send("ping", &guid(), BODY).await
+        });
+        assert_eq!(sent.await.unwrap_or_else(|_| panic!("{number} is kept out")).status, 202);
+    }
+    assert!(gate.dropped("gateway", "idle") >= 1.0);
+    strangers.abort_all();
+    while strangers.join_next().await.is_some() {}
+}
+
+#[tokio::test]
+async fn the_port_for_operators_is_bounded_too() {
+    let gate = Gate::start(config()).await;
+    let mut idle = Vec::new();
+    for _ in 0..80 {
+        idle.push(Caller::to(gate.admin_address()).await);
+    }
+    let answer = gate.http().get(gate.admin("/metrics")).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(gate.dropped("admin", "idle") >= 1.0);
+    assert!(gate.metric("headrace_connections{listener=\"admin\"}") <= 64.0);
+}
+
+#[tokio::test]
+async fn a_sender_that_closes_its_side_hears_the_answer() {
+    let gate = Gate::start(config()).await;
+    let mut caller = Caller::begin(&gate, BODY.len(), "").await;
+    caller.write(BODY.as_bytes()).await;
+    caller.close_writing().await;
+    assert_eq!(caller.answer().await.0, 202);
+    // Closed before all was said, it is an answer too, and no event.
+    let mut caller = Caller::begin(&gate, BODY.len(), "").await;
+    caller.write(&BODY.as_bytes()[..10]).await;
+    caller.close_writing().await;
+    until("the request is given up", || gate.counted("body_broken") == 1.0).await;
+    assert_eq!(gate.nats().messages(Stream::Raw).await.len(), 1);
 }

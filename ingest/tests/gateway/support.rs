@@ -8,6 +8,7 @@ use headrace_ingest::gateway::Gateway;
 use headrace_runtime::admin::Admin;
 use headrace_runtime::health::Health;
 use headrace_runtime::secret::Secret;
+use headrace_runtime::store_health::StoreHealth;
 use headrace_tests::harness::{CEILING, Nats};
 use headrace_tests::product::admin::sample;
 use headrace_tests::product::hook::{Hook, guid, signature};
@@ -18,6 +19,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+/// For so long a failure to store governs without another.
+pub(crate) const HOLD: Duration = Duration::from_millis(300);
 /// Between two bytes of who trickles.
 const TRICKLE: Duration = Duration::from_millis(50);
 
@@ -33,6 +36,7 @@ pub(crate) fn config() -> Config {
 pub(crate) struct Gate {
     nats: Option<Nats>,
     address: SocketAddr,
+    admin_address: SocketAddr,
     http: reqwest::Client,
     metrics: PrometheusHandle,
     stop: CancellationToken,
@@ -42,19 +46,27 @@ pub(crate) struct Gate {
 
 impl Gate {
     pub(crate) async fn start(config: Config) -> Self {
+        Self::with_tenants(config, &Tenants::default()).await
+    }
+
+    pub(crate) async fn with_tenants(config: Config, tenants: &Tenants) -> Self {
         let nats = Nats::start().await;
         let recorder = Box::leak(Box::new(PrometheusBuilder::new().build_recorder()));
         let metrics = recorder.handle();
         let guard = metrics::set_default_local_recorder(recorder);
         let broker = nats.broker().await;
-        let admin = Admin { metrics: metrics.clone(), health: Health::new(), broker: broker.clone() };
+        let health = Health::new();
+        let stores = StoreHealth::new(health.register("ingest"), HOLD);
+        let admin = Admin { metrics: metrics.clone(), health, broker: broker.clone(), stores: Some(stores.clone()) };
         assert_eq!(config.validate("ingest"), []);
-        let gateway = Gateway::new(&config, &Tenants::default(), &broker, admin);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, stop, mut tasks) = (listener.local_addr().unwrap(), CancellationToken::new(), JoinSet::new());
+        let gateway = Gateway::new(&config, tenants, &broker, stores);
+        let (listener, admin_listener) = (listener().await, listener().await);
+        let (address, admin_address) = (listener.local_addr().unwrap(), admin_listener.local_addr().unwrap());
+        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(gateway.serve(listener, stop.clone()));
+        tasks.spawn(admin.serve(admin_listener, stop.clone()));
         let http = reqwest::Client::new();
-        Self { nats: Some(nats), address, http, metrics, stop, _tasks: tasks, _recorder: guard }
+        Self { nats: Some(nats), address, admin_address, http, metrics, stop, _tasks: tasks, _recorder: guard }
     }
 
     pub(crate) fn nats(&self) -> &Nats {
@@ -95,9 +107,24 @@ impl Gate {
         Hook::new(self.webhook(""), SECRET)
     }
 
+    /// A URL on the port for operators.
+    pub(crate) fn admin(&self, path: &str) -> String {
+        format!("http://{}{path}", self.admin_address)
+    }
+
+    pub(crate) const fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
     /// A metric's value; 0 when it was never touched.
     pub(crate) fn metric(&self, series: &str) -> f64 {
         sample(&self.metrics.render(), series).unwrap_or_default()
+    }
+
+    /// How many connections of `listener` were dropped for `reason`.
+    pub(crate) fn dropped(&self, listener: &str, reason: &str) -> f64 {
+        let labels = format!("{{listener=\"{listener}\",reason=\"{reason}\"}}");
+        self.metric(&format!("headrace_connections_dropped_total{labels}"))
     }
 
     /// How many requests ended for `reason`.
@@ -106,13 +133,22 @@ impl Gate {
     }
 }
 
+async fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.unwrap()
+}
+
 /// A connection whose every byte is the test's own.
 pub(crate) struct Caller(BufReader<TcpStream>);
 
 impl Caller {
     /// A connection that has sent nothing yet.
     pub(crate) async fn connect(gate: &Gate) -> Self {
-        Self(BufReader::new(TcpStream::connect(gate.address).await.unwrap()))
+        Self::to(gate.address).await
+    }
+
+    /// A connection to `address`.
+    pub(crate) async fn to(address: SocketAddr) -> Self {
+        Self(BufReader::new(TcpStream::connect(address).await.unwrap()))
     }
 
     /// Sends the head of a well-signed request with a body of `length` bytes; what is signed is the body
@@ -159,6 +195,11 @@ impl Caller {
         }
         let answer = String::from_utf8_lossy(&answer);
         assert!(answer.contains(reason.unwrap_or_default()), "expected {reason:?} in `{answer}`");
+    }
+
+    /// Says that nothing more is written.
+    pub(crate) async fn close_writing(&mut self) {
+        self.0.get_mut().shutdown().await.unwrap();
     }
 
     /// Reads to the connection's end; the status of the answer, if there was one.

@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `/metrics`: the same routes on the gateway and on the port for operators.
+//! `/healthz`, `/readyz` and `/metrics` on the port for operators: nothing of it is for the public.
 
 use std::time::Duration;
 
@@ -17,7 +17,10 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::Broker;
 use crate::consumer::{Lane, Subscription};
 use crate::health::Health;
+use crate::http;
+use crate::http::connections::Connections;
 use crate::metrics::{LAG, PENDING};
+use crate::store_health::StoreHealth;
 
 /// What the routes tell of.
 #[derive(Clone)]
@@ -28,8 +31,14 @@ pub struct Admin {
     pub health: Health,
     /// The broker.
     pub broker: Broker,
+    /// What the gateway's deliveries met, when the process has a gateway.
+    pub stores: Option<StoreHealth>,
 }
 
+/// Connections at once. A scraper and a probe need a handful; every account of the machine reaches loopback.
+const CONNECTIONS_MAX: usize = 64;
+/// Longest time for the head of a request.
+const HEAD_MAX: Duration = Duration::from_secs(10);
 /// Longest time to wait for the broker's answer to a readiness probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -48,21 +57,36 @@ impl Admin {
     /// # Errors
     /// When the listener fails.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
-        let server = axum::serve(listener, self.routes());
-        Ok(server.with_graceful_shutdown(stop.cancelled_owned()).await?)
+        let connections = Connections::new("admin", CONNECTIONS_MAX);
+        http::serve(listener, self.routes(), &connections, HEAD_MAX, stop).await
     }
 }
 
 async fn ready(Shared(admin): Shared<Admin>) -> Response {
-    let broker = match timeout(PROBE_TIMEOUT, admin.broker.ready()).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(format!("{error:#}")),
-        Err(_) => Err("NATS does not answer".to_owned()),
+    let stores = async {
+        match &admin.stores {
+            Some(stores) => stores.check(&admin.broker).await,
+            None => Ok(()),
+        }
     };
-    let status = if broker.is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let (broker, gateway) = tokio::join!(within(admin.broker.ready()), within(stores));
+    let ready = broker.is_ok() && gateway.is_ok();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     // A sink whose receiver is away does not make the process unready: it delays nobody else.
-    let body = json!({ "ready": broker.is_ok(), "broker": broker.err(), "components": admin.health.snapshot() });
+    let body = json!({
+        "ready": ready,
+        "broker": broker.err(),
+        "gateway": gateway.err(),
+        "components": admin.health.snapshot(),
+    });
     (status, Json(body)).into_response()
+}
+
+async fn within(probe: impl Future<Output = anyhow::Result<()>>) -> Result<(), String> {
+    match timeout(PROBE_TIMEOUT, probe).await {
+        Ok(outcome) => outcome.map_err(|error| format!("{error:#}")),
+        Err(_) => Err("NATS does not answer".to_owned()),
+    }
 }
 
 async fn metrics(Shared(admin): Shared<Admin>) -> Response {

@@ -5,9 +5,9 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use headrace::config::Config;
 use headrace::settings::{self, Document};
-use headrace_ingest::config::GitHub;
-use headrace_ingest::github::{Keys, form_payload, parse_signature};
-use headrace_ingest::tenant::login_of;
+use headrace_ingest::config::{GitHub, Scoped, Tenants};
+use headrace_ingest::github::{Claim, Keys, MediaType, form_payload, parse_signature};
+use headrace_ingest::tenant::{login_of, names_of};
 use headrace_runtime::payload::{Product as _, RawDelivery};
 use headrace_runtime::secret::Secret;
 use headrace_runtime::trace::TraceParent;
@@ -46,8 +46,7 @@ const COMPARED_MAX_BYTES: usize = 4 << 10;
 
 /// A header and a body: no signature is accepted but the very one.
 pub fn signature(data: &[u8]) {
-    static KEYS: LazyLock<Keys> =
-        LazyLock::new(|| Keys::new(&GitHub { secrets: vec![Secret::new("a secret")], scoped: Vec::new() }));
+    static KEYS: LazyLock<Keys> = LazyLock::new(|| keys(Vec::new()));
     let text = String::from_utf8_lossy(data);
     let (value, body) = text.split_once('\n').unwrap_or((&text, ""));
     if let Some(parent) = TraceParent::parse(value) {
@@ -55,14 +54,22 @@ pub fn signature(data: &[u8]) {
     }
     if let Some(signature) = parse_signature(value) {
         assert_eq!(value[7..].to_ascii_lowercase(), hex::encode(signature));
-        assert_eq!(KEYS.find(body.as_bytes(), None, &signature).is_some(), signature == sign(body));
+        assert_eq!(KEYS.authorize(&claim(body.as_bytes(), None, signature)).is_ok(), signature == sign(body));
     }
-    assert!(KEYS.find(body.as_bytes(), Some(7), &sign(body)).is_some());
+    assert!(KEYS.authorize(&claim(body.as_bytes(), Some(7), sign(body))).is_ok());
 }
 
-fn sign(body: &str) -> [u8; 32] {
+fn keys(scoped: Vec<Scoped>) -> Keys {
+    Keys::new(&GitHub { secrets: vec![Secret::new("a secret")], scoped }, &Tenants::default())
+}
+
+fn claim(body: &[u8], hook_id: Option<u64>, signature: [u8; 32]) -> Claim<'_> {
+    Claim { body, hook_id, signature, media_type: MediaType::Json }
+}
+
+fn sign(body: impl AsRef<[u8]>) -> [u8; 32] {
     let mac = Hmac::<Sha256>::new_from_slice(b"a secret").expect("HMAC takes keys of any length");
-    mac.chain_update(body).finalize().into_bytes().into()
+    mac.chain_update(body.as_ref()).finalize().into_bytes().into()
 }
 
 /// A form: gateway and normalize read the same in it.
@@ -78,9 +85,18 @@ pub fn form(data: &[u8]) {
     }
 }
 
-/// A body: it has the login that another parser finds, or none.
+/// A body: it has the login that another parser finds, or none; and nobody signs for who has secrets of its own.
 pub fn tenant(data: &[u8]) {
-    let login = login_of(data);
+    static KEYS: LazyLock<Keys> = LazyLock::new(|| {
+        let own = Scoped { organization: Some("acme".to_owned()), ..Scoped::default() };
+        keys(vec![Scoped { secrets: vec![Secret::new("its own")], ..own }])
+    });
+    let (login, names) = (login_of(data), names_of(data));
+    assert_eq!(login, names.login);
+    assert!(login.as_ref().is_none_or(|login| names.logins.contains(&login.to_ascii_lowercase())));
+    let allowed = KEYS.authorize(&claim(data, None, sign(data)));
+    assert_eq!(allowed.is_ok(), !names.logins.contains("acme"));
+    assert!(allowed.is_err() || allowed != Ok("acme".to_owned()));
     if let Some(login) = &login {
         assert!(login.len() <= data.len());
     }
