@@ -18,3 +18,19 @@ pub(super) fn connections_max() -> Option<usize> {
     };
     current.map(|current| usize::try_from(current - RESERVED.min(current / 2)).unwrap_or(usize::MAX).max(1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_raised_as_far_as_it_may_be() {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        // No lower than this, for the sake of the tests beside it.
+        let lowered = maximum.map_or(65_536, |maximum| maximum - 1);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(lowered), maximum }).unwrap();
+        let possible = connections_max();
+        assert_eq!(getrlimit(Resource::Nofile).current, maximum);
+        assert_eq!(possible.map(|possible| possible as u64 + RESERVED), maximum);
+    }
+}
