@@ -30,7 +30,7 @@ const CONFLICTS_MAX: usize = 16;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Matches of the same rule by the same actor in the same repository within this many minutes are
-    /// one alert. Windows begin at whole multiples of it, UTC.
+    /// one alert. Windows begin at whole multiples of it, UTC. What counts is when the event was first sent.
     pub window_minutes: u64,
 }
 

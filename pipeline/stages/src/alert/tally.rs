@@ -13,6 +13,11 @@ use sha2::{Digest as _, Sha256};
 /// after more others than this, all of one alert, would be counted again; nothing else would happen.
 const REMEMBERED_MAX: usize = 512;
 
+/// GitHub sends again for three days, Enterprise Server for seven.
+const REPEATED_WITHIN: Duration = Duration::from_secs(8 * 24 * 3_600);
+/// GitHub's clock may be ahead of ours by so much.
+const CLOCK_SKEW_MAX: Duration = Duration::from_secs(600);
+
 /// An alert's state in KV.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Tally {
@@ -22,7 +27,16 @@ pub(super) struct Tally {
 
 /// The alert that a match belongs to: its fingerprint and the start of its window in seconds.
 pub(super) fn alert_id(event: &Event, found: &RuleMatch, window: Duration) -> String {
-    format!("{}-{}", fingerprint(event, found), window_start(event.received_at, window).as_micros() / 1_000_000)
+    format!("{}-{}", fingerprint(event, found), window_start(sent_at(event), window).as_micros() / 1_000_000)
+}
+
+/// When the event was first sent, by its id: it is the same when it comes again hours later, so that it belongs to the
+/// same alert. Where the id does not tell, or tells what cannot be, when it was received.
+fn sent_at(event: &Event) -> Timestamp {
+    let received_at = event.received_at;
+    let plausible =
+        |at: &Timestamp| received_at.since(*at) <= REPEATED_WITHIN && at.since(received_at) <= CLOCK_SKEW_MAX;
+    event.id.created_at().filter(plausible).unwrap_or(received_at)
 }
 
 fn window_start(at: Timestamp, window: Duration) -> Timestamp {
@@ -80,7 +94,7 @@ impl Tally {
 }
 
 fn opened(id: &str, event: &Event, found: &RuleMatch, window: Duration) -> Alert {
-    let start = window_start(event.received_at, window);
+    let start = window_start(sent_at(event), window);
     let window = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
     let assessment = event.assessment.as_ref();
     Alert {
@@ -161,6 +175,28 @@ mod tests {
         let mut other = event(5, 10);
         other.actor.as_mut().unwrap().login = "MONA".into();
         assert_eq!(id(&first), id(&other));
+    }
+
+    #[test]
+    fn an_event_that_comes_again_hours_later_belongs_to_its_first_alert() {
+        let id = |event: &Event| alert_id(event, &found(), WINDOW);
+        let mut event = event(1, 10);
+        event.id = EventId::github("72d3162e-cc78-11e3-81ab-4c9367dc0958");
+        let sent_at = event.id.created_at().unwrap();
+        let received = |after: i64| {
+            let received_at = Timestamp::from_micros(sent_at.as_micros() + after * 1_000_000);
+            Event { received_at, ..event.clone() }
+        };
+        let first = received(1);
+        for again in [-500, 7_200, 7 * 24 * 3_600] {
+            assert_eq!(id(&received(again)), id(&first), "{again}");
+        }
+        // Whoever makes an id up cannot choose any window.
+        for unlikely in [-700, 9 * 24 * 3_600] {
+            let event = received(unlikely);
+            let window = window_start(event.received_at, WINDOW).as_micros() / 1_000_000;
+            assert!(id(&event).ends_with(&format!("-{window}")), "{unlikely}");
+        }
     }
 
     #[test]
