@@ -10,6 +10,7 @@ use bytes::Bytes;
 use headrace_ingest::config::Tenants;
 use headrace_ingest::tenant::{TenantMap, login_of};
 use headrace_local::install::{Installer, Terminal};
+use headrace_runtime::payload::RawDelivery;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -33,6 +34,8 @@ pub(crate) struct Body {
     pub(crate) json: Bytes,
     /// HMAC-SHA256 of `json` under [`SECRET`].
     pub(crate) signature: [u8; 32],
+    /// SHA-256 of `json`, hex.
+    pub(crate) sha256: String,
     /// The tenant that the gateway finds in it.
     pub(crate) tenant: String,
     /// The whole request; the GUID at `guid_at` is to be overwritten.
@@ -60,7 +63,8 @@ impl Body {
         request.extend_from_slice(&[b'0'; guid::LENGTH]);
         request.extend_from_slice(b"\r\n\r\n");
         request.extend_from_slice(&json);
-        Self { event, json, signature, tenant, request, guid_at }
+        let sha256 = RawDelivery::sha256_of(&json);
+        Self { event, json, signature, sha256, tenant, request, guid_at }
     }
 
     /// Writes the request that delivers this body as `guid` into `out`, in place of what was there.

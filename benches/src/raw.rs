@@ -27,7 +27,8 @@ pub(crate) fn envelope(body: &Body, index: u64) -> anyhow::Result<(String, Heade
     headers.insert("X-GitHub-Hook-ID", "292430182");
     headers.insert("X-GitHub-Hook-Installation-Target-ID", "79929171");
     headers.insert("X-GitHub-Hook-Installation-Target-Type", "organization");
-    headers.insert(header::MESSAGE_ID, id.as_str());
+    headers.insert(header::BODY_SHA256, body.sha256.as_str());
+    headers.insert(header::MESSAGE_ID, id.delivery_key(&body.tenant, &body.event, &body.sha256));
     headers.insert(header::TRACEPARENT, TraceParent::generate().as_str());
     Ok((subject::raw(&body.tenant, "github", &body.event), headers))
 }

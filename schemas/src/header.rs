@@ -20,6 +20,8 @@ pub const RECEIVED_AT: &str = "Headrace-Received-At";
 pub const BODY_OBJECT: &str = "Headrace-Body-Object";
 /// The size of that body in bytes, decimal: who takes the message knows what it will hold before reading it.
 pub const BODY_BYTES: &str = "Headrace-Body-Bytes";
+/// SHA-256 of the body, as 64 lower-case hexadecimal digits.
+pub const BODY_SHA256: &str = "Headrace-Body-Sha256";
 /// On DEAD: which component gave the message up.
 pub const DEAD_COMPONENT: &str = "Headrace-Dead-Component";
 /// On DEAD: the reason's stable code.

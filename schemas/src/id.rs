@@ -1,6 +1,10 @@
-//! The stable id of an event: `<source>:<the source's own id>`.
+//! The stable id of an event: `<source>:<the source's own id>`, and the keys that are made of it.
 //!
-//! Everything that must happen once (a row, a ticket, a SIEM event) is keyed by it.
+//! Everything that must happen once (a row, a ticket, a SIEM event) happens once for a tenant and an id. The id is
+//! outside the signature: anybody with a secret can send other bytes under a known one, and the hook of a GitHub App and
+//! that of an organization do. So a *delivery* is more than its event: tenant, id, kind and body. The same delivery again
+//! is a repetition. Another delivery under a known id is stored too, and is still the same event: what the event says is
+//! what the first of them said that EVENTS stored.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::subject::token;
 use crate::time::Timestamp;
 
 /// 100 ns intervals between the UUID epoch (1582-10-15) and the Unix epoch (RFC 9562, section 5.1).
@@ -37,6 +42,27 @@ impl EventId {
         &self.0
     }
 
+    /// The deduplication key of a delivery in RAW. 128 bits of the body's SHA-256 (`sha256`, hex) are enough: the broker
+    /// keeps the keys of its whole duplicate window in memory.
+    #[must_use]
+    pub fn delivery_key(&self, tenant: &str, kind: &str, sha256: &str) -> String {
+        format!("{}/{self}/{}/{}", token(tenant), token(kind), sha256.get(..32).unwrap_or(sha256))
+    }
+
+    /// The deduplication key of the event in EVENTS, in the hand-over `handover`. Other deliveries of the event have
+    /// the same.
+    #[must_use]
+    pub fn event_key(&self, tenant: &str, handover: &str) -> String {
+        format!("{}/{self}/{handover}", token(tenant))
+    }
+
+    /// The name of a body in the bucket `bodies`. No other body has it, or a reference in RAW would come to mean what
+    /// was sent later.
+    #[must_use]
+    pub fn body_object(&self, tenant: &str, sha256: &str) -> String {
+        format!("{}/{self}/{sha256}", token(tenant))
+    }
+
     /// When the sender made this id, if the id tells: GitHub's delivery GUIDs are version 1 UUIDs.
     #[must_use]
     pub fn created_at(&self) -> Option<Timestamp> {
@@ -53,10 +79,11 @@ impl EventId {
     /// Whether the broker's duplicate window may have missed an earlier copy of this event.
     ///
     /// The window covers a delivery only when its id proves that it is younger than `window`; an id
-    /// that proves nothing (a GUID of another version) may always be an old one come again.
+    /// that proves nothing (a GUID of another version, or of a time to come) may always be an old one come again.
     #[must_use]
     pub fn may_repeat(&self, received_at: Timestamp, window: Duration) -> bool {
-        self.created_at().is_none_or(|created_at| received_at.since(created_at) >= window)
+        self.created_at()
+            .is_none_or(|created_at| received_at.since(created_at) >= window || created_at.since(received_at) >= window)
     }
 }
 
@@ -85,8 +112,28 @@ mod tests {
         let after = |seconds: i64| Timestamp::from_micros(created_at.as_micros() + seconds * 1_000_000);
         assert!(!id.may_repeat(after(119), window));
         assert!(id.may_repeat(after(120), window));
+        // Whoever makes an id up may give it any time.
+        assert!(!id.may_repeat(after(-119), window));
+        assert!(id.may_repeat(after(-120), window));
         let random = EventId::github("0f8fad5b-d9cb-469f-a165-70867728950e");
         assert!(random.may_repeat(created_at, window));
+    }
+
+    #[test]
+    fn keys_tell_tenants_and_bodies_apart() {
+        let id = EventId::github("72d3162e-cc78-11e3-81ab-4c9367dc0958");
+        let (one, other) = ("ab".repeat(32), "cd".repeat(32));
+        let delivery = id.delivery_key("acme", "push", &one);
+        assert_eq!(delivery, format!("acme/{id}/push/{}", "ab".repeat(16)));
+        for (tenant, kind, sha256) in [("octo", "push", &one), ("acme", "star", &one), ("acme", "push", &other)] {
+            assert_ne!(id.delivery_key(tenant, kind, sha256), delivery);
+        }
+        assert_eq!(id.event_key("acme", "scored"), format!("acme/{id}/scored"));
+        assert_ne!(id.event_key("octo", "scored"), id.event_key("acme", "scored"));
+        assert_ne!(id.body_object("octo", &one), id.body_object("acme", &one));
+        assert_ne!(id.body_object("acme", &other), id.body_object("acme", &one));
+        // A header must not hold a line break; a tenant is a text of the body.
+        assert_eq!(id.event_key("a\nb/c", "scored"), format!("a_0ab_2fc/{id}/scored"));
     }
 
     #[test]

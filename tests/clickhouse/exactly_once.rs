@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use headrace_runtime::batch::{Batch, Item};
+use headrace_runtime::crash;
 use headrace_runtime::delivery::{Delivery, Sink as _};
 use headrace_runtime::fault::FaultClass;
 use headrace_runtime::payload::Payload as _;
@@ -89,8 +90,8 @@ async fn an_unclear_insert_of_suspects_waits_for_the_servers_limit() {
     assert_eq!(case.rows(), 10);
 }
 
-/// Starts a process with the sinks alone, which has ClickHouse at `url`.
-async fn sinks(nats: &Nats, url: &str, dir: &Path) -> Running {
+/// Starts a process with the sinks alone, which has ClickHouse at `url` and ends as by `kill -9` at a named point.
+pub(crate) async fn sinks(nats: &Nats, url: &str, dir: &Path, crash_at: &str) -> Running {
     let limits = "{ max_age_hours = 24, max_bytes = 67108864 }";
     let text = format!(
         "nats.url = '{}'\nadmin.listen = '127.0.0.1:0'\n\
@@ -101,7 +102,8 @@ async fn sinks(nats: &Nats, url: &str, dir: &Path) -> Running {
     std::fs::create_dir_all(dir).unwrap();
     let config = dir.join("headrace.toml");
     std::fs::write(&config, text).unwrap();
-    Launch::run(env!("CARGO_BIN_EXE_headrace"), "sinks", &config, dir).start().await
+    let launch = Launch::run(env!("CARGO_BIN_EXE_headrace"), "sinks", &config, dir);
+    launch.set(crash::VARIABLE, crash_at).start().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -109,14 +111,14 @@ async fn a_process_that_was_stopped_in_a_failing_insert_leaves_its_batch_to_who_
     let (case, nats, dir) = (ClickHouseCase::start().await, Nats::start().await, TempDir::new().unwrap());
     let publish =
         async |numbers: std::ops::Range<u16>| nats.publish_all(numbers.map(|n| Event::sample(n).message())).await;
-    let first = sinks(&nats, &case.proxy.url(), &dir.path().join("first")).await;
+    let first = sinks(&nats, &case.proxy.url(), &dir.path().join("first"), "").await;
     case.proxy.fail_next(1, Failure::Hold, When::Before, Which::Deliveries);
     publish(0..3).await;
     until("an insert is on its way", || case.proxy.held() == 1).await;
     freeze(first.pid()).await;
     // With these another batch comes of it: ClickHouse cannot know it by its token.
     publish(3..5).await;
-    let second = sinks(&nats, &case.server.url(), &dir.path().join("second")).await;
+    let second = sinks(&nats, &case.server.url(), &dir.path().join("second"), "").await;
     until("another process inserts them", || case.rows() == 5).await;
     signal(first.pid(), Signal::CONT);
     until("the first leaves them", || first.log().contains("held longer than its ack_wait")).await;

@@ -2,8 +2,10 @@
 
 use headrace_local::poll;
 use headrace_runtime::broker::Stream;
+use headrace_runtime::payload::RawDelivery;
 use headrace_schemas::header;
 use headrace_tests::harness::CEILING;
+use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::product::process::Launch;
 use serde_json::json;
 
@@ -105,7 +107,7 @@ async fn an_interrupted_redrive_is_finished_and_adds_nothing() {
     let again = server.bury(good(1), "normalize", "malformed").await;
     // As far as it came: published, not yet removed.
     let mut copy = good(1);
-    copy.message_id = format!("{}/redrive/{number}", copy.message_id);
+    copy.message_id = format!("{}/redrive/{number}", RawDelivery::sample(1).id);
     server.nats.publish(copy).await;
     server.dead(&format!("redrive --number {number}")).await.says("1 sent through again, 0 kept");
     assert_eq!((server.count(Stream::Raw).await, server.numbers("").await), (1, vec![again]));

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use headrace_tests::product::hook::{Hook, guid};
+use headrace_local::poll;
+use headrace_tests::harness::CEILING;
+use headrace_tests::product::admin::{get, sample};
+use headrace_tests::product::hook::{Hook, guid, sha256};
 use headrace_tests::product::process::Launch;
 use headrace_tests::product::stored::Stored;
 use headrace_tests::standin::jira::{self, Jira};
@@ -49,6 +52,9 @@ async fn repeated_matches_are_one_alert_and_one_ticket() {
     assert_eq!(tickets, alerts.keys().cloned().collect::<Vec<_>>());
     let sent: BTreeSet<String> = deliveries.iter().map(|(guid, _)| format!("github:{guid}")).collect();
     assert_eq!(splunk.ids().into_iter().collect::<BTreeSet<_>>(), sent);
+    other_bytes_under_a_known_id(&hook, &stored, &deliveries[0], &up.ready().metrics).await;
+    assert_eq!(alerts_in(&dir), alerts, "no second alert, and none that counts more");
+    assert_eq!((jira.alerts().len(), splunk.ids().into_iter().collect::<BTreeSet<_>>()), (tickets.len(), sent));
     up.stop().await;
 
     // More of the same after a restart: the alert goes on, without a second ticket.
@@ -62,6 +68,28 @@ async fn repeated_matches_are_one_alert_and_one_ticket() {
     assert_eq!(jira.alerts().len(), tickets.len());
     assert!(splunk.ids().contains(&format!("github:{late}")));
     up.stop().await;
+}
+
+/// Somebody sends another body, of another actor, under the id of a delivery: it is kept and shown, and changes nothing.
+async fn other_bytes_under_a_known_id(hook: &Hook, stored: &Stored, first: &(String, &str), metrics: &str) {
+    let (guid, actor) = first;
+    hook.store("repository", guid, publicized("eve")).await;
+    stored.settled().await;
+    let id = format!("github:{guid}");
+    let event: Vec<(String, String)> =
+        stored.rows(&format!("SELECT actor, raw_sha256 FROM events WHERE id = '{id}'")).await;
+    let hashes = [*actor, "eve"].map(|actor| sha256(publicized(actor).as_bytes()));
+    assert_eq!(event, [((*actor).to_owned(), hashes[0].clone())]);
+    let shown: Vec<(String, String, u64, Vec<String>)> =
+        stored.rows("SELECT tenant, id, deliveries, hashes FROM conflicting_deliveries").await;
+    assert_eq!(shown, [("acme".to_owned(), id, 2, hashes.to_vec())], "`raw` has both");
+    // It is counted after its message is settled.
+    let counted = async || {
+        let (_, metrics) = get(&format!("{metrics}/metrics")).await;
+        sample(&metrics, r#"headrace_conflicting_deliveries_total{component="normalize"}"#)
+            .filter(|count| *count == 1.0)
+    };
+    poll::until("it is counted", CEILING, counted).await.unwrap_or_else(|error| panic!("{error}"));
 }
 
 fn configuration(splunk: &Splunk, jira: &Jira, dir: &TempDir) -> String {

@@ -10,11 +10,11 @@ use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;
 use headrace_tests::harness::CEILING;
 use headrace_tests::harness::samples::Sample as _;
-use headrace_tests::product::hook::guid;
+use headrace_tests::product::hook::{guid, sha256};
 use headrace_tests::product::process::{freeze, signal};
 use rustix::process::Signal;
 
-use crate::{ASSETS, Site};
+use crate::{ASSETS, Site, publicized};
 
 #[tokio::test]
 async fn rows_are_those_of_the_present_configuration() {
@@ -123,6 +123,60 @@ async fn an_event_that_was_delivered_twice_has_one_row() {
          delivered before",
     );
     assert_eq!((site.dump("*", "events").await, site.dump("*", "raw").await), (replaced, raw));
+    site.up.stop().await;
+}
+
+#[tokio::test]
+async fn of_two_bodies_under_one_id_the_same_remains_the_event() {
+    let site = Site::start().await;
+    // Another tenant has an event of this id too.
+    let id = guid();
+    for (owner, number) in [("acme", 1), ("acme", 2), ("octo", 3)] {
+        site.hook.store("repository", &id, publicized(owner, number)).await;
+    }
+    site.stored.settled().await;
+    let repositories = "SELECT groupArray(repository) FROM (SELECT repository FROM events ORDER BY repository)";
+    let before: Vec<(Vec<String>,)> = site.stored.rows(repositories).await;
+    assert_eq!(before[0].0, ["acme/app-1", "octo/app-3"]);
+    assert_eq!(site.counts("raw").await, (3, 1));
+    let dump = async || {
+        let raw = "SELECT * EXCEPT inserted_at REPLACE (toString(headers) AS headers) FROM raw ORDER BY sha256";
+        let events = "SELECT * EXCEPT inserted_at FROM events ORDER BY raw_sha256";
+        (site.stored.objects(events).await, site.stored.objects(raw).await)
+    };
+    let rows = dump().await;
+
+    let all = "--from 1h";
+    site.replay(ASSETS, all).await.says("3 deliveries replayed into events, 0 bodies added to raw");
+    assert_eq!(site.stored.rows::<(Vec<String>,)>(repositories).await, before);
+    assert_eq!(site.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 1);
+    site.replay("", all).await.says("3 deliveries replayed into events, 0 bodies added to raw");
+    assert!(dump().await == rows);
+    // A tenant's events alone.
+    site.replay(ASSETS, "--from 1h --tenant acme")
+        .await
+        .says("2 deliveries replayed into events, 0 bodies added to raw");
+    assert_eq!(site.counts("events").await, (2, 1));
+
+    // Everything is lost: the same rows again.
+    for table in ["events", "raw"] {
+        site.execute(&format!("TRUNCATE TABLE {table}")).await;
+    }
+    site.replay("", "--from 2h").await.says("3 deliveries replayed into events, 3 bodies added to raw");
+    assert!(dump().await == rows);
+
+    // The second went through first, because the first was held up: so it stays.
+    site.execute("DELETE FROM events WHERE tenant = 'acme'").await;
+    let second = sha256(publicized("acme", 2).as_bytes());
+    site.execute(&format!(
+        "INSERT INTO events (id, tenant, kind, received_at, repository, raw_sha256) SELECT id, tenant, event, received_at, \
+         'acme/app-2', sha256 FROM raw WHERE sha256 = '{second}'"
+    ))
+    .await;
+    site.replay(ASSETS, "--from 3h").await.says("3 deliveries replayed into events, 0 bodies added to raw");
+    let after: Vec<(Vec<String>,)> = site.stored.rows(repositories).await;
+    assert_eq!(after[0].0, ["acme/app-2", "octo/app-3"]);
+    assert_eq!(site.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 1);
     site.up.stop().await;
 }
 

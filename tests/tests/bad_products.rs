@@ -24,6 +24,8 @@ struct Bulk {
 }
 
 impl Product for Bulk {
+    const TO: Stream = Stream::Events;
+
     fn write(&self, _: &str) -> Result<Outgoing, Fault> {
         Ok(Outgoing {
             subject: "events.scored.acme.code.none".to_owned(),

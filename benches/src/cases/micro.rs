@@ -144,6 +144,7 @@ fn raw(index: u64, body: &Body) -> RawDelivery {
             (text(header::GITHUB_DELIVERY), guid),
         ],
         body: Bytes::clone(&body.json),
+        sha256: body.sha256.clone(),
         sequence: index + 1,
     }
 }

@@ -79,6 +79,8 @@ impl User {
 fn pipeline() -> Rights {
     let mut rights = Rights::of(User::Pipeline)
         .publish([Stream::Events, Stream::Alerts].map(|stream| stream.subjects().to_owned()))
+        // What it has published already, to tell another body under a known id.
+        .look_at(Stream::Events)
         .read_bodies()
         .keep(STATE);
     // A chain is named for its first stage, whichever that is.

@@ -66,13 +66,14 @@ impl<'a> Envelope<'a> {
         })
     }
 
-    /// The message for RAW, still without its body.
-    pub(super) fn outgoing(&self, tenant: &str, received_at: Timestamp) -> Outgoing {
+    /// The message for RAW, still without its body, of which it says the SHA-256.
+    pub(super) fn outgoing(&self, tenant: &str, received_at: Timestamp, sha256: &str) -> Outgoing {
         let mut headers = NatsHeaders::new();
         headers.insert(header::ID, self.id.as_str());
         headers.insert(header::SOURCE, SOURCE);
         headers.insert(header::EVENT, self.event);
         headers.insert(header::RECEIVED_AT, received_at.as_micros().to_string());
+        headers.insert(header::BODY_SHA256, sha256);
         for (name, value) in self.headers {
             if let (Some(name), Ok(value)) = (original_name(name), value.to_str())
                 // Of a header that came twice the first was checked.
@@ -83,7 +84,7 @@ impl<'a> Envelope<'a> {
         }
         Outgoing {
             subject: subject::raw(tenant, SOURCE, self.event),
-            message_id: self.id.as_str().to_owned(),
+            message_id: self.id.delivery_key(tenant, self.event, sha256),
             payload: Bytes::new(),
             headers,
         }
@@ -189,7 +190,7 @@ mod tests {
             headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
         }
         let outgoing = Envelope::read(&headers, None).unwrap_or_else(|refusal| panic!("{refusal}"));
-        let kept = outgoing.outgoing("acme", Timestamp::from_micros(1)).headers;
+        let kept = outgoing.outgoing("acme", Timestamp::from_micros(1), &"ab".repeat(32)).headers;
         let kept = |name: &str| kept.get(name).map(ToString::to_string);
         assert_eq!(kept(header::GITHUB_SIGNATURE), Some(format!("sha256={}", "0".repeat(64))));
         assert_eq!(kept(header::CONTENT_TYPE).as_deref(), Some("application/json"));
@@ -210,7 +211,7 @@ mod tests {
             let Ok(value) = HeaderValue::from_bytes(&value) else { return Ok(()) };
             headers.append(name.parse::<HeaderName>().unwrap(), value);
             if let Ok(envelope) = Envelope::read(&headers, None) {
-                let outgoing = envelope.outgoing(&tenant, Timestamp::from_micros(1));
+                let outgoing = envelope.outgoing(&tenant, Timestamp::from_micros(1), &"ab".repeat(32));
                 prop_assert!(subject::is_live(&outgoing.subject), "{}", outgoing.subject);
                 prop_assert!(outgoing.headers.get("Cookie").is_none());
             }

@@ -1,6 +1,7 @@
 //! GitHub webhooks: verify, find the tenant, store, answer.
 
 mod body;
+mod digest;
 mod envelope;
 mod stored;
 mod verify;
@@ -168,16 +169,17 @@ async fn publish(
         tracing::warn!(%fault, id = envelope.id.as_str(), "event not stored; the sender is asked to send it again");
         Refusal::BrokerAway
     };
-    let mut outgoing = envelope.outgoing(tenant, received_at);
+    let sha256 = digest::sha256(&body).await;
+    let mut outgoing = envelope.outgoing(tenant, received_at, &sha256);
     let length = body.len() as u64;
     if body.len() > shared.broker.payload_max() {
         // Claim check. The object first: a reference in RAW must never point at nothing.
-        let name = envelope.id.as_str();
+        let name = envelope.id.body_object(tenant, &sha256);
         if !shared.broker.is_connected() {
             return Err(Refusal::BrokerAway);
         }
-        shared.publisher.store_body(name, &body).await.map_err(away)?;
-        outgoing.headers.insert(header::BODY_OBJECT, name);
+        shared.publisher.store_body(&name, &body).await.map_err(away)?;
+        outgoing.headers.insert(header::BODY_OBJECT, name.as_str());
         outgoing.headers.insert(header::BODY_BYTES, length.to_string());
     } else {
         outgoing.payload = body;

@@ -49,6 +49,7 @@ mod tests {
             received_at: Timestamp::from_micros(1),
             headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
             body: body.to_owned().into(),
+            sha256: String::new(),
             sequence: 1,
         }
     }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "all of this program is a test")]
 
+mod identity;
 mod limits;
 mod readiness;
 mod scopes;

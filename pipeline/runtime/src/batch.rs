@@ -5,6 +5,8 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
+use crate::payload::{Content, Identity};
+
 /// One value for a sink.
 #[derive(Debug)]
 pub struct Item<T> {
@@ -50,17 +52,19 @@ impl<T> Batch<T> {
         self.valid_until.saturating_duration_since(Instant::now())
     }
 
-    /// Name of these items, given by sequence and id, in this order, 32 hex digits: the same messages
+    /// Name of these items, given by sequence and identity, in this order, 32 hex digits: the same messages
     /// have the same token, whenever they are presented, and any other set has another. The sequences
     /// alone would not do: a broker that lost its newest messages gives their sequences again.
     #[must_use]
-    pub fn token<'a>(items: impl Iterator<Item = (u64, &'a str)>, scope: &str) -> String {
+    pub fn token<'a>(items: impl Iterator<Item = (u64, Identity<&'a str>)>, scope: &str) -> String {
         let mut hash = Sha256::new();
         hash.update(scope.as_bytes());
-        for (sequence, id) in items {
+        for (sequence, Identity { tenant, id, content: Content { kind, sha256 } }) in items {
             hash.update(sequence.to_le_bytes());
-            hash.update((id.len() as u64).to_le_bytes());
-            hash.update(id.as_bytes());
+            for text in [tenant, id, kind, sha256] {
+                hash.update((text.len() as u64).to_le_bytes());
+                hash.update(text.as_bytes());
+            }
         }
         hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
     }
@@ -100,12 +104,23 @@ mod tests {
 
     #[test]
     fn a_token_names_the_items_and_their_order() {
-        let token = |items: &[(u64, &str)]| Batch::<()>::token(items.iter().copied(), "events");
+        let named = |id| Identity { tenant: "acme", id, content: Content::default() };
+        let token_in = |scope, items: &[(u64, &'static str)]| {
+            Batch::<()>::token(items.iter().map(|&(sequence, id)| (sequence, named(id))), scope)
+        };
+        let token = |items: &[(u64, &'static str)]| token_in("events", items);
         assert_eq!(token(&[(1, "a"), (2, "b")]), token(&[(1, "a"), (2, "b")]));
         assert_ne!(token(&[(1, "a"), (2, "b")]), token(&[(2, "b"), (1, "a")]));
         assert_ne!(token(&[(1, "a"), (2, "b")]), token(&[(1, "a")]));
-        assert_ne!(token(&[(1, "a")]), Batch::<()>::token([(1, "a")].into_iter(), "raw"));
+        assert_ne!(token(&[(1, "a")]), token_in("raw", &[(1, "a")]));
         assert_ne!(token(&[(1, "a")]), token(&[(1, "b")]), "a sequence that was given again is another message");
+        for other in [
+            Identity { tenant: "octo", ..named("a") },
+            Identity { content: Content { kind: "push", sha256: "" }, ..named("a") },
+            Identity { content: Content { kind: "", sha256: "ab" }, ..named("a") },
+        ] {
+            assert_ne!(token(&[(1, "a")]), Batch::<()>::token([(1, other)].into_iter(), "events"), "{other:?}");
+        }
         assert_eq!(token(&[]).len(), 32);
     }
 }

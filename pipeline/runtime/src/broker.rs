@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use async_nats::connection::State as ConnectionState;
 use async_nats::jetstream::{self, kv, object_store};
 use async_nats::{ConnectOptions, Event};
+use bytes::Bytes;
 use headrace_schemas::subject;
 use tokio::sync::watch;
 
@@ -233,6 +234,17 @@ impl Broker {
     #[must_use]
     pub const fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// The payload of a message of `stream`, as the stream's leader has it.
+    ///
+    /// # Errors
+    /// When the broker does not answer or has no such message any more.
+    pub(crate) async fn payload_at(&self, stream: Stream, sequence: u64) -> anyhow::Result<Bytes> {
+        let name = stream.name();
+        let stream = self.jetstream.get_stream_no_info(name).await.with_context(|| format!("cannot open {name}"))?;
+        let message = stream.get_raw_message(sequence).await;
+        Ok(message.with_context(|| format!("cannot read message {sequence} of {name}"))?.payload)
     }
 
     /// Writes everything that is buffered to the server, as far as it goes within the timeout.

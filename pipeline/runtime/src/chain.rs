@@ -19,8 +19,8 @@ use crate::hold::{prolong_when_due, while_held};
 use crate::message::Delivered;
 use crate::metrics::seconds_since;
 use crate::panics::caught;
-use crate::payload::{Payload, Product};
-use crate::publisher::{Publisher, Unconfirmed};
+use crate::payload::{Content, Payload, Product};
+use crate::publisher::{Publisher, Stored, Unconfirmed};
 use crate::read::{read_all, within};
 use crate::settle::Outcome;
 use crate::settler::Settler;
@@ -146,7 +146,7 @@ pub struct ChainLoop<In, Out> {
 }
 
 /// A message, when its event was received, and what was sent for it or what becomes of it without.
-type OnItsWay = (Delivered, Timestamp, Result<Vec<Unconfirmed>, Outcome>);
+type OnItsWay = (Delivered, Timestamp, Result<Vec<Sent>, Outcome>);
 
 impl<In: Payload, Out: Product> ChainLoop<In, Out> {
     /// Runs one lane until `stop`; several may run at once.
@@ -197,13 +197,16 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         let sent = self.send_all(publisher, readable, verdicts).await;
         // Together: however many confirmations are lost with a server, they cost one timeout.
         let confirmed = join_all(sent.into_iter().map(|(message, received_at, on_its_way)| async move {
-            let outcome = match on_its_way {
-                Ok(unconfirmed) => self.confirm(unconfirmed, received_at).await,
-                Err(outcome) => outcome,
-            };
-            (message, outcome)
+            match on_its_way {
+                Ok(on_their_way) => {
+                    let (outcome, known) = self.confirm(on_their_way, received_at).await;
+                    ((message, outcome), known)
+                }
+                Err(outcome) => ((message, outcome), Vec::new()),
+            }
         }));
-        let (messages, outcomes): (Vec<Delivered>, Vec<Outcome>) = confirmed.await.into_iter().unzip();
+        let (settled, known): (Vec<(Delivered, Outcome)>, Vec<Vec<Known>>) = confirmed.await.into_iter().unzip();
+        let (messages, outcomes): (Vec<Delivered>, Vec<Outcome>) = settled.into_iter().unzip();
         // A slice of which all has lapsed says nothing.
         let published = !outcomes.is_empty() && !outcomes.iter().any(|it| matches!(it, Outcome::Unpublished(_)));
         // Ack only after the PubAck: a crash between the two costs a duplicate that the broker's
@@ -213,6 +216,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         if pause.is_none() && published {
             self.settler.health.healthy();
         }
+        self.count_conflicts(known.into_iter().flatten().collect()).await;
         pause
     }
 
@@ -317,30 +321,41 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         publisher: &Publisher,
         message: &Delivered,
         verdict: Verdict<Out>,
-    ) -> Result<Vec<Unconfirmed>, Outcome> {
+    ) -> Result<Vec<Sent>, Outcome> {
         let products = match verdict {
             Verdict::Forward(products) => products,
             Verdict::Discard(reason) => return Err(Outcome::Discarded(reason)),
             Verdict::Fail(fault) => return Err(Outcome::Failed(fault)),
         };
         let handover = self.stage.handover();
-        let mut unconfirmed = Vec::with_capacity(products.len());
+        let mut on_their_way = Vec::with_capacity(products.len());
         for product in products {
+            let content = product.content();
             let written = caught("writing its product", async move { product.write(handover) }).await;
             let outgoing = written.unwrap_or_else(Err).map_err(Outcome::Failed)?;
             crash::pass(Point::BeforePublish);
             let sent = publisher.send(outgoing, message.traceparent()).await;
             crash::pass(Point::BeforePubAck);
-            unconfirmed.push(sent.map_err(unsent)?);
+            on_their_way.push(Sent { unconfirmed: sent.map_err(unsent)?, content });
         }
-        Ok(unconfirmed)
+        Ok(on_their_way)
     }
 
-    async fn confirm(&self, unconfirmed: Vec<Unconfirmed>, received_at: Timestamp) -> Outcome {
-        let results = join_all(unconfirmed.into_iter().map(Unconfirmed::confirmed_or_cut_off)).await;
+    /// Waits for the broker's word on the products of a message. Returns also what the broker had already.
+    async fn confirm(&self, sent: Vec<Sent>, received_at: Timestamp) -> (Outcome, Vec<Known>) {
+        let confirmed = |sent: Sent| async { (sent.unconfirmed.confirmed_or_cut_off().await, sent.content) };
+        let results = join_all(sent.into_iter().map(confirmed)).await;
+        let mut known = Vec::new();
         let published = results.len() as u64;
-        let failed: Option<Fault> = results.into_iter().find_map(Result::err);
-        match failed {
+        let mut failed: Option<Fault> = None;
+        for (result, content) in results {
+            match (result, content) {
+                (Ok(Stored { sequence, duplicate: true }), Some(content)) => known.push(Known { sequence, content }),
+                (Ok(_), _) => {}
+                (Err(fault), _) => failed = failed.or(Some(fault)),
+            }
+        }
+        let outcome = match failed {
             Some(fault) => {
                 self.settler.health.degraded(fault.to_string());
                 Outcome::Unpublished(fault)
@@ -351,13 +366,43 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
                 self.settler.metrics.publish_seconds.record(seconds_since(received_at));
                 Outcome::Done
             }
-        }
+        };
+        (outcome, known)
+    }
+
+    /// Counts products that the broker dropped although they were made of something else than the one that it has.
+    /// They are settled by now: a crash before this counts one too few, one that makes them come again one too many.
+    async fn count_conflicts(&self, known: Vec<Known>) {
+        let is_other = |Known { sequence, content }: Known| async move {
+            match self.broker.payload_at(Out::TO, sequence).await {
+                Ok(stored) => Out::content_of(&stored).is_some_and(|stored| stored != content),
+                Err(error) => {
+                    tracing::debug!(%error, "cannot tell what the broker has in the place of a product");
+                    false
+                }
+            }
+        };
+        // As many at once as a slice has messages.
+        let others = join_all(known.into_iter().map(is_other)).await;
+        self.settler.metrics.conflicts.increment(others.into_iter().filter(|is_other| *is_other).count() as u64);
     }
 
     async fn give_back(&self, messages: &[Delivered]) {
         let outcomes = messages.iter().map(|message| (message, Outcome::Interrupted)).collect();
         self.settler.settle_all(outcomes).await;
     }
+}
+
+/// A product on its way, and what it was made of.
+struct Sent {
+    unconfirmed: Unconfirmed,
+    content: Option<Content<String>>,
+}
+
+/// A product that the broker dropped because it has one of the same deduplication key, at `sequence`.
+struct Known {
+    sequence: u64,
+    content: Content<String>,
 }
 
 /// What it means that a product could not be sent: the broker's trouble is not the event's, but a product

@@ -1,9 +1,10 @@
 //! When a message may be looked up that can be the copy of an earlier one in its stream.
 //!
-//! Its event's earlier messages must be settled by then, or their effect could come after the look-up. The broker tells
-//! only the oldest message that is not. That is enough, because it drops a message whose id it has had within its
-//! duplicate window: two messages of an event are no nearer to each other than that. A letter that was sent from DEAD
-//! again has an id of its own, and may be near.
+//! The earlier messages of its identity ([`crate::payload::Identity`]) must be settled by then, or their effect could
+//! come after the look-up. The broker tells only the oldest message that is not. That is enough, because it drops a
+//! message whose deduplication key it has had within its duplicate window, and that key is made of the identity: two
+//! messages of one are no nearer to each other than that. A letter that was sent from DEAD again has a key of its own,
+//! and may be near.
 
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ pub(crate) struct Copies {
     pub(crate) first: u64,
     /// The first of our messages that was sent from DEAD again.
     pub(crate) first_redriven: Option<u64>,
-    /// How near to each other two messages of an event may be; `None` when they may be as near as can be.
+    /// How near to each other two messages of an identity may be; `None` when they may be as near as can be.
     pub(crate) apart: Option<Duration>,
 }
 

@@ -50,6 +50,8 @@ pub const CALL_SECONDS: &str = "headrace_sink_call_seconds";
 pub const CALL_EVENTS: &str = "headrace_sink_call_events";
 /// Suspects looked up and found to be there already, by `component`.
 pub const ALREADY_THERE: &str = "headrace_already_there_total";
+/// Deliveries under the id of an event that was made of another kind or body, by `component`.
+pub const CONFLICTS: &str = "headrace_conflicting_deliveries_total";
 /// Messages of a consumer that wait, by `component`.
 pub const LAG: &str = "headrace_consumer_lag";
 /// Messages of a consumer that are delivered but not settled, by `component`.
@@ -110,6 +112,7 @@ fn describe() {
         (PUBLISHED, Unit::Count, "Messages published by a stage and confirmed."),
         (DELIVERED, Unit::Count, "Events delivered by a sink."),
         (ALREADY_THERE, Unit::Count, "Suspects looked up and found to be there already."),
+        (CONFLICTS, Unit::Count, "Deliveries under the id of an event that was made of another kind or body."),
         (PURGED, Unit::Count, "Messages removed from a full stream after every consumer had settled them."),
         (RECREATED, Unit::Count, "Streams that somebody deleted and that were made anew; what they held is lost."),
         (RECOVERY_RUNS, Unit::Count, "Runs over a hook's deliveries, by hook and outcome."),
@@ -165,6 +168,8 @@ pub struct ComponentMetrics {
     pub call_events: Histogram,
     /// Given back untouched.
     pub lapsed: Counter,
+    /// Under a known id, and of another kind or body.
+    pub conflicts: Counter,
     acked: Counter,
     held_bytes: Gauge,
 }
@@ -195,6 +200,7 @@ impl ComponentMetrics {
             call_events: histogram!(CALL_EVENTS, "component" => label()),
             lapsed: counter!(LAPSED, "component" => label()),
             held_bytes: gauge!(HELD_BYTES, "component" => label()),
+            conflicts: counter!(CONFLICTS, "component" => label()),
             acked: counter!(SETTLED, "component" => label(), "outcome" => "done"),
             component: component.to_owned(),
         }

@@ -11,6 +11,7 @@ use headrace_schemas::header;
 use headrace_schemas::id::EventId;
 use headrace_schemas::subject;
 use headrace_schemas::time::Timestamp;
+use sha2::{Digest as _, Sha256};
 use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
@@ -30,10 +31,13 @@ pub trait Payload: Send + Sync + Sized + 'static {
     /// Poison when the message can never be read, transient when the broker is away.
     async fn read(message: &Delivered, broker: &Broker) -> Result<Self, Fault>;
 
-    /// The id under which its effects happen once.
+    /// Its event's or its own stable id.
     fn id(&self) -> &str;
 
-    /// Whether two messages of one value in a stream are no nearer to each other than the broker's duplicate window:
+    /// For what its effects happen once.
+    fn identity(&self) -> Identity<&str>;
+
+    /// Whether two messages of one identity in a stream are no nearer to each other than the broker's duplicate window:
     /// they have the same `Nats-Msg-Id`, unless they come from DEAD, and the broker drops what comes sooner.
     const COPIES_APART: bool = true;
 
@@ -44,8 +48,42 @@ pub trait Payload: Send + Sync + Sized + 'static {
     fn size(&self) -> usize;
 }
 
+/// For what effects happen once. The id alone would not do: tenants do not choose theirs together, and it is outside
+/// the signature ([`headrace_schemas::id`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Identity<S> {
+    /// The tenant.
+    pub tenant: S,
+    /// The id.
+    pub id: S,
+    /// The kind and the body, where several under one id are kept; of other values nothing.
+    pub content: Content<S>,
+}
+
+/// What a delivery says: two of one id are the same only when this is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Content<S> {
+    /// The source's name of the kind.
+    pub kind: S,
+    /// SHA-256 of the body, hex.
+    pub sha256: S,
+}
+
 /// A value that a stage makes.
 pub trait Product: Send + Sized + 'static {
+    /// The stream that it goes to.
+    const TO: Stream;
+
+    /// What was delivered that it was made of, when others may be made under its deduplication key of something else.
+    fn content(&self) -> Option<Content<String>> {
+        None
+    }
+
+    /// The same of a product as the broker has stored it; `None` also when it cannot be read.
+    fn content_of(_stored: &[u8]) -> Option<Content<String>> {
+        None
+    }
+
     /// Writes it as a message of the hand-over `handover` (`normalized`, `scored`, …).
     ///
     /// # Errors
@@ -82,11 +120,25 @@ pub struct RawDelivery {
     pub headers: Vec<(String, String)>,
     /// The body, byte for byte.
     pub body: Bytes,
+    /// SHA-256 of the body, hex.
+    pub sha256: String,
     /// Sequence in RAW.
     pub sequence: u64,
 }
 
 impl RawDelivery {
+    /// SHA-256 of a body, in hexadecimal digits.
+    #[must_use]
+    pub fn sha256_of(body: &[u8]) -> String {
+        hex::encode(Sha256::digest(body))
+    }
+
+    /// What it says.
+    #[must_use]
+    pub fn content(&self) -> Content<&str> {
+        Content { kind: &self.event, sha256: &self.sha256 }
+    }
+
     /// One of the original headers, whatever its letter case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -117,6 +169,9 @@ impl Payload for RawDelivery {
             Some(object) => fetch_body(broker, object).await?,
             None => message.payload().clone(),
         };
+        // The gateway has computed it; a message that another wrote, or an earlier release, may be without it.
+        let told = message.header(header::BODY_SHA256).filter(|text| is_sha256(text));
+        let sha256 = told.map_or_else(|| Self::sha256_of(&body), str::to_owned);
         Ok(Self {
             id: EventId::from_stored(required(header::ID)?),
             tenant: subject::tenant_of(message.subject()).to_owned(),
@@ -125,12 +180,17 @@ impl Payload for RawDelivery {
             received_at,
             headers: original_headers(message),
             body,
+            sha256,
             sequence: message.sequence,
         })
     }
 
     fn id(&self) -> &str {
         self.id.as_str()
+    }
+
+    fn identity(&self) -> Identity<&str> {
+        Identity { tenant: &self.tenant, id: self.id.as_str(), content: self.content() }
     }
 
     fn received_at(&self) -> Timestamp {
@@ -140,6 +200,10 @@ impl Payload for RawDelivery {
     fn size(&self) -> usize {
         self.body.len() + 1_024
     }
+}
+
+fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn original_headers(message: &Delivered) -> Vec<(String, String)> {
@@ -203,6 +267,10 @@ impl Payload for Event {
         self.id.as_str()
     }
 
+    fn identity(&self) -> Identity<&str> {
+        Identity { tenant: &self.tenant, id: self.id.as_str(), content: Content::default() }
+    }
+
     fn received_at(&self) -> Timestamp {
         self.received_at
     }
@@ -213,6 +281,16 @@ impl Payload for Event {
 }
 
 impl Product for Event {
+    const TO: Stream = Stream::Events;
+
+    fn content(&self) -> Option<Content<String>> {
+        Some(Content { kind: self.kind.clone(), sha256: self.raw.sha256.clone() })
+    }
+
+    fn content_of(stored: &[u8]) -> Option<Content<String>> {
+        codec::decode::<Self>(stored).ok()?.content()
+    }
+
     fn write(&self, handover: &str) -> Result<Outgoing, Fault> {
         let subject = if handover == "scored" {
             subject::scored(&self.tenant, self.category, self.severity())
@@ -220,7 +298,8 @@ impl Product for Event {
             subject::handover(handover, &self.tenant, self.category)
         };
         let headers = id_header(self.id.as_str())?;
-        Ok(Outgoing { subject, message_id: format!("{}/{handover}", self.id), payload: encode(self)?, headers })
+        let message_id = self.id.event_key(&self.tenant, handover);
+        Ok(Outgoing { subject, message_id, payload: encode(self)?, headers })
     }
 }
 
@@ -236,6 +315,10 @@ impl Payload for Alert {
         &self.id
     }
 
+    fn identity(&self) -> Identity<&str> {
+        Identity { tenant: &self.tenant, id: &self.id, content: Content::default() }
+    }
+
     // Each new count of an alert is a message of its own.
     const COPIES_APART: bool = false;
 
@@ -249,11 +332,13 @@ impl Payload for Alert {
 }
 
 impl Product for Alert {
+    const TO: Stream = Stream::Alerts;
+
     fn write(&self, _: &str) -> Result<Outgoing, Fault> {
         let headers = id_header(&self.id)?;
         Ok(Outgoing {
             subject: subject::alert(&self.tenant, self.severity, &self.rule),
-            // The count tells one state of the alert from the next.
+            // The id is made of the tenant too. The count tells one state of the alert from the next.
             message_id: format!("{}/{}", self.id, self.count),
             payload: encode(self)?,
             headers,

@@ -5,32 +5,40 @@
 //! ([`headrace_runtime::message::Delivered::is_suspect`]). Hence:
 //!
 //! * First deliveries are inserted straight. When the answer is not clear they are inserted again,
-//!   unchanged and under the same `insert_deduplication_token`; the token is made of their sequences and ids,
-//!   because ClickHouse silently drops *different* rows under a token that it knows.
-//! * Suspects are looked up by id, and those that are absent are inserted. When that answer is not clear
+//!   unchanged and under the same `insert_deduplication_token`; the token is made of their sequences and
+//!   identities, because ClickHouse silently drops *different* rows under a token that it knows.
+//! * Suspects are looked up, and those that are absent are inserted. When that answer is not clear
 //!   they are looked up again, but only when the server's time limit for the insert has passed: until
 //!   then the first insert may still succeed.
 //! * Rows carry the time until which their messages are ours. The server refuses them afterwards (the
 //!   column `valid_until` in the migrations): a process that was stopped in the middle of an insert, and
 //!   whose messages another process has taken over meanwhile, cannot insert when it goes on.
+//!
+//! What is there once is an [`Identity`]: in `events` a tenant and an id, in `raw` also the kind and the body, so that
+//! everything that was sent under one id is kept.
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use clickhouse::sql::Identifier;
 use clickhouse::{Client, Row, RowWrite};
 use headrace_runtime::batch::{Batch, Item};
 use headrace_runtime::delivery::Delivery;
 use headrace_runtime::fault::{Fault, FaultClass};
-use headrace_runtime::metrics::ALREADY_THERE;
-use headrace_runtime::payload::Payload;
+use headrace_runtime::metrics::{ALREADY_THERE, CONFLICTS};
+use headrace_runtime::payload::{Content, Identity, Payload};
 use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;
 use metrics::{Counter, counter};
+use serde::Deserialize;
 
 use super::classify::{Failure, fault};
 
-/// Ids in one look-up: the query stays far below ClickHouse's `max_query_size` of 256 KiB.
+/// Ids in one look-up.
 pub(super) const LOOKUP_MAX: usize = 4_000;
+/// Room for a look-up with so many ids, each of a tenant of its own, in bytes: by default ClickHouse takes 256 KiB.
+const LOOKUP_BYTES_MAX: &str = "2097152";
 /// Clocks of ClickHouse and the sinks may differ by so much.
 pub(super) const SERVER_CLOCK_SKEW: Duration = Duration::from_secs(2);
 /// Clocks of GitHub and the gateways may differ by so much.
@@ -41,12 +49,39 @@ pub(super) trait Rows: Payload {
     /// Its row.
     type Row: RowWrite;
 
+    /// The columns that hold its identity.
+    const IDENTITY: &str;
+    /// The columns with the kind and with the body's SHA-256.
+    const CONTENT: [&str; 2];
+
+    /// The kind and the body that it was made of.
+    fn content(&self) -> Content<&str>;
+
+    /// For what the row of a delivery is the only one.
+    fn identity_of(delivery: Identity<&str>) -> Identity<&str>;
+
     /// The row of `item`, borrowed from it, with the time (microseconds since the epoch) until which the
     /// server may take it.
     fn row(item: &Item<Self>, valid_until: i64) -> <Self::Row as Row>::Value<'_>;
 }
 
-/// A table that holds each id once.
+/// What a look-up tells of a row.
+#[derive(Debug, Row, Deserialize)]
+struct Stored {
+    tenant: String,
+    id: String,
+    kind: String,
+    sha256: String,
+}
+
+impl Stored {
+    fn delivery(&self) -> Identity<&str> {
+        let content = Content { kind: self.kind.as_str(), sha256: self.sha256.as_str() };
+        Identity { tenant: &self.tenant, id: &self.id, content }
+    }
+}
+
+/// A table that holds each identity once.
 pub(super) struct Table {
     client: Client,
     name: String,
@@ -54,6 +89,7 @@ pub(super) struct Table {
     scope: String,
     limit: Duration,
     already_there: Counter,
+    conflicts: Counter,
 }
 
 impl Table {
@@ -64,8 +100,9 @@ impl Table {
             .with_setting("insert_deduplicate", "1")
             .with_setting("max_execution_time", limit_s.to_string());
         let already_there = counter!(ALREADY_THERE, "component" => component);
+        let conflicts = counter!(CONFLICTS, "component" => component);
         let (name, scope) = (name.to_owned(), name.to_owned());
-        Self { client, name, scope, limit: Duration::from_secs(limit_s), already_there }
+        Self { client, name, scope, limit: Duration::from_secs(limit_s), already_there, conflicts }
     }
 
     /// The same table for rows that others than its sink's make of the same messages: a token of theirs must
@@ -91,16 +128,20 @@ impl Table {
     pub(super) async fn deliver<T: Rows>(&self, batch: &Batch<T>) -> Delivery {
         let count = batch.items().len();
         let mut items: Vec<&Item<T>> = batch.items().iter().collect();
+        let mut conflicts = 0;
         if batch.is_suspect() {
             match self.look_up(&items).await {
-                Ok(there) => items.retain(|item| !there.contains(item.value.id())),
+                Ok(stored) => conflicts += drop_stored(&mut items, &stored),
                 Err(fault) => return Delivery::Whole(fault),
             }
             self.already_there.increment((count - items.len()) as u64);
         }
-        unique(&mut items);
+        conflicts += unique(&mut items);
         match self.insert(&items, batch.valid_for()).await {
-            Ok(()) => Delivery::all(count),
+            Ok(()) => {
+                self.conflicts.increment(conflicts);
+                Delivery::all(count)
+            }
             Err(failure) => self.failed(failure, batch),
         }
     }
@@ -124,7 +165,7 @@ impl Table {
             return Ok(());
         }
         let valid_until = valid_until(valid_for, self.limit);
-        let token = Batch::<T>::token(items.iter().map(|item| (item.sequence, item.value.id())), &self.scope);
+        let token = Batch::<T>::token(items.iter().map(|item| (item.sequence, item.value.identity())), &self.scope);
         let send = async {
             let mut insert = self
                 .client
@@ -140,23 +181,49 @@ impl Table {
         send.await.map_err(fault)
     }
 
-    /// Which of `suspects` are in the table.
-    async fn look_up<T: Rows>(&self, suspects: &[&Item<T>]) -> Result<HashSet<String>, Fault> {
-        let mut there = HashSet::new();
+    /// The rows with the tenants and ids of `suspects`.
+    async fn look_up<T: Rows>(&self, suspects: &[&Item<T>]) -> Result<Vec<Stored>, Fault> {
+        let client = self.client.clone().with_setting("max_query_size", LOOKUP_BYTES_MAX);
+        let mut stored = Vec::new();
         for part in suspects.chunks(LOOKUP_MAX) {
             let ids: Vec<&str> = part.iter().map(|item| item.value.id()).collect();
             // Without an end: the row may be that of a copy that was received later.
             let (from, _) = span(part);
-            let query = self
-                .client
-                .query("SELECT id FROM ? WHERE id IN ? AND received_at >= fromUnixTimestamp64Micro(?)")
-                .bind(clickhouse::sql::Identifier(&self.name))
+            let [kind, sha256] = T::CONTENT.map(Identifier);
+            let query = client
+                .query(
+                    "SELECT tenant, id, ? AS kind, ? AS sha256 FROM ? WHERE tenant IN ? AND id IN ? \
+                     AND received_at >= fromUnixTimestamp64Micro(?)",
+                )
+                .bind(kind)
+                .bind(sha256)
+                .bind(Identifier(&self.name))
+                .bind(tenants(part.iter().map(|item| item.value.identity())))
                 .bind(ids)
                 .bind(from.as_micros());
-            there.extend(query.fetch_all::<String>().await.map_err(|error| fault(error).fault)?);
+            stored.extend(query.fetch_all::<Stored>().await.map_err(|error| fault(error).fault)?);
         }
-        Ok(there)
+        Ok(stored)
     }
+}
+
+/// The tenants among `names`, each once. Tables are ordered by them.
+pub(super) fn tenants<'a>(names: impl Iterator<Item = Identity<&'a str>>) -> Vec<&'a str> {
+    let tenants: BTreeSet<&str> = names.map(|name| name.tenant).collect();
+    tenants.into_iter().collect()
+}
+
+/// Leaves the items that have no row yet. Of the others, how many were made of something else than the row.
+fn drop_stored<T: Rows>(items: &mut Vec<&Item<T>>, stored: &[Stored]) -> u64 {
+    let there: HashMap<Identity<&str>, Content<&str>> =
+        stored.iter().map(Stored::delivery).map(|row| (T::identity_of(row), row.content)).collect();
+    let mut conflicts = 0;
+    items.retain(|item| {
+        let found = there.get(&item.value.identity());
+        conflicts += u64::from(found.is_some_and(|content| *content != item.value.content()));
+        found.is_none()
+    });
+    conflicts
 }
 
 /// Until when the server may take rows, in microseconds since the epoch by the clock that ClickHouse
@@ -171,7 +238,8 @@ fn valid_until(valid_for: Duration, limit: Duration) -> i64 {
 pub(super) fn span<T: Payload>(items: &[&Item<T>]) -> (Timestamp, Timestamp) {
     let earliest = |item: &&Item<T>| {
         let received_at = item.value.received_at();
-        let created_at = EventId::from_stored(item.value.id()).created_at();
+        // A time to come is made up.
+        let created_at = EventId::from_stored(item.value.id()).created_at().filter(|at| *at <= received_at);
         // GitHub redelivers for three days, GHES for seven.
         let created_at = created_at.unwrap_or_else(|| received_at.minus(Duration::from_secs(8 * 24 * 3_600)));
         created_at.min(received_at).minus(CLOCK_SKEW)
@@ -181,8 +249,20 @@ pub(super) fn span<T: Payload>(items: &[&Item<T>]) -> (Timestamp, Timestamp) {
     (from, to)
 }
 
-/// Keeps the first of the items of each id: a batch may hold a delivery and its repetition.
-pub(super) fn unique<T: Payload>(items: &mut Vec<&Item<T>>) {
-    let mut seen = HashSet::with_capacity(items.len());
-    items.retain(|item| seen.insert(item.value.id()));
+/// Keeps the first of the items of each identity: a batch may hold a delivery and its repetition. Of the others, how
+/// many were made of something else than the first.
+fn unique<T: Rows>(items: &mut Vec<&Item<T>>) -> u64 {
+    let mut seen: HashMap<Identity<&str>, Content<&str>> = HashMap::with_capacity(items.len());
+    let mut conflicts = 0;
+    items.retain(|item| match seen.entry(item.value.identity()) {
+        Entry::Occupied(first) => {
+            conflicts += u64::from(*first.get() != item.value.content());
+            false
+        }
+        Entry::Vacant(place) => {
+            place.insert(item.value.content());
+            true
+        }
+    });
+    conflicts
 }

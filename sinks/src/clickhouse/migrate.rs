@@ -16,14 +16,20 @@ struct Migration {
 }
 
 /// All migrations, in order. One that was released is never changed.
-const MIGRATIONS: [Migration; 3] = [
+const MIGRATIONS: [Migration; 5] = [
     Migration { version: 1, name: "events", sql: include_str!("migrations/0001_events.sql") },
     Migration { version: 2, name: "raw", sql: include_str!("migrations/0002_raw.sql") },
     Migration { version: 3, name: "gaps", sql: include_str!("migrations/0003_gaps.sql") },
+    Migration { version: 4, name: "raw_sha256", sql: include_str!("migrations/0004_raw_sha256.sql") },
+    Migration {
+        version: 5,
+        name: "conflicting_deliveries",
+        sql: include_str!("migrations/0005_conflicting_deliveries.sql"),
+    },
 ];
 
-/// The tables that they make.
-const TABLES: [&str; 3] = ["events", "raw", "gaps"];
+/// The tables and views that they make.
+const TABLES: [&str; 4] = ["events", "raw", "gaps", "conflicting_deliveries"];
 
 /// Creates the database and applies what is missing.
 pub(super) async fn run(client: &Client, database: &str) -> Result<(), Fault> {

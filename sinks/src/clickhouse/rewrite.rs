@@ -2,31 +2,35 @@
 //!
 //! Each step may be repeated, so that whoever is killed begins again with the first:
 //!
-//! 1. Look up which ids have a *fresh* row, inserted since the rewriting began, and which have an older one.
+//! 1. Look up which identities have a *fresh* row, inserted since the rewriting began, and which have an older one.
 //! 2. Insert what has no fresh row, and look up that it is there.
-//! 3. Delete the older rows of the ids that have a fresh one; never any other.
+//! 3. Delete the older rows of the identities that have a fresh one; never any other.
 //!
 //! An event that is there stays there throughout, so that a sink that looks it up always finds it; for a moment it
 //! has two rows. An event that was absent may be inserted by a sink at the same time, which looked it up before we
-//! inserted: such ids are *unproven* until the sink's time for a call has passed. Then the older of two rows goes.
+//! inserted: such identities are *unproven* until the sink's time for a call has passed. Then the older of two rows
+//! goes. Of several bodies under one id the row is that of the same body as before, and where there is none, of the first.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::marker::PhantomData;
 
-use clickhouse::Client;
 use clickhouse::sql::Identifier;
+use clickhouse::{Client, Row};
 use headrace_runtime::batch::Item;
 use headrace_runtime::crash::{self, Point};
 use headrace_runtime::fault::{Fault, FaultClass};
 use headrace_runtime::past::Window;
+use headrace_runtime::payload::{Content, Identity};
 use headrace_schemas::time::Timestamp;
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::classify::{Failure, fault};
-use super::insert::{Rows, SERVER_CLOCK_SKEW, Table, span, unique};
+use super::insert::{Rows, SERVER_CLOCK_SKEW, Table, span, tenants};
 
 /// Most items of a call. Look-ups and removals read whole hours of the table: the more at once, the fewer.
 pub const ITEMS_MAX: usize = 8_000;
-/// Room for a statement with so many ids, in bytes.
+/// Room for a statement with so many identities, in bytes.
 const STATEMENT_BYTES_MAX: &str = "4194304";
 /// How long the server may take to look up or delete rows. No statement that is late does harm.
 const STATEMENT_LIMIT_S: &str = "600";
@@ -65,10 +69,10 @@ pub struct Written {
     pub unproven: Unproven,
 }
 
-/// Ids to look at once more when the sink's time for a call has passed.
+/// Identities to look at once more when the sink's time for a call has passed.
 #[derive(Clone, Debug, Default)]
 pub struct Unproven {
-    ids: Vec<String>,
+    names: Vec<Identity<String>>,
     earliest: Timestamp,
 }
 
@@ -76,26 +80,52 @@ impl Unproven {
     /// Whether there is nothing to look at.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.ids.is_empty()
+        self.names.is_empty()
     }
 }
 
-/// How many rows there are of an id.
-#[derive(Clone, Copy, Debug, Default)]
+/// How many rows there are of an identity, and what the first of them was made of: of those that were inserted before
+/// the rewriting, if there are any, the one that was received first.
+#[derive(Debug, Row, Deserialize)]
 struct Found {
+    tenant: String,
+    id: String,
+    // Under the name of a column they would stand for it in GROUP BY.
+    #[serde(rename = "first_kind")]
+    kind: String,
+    #[serde(rename = "first_sha256")]
+    sha256: String,
     /// Inserted since the rewriting began.
     fresh: u64,
     /// Inserted before, received in the window.
     older: u64,
     /// Inserted before, received at another time.
     elsewhere: i64,
-    /// When the first of those that were inserted before was received.
-    first: Timestamp,
+    /// When the first of those that were inserted before was received, in microseconds since the Unix epoch.
+    first: i64,
 }
 
 impl Found {
-    const fn has_older(self) -> bool {
+    const fn has_older(&self) -> bool {
         self.older > 0 || self.elsewhere > 0
+    }
+
+    fn delivery(&self) -> Identity<&str> {
+        let content = Content { kind: self.kind.as_str(), sha256: self.sha256.as_str() };
+        Identity { tenant: &self.tenant, id: &self.id, content }
+    }
+}
+
+/// An identity as the tuple of its columns.
+struct Columns<'a>(Identity<&'a str>);
+
+impl Serialize for Columns<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Identity { tenant, id, content } = self.0;
+        if content == Content::default() {
+            return (tenant, id).serialize(serializer);
+        }
+        (tenant, id, content.kind, content.sha256).serialize(serializer)
     }
 }
 
@@ -127,67 +157,95 @@ impl<T: Rows> Rewrite<T> {
     /// Poison when one of the items cannot be stored, transient when the server is away or its answer was not clear,
     /// broken when a person must act.
     pub async fn write(&self, items: &[Item<T>]) -> Result<Written, Fault> {
-        let mut items: Vec<&Item<T>> = items.iter().collect();
-        let count = items.len() as u64;
-        unique(&mut items);
-        if items.is_empty() {
+        let all: Vec<&Item<T>> = items.iter().collect();
+        if all.is_empty() {
             return Ok(Written::default());
         }
-        let ids: Vec<&str> = items.iter().map(|item| item.value.id()).collect();
-        let (from, to) = span(&items);
-        let before = self.look_up(&ids, from, to).await?;
-        let state = |id: &str| before.get(id).copied().unwrap_or_default();
-        let keeps = |item: &&&Item<T>| self.keeps(state(item.value.id()), item.value.received_at());
-        let kept: HashSet<&str> = items.iter().filter(keeps).map(|item| item.value.id()).collect();
-        let is_due = |id: &str| state(id).fresh == 0 && !kept.contains(id);
-        let absent: Vec<&Item<T>> = items.iter().copied().filter(|item| is_due(item.value.id())).collect();
+        let (from, to) = span(&all);
+        let names: HashSet<Identity<&str>> = all.iter().map(|item| item.value.identity()).collect();
+        let before = self.look_up(&names.into_iter().collect::<Vec<_>>(), from, to).await?;
+        let before: HashMap<Identity<&str>, &Found> = by_identity::<T>(&before);
+        let state = |item: &Item<T>| before.get(&item.value.identity()).copied();
+        let chosen = choose(&all, &before);
+        let (kept, fresh): (Vec<&Item<T>>, Vec<&Item<T>>) =
+            chosen.into_iter().partition(|item| state(item).is_some_and(|found| self.keeps(found, &item.value)));
+        let is_absent = |item: &&Item<T>| state(item).is_none_or(|found| found.fresh == 0);
+        let absent: Vec<&Item<T>> = fresh.iter().copied().filter(is_absent).collect();
         self.insert(&absent).await?;
         if !absent.is_empty() {
             self.prove_inserted(&absent, from, to).await?;
         }
         crash::pass(Point::BeforeRemoval);
-        let fresh: Vec<&str> = ids.into_iter().filter(|id| !kept.contains(id)).collect();
-        if matches!(self.older, Older::Replaced(_)) {
-            let replaced: Vec<&str> = fresh.iter().copied().filter(|id| state(id).has_older()).collect();
-            self.remove(&replaced, from, to).await?;
+        let (replaced, new): (Vec<&Item<T>>, Vec<&Item<T>>) =
+            fresh.into_iter().partition(|item| state(item).is_some_and(Found::has_older));
+        if matches!(self.older, Older::Replaced(_)) && !replaced.is_empty() {
+            let replaced: Vec<Identity<&str>> = replaced.iter().map(|item| item.value.identity()).collect();
+            self.remove_before(&replaced, from, to, self.since).await?;
         }
-        let unproven = fresh.iter().filter(|id| !state(id).has_older()).map(|&id| id.to_owned()).collect();
+        let unproven = new.iter().map(|item| owned(item.value.identity())).collect();
         Ok(Written {
-            fresh: count - kept.len() as u64,
+            fresh: (items.len() - kept.len()) as u64,
             inserted: absent.len() as u64,
             kept: kept.len() as u64,
-            unproven: Unproven { ids: unproven, earliest: from },
+            unproven: Unproven { names: unproven, earliest: from },
         })
     }
 
-    /// Leaves one row of each of the ids, the latest.
+    /// Leaves one row of each of the identities, the latest.
     ///
     /// # Errors
     /// Transient when the server is away, broken when a person must act.
     pub async fn prove(&self, unproven: &Unproven) -> Result<(), Fault> {
-        for ids in unproven.ids.chunks(ITEMS_MAX) {
-            let twice = self
-                .statements
-                .query(
-                    "SELECT id, toUnixTimestamp64Micro(max(inserted_at)) FROM ? WHERE id IN ? \
-                     AND received_at >= fromUnixTimestamp64Micro(?) GROUP BY id HAVING count() > 1",
-                )
-                .bind(Identifier(self.table.name()))
-                .bind(ids)
-                .bind(unproven.earliest.as_micros());
-            for (id, latest) in twice.fetch_all::<(String, i64)>().await.map_err(|error| fault(error).fault)? {
-                let latest = Timestamp::from_micros(latest);
-                self.remove_before(&[&id], unproven.earliest, END_OF_TIME, latest).await?;
+        for names in unproven.names.chunks(ITEMS_MAX) {
+            let names: HashSet<Identity<&str>> = names.iter().map(borrowed).collect();
+            for (name, latest) in self.twice(&names, unproven.earliest).await? {
+                let name = borrowed(&name);
+                if names.contains(&name) {
+                    self.remove_before(&[name], unproven.earliest, END_OF_TIME, latest).await?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Whether an event stays as it is, which was delivered at `received_at` too. The row of an event is that of its
-    /// first delivery: when that is not in the window, or no longer in RAW, its row is not ours to replace.
-    fn keeps(&self, found: Found, received_at: Timestamp) -> bool {
+    /// The identities that have several rows, of the tenants and with the ids of `names`, and when the latest was
+    /// inserted.
+    async fn twice(
+        &self,
+        names: &HashSet<Identity<&str>>,
+        from: Timestamp,
+    ) -> Result<Vec<(Identity<String>, Timestamp)>, Fault> {
+        let (identity, [kind, sha256]) = (T::IDENTITY, T::CONTENT.map(Identifier));
+        let query = self
+            .statements
+            .query(&format!(
+                "SELECT tenant, id, any(?), any(?), toUnixTimestamp64Micro(max(inserted_at)) FROM ? \
+                 WHERE tenant IN ? AND id IN ? AND received_at >= fromUnixTimestamp64Micro(?) \
+                 GROUP BY {identity} HAVING count() > 1"
+            ))
+            .bind(kind)
+            .bind(sha256)
+            .bind(Identifier(self.table.name()))
+            .bind(tenants(names.iter().copied()))
+            .bind(names.iter().map(|name| name.id).collect::<Vec<_>>())
+            .bind(from.as_micros());
+        let rows = query.fetch_all::<(String, String, String, String, i64)>().await;
+        let rows = rows.map_err(|error| fault(error).fault)?.into_iter().map(|(tenant, id, kind, sha256, latest)| {
+            let content = Content { kind: kind.as_str(), sha256: sha256.as_str() };
+            (owned(T::identity_of(Identity { tenant: &tenant, id: &id, content })), Timestamp::from_micros(latest))
+        });
+        Ok(rows.collect())
+    }
+
+    /// Whether an event stays as it is, which `value` was delivered as too. The row of an event is that of its first
+    /// delivery: when that is not in the window, or no longer in RAW, its row is not ours to replace. Nor is it when it
+    /// was made of another body under the same id, which is the event.
+    fn keeps(&self, found: &Found, value: &T) -> bool {
         let replaces = match self.older {
-            Older::Replaced(_) => found.older > 0 && found.first >= received_at,
+            Older::Replaced(_) => {
+                let is_first = found.older > 0 && found.first >= value.received_at().as_micros();
+                is_first && found.delivery().content == value.content()
+            }
             Older::Kept => false,
         };
         found.fresh == 0 && found.has_older() && !replaces
@@ -207,24 +265,26 @@ impl<T: Rows> Rewrite<T> {
 
     /// Nothing is deleted before the row that replaces it has been seen.
     async fn prove_inserted(&self, items: &[&Item<T>], from: Timestamp, to: Timestamp) -> Result<(), Fault> {
-        let ids: Vec<&str> = items.iter().map(|item| item.value.id()).collect();
-        let there = self.look_up(&ids, from, to).await?;
-        match ids.iter().filter(|&&id| there.get(id).is_none_or(|found| found.fresh == 0)).count() {
+        let names: Vec<Identity<&str>> = items.iter().map(|item| item.value.identity()).collect();
+        let there = self.look_up(&names, from, to).await?;
+        let there = by_identity::<T>(&there);
+        match names.iter().filter(|&name| there.get(name).is_none_or(|found| found.fresh == 0)).count() {
             0 => Ok(()),
             missing => Err(Fault::broken(anyhow::anyhow!(
                 "expected {} rows in `{}` that were inserted since {}, found {missing} of them missing; was the clock \
                  of ClickHouse set back, or is a replica behind?",
-                ids.len(),
+                names.len(),
                 self.table.name(),
                 self.since
             ))),
         }
     }
 
-    /// What there is of `ids`: received from `from` to `to`, and for those of which there is nothing, later.
-    async fn look_up(&self, ids: &[&str], from: Timestamp, to: Timestamp) -> Result<HashMap<String, Found>, Fault> {
-        let mut found = self.look_up_within(ids, from, to).await?;
-        let absent: Vec<&str> = ids.iter().copied().filter(|&id| !found.contains_key(id)).collect();
+    /// What there is of `names`: received from `from` to `to`, and for those of which there is nothing, later.
+    async fn look_up(&self, names: &[Identity<&str>], from: Timestamp, to: Timestamp) -> Result<Vec<Found>, Fault> {
+        let mut found = self.look_up_within(names, from, to).await?;
+        let there = by_identity::<T>(&found);
+        let absent: Vec<Identity<&str>> = names.iter().copied().filter(|name| !there.contains_key(name)).collect();
         if !absent.is_empty() {
             let later = Timestamp::from_micros(to.as_micros() + 1);
             found.extend(self.look_up_within(&absent, later, END_OF_TIME).await?);
@@ -234,65 +294,108 @@ impl<T: Rows> Rewrite<T> {
 
     async fn look_up_within(
         &self,
-        ids: &[&str],
+        names: &[Identity<&str>],
         from: Timestamp,
         to: Timestamp,
-    ) -> Result<HashMap<String, Found>, Fault> {
+    ) -> Result<Vec<Found>, Fault> {
         let (inside_from, inside_to) = match &self.older {
             Older::Replaced(window) => (window.from, window.to),
             Older::Kept => (Timestamp::default(), END_OF_TIME),
         };
+        let (identity, [kind, sha256]) = (T::IDENTITY, T::CONTENT);
+        // Rows that were inserted before come first.
+        let of_first = "(inserted_at >= fromUnixTimestamp64Micro(?), received_at)";
         let query = self
             .statements
-            .query(
-                "SELECT id, countIf(inserted_at >= fromUnixTimestamp64Micro(?)) AS fresh, \
+            .query(&format!(
+                "SELECT tenant, id, toString(argMin({kind}, {of_first})) AS first_kind, \
+                 toString(argMin({sha256}, {of_first})) AS first_sha256, \
+                 countIf(inserted_at >= fromUnixTimestamp64Micro(?)) AS fresh, \
                  countIf(inserted_at < fromUnixTimestamp64Micro(?) AND received_at >= fromUnixTimestamp64Micro(?) \
                  AND received_at < fromUnixTimestamp64Micro(?)) AS older, count() - fresh - older AS elsewhere, \
-                 toUnixTimestamp64Micro(minIf(received_at, inserted_at < fromUnixTimestamp64Micro(?))) \
-                 FROM ? WHERE id IN ? AND received_at >= fromUnixTimestamp64Micro(?) \
-                 AND received_at <= fromUnixTimestamp64Micro(?) GROUP BY id",
-            )
+                 toUnixTimestamp64Micro(minIf(received_at, inserted_at < fromUnixTimestamp64Micro(?))) AS first \
+                 FROM ? WHERE tenant IN ? AND id IN ? AND received_at >= fromUnixTimestamp64Micro(?) \
+                 AND received_at <= fromUnixTimestamp64Micro(?) GROUP BY {identity}"
+            ))
+            .bind(self.since.as_micros())
+            .bind(self.since.as_micros())
             .bind(self.since.as_micros())
             .bind(self.since.as_micros())
             .bind(inside_from.as_micros())
             .bind(inside_to.as_micros())
             .bind(self.since.as_micros())
             .bind(Identifier(self.table.name()))
-            .bind(ids)
+            .bind(tenants(names.iter().copied()))
+            .bind(names.iter().map(|name| name.id).collect::<Vec<_>>())
             .bind(from.as_micros())
             .bind(to.as_micros());
-        let rows = query.fetch_all::<(String, u64, u64, i64, i64)>().await.map_err(|error| fault(error).fault)?;
-        let found = |(id, fresh, older, elsewhere, first)| {
-            (id, Found { fresh, older, elsewhere, first: Timestamp::from_micros(first) })
-        };
-        Ok(rows.into_iter().map(found).collect())
+        query.fetch_all::<Found>().await.map_err(|error| fault(error).fault)
     }
 
-    /// Deletes the rows of `ids` that were there before the rewriting began.
-    async fn remove(&self, ids: &[&str], from: Timestamp, to: Timestamp) -> Result<(), Fault> {
-        if ids.is_empty() { Ok(()) } else { self.remove_before(ids, from, to, self.since).await }
-    }
-
-    /// Deletes the rows of `ids`, received from `from` to `to`, that were inserted before `before`. A statement of a
+    /// Deletes the rows of `names`, received from `from` to `to`, that were inserted before `before`. A statement of a
     /// process that was stopped meanwhile does no harm: what came later is newer.
     async fn remove_before(
         &self,
-        ids: &[&str],
+        names: &[Identity<&str>],
         from: Timestamp,
         to: Timestamp,
         before: Timestamp,
     ) -> Result<(), Fault> {
+        let identity = T::IDENTITY;
+        // Tenants and ids by themselves too, by which parts and granules are skipped.
         let query = self
             .statements
-            .query(
-                "DELETE FROM ? WHERE id IN ? AND inserted_at < fromUnixTimestamp64Micro(?) \
-                 AND received_at >= fromUnixTimestamp64Micro(?) AND received_at <= fromUnixTimestamp64Micro(?)",
-            )
+            .query(&format!(
+                "DELETE FROM ? WHERE tenant IN ? AND id IN ? AND ({identity}) IN ? \
+                 AND inserted_at < fromUnixTimestamp64Micro(?) AND received_at >= fromUnixTimestamp64Micro(?) \
+                 AND received_at <= fromUnixTimestamp64Micro(?)"
+            ))
             .bind(Identifier(self.table.name()))
-            .bind(ids)
+            .bind(tenants(names.iter().copied()))
+            .bind(names.iter().map(|name| name.id).collect::<Vec<_>>())
+            .bind(names.iter().copied().map(Columns).collect::<Vec<_>>())
             .bind(before.as_micros())
             .bind(from.as_micros())
             .bind(to.as_micros());
         query.execute().await.map_err(|error| fault(error).fault)
     }
+}
+
+/// What was found, by its identity.
+fn by_identity<T: Rows>(found: &[Found]) -> HashMap<Identity<&str>, &Found> {
+    found.iter().map(|found| (T::identity_of(found.delivery()), found)).collect()
+}
+
+/// Of the items of each identity the first whose content is that of the row, else the first.
+fn choose<'a, T: Rows>(items: &[&'a Item<T>], before: &HashMap<Identity<&str>, &Found>) -> Vec<&'a Item<T>> {
+    let is_of_row = |item: &Item<T>| {
+        let found = before.get(&item.value.identity());
+        found.is_some_and(|found| found.delivery().content == item.value.content())
+    };
+    let mut places: HashMap<Identity<&str>, usize> = HashMap::with_capacity(items.len());
+    let mut chosen: Vec<&Item<T>> = Vec::with_capacity(items.len());
+    for &item in items {
+        match places.entry(item.value.identity()) {
+            Entry::Vacant(place) => {
+                place.insert(chosen.len());
+                chosen.push(item);
+            }
+            Entry::Occupied(place) if !is_of_row(chosen[*place.get()]) && is_of_row(item) => {
+                chosen[*place.get()] = item;
+            }
+            Entry::Occupied(_) => {}
+        }
+    }
+    chosen
+}
+
+fn owned(name: Identity<&str>) -> Identity<String> {
+    let Identity { tenant, id, content: Content { kind, sha256 } } = name;
+    let content = Content { kind: kind.to_owned(), sha256: sha256.to_owned() };
+    Identity { tenant: tenant.to_owned(), id: id.to_owned(), content }
+}
+
+fn borrowed(name: &Identity<String>) -> Identity<&str> {
+    let Identity { tenant, id, content: Content { kind, sha256 } } = name;
+    Identity { tenant, id, content: Content { kind, sha256 } }
 }

@@ -2,7 +2,7 @@
 
 use clickhouse::Row;
 use headrace_runtime::batch::Item;
-use headrace_runtime::payload::RawDelivery;
+use headrace_runtime::payload::{Content, Identity, RawDelivery};
 use headrace_schemas::event::{Event, RuleMatch};
 use serde::Serialize;
 
@@ -70,6 +70,17 @@ pub(super) struct EventRow<'a> {
 impl Rows for Event {
     type Row = EventRow<'static>;
 
+    const IDENTITY: &str = "tenant, id";
+    const CONTENT: [&str; 2] = ["kind", "raw_sha256"];
+
+    fn content(&self) -> Content<&str> {
+        Content { kind: &self.kind, sha256: &self.raw.sha256 }
+    }
+
+    fn identity_of(delivery: Identity<&str>) -> Identity<&str> {
+        Identity { content: Content::default(), ..delivery }
+    }
+
     fn row(item: &Item<Self>, valid_until: i64) -> EventRow<'_> {
         let event = &item.value;
         let (actor, target) = (event.actor.as_ref(), event.target.as_ref());
@@ -133,7 +144,7 @@ impl Rows for Event {
     }
 }
 
-/// A row of `raw`; the columns are described in `migrations/0002_raw.sql`.
+/// A row of `raw`; the columns are described in `migrations/0002_raw.sql` and `0004_raw_sha256.sql`.
 #[derive(Row, Serialize)]
 pub(super) struct RawRow<'a> {
     id: &'a str,
@@ -145,11 +156,23 @@ pub(super) struct RawRow<'a> {
     headers: Vec<(&'a str, &'a str)>,
     #[serde(with = "serde_bytes")]
     body: &'a [u8],
+    sha256: &'a str,
     valid_until: i64,
 }
 
 impl Rows for RawDelivery {
     type Row = RawRow<'static>;
+
+    const IDENTITY: &str = "tenant, id, event, sha256";
+    const CONTENT: [&str; 2] = ["event", "sha256"];
+
+    fn content(&self) -> Content<&str> {
+        Self::content(self)
+    }
+
+    fn identity_of(delivery: Identity<&str>) -> Identity<&str> {
+        delivery
+    }
 
     fn row(item: &Item<Self>, valid_until: i64) -> RawRow<'_> {
         let raw = &item.value;
@@ -162,6 +185,7 @@ impl Rows for RawDelivery {
             sequence: raw.sequence,
             headers: raw.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
             body: &raw.body,
+            sha256: &raw.sha256,
             valid_until,
         }
     }

@@ -1,10 +1,11 @@
 //! Scored events to Splunk's HTTP Event Collector (HEC).
 //!
 //! One JSON envelope per event, many to a request. Receivers get every event at least once, with its
-//! stable id in the indexed field `event_id`; Splunk itself drops no repeats. HEC answers when an
-//! event is in its queue; indexer acknowledgement (`useACK`) is not used. Tried against a stand-in
-//! that follows Splunk's published protocol only, never against a Splunk server. What an answer means
-//! is in [`answer`], what is sent in [`envelope`].
+//! stable id in the indexed field `event_id`. It is one of its `tenant`: a search that drops repeats must
+//! go by both, and Splunk itself drops none. HEC answers when an event is in its queue; indexer
+//! acknowledgement (`useACK`) is not used. Tried against a stand-in that follows Splunk's published
+//! protocol only, never against a Splunk server. What an answer means is in [`answer`], what is sent in
+//! [`envelope`].
 
 mod answer;
 mod config;

@@ -64,6 +64,7 @@ impl Sample for RawDelivery {
                 (text(header::GITHUB_EVENT), text("repository")),
                 (text(header::CONTENT_TYPE), text("application/json")),
             ],
+            sha256: Self::sha256_of(body.as_bytes()),
             body: body.into(),
             sequence: 0,
         }
@@ -75,12 +76,13 @@ impl Sample for RawDelivery {
         headers.insert(header::SOURCE, self.source.as_str());
         headers.insert(header::EVENT, self.event.as_str());
         headers.insert(header::RECEIVED_AT, self.received_at.as_micros().to_string());
+        headers.insert(header::BODY_SHA256, self.sha256.as_str());
         for (name, value) in &self.headers {
             headers.insert(name.as_str(), value.as_str());
         }
         Outgoing {
             subject: subject::raw(&self.tenant, &self.source, &self.event),
-            message_id: self.id.to_string(),
+            message_id: self.id.delivery_key(&self.tenant, &self.event, &self.sha256),
             payload: self.body.clone(),
             headers,
         }

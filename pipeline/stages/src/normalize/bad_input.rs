@@ -12,6 +12,7 @@ use super::*;
 const EVENT_MAX_BYTES: usize = 512 << 10;
 
 fn raw(kind: &str, body: impl Into<Vec<u8>>) -> RawDelivery {
+    let body = Bytes::from(body.into());
     RawDelivery {
         id: EventId::github("72d3162e-cc78-11e3-81ab-4c9367dc0958"),
         tenant: "acme".to_owned(),
@@ -19,7 +20,8 @@ fn raw(kind: &str, body: impl Into<Vec<u8>>) -> RawDelivery {
         event: kind.to_owned(),
         received_at: Timestamp::parse("2026-03-01T12:00:00Z").unwrap(),
         headers: vec![(header::CONTENT_TYPE.to_owned(), "application/json".to_owned())],
-        body: Bytes::from(body.into()),
+        sha256: RawDelivery::sha256_of(&body),
+        body,
         sequence: 42,
     }
 }

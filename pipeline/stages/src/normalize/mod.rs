@@ -17,7 +17,6 @@ use headrace_schemas::catalog::{self, Attribute, Entry};
 use headrace_schemas::event::{Actor, Event, Organization, Outcome, RawReference, Repository, Target};
 use headrace_schemas::header;
 use headrace_schemas::time::Timestamp;
-use sha2::{Digest as _, Sha256};
 
 use self::document::Object;
 pub use self::verify::{Verified, Verify};
@@ -103,7 +102,7 @@ fn event(raw: &RawDelivery, document: &Object<'_>) -> Event {
         network: None,
         raw: RawReference {
             sequence: i64::try_from(raw.sequence).unwrap_or(i64::MAX),
-            sha256: hex::encode(Sha256::digest(&raw.body)),
+            sha256: raw.sha256.clone(),
             bytes: i64::try_from(raw.body.len()).unwrap_or(i64::MAX),
         },
         enrichment: None,
