@@ -15,14 +15,30 @@ pub(super) enum Answer {
     Unknown,
 }
 
-/// A delivery by its id.
+/// What was sent under one id.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    pub(super) answer: Answer,
-    /// SHA-256 of the body, hex.
-    pub(super) hash: String,
+    /// The SHA-256 of each body, hex, and how it was answered.
+    pub(super) bodies: Vec<(String, Answer)>,
     /// Whether a rule matches it.
     pub(super) matching: bool,
+}
+
+impl Entry {
+    /// The hashes of the bodies that must be there.
+    pub(super) fn stored(&self) -> impl Iterator<Item = &String> {
+        self.bodies.iter().filter(|(_, answer)| *answer == Answer::Stored).map(|(hash, _)| hash)
+    }
+
+    /// Whether its event must be there.
+    pub(super) fn is_stored(&self) -> bool {
+        self.stored().next().is_some()
+    }
+
+    /// Whether a body with this hash was sent.
+    pub(super) fn has(&self, hash: &str) -> bool {
+        self.bodies.iter().any(|(own, _)| own == hash)
+    }
 }
 
 /// Every delivery that was sent.
@@ -34,10 +50,12 @@ impl Ledger {
     pub(super) fn note(&self, delivery: &Delivery, answer: Answer) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Delivery { body, matching, .. } = delivery;
-        let new = || Entry { answer, hash: sha256(body), matching: *matching };
-        let entry = entries.entry(delivery.id()).or_insert_with(new);
-        if answer == Answer::Stored {
-            entry.answer = answer;
+        let entry = entries.entry(delivery.id()).or_insert_with(|| Entry { bodies: Vec::new(), matching: *matching });
+        let hash = sha256(body);
+        match entry.bodies.iter_mut().find(|(own, _)| *own == hash) {
+            None => entry.bodies.push((hash, answer)),
+            Some((_, known)) if answer == Answer::Stored => *known = answer,
+            Some(_) => {}
         }
     }
 

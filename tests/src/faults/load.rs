@@ -1,5 +1,6 @@
 //! The load: signed deliveries with ids of their own, at a steady rate, as GitHub would send them. Some
-//! are presented again later, under the same id.
+//! are presented again later, under the same id; some share their id with another body, as those of an App's hook and
+//! of an organization's do.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +23,8 @@ const ANSWER_WAIT: Duration = Duration::from_secs(10);
 const IN_FLIGHT_MAX: usize = 512;
 /// Each so many-th delivery is presented again, after the broker's duplicate window.
 const REPEAT_EVERY: u64 = 50;
+/// Each so many-th delivery shares its id with another body, which is sent at the same time and as often.
+const SHARED_EVERY: u64 = 30;
 /// The broker's duplicate window in these runs, in seconds.
 pub(super) const WINDOW_S: u64 = 10;
 /// Deliveries are sent in steps of this length.
@@ -39,6 +42,8 @@ pub(super) struct Delivery {
     pub(super) matching: bool,
     /// Whether it is presented again later.
     repeated: bool,
+    /// The other body under its id.
+    other: Option<Box<Self>>,
 }
 
 impl Delivery {
@@ -78,7 +83,7 @@ impl Load {
     /// Sends one delivery; its id when it was stored.
     pub(super) async fn send_one(&self) -> Option<String> {
         let delivery = self.sender.delivery();
-        (self.sender.send(&delivery).await == Answer::Stored).then(|| delivery.id())
+        (self.sender.send_all(&delivery).await == Answer::Stored).then(|| delivery.id())
     }
 
     /// Stops, waits for what is under way, and hands over what was answered and how long it was sent.
@@ -108,12 +113,12 @@ async fn pace(sender: Arc<Sender>, rate: u32, stop: CancellationToken) {
             let stop = stop.clone();
             under_way.spawn(async move {
                 let delivery = sender.delivery();
-                sender.send(&delivery).await;
+                sender.send_all(&delivery).await;
                 drop(place);
                 if delivery.repeated {
                     let wait = tokio::time::sleep(Duration::from_secs(WINDOW_S + 2));
                     tokio::select! { () = wait => {}, () = stop.cancelled() => {} }
-                    sender.send(&delivery).await;
+                    sender.send_all(&delivery).await;
                 }
             });
         }
@@ -131,13 +136,24 @@ impl Sender {
         let (event, of_event) =
             if matching { ("repository", r#""action":"publicized""#) } else { ("push", r#""ref":"refs/heads/main""#) };
         let turn = number / MATCHING_EVERY;
-        let body = format!(
-            r#"{{{of_event},"number":{number},"repository":{{"id":1,"name":"app-{0}","full_name":"acme/app-{0}","private":false,"owner":{{"login":"acme"}}}},"organization":{{"login":"acme","id":5}},"sender":{{"login":"mona-{1}","id":7,"type":"User"}}}}"#,
-            turn % 20,
-            turn % 10
-        );
+        let body = |more: &str| {
+            let text = format!(
+                r#"{{{of_event},"number":{number},{more}"repository":{{"id":1,"name":"app-{0}","full_name":"acme/app-{0}","private":false,"owner":{{"login":"acme"}}}},"organization":{{"login":"acme","id":5}},"sender":{{"login":"mona-{1}","id":7,"type":"User"}}}}"#,
+                turn % 20,
+                turn % 10
+            );
+            text.into_bytes()
+        };
         let repeated = number.is_multiple_of(REPEAT_EVERY);
-        Delivery { guid, event, body: body.into_bytes(), matching, repeated }
+        let delivery = |body: Vec<u8>| Delivery { guid: guid.clone(), event, body, matching, repeated, other: None };
+        let other = number.is_multiple_of(SHARED_EVERY).then(|| delivery(body(r#""installation":{"id":9},"#)));
+        Delivery { other: other.map(Box::new), ..delivery(body("")) }
+    }
+
+    /// Sends a delivery and the other body under its id at once; what the first was answered.
+    async fn send_all(&self, delivery: &Delivery) -> Answer {
+        let Some(other) = &delivery.other else { return self.send(delivery).await };
+        tokio::join!(self.send(delivery), self.send(other)).0
     }
 
     async fn send(&self, delivery: &Delivery) -> Answer {

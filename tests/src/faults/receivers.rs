@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::ledger::{Answer, Ledger};
+use super::ledger::Ledger;
 use super::plan::Plan;
 use super::report::Report;
 use crate::standin::jira::{self, Jira};
@@ -64,7 +64,7 @@ impl Receivers {
     pub(super) fn verify(&self, ledger: &Ledger, report: &mut Report) {
         let arrived: BTreeSet<String> = self.splunk.ids().into_iter().collect();
         let sent = ledger.entries();
-        let matching = sent.iter().filter(|(_, entry)| entry.answer == Answer::Stored && entry.matching);
+        let matching = sent.iter().filter(|(_, entry)| entry.is_stored() && entry.matching);
         for (id, _) in matching {
             report.matching += 1;
             if !arrived.contains(id) {

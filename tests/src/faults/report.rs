@@ -28,9 +28,11 @@ pub struct Report {
     pub faults: BTreeMap<Fault, Tally>,
     /// Seconds from the end of the load until everything was settled.
     pub settle_seconds: f64,
-    /// Deliveries sent.
+    /// Deliveries sent, by id.
     pub sent: usize,
-    /// Those that were answered 2xx.
+    /// Ids under which two bodies were sent.
+    pub shared: usize,
+    /// Those of which a body was answered 2xx.
     pub answered: usize,
     /// Of these, those that a rule matches and that Splunk must have, where it is a receiver.
     pub matching: usize,
@@ -40,9 +42,10 @@ pub struct Report {
     pub rows: usize,
     /// Answered 2xx and not in `events`, not in `raw` or not in Splunk. Must be 0.
     pub lost: usize,
-    /// Ids with more than one row in `events` or in `raw`, and tickets beyond one per alert. Must be 0.
+    /// Ids with more than one row in `events`, bodies with more than one in `raw`, and tickets beyond one per alert. Must
+    /// be 0.
     pub twice: usize,
-    /// Bodies in `raw` that differ from what was sent. Must be 0.
+    /// Bodies in `raw`, and those that rows of `events` name, that differ from what was sent. Must be 0.
     pub altered: usize,
     /// Dead letters. Must be 0.
     pub dead: u64,
@@ -96,6 +99,7 @@ impl Report {
             faults: BTreeMap::new(),
             settle_seconds: 0.0,
             sent: 0,
+            shared: 0,
             answered: 0,
             matching: 0,
             alerts: 0,
