@@ -1,7 +1,7 @@
 //! What other accounts of this machine must not read: bodies, events, secrets.
 //!
 //! The umask closes whatever this process and its children make. Directories that were there before are closed by
-//! [`directory`], files that others may look for are put in place by [`write`].
+//! [`directory`], files that others may look for are put in place by [`write()`].
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write as _};
