@@ -120,7 +120,7 @@ impl Connections {
         self.0.max
     }
 
-    /// Drops some of those that wait `what` for, if any has waited for [`STAY_MIN`]; how many.
+    /// Drops some of those that wait for `what`, if any has waited for [`STAY_MIN`]; how many.
     pub fn shed(&self, what: Waiting) -> usize {
         let victims = self.victims(what);
         for (reason, connection) in &victims {
