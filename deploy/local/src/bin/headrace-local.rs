@@ -2,7 +2,7 @@
 //! `headrace` has the same commands for people; this one only keeps the tests from depending on it.
 //!
 //! ```text
-//! headrace-local clickhouse --library L [--password P] [--queries-max N] [--waiting-max N] --data-dir D --listen A
+//! headrace-local clickhouse --library L [--password P] [--reader-password P] [--queries-max N] … --data-dir D --listen A
 //! headrace-local nats --program P --data-dir D --ready-file F
 //! ```
 
@@ -15,9 +15,8 @@ use headrace_local::clickhouse::front::{self, Password, ServerConfig};
 use headrace_local::nats;
 use tokio::signal::unix::{SignalKind, signal};
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run().await {
+fn main() -> ExitCode {
+    match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");
@@ -26,13 +25,20 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run() -> anyhow::Result<()> {
+fn run() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let command = arguments.next();
     let options = Options(arguments.collect());
+    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build();
     match command.as_deref() {
-        Some("clickhouse") => clickhouse(&options).await,
-        Some("nats") => nats(&options).await,
+        Some("clickhouse") => {
+            // A way to see what the statement policy does by itself.
+            if options.find("--confine") != Some("no") {
+                headrace_local::clickhouse::confine(options.get("--data-dir")?.as_ref(), options.get("--library")?.as_ref())?;
+            }
+            runtime()?.block_on(clickhouse(&options))
+        }
+        Some("nats") => runtime()?.block_on(nats(&options)),
         other => bail!("expected clickhouse or nats, found {other:?}"),
     }
 }
@@ -55,6 +61,14 @@ async fn clickhouse(options: &Options) -> anyhow::Result<()> {
     let listen: SocketAddr = options.get("--listen")?.parse()?;
     let mut config = ServerConfig::new(listen, options.get("--data-dir")?, options.get("--library")?);
     config.password = options.find("--password").map(Password::new);
+    config.reader_password = options.find("--reader-password").map(Password::new);
+    config.hosts = options.find("--host").map(str::to_owned).into_iter().collect();
+    if let Some(number) = options.find("--memory-bytes-max") {
+        config.memory_bytes_max = Some(number.parse()?);
+    }
+    if let Some(number) = options.find("--connections-max") {
+        config.limits.connections_max = number.parse()?;
+    }
     if let Some(number) = options.find("--queries-max") {
         config.limits.queries_max = number.parse()?;
     }

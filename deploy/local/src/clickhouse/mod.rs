@@ -1,9 +1,14 @@
 //! ClickHouse without a ClickHouse server: the engine as a library behind its own HTTP protocol ([`front`]), and a
 //! supervised child process that runs it ([`start()`]).
+//! What clients may do there is said in [`policy`] and [`access`].
 //! The launcher half must never load the engine: its 566 MB belong to the child alone.
 
+mod access;
+mod confine;
 pub(crate) mod engine;
 pub mod front;
+mod memory;
+pub(crate) mod policy;
 mod service;
 
 use std::ffi::OsString;
@@ -13,6 +18,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+pub use self::confine::{Confinement, confine};
 pub use self::engine::EngineError;
 use self::service::Server;
 use crate::child::{Event, RestartPolicy, Supervised};

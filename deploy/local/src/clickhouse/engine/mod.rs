@@ -87,15 +87,13 @@ struct Shared {
     symbols: Symbols,
     library: PathBuf,
     data_dir: PathBuf,
+    config: PathBuf,
 }
-
-/// Settings of every connection: those in which the embedded engine differs from a ClickHouse server.
-/// `implicit_select` would run the text `garbage` as `SELECT garbage`; introspection shows this process's memory.
-const SERVER_SETTINGS: [&CStr; 2] = [c"--implicit_select=0", c"--allow_introspection_functions=0"];
 
 impl Engine {
     /// Loads the library. No directory is opened yet; the first [`Engine::connect`] does that.
-    pub(crate) fn load(library: &Path, data_dir: &Path) -> Result<Self, EngineError> {
+    /// `config` is the engine's own configuration file.
+    pub(crate) fn load(library: &Path, data_dir: &Path, config: &Path) -> Result<Self, EngineError> {
         if !write::guard() {
             return Err(EngineError::Unguarded);
         }
@@ -103,7 +101,7 @@ impl Engine {
         // SAFETY: called before any connection exists, as the header demands. Without it the engine would take
         // the handling of SIGTERM and SIGSEGV away from this process.
         unsafe { (symbols.set_signal_handlers_enabled)(0) };
-        let shared = Shared { symbols, library: library.into(), data_dir: data_dir.into() };
+        let shared = Shared { symbols, library: library.into(), data_dir: data_dir.into(), config: config.into() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -111,11 +109,12 @@ impl Engine {
     /// Costs about 0.2 ms once the engine is up, which is what makes a session per request affordable.
     pub(crate) fn connect(&self) -> Result<Connection, EngineError> {
         let refused = || EngineError::Refused { path: self.shared.data_dir.clone() };
-        let mut path = b"--path=".to_vec();
-        path.extend_from_slice(self.shared.data_dir.as_os_str().as_bytes());
-        let path = CString::new(path).map_err(|_| refused())?;
-        let [first, second] = SERVER_SETTINGS;
-        let arguments: [*const c_char; 4] = [c"clickhouse".as_ptr(), path.as_ptr(), first.as_ptr(), second.as_ptr()];
+        let option = |name: &str, path: &Path| {
+            let value = [name.as_bytes(), path.as_os_str().as_bytes()].concat();
+            CString::new(value).map_err(|_| refused())
+        };
+        let (path, config) = (option("--path=", &self.shared.data_dir)?, option("--config-file=", &self.shared.config)?);
+        let arguments: [*const c_char; 3] = [c"clickhouse".as_ptr(), path.as_ptr(), config.as_ptr()];
         // SAFETY: `arguments` holds that many NUL-terminated strings which live until the call returns; the engine
         // copies what it keeps.
         let outer = unsafe { (self.shared.symbols.connect)(arguments.len() as c_int, arguments.as_ptr()) };

@@ -4,15 +4,23 @@
 use std::io::{self, Read};
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use hyper::body::{Frame as BodyFrame, Incoming};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::failure::Failure;
 
 /// Frames under way; a frame is what one read of the socket gave, at most some 400 KB.
 const FRAMES_MAX: usize = 8;
+/// How much of a body is awaited before a thread looks at it, in bytes. Most statements are shorter, so that a thread and a
+/// place wait for the engine alone, never for a client.
+const BEGINNING_BYTES: usize = 256 << 10;
+/// How often a waiting body looks whether somebody needs what it holds.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long a body may stand still while somebody waits for its place.
+const STALL_MAX: Duration = Duration::from_secs(2);
 /// How much of a body is still read after its statement has failed, in bytes. Closing while the client writes would
 /// make many clients report a broken pipe instead of the error.
 const DISCARD_BYTES_MAX: u64 = 64 << 20;
@@ -30,10 +38,18 @@ enum Frame {
     Failed(Failure),
 }
 
+/// The beginning of a body, or all of it.
+pub(super) struct Beginning {
+    bytes: BytesMut,
+    whole: bool,
+}
+
 /// The sending half, for the connection's task.
 pub(super) struct Pump {
     frames: mpsc::Sender<Frame>,
     limits: Limits,
+    received: u64,
+    whole: bool,
 }
 
 /// The reading half, for the statement's thread.
@@ -52,20 +68,50 @@ pub(super) struct Unpacked<R> {
     bytes_max: u64,
 }
 
-pub(super) fn channel(limits: Limits) -> (Pump, BodyReader) {
+/// Waits for the beginning of `body`.
+pub(super) async fn begin(body: &mut Incoming, limits: &Limits) -> Result<Beginning, Failure> {
+    let mut beginning = Beginning { bytes: BytesMut::new(), whole: false };
+    while beginning.bytes.len() < BEGINNING_BYTES {
+        let frame = match tokio::time::timeout(limits.idle_max, body.frame()).await {
+            Err(_) => return Err(Failure::idle(limits.idle_max.as_secs())),
+            Ok(None) => {
+                beginning.whole = true;
+                break;
+            }
+            Ok(Some(Err(_))) => return Err(failure_of(&io::ErrorKind::ConnectionAborted.into())),
+            Ok(Some(Ok(frame))) => frame,
+        };
+        if let Ok(data) = frame.into_data() {
+            beginning.bytes.extend_from_slice(&data);
+        }
+        if beginning.bytes.len() as u64 > limits.bytes_max {
+            return Err(Failure::body_too_large(limits.bytes_max));
+        }
+    }
+    Ok(beginning)
+}
+
+pub(super) fn channel(limits: Limits, beginning: Beginning) -> (Pump, BodyReader) {
     let (sender, receiver) = mpsc::channel(FRAMES_MAX);
-    let reader = BodyReader { frames: receiver, current: Bytes::new(), ended: false, bytes_max: limits.bytes_max };
-    (Pump { frames: sender, limits }, reader)
+    let Beginning { bytes, whole } = beginning;
+    let received = bytes.len() as u64;
+    let reader =
+        BodyReader { frames: receiver, current: bytes.freeze(), ended: whole, bytes_max: limits.bytes_max };
+    (Pump { frames: sender, limits, received, whole }, reader)
 }
 
 impl Pump {
-    /// Carries `body` to its end, to an error, or until nobody reads it and enough was discarded.
-    pub(super) async fn run(self, mut body: Incoming) {
-        let mut received = 0_u64;
+    /// Carries `body` to its end, to an error, or until nobody reads it and enough was discarded. A client that sends
+    /// nothing is let go sooner while `is_short`.
+    pub(super) async fn run(self, mut body: Incoming, is_short: impl Fn() -> bool) {
+        let mut received = self.received;
         let mut discarded = 0_u64;
+        if self.whole {
+            return;
+        }
         let last = loop {
-            let frame = match tokio::time::timeout(self.limits.idle_max, body.frame()).await {
-                Err(_) => break Frame::Failed(Failure::idle(self.limits.idle_max.as_secs())),
+            let frame = match self.frame(&mut body, &is_short).await {
+                Err(waited) => break Frame::Failed(Failure::idle(waited.as_secs())),
                 Ok(None) => break Frame::End,
                 // The connection broke: dropping the sender without an end says so.
                 Ok(Some(Err(_))) => return,
@@ -87,6 +133,24 @@ impl Pump {
         };
         // Nobody is left to be told if this fails.
         let _ = self.frames.send(last).await;
+    }
+
+    /// The next frame, or how long it did not come.
+    async fn frame(
+        &self,
+        body: &mut Incoming,
+        is_short: impl Fn() -> bool,
+    ) -> Result<Option<Result<BodyFrame<Bytes>, hyper::Error>>, Duration> {
+        let since = Instant::now();
+        loop {
+            if let Ok(frame) = tokio::time::timeout(LOOK_EVERY.min(self.limits.idle_max), body.frame()).await {
+                return Ok(frame);
+            }
+            let waited = since.elapsed();
+            if waited >= self.limits.idle_max || (waited >= STALL_MAX && is_short()) {
+                return Err(waited);
+            }
+        }
     }
 }
 

@@ -38,6 +38,12 @@ impl Failure {
         Self::from(Exception::new(516, "AUTHENTICATION_FAILED", &message))
     }
 
+    /// The system refuses one more thread.
+    pub(super) fn no_thread() -> Self {
+        let message = "the system gave no thread for this statement; try again";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, 439, "CANNOT_SCHEDULE_TASK", message)
+    }
+
     /// A defect of this server; the panic itself is in its log.
     pub(super) fn panicked() -> Self {
         Self::from(Exception::new(49, "LOGICAL_ERROR", "the statement's thread failed; the server's log says why"))

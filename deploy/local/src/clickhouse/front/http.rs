@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,28 +19,42 @@ use tokio_util::task::TaskTracker;
 use super::body::{self, Limits};
 use super::cancel::{Ticket, Waiting};
 use super::codec::Encoding;
+use super::connections::{Presence, State};
 use super::failure::Failure;
-use super::job::Job;
+use super::format;
+use super::job::{self, Job};
 use super::lanes::Lanes;
+use super::origin::Names;
 use super::output::{Answer, Manner, Output, Payload};
 use super::request::{Credentials, Request};
-use super::{Password, format};
+use super::users::{Role, Users};
 use crate::clickhouse::engine::{Engine, Stats};
+use crate::clickhouse::policy::Policy;
 
 /// What every request needs of the server.
 pub(super) struct Server {
     pub(super) engine: Engine,
     pub(super) lanes: Arc<Lanes>,
+    pub(super) policy: Arc<Policy>,
     pub(super) limits: Limits,
-    pub(super) user: String,
-    pub(super) password: Option<Password>,
+    pub(super) users: Users,
+    pub(super) names: Names,
     pub(super) timezone: String,
     pub(super) tasks: TaskTracker,
+}
+
+/// The connection on which a request came.
+#[derive(Clone)]
+pub(super) struct Peer {
+    pub(super) presence: Arc<Presence>,
+    /// The address that the client connected to.
+    pub(super) local: SocketAddr,
 }
 
 /// Answers one request. Errors are answers too.
 pub(super) async fn answer(
     server: Arc<Server>,
+    peer: Peer,
     request: hyper::Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let asks = request.uri().query().is_some_and(|query| !query.is_empty());
@@ -47,29 +62,47 @@ pub(super) async fn answer(
     Ok(match request.uri().path() {
         "/ping" | "/replicas_status" if reading => text("Ok.\n"),
         "/" if reading && !asks => text("Ok.\n"),
-        "/" if reading || request.method() == Method::POST => statement(&server, request).await,
+        "/" if reading || request.method() == Method::POST => statement(&server, &peer, request).await,
         "/" => refused(StatusCode::METHOD_NOT_ALLOWED, "GET, HEAD and POST are understood\n"),
         _ => refused(StatusCode::NOT_FOUND, "There is no such handle; statements go to /\n"),
     })
 }
 
-async fn statement(server: &Arc<Server>, request: hyper::Request<Incoming>) -> Response<AnswerBody> {
+async fn statement(server: &Arc<Server>, peer: &Peer, request: hyper::Request<Incoming>) -> Response<AnswerBody> {
     let (head, incoming) = request.into_parts();
-    if let Err(failure) = server.authenticate(&Credentials::parse(&head)) {
-        return failed(&failure, None);
-    }
-    match Request::parse(&head) {
-        Ok(request) => run(server, request, incoming).await,
+    // Before anything else is looked at: a stranger gets no place, no thread and no memory.
+    let known = server.names.check(&head, peer.local);
+    let role = match known.and_then(|()| server.users.authenticate(&Credentials::parse(&head))) {
+        Ok(role) => role,
+        Err(failure) => return failed(&failure, None),
+    };
+    peer.presence.set(State::Sending);
+    let answer = match Request::parse(&head) {
+        Ok(request) => run(server, peer, request, role, incoming).await,
         Err(failure) => failed(&failure, None),
+    };
+    if answer.body().in_use.is_none() {
+        peer.presence.set(State::Idle);
     }
+    answer
 }
 
 /// Starts the statement on its thread, feeds it the body, and waits for the head of its answer.
-async fn run(server: &Arc<Server>, request: Request, incoming: Incoming) -> Response<AnswerBody> {
-    let admission = match server.lanes.admit() {
-        Ok(admission) => admission,
+async fn run(
+    server: &Arc<Server>,
+    peer: &Peer,
+    request: Request,
+    role: Role,
+    mut incoming: Incoming,
+) -> Response<AnswerBody> {
+    let kind = job::likely(&request);
+    let beginning = body::begin(&mut incoming, &server.limits).await;
+    let admitted = beginning.and_then(|beginning| Ok((beginning, server.lanes.admit(role, kind)?)));
+    let (beginning, admission) = match admitted {
+        Ok(admitted) => admitted,
         Err(failure) => return failed(&failure, Some(&request.query_id)),
     };
+    peer.presence.set(State::Busy);
     let ticket = Ticket::new();
     let runtime = Handle::current();
     let shown = Shown {
@@ -85,7 +118,7 @@ async fn run(server: &Arc<Server>, request: Request, incoming: Incoming) -> Resp
         idle_max: server.limits.idle_max,
     };
     let (answer_sender, answer) = oneshot::channel();
-    let (pump, reader) = body::channel(server.limits);
+    let (pump, reader) = body::channel(server.limits, beginning);
     let waiting = Waiting {
         ticket: Arc::clone(&ticket),
         engine: server.engine.clone(),
@@ -95,22 +128,31 @@ async fn run(server: &Arc<Server>, request: Request, incoming: Incoming) -> Resp
     let job = Job {
         engine: server.engine.clone(),
         lanes: Arc::clone(&server.lanes),
+        policy: Arc::clone(&server.policy),
+        role,
         request,
         body: reader,
         output: Output::new(answer_sender, manner, runtime.clone()),
         ticket,
         runtime,
     };
-    // Task "statement": ends by itself; its client's leaving ends it early.
-    server.tasks.spawn_blocking(move || {
-        let _admission = admission;
+    // Thread "statement": ends by itself; its client's leaving ends it early.
+    let tracked = server.tasks.token();
+    let started_thread = std::thread::Builder::new().name("statement".into()).stack_size(job::STACK_BYTES).spawn(move || {
+        let _held = (admission, tracked);
         job.run();
     });
-    let ((), answer) = tokio::join!(pump.run(incoming), answer);
+    if let Err(error) = started_thread {
+        tracing::warn!(%error, "cannot start a thread for a statement");
+        return failed(&Failure::no_thread(), Some(&shown.query_id));
+    }
+    let is_short = || server.lanes.is_short(role, kind);
+    let ((), answer) = tokio::join!(pump.run(incoming, is_short), answer);
     match answer {
         Ok(Answer::Failed(failure)) => failed(&failure, Some(&shown.query_id)),
         Ok(Answer::Started { format, stats, payload }) => {
-            let body = AnswerBody { payload, _waiting: Some(waiting) };
+            let in_use = Some(InUse { _waiting: waiting, presence: Arc::clone(&peer.presence) });
+            let body = AnswerBody { payload, in_use };
             started(server, &shown, &format, &stats, body)
         }
         // The thread panicked; the panic is in the log.
@@ -147,18 +189,6 @@ fn started(server: &Server, shown: &Shown, format: &str, stats: &Stats, body: An
     response
 }
 
-impl Server {
-    fn authenticate(&self, credentials: &Credentials) -> Result<(), Failure> {
-        let Some(password) = &self.password else { return Ok(()) };
-        let user = credentials.user.as_deref().unwrap_or("default");
-        let given = credentials.password.as_deref().unwrap_or_default();
-        if user == self.user && password.is(given) {
-            return Ok(());
-        }
-        Err(Failure::unauthenticated(user))
-    }
-}
-
 /// ClickHouse writes the numbers as strings.
 fn summary(stats: &Stats) -> String {
     serde_json::json!({
@@ -191,7 +221,7 @@ fn text(body: &'static str) -> Response<AnswerBody> {
 
 fn refused(status: StatusCode, body: &str) -> Response<AnswerBody> {
     let payload = Payload::Whole(Bytes::copy_from_slice(body.as_bytes()));
-    let mut response = Response::new(AnswerBody { payload, _waiting: None });
+    let mut response = Response::new(AnswerBody { payload, in_use: None });
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
@@ -201,7 +231,19 @@ fn refused(status: StatusCode, body: &str) -> Response<AnswerBody> {
 /// The body of an answer. Dropping it tells the statement that its client has left.
 pub(super) struct AnswerBody {
     payload: Payload,
-    _waiting: Option<Waiting>,
+    in_use: Option<InUse>,
+}
+
+/// What an answer holds until it has gone out.
+struct InUse {
+    _waiting: Waiting,
+    presence: Arc<Presence>,
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.presence.set(State::Idle);
+    }
 }
 
 impl Body for AnswerBody {

@@ -18,21 +18,28 @@ use super::multipart;
 use super::output::Output;
 use super::request::Request;
 use super::statement::{self, Extent, Head, Outline};
+use super::users::Role;
 use crate::clickhouse::engine::{Connection, Engine, Exception, Stats};
+use crate::clickhouse::policy::{Policy, STATEMENT_BYTES_MAX, Verdict, values_are_plain};
 
 /// How far into a text the beginning of an insert's data is looked for, in bytes.
 const HEAD_BYTES_MAX: usize = 1 << 20;
-/// The longest statement, data of an insert not counted, in bytes. ClickHouse's own `max_query_size` is far smaller.
-const STATEMENT_BYTES_MAX: usize = 16 << 20;
 /// How much of an insert's data goes to the engine at once, in bytes; its queue holds 16 such pieces.
 const APPEND_BYTES: usize = 256 << 10;
 /// The most that a result made in one piece may take in memory, in bytes.
-const WHOLE_RESULT_BYTES_MAX: u64 = 1 << 30;
+pub(super) const WHOLE_RESULT_BYTES_MAX: u64 = 1 << 30;
+/// The most data of `VALUES` in which expressions are evaluated, in bytes: they are judged first, as a statement is.
+const EXPRESSIONS_BYTES_MAX: usize = 64 << 10;
+/// The stack of a statement's thread, in bytes. The engine reads and plans on it by recursion, to the depth that its
+/// settings allow, which nobody may raise; memory is taken only as far as it is used.
+pub(super) const STACK_BYTES: usize = 64 << 20;
 
 /// Everything a statement needs.
 pub(super) struct Job {
     pub(super) engine: Engine,
     pub(super) lanes: Arc<Lanes>,
+    pub(super) policy: Arc<Policy>,
+    pub(super) role: Role,
     pub(super) request: Request,
     pub(super) body: BodyReader,
     pub(super) output: Output,
@@ -51,10 +58,43 @@ enum Statement {
     },
 }
 
+/// What this request may do.
+struct May<'policy> {
+    policy: &'policy Policy,
+    /// Nothing that leaves a trace: a `GET`, or the user who only reads.
+    read_only: bool,
+}
+
+impl May<'_> {
+    /// Judges the statement and the settings beside it, on a session that has none of them yet.
+    fn judge(&self, session: &mut Connection, request: &Request, sql: &[u8]) -> Result<Verdict, Failure> {
+        let verdict = self.policy.judge(session, sql, &request.parameters)?;
+        if self.read_only && !verdict.read_only {
+            return Err(read_only());
+        }
+        for (name, value) in request.settings.iter().filter(|(name, _)| name != READONLY) {
+            self.policy.setting(session, name, value)?;
+        }
+        Ok(verdict)
+    }
+}
+
+/// The one setting that the front itself answers for.
+const READONLY: &str = "readonly";
+
+/// What a request's statement looks like before its body is read: official clients put the statement of an insert into
+/// the URL. It only says where a request waits until its statement is read.
+pub(super) fn likely(request: &Request) -> Kind {
+    match statement::head(request.query.as_bytes(), Extent::Whole) {
+        Head::Insert { .. } => Kind::Insert,
+        Head::Plain | Head::Undecided => Kind::Query,
+    }
+}
+
 impl Job {
     /// Runs to the end and answers. Blocks.
     pub(super) fn run(self) {
-        let Self { engine, lanes, mut request, body, mut output, ticket, runtime } = self;
+        let Self { engine, lanes, policy, role, mut request, body, mut output, ticket, runtime } = self;
         // Also if this thread panics: else the client's leaving would go on stopping a statement that is no more.
         let ended = ticket.ends_with_this();
         let mut body = decoded(&request, body);
@@ -65,13 +105,14 @@ impl Job {
                 Statement::Insert { .. } => Kind::Insert,
             };
             // Declared before the session, so that the place is given back after it is closed.
-            let _place = lanes.enter(kind, &runtime)?;
+            let _place = lanes.enter(role, kind, &runtime)?;
             let mut session = open(&engine)?;
+            let may = May { policy: &policy, read_only: request.read_only || role == Role::Reader };
             match statement {
-                Statement::Plain(sql) => query(&mut session, &request, &sql, &mut output, &ticket),
+                Statement::Plain(sql) => query(&mut session, &request, &may, &sql, &mut output, &ticket),
                 Statement::Insert { sql, format, begun } => {
                     output.set_format(format::DEFAULT);
-                    insert(&mut session, &request, &Data { sql, format, begun }, &mut body)
+                    insert(&mut session, &request, &may, Data { sql, format, begun }, &mut body)
                 }
             }
         });
@@ -147,6 +188,7 @@ fn open(engine: &Engine) -> Result<Connection, Failure> {
 fn query(
     session: &mut Connection,
     request: &Request,
+    may: &May<'_>,
     sql: &[u8],
     output: &mut Output,
     ticket: &Ticket,
@@ -155,25 +197,18 @@ fn query(
     if outline.first.is_empty() {
         return Err(Exception::new(62, "SYNTAX_ERROR", "Empty query").into());
     }
-    if outline.local_file {
-        let message = "INTO OUTFILE and FROM INFILE name files of the server and are not allowed over HTTP";
-        return Err(Exception::new(344, "SUPPORT_IS_DISABLED", message).into());
-    }
-    let analysis = session.analyse(sql);
-    if analysis.statements > 1 {
-        return Err(Exception::new(62, "SYNTAX_ERROR", "Multi-statements are not allowed").into());
-    }
-    let blocks = blocks_of(request, &outline, analysis.read_only);
+    let verdict = may.judge(session, request, sql)?;
+    let blocks = blocks_of(request, &outline, verdict.read_only);
     let mut own = Vec::new();
     if blocks == Blocks::Whole && !request.sets("max_result_bytes") {
         own.push(("max_result_bytes", WHOLE_RESULT_BYTES_MAX.to_string()));
         own.push(("result_overflow_mode", "throw".to_owned()));
     }
-    let killable = analysis.read_only && !request.sets("log_comment");
+    let killable = verdict.read_only && !request.sets("log_comment");
     if killable {
         own.push(("log_comment", ticket.comment().to_owned()));
     }
-    prepare(session, request, &own)?;
+    prepare(session, request, may, &own)?;
     if killable && !ticket.arm() {
         return Err(client_gone());
     }
@@ -183,10 +218,6 @@ fn query(
         return stream(session, request, sql, format, blocks, output);
     }
     let chunk = session.execute(sql, format, &request.parameters)?;
-    if analysis.statements == 0 {
-        // The client library behind the engine takes words such as `quit` for itself.
-        return Err(Exception::new(62, "SYNTAX_ERROR", "this is not a statement").into());
-    }
     let stats = chunk.stats();
     output.write(chunk.bytes(), &stats).map_err(|_| client_gone())?;
     Ok(stats)
@@ -235,11 +266,23 @@ struct Data {
     begun: Vec<u8>,
 }
 
-fn insert(session: &mut Connection, request: &Request, data: &Data, body: &mut dyn Read) -> Result<Stats, Failure> {
-    if request.read_only {
-        return Err(read_only());
+fn insert(
+    session: &mut Connection,
+    request: &Request,
+    may: &May<'_>,
+    mut data: Data,
+    body: &mut dyn Read,
+) -> Result<Stats, Failure> {
+    let judged = [&data.sql, b" FORMAT ".as_slice(), data.format.as_bytes()].concat();
+    may.judge(session, request, &judged)?;
+    let mut own = Vec::new();
+    if data.format.eq_ignore_ascii_case("Values") {
+        body.take(EXPRESSIONS_BYTES_MAX as u64).read_to_end(&mut data.begun).map_err(|error| failure_of(&error))?;
+        if data.begun.len() < EXPRESSIONS_BYTES_MAX && values_are_plain(session, &data.begun) {
+            own.push(("input_format_values_interpret_expressions", "1".to_owned()));
+        }
     }
-    prepare(session, request, &[])?;
+    prepare(session, request, may, &own)?;
     let mut insert = session.insert(&data.sql, &data.format, &request.parameters)?;
     let mut taking = data.begun.is_empty() || insert.append(&data.begun);
     let mut piece = Vec::with_capacity(APPEND_BYTES);
@@ -255,26 +298,37 @@ fn insert(session: &mut Connection, request: &Request, data: &Data, body: &mut d
     Ok(insert.finish()?)
 }
 
-/// Brings database and settings of the request into its session: first ours, then the client's.
-fn prepare(session: &mut Connection, request: &Request, own: &[(&str, String)]) -> Result<(), Failure> {
+/// Brings database and settings of the request into its session: first ours, then the client's, and at last that nothing
+/// may be changed, if nothing may.
+fn prepare(
+    session: &mut Connection,
+    request: &Request,
+    may: &May<'_>,
+    own: &[(&str, String)],
+) -> Result<(), Failure> {
     if let Some(database) = &request.database {
         let name = database.replace('\\', "\\\\").replace('`', "\\`");
         session.execute(format!("USE `{name}`").as_bytes(), format::DEFAULT, &[])?;
     }
     let own = own.iter().map(|(name, value)| (*name, value.as_str()));
     let theirs = request.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let theirs = theirs.filter(|(name, _)| *name != READONLY);
     let changes: Vec<String> = own.chain(theirs).map(|(name, value)| format!("{name} = {}", quoted(value))).collect();
     if !changes.is_empty() {
         session.execute(format!("SET {}", changes.join(", ")).as_bytes(), format::DEFAULT, &[])?;
     }
-    if !request.read_only {
-        return Ok(());
+    match request.settings.iter().find(|(name, _)| name == READONLY).map(|(_, value)| value.as_str()) {
+        Some(level @ ("1" | "2")) => set_read_only(session, level),
+        Some(_) if may.read_only => Err(read_only()),
+        // 2 lets a statement have settings of its own, which 1 does not.
+        None if may.read_only => set_read_only(session, "2"),
+        None | Some(_) => Ok(()),
     }
-    match request.settings.iter().find(|(name, _)| name == "readonly").map(|(_, value)| value.as_str()) {
-        None => session.execute(b"SET readonly = 2", format::DEFAULT, &[]).map(drop).map_err(Failure::from),
-        Some("1" | "2") => Ok(()),
-        Some(_) => Err(read_only()),
-    }
+}
+
+fn set_read_only(session: &mut Connection, level: &str) -> Result<(), Failure> {
+    let statement = format!("SET readonly = {level}");
+    session.execute(statement.as_bytes(), format::DEFAULT, &[]).map(drop).map_err(Failure::from)
 }
 
 fn quoted(value: &str) -> String {
@@ -282,8 +336,8 @@ fn quoted(value: &str) -> String {
 }
 
 fn read_only() -> Failure {
-    let message = "Cannot execute query in readonly mode. For queries over HTTP, method GET implies readonly. \
-                   You should use method POST for modifying queries.";
+    let message = "Cannot execute query in readonly mode. For queries over HTTP, method GET implies readonly, and \
+                   the user reader only reads. You should use method POST and the user default for modifying queries.";
     Exception::new(164, "READONLY", message).into()
 }
 

@@ -5,15 +5,18 @@
 mod body;
 mod cancel;
 mod codec;
+mod connections;
 mod failure;
 mod format;
 mod http;
 mod job;
 mod lanes;
 mod multipart;
+mod origin;
 mod output;
 mod request;
 mod statement;
+mod users;
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
@@ -25,13 +28,18 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::http::Server;
+use self::connections::Connections;
+use self::http::{Peer, Server};
 use self::lanes::Lanes;
+use self::origin::Names;
+use self::users::Users;
+use super::access;
 use super::engine::{Connection, Engine, EngineError};
+use super::memory::Memory;
+use super::policy::{Bounds, Policy};
 
 /// What the server calls itself in its answers.
 const DISPLAY_NAME: &str = "headrace";
@@ -65,23 +73,29 @@ impl std::fmt::Debug for Password {
     }
 }
 
-/// How much the server takes on at once: at most `queries_max + inserts_max + 2 * waiting_max` requests. Each bound is refused with ClickHouse's error text when it is exceeded.
+/// How much the server takes on at once. What exceeds a bound is refused with ClickHouse's error text.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Queries running at once.
     pub queries_max: usize,
     /// Inserts running at once; slow queries never take their places.
     pub inserts_max: usize,
+    /// Statements of the user `reader` running at once; they take no places of others.
+    pub reads_max: usize,
     /// Requests of each kind that wait for a place.
     pub waiting_max: usize,
     /// How long one waits.
     pub wait_max: Duration,
     /// Bytes of a request's body, as sent and as unpacked.
     pub body_bytes_max: u64,
-    /// Open connections; further ones wait in the kernel's queue.
+    /// Open connections. For a further one, one goes whose client has shown no password, else one that is idle or still
+    /// sends its statement; while all are busy, it waits in the kernel's queue.
     pub connections_max: usize,
-    /// How long a client may send nothing, or take nothing, in the middle of a request.
+    /// How long a client may send nothing, or take nothing, in the middle of a request. While others wait for its place, two
+    /// seconds.
     pub idle_max: Duration,
+    /// How long a client may take to send the head of a request.
+    pub head_max: Duration,
     /// How long running statements get to finish at the end.
     pub grace: Duration,
 }
@@ -91,11 +105,13 @@ impl Default for Limits {
         Self {
             queries_max: 8,
             inserts_max: 8,
+            reads_max: 8,
             waiting_max: 64,
             wait_max: Duration::from_secs(30),
             body_bytes_max: 1 << 30,
             connections_max: 1024,
             idle_max: Duration::from_secs(60),
+            head_max: Duration::from_secs(60),
             grace: Duration::from_secs(8),
         }
     }
@@ -110,10 +126,17 @@ pub struct ServerConfig {
     pub data_dir: PathBuf,
     /// `libchdb.so`, as [`crate::install::Installer::clickhouse_library`] returns it.
     pub library: PathBuf,
-    /// The only user's name, if a password is set; else any name is taken.
+    /// The name of the user who may do all that is allowed; `reader` is the one who only reads.
     pub user: String,
-    /// Asked of every statement if set.
+    /// Asked of that user. Without any password anyone is let in, under any name; see [`ServeError::Open`].
     pub password: Option<Password>,
+    /// Asked of the user `reader`, who exists only with one if `password` is set.
+    pub reader_password: Option<Password>,
+    /// Names under which clients may call the server besides this machine's own, as `host` or `host:port`.
+    pub hosts: Vec<String>,
+    /// Memory for everything that the engine does, in bytes; half of the machine's if not set. One statement gets half of it,
+    /// 4 GiB at most.
+    pub memory_bytes_max: Option<u64>,
     /// Bounds.
     pub limits: Limits,
 }
@@ -127,6 +150,9 @@ impl ServerConfig {
             library: library.into(),
             user: "default".into(),
             password: None,
+            reader_password: None,
+            hosts: Vec::new(),
+            memory_bytes_max: None,
             limits: Limits::default(),
         }
     }
@@ -135,6 +161,15 @@ impl ServerConfig {
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
+    /// Other machines could reach it, and it asks for no password.
+    #[error(
+        "expected a password for a server that other machines can reach, found none for {listen}; \
+         give it --password-file, or let it listen on 127.0.0.1"
+    )]
+    Open {
+        /// The configured address.
+        listen: SocketAddr,
+    },
     /// The address is taken or not ours.
     #[error("cannot listen on {listen}")]
     Listen {
@@ -172,11 +207,19 @@ pub enum ServeError {
 /// # Errors
 /// Only at the start: the address, the directory or the engine. A failing connection ends that connection.
 pub async fn serve(config: ServerConfig, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+    let open_to_all = config.password.is_none() && config.reader_password.is_none();
+    if config.password.is_none() && !config.listen.ip().is_loopback() {
+        return Err(ServeError::Open { listen: config.listen });
+    }
     let listen = |source| ServeError::Listen { listen: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
     let address = listener.local_addr().map_err(listen)?;
+    if open_to_all {
+        tracing::warn!(%address, "ClickHouse asks for no password: whoever is on this machine may read and change everything in it");
+    }
+    let memory = Memory::new(config.memory_bytes_max);
     let (library, data_dir) = (config.library.clone(), config.data_dir.clone());
-    let opened = tokio::task::spawn_blocking(move || open(&library, &data_dir)).await;
+    let opened = tokio::task::spawn_blocking(move || open(&library, &data_dir, &memory)).await;
     let opened = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     tracing::info!(%address, version = opened.version, data_dir = %config.data_dir.display(), "ClickHouse is up");
 
@@ -184,16 +227,24 @@ pub async fn serve(config: ServerConfig, shutdown: impl Future<Output = ()>) -> 
     let limits = config.limits;
     let server = Arc::new(Server {
         engine: opened.engine.clone(),
-        lanes: Arc::new(Lanes::new(limits.queries_max, limits.inserts_max, limits.waiting_max, limits.wait_max)),
+        lanes: Arc::new(Lanes::new(&limits)),
+        policy: Arc::new(Policy::new(Bounds {
+            statement_memory_bytes: memory.statement_bytes,
+            result_bytes: job::WHOLE_RESULT_BYTES_MAX,
+        })),
         limits: body::Limits { bytes_max: limits.body_bytes_max, idle_max: limits.idle_max },
-        user: config.user,
-        password: config.password,
+        users: Users {
+            writer: config.user,
+            writer_password: config.password,
+            reader_password: config.reader_password,
+        },
+        names: Names { configured: config.hosts },
         timezone: opened.timezone.clone(),
         tasks: tasks.clone(),
     });
     let stopping = CancellationToken::new();
     tokio::select! {
-        never = accept(listener, &server, &tasks, &stopping, limits.connections_max) => match never {},
+        never = accept(listener, &server, &tasks, &stopping, &limits) => match never {},
         () = shutdown => {}
     }
     stopping.cancel();
@@ -222,9 +273,10 @@ struct Opened {
     _lock: File,
 }
 
-fn open(library: &Path, data_dir: &Path) -> Result<Opened, ServeError> {
+fn open(library: &Path, data_dir: &Path, memory: &Memory) -> Result<Opened, ServeError> {
     let lock = lock(data_dir)?;
-    let engine = Engine::load(library, data_dir)?;
+    let config = access::write(data_dir, memory).map_err(|source| ServeError::DataDir { path: data_dir.into(), source })?;
+    let engine = Engine::load(library, data_dir, &config)?;
     let mut anchor = engine.connect()?;
     let facts = anchor
         .execute(b"SELECT version(), timezone()", format::DEFAULT, &[])
@@ -273,15 +325,17 @@ async fn accept(
     server: &Arc<Server>,
     tasks: &TaskTracker,
     stopping: &CancellationToken,
-    connections_max: usize,
+    limits: &Limits,
 ) -> std::convert::Infallible {
-    let places = Arc::new(Semaphore::new(connections_max));
+    let connections = Connections::new(limits.connections_max);
+    let head_max = limits.head_max;
     loop {
-        let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
-        match listener.accept().await {
-            // Task "connection": ends with the client or, once stopping, with its current request.
-            Ok((stream, _)) => {
-                tasks.spawn(connection(stream, Arc::clone(server), stopping.clone(), place));
+        let accepted = listener.accept().await;
+        match accepted.and_then(|(stream, _)| Ok((stream.local_addr()?, stream))) {
+            // Task "connection": ends with the client, when cut off or, once stopping, with its current request.
+            Ok((local, stream)) => {
+                let peer = Peer { presence: Arc::new(connections.enter().await), local };
+                tasks.spawn(connection(stream, Arc::clone(server), peer, stopping.clone(), head_max));
             }
             Err(error) => {
                 // Out of descriptors, most likely: wait until some are given back instead of spinning.
@@ -292,17 +346,24 @@ async fn accept(
     }
 }
 
-async fn connection(stream: TcpStream, server: Arc<Server>, stopping: CancellationToken, _place: OwnedSemaphorePermit) {
+async fn connection(
+    stream: TcpStream,
+    server: Arc<Server>,
+    peer: Peer,
+    stopping: CancellationToken,
+    head_max: Duration,
+) {
     // Answers are small and awaited; without this each would wait for the client's delayed acknowledgement.
     let _ = stream.set_nodelay(true);
-    let head_max = server.limits.idle_max;
-    let service = service_fn(move |request| http::answer(Arc::clone(&server), request));
+    let presence = Arc::clone(&peer.presence);
+    let service = service_fn(move |request| http::answer(Arc::clone(&server), peer.clone(), request));
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(head_max).max_buf_size(HEAD_BYTES_MAX);
     let serving = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
+        () = presence.cut() => return,
         () = stopping.cancelled() => {
             serving.as_mut().graceful_shutdown();
             serving.await

@@ -1,6 +1,6 @@
 //! Reads just enough of a statement's text to know how to run it: whether data follow an `INSERT` and where they begin,
-//! which format a query names, which clauses the embedded engine would carry out on this machine's files.
-//! This must never decide what a statement means: the engine's parser does that, and it sees every statement.
+//! which format a query names. It must never decide what a statement means or may do: the engine's parser and the policy
+//! do that, and they see every statement.
 
 use memchr::memmem;
 
@@ -31,8 +31,6 @@ pub(super) struct Outline {
     pub(super) first: String,
     /// The name after the last top-level `FORMAT`.
     pub(super) format: Option<String>,
-    /// `INTO OUTFILE` or `FROM INFILE`: the engine would touch files of this machine.
-    pub(super) local_file: bool,
     /// The output has parts besides rows, or rows in a wrapping, so that blocks cannot be strung together.
     pub(super) framed: bool,
 }
@@ -142,7 +140,6 @@ pub(super) fn outline(text: &[u8]) -> Outline {
                 ("FORMAT", _) if depth == 0 => {
                     outline.format = Some(String::from_utf8_lossy(&text[token.start..token.end]).into_owned());
                 }
-                ("INTO", "OUTFILE") | ("FROM", "INFILE") => outline.local_file = true,
                 ("WITH", "TOTALS") => outline.framed = true,
                 (_, "EXTREMES" | "OUTPUT_FORMAT_JSON_ARRAY_OF_ROWS") => outline.framed = true,
                 _ => {}
@@ -306,12 +303,10 @@ mod tests {
     }
 
     #[test]
-    fn an_outline_names_format_and_local_files() {
+    fn an_outline_names_the_format() {
         let select = outline(b"SELECT 'FORMAT X', (SELECT 1 FORMAT Y) FROM t FORMAT JSON SETTINGS a=1");
         assert_eq!((select.first.as_str(), select.format.as_deref()), ("SELECT", Some("JSON")));
-        assert!(!select.local_file && !select.framed);
-        assert!(outline(b"SELECT 1 into /**/ outfile 'x'").local_file);
-        assert!(!outline(b"SELECT 'INTO OUTFILE', $a$ INTO OUTFILE $a$").local_file);
+        assert!(!select.framed);
         assert!(outline(b"SELECT 1 GROUP BY 2 WITH TOTALS").framed);
         assert_eq!(outline(b"(SELECT 1)").first, "(");
     }

@@ -1,0 +1,121 @@
+//! What the engine itself is told about access and memory: a configuration file of its own, written at each start. Its
+//! grants are a list of what is allowed; `FILE`, `URL`, `S3`, `REMOTE` and all other sources are not on it, nor are
+//! backups, dictionaries, functions, users and `SYSTEM` but for merges. Without such a file the engine would grant
+//! everything, and would read a `config.xml` that lies in the current directory.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::memory::Memory;
+use super::policy::{ENGINES, IMPLIED_ENGINES, PARSER};
+
+/// The file, in the data directory.
+const FILE: &str = "headrace-engine.xml";
+/// A folder that stays empty: where the engine looks for files, scripts, schemas and disks that statements name.
+const EMPTY: &str = "headrace-nothing";
+
+/// What may be done to every table.
+const GRANTS: &str = "SHOW, SELECT, INSERT, ALTER, CREATE DATABASE, CREATE TABLE, CREATE VIEW, CREATE TEMPORARY TABLE, \
+                      DROP DATABASE, DROP TABLE, DROP VIEW, UNDROP TABLE, TRUNCATE, OPTIMIZE, CHECK, KILL QUERY, \
+                      SYSTEM MERGES, SYSTEM TTL MERGES, SYSTEM VIEWS, INTROSPECTION";
+
+/// Settings with which each statement begins, where they differ from the engine's.
+const PROFILE: [(&str, &str); 4] = [
+    // The engine would run the text `garbage` as `SELECT garbage`.
+    ("implicit_select", "0"),
+    // They show this process's memory.
+    ("allow_introspection_functions", "0"),
+    // In the data of `VALUES`, where no statement shows them; see `policy::values_are_plain`.
+    ("input_format_values_interpret_expressions", "0"),
+    ("allow_ddl", "1"),
+];
+
+/// Settings that no statement may change. The statement policy refuses them too; these are for what gets past it.
+const FIXED: [&str; 14] = [
+    "allow_introspection_functions",
+    "dialect",
+    "format_template_row",
+    "format_template_resultset",
+    "format_schema",
+    "format_avro_schema_registry_url",
+    "implicit_select",
+    "max_memory_usage_for_user",
+    "max_untracked_memory",
+    "output_format_schema",
+    "input_format_record_errors_file_path",
+    "merge_tree_disk",
+    "merge_tree_table_disk",
+    "merge_tree_storage_policy",
+];
+
+/// Writes the file.
+pub(super) fn write(data_dir: &Path, memory: &Memory) -> io::Result<PathBuf> {
+    let empty = data_dir.join(EMPTY);
+    fs::create_dir_all(&empty)?;
+    let path = data_dir.join(FILE);
+    let text = text(&path, &empty, memory);
+    let mut file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&path)?;
+    file.write_all(text.as_bytes())?;
+    Ok(path)
+}
+
+fn text(path: &Path, empty: &Path, memory: &Memory) -> String {
+    let (path, empty) = (escaped(&path.to_string_lossy()), escaped(&empty.to_string_lossy()));
+    let mut text = String::from("<!-- Written by Headrace at each start. -->\n<clickhouse>\n");
+    let mut server = |name: &str, value: &str| {
+        let _ = writeln!(text, "  <{name}>{value}</{name}>");
+    };
+    // The engine's log would go to standard error; what fails is in the answer to who asked.
+    server("logger", "<level>fatal</level>");
+    server("users_config", &path);
+    server("max_server_memory_usage", &memory.all_bytes.to_string());
+    for folder in ["user_files_path", "user_scripts_path", "format_schema_path", "custom_local_disks_base_directory"] {
+        server(folder, &format!("{empty}/"));
+    }
+    server("remote_url_allow_hosts", "");
+    server("access_control_improvements", "<table_engines_require_grant>true</table_engines_require_grant>");
+    server("profiles", &format!("<default>{}<constraints>{}</constraints></default>", profile(memory), constraints(memory)));
+    let engines: String = ENGINES.iter().chain(&IMPLIED_ENGINES).map(|name| format!(", TABLE ENGINE ON `{name}`")).collect();
+    let grants = format!(
+        "<query>GRANT {GRANTS} ON *.*</query><query>GRANT {}</query>",
+        engines.trim_start_matches(", ")
+    );
+    server(
+        "users",
+        &format!(
+            "<default><password></password><profile>default</profile><quota>default</quota>\
+             <networks><ip>::/0</ip></networks><grants>{grants}</grants></default>"
+        ),
+    );
+    server("quotas", "<default/>");
+    text.push_str("</clickhouse>\n");
+    text
+}
+
+fn profile(memory: &Memory) -> String {
+    let mut text = String::new();
+    let bounds = PARSER.iter().map(|(name, value)| (*name, value.to_string()));
+    let own = PROFILE.iter().map(|(name, value)| (*name, (*value).to_owned()));
+    for (name, value) in bounds.chain(own).chain([("max_memory_usage", memory.statement_bytes.to_string())]) {
+        let _ = write!(text, "<{name}>{value}</{name}>");
+    }
+    text
+}
+
+fn constraints(memory: &Memory) -> String {
+    let mut text = String::new();
+    for (name, most) in PARSER.iter().copied().chain([("max_memory_usage", memory.statement_bytes)]) {
+        let _ = write!(text, "<{name}><min>1</min><max>{most}</max></{name}>");
+    }
+    for name in FIXED {
+        let _ = write!(text, "<{name}><readonly/></{name}>");
+    }
+    text
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;")
+}

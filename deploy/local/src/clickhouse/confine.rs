@@ -1,0 +1,97 @@
+//! Takes from this process what a ClickHouse server does not need, for good: other people's files, connections to
+//! others, other programs. This is the layer below the statement policy, and holds even if that one fails. It uses
+//! Landlock, which every thread inherits from the one that began it; so it must run before any other thread exists.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetError,
+    RulesetStatus, make_bitflags, path_beneath_rules,
+};
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
+
+/// What the engine reads besides its data: libraries, time zones, names of hosts, and what the kernel tells of the
+/// machine and of this process.
+const READ: [&str; 19] = [
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/share/zoneinfo",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/etc/timezone",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/resolv.conf",
+    "/proc/self",
+    "/proc/meminfo",
+    "/proc/cpuinfo",
+    "/proc/stat",
+    "/proc/loadavg",
+    "/proc/uptime",
+    "/sys/fs/cgroup",
+    "/sys/devices/system",
+];
+/// Devices that hold nothing.
+const DEVICES: [&str; 4] = ["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"];
+
+/// How much of it the kernel enforces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confinement {
+    /// Files and connections.
+    Full,
+    /// An older kernel: files, not all connections.
+    Partial,
+    /// A kernel without Landlock: only the statement policy protects files.
+    None,
+}
+
+/// Confines this process to `data_dir`, which is made if absent. To be called once, before other threads exist, and after all
+/// other files were read. Files that it makes later are for its user alone.
+///
+/// # Errors
+/// When the directory cannot be made. A kernel without Landlock is no error: the log says so.
+pub fn confine(data_dir: &Path, library: &Path) -> io::Result<Confinement> {
+    umask(Mode::from_raw_mode(0o077));
+    raise_open_files();
+    fs::create_dir_all(data_dir)?;
+    let confinement = restrict(data_dir, library).map_err(io::Error::other)?;
+    if confinement != Confinement::Full {
+        tracing::warn!(
+            ?confinement,
+            "this kernel does not confine ClickHouse to its directory (Landlock); only the statement policy keeps it there"
+        );
+    }
+    Ok(confinement)
+}
+
+fn restrict(data_dir: &Path, library: &Path) -> Result<Confinement, RulesetError> {
+    let abi = ABI::V4;
+    let read: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir});
+    let own = AccessFs::from_all(abi) & !AccessFs::Execute;
+    let readable = READ.into_iter().map(PathBuf::from).chain([library.to_owned()]);
+    let status = Ruleset::default()
+        .handle_access(AccessFs::from_all(abi))?
+        .handle_access(AccessNet::ConnectTcp)?
+        .create()?
+        .add_rules(path_beneath_rules(readable, read))?
+        .add_rules(path_beneath_rules(DEVICES, make_bitflags!(AccessFs::{ReadFile | WriteFile})))?
+        .add_rules(path_beneath_rules([data_dir], own))?
+        .restrict_self()?;
+    Ok(match status.ruleset {
+        RulesetStatus::FullyEnforced => Confinement::Full,
+        RulesetStatus::PartiallyEnforced => Confinement::Partial,
+        RulesetStatus::NotEnforced => Confinement::None,
+    })
+}
+
+/// Connections and the parts of tables take descriptors; the soft limit is often 1,024, which programs may raise themselves.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // If it is refused, the old limit stays, and an insert that finds no descriptor fails by itself.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}

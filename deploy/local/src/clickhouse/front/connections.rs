@@ -1,0 +1,144 @@
+//! Which connections are open, and which one goes when there are too many: first one whose client has not said who it is,
+//! then one that asks nothing, then one that is still sending its statement; of each kind the one that has been so for
+//! longest. One whose statement runs or waits for its place is never cut off.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Between two attempts to cut one off.
+const CUT_EVERY: Duration = Duration::from_millis(100);
+
+/// What a connection is doing. The order is the one in which they go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum State {
+    /// Nobody has shown a password on it.
+    Stranger,
+    /// Between two requests.
+    Idle,
+    /// A request is on its way and has no place yet.
+    Sending,
+    /// A statement runs, waits for its place, or is being answered.
+    Busy,
+}
+
+/// All connections.
+#[derive(Debug)]
+pub(super) struct Connections {
+    places: Arc<Semaphore>,
+    open: Mutex<(u64, HashMap<u64, Arc<Shared>>)>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<(State, Instant)>,
+    cut: CancellationToken,
+}
+
+/// One connection, for as long as it is open.
+#[derive(Debug)]
+pub(super) struct Presence {
+    number: u64,
+    shared: Arc<Shared>,
+    connections: Arc<Connections>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Connections {
+    pub(super) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { places: Arc::new(Semaphore::new(most)), open: Mutex::default() })
+    }
+
+    /// Makes room for one more, if need be by cutting one off. Waits while all are busy.
+    pub(super) async fn enter(self: &Arc<Self>) -> Presence {
+        let place = self.place().await;
+        let shared = Arc::new(Shared {
+            state: Mutex::new((State::Stranger, Instant::now())),
+            cut: CancellationToken::new(),
+        });
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.0 += 1;
+        let number = open.0;
+        open.1.insert(number, Arc::clone(&shared));
+        drop(open);
+        Presence { number, shared, connections: Arc::clone(self), _place: place }
+    }
+
+    async fn place(&self) -> OwnedSemaphorePermit {
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return place;
+        }
+        let place = Arc::clone(&self.places).acquire_owned();
+        tokio::pin!(place);
+        loop {
+            self.cut_one();
+            // Again after a while: all were busy, perhaps, and one is not any more.
+            if let Ok(place) = tokio::time::timeout(CUT_EVERY, &mut place).await {
+                return place.expect("the semaphore is never closed");
+            }
+        }
+    }
+
+    fn cut_one(&self) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = open.1.values().map(|shared| (shared.state(), shared)).min_by_key(|(state, _)| *state);
+        if let Some(((state, _), shared)) = first
+            && state != State::Busy
+        {
+            shared.cut.cancel();
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> (State, Instant) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Presence {
+    pub(super) fn set(&self, state: State) {
+        *self.shared.state.lock().unwrap_or_else(PoisonError::into_inner) = (state, Instant::now());
+    }
+
+    /// Ends when the connection is to be cut off.
+    pub(super) async fn cut(&self) {
+        self.shared.cut.cancelled().await;
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.connections.open.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Connections, State};
+
+    #[tokio::test(start_paused = true)]
+    async fn strangers_go_before_idle_ones_and_busy_ones_stay() {
+        let connections = Connections::new(3);
+        let (busy, idle, stranger) = (connections.enter().await, connections.enter().await, connections.enter().await);
+        busy.set(State::Busy);
+        idle.set(State::Idle);
+        for leaving in [stranger, idle] {
+            let entering = tokio::spawn({
+                let connections = std::sync::Arc::clone(&connections);
+                async move { connections.enter().await }
+            });
+            leaving.cut().await;
+            drop(leaving);
+            entering.await.unwrap().set(State::Busy);
+            let kept = connections.enter().await;
+            kept.set(State::Busy);
+            std::mem::forget(kept);
+        }
+        assert!(!busy.shared.cut.is_cancelled());
+    }
+}

@@ -1,0 +1,109 @@
+//! Keeps web pages out. A browser on this machine sends what any page asks it to send; it also says which page asked and
+//! which name led here, and a page cannot change that. Programs say neither and are asked for their password alone.
+
+use std::net::{IpAddr, SocketAddr};
+
+use hyper::StatusCode;
+use hyper::header::{HOST, ORIGIN};
+use hyper::http::request::Parts;
+
+use super::failure::Failure;
+
+/// The names under which this server is called.
+#[derive(Debug)]
+pub(super) struct Names {
+    /// Beyond this machine's own, as `host` or `host:port`.
+    pub(super) configured: Vec<String>,
+}
+
+impl Names {
+    /// Refuses what a page of somebody else's asked for. `local` is the address that the client connected to.
+    pub(super) fn check(&self, head: &Parts, local: SocketAddr) -> Result<(), Failure> {
+        let header = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+        let host = header(HOST.as_str()).or(head.uri.authority().map(|authority| authority.as_str()));
+        let host = host.ok_or_else(|| refused("expected a Host header, found none; name this server in it"))?;
+        if !self.is_ours(host, local) {
+            return Err(refused(&format!(
+                "expected this machine or a configured name in the Host header, with port {}, found {host}; \
+                 call the server by its address, or start it with --host",
+                local.port()
+            )));
+        }
+        if let Some(origin) = header(ORIGIN.as_str()) {
+            let own = origin.strip_prefix("http://").or(origin.strip_prefix("https://"));
+            if !own.is_some_and(|own| own.eq_ignore_ascii_case(host)) {
+                return Err(refused(&format!("a page of {origin} may not ask this server; only programs may")));
+            }
+        }
+        match header("sec-fetch-site") {
+            None | Some("same-origin" | "none") => Ok(()),
+            Some(site) => Err(refused(&format!("a {site} page may not ask this server; only programs may"))),
+        }
+    }
+
+    fn is_ours(&self, host: &str, local: SocketAddr) -> bool {
+        if self.configured.iter().any(|name| name.eq_ignore_ascii_case(host)) {
+            return true;
+        }
+        let (name, port) = parts(host);
+        if self.configured.iter().any(|configured| configured.eq_ignore_ascii_case(name)) {
+            return true;
+        }
+        if port != Some(local.port()) {
+            return false;
+        }
+        match name.trim_matches(['[', ']']).parse::<IpAddr>() {
+            Ok(address) => address.is_loopback() || address.to_canonical() == local.ip().to_canonical(),
+            Err(_) => name.eq_ignore_ascii_case("localhost"),
+        }
+    }
+}
+
+/// Name and port; 80 is what a name without a port means.
+fn parts(host: &str) -> (&str, Option<u16>) {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, port.parse().ok()),
+        _ => (host, Some(80)),
+    }
+}
+
+fn refused(message: &str) -> Failure {
+    Failure::new(StatusCode::FORBIDDEN, 497, "ACCESS_DENIED", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Names;
+
+    #[test]
+    fn only_our_own_names_and_pages_pass() {
+        let names = Names { configured: vec!["clickhouse.internal".into()] };
+        let local = "127.0.0.1:8123".parse().unwrap();
+        for (headers, passes) in [
+            (&[("Host", "127.0.0.1:8123")][..], true),
+            (&[("Host", "localhost:8123")], true),
+            (&[("Host", "[::1]:8123")], true),
+            (&[("Host", "clickhouse.internal")], true),
+            (&[("Host", "clickhouse.internal:80")], true),
+            (&[("Host", "localhost:8123"), ("Origin", "http://localhost:8123")], true),
+            (&[("Host", "localhost:8123"), ("Sec-Fetch-Site", "none")], true),
+            (&[], false),
+            (&[("Host", "localhost")], false),
+            (&[("Host", "localhost:3000")], false),
+            (&[("Host", "10.1.2.3:8123")], false),
+            (&[("Host", "rebound.example:8123")], false),
+            (&[("Host", "localhost:8123"), ("Origin", "http://localhost:3000")], false),
+            (&[("Host", "localhost:8123"), ("Origin", "http://evil.example")], false),
+            (&[("Host", "localhost:8123"), ("Origin", "null")], false),
+            (&[("Host", "localhost:8123"), ("Sec-Fetch-Site", "cross-site")], false),
+            (&[("Host", "localhost:8123"), ("Sec-Fetch-Site", "same-site")], false),
+        ] {
+            let mut builder = hyper::Request::get("/");
+            for (name, value) in headers {
+                builder = builder.header(*name, *value);
+            }
+            let head = builder.body(()).unwrap().into_parts().0;
+            assert_eq!(names.check(&head, local).is_ok(), passes, "{headers:?}");
+        }
+    }
+}

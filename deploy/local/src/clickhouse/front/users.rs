@@ -1,0 +1,76 @@
+//! Who a client is. There are two users: one who may do all that is allowed, and one who only reads; each has places of its
+//! own. Whoever is neither is refused before anything of a request but its head is looked at.
+
+use super::Password;
+use super::failure::Failure;
+use super::request::Credentials;
+
+/// The name of the user who only reads.
+pub(super) const READER: &str = "reader";
+
+/// What a user may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// All that is allowed.
+    Writer,
+    /// Statements that leave no trace.
+    Reader,
+}
+
+/// Both users.
+#[derive(Debug)]
+pub(super) struct Users {
+    pub(super) writer: String,
+    pub(super) writer_password: Option<Password>,
+    pub(super) reader_password: Option<Password>,
+}
+
+impl Users {
+    /// Without any password, whoever comes is let in under any name, with the role of that name.
+    pub(super) fn authenticate(&self, credentials: &Credentials) -> Result<Role, Failure> {
+        let user = credentials.user.as_deref().unwrap_or("default");
+        let open = self.writer_password.is_none() && self.reader_password.is_none();
+        let (role, expected) = match user {
+            READER if READER != self.writer => (Role::Reader, self.reader_password.as_ref()),
+            name if open || name == self.writer => (Role::Writer, self.writer_password.as_ref()),
+            _ => return Err(Failure::unauthenticated(user)),
+        };
+        let given = credentials.password.as_deref().unwrap_or_default();
+        match expected {
+            Some(password) if password.is(given) => Ok(role),
+            None if open => Ok(role),
+            // A user without a password, while the other one has one, is no user.
+            Some(_) | None => Err(Failure::unauthenticated(user)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Password;
+    use super::super::request::Credentials;
+    use super::{Role, Users};
+
+    #[test]
+    fn each_user_has_a_password_of_its_own() {
+        let users = |writer: Option<&str>, reader: Option<&str>| Users {
+            writer: "default".into(),
+            writer_password: writer.map(Password::new),
+            reader_password: reader.map(Password::new),
+        };
+        for (users, user, password, expected) in [
+            (users(Some("w"), Some("r")), "default", "w", Some(Role::Writer)),
+            (users(Some("w"), Some("r")), "reader", "r", Some(Role::Reader)),
+            (users(Some("w"), Some("r")), "reader", "w", None),
+            (users(Some("w"), Some("r")), "default", "r", None),
+            (users(Some("w"), Some("r")), "other", "w", None),
+            (users(Some("w"), None), "reader", "", None),
+            (users(None, Some("r")), "default", "", None),
+            (users(None, None), "any", "", Some(Role::Writer)),
+            (users(None, None), "reader", "", Some(Role::Reader)),
+        ] {
+            let credentials = Credentials { user: Some(user.to_owned()), password: Some(password.to_owned()) };
+            assert_eq!(users.authenticate(&credentials).ok(), expected, "{user} {password}");
+        }
+    }
+}

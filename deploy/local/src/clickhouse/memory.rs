@@ -1,0 +1,55 @@
+//! How much memory the engine may take: a share of what this machine, or the control group around it, has.
+
+use std::fs;
+
+/// The engine's own default takes 0.9 of the machine, with Headrace and the broker on it.
+const SHARE: f64 = 0.5;
+/// The most that one statement may take, in bytes, on a large machine.
+const STATEMENT_BYTES_MAX: u64 = 4 << 30;
+/// What is taken for the machine's memory if the system does not tell, in bytes.
+const UNKNOWN_BYTES: u64 = 4 << 30;
+/// The least that the engine starts with, in bytes.
+pub(super) const BYTES_MIN: u64 = 256 << 20;
+
+/// Bounds, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Memory {
+    /// All statements, caches and merges together.
+    pub(super) all_bytes: u64,
+    /// One statement: at most half of all, so that a single one never takes the others' memory.
+    pub(super) statement_bytes: u64,
+}
+
+impl Memory {
+    /// As configured, else a share of the machine's.
+    pub(super) fn new(configured: Option<u64>) -> Self {
+        let all_bytes = configured.unwrap_or_else(|| (machine_bytes() as f64 * SHARE) as u64).max(BYTES_MIN);
+        Self { all_bytes, statement_bytes: (all_bytes / 2).min(STATEMENT_BYTES_MAX) }
+    }
+}
+
+fn machine_bytes() -> u64 {
+    let group = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let group = group.iter().filter_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok());
+    group.chain(total_bytes()).min().unwrap_or(UNKNOWN_BYTES)
+}
+
+fn total_bytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"))?;
+    Some(kib.parse::<u64>().ok()? << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BYTES_MIN, Memory, STATEMENT_BYTES_MAX};
+
+    #[test]
+    fn one_statement_gets_half_and_never_more_than_its_bound() {
+        let of = |all: u64| Memory::new(Some(all)).statement_bytes;
+        assert_eq!((of(1 << 30), of(64 << 30)), (1 << 29, STATEMENT_BYTES_MAX));
+        assert_eq!(Memory::new(Some(1)).all_bytes, BYTES_MIN);
+        let own = Memory::new(None);
+        assert!(own.statement_bytes <= own.all_bytes / 2 && own.all_bytes >= BYTES_MIN);
+    }
+}

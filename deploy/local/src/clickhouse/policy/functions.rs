@@ -1,0 +1,189 @@
+//! The functions, table functions, types and codecs that a statement may call.
+
+use std::collections::HashSet;
+use std::sync::LazyLock;
+
+use super::denied;
+use super::text::{Token, Tokens};
+use crate::clickhouse::engine::{Exception, Parameters};
+
+/// What reads a file of the server without asking the engine's access control.
+const UNGUARDED: [&str; 2] = ["file", "catboostevaluate"];
+
+/// Table functions that read tables of this server or make rows of their arguments.
+const TABLE_FUNCTIONS: [&str; 20] = [
+    "format",
+    "generaterandom",
+    "generateseries",
+    "generate_series",
+    "input",
+    "merge",
+    "mergetreeindex",
+    "mergetreeprojection",
+    "mergetreetextindex",
+    "mergetreeanalyzeindexes",
+    "null",
+    "numbers",
+    "numbers_mt",
+    "primes",
+    "values",
+    "view",
+    "viewexplain",
+    "viewifpermitted",
+    "zeros",
+    "zeros_mt",
+];
+
+/// Table functions that take a table's structure as a text, in which a column may have a default expression.
+const STRUCTURED: [&str; 5] = ["format", "generaterandom", "input", "null", "values"];
+/// What begins such an expression.
+const DEFAULTS: [&str; 4] = ["default", "alias", "materialized", "ephemeral"];
+
+/// What else is followed by a parenthesis: types, codecs, kinds of indices and statistics, words of the grammar.
+const OTHER: [&str; 73] = [
+    "aggregatefunction", "array", "bool", "char", "date32", "datetime", "datetime32", "datetime64", "decimal",
+    "decimal128", "decimal256", "decimal32", "decimal64", "dynamic", "enum", "enum16", "enum8", "fixedstring", "json",
+    "lowcardinality", "map", "nested", "nullable", "object", "qbit", "simpleaggregatefunction", "string", "time64",
+    "tuple", "variant", "varchar", "float", "double", "int", "tinyint", "smallint", "bigint", "numeric", "binary",
+    "alp", "delta", "doubledelta", "fpc", "gcd", "gorilla", "lz4", "lz4hc", "none", "t64", "zstd", "codec", "default",
+    "bloom_filter", "minmax", "ngrambf_v1", "set", "sparse_grams", "text", "tokenbf_v1", "vector_similarity",
+    "statistics", "countmin", "tdigest", "uniq", "columns", "ttl", "rollup", "cube", "sets", "skip", "regexp",
+    "settings", "projection",
+];
+
+static FUNCTIONS: LazyLock<HashSet<&str>> = LazyLock::new(|| super::settings::listed(include_str!("functions.txt")));
+
+/// What an aggregate function's name may end with.
+const COMBINATORS: [&str; 18] = [
+    "argmax", "argmin", "array", "distinct", "foreach", "if", "map", "merge", "null", "ordefault", "ornull", "resample",
+    "simplestate", "state", "tuple", "mergestate", "foreachmerge", "ifstate",
+];
+
+/// Whether a statement may call it.
+fn allowed(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let engine = || super::kinds::ENGINES.iter().any(|engine| engine.eq_ignore_ascii_case(&name));
+    TABLE_FUNCTIONS.contains(&name.as_str()) || OTHER.contains(&name.as_str()) || engine() || is_function(&name)
+}
+
+fn is_function(name: &str) -> bool {
+    FUNCTIONS.contains(name)
+        || COMBINATORS.iter().filter_map(|combinator| name.strip_suffix(combinator)).any(is_function)
+}
+
+fn is_unguarded(name: &str) -> bool {
+    UNGUARDED.iter().any(|unguarded| unguarded.eq_ignore_ascii_case(name))
+}
+
+pub(super) fn check(tokens: &Tokens) -> Result<(), Exception> {
+    for at in 0..tokens.len() {
+        if let Some(name) = tokens.call(at) {
+            called(tokens, at, name)?;
+        } else if let Some(name) = tokens.name(at) {
+            named(tokens, at, name)?;
+        }
+    }
+    Ok(())
+}
+
+fn called(tokens: &Tokens, at: usize, name: &str) -> Result<(), Exception> {
+    if !allowed(name) {
+        return Err(denied(&format!(
+            "expected functions of tables and values, found {name}, which is not allowed here"
+        )));
+    }
+    if STRUCTURED.iter().any(|structured| structured.eq_ignore_ascii_case(name)) {
+        return arguments_are_plain(tokens, at, name);
+    }
+    Ok(())
+}
+
+/// A function can be passed to another one by its bare name, which no parenthesis follows: `arrayMap(file, …)`.
+fn named(tokens: &Tokens, at: usize, name: &str) -> Result<(), Exception> {
+    let applied = at > 0 && tokens.is_word(at - 1, "APPLY");
+    if applied && !tokens.is_sign(at + 1, '-') && !allowed(name) {
+        return Err(denied(&format!("expected a function of values after APPLY, found {name}")));
+    }
+    let qualified = (at > 0 && tokens.is_sign(at - 1, '.')) || tokens.is_sign(at + 1, '.');
+    let declared = at > 0 && tokens.is_word(at - 1, "AS");
+    if is_unguarded(name) && !qualified && !declared {
+        return Err(denied(&format!(
+            "expected a column, found {name}, which is a function that reads files; write table.{name} for a column"
+        )));
+    }
+    Ok(())
+}
+
+/// A structure made by an expression cannot be read beforehand, so only written-out arguments pass.
+fn arguments_are_plain(tokens: &Tokens, at: usize, name: &str) -> Result<(), Exception> {
+    let open = at + 1;
+    for inside in open + 1..tokens.behind(open) {
+        let plain = match tokens.get(inside) {
+            Some(Token::Text(text)) => !DEFAULTS.iter().any(|word| text.to_ascii_lowercase().contains(word)),
+            Some(Token::Sign(sign)) => matches!(sign, '(' | ')' | '[' | ']' | ',' | '-' | '+'),
+            Some(Token::Word(word)) => tokens.call(inside).is_none() && word != "SELECT",
+            Some(Token::Name(_)) | None => false,
+        };
+        // A function of this name that formats a text is `format` too, and its arguments may be anything.
+        if !plain && !is_scalar(tokens, at, name) {
+            return Err(denied(&format!(
+                "expected written-out arguments of {name} without DEFAULT, ALIAS, MATERIALIZED or EPHEMERAL, found \
+                 something else; put the values into a table, or select them"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether it stands where a value stands: table functions follow `FROM`, `JOIN`, `INTO FUNCTION`, `AS`, `TABLE` or a comma
+/// between tables; only `format` is also a function of values.
+fn is_scalar(tokens: &Tokens, at: usize, name: &str) -> bool {
+    let first = tokens.get(at + 2);
+    // The first argument of the table function is a format's name; of the other, a pattern, which is a text.
+    name.eq_ignore_ascii_case("format") && matches!(first, Some(Token::Text(pattern)) if pattern.contains('{'))
+}
+
+/// A parameter may stand for a name: `{f:Identifier}`.
+pub(super) fn parameters(parameters: &Parameters) -> Result<(), Exception> {
+    let names = |value: &str| value.split('.').any(|part| is_unguarded(part.trim_matches(['`', '"', ' '])));
+    match parameters.iter().find(|(_, value)| names(value)) {
+        Some((name, value)) => Err(denied(&format!(
+            "expected a parameter {name} that could not name a function that reads files, found {value}; write it out"
+        ))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::text::Tokens;
+    use super::{check, parameters};
+
+    #[test]
+    fn what_reaches_out_of_the_database_is_refused_in_every_place() {
+        for (text, passes) in [
+            ("SELECT count(), sumIf(a, b), quantilesTDigestArrayIf(0.5)(a, b) FROM numbers(3)", true),
+            ("SELECT a FROM values('a Int8, b String', (1, 'x'), (-2, 'y'))", true),
+            ("SELECT * FROM format(JSONEachRow, 'a Int8', '{\"a\":1}')", true),
+            ("SELECT format('{} {}', a, lower(b)), t.file AS file FROM t", true),
+            ("CREATE TABLE t (`a` Array(Nullable(String)) CODEC(ZSTD(3)))", true),
+            ("SELECT * FROM file('x')", false),
+            ("SELECT * FROM `file`('x')", false),
+            ("SELECT * FROM url('http://localhost')", false),
+            ("SELECT * FROM eval('SELECT 1')", false),
+            ("SELECT file('x')", false),
+            ("SELECT arrayMap(file, ['x'])", false),
+            ("SELECT arrayMap(`file`, ['x'])", false),
+            ("SELECT * APPLY file FROM t", false),
+            ("SELECT * APPLY url FROM t", false),
+            ("SELECT * FROM format(JSONEachRow, 'a String DEFAULT file(\\'x\\')', '{}')", false),
+            ("SELECT * FROM format(JSONEachRow, concat('a'), '{}')", false),
+            ("SELECT * FROM format(JSONEachRow, {s:String}, '{}')", false),
+            ("SELECT * FROM generateRandom('a String Alias f')", false),
+        ] {
+            assert_eq!(check(&Tokens::read(text).unwrap()).is_ok(), passes, "{text}");
+        }
+        let named = |value: &str| parameters(&[("f".to_owned(), value.to_owned())]);
+        assert!(named("`file`").is_err() && named("files").is_ok());
+    }
+}

@@ -1,0 +1,156 @@
+//! The kinds of statements, table engines and clauses that are allowed.
+
+use super::denied;
+use super::text::{Token, Tokens};
+use crate::clickhouse::engine::Exception;
+
+/// How an allowed statement begins in the engine's own spelling. What each may be done to, the engine's grants say.
+const BEGINNINGS: [&[&str]; 50] = [
+    &["SELECT"],
+    &["WITH"],
+    &["INSERT", "INTO"],
+    &["DELETE", "FROM"],
+    &["UPDATE"],
+    &["CREATE", "DATABASE"],
+    &["CREATE", "TABLE"],
+    &["CREATE", "OR", "REPLACE", "TABLE"],
+    &["CREATE", "TEMPORARY", "TABLE"],
+    &["CREATE", "VIEW"],
+    &["CREATE", "OR", "REPLACE", "VIEW"],
+    &["CREATE", "MATERIALIZED", "VIEW"],
+    &["CREATE", "OR", "REPLACE", "MATERIALIZED", "VIEW"],
+    &["CREATE", "INDEX"],
+    &["REPLACE", "TABLE"],
+    &["ALTER", "TABLE"],
+    &["ALTER", "TEMPORARY", "TABLE"],
+    &["DROP", "DATABASE"],
+    &["DROP", "TABLE"],
+    &["DROP", "TEMPORARY", "TABLE"],
+    &["DROP", "VIEW"],
+    &["DROP", "INDEX"],
+    &["UNDROP", "TABLE"],
+    &["TRUNCATE", "TABLE"],
+    &["TRUNCATE", "DATABASE"],
+    &["TRUNCATE", "ALL"],
+    &["TRUNCATE"],
+    &["RENAME", "TABLE"],
+    &["RENAME", "DATABASE"],
+    &["EXCHANGE", "TABLES"],
+    &["DETACH", "TABLE"],
+    &["ATTACH", "TABLE"],
+    &["OPTIMIZE", "TABLE"],
+    &["CHECK", "TABLE"],
+    &["CHECK", "ALL"],
+    &["DESCRIBE"],
+    &["EXISTS"],
+    &["EXPLAIN"],
+    &["SHOW"],
+    &["KILL", "QUERY"],
+    &["KILL", "MUTATION"],
+    &["SET"],
+    &["USE"],
+    &["SYSTEM", "STOP", "MERGES"],
+    &["SYSTEM", "START", "MERGES"],
+    &["SYSTEM", "STOP", "TTL", "MERGES"],
+    &["SYSTEM", "START", "TTL", "MERGES"],
+    &["SYSTEM", "SYNC", "MERGES"],
+    &["SYSTEM", "WAIT", "VIEW"],
+    &["SYSTEM", "REFRESH", "VIEW"],
+];
+
+/// Engines of tables and databases that keep their data in this server's directory or in memory.
+pub(in crate::clickhouse) const ENGINES: [&str; 19] = [
+    "AggregatingMergeTree",
+    "Atomic",
+    "Buffer",
+    "CoalescingMergeTree",
+    "CollapsingMergeTree",
+    "GenerateRandom",
+    "Join",
+    "Log",
+    "MaterializedView",
+    "Memory",
+    "Merge",
+    "MergeTree",
+    "Null",
+    "ReplacingMergeTree",
+    "Set",
+    "StripeLog",
+    "SummingMergeTree",
+    "TinyLog",
+    "VersionedCollapsingMergeTree",
+];
+
+/// As `View`, which a statement does not name but the engine asks about.
+pub(in crate::clickhouse) const IMPLIED_ENGINES: [&str; 1] = ["View"];
+
+pub(super) fn check(tokens: &Tokens) -> Result<(), Exception> {
+    let start = (0..tokens.len()).find(|&at| !tokens.is_sign(at, '(')).unwrap_or_default();
+    let begins = |words: &&[&str]| words.iter().enumerate().all(|(at, word)| tokens.is_word(start + at, word));
+    if !BEGINNINGS.iter().any(|words| begins(&words)) {
+        let found: Vec<&str> = (start..start + 2).filter_map(|at| tokens.name(at)).collect();
+        return Err(denied(&format!(
+            "expected a statement about the tables of this server, found {}, which is not allowed here",
+            found.join(" ")
+        )));
+    }
+    for at in 0..tokens.len() {
+        clause(tokens, at)?;
+    }
+    Ok(())
+}
+
+fn clause(tokens: &Tokens, at: usize) -> Result<(), Exception> {
+    let pair = |first: &str, second: &str| tokens.is_word(at, first) && tokens.is_word(at + 1, second);
+    if pair("INTO", "OUTFILE") || pair("FROM", "INFILE") {
+        let message = "INTO OUTFILE and FROM INFILE name files of the server and are not allowed over HTTP";
+        return Err(Exception::new(344, "SUPPORT_IS_DISABLED", message));
+    }
+    if tokens.is_word(at, "FROM") && matches!(tokens.get(at + 1), Some(Token::Text(_))) {
+        return Err(denied("FROM with a path names a directory of the server and is not allowed; name a table"));
+    }
+    if pair("PARALLEL", "WITH") {
+        return Err(denied("PARALLEL WITH is not allowed; send the statements one by one"));
+    }
+    if tokens.is_word(at, "ENGINE") && tokens.is_sign(at + 1, '=') {
+        let engine = tokens.name(at + 2).unwrap_or_default();
+        if !ENGINES.contains(&engine) {
+            return Err(denied(&format!(
+                "expected an engine that keeps its data in this server ({}), found {engine}",
+                ENGINES.join(", ")
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::text::Tokens;
+    use super::check;
+
+    #[test]
+    fn only_known_kinds_pass() {
+        for (text, passes) in [
+            ("SELECT 1", true),
+            ("(SELECT 1) UNION ALL (SELECT 2)", true),
+            ("INSERT INTO t FORMAT CSV", true),
+            ("CREATE TABLE t (`a` Int8) ENGINE = MergeTree ORDER BY a", true),
+            ("SYSTEM STOP MERGES t", true),
+            ("SELECT ENGINE = 'File' FROM t", false),
+            ("SYSTEM SHUTDOWN", false),
+            ("BACKUP DATABASE d TO Disk('default', 'x')", false),
+            ("CREATE FUNCTION f AS x -> x", false),
+            ("CREATE DICTIONARY d (`a` Int8)", false),
+            ("CREATE DATABASE d ENGINE = Filesystem('/etc')", false),
+            ("CREATE TABLE t (`a` Int8) ENGINE = `File`(CSV)", false),
+            ("ATTACH TABLE t FROM '/etc' (`a` Int8)", false),
+            ("SELECT 1 INTO OUTFILE 'x'", false),
+            ("SELECT 1 PARALLEL WITH SELECT 2", false),
+            ("quit", false),
+            ("", false),
+        ] {
+            assert_eq!(check(&Tokens::read(text).unwrap()).is_ok(), passes, "{text}");
+        }
+    }
+}

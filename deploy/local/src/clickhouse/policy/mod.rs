@@ -1,0 +1,137 @@
+//! Which statements a client may run: those that read and write the tables of this server, and no others.
+//! The engine's own access control (see [`super::access`]) is the first judge. This is the second, for what that one
+//! does not ask about: the function `file`, settings inside of subqueries, clauses that the client library behind the
+//! engine carries out itself. It reads the engine's own spelling of a statement, never the client's, so that no comment
+//! and no quoting gets around it; and each list says what is allowed, so that what nobody thought of is refused.
+
+mod data;
+mod functions;
+mod kinds;
+mod nesting;
+mod settings;
+mod text;
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+pub(crate) use self::data::values_are_plain;
+pub(super) use self::kinds::{ENGINES, IMPLIED_ENGINES};
+pub(crate) use self::settings::Bounds;
+pub(super) use self::settings::PARSER;
+use self::text::Tokens;
+use super::engine::{Connection, Exception, Parameters};
+
+/// The longest statement, in bytes; data of an insert are not counted.
+pub(crate) const STATEMENT_BYTES_MAX: usize = 16 << 20;
+/// Statements whose verdict is remembered. When there are more, all are forgotten.
+const REMEMBERED_MAX: usize = 1_024;
+/// The longest of them, in bytes.
+const REMEMBERED_BYTES_MAX: usize = 8 << 10;
+
+/// A statement that may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// It leaves no trace: `SELECT`, `SHOW`, `DESCRIBE`, `EXPLAIN`, `EXISTS`, `CHECK`.
+    pub(crate) read_only: bool,
+}
+
+/// Judges statements and settings. One per server.
+#[derive(Debug)]
+pub(crate) struct Policy {
+    bounds: Bounds,
+    /// To judge a statement costs about a millisecond; a sink's statements are always the same.
+    remembered: Mutex<HashMap<Vec<u8>, Verdict>>,
+}
+
+impl Policy {
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        Self { bounds, remembered: Mutex::default() }
+    }
+
+    /// Judges a statement without running it. `session` is fresh: no setting of the client's is in force yet.
+    pub(crate) fn judge(
+        &self,
+        session: &mut Connection,
+        sql: &[u8],
+        parameters: &Parameters,
+    ) -> Result<Verdict, Exception> {
+        functions::parameters(parameters)?;
+        let known = self.remembered.lock().unwrap_or_else(PoisonError::into_inner).get(sql).copied();
+        if let Some(verdict) = known {
+            return Ok(verdict);
+        }
+        // The engine's parser takes a time that grows with the square of the depth, and cannot be interrupted.
+        nesting::check(sql)?;
+        let analysis = session.analyse(sql);
+        if analysis.statements > 1 {
+            return Err(Exception::new(62, "SYNTAX_ERROR", "Multi-statements are not allowed"));
+        }
+        let canonical = canonical(session, sql)?;
+        if analysis.statements == 0 {
+            // The client library behind the engine takes words such as `quit` for itself.
+            return Err(Exception::new(62, "SYNTAX_ERROR", "this is not a statement"));
+        }
+        let tokens = Tokens::read(&canonical)?;
+        kinds::check(&tokens)?;
+        functions::check(&tokens)?;
+        settings::check(&tokens, &self.bounds)?;
+        let verdict = Verdict { read_only: analysis.read_only };
+        if sql.len() <= REMEMBERED_BYTES_MAX {
+            let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+            if remembered.len() >= REMEMBERED_MAX {
+                remembered.clear();
+            }
+            remembered.insert(sql.to_vec(), verdict);
+        }
+        Ok(verdict)
+    }
+
+    /// Judges a setting that does not stand in a statement but beside it.
+    pub(crate) fn setting(&self, session: &mut Connection, name: &str, value: &str) -> Result<(), Exception> {
+        let Err(refused) = settings::judge(name, value, &self.bounds) else { return Ok(()) };
+        // An unknown setting is a mistake and not a trespass; the engine knows which it is.
+        let known = session.execute(format!("SELECT getSetting('{name}')").as_bytes(), "TabSeparated", &[]);
+        Err(known.err().filter(|error| error.code() == 115).unwrap_or(refused))
+    }
+}
+
+/// What is not allowed, and what to do.
+fn denied(what: &str) -> Exception {
+    Exception::new(497, "ACCESS_DENIED", what)
+}
+
+/// The engine's own spelling: keywords in upper case, one blank where blanks are, no comments, quotes in one form.
+fn canonical(session: &mut Connection, sql: &[u8]) -> Result<String, Exception> {
+    let sql = std::str::from_utf8(sql)
+        .map_err(|_| Exception::new(62, "SYNTAX_ERROR", "expected a statement in UTF-8; bind other bytes as parameters"))?;
+    let parameter = [("statement".to_owned(), escaped(sql))];
+    let answer = session.execute(b"SELECT formatQuerySingleLine({statement:String})", "RawBLOB", &parameter);
+    match answer {
+        Ok(chunk) => Ok(String::from_utf8_lossy(chunk.bytes()).into_owned()),
+        Err(error) => Err(of_statement(&error)),
+    }
+}
+
+/// Takes our own statement out of the engine's words about the client's.
+fn of_statement(error: &Exception) -> Exception {
+    let text = error.text();
+    let Some(end) = text.find(": In scope SELECT formatQuerySingleLine") else { return error.clone() };
+    let name = text.rsplit_once(" (").map_or("", |(_, name)| name.trim_end_matches([')', '\n']));
+    Exception::from_engine(&format!("{} ({name})", &text[..end]))
+}
+
+/// A value as ClickHouse reads the values of parameters: as in its TabSeparated.
+fn escaped(value: &str) -> String {
+    let mut escaped = String::with_capacity(value.len() + value.len() / 16);
+    for char in value.chars() {
+        match char {
+            '\\' => escaped.push_str("\\\\"),
+            '\t' => escaped.push_str("\\t"),
+            '\n' => escaped.push_str("\\n"),
+            '\r' => escaped.push_str("\\r"),
+            '\0' => escaped.push_str("\\0"),
+            char => escaped.push(char),
+        }
+    }
+    escaped
+}

@@ -1,0 +1,153 @@
+//! The settings that a client may change, in the URL, in a `SETTINGS` clause anywhere in a statement, and by `SET`. The
+//! engine checks its own constraints at the top of a statement only; a subquery's clause it takes as it comes.
+
+use std::collections::HashSet;
+use std::sync::LazyLock;
+
+use super::text::{Token, Tokens};
+use crate::clickhouse::engine::Exception;
+
+static SETTINGS: LazyLock<HashSet<&str>> = LazyLock::new(|| listed(include_str!("settings.txt")));
+
+/// The most of what has no value of its own in [`Bounds`].
+const THREADS_MAX: u64 = 64;
+
+/// What settings may be raised to. Nothing may be unlimited, which is what 0 means to the engine.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Bytes of memory for one statement.
+    pub(crate) statement_memory_bytes: u64,
+    /// Bytes of a result that is made in one piece.
+    pub(crate) result_bytes: u64,
+}
+
+/// Limits of the parser: the engine's own defaults, except for the length, which fits the longest statement.
+pub(in crate::clickhouse) const PARSER: [(&str, u64); 6] = [
+    ("max_query_size", super::STATEMENT_BYTES_MAX as u64),
+    ("max_parser_depth", super::nesting::DEPTH_MAX as u64),
+    ("max_parser_backtracks", 1_000_000),
+    ("max_ast_depth", 1_000),
+    ("max_ast_elements", 50_000),
+    ("max_expanded_ast_elements", 500_000),
+];
+
+/// The names of a list: words between blanks, in lines that do not begin with `#`.
+pub(super) fn listed(text: &str) -> HashSet<&str> {
+    text.lines().filter(|line| !line.starts_with('#')).flat_map(str::split_whitespace).collect()
+}
+
+impl Bounds {
+    fn of(&self, name: &str) -> Option<u64> {
+        if let Some((_, most)) = PARSER.iter().find(|(limit, _)| *limit == name) {
+            return Some(*most);
+        }
+        match name {
+            "max_memory_usage" => Some(self.statement_memory_bytes),
+            "max_result_bytes" => Some(self.result_bytes),
+            _ if name.ends_with("_threads") => Some(THREADS_MAX),
+            _ => None,
+        }
+    }
+}
+
+/// Judges one setting.
+pub(super) fn judge(name: &str, value: &str, bounds: &Bounds) -> Result<(), Exception> {
+    if !SETTINGS.contains(name) {
+        return Err(refused(&format!("expected settings of queries and tables, found {name}, which is not allowed here")));
+    }
+    let Some(most) = bounds.of(name) else { return Ok(()) };
+    // Words such as `auto` leave it to the engine.
+    let within = match value.trim().parse::<u64>() {
+        Ok(number) => number <= most && (number > 0 || name.ends_with("_threads")),
+        Err(_) => value.eq_ignore_ascii_case("DEFAULT") || value.starts_with("auto"),
+    };
+    if within {
+        return Ok(());
+    }
+    Err(refused(&format!("expected {name} between 1 and {most}, found {value}; ask for less")))
+}
+
+fn refused(message: &str) -> Exception {
+    Exception::new(452, "SETTING_CONSTRAINT_VIOLATION", message)
+}
+
+pub(super) fn check(tokens: &Tokens, bounds: &Bounds) -> Result<(), Exception> {
+    for at in 0..tokens.len() {
+        let begins = tokens.is_word(at, "SETTINGS")
+            || (at == 0 && tokens.is_word(at, "SET"))
+            || (tokens.is_word(at, "SETTING") && at > 0 && tokens.is_word(at - 1, "MODIFY"));
+        if begins {
+            list(tokens, at + 1, bounds)?;
+        }
+    }
+    Ok(())
+}
+
+/// Judges `name = value, …`. What is no such list is left alone, such as a column with the name `SETTINGS`; what begins like
+/// one and goes on otherwise is refused.
+fn list(tokens: &Tokens, start: usize, bounds: &Bounds) -> Result<(), Exception> {
+    let mut at = if tokens.is_sign(start, '(') { start + 1 } else { start };
+    loop {
+        let Some(name) = tokens.name(at) else { return Ok(()) };
+        if tokens.is_sign(at + 1, '.') {
+            return Err(refused(&format!("expected a setting, found {name} with a dot")));
+        }
+        if !tokens.is_sign(at + 1, '=') {
+            return Ok(());
+        }
+        let (value, end) = value(tokens, at + 2);
+        judge(name, &value.ok_or_else(|| refused(&format!("expected a written-out value of {name}")))?, bounds)?;
+        match tokens.get(end) {
+            Some(Token::Sign(',')) => at = end + 1,
+            None | Some(Token::Sign(')') | Token::Word(_)) => return Ok(()),
+            Some(_) => return Err(refused(&format!("expected a single value of {name}, found an expression"))),
+        }
+    }
+}
+
+/// Reads one value and the place behind it; none for a parameter or a call, whose value nobody knows yet.
+fn value(tokens: &Tokens, start: usize) -> (Option<String>, usize) {
+    let negative = tokens.is_sign(start, '-');
+    let at = start + usize::from(negative);
+    if tokens.call(at).is_some() {
+        return (None, tokens.behind(at + 1));
+    }
+    match tokens.get(at) {
+        Some(Token::Word(word)) if negative => (Some(format!("-{word}")), at + 1),
+        Some(Token::Word(text) | Token::Text(text)) => (Some(text.clone()), at + 1),
+        Some(Token::Sign('[' | '(')) => (Some(String::new()), tokens.behind(at)),
+        _ => (None, at + 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::text::Tokens;
+    use super::{Bounds, check};
+
+    #[test]
+    fn settings_are_found_wherever_they_stand() {
+        let bounds = Bounds { statement_memory_bytes: 1_000, result_bytes: 1_000 };
+        for (text, passes) in [
+            ("SELECT 1 SETTINGS max_threads = 2, max_execution_time = 1.5, log_comment = 'a, b = 1' FORMAT CSV", true),
+            ("SELECT 1 AS SETTINGS, dialect = 1 FROM t WHERE SETTINGS = 1", true),
+            ("INSERT INTO t SETTINGS async_insert = 0 SELECT a FROM t WHERE dialect = 1", true),
+            ("CREATE TABLE t (`a` String SETTINGS (max_compress_block_size = 3)) SETTINGS index_granularity = 1", true),
+            ("SET max_parser_depth = 1000", true),
+            ("SELECT 1 SETTINGS dialect = 'kusto'", false),
+            ("SELECT 1 SETTINGS max_threads = 2, `dialect` = 'kusto'", false),
+            ("SELECT * FROM (SELECT 1 SETTINGS format_template_row = '/etc/passwd')", false),
+            ("SELECT 1 SETTINGS additional_table_filters = {'t':'file(1)'}", false),
+            ("SELECT 1 SETTINGS max_memory_usage = 0", false),
+            ("SELECT 1 SETTINGS max_memory_usage = 1001", false),
+            ("SELECT 1 SETTINGS max_memory_usage = -1", false),
+            ("SELECT 1 SETTINGS max_memory_usage = '1e3'", false),
+            ("SELECT 1 SETTINGS max_threads = {x:UInt8}", false),
+            ("SET max_threads = 1, max_parser_depth = 0", false),
+            ("ALTER TABLE t (MODIFY SETTING disk = 'x')", false),
+            ("CREATE TABLE t (`a` Int8) SETTINGS disk = disk(type = 'local')", false),
+        ] {
+            assert_eq!(check(&Tokens::read(text).unwrap(), &bounds).is_ok(), passes, "{text}");
+        }
+    }
+}
