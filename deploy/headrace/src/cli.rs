@@ -353,7 +353,20 @@ pub struct Clickhouse {
     /// The engine, libchdb.so; installed when it is not given.
     #[arg(long, value_name = "FILE")]
     pub library: Option<PathBuf>,
-    /// Ask clients for this password of the user `default`.
+    /// Ask clients for this password of the user `default`, who may do all that is allowed. Without any password
+    /// whoever is on this machine may.
     #[arg(long, env = "HEADRACE_CLICKHOUSE_PASSWORD", hide_env_values = true)]
     pub password: Option<String>,
+    /// The same password, from the first line of a file.
+    #[arg(long, value_name = "FILE", conflicts_with = "password")]
+    pub password_file: Option<PathBuf>,
+    /// Also let in the user `reader`, who only reads, with the password in the first line of this file.
+    #[arg(long, value_name = "FILE")]
+    pub reader_password_file: Option<PathBuf>,
+    /// A name under which clients may call the server besides this machine's own, as `host` or `host:port`.
+    #[arg(long = "host", value_name = "NAME")]
+    pub hosts: Vec<String>,
+    /// Memory for everything that the engine does, in bytes; half of the machine's when it is not given.
+    #[arg(long, value_name = "BYTES")]
+    pub memory_bytes_max: Option<u64>,
 }

@@ -1,8 +1,10 @@
 //! `headrace clickhouse`: the embedded ClickHouse as a process of its own.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
+use headrace_local::clickhouse;
 use headrace_local::clickhouse::front::{self, Password, ServerConfig};
 use headrace_local::install::{Installer, Terminal};
 
@@ -10,20 +12,65 @@ use crate::cli::Clickhouse;
 use crate::config::Log;
 use crate::private;
 use crate::run::stop_signal;
-use crate::telemetry;
+use crate::{block_on, telemetry};
 
-pub(crate) async fn serve(arguments: Clickhouse) -> anyhow::Result<()> {
+/// Serves until it is told to stop. To be called before this process has a second thread: what it takes from itself, only
+/// threads that begin later do without.
+pub(crate) fn serve(arguments: Clickhouse) -> anyhow::Result<()> {
     telemetry::install(&Log::default())?;
+    let password = arguments.password_file.as_deref().map(password).transpose()?;
+    let reader_password = arguments.reader_password_file.as_deref().map(password_of_reader).transpose()?;
     let library = match arguments.library {
         Some(library) => library,
-        None => {
-            let install = || Installer::for_user(Arc::new(Terminal))?.clickhouse_library();
-            tokio::task::spawn_blocking(install).await.context("the installer panicked")??
-        }
+        None => Installer::for_user(Arc::new(Terminal))?.clickhouse_library()?,
     };
     let data_dir = private::directory(&arguments.data_dir).context("cannot use --data-dir")?;
+    clickhouse::confine(&data_dir, &library)
+        .with_context(|| format!("cannot confine ClickHouse to {}", data_dir.display()))?;
     let mut config = ServerConfig::new(arguments.listen, data_dir, library);
-    config.password = arguments.password.map(Password::new);
-    front::serve(config, stop_signal()?).await?;
-    Ok(())
+    config.password = password.or(arguments.password.map(Password::new));
+    config.reader_password = reader_password;
+    config.hosts = arguments.hosts;
+    config.memory_bytes_max = arguments.memory_bytes_max;
+    block_on(async {
+        front::serve(config, stop_signal()?).await?;
+        Ok(())
+    })
+}
+
+fn password(path: &Path) -> anyhow::Result<Password> {
+    first_line(path, "--password-file")
+}
+
+fn password_of_reader(path: &Path) -> anyhow::Result<Password> {
+    first_line(path, "--reader-password-file")
+}
+
+/// The password in a file's first line.
+fn first_line(path: &Path, option: &str) -> anyhow::Result<Password> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}, named by {option}"))?;
+    let line = text.lines().next().unwrap_or_default().trim();
+    ensure!(
+        !line.is_empty(),
+        "expected a password in the first line of {shown} ({option}), found none; write one into it"
+    );
+    Ok(Password::new(line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::password;
+
+    #[test]
+    fn a_password_file_that_is_absent_or_empty_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        let said = || format!("{:#}", password(&path).unwrap_err());
+        assert!(said().contains("--password-file") && said().contains("password"), "{}", said());
+        std::fs::write(&path, "\n").unwrap();
+        assert!(said().contains("expected a password in the first line"), "{}", said());
+        std::fs::write(&path, "secret\nmore\n").unwrap();
+        assert!(password(&path).is_ok());
+    }
 }

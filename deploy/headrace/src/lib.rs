@@ -64,7 +64,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
             print!("{}", settings::reference::<config::Config>());
             Ok(())
         }
-        Command::Clickhouse(clickhouse) => block_on(clickhouse::serve(clickhouse)),
+        Command::Clickhouse(clickhouse) => clickhouse::serve(clickhouse),
     }
 }
 

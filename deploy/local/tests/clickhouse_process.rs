@@ -118,7 +118,8 @@ async fn stopping_lets_a_running_insert_finish() {
     run("CREATE DATABASE test ENGINE = Atomic").await;
     run("CREATE TABLE test.t (a UInt64) ENGINE = MergeTree ORDER BY a").await;
     let (rows, body) = futures::channel::mpsc::unbounded::<Result<bytes::Bytes, std::io::Error>>();
-    rows.unbounded_send(Ok("1\n".into())).unwrap();
+    // More than is awaited before an insert begins.
+    rows.unbounded_send(Ok("1\n".repeat(200_000).into())).unwrap();
     let url = format!("{}/?query=INSERT+INTO+test.t+FORMAT+CSV", server.url());
     let insert = tokio::spawn(client.post(url).body(reqwest::Body::wrap_stream(body)).send());
     let running = "SELECT count() FROM system.processes WHERE query LIKE 'INSERT INTO test.t%'";
@@ -134,5 +135,5 @@ async fn stopping_lets_a_running_insert_finish() {
     tokio::time::timeout(CEILING, stopped).await.unwrap().unwrap();
     let server = clickhouse::start(support::config(&dir, &[]).await).await.unwrap();
     let answer = client.post(server.url()).body("SELECT count() FROM test.t").send().await.unwrap();
-    assert_eq!(answer.text().await.unwrap(), "2\n");
+    assert_eq!(answer.text().await.unwrap(), "200001\n");
 }

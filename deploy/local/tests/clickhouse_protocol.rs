@@ -242,8 +242,13 @@ async fn a_body_that_breaks_off_commits_nothing() {
     let clickhouse = ClickHouse::start().await;
     clickhouse.run(TABLE).await;
     let mut stream = tokio::net::TcpStream::connect(clickhouse.server.address()).await.unwrap();
-    let head =
-        "POST /?query=INSERT+INTO+test.t+FORMAT+CSV HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n1,a\n2,b\n";
+    // More than is awaited before an insert begins.
+    let rows = "1,a\n2,b\n".repeat(100_000);
+    let head = format!(
+        "POST /?query=INSERT+INTO+test.t+FORMAT+CSV HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n{rows}",
+        clickhouse.server.address(),
+        rows.len() + 1
+    );
     stream.write_all(head.as_bytes()).await.unwrap();
     let running = "SELECT count() FROM system.processes WHERE query LIKE 'INSERT INTO test.t%'";
     until("the insert runs", CEILING, async || (clickhouse.run(running).await == "1").then_some(())).await.unwrap();
@@ -319,7 +324,10 @@ async fn a_silent_client_is_let_go() {
     let clickhouse = ClickHouse::start_with(&["--idle-ms-max", "300"]).await;
     clickhouse.run(TABLE).await;
     let mut stream = tokio::net::TcpStream::connect(clickhouse.server.address()).await.unwrap();
-    let head = "POST /?query=INSERT+INTO+test.t+FORMAT+CSV HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n1,a\n";
+    let head = format!(
+        "POST /?query=INSERT+INTO+test.t+FORMAT+CSV HTTP/1.1\r\nHost: {}\r\nContent-Length: 1000\r\n\r\n1,a\n",
+        clickhouse.server.address()
+    );
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = [0; 12];
     tokio::time::timeout(CEILING, stream.read_exact(&mut answer)).await.unwrap().unwrap();

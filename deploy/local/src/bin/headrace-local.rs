@@ -34,7 +34,10 @@ fn run() -> anyhow::Result<()> {
         Some("clickhouse") => {
             // A way to see what the statement policy does by itself.
             if options.find("--confine") != Some("no") {
-                headrace_local::clickhouse::confine(options.get("--data-dir")?.as_ref(), options.get("--library")?.as_ref())?;
+                headrace_local::clickhouse::confine(
+                    options.get("--data-dir")?.as_ref(),
+                    options.get("--library")?.as_ref(),
+                )?;
             }
             runtime()?.block_on(clickhouse(&options))
         }

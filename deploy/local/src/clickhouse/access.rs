@@ -20,7 +20,7 @@ const EMPTY: &str = "headrace-nothing";
 /// What may be done to every table.
 const GRANTS: &str = "SHOW, SELECT, INSERT, ALTER, CREATE DATABASE, CREATE TABLE, CREATE VIEW, CREATE TEMPORARY TABLE, \
                       DROP DATABASE, DROP TABLE, DROP VIEW, UNDROP TABLE, TRUNCATE, OPTIMIZE, CHECK, KILL QUERY, \
-                      SYSTEM MERGES, SYSTEM TTL MERGES, SYSTEM VIEWS, INTROSPECTION";
+                      SYSTEM MERGES, SYSTEM TTL MERGES, SYSTEM VIEWS";
 
 /// Settings with which each statement begins, where they differ from the engine's.
 const PROFILE: [(&str, &str); 4] = [
@@ -77,12 +77,14 @@ fn text(path: &Path, empty: &Path, memory: &Memory) -> String {
     }
     server("remote_url_allow_hosts", "");
     server("access_control_improvements", "<table_engines_require_grant>true</table_engines_require_grant>");
-    server("profiles", &format!("<default>{}<constraints>{}</constraints></default>", profile(memory), constraints(memory)));
-    let engines: String = ENGINES.iter().chain(&IMPLIED_ENGINES).map(|name| format!(", TABLE ENGINE ON `{name}`")).collect();
-    let grants = format!(
-        "<query>GRANT {GRANTS} ON *.*</query><query>GRANT {}</query>",
-        engines.trim_start_matches(", ")
+    server(
+        "profiles",
+        &format!("<default>{}<constraints>{}</constraints></default>", profile(memory), constraints(memory)),
     );
+    let engines: String =
+        ENGINES.iter().chain(&IMPLIED_ENGINES).map(|name| format!(", TABLE ENGINE ON `{name}`")).collect();
+    let grants =
+        format!("<query>GRANT {GRANTS} ON *.*</query><query>GRANT {}</query>", engines.trim_start_matches(", "));
     server(
         "users",
         &format!(

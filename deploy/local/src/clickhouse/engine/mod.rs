@@ -113,7 +113,8 @@ impl Engine {
             let value = [name.as_bytes(), path.as_os_str().as_bytes()].concat();
             CString::new(value).map_err(|_| refused())
         };
-        let (path, config) = (option("--path=", &self.shared.data_dir)?, option("--config-file=", &self.shared.config)?);
+        let (path, config) =
+            (option("--path=", &self.shared.data_dir)?, option("--config-file=", &self.shared.config)?);
         let arguments: [*const c_char; 3] = [c"clickhouse".as_ptr(), path.as_ptr(), config.as_ptr()];
         // SAFETY: `arguments` holds that many NUL-terminated strings which live until the call returns; the engine
         // copies what it keeps.

@@ -95,8 +95,7 @@ pub(super) fn channel(limits: Limits, beginning: Beginning) -> (Pump, BodyReader
     let (sender, receiver) = mpsc::channel(FRAMES_MAX);
     let Beginning { bytes, whole } = beginning;
     let received = bytes.len() as u64;
-    let reader =
-        BodyReader { frames: receiver, current: bytes.freeze(), ended: whole, bytes_max: limits.bytes_max };
+    let reader = BodyReader { frames: receiver, current: bytes.freeze(), ended: whole, bytes_max: limits.bytes_max };
     (Pump { frames: sender, limits, received, whole }, reader)
 }
 

@@ -56,10 +56,8 @@ impl Connections {
     /// Makes room for one more, if need be by cutting one off. Waits while all are busy.
     pub(super) async fn enter(self: &Arc<Self>) -> Presence {
         let place = self.place().await;
-        let shared = Arc::new(Shared {
-            state: Mutex::new((State::Stranger, Instant::now())),
-            cut: CancellationToken::new(),
-        });
+        let shared =
+            Arc::new(Shared { state: Mutex::new((State::Stranger, Instant::now())), cut: CancellationToken::new() });
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.0 += 1;
         let number = open.0;

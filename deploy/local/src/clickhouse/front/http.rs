@@ -138,10 +138,11 @@ async fn run(
     };
     // Thread "statement": ends by itself; its client's leaving ends it early.
     let tracked = server.tasks.token();
-    let started_thread = std::thread::Builder::new().name("statement".into()).stack_size(job::STACK_BYTES).spawn(move || {
-        let _held = (admission, tracked);
-        job.run();
-    });
+    let started_thread =
+        std::thread::Builder::new().name("statement".into()).stack_size(job::STACK_BYTES).spawn(move || {
+            let _held = (admission, tracked);
+            job.run();
+        });
     if let Err(error) = started_thread {
         tracing::warn!(%error, "cannot start a thread for a statement");
         return failed(&Failure::no_thread(), Some(&shown.query_id));

@@ -300,12 +300,7 @@ fn insert(
 
 /// Brings database and settings of the request into its session: first ours, then the client's, and at last that nothing
 /// may be changed, if nothing may.
-fn prepare(
-    session: &mut Connection,
-    request: &Request,
-    may: &May<'_>,
-    own: &[(&str, String)],
-) -> Result<(), Failure> {
+fn prepare(session: &mut Connection, request: &Request, may: &May<'_>, own: &[(&str, String)]) -> Result<(), Failure> {
     if let Some(database) = &request.database {
         let name = database.replace('\\', "\\\\").replace('`', "\\`");
         session.execute(format!("USE `{name}`").as_bytes(), format::DEFAULT, &[])?;

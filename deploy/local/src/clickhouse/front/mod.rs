@@ -233,11 +233,7 @@ pub async fn serve(config: ServerConfig, shutdown: impl Future<Output = ()>) -> 
             result_bytes: job::WHOLE_RESULT_BYTES_MAX,
         })),
         limits: body::Limits { bytes_max: limits.body_bytes_max, idle_max: limits.idle_max },
-        users: Users {
-            writer: config.user,
-            writer_password: config.password,
-            reader_password: config.reader_password,
-        },
+        users: Users { writer: config.user, writer_password: config.password, reader_password: config.reader_password },
         names: Names { configured: config.hosts },
         timezone: opened.timezone.clone(),
         tasks: tasks.clone(),
@@ -275,7 +271,8 @@ struct Opened {
 
 fn open(library: &Path, data_dir: &Path, memory: &Memory) -> Result<Opened, ServeError> {
     let lock = lock(data_dir)?;
-    let config = access::write(data_dir, memory).map_err(|source| ServeError::DataDir { path: data_dir.into(), source })?;
+    let config =
+        access::write(data_dir, memory).map_err(|source| ServeError::DataDir { path: data_dir.into(), source })?;
     let engine = Engine::load(library, data_dir, &config)?;
     let mut anchor = engine.connect()?;
     let facts = anchor

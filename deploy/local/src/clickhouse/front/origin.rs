@@ -24,9 +24,8 @@ impl Names {
         let host = host.ok_or_else(|| refused("expected a Host header, found none; name this server in it"))?;
         if !self.is_ours(host, local) {
             return Err(refused(&format!(
-                "expected this machine or a configured name in the Host header, with port {}, found {host}; \
-                 call the server by its address, or start it with --host",
-                local.port()
+                "expected this machine or a configured name in the Host header, found {host}; \
+                 call the server by its address, or start it with --host"
             )));
         }
         if let Some(origin) = header(ORIGIN.as_str()) {
@@ -41,29 +40,17 @@ impl Names {
         }
     }
 
+    /// Any port passes: behind a tunnel or a proxy it is another one than ours, and a page that a foreign name led here
+    /// cannot choose the name, whatever port it takes.
     fn is_ours(&self, host: &str, local: SocketAddr) -> bool {
-        if self.configured.iter().any(|name| name.eq_ignore_ascii_case(host)) {
+        let name = host.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map_or(host, |(name, _)| name);
+        if self.configured.iter().any(|own| own.eq_ignore_ascii_case(host) || own.eq_ignore_ascii_case(name)) {
             return true;
-        }
-        let (name, port) = parts(host);
-        if self.configured.iter().any(|configured| configured.eq_ignore_ascii_case(name)) {
-            return true;
-        }
-        if port != Some(local.port()) {
-            return false;
         }
         match name.trim_matches(['[', ']']).parse::<IpAddr>() {
             Ok(address) => address.is_loopback() || address.to_canonical() == local.ip().to_canonical(),
             Err(_) => name.eq_ignore_ascii_case("localhost"),
         }
-    }
-}
-
-/// Name and port; 80 is what a name without a port means.
-fn parts(host: &str) -> (&str, Option<u16>) {
-    match host.rsplit_once(':') {
-        Some((name, port)) if !port.ends_with(']') => (name, port.parse().ok()),
-        _ => (host, Some(80)),
     }
 }
 
@@ -88,8 +75,9 @@ mod tests {
             (&[("Host", "localhost:8123"), ("Origin", "http://localhost:8123")], true),
             (&[("Host", "localhost:8123"), ("Sec-Fetch-Site", "none")], true),
             (&[], false),
-            (&[("Host", "localhost")], false),
-            (&[("Host", "localhost:3000")], false),
+            (&[("Host", "localhost")], true),
+            (&[("Host", "localhost:9000")], true),
+            (&[("Host", "localhost.example:8123")], false),
             (&[("Host", "10.1.2.3:8123")], false),
             (&[("Host", "rebound.example:8123")], false),
             (&[("Host", "localhost:8123"), ("Origin", "http://localhost:3000")], false),

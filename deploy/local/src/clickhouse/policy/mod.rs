@@ -102,8 +102,9 @@ fn denied(what: &str) -> Exception {
 
 /// The engine's own spelling: keywords in upper case, one blank where blanks are, no comments, quotes in one form.
 fn canonical(session: &mut Connection, sql: &[u8]) -> Result<String, Exception> {
-    let sql = std::str::from_utf8(sql)
-        .map_err(|_| Exception::new(62, "SYNTAX_ERROR", "expected a statement in UTF-8; bind other bytes as parameters"))?;
+    let sql = std::str::from_utf8(sql).map_err(|_| {
+        Exception::new(62, "SYNTAX_ERROR", "expected a statement in UTF-8; bind other bytes as parameters")
+    })?;
     let parameter = [("statement".to_owned(), escaped(sql))];
     let answer = session.execute(b"SELECT formatQuerySingleLine({statement:String})", "RawBLOB", &parameter);
     match answer {

@@ -53,7 +53,9 @@ impl Bounds {
 /// Judges one setting.
 pub(super) fn judge(name: &str, value: &str, bounds: &Bounds) -> Result<(), Exception> {
     if !SETTINGS.contains(name) {
-        return Err(refused(&format!("expected settings of queries and tables, found {name}, which is not allowed here")));
+        return Err(refused(&format!(
+            "expected settings of queries and tables, found {name}, which is not allowed here"
+        )));
     }
     let Some(most) = bounds.of(name) else { return Ok(()) };
     // Words such as `auto` leave it to the engine.
