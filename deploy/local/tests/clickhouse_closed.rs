@@ -176,8 +176,8 @@ async fn what_reads_and_writes_tables_is_allowed() {
     let clickhouse = ClickHouse::start().await;
     for sql in [
         "CREATE TABLE test.t (a UInt32, b LowCardinality(String) CODEC(ZSTD(3)), c Array(Nullable(Decimal(10, 2))), \
-         INDEX i b TYPE bloom_filter(0.01) GRANULARITY 4, PROJECTION p (SELECT b, count() GROUP BY b)) \
-         ENGINE = ReplacingMergeTree(a) PARTITION BY intDiv(a, 100) ORDER BY (a, b) TTL toDateTime(a) + INTERVAL 100 YEAR \
+         INDEX i b TYPE bloom_filter(0.01) GRANULARITY 4) \
+         ENGINE = MergeTree PARTITION BY intDiv(a, 100) ORDER BY (a, b) TTL toDateTime(a) + INTERVAL 100 YEAR \
          SETTINGS index_granularity = 1024",
         "CREATE TABLE test.sums (b String, n AggregateFunction(sum, UInt32)) ENGINE = AggregatingMergeTree ORDER BY b",
         "CREATE MATERIALIZED VIEW test.mv TO test.sums AS SELECT b, sumState(a) AS n FROM test.t GROUP BY b",
@@ -185,7 +185,7 @@ async fn what_reads_and_writes_tables_is_allowed() {
         "CREATE TABLE test.m ENGINE = Memory AS SELECT * FROM values('x UInt8, y String', (1, 'a'), (2, 'b'))",
         "INSERT INTO test.t (a, b) VALUES (1, 'one'), (2, concat('t', 'wo')), (toUInt32('3'), upper('three'))",
         "INSERT INTO test.t SELECT number, 'more', [number] FROM numbers(10) SETTINGS max_threads = 2",
-        "SELECT a AS file, count() OVER (PARTITION BY b) FROM test.t FINAL ORDER BY ALL SETTINGS max_execution_time = 60",
+        "SELECT a AS file, count() OVER (PARTITION BY b) FROM test.t ORDER BY ALL SETTINGS max_execution_time = 60",
         "WITH x AS (SELECT 1 AS y) SELECT quantilesTDigest(0.5, 0.9)(a), uniqExactIf(b, a > 1), argMaxOrNull(b, a) FROM test.t",
         "SELECT CASE WHEN a = 1 THEN 'x' ELSE CAST(a AS String) END, a::String, INTERVAL 1 DAY + now(), a IN (1, 2) FROM test.t",
         "SELECT arrayMap(x -> x + 1, [1, 2]), tupleElement((1, 'a'), 1), map('a', 1)['a'], * EXCEPT b FROM test.t",
@@ -201,6 +201,7 @@ async fn what_reads_and_writes_tables_is_allowed() {
         "ALTER TABLE test.t ADD COLUMN d DateTime64(3) DEFAULT now64(3), MODIFY SETTING parts_to_throw_insert = 3000",
         "ALTER TABLE test.t UPDATE c = [] WHERE a = 1 SETTINGS mutations_sync = 1",
         "DELETE FROM test.t WHERE a = 2",
+        "ALTER TABLE test.t ADD PROJECTION p (SELECT b, count() GROUP BY b)",
         "OPTIMIZE TABLE test.t FINAL",
         "SYSTEM STOP MERGES test.t",
         "SYSTEM START MERGES test.t",

@@ -68,7 +68,14 @@ struct May<'policy> {
 impl May<'_> {
     /// Judges the statement and the settings beside it, on a session that has none of them yet.
     fn judge(&self, session: &mut Connection, request: &Request, sql: &[u8]) -> Result<Verdict, Failure> {
-        let verdict = self.policy.judge(session, sql, &request.parameters)?;
+        let verdict = match self.policy.judge(session, sql, &request.parameters) {
+            Ok(verdict) => verdict,
+            // What may not be changed at all matters more than how.
+            Err(error) if self.read_only && matches!(error.code(), 452 | 497) && !session.analyse(sql).read_only => {
+                return Err(read_only());
+            }
+            Err(error) => return Err(error.into()),
+        };
         if self.read_only && !verdict.read_only {
             return Err(read_only());
         }

@@ -86,8 +86,8 @@ pub(in crate::clickhouse) const IMPLIED_ENGINES: [&str; 1] = ["View"];
 
 pub(super) fn check(tokens: &Tokens) -> Result<(), Exception> {
     let start = (0..tokens.len()).find(|&at| !tokens.is_sign(at, '(')).unwrap_or_default();
-    let begins = |words: &&[&str]| words.iter().enumerate().all(|(at, word)| tokens.is_word(start + at, word));
-    if !BEGINNINGS.iter().any(|words| begins(&words)) {
+    let begins = |words: &[&str]| words.iter().enumerate().all(|(at, word)| tokens.is_word(start + at, word));
+    if !BEGINNINGS.iter().any(|words| begins(words)) {
         let found: Vec<&str> = (start..start + 2).filter_map(|at| tokens.name(at)).collect();
         return Err(denied(&format!(
             "expected a statement about the tables of this server, found {}, which is not allowed here",

@@ -58,10 +58,14 @@ pub(super) fn judge(name: &str, value: &str, bounds: &Bounds) -> Result<(), Exce
         )));
     }
     let Some(most) = bounds.of(name) else { return Ok(()) };
-    // Words such as `auto` leave it to the engine.
+    // A word such as `auto` is the engine's to judge; but not one that is a number to it.
     let within = match value.trim().parse::<u64>() {
         Ok(number) => number <= most && (number > 0 || name.ends_with("_threads")),
-        Err(_) => value.eq_ignore_ascii_case("DEFAULT") || value.starts_with("auto"),
+        Err(_) => {
+            let number =
+                ["true", "false", "null", "inf", "nan"].iter().any(|word| value.trim().eq_ignore_ascii_case(word));
+            !number && !value.contains(|char: char| char.is_ascii_digit())
+        }
     };
     if within {
         return Ok(());
@@ -144,6 +148,7 @@ mod tests {
             ("SELECT 1 SETTINGS max_memory_usage = 1001", false),
             ("SELECT 1 SETTINGS max_memory_usage = -1", false),
             ("SELECT 1 SETTINGS max_memory_usage = '1e3'", false),
+            ("SELECT 1 SETTINGS max_memory_usage = false", false),
             ("SELECT 1 SETTINGS max_threads = {x:UInt8}", false),
             ("SET max_threads = 1, max_parser_depth = 0", false),
             ("ALTER TABLE t (MODIFY SETTING disk = 'x')", false),
