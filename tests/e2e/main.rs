@@ -19,6 +19,7 @@ mod private;
 mod recovery;
 mod refusals;
 mod roles;
+mod stranger;
 mod topology;
 
 /// The binary under test.

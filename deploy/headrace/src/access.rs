@@ -6,6 +6,7 @@
 
 use headrace_local::nats::Permissions;
 use headrace_runtime::broker::{BODIES, RECOVERY, SCHEMAS, STATE, Stream};
+use headrace_runtime::store_health::PROBE_KEY;
 use headrace_stages::chains;
 
 use crate::roles::{CLICKHOUSE_RAW, SINKS};
@@ -65,7 +66,7 @@ impl User {
     pub fn permissions(self) -> Option<Permissions> {
         let own = match self {
             Self::Admin => return None,
-            Self::Ingest => Rights::of(self).publish([Stream::Raw.subjects().to_owned()]).write_bodies(),
+            Self::Ingest => ingest(),
             Self::Pipeline => pipeline(),
             Self::Retention => retention(),
             Self::Sinks => sinks(),
@@ -74,6 +75,12 @@ impl User {
         };
         Some(own.0)
     }
+}
+
+fn ingest() -> Rights {
+    // Whether anything can be stored at all is tried with one key.
+    let probe = format!("$KV.{STATE}.{PROBE_KEY}");
+    Rights::of(User::Ingest).publish([Stream::Raw.subjects().to_owned(), probe]).write_bodies()
 }
 
 fn pipeline() -> Rights {

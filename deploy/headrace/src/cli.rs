@@ -55,6 +55,9 @@ pub enum Command {
     /// Interrupted, the same command goes on.
     #[command(after_help = format!("Examples:\n  headrace replay --from 24h\n  headrace replay --from 7d --to 6d --tenant acme --into events_tried\n\n{REPLAY_EXIT_CODES}"))]
     Replay(Replay),
+    /// Ask ClickHouse: that of the running `up`, or of the configuration. It changes nothing without --write.
+    #[command(after_help = format!("Examples:\n  headrace query 'SELECT * FROM headrace.events ORDER BY occurred_at DESC LIMIT 3 FORMAT Vertical'\n  headrace query - < report.sql\n\n{EXIT_CODES}"))]
+    Query(Query),
     /// Print the reference of the configuration: a TOML file with every setting, its meaning and default.
     #[command(after_help = format!("Example:\n  headrace config > headrace.toml\n\n{EXIT_CODES}"))]
     Config,
@@ -339,6 +342,24 @@ fn side_table(name: &str) -> Result<String, String> {
         return Err("expected a table of its own; without --into the rows of `events` are replaced".to_owned());
     }
     Ok(name.to_owned())
+}
+
+/// `headrace query`
+#[derive(Debug, Args)]
+pub struct Query {
+    /// The statement; `-` reads it from stdin.
+    #[arg(value_name = "SQL")]
+    pub sql: String,
+    /// Which ClickHouse.
+    #[command(flatten)]
+    pub place: Place,
+    /// Output format of a statement without a FORMAT of its own; PrettyCompactMonoBlock for a terminal, else
+    /// TabSeparatedWithNames.
+    #[arg(long, value_name = "NAME")]
+    pub format: Option<String>,
+    /// Also allow statements that change something.
+    #[arg(long)]
+    pub write: bool,
 }
 
 /// `headrace clickhouse`

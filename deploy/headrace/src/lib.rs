@@ -17,6 +17,7 @@ mod last_up;
 mod moment;
 mod plain;
 mod private;
+mod query;
 mod ready;
 mod recover;
 mod replay;
@@ -60,6 +61,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Gaps(gaps) => block_on(gaps::gaps(gaps)),
         Command::Dead(dead) => block_on(dead::dead(dead)),
         Command::Replay(replay) => block_on(replay::replay(replay)),
+        Command::Query(query) => block_on(query::query(query)),
         Command::Config => {
             print!("{}", settings::reference::<config::Config>());
             Ok(())

@@ -1,7 +1,6 @@
 //! `headrace up`: the whole product on this machine, set up and run.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -36,6 +35,11 @@ use crate::telemetry;
 
 /// The ready file that every `up` keeps in its data directory.
 pub(crate) const READY_FILE: &str = "ready.json";
+/// The user of the embedded ClickHouse that may write, and the file with its password.
+const CLICKHOUSE_USER: &str = "default";
+const CLICKHOUSE_PASSWORD: &str = "clickhouse-password";
+/// The file with the password of the embedded ClickHouse's user `reader`, who may only ask.
+const CLICKHOUSE_READER_PASSWORD: &str = "clickhouse-reader-password";
 /// How long a server may take to stop before it is killed, which loses nothing that was confirmed.
 const SERVER_GRACE: Duration = Duration::from_secs(2);
 /// How long everything may take to answer at the start.
@@ -72,7 +76,7 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
         () = stop.signalled() => return Ok(()),
     };
     let nats_url = servers.nats.as_ref().map_or_else(|| config.nats.url.clone(), nats::Running::url);
-    let clickhouse_url = servers.clickhouse.as_ref().map(clickhouse::Running::url);
+    let clickhouse_url = servers.clickhouse.as_ref().map(|server| clickhouse_url(server, &data)).transpose()?;
     config = with_servers(&config, &nats_url, clickhouse_url.as_deref().unwrap_or_default());
     let brokers = Brokers::connect(&config, &ALL_ROLES, "headrace up").await?;
     brokers.first().ensure_topology(&config.streams).await?;
@@ -189,14 +193,31 @@ async fn start_servers(config: &Config, data: &DataDir) -> anyhow::Result<Server
     let clickhouse = async {
         let Some(library) = library else { return anyhow::Ok(None) };
         let program = std::env::current_exe().context("cannot find this program's own file")?;
-        let arguments = ["clickhouse", "--library"].map(OsString::from).into_iter().chain([library.into_os_string()]);
-        let mut server = clickhouse::Config::new(program, arguments.collect(), data.join("clickhouse"));
+        // Made before the server reads them. A password itself would stand in the list of processes.
+        data.secret(CLICKHOUSE_PASSWORD)?;
+        data.secret(CLICKHOUSE_READER_PASSWORD)?;
+        let arguments = [
+            "clickhouse".into(),
+            "--library".into(),
+            library.into_os_string(),
+            "--password-file".into(),
+            data.join(CLICKHOUSE_PASSWORD).into_os_string(),
+            "--reader-password-file".into(),
+            data.join(CLICKHOUSE_READER_PASSWORD).into_os_string(),
+        ];
+        let mut server = clickhouse::Config::new(program, arguments.to_vec(), data.join("clickhouse"));
         server.listen = config.local.clickhouse_listen;
         server.restart.grace = SERVER_GRACE;
         Ok(Some(clickhouse::start(server).await.context("cannot start ClickHouse (another port: --clickhouse-port)")?))
     };
     let (nats, clickhouse) = tokio::try_join!(nats, clickhouse)?;
     Ok(Servers { nats, clickhouse })
+}
+
+/// Where the embedded server answers, with the user that may write. Hexadecimal digits need no escape in a URL.
+fn clickhouse_url(server: &clickhouse::Running, data: &DataDir) -> anyhow::Result<String> {
+    let password = data.secret(CLICKHOUSE_PASSWORD)?;
+    Ok(format!("http://{CLICKHOUSE_USER}:{}@{}", password.expose(), server.address()))
 }
 
 impl Servers {
@@ -249,7 +270,7 @@ async fn serve(config: &Config, started: Started<'_>, ready_files: &ReadyFiles) 
     let first = ready(servers.pids());
     ready_files.write(&first)?;
     started::tell(&away);
-    greet(&first, config, data, &secret, &away);
+    greet(&first, config, servers, data, &secret, &away);
     let mut told = first.pids;
     loop {
         let changed = events.iter_mut().map(|events| Box::pin(events.changed()));
@@ -296,7 +317,14 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-fn greet(ready: &Ready, config: &Config, data: &DataDir, secret: &SecretOrigin, away: &BTreeMap<String, String>) {
+fn greet(
+    ready: &Ready,
+    config: &Config,
+    servers: &Servers,
+    data: &DataDir,
+    secret: &SecretOrigin,
+    away: &BTreeMap<String, String>,
+) {
     // An address may have a password in it, as in the ready file.
     let text = |optional: &Option<String>| optional.as_deref().map_or_else(|| "-".to_owned(), redact_url);
     let made = ready.webhook_secret.as_deref().filter(|_| std::io::stdout().is_terminal());
@@ -322,8 +350,17 @@ fn greet(ready: &Ready, config: &Config, data: &DataDir, secret: &SecretOrigin, 
         "  echo '{{\"action\":\"publicized\",\"repository\":{{\"full_name\":\"acme/app\",\"private\":false,\"owner\":{{\"login\":\"acme\"}}}},\"sender\":{{\"login\":\"mona\",\"type\":\"User\"}}}}' > first.json"
     );
     println!("  headrace send first.json --event repository --data-dir {directory}");
-    println!("  curl '{}/?query=SELECT+*+FROM+headrace.events+FORMAT+Vertical'", text(&ready.clickhouse));
+    println!("  headrace query 'SELECT * FROM headrace.events FORMAT Vertical' --data-dir {directory}");
     println!();
+    if let Some(own) = servers.clickhouse.as_ref() {
+        println!("Other programs ask ClickHouse as its user `reader`, who changes nothing:");
+        println!();
+        println!(
+            "  curl -u reader:\"$(cat {directory}/{CLICKHOUSE_READER_PASSWORD})\" '{}/?query=SELECT+count()+FROM+headrace.events'",
+            own.url()
+        );
+        println!();
+    }
     if ready.pids.contains_key("nats") {
         println!("Read what happens as the NATS user `{}`, whose password is in a file:", User::Subscriber.name());
         println!();

@@ -19,7 +19,9 @@ impl Keys {
             ));
         }
         let authorized = Claim::read(&raw.body, |name| raw.header(name)).and_then(|claim| self.authorize(&claim));
-        authorized.map(drop).map_err(|denied| format!("{denied}; stored by somebody else, or with a secret that is gone"))
+        authorized
+            .map(drop)
+            .map_err(|denied| format!("{denied}; stored by somebody else, or with a secret that is gone"))
     }
 }
 
@@ -56,11 +58,8 @@ mod tests {
 
     #[test]
     fn what_the_gateway_would_refuse_is_refused_when_it_is_stored() {
-        let scoped = Scoped {
-            organization: Some("acme".to_owned()),
-            secrets: vec![Secret::new("acme's")],
-            ..Scoped::default()
-        };
+        let scoped =
+            Scoped { organization: Some("acme".to_owned()), secrets: vec![Secret::new("acme's")], ..Scoped::default() };
         let config = GitHub { secrets: vec![Secret::new("any")], scoped: vec![scoped] };
         let keys = Keys::new(&config, &Tenants::default());
         let check = |raw: RawDelivery| keys.check_stored(&raw).err().unwrap_or_default();

@@ -17,8 +17,8 @@ use async_nats::jetstream::consumer::Info;
 use headrace_schemas::time::Timestamp;
 
 use crate::broker::{Broker, Stream};
-use crate::state::StateStore;
 use crate::recreate;
+use crate::state::StateStore;
 
 /// The clocks of the broker's servers, and ours, may differ by so much.
 pub(crate) const BROKER_CLOCK_SKEW: Duration = Duration::from_secs(2);

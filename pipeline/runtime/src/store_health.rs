@@ -23,7 +23,7 @@ pub const HOLD: Duration = Duration::from_secs(10);
 /// A success, of a probe or of the first delivery after a failure, is believed for so long.
 const FRESH: Duration = Duration::from_secs(5);
 /// The key that a probe writes.
-const PROBE_KEY: &str = "readiness";
+pub const PROBE_KEY: &str = "readiness";
 
 /// What the gateway's last attempts to store met. Cheap to clone; all clones are one.
 #[derive(Clone)]

@@ -13,16 +13,19 @@ use super::Config;
 pub(super) const DEFAULT_USER: &str = "default";
 
 /// How to reach the server.
-pub(super) struct Access {
+pub struct Access {
     /// Its address, without credentials.
-    pub(super) url: String,
-    pub(super) user: String,
-    pub(super) password: Secret,
+    pub url: String,
+    /// The user.
+    pub user: String,
+    /// The user's password.
+    pub password: Secret,
 }
 
 impl Config {
     /// What the URL and the settings beside it mean.
-    pub(super) fn access(&self) -> Access {
+    #[must_use]
+    pub fn access(&self) -> Access {
         let Some(mut url) = self.url_with_user() else {
             return Access { url: self.url.clone(), user: self.user.clone(), password: self.password.clone() };
         };

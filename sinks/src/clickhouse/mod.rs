@@ -30,7 +30,8 @@ use headrace_schemas::time::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::access::{Access, DEFAULT_USER};
+pub use self::access::Access;
+use self::access::DEFAULT_USER;
 use self::classify::fault;
 pub use self::gaps::{Gaps, GapsRow};
 use self::insert::Table;

@@ -1,0 +1,98 @@
+//! `headrace query`: one statement to ClickHouse, and its answer on stdout.
+//!
+//! A person who looks at events should need neither the password nor a client. It asks and changes nothing, unless
+//! told `--write`.
+
+use std::io::{self, ErrorKind, IsTerminal as _, Read as _, Write as _};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use headrace_sinks::clickhouse::Access;
+use reqwest::{Client, Response, Url};
+
+use crate::cli::Query;
+use crate::config;
+use crate::running;
+
+/// How long the server may take to accept the connection. A statement itself may take as long as it takes.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a terminal shows when the statement names no format.
+const TERMINAL_FORMAT: &str = "PrettyCompactMonoBlock";
+/// What a program reads when the statement names no format.
+const PROGRAM_FORMAT: &str = "TabSeparatedWithNames";
+
+pub(crate) async fn query(arguments: Query) -> anyhow::Result<()> {
+    let sql = statement(&arguments)?;
+    let server = server(&arguments)?;
+    let terminal = io::stdout().is_terminal();
+    let format = arguments.format.as_deref().unwrap_or(if terminal { TERMINAL_FORMAT } else { PROGRAM_FORMAT });
+    let answer = ask(server, sql, format, arguments.write).await?;
+    match print(answer).await {
+        // Whoever reads our output has seen enough, as `head` does.
+        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == ErrorKind::BrokenPipe) => {
+            Ok(())
+        }
+        printed => printed,
+    }
+}
+
+fn statement(arguments: &Query) -> anyhow::Result<String> {
+    let sql = if arguments.sql == "-" {
+        let mut sql = String::new();
+        io::stdin().read_to_string(&mut sql).context("cannot read the statement from stdin")?;
+        sql
+    } else {
+        arguments.sql.clone()
+    };
+    anyhow::ensure!(!sql.trim().is_empty(), "expected a statement, found an empty text");
+    Ok(sql)
+}
+
+/// The server of the configuration, or of the `up` that runs on the data directory.
+fn server(arguments: &Query) -> anyhow::Result<Access> {
+    let place = &arguments.place;
+    let config = config::load(place.config.config.as_deref(), |_| Vec::new())?.value;
+    let mut clickhouse = config.sinks.clickhouse.unwrap_or_default();
+    if clickhouse.url.is_empty() {
+        let ready = running::of(&place.data_dir).context(
+            "expected `sinks.clickhouse.url` in the configuration, or a running `headrace up`; give --config, or name \
+             its --data-dir",
+        )?;
+        clickhouse.url = ready.clickhouse.context("the running process tells of no ClickHouse")?;
+    }
+    Ok(clickhouse.access())
+}
+
+async fn ask(access: Access, sql: String, format: &str, write: bool) -> anyhow::Result<Response> {
+    let client = Client::builder().connect_timeout(CONNECT_TIMEOUT).build().context("cannot set up an HTTP client")?;
+    let Access { url: address, user, password } = access;
+    // The parser's words may hold a password.
+    let mut url =
+        Url::parse(&address).ok().context("expected a URL in `sinks.clickhouse.url`, found something else")?;
+    url.query_pairs_mut().append_pair("default_format", format);
+    if !write {
+        // 2: nothing may be changed but settings of the statement itself.
+        url.query_pairs_mut().append_pair("readonly", "2");
+    }
+    let request =
+        client.post(url).header("X-ClickHouse-User", user).header("X-ClickHouse-Key", password.expose()).body(sql);
+    let answer = request.send().await.map_err(reqwest::Error::without_url);
+    let answer = answer.with_context(|| format!("cannot ask ClickHouse at {address}; is it running there?"))?;
+    if answer.status().is_success() {
+        return Ok(answer);
+    }
+    let words = answer.text().await.map_err(reqwest::Error::without_url).context("the answer broke off")?;
+    let words = words.trim();
+    let hint =
+        if !write && words.contains("(READONLY)") { "\nA statement that changes something needs --write." } else { "" };
+    anyhow::bail!("{words}{hint}")
+}
+
+async fn print(mut answer: Response) -> anyhow::Result<()> {
+    let mut output = io::stdout().lock();
+    let broken = "the answer broke off; what was printed is incomplete";
+    while let Some(piece) = answer.chunk().await.map_err(reqwest::Error::without_url).context(broken)? {
+        output.write_all(&piece)?;
+    }
+    Ok(output.flush()?)
+}
