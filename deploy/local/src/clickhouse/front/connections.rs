@@ -125,17 +125,15 @@ mod tests {
         let (busy, idle, stranger) = (connections.enter().await, connections.enter().await, connections.enter().await);
         busy.set(State::Busy);
         idle.set(State::Idle);
+        let mut kept = Vec::new();
         for leaving in [stranger, idle] {
-            let entering = tokio::spawn({
-                let connections = std::sync::Arc::clone(&connections);
-                async move { connections.enter().await }
-            });
-            leaving.cut().await;
-            drop(leaving);
-            entering.await.unwrap().set(State::Busy);
-            let kept = connections.enter().await;
-            kept.set(State::Busy);
-            std::mem::forget(kept);
+            let leave = async {
+                leaving.cut().await;
+                drop(leaving);
+            };
+            let (entered, ()) = tokio::join!(connections.enter(), leave);
+            entered.set(State::Busy);
+            kept.push(entered);
         }
         assert!(!busy.shared.cut.is_cancelled());
     }
