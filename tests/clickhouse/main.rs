@@ -50,7 +50,7 @@ impl ClickHouseCase {
     /// Asks the server itself. Blocking, because the suite asks between awaits.
     fn query(&self, sql: &str) -> String {
         let mut stream = TcpStream::connect(self.server.address()).unwrap();
-        write!(stream, "POST / HTTP/1.0\r\nContent-Length: {}\r\n\r\n{sql}", sql.len()).unwrap();
+        write!(stream, "POST / HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{sql}", sql.len()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
