@@ -208,7 +208,11 @@ async fn what_cannot_be_computed_keeps_its_row() {
     let done = site.replay("", "--from 1h").await;
     done.says("1 deliveries replayed into events, 0 bodies added to raw, 3 are the dead letters that they were before");
     assert_eq!(site.dump("*", &format!("(SELECT * FROM events WHERE id = '{id}')")).await, before);
-    site.stored.stream(Stream::Dead).await.purge().await.unwrap();
+    // A stream that may not be purged: letters go one by one.
+    let dead = site.stored.stream(Stream::Dead).await;
+    for letter in 1..=dead.cached_info().state.last_sequence {
+        assert!(dead.delete_message(letter).await.unwrap());
+    }
     let done = site.replay(ASSETS, "--from 1h").await;
     done.complains(
         1,

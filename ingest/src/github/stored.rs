@@ -72,7 +72,8 @@ mod tests {
         assert!(check(raw("any", json, JSON)).contains("the body names `acme`"));
         assert!(check(raw("other", json, JSON)).contains("the signature does not match the body"));
         let zeros = (header::GITHUB_SIGNATURE.to_owned(), format!("sha256={}", "0".repeat(64)));
-        let forged = RawDelivery { headers: vec![zeros], ..raw("any", json, JSON) };
+        let kind = (header::CONTENT_TYPE.to_owned(), json.to_owned());
+        let forged = RawDelivery { headers: vec![zeros, kind], ..raw("any", json, JSON) };
         assert!(check(forged.clone()).contains("the signature does not match the body"));
         assert!(check(RawDelivery { headers: Vec::new(), ..forged.clone() }).contains("found none"));
         assert!(check(RawDelivery { source: "gitlab".to_owned(), ..forged }).contains("found `gitlab`"));
