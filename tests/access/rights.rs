@@ -7,7 +7,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull::Config;
 use futures::StreamExt as _;
 use headrace::access::User;
-use headrace_local::nats;
+use headrace_local::{nats, poll};
 use headrace_runtime::broker::{Broker, Stream};
 use headrace_runtime::config::Nats;
 use headrace_runtime::payload::RawDelivery;
@@ -15,7 +15,7 @@ use headrace_runtime::publisher::Publisher;
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use headrace_tests::harness::samples::Sample;
-use headrace_tests::harness::streams;
+use headrace_tests::harness::{CEILING, streams};
 use tempfile::TempDir;
 
 use super::wire::Wire;
@@ -161,7 +161,8 @@ async fn a_subscriber_reads_events_and_alerts_by_a_consumer_of_its_own() {
     assert!(hasty.get_stream(Stream::Raw.name()).await.is_err());
     let events = hasty.get_stream_no_info(Stream::Events.name()).await.unwrap();
     assert!(events.purge().await.is_err() && events.delete_consumer("clickhouse").await.is_err());
-    assert_eq!(violations(dir.path()).len(), 3);
+    let told = async || (violations(dir.path()).len() == 3).then_some(());
+    poll::until("the server's log tells of each", CEILING, told).await.unwrap();
     server.stop().await;
 }
 
@@ -196,8 +197,10 @@ async fn is_not_rolled_up(server: &nats::Running, dir: &Path) {
     let ingest = jetstream::new(client(server, User::Ingest).await);
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("Nats-Rollup", "all");
-    let sent = ingest.publish_with_headers("$O.bodies.M.a", headers, "".into()).await.unwrap();
-    let refused = sent.await.unwrap_err().to_string();
-    assert!(refused.contains("rollup not permitted"), "{refused}");
+    for subject in ["$O.bodies.M.a", "$KV.state.readiness"] {
+        let sent = ingest.publish_with_headers(subject, headers.clone(), "".into()).await.unwrap();
+        let refused = sent.await.unwrap_err().to_string();
+        assert!(refused.contains("rollup not permitted"), "{subject}: {refused}");
+    }
     assert_eq!(violations(dir), [""; 0]);
 }

@@ -21,7 +21,7 @@ fn sinks(silent: &TcpListener) -> String {
     let jira = silent.local_addr().unwrap();
     format!(
         "[sinks.splunk]\nurl = '{REFUSED}'\ntoken = 't'\n[sinks.jira]\nurl = 'http://{jira}'\nemail = 'a@b.example'\n\
-         api_token = 't'\nproject = 'SEC'\n"
+         api_token = 't'\nproject = 'SEC'\ntimeout_ms = 60000\n"
     )
 }
 

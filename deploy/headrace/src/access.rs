@@ -222,8 +222,12 @@ impl Rights {
 
     /// What the client library makes to read an object's chunks or a bucket's keys: a nameless consumer that pushes.
     fn push_from(self, stream: &str) -> Self {
-        self.ask([format!("CONSUMER.CREATE.{stream}"), format!("CONSUMER.CREATE.{stream}.>")])
-            .publish([format!("$JS.FC.{stream}.>")])
+        // After a gap it removes its consumer, which it only knows by a random name, and makes another.
+        self.ask(
+            ["CREATE.{}", "CREATE.{}.>", "DELETE.{}.*", "INFO.{}.*"]
+                .map(|request| format!("CONSUMER.{}", request.replace("{}", stream))),
+        )
+        .publish([format!("$JS.FC.{stream}.>")])
     }
 }
 

@@ -9,6 +9,7 @@ use headrace_local::nats;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::config::Nats;
 use headrace_runtime::secret::Secret;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::access::User;
 use crate::cli::Role;
@@ -115,8 +116,10 @@ pub(crate) fn use_own_users(data: &DataDir, nats: &mut Nats) {
 pub(crate) fn admin_url(nats: &Nats) -> anyhow::Result<String> {
     let Some(dir) = &nats.users_dir else { return Ok(nats.url.clone()) };
     let Some(own) = settings(nats, dir, User::Admin)? else { return Ok(nats.url.clone()) };
-    let login = format!("://{}:{}@", User::Admin.name(), own.password.expose());
-    Ok(nats.url.replacen("://", &login, 1))
+    let password = utf8_percent_encode(own.password.expose(), NON_ALPHANUMERIC);
+    let (scheme, servers) = nats.url.split_once("://").unwrap_or(("nats", &nats.url));
+    // The login of the first server counts for all.
+    Ok(format!("{scheme}://{}:{password}@{servers}", User::Admin.name()))
 }
 
 /// How `user` connects; `None` when its password is not in `dir`.

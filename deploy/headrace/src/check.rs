@@ -10,7 +10,7 @@ use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use tokio::time::timeout;
 
-use crate::brokers::connect_first;
+use crate::brokers::{connect_admin, connect_first};
 use crate::cli::Check;
 use crate::config::{self, Config};
 use crate::run::ALL_ROLES;
@@ -31,7 +31,7 @@ pub(crate) async fn check(arguments: Check) -> anyhow::Result<()> {
             println!("failed  {name}: {problem}");
         }
     };
-    report(&format!("nats {}", redact_url(&config.nats.url)), within(nats(&config, &arguments)).await);
+    report(&format!("nats {}", redact_url(&config.nats.url)), within(Box::pin(nats(&config, &arguments))).await);
     if let Some(clickhouse) = &config.sinks.clickhouse {
         let name = format!("clickhouse {}", redact_url(&clickhouse.url));
         report(&name, within(reach(clickhouse.reach())).await);
@@ -63,7 +63,11 @@ pub(crate) async fn check(arguments: Check) -> anyhow::Result<()> {
 
 async fn nats(config: &Config, arguments: &Check) -> Result<(), String> {
     let check = async {
-        let broker = connect_first(config, "headrace-check").await?;
+        let broker = if arguments.migrate {
+            connect_admin(config, "headrace-check").await?
+        } else {
+            connect_first(config, "headrace-check").await?
+        };
         broker.jetstream_answers().await?;
         if arguments.migrate {
             broker.ensure_topology(&config.streams).await?;

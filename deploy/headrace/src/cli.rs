@@ -378,8 +378,8 @@ pub struct Clickhouse {
     /// whoever is on this machine may.
     #[arg(long, env = "HEADRACE_CLICKHOUSE_PASSWORD", hide_env_values = true)]
     pub password: Option<String>,
-    /// The same password, from the first line of a file.
-    #[arg(long, value_name = "FILE", conflicts_with = "password")]
+    /// The same password, from the first line of a file; it counts when both are given.
+    #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
     /// Also let in the user `reader`, who only reads, with the password in the first line of this file.
     #[arg(long, value_name = "FILE")]

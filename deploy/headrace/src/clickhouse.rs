@@ -28,7 +28,8 @@ pub(crate) fn serve(arguments: Clickhouse) -> anyhow::Result<()> {
     clickhouse::confine(&data_dir, &library)
         .with_context(|| format!("cannot confine ClickHouse to {}", data_dir.display()))?;
     let mut config = ServerConfig::new(arguments.listen, data_dir, library);
-    config.password = password.or(arguments.password.map(Password::new));
+    let given = arguments.password.filter(|password| !password.is_empty());
+    config.password = password.or(given.map(Password::new));
     config.reader_password = reader_password;
     config.hosts = arguments.hosts;
     config.memory_bytes_max = arguments.memory_bytes_max;

@@ -34,15 +34,19 @@ pub(crate) async fn run(arguments: Run) -> anyhow::Result<()> {
         brokers = brokers => brokers?,
         () = stop.signalled() => return Ok(()),
     };
-    let process = Process::start(&config, &roles, &brokers).await?;
+    let process = tokio::select! {
+        process = Process::start(&config, &roles, &brokers) => process?,
+        () = stop.signalled() => return Ok(()),
+    };
     let told = tokio::select! {
         told = tell(&process, &config, &roles, &ready_files) => told,
         () = stop.signalled() => Ok(()),
     };
     // First of all: whoever reads them now would find nobody in a moment.
     drop(ready_files);
-    stop.end(process.stop(config.shutdown.grace())).await?;
-    told
+    // Why it ended matters more than how.
+    let ended = stop.end(process.stop(config.shutdown.grace())).await;
+    told.and(ended)
 }
 
 /// Tells that everything answers that must, and then waits for ever.

@@ -78,9 +78,15 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     let nats_url = servers.nats.as_ref().map_or_else(|| config.nats.url.clone(), nats::Running::url);
     let clickhouse_url = servers.clickhouse.as_ref().map(|server| clickhouse_url(server, &data)).transpose()?;
     config = with_servers(&config, &nats_url, clickhouse_url.as_deref().unwrap_or_default());
-    let brokers = Brokers::connect(&config, &ALL_ROLES, "headrace up").await?;
-    brokers.first().ensure_topology(&config.streams).await?;
-    let process = Process::start(&config, &ALL_ROLES, &brokers).await?;
+    let starting = async {
+        let brokers = Brokers::connect(&config, &ALL_ROLES, "headrace up").await?;
+        brokers.first().ensure_topology(&config.streams).await?;
+        Process::start(&config, &ALL_ROLES, &brokers).await
+    };
+    let process = tokio::select! {
+        process = starting => process?,
+        () = stop.signalled() => return Ok(()),
+    };
     // Only now: one that did not start has computed nothing.
     last_up.write(data.path())?;
     let started = Started { process: &process, servers: &servers, data: &data, secret };
@@ -94,8 +100,9 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
         process.stop(config.shutdown.grace()).await;
         servers.stop().await;
     };
-    stop.end(ending).await?;
-    outcome
+    // Why it ended matters more than how.
+    let ended = stop.end(ending).await;
+    outcome.and(ended)
 }
 
 /// What is wrong with the values, whatever `up` is going to fill in.
@@ -165,7 +172,9 @@ pub(crate) fn with_servers(config: &Config, nats: &str, clickhouse: &str) -> Con
         config.nats.reach(nats);
     }
     if let Some(own) = config.sinks.clickhouse.as_mut().filter(|own| own.url.is_empty()) {
-        own.url = clickhouse.to_owned();
+        // It says who we are; a user of another server's is none here.
+        let none = headrace_sinks::clickhouse::Config::default();
+        (own.url, own.user, own.password) = (clickhouse.to_owned(), none.user, none.password);
         own.compress = false;
     }
     config
@@ -355,8 +364,9 @@ fn greet(
     if let Some(own) = servers.clickhouse.as_ref() {
         println!("Other programs ask ClickHouse as its user `reader`, who changes nothing:");
         println!();
+        // A password among curl's own arguments would stand in the list of processes.
         println!(
-            "  curl -u reader:\"$(cat {directory}/{CLICKHOUSE_READER_PASSWORD})\" '{}/?query=SELECT+count()+FROM+headrace.events'",
+            "  printf 'user = reader:%s' \"$(cat {directory}/{CLICKHOUSE_READER_PASSWORD})\" | curl -K - '{}/?query=SELECT+count()+FROM+headrace.events'",
             own.url()
         );
         println!();
@@ -365,10 +375,10 @@ fn greet(
         println!("Read what happens as the NATS user `{}`, whose password is in a file:", User::Subscriber.name());
         println!();
         println!(
-            "  nats sub 'events.scored.>' --server {} --user {} --password \"$(cat {})\"",
+            "  NATS_PASSWORD=\"$(cat {})\" nats sub 'events.scored.>' --server {} --user {}",
+            data.join(&User::Subscriber.password_file()).display(),
             config.nats.url,
-            User::Subscriber.name(),
-            data.join(&User::Subscriber.password_file()).display()
+            User::Subscriber.name()
         );
         println!();
         println!("{}", durability(config.local.sync_interval()));

@@ -33,7 +33,9 @@ impl Server {
         let connections = CONNECTIONS_MAX.to_string();
         let options = ["--password", "w", "--reader-password", "r", "--connections-max", &connections];
         let running = headrace_local::clickhouse::start(support::config(&dir, &options).await).await.unwrap();
-        let server = Self { running, client: reqwest::Client::new(), _dir: dir };
+        // An idle connection may be cut off to make room, just when the client takes it again.
+        let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
+        let server = Self { running, client, _dir: dir };
         server.succeeds("default", "w", "", "CREATE DATABASE test ENGINE = Atomic").await;
         server.succeeds("default", "w", "", "CREATE TABLE test.t (a UInt32) ENGINE = MergeTree ORDER BY a").await;
         server

@@ -26,6 +26,9 @@ const CHUNK_BYTES: usize = 128 << 10;
 /// When the broker does not answer or does not store it whole.
 pub(crate) async fn store(broker: &Broker, name: &str, body: &Bytes) -> anyhow::Result<()> {
     let jetstream = broker.jetstream();
+    let hashed = body.clone();
+    // Megabytes: that would keep a thread of the reactor.
+    let digest = tokio::task::spawn_blocking(move || Sha256::digest(&hashed)).await.context("hashing was cut off")?;
     let nuid = format!("{:032x}", rand::random::<u128>());
     let chunks = format!("$O.{BODIES}.C.{nuid}");
     let mut unconfirmed = Vec::new();
@@ -46,7 +49,7 @@ pub(crate) async fn store(broker: &Broker, name: &str, body: &Bytes) -> anyhow::
         size: body.len(),
         chunks: count,
         modified: Some(now()),
-        digest: Some(format!("SHA-256={}", URL_SAFE.encode(Sha256::digest(body)))),
+        digest: Some(format!("SHA-256={}", URL_SAFE.encode(digest))),
         deleted: false,
     };
     let info = serde_json::to_vec(&info).context("cannot describe the object")?;

@@ -222,6 +222,9 @@ fn original_headers(message: &Delivered) -> Vec<(String, String)> {
     original
 }
 
+/// The most room that is made for a body before it is there, in bytes: above GitHub's largest.
+const ROOM_BYTES_MAX: usize = 32 << 20;
+
 /// The broker did not give a body.
 #[derive(Debug, thiserror::Error)]
 #[error("the broker did not give the body `{0}`")]
@@ -237,7 +240,8 @@ pub(crate) async fn fetch_body(broker: &Broker, object: &str) -> Result<Bytes, F
     let late = |_| Fault::transient(Unanswered(object.to_owned()));
     let mut reader = timeout(within, open_body(broker, object)).await.map_err(late)??;
     // With room to find the end without growing, which would double it.
-    let mut body = Vec::with_capacity(reader.info().size.saturating_add(64));
+    // What the bucket says of the size is believed no further than that.
+    let mut body = Vec::with_capacity(reader.info().size.min(ROOM_BYTES_MAX) + 64);
     // A word in time, however long all of it takes: a lost server costs one timeout, a slow one breaks nothing off.
     while timeout(within, reader.read_buf(&mut body)).await.map_err(late)?.map_err(Fault::transient)? > 0 {}
     Ok(body.into())

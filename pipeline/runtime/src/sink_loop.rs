@@ -253,7 +253,10 @@ impl<S: Sink> SinkLoop<S> {
         let mut pause = None;
         while let Some(part) = parts.pop_front() {
             if stop.is_cancelled() && failures > 0 {
-                self.give_back(&part.messages, || Outcome::Interrupted).await;
+                // A call without a clear answer may have its effect until its time has passed; before that no look-up
+                // of another process can be believed.
+                let wait = self.call_timeout + BROKER_CLOCK_SKEW;
+                self.give_back(&part.messages, || Outcome::NotYet { wait }).await;
                 continue;
             }
             let ack_wait = self.subscription.ack_wait;

@@ -1,15 +1,20 @@
 //! What is remembered across events: small values in JetStream KV, changed by compare-and-set.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use async_nats::jetstream::kv;
 use bytes::Bytes;
 use futures::TryStreamExt as _;
-
 use headrace_schemas::time::Timestamp;
+use tokio::time::timeout;
 
 use crate::broker::Broker;
 use crate::epoch::micros;
 use crate::fault::Fault;
+
+/// How long the list of all keys may take to come.
+const LIST_WITHIN: Duration = Duration::from_secs(30);
 
 /// A value with the revision it was read at.
 #[derive(Clone, Debug)]
@@ -49,7 +54,9 @@ impl StateStore {
     /// Transient, when the broker does not answer.
     pub async fn keys(&self, prefix: &str) -> Result<Vec<String>, Fault> {
         let list = async { anyhow::Ok(self.0.keys().await?.try_collect::<Vec<String>>().await?) };
-        let mut keys = list.await.context("cannot list state").map_err(Fault::transient)?;
+        // The client library waits for the last key for ever, also when that is removed meanwhile.
+        let listed = timeout(LIST_WITHIN, list).await.context("the broker did not list all keys in time");
+        let mut keys = listed.and_then(|listed| listed).context("cannot list state").map_err(Fault::transient)?;
         keys.retain(|key| key.starts_with(prefix));
         keys.sort();
         Ok(keys)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::context::GetStreamErrorKind;
-use async_nats::jetstream::{ErrorCode, kv, stream};
+use async_nats::jetstream::{ErrorCode, stream};
 use headrace_schemas::codec::all_schemas;
 
 use crate::broker::{BODIES, Broker, RECOVERY, SCHEMAS, STATE, Stream};
@@ -67,21 +67,17 @@ impl Broker {
         max_age: Duration,
         replicas: usize,
     ) -> anyhow::Result<()> {
-        let context = || format!("cannot create the KV bucket `{name}`. {RIGHTS}");
-        let found = self.config_of(&kv_stream(name)).await.with_context(context)?;
-        if found.is_some_and(|found| found.max_age == max_age && found.num_replicas == replicas) {
-            return Ok(());
-        }
-        let config = kv::Config {
-            bucket: name.to_owned(),
-            description: description.to_owned(),
-            history: 1,
+        let config = stream::Config {
+            name: kv_stream(name),
+            description: Some(description.to_owned()),
+            subjects: vec![format!("$KV.{name}.>")],
+            max_messages_per_subject: 1,
             max_age,
             num_replicas: replicas,
-            ..kv::Config::default()
+            ..bucket_config()
         };
-        self.jetstream().create_or_update_key_value(config).await.with_context(context)?;
-        Ok(())
+        let made = self.ensure_stream(config).await;
+        made.with_context(|| format!("cannot create the KV bucket `{name}`. {RIGHTS}"))
     }
 
     async fn publish_schemas(&self) -> anyhow::Result<()> {
@@ -139,8 +135,7 @@ fn stream_config(stream: Stream, streams: &Streams) -> stream::Config {
     }
 }
 
-/// The object store bucket `bodies`, as NATS makes one, but for the roll-ups: with them whoever may store a body could
-/// remove all.
+/// The object store bucket `bodies`, as NATS makes one.
 fn bodies_config(streams: &Streams) -> stream::Config {
     stream::Config {
         name: format!("OBJ_{BODIES}"),
@@ -148,9 +143,17 @@ fn bodies_config(streams: &Streams) -> stream::Config {
         subjects: vec![format!("$O.{BODIES}.C.>"), format!("$O.{BODIES}.M.>")],
         // A dead letter must keep its body for as long as it is kept itself.
         max_age: hours(streams.raw.max_age_hours.max(streams.dead.max_age_hours)),
+        num_replicas: streams.replicas,
+        ..bucket_config()
+    }
+}
+
+/// What all buckets have in common, as NATS makes them, but for the roll-ups: with them whoever may write one key or body
+/// could remove all.
+fn bucket_config() -> stream::Config {
+    stream::Config {
         discard: stream::DiscardPolicy::New,
         storage: stream::StorageType::File,
-        num_replicas: streams.replicas,
         allow_direct: true,
         allow_rollup: false,
         deny_delete: true,

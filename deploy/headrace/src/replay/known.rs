@@ -6,6 +6,9 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use headrace_runtime::broker::Broker;
 use headrace_runtime::dead::{DeadLetters, Filter};
 use headrace_schemas::header;
+use headrace_stages::chains;
+
+use crate::roles::{CLICKHOUSE, CLICKHOUSE_RAW};
 
 /// Dead letters that are remembered, the oldest first: 16 MiB. Of what is beyond, a failure counts as a new one.
 const LETTERS_MAX: usize = 1_000_000;
@@ -24,7 +27,9 @@ impl Known {
         let mut reader = DeadLetters::open(broker).await?.read(Filter::default()).await?;
         while known.0.len() < LETTERS_MAX {
             let Some(page) = reader.page().await? else { break };
-            page.iter().for_each(|letter| known.insert(letter.header(header::ID)));
+            // What a receiver refused says nothing of whether the event can be computed and stored.
+            let of_row = page.iter().filter(|letter| computes_or_stores(letter.header(header::DEAD_COMPONENT)));
+            of_row.for_each(|letter| known.insert(letter.header(header::ID)));
         }
         reader.close().await;
         Ok(known)
@@ -45,6 +50,10 @@ impl Known {
         ids.into_iter().for_each(|id| known.insert(id));
         known
     }
+}
+
+fn computes_or_stores(component: &str) -> bool {
+    chains::ORDER.contains(&component) || [CLICKHOUSE, CLICKHOUSE_RAW].contains(&component)
 }
 
 fn hash(id: &str) -> u64 {

@@ -7,8 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetError,
-    RulesetStatus, make_bitflags, path_beneath_rules,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
+    RulesetCreatedAttr as _, RulesetError, RulesetStatus, make_bitflags, path_beneath_rules,
 };
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
@@ -46,7 +46,7 @@ pub enum Confinement {
     Full,
     /// An older kernel: files, not all connections.
     Partial,
-    /// A kernel without Landlock: only the statement policy protects files.
+    /// A kernel without Landlock, or with its first version: only the statement policy protects files.
     None,
 }
 
@@ -75,6 +75,11 @@ fn restrict(data_dir: &Path, library: &Path) -> Result<Confinement, RulesetError
     let own = AccessFs::from_all(abi) & !AccessFs::Execute;
     let readable = READ.into_iter().map(PathBuf::from).chain([library.to_owned()]);
     let status = Ruleset::default()
+        // Landlock's first version forbids to link and to move files between directories, which the engine does: rather
+        // nothing of it than that.
+        .set_compatibility(CompatLevel::SoftRequirement)
+        .handle_access(AccessFs::Refer)?
+        .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(abi))?
         .handle_access(AccessNet::ConnectTcp)?
         .create()?

@@ -153,7 +153,7 @@ async fn run(
         Ok(Answer::Failed(failure)) => failed(&failure, Some(&shown.query_id)),
         Ok(Answer::Started { format, stats, payload }) => {
             let in_use = Some(InUse { _waiting: waiting, presence: Arc::clone(&peer.presence) });
-            let body = AnswerBody { payload, in_use };
+            let body = AnswerBody { payload, broken: None, in_use };
             started(server, &shown, &format, &stats, body)
         }
         // The thread panicked; the panic is in the log.
@@ -222,7 +222,7 @@ fn text(body: &'static str) -> Response<AnswerBody> {
 
 fn refused(status: StatusCode, body: &str) -> Response<AnswerBody> {
     let payload = Payload::Whole(Bytes::copy_from_slice(body.as_bytes()));
-    let mut response = Response::new(AnswerBody { payload, in_use: None });
+    let mut response = Response::new(AnswerBody { payload, broken: None, in_use: None });
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
@@ -232,6 +232,8 @@ fn refused(status: StatusCode, body: &str) -> Response<AnswerBody> {
 /// The body of an answer. Dropping it tells the statement that its client has left.
 pub(super) struct AnswerBody {
     payload: Payload,
+    /// An error that comes next.
+    broken: Option<io::Error>,
     in_use: Option<InUse>,
 }
 
@@ -255,10 +257,11 @@ impl Body for AnswerBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        match &mut self.payload {
+        let Self { payload, broken, .. } = &mut *self;
+        match payload {
             Payload::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Payload::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Payload::Pieces(pieces) => poll_piece(pieces, context),
+            Payload::Pieces(pieces) => poll_piece(pieces, broken, context),
         }
     }
 
@@ -276,7 +279,20 @@ impl Body for AnswerBody {
 
 fn poll_piece(
     pieces: &mut mpsc::Receiver<io::Result<Bytes>>,
+    broken: &mut Option<io::Error>,
     context: &mut Context<'_>,
 ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-    pieces.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+    if let Some(error) = broken.take() {
+        return Poll::Ready(Some(Err(error)));
+    }
+    match pieces.poll_recv(context) {
+        // hyper drops what it has not written yet at an error, the in-band words about it too. It writes them when
+        // there is nothing for it to take.
+        Poll::Ready(Some(Err(error))) => {
+            *broken = Some(error);
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+        piece => piece.map(|piece| piece.map(|piece| piece.map(Frame::data))),
+    }
 }

@@ -359,8 +359,10 @@ async fn connection(
     let serving = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
     let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
+        // First: what is cut off begins no statement any more.
+        biased;
         () = presence.cut() => return,
+        ended = serving.as_mut() => ended,
         () = stopping.cancelled() => {
             serving.as_mut().graceful_shutdown();
             serving.await
