@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use headrace_local::child::{Child, Spec};
+use headrace_local::child::{Child, Environment, Spec};
 use headrace_local::install::{Installer, Terminal};
 use headrace_local::{clickhouse, nats, poll};
 use headrace_runtime::broker::Broker;
@@ -188,7 +188,12 @@ async fn start_role(role: &str, config: &Path, dir: &Path) -> anyhow::Result<Rol
     let ready_file = dir.join(format!("{role}.ready.json"));
     let mut arguments: Vec<OsString> = [PRODUCT, "run", role, "--config"].map(OsString::from).into();
     arguments.extend([config.into(), "--ready-file".into(), ready_file.clone().into()]);
-    let spec = Spec { program: own_program()?, arguments, log: dir.join(format!("{role}.log")) };
+    let spec = Spec {
+        program: own_program()?,
+        arguments,
+        environment: Environment::Inherited,
+        log: dir.join(format!("{role}.log")),
+    };
     let child = Child::spawn(spec).await?;
     let works = async {
         let read = async || std::fs::read(&ready_file).ok().and_then(|text| serde_json::from_slice(&text).ok());

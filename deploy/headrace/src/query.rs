@@ -7,12 +7,14 @@ use std::io::{self, ErrorKind, IsTerminal as _, Read as _, Write as _};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use headrace_runtime::secret::{Secret, redact_url};
 use headrace_sinks::clickhouse::Access;
 use reqwest::{Client, Response, Url};
 
 use crate::cli::Query;
 use crate::config;
 use crate::running;
+use crate::up::{CLICKHOUSE_READER, CLICKHOUSE_READER_PASSWORD};
 
 /// How long the server may take to accept the connection. A statement itself may take as long as it takes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,7 +29,7 @@ pub(crate) async fn query(arguments: Query) -> anyhow::Result<()> {
     let terminal = io::stdout().is_terminal();
     let format = arguments.format.as_deref().unwrap_or(if terminal { TERMINAL_FORMAT } else { PROGRAM_FORMAT });
     let answer = ask(server, sql, format, arguments.write).await?;
-    match print(answer).await {
+    match print(answer, terminal).await {
         // Whoever reads our output has seen enough, as `head` does.
         Err(error) if error.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == ErrorKind::BrokenPipe) => {
             Ok(())
@@ -53,14 +55,23 @@ fn server(arguments: &Query) -> anyhow::Result<Access> {
     let place = &arguments.place;
     let config = config::load(place.config.config.as_deref(), |_| Vec::new())?.value;
     let mut clickhouse = config.sinks.clickhouse.unwrap_or_default();
-    if clickhouse.url.is_empty() {
+    let is_own = clickhouse.url.is_empty();
+    if is_own {
         let ready = running::of(&place.data_dir).context(
             "expected `sinks.clickhouse.url` in the configuration, or a running `headrace up`; give --config, or name \
              its --data-dir",
         )?;
         clickhouse.url = ready.clickhouse.context("the running process tells of no ClickHouse")?;
     }
-    Ok(clickhouse.access())
+    let access = clickhouse.access();
+    // On the server of an `up` who only asks has places of its own: a slow question keeps no sink waiting.
+    let reader = place.data_dir.join(CLICKHOUSE_READER_PASSWORD);
+    match std::fs::read_to_string(reader) {
+        Ok(password) if is_own && !arguments.write => {
+            Ok(Access { user: CLICKHOUSE_READER.to_owned(), password: Secret::new(password.trim()), ..access })
+        }
+        _ => Ok(access),
+    }
 }
 
 async fn ask(access: Access, sql: String, format: &str, write: bool) -> anyhow::Result<Response> {
@@ -77,7 +88,8 @@ async fn ask(access: Access, sql: String, format: &str, write: bool) -> anyhow::
     let request =
         client.post(url).header("X-ClickHouse-User", user).header("X-ClickHouse-Key", password.expose()).body(sql);
     let answer = request.send().await.map_err(reqwest::Error::without_url);
-    let answer = answer.with_context(|| format!("cannot ask ClickHouse at {address}; is it running there?"))?;
+    let answer =
+        answer.with_context(|| format!("cannot ask ClickHouse at {}; is it running there?", redact_url(&address)))?;
     if answer.status().is_success() {
         return Ok(answer);
     }
@@ -88,11 +100,32 @@ async fn ask(access: Access, sql: String, format: &str, write: bool) -> anyhow::
     anyhow::bail!("{words}{hint}")
 }
 
-async fn print(mut answer: Response) -> anyhow::Result<()> {
+async fn print(mut answer: Response, terminal: bool) -> anyhow::Result<()> {
     let mut output = io::stdout().lock();
     let broken = "the answer broke off; what was printed is incomplete";
     while let Some(piece) = answer.chunk().await.map_err(reqwest::Error::without_url).context(broken)? {
-        output.write_all(&piece)?;
+        if terminal {
+            output.write_all(&without_controls(&piece))?;
+        } else {
+            output.write_all(&piece)?;
+        }
     }
     Ok(output.flush()?)
+}
+
+/// `text` without what would steer a terminal: it holds what strangers wrote.
+fn without_controls(text: &[u8]) -> Vec<u8> {
+    text.iter()
+        .map(|&byte| if byte.is_ascii_control() && !matches!(byte, b'\n' | b'\t') { b'?' } else { byte })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_controls;
+
+    #[test]
+    fn a_terminal_is_not_steered_by_what_strangers_wrote() {
+        assert_eq!(without_controls("a\x1b[2Jé\n\tb\x07".as_bytes()), "a?[2Jé\n\tb?".as_bytes());
+    }
 }

@@ -38,8 +38,9 @@ pub(crate) const READY_FILE: &str = "ready.json";
 /// The user of the embedded ClickHouse that may write, and the file with its password.
 const CLICKHOUSE_USER: &str = "default";
 const CLICKHOUSE_PASSWORD: &str = "clickhouse-password";
-/// The file with the password of the embedded ClickHouse's user `reader`, who may only ask.
-const CLICKHOUSE_READER_PASSWORD: &str = "clickhouse-reader-password";
+/// The user who may only ask, and the file with its password.
+pub(crate) const CLICKHOUSE_READER: &str = "reader";
+pub(crate) const CLICKHOUSE_READER_PASSWORD: &str = "clickhouse-reader-password";
 /// How long a server may take to stop before it is killed, which loses nothing that was confirmed.
 const SERVER_GRACE: Duration = Duration::from_secs(2);
 /// How long everything may take to answer at the start.

@@ -64,10 +64,14 @@ const ATTACKS: &[&str] = &[
     "SELECT * FROM format(JSONEachRow, concat('b String ', 'DEFAULT file(\\'$S\\')'), '{}')",
     "SELECT b FROM generateRandom('a Int8, b String ALIAS file(\\'$S\\')') LIMIT 1",
     "SELECT * FROM format(Values, 'a String', $$(file('$S'))$$)",
+    "SELECT * FROM format('Values', 'a String', $$(arrayMap(x -> file(x), ['$S'])[1])$$)",
+    "SELECT * FROM format('VALUES', 'a String', $$(arrayMap(x -> file(x), ['/proc/self/environ'])[1])$$)",
+    "INSERT INTO test.t VALUES (1, arrayMap(x -> file(x), ['$S'])[1])",
     "INSERT INTO test.t SELECT 1, a FROM format(Values, 'a String', $$(file('$S'))$$)",
     // The database over the file system.
     "SELECT * FROM `$S`",
     "SELECT * FROM default.`$S`",
+    "EXISTS default.`$S`",
     "CREATE TABLE test.x AS default.`$S`",
     "CREATE TABLE test.x CLONE AS default.`$S`",
     // Tables, views, databases and other objects.
@@ -107,6 +111,10 @@ const ATTACKS: &[&str] = &[
     "SELECT 1 AS x FORMAT Protobuf SETTINGS format_schema = '$S:M'",
     "SELECT * FROM test.t SETTINGS additional_table_filters = {'test.t': 'file(\\'$S\\') = \\'\\''}",
     "SELECT 1 SETTINGS dialect = 'kusto'",
+    "SELECT 1 SETTINGS max_memory_usage = DEFAULT",
+    "SELECT 1 SETTINGS max_temporary_data_on_disk_size_for_query = 0",
+    "SELECT 1 SETTINGS input_format_values_deduce_templates_of_expressions = 1",
+    "SELECT * FROM system.models",
     // Backups, the server itself, several at once.
     "BACKUP DATABASE test TO File('$D/backup')",
     "RESTORE DATABASE test FROM File('$D/backup')",

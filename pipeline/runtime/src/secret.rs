@@ -45,6 +45,11 @@ pub fn redact_url(url: &str) -> String {
 
 /// What follows a scheme, up to the next one.
 fn redact_part(part: &str) -> Cow<'_, str> {
+    if let Some((address, query)) = part.split_once('?')
+        && query.to_ascii_lowercase().contains("password")
+    {
+        return Cow::Owned(format!("{}?***", redact_part(address)));
+    }
     // The last one: a password that was not escaped may hold others.
     let Some((credentials, rest)) = part.rsplit_once('@') else { return Cow::Borrowed(part) };
     match credentials.split_once(':') {
@@ -91,6 +96,7 @@ mod tests {
             ("nats://a:pass@one:4222,tls://b:pass@two:4222", "nats://a:***@one:4222,tls://b:***@two:4222"),
             ("nats://a:pass@one:4222,two:4222", "nats://a:***@one:4222,two:4222"),
             ("http://a:pa,s@s/pass@host", "http://a:***@host"),
+            ("http://a:pass@host/?user=b&password=pass@", "http://a:***@host/?***"),
         ] {
             assert_eq!(redact_url(url), expected);
             assert!(!redact_url(url).contains("pass@"), "{url}");

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use headrace_local::child::{Child, Spec};
+use headrace_local::child::{Child, Environment, Spec};
 use headrace_runtime::crash::{self, Point};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -27,7 +27,7 @@ impl Part {
         let mut arguments = program.1.clone();
         arguments.extend(["run", role, "--config"].map(OsString::from));
         arguments.push(config.into_os_string());
-        let spec = Spec { program: program.0.clone(), arguments, log };
+        let spec = Spec { program: program.0.clone(), arguments, environment: Environment::Inherited, log };
         let child = Child::spawn(spec.clone()).await.with_context(|| format!("cannot start {name}"))?;
         Ok(Self { name: name.to_owned(), spec, child })
     }
@@ -63,7 +63,12 @@ impl Part {
         let mut arguments = vec![OsString::from(format!("{}={}:{passing}", crash::VARIABLE, point.name()))];
         arguments.push(self.spec.program.clone().into_os_string());
         arguments.extend(self.spec.arguments.iter().cloned());
-        let spec = Spec { program: "/usr/bin/env".into(), arguments, log: self.spec.log.clone() };
+        let spec = Spec {
+            program: "/usr/bin/env".into(),
+            arguments,
+            environment: Environment::Inherited,
+            log: self.spec.log.clone(),
+        };
         self.child = Child::spawn(spec).await.with_context(|| format!("cannot start {}", self.name))?;
         let crashed = tokio::time::timeout(patience, self.child.wait()).await.is_ok();
         if !crashed {

@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output};
 
-use headrace_local::child::{Child, Spec};
+use headrace_local::child::{Child, Environment, Spec};
 use headrace_local::poll;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
@@ -141,7 +141,12 @@ impl Launch {
         });
         let program = [self.program.clone().into_os_string()];
         let arguments = within.chain(unset).chain(set).chain(program).chain(self.arguments.iter().cloned()).collect();
-        let spec = Spec { program: "/usr/bin/env".into(), arguments, log: self.log.clone() };
+        let spec = Spec {
+            program: "/usr/bin/env".into(),
+            arguments,
+            environment: Environment::Inherited,
+            log: self.log.clone(),
+        };
         Child::spawn(spec).await.expect("`env` is everywhere")
     }
 

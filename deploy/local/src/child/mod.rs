@@ -29,8 +29,19 @@ pub struct Spec {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<OsString>,
+    /// What of our environment it gets.
+    pub environment: Environment,
     /// Where its standard output and error go, appended; begun anew at a start once it is beyond 16 MiB.
     pub log: PathBuf,
+}
+
+/// Which variables of ours a child gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Environment {
+    /// All of them.
+    Inherited,
+    /// Those that any program needs, such as `PATH` and `TZ`: secrets in the others are none of its business.
+    Plain,
 }
 
 /// The program could not be started.

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, getppid, pidfd_open, set_parent_process_death_signal};
 use tokio::sync::{oneshot, watch};
 
-use super::{Child, SpawnError, Spec};
+use super::{Child, Environment, SpawnError, Spec};
 
 /// A log longer than this, in bytes, is begun anew when its program starts.
 const LOG_BYTES_MAX: u64 = 16 << 20;
@@ -53,11 +53,18 @@ pub(super) async fn spawn(spec: Spec) -> Result<Child, SpawnError> {
     started.map_err(|source| SpawnError { program, source })
 }
 
+/// Variables that any program may need.
+const PLAIN: [&str; 9] =
+    ["PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "RUST_BACKTRACE", "XDG_CACHE_HOME"];
+
 fn start(spec: &Spec) -> io::Result<Child> {
     let log = open_log(&spec.log)?;
     let parent = getpid();
     let mut command = Command::new(&spec.program);
     command.args(&spec.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+    if spec.environment == Environment::Plain {
+        command.env_clear().envs(PLAIN.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    }
     // SAFETY: between fork and exec only async-signal-safe calls are allowed; these are two plain system calls, and
     // the errors allocate nothing.
     unsafe { command.pre_exec(move || die_with(parent)) };

@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::memory::Memory;
-use super::policy::{ENGINES, IMPLIED_ENGINES, PARSER};
+use super::policy::{ENGINES, IMPLIED_ENGINES, PARSER, TEMPORARY_BYTES_MAX};
 
 /// The file, in the data directory.
 const FILE: &str = "headrace-engine.xml";
@@ -23,18 +23,21 @@ const GRANTS: &str = "SHOW, SELECT, INSERT, ALTER, CREATE DATABASE, CREATE TABLE
                       SYSTEM MERGES, SYSTEM TTL MERGES, SYSTEM VIEWS";
 
 /// Settings with which each statement begins, where they differ from the engine's.
-const PROFILE: [(&str, &str); 4] = [
+const PROFILE: [(&str, &str); 5] = [
     // The engine would run the text `garbage` as `SELECT garbage`.
     ("implicit_select", "0"),
     // They show this process's memory.
     ("allow_introspection_functions", "0"),
     // In the data of `VALUES`, where no statement shows them; see `policy::values_are_plain`.
     ("input_format_values_interpret_expressions", "0"),
+    // It would evaluate them all the same, as templates.
+    ("input_format_values_deduce_templates_of_expressions", "0"),
     ("allow_ddl", "1"),
 ];
 
 /// Settings that no statement may change. The statement policy refuses them too; these are for what gets past it.
-const FIXED: [&str; 14] = [
+const FIXED: [&str; 15] = [
+    "input_format_values_deduce_templates_of_expressions",
     "allow_introspection_functions",
     "dialect",
     "format_template_row",
@@ -72,6 +75,7 @@ fn text(path: &Path, empty: &Path, memory: &Memory) -> String {
     server("logger", "<level>fatal</level>");
     server("users_config", &path);
     server("max_server_memory_usage", &memory.all_bytes.to_string());
+    server("max_temporary_data_on_disk_size", &TEMPORARY_BYTES_MAX.saturating_mul(2).to_string());
     for folder in ["user_files_path", "user_scripts_path", "format_schema_path", "custom_local_disks_base_directory"] {
         server(folder, &format!("{empty}/"));
     }
@@ -101,7 +105,11 @@ fn profile(memory: &Memory) -> String {
     let mut text = String::new();
     let bounds = PARSER.iter().map(|(name, value)| (*name, value.to_string()));
     let own = PROFILE.iter().map(|(name, value)| (*name, (*value).to_owned()));
-    for (name, value) in bounds.chain(own).chain([("max_memory_usage", memory.statement_bytes.to_string())]) {
+    let sizes = [
+        ("max_memory_usage", memory.statement_bytes.to_string()),
+        ("max_temporary_data_on_disk_size_for_query", TEMPORARY_BYTES_MAX.to_string()),
+    ];
+    for (name, value) in bounds.chain(own).chain(sizes) {
         let _ = write!(text, "<{name}>{value}</{name}>");
     }
     text
@@ -109,7 +117,11 @@ fn profile(memory: &Memory) -> String {
 
 fn constraints(memory: &Memory) -> String {
     let mut text = String::new();
-    for (name, most) in PARSER.iter().copied().chain([("max_memory_usage", memory.statement_bytes)]) {
+    let sizes = [
+        ("max_memory_usage", memory.statement_bytes),
+        ("max_temporary_data_on_disk_size_for_query", TEMPORARY_BYTES_MAX),
+    ];
+    for (name, most) in PARSER.iter().copied().chain(sizes) {
         let _ = write!(text, "<{name}><min>1</min><max>{most}</max></{name}>");
     }
     for name in FIXED {

@@ -1,6 +1,7 @@
 //! How much memory the engine may take: a share of what this machine, or the control group around it, has.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 /// The engine's own default takes 0.9 of the machine, with Headrace and the broker on it.
 const SHARE: f64 = 0.5;
@@ -29,9 +30,16 @@ impl Memory {
 }
 
 fn machine_bytes() -> u64 {
-    let group = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
-    let group = group.iter().filter_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok());
-    group.chain(total_bytes()).min().unwrap_or(UNKNOWN_BYTES)
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limits = limit_files(&own).into_iter().filter_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok());
+    limits.chain(total_bytes()).min().unwrap_or(UNKNOWN_BYTES)
+}
+
+/// The files with the limits of the control group that `own` names, as `/proc/self/cgroup` does, and of all around it.
+fn limit_files(own: &str) -> Vec<PathBuf> {
+    let group = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let groups = Path::new(group).ancestors().map(|group| Path::new("/sys/fs/cgroup").join(group).join("memory.max"));
+    groups.chain([PathBuf::from("/sys/fs/cgroup/memory/memory.limit_in_bytes")]).collect()
 }
 
 fn total_bytes() -> Option<u64> {
@@ -42,7 +50,20 @@ fn total_bytes() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{BYTES_MIN, Memory, STATEMENT_BYTES_MAX};
+    use super::{BYTES_MIN, Memory, STATEMENT_BYTES_MAX, limit_files};
+
+    #[test]
+    fn every_group_around_the_own_one_may_have_a_limit() {
+        let of = |own| limit_files(own).iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+        let expected = [
+            "/sys/fs/cgroup/system.slice/a.service/memory.max",
+            "/sys/fs/cgroup/system.slice/memory.max",
+            "/sys/fs/cgroup/memory.max",
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        ];
+        assert_eq!(of("12:cpu:/x\n0::/system.slice/a.service\n"), expected);
+        assert_eq!(of(""), expected[2..]);
+    }
 
     #[test]
     fn one_statement_gets_half_and_never_more_than_its_bound() {

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use super::Config;
-use crate::child::{Child, Service, Spec};
+use crate::child::{Child, Environment, Service, Spec};
 use crate::net;
 use crate::start::{self, StartError};
 
@@ -37,7 +37,12 @@ impl Service for Server {
         let mut arguments = self.config.args.clone();
         arguments.extend(["--data-dir".into(), self.config.data_dir.clone().into()]);
         arguments.extend(["--listen".into(), self.listen.to_string().into()]);
-        let spec = Spec { program: self.config.program.clone(), arguments, log: self.config.log.clone() };
+        let spec = Spec {
+            program: self.config.program.clone(),
+            arguments,
+            environment: Environment::Plain,
+            log: self.config.log.clone(),
+        };
         Ok(Child::spawn(spec).await?)
     }
 

@@ -12,7 +12,7 @@ use rustix::fs::statvfs;
 use uuid::Uuid;
 
 use super::{Config, Error, config};
-use crate::child::{Child, Service, Spec};
+use crate::child::{Child, Environment, Service, Spec};
 use crate::net;
 use crate::start::{self, StartError};
 
@@ -133,6 +133,7 @@ impl Service for Server {
         let spec = Spec {
             program: self.config.program.clone(),
             arguments: vec![OsString::from("--config"), self.config.data_dir.join("nats-server.conf").into()],
+            environment: Environment::Plain,
             log: self.config.log.clone(),
         };
         Ok(Child::spawn(spec).await.map_err(StartError::from)?)

@@ -176,6 +176,13 @@ fn called(tokens: &Tokens, at: usize, name: &str) -> Result<(), Exception> {
             "expected functions of tables and values, found {name}, which is not allowed here"
         )));
     }
+    // The engine would evaluate its data, which no statement shows.
+    let format = tokens.get(at + 2);
+    if name.eq_ignore_ascii_case("format")
+        && matches!(format, Some(Token::Text(name) | Token::Word(name) | Token::Name(name)) if name.eq_ignore_ascii_case("values"))
+    {
+        return Err(denied("expected a format of plain values in format(), found Values; use another, such as CSV"));
+    }
     if STRUCTURED.iter().any(|structured| structured.eq_ignore_ascii_case(name)) {
         return arguments_are_plain(tokens, at, name);
     }

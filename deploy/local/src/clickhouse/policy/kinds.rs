@@ -94,6 +94,10 @@ pub(super) fn check(tokens: &Tokens) -> Result<(), Exception> {
             found.join(" ")
         )));
     }
+    // The database `default` shows the file system: no table's name has a slash.
+    if begins(&["EXISTS"]) && (0..tokens.len()).any(|at| tokens.name(at).is_some_and(|name| name.contains('/'))) {
+        return Err(denied("expected the name of a table after EXISTS, found a path"));
+    }
     for at in 0..tokens.len() {
         clause(tokens, at)?;
     }
@@ -108,6 +112,12 @@ fn clause(tokens: &Tokens, at: usize) -> Result<(), Exception> {
     }
     if tokens.is_word(at, "FROM") && matches!(tokens.get(at + 1), Some(Token::Text(_))) {
         return Err(denied("FROM with a path names a directory of the server and is not allowed; name a table"));
+    }
+    if tokens.name(at).is_some_and(|name| name.eq_ignore_ascii_case("system"))
+        && tokens.is_sign(at + 1, '.')
+        && tokens.name(at + 2).is_some_and(|name| name.eq_ignore_ascii_case("models"))
+    {
+        return Err(denied("system.models starts another program and is not allowed"));
     }
     if pair("PARALLEL", "WITH") {
         return Err(denied("PARALLEL WITH is not allowed; send the statements one by one"));
@@ -147,6 +157,9 @@ mod tests {
             ("ATTACH TABLE t FROM '/etc' (`a` Int8)", false),
             ("SELECT 1 INTO OUTFILE 'x'", false),
             ("SELECT 1 PARALLEL WITH SELECT 2", false),
+            ("SELECT * FROM system.models", false),
+            ("EXISTS `default`.`/root/.bashrc`", false),
+            ("EXISTS `default`.`t`", true),
             ("quit", false),
             ("", false),
         ] {

@@ -17,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 pub(crate) use self::data::values_are_plain;
 pub(super) use self::kinds::{ENGINES, IMPLIED_ENGINES};
 pub(crate) use self::settings::Bounds;
-pub(super) use self::settings::PARSER;
+pub(super) use self::settings::{PARSER, TEMPORARY_BYTES_MAX};
 use self::text::Tokens;
 use super::engine::{Connection, Exception, Parameters};
 

@@ -12,6 +12,10 @@ static SETTINGS: LazyLock<HashSet<&str>> = LazyLock::new(|| listed(include_str!(
 /// The most of what has no value of its own in [`Bounds`].
 const THREADS_MAX: u64 = 64;
 
+/// The most that one statement may keep on disk while it sorts and groups, in bytes; all together twice as much. The
+/// broker is on the same disk.
+pub(in crate::clickhouse) const TEMPORARY_BYTES_MAX: u64 = 4 << 30;
+
 /// What settings may be raised to. Nothing may be unlimited, which is what 0 means to the engine.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
@@ -44,6 +48,7 @@ impl Bounds {
         match name {
             "max_memory_usage" => Some(self.statement_memory_bytes),
             "max_result_bytes" => Some(self.result_bytes),
+            "max_temporary_data_on_disk_size_for_query" => Some(TEMPORARY_BYTES_MAX),
             _ if name.ends_with("_threads") => Some(THREADS_MAX),
             _ => None,
         }
@@ -58,12 +63,13 @@ pub(super) fn judge(name: &str, value: &str, bounds: &Bounds) -> Result<(), Exce
         )));
     }
     let Some(most) = bounds.of(name) else { return Ok(()) };
-    // A word such as `auto` is the engine's to judge; but not one that is a number to it.
+    // A word such as `auto` is the engine's to judge; but not one that is a number to it, as its own default is.
     let within = match value.trim().parse::<u64>() {
         Ok(number) => number <= most && (number > 0 || name.ends_with("_threads")),
         Err(_) => {
-            let number =
-                ["true", "false", "null", "inf", "nan"].iter().any(|word| value.trim().eq_ignore_ascii_case(word));
+            let number = ["true", "false", "null", "inf", "nan", "default"]
+                .iter()
+                .any(|word| value.trim().eq_ignore_ascii_case(word));
             !number && !value.contains(|char: char| char.is_ascii_digit())
         }
     };
