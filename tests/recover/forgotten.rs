@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use async_nats::jetstream::consumer::PullConsumer;
 use headrace_local::poll;
 use headrace_runtime::broker::Stream;
 use headrace_runtime::consumer::{Lane, Subscription};
@@ -36,6 +37,7 @@ async fn what_a_cut_file_took_is_stored_after_all() {
     // The pipeline is done with these, and the sink has them in its hands: all in one batch.
     let (clickhouse, sinks) = (scene.servers.clickhouse.pid().unwrap(), scene.roles["sinks"].pid());
     freeze(sinks).await;
+    scene.asks_for_nothing("clickhouse-raw").await;
     scene.emit(40).await;
     scene.servers.nats.settled(Stream::Raw, "normalize").await;
     freeze(clickhouse).await;
@@ -202,6 +204,16 @@ impl Scene {
 
     async fn emit(&self, times: usize) {
         self.site.emit(APP_HOOK, times, 202).await;
+    }
+
+    /// Waits until no request of a consumer of RAW is open at the broker: what comes from now on goes into the next.
+    async fn asks_for_nothing(&self, consumer: &str) {
+        let stream = self.stored().await.stream(Stream::Raw).await;
+        let none_open = async || {
+            let consumer: PullConsumer = stream.get_consumer(consumer).await.unwrap();
+            (consumer.cached_info().num_waiting == 0).then_some(())
+        };
+        poll::until("no request is open", CEILING, none_open).await.unwrap();
     }
 
     async fn kill_all(&mut self) {
