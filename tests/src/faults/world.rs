@@ -267,9 +267,13 @@ impl World {
     }
 
     async fn kill_leader(&self, stream: Stream) -> anyhow::Result<()> {
-        let stream = jetstream::new(self.client.clone()).get_stream(stream.name()).await?;
-        let leader = stream.cached_info().cluster.as_ref().and_then(|cluster| cluster.leader.clone());
-        let number = leader.as_deref().and_then(|name| name.strip_prefix("node-")?.parse::<usize>().ok());
+        // The fault before this one may have left the stream without a leader, and then nobody answers.
+        let led = async || {
+            let stream = jetstream::new(self.client.clone()).get_stream(stream.name()).await.ok()?;
+            stream.cached_info().cluster.as_ref()?.leader.clone()
+        };
+        let leader = poll::until("the stream has a leader", Duration::from_secs(120), led).await?;
+        let number = leader.strip_prefix("node-").and_then(|number| number.parse::<usize>().ok());
         kill(number.and_then(|number| self.nats.get(number)).and_then(nats::Running::pid));
         Ok(())
     }
