@@ -1,11 +1,13 @@
 //! Deliveries that the gateway did not take.
 
 use headrace_tests::product::admin::{get, sample};
+use headrace_tests::product::hook::Hook;
 use headrace_tests::product::process::{command, said};
 use headrace_tests::product::stored::Stored;
 use headrace_tests::standin;
 use headrace_tests::standin::github::APP_HOOK;
 use headrace_tests::standin::server::{Failure, When, Which};
+use serde_json::json;
 
 use crate::PROGRAM;
 use crate::site::{Gaps, NAMES, ORG_HOOK, REPO_HOOK, Site, holds_each_once};
@@ -64,6 +66,29 @@ async fn only_what_is_not_stored_is_sent_again() {
     lost.sort();
     assert_eq!(repeated, lost);
     holds_each_once(&Stored::of(up.ready()).await, &["raw"], 9).await;
+    up.stop().await;
+}
+
+#[tokio::test]
+async fn another_tenants_body_or_kind_under_the_id_hides_no_loss() {
+    let site = Site::start().await;
+    let config = site.configure("grace_s = 5", "");
+    let up = site.up(&config).await;
+    site.github.deliver_to("http://127.0.0.1:1", "");
+    let lost = site.emit(ORG_HOOK, 2, 0).await;
+    // GitHub signs no GUID: whoever may send anything has seen these.
+    let hook = Hook::of(up.ready());
+    let stranger = json!({ "action": "publicized", "organization": { "login": "octo" } });
+    hook.store("repository", &lost[0], stranger.to_string()).await;
+    let other_kind = json!({ "action": "started", "organization": { "login": "acme" } });
+    hook.store("watch", &lost[1], other_kind.to_string()).await;
+    site.github.deliver_to(up.ready().gateway.as_deref().unwrap(), up.ready().webhook_secret.as_deref().unwrap());
+    let settled = |gaps: &Gaps| gaps.count(NAMES[1], "delivered") == 2 && gaps.count(NAMES[1], "waiting") == 0;
+    let known = |gaps: &Gaps| gaps.code == Some(0) && settled(gaps);
+    let found = site.until_gaps("what became of both is known", &config, known).await;
+    assert_eq!(found.counts(NAMES[1]), [2, 0, 2, 0]);
+    let stored = Stored::of(up.ready()).await;
+    stored.until_count("SELECT count() FROM raw WHERE tenant = 'acme' AND event = 'repository'", 2).await;
     up.stop().await;
 }
 

@@ -1,13 +1,12 @@
 //! The role `recover`: ties the one that looks for missed deliveries to the table that knows which arrived, and to
 //! the one that shows what became of them.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use headrace_ingest::recover::Recover;
 use headrace_ingest::recover::board::Board;
-use headrace_ingest::recover::ledger::Ledger;
+use headrace_ingest::recover::ledger::{Ledger, Received};
 use headrace_ingest::recover::report::{Counts, HourReport};
 use headrace_runtime::broker::Broker;
 use headrace_runtime::fault::Fault;
@@ -22,7 +21,7 @@ use crate::roles::CLICKHOUSE_RAW;
 pub(crate) fn build(config: &Config, broker: &Broker, health: &Health) -> Option<Arc<Recover>> {
     let (recover, clickhouse) = (config.recover.as_ref()?, config.sinks.clickhouse.as_ref()?);
     let (ledger, board) = (Arc::new(Raw(clickhouse.ledger())), Arc::new(Gaps(clickhouse.gaps())));
-    Some(Arc::new(Recover::new(recover, broker, ledger, board, CLICKHOUSE_RAW, health)))
+    Some(Arc::new(Recover::new(recover, &config.tenants, broker, ledger, board, CLICKHOUSE_RAW, health)))
 }
 
 /// The table `raw`.
@@ -30,13 +29,15 @@ struct Raw(clickhouse::Ledger);
 
 #[async_trait]
 impl Ledger for Raw {
-    async fn received(
-        &self,
-        ids: &[String],
-        from: Timestamp,
-        to: Timestamp,
-    ) -> Result<HashMap<String, Timestamp>, Fault> {
-        self.0.received(ids, from, to).await
+    async fn received(&self, ids: &[String], from: Timestamp, to: Timestamp) -> Result<Vec<Received>, Fault> {
+        let found = self.0.received(ids, from, to).await?;
+        let received = |clickhouse::Received { id, tenant, event, received_at }| Received {
+            id,
+            tenant,
+            event,
+            at: Timestamp::from_micros(received_at),
+        };
+        Ok(found.into_iter().map(received).collect())
     }
 }
 

@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, Response, StatusCode};
 use bytes::Bytes;
 use headrace_runtime::metrics::RECOVERY_QUOTA;
 use headrace_runtime::settle::{Attempt, RetryPolicy};
+use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Limited};
@@ -25,6 +26,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::answer::{Limits, Trouble, classify, next_cursor};
 use super::config::{self, Config};
 use super::hook::Hook;
+use super::ledger::Sought;
 
 /// Deliveries on a page; GitHub gives no more.
 const PAGE: usize = 100;
@@ -41,6 +43,8 @@ pub(super) struct Row {
     pub(super) guid: String,
     pub(super) delivered_at: Timestamp,
     pub(super) redelivery: bool,
+    /// GitHub's name of the kind.
+    pub(super) event: String,
     /// 0 when there was no answer.
     #[serde(default)]
     pub(super) status_code: Option<u16>,
@@ -49,6 +53,11 @@ pub(super) struct Row {
 impl Row {
     pub(super) fn succeeded(&self) -> bool {
         matches!(self.status_code, Some(200..=299))
+    }
+
+    /// What is looked for in the permanent record.
+    pub(super) fn sought(&self) -> Sought {
+        Sought { id: EventId::github(&self.guid), event: self.event.clone() }
     }
 }
 

@@ -15,6 +15,8 @@ pub(super) struct Hook {
     pub(super) deliveries: String,
     /// The route that tells the App's installation there; `None` for an App's own hook.
     pub(super) installation: Option<String>,
+    /// The login whose events it sends; `None` for an App, which is installed at several.
+    pub(super) owner: Option<String>,
 }
 
 impl Hook {
@@ -25,6 +27,11 @@ impl Hook {
             Kind::App => None,
             Kind::Organization => config.organization.as_ref().map(|login| format!("orgs/{login}")),
             Kind::Repository => config.repository.as_ref().map(|name| format!("repos/{name}")),
+        };
+        let owner = match config.kind {
+            Kind::App => None,
+            Kind::Organization => config.organization.clone(),
+            Kind::Repository => config.repository.as_deref().and_then(|name| name.split('/').next()).map(str::to_owned),
         };
         let name = match config.kind {
             Kind::App => format!("app/{}", config.app_id.unwrap_or_default()),
@@ -38,6 +45,7 @@ impl Hook {
                 None => "/app/hook/deliveries".to_owned(),
             },
             installation: place.map(|place| format!("/{place}/installation")),
+            owner,
             name,
         }
     }

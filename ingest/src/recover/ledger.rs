@@ -25,23 +25,44 @@ const CLOCK_SKEW: Duration = Duration::from_secs(600);
 /// The permanent record of deliveries.
 #[async_trait]
 pub trait Ledger: Send + Sync {
-    /// Which of `ids` were received between `from` and `to`, and when.
+    /// What was received under `ids` between `from` and `to`: one for each tenant and kind under an id.
     ///
     /// # Errors
     /// When it does not answer.
-    async fn received(
-        &self,
-        ids: &[String],
-        from: Timestamp,
-        to: Timestamp,
-    ) -> Result<HashMap<String, Timestamp>, Fault>;
+    async fn received(&self, ids: &[String], from: Timestamp, to: Timestamp) -> Result<Vec<Received>, Fault>;
 }
+
+/// What was received under an id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// The event's id.
+    pub id: String,
+    /// The tenant, as a subject token.
+    pub tenant: String,
+    /// GitHub's name of the kind.
+    pub event: String,
+    /// When it came first.
+    pub at: Timestamp,
+}
+
+/// A delivery that is looked for. The id alone would not do: it is outside the signature, so that whoever holds some
+/// secret can send bodies of its own under an id that it has seen.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Sought {
+    pub(super) id: EventId,
+    pub(super) event: String,
+}
+
+/// When each delivery that was found was received.
+pub(super) type Found = HashMap<Sought, Timestamp>;
 
 /// What a run asks of the ledger.
 pub(super) struct Reader<'a> {
     ledger: &'a dyn Ledger,
     timeout: Duration,
     grace: Duration,
+    /// The only tenant whose deliveries count, as a subject token; `None` when any may be meant.
+    tenant: Option<String>,
     /// Everything that RAW took before is in the ledger, or settled otherwise.
     complete_until: Option<Timestamp>,
     /// Why it cannot tell.
@@ -49,10 +70,17 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// A reader for one run. `component` is the sink that fills the ledger from RAW.
-    pub(super) async fn open(ledger: &'a dyn Ledger, broker: &Broker, component: &str, config: &Config) -> Self {
+    /// A reader for one run. `component` is the sink that fills the ledger from RAW; `tenant` is whose deliveries are
+    /// looked for, when that is known.
+    pub(super) async fn open(
+        ledger: &'a dyn Ledger,
+        broker: &Broker,
+        component: &str,
+        tenant: Option<String>,
+        config: &Config,
+    ) -> Self {
         let (timeout, grace) = (config.timeout(), config.grace());
-        let mut reader = Self { ledger, timeout, grace, complete_until: None, problem: None };
+        let mut reader = Self { ledger, timeout, grace, tenant, complete_until: None, problem: None };
         match settled_through(broker, Stream::Raw, component).await {
             Ok(Some(at)) => reader.complete_until = Some(at),
             Ok(None) => {
@@ -63,29 +91,22 @@ impl<'a> Reader<'a> {
         reader
     }
 
-    /// What is known of deliveries, by GUID, that were sent between `first` and `last`.
-    pub(super) async fn read(
-        &mut self,
-        guids: &[&str],
-        first: Timestamp,
-        last: Timestamp,
-        now: Timestamp,
-    ) -> HashMap<String, Timestamp> {
-        let ids: Vec<String> = guids.iter().map(|guid| EventId::github(guid).as_str().to_owned()).collect();
+    /// Which of `sought`, sent between `first` and `last`, are there.
+    pub(super) async fn read(&mut self, sought: &[Sought], first: Timestamp, last: Timestamp, now: Timestamp) -> Found {
         let (from, to) = (first.minus(CLOCK_SKEW), later(last, CLOCK_SKEW));
-        let mut found = self.received(&ids, from, to).await;
-        let absent: Vec<String> = ids.into_iter().filter(|id| !found.contains_key(id)).collect();
+        let mut found = self.received(sought.iter(), from, to).await;
+        let absent: Vec<&Sought> = sought.iter().filter(|sought| !found.contains_key(sought)).collect();
         let end = later(now, CLOCK_SKEW);
         // Nearly all are found by a narrow range of the table; the others may have come by a redelivery.
         if !absent.is_empty() && to < end {
-            found.extend(self.received(&absent, from, end).await);
+            found.extend(self.received(absent.into_iter(), from, end).await);
         }
         found
     }
 
     /// What the ledger says of one delivery whose last attempt was at `sent_last`.
-    pub(super) fn record(&self, found: &HashMap<String, Timestamp>, guid: &str, sent_last: Timestamp) -> Record {
-        match found.get(EventId::github(guid).as_str()) {
+    pub(super) fn record(&self, found: &Found, sought: &Sought, sent_last: Timestamp) -> Record {
+        match found.get(sought) {
             Some(received_at) => Record::Stored(*received_at),
             // It may have taken the grace time to arrive in RAW, and be in the sink's backlog.
             None if self.problem.is_none() && self.complete_until >= Some(later(sent_last, self.grace)) => {
@@ -95,18 +116,55 @@ impl<'a> Reader<'a> {
         }
     }
 
-    async fn received(&mut self, ids: &[String], from: Timestamp, to: Timestamp) -> HashMap<String, Timestamp> {
+    async fn received(&mut self, sought: impl Iterator<Item = &Sought>, from: Timestamp, to: Timestamp) -> Found {
         // One that is away is asked once in a run.
         if self.problem.is_some() {
-            return HashMap::new();
+            return Found::new();
         }
-        let answer = timeout(self.timeout, self.ledger.received(ids, from, to)).await;
+        let ids: Vec<String> = sought.map(|sought| sought.id.as_str().to_owned()).collect();
+        let answer = timeout(self.timeout, self.ledger.received(&ids, from, to)).await;
         let problem = match answer {
-            Ok(Ok(found)) => return found,
+            Ok(Ok(rows)) => return found_in(rows, self.tenant.as_deref()),
             Ok(Err(fault)) => fault.to_string(),
             Err(_) => "it did not answer in time".to_owned(),
         };
         self.problem = Some(format!("cannot ask ClickHouse which deliveries are stored: {problem}"));
-        HashMap::new()
+        Found::new()
+    }
+}
+
+/// What of `rows` counts when deliveries of `tenant` are looked for; of several, the earliest.
+fn found_in(rows: Vec<Received>, tenant: Option<&str>) -> Found {
+    let mut found = Found::new();
+    for Received { id, tenant: own, event, at } in rows {
+        if tenant.is_none_or(|tenant| tenant == own) {
+            let sought = Sought { id: EventId::from_stored(id), event };
+            found.entry(sought).and_modify(|first| *first = at.min(*first)).or_insert(at);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_same_tenant_and_kind_count() {
+        let row = |tenant: &str, event: &str, micros| Received {
+            id: "1".to_owned(),
+            tenant: tenant.to_owned(),
+            event: event.to_owned(),
+            at: Timestamp::from_micros(micros),
+        };
+        let rows = || vec![row("octo", "push", 1), row("acme", "push", 3), row("acme", "member", 2)];
+        let at = |tenant, event: &str| {
+            let sought = Sought { id: EventId::from_stored("1".to_owned()), event: event.to_owned() };
+            found_in(rows(), tenant).get(&sought).map(|at| at.as_micros())
+        };
+        assert_eq!(at(Some("acme"), "push"), Some(3));
+        assert_eq!(at(Some("acme"), "star"), None);
+        assert_eq!(at(Some("other"), "push"), None);
+        assert_eq!(at(None, "push"), Some(1), "the earliest");
     }
 }

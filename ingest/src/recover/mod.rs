@@ -46,6 +46,8 @@ use self::hook::Hook;
 use self::ledger::Ledger;
 use self::report::Report;
 use self::worker::{Shared, Worker};
+use crate::config::Tenants;
+use crate::tenant::TenantMap;
 
 /// How the components of this role begin; each hook is one.
 pub const COMPONENT: &str = "recover";
@@ -55,6 +57,7 @@ const LEASE: &str = "lease";
 /// The role, ready to run.
 pub struct Recover {
     config: Config,
+    tenants: TenantMap,
     broker: Broker,
     ledger: Arc<dyn Ledger>,
     board: Arc<dyn Board>,
@@ -86,10 +89,11 @@ pub async fn check(config: &Config, own: &config::Hook) -> Result<(), String> {
 }
 
 impl Recover {
-    /// The role as `config`, which has been validated, says; `filled_by` is the sink that fills `ledger`, and `board`
+    /// The role as `config`, which has been validated, says, with the gateway's `tenants`; `filled_by` is the sink that fills `ledger`, and `board`
     /// shows what comes of it.
     pub fn new(
         config: &Config,
+        tenants: &Tenants,
         broker: &Broker,
         ledger: Arc<dyn Ledger>,
         board: Arc<dyn Board>,
@@ -102,7 +106,8 @@ impl Recover {
             component
         };
         let hooks = config.hooks.iter().map(register).collect();
-        Self { config: config.clone(), broker: broker.clone(), ledger, board, filled_by, hooks }
+        let (config, tenants) = (config.clone(), TenantMap::new(tenants));
+        Self { config, tenants, broker: broker.clone(), ledger, board, filled_by, hooks }
     }
 
     /// Works while it holds the lease, stands by otherwise, until `stop`.
@@ -153,6 +158,7 @@ impl Recover {
             ledger: &*self.ledger,
             board: &*self.board,
             component: self.filled_by,
+            tenants: &self.tenants,
         };
         let mut workers = Vec::new();
         for (own, health) in self.config.hooks.iter().zip(&self.hooks) {

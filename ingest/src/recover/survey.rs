@@ -8,7 +8,7 @@ use headrace_schemas::time::Timestamp;
 use super::answer::Trouble;
 use super::api::{Api, Row};
 use super::judge::{Asked, Attempts, Times, Verdict, judge};
-use super::ledger::Reader;
+use super::ledger::{Reader, Sought};
 use super::proof::{Slot, Tally};
 
 /// What a run asks of a survey.
@@ -93,9 +93,9 @@ impl Survey {
     ) {
         let times = || rows.iter().map(|row| row.delivered_at);
         let (Some(first), Some(last)) = (times().min(), times().max()) else { return };
-        let guids: Vec<&str> = rows.iter().map(|row| row.guid.as_str()).collect();
-        let stored = reader.read(&guids, first, last, terms.times.now).await;
-        for row in rows {
+        let sought: Vec<Sought> = rows.iter().map(Row::sought).collect();
+        let stored = reader.read(&sought, first, last, terms.times.now).await;
+        for (row, sought) in rows.into_iter().zip(sought) {
             let repeats = again.remove(&row.guid).unwrap_or_default();
             let attempts = Attempts {
                 first: row.delivered_at,
@@ -103,7 +103,7 @@ impl Survey {
                 succeeded: row.succeeded() || repeats.iter().any(Row::succeeded),
             };
             let sent_last = attempts.again.iter().copied().fold(attempts.first, Timestamp::max);
-            let record = reader.record(&stored, &row.guid, sent_last);
+            let record = reader.record(&stored, &sought, sent_last);
             let asked = terms.asked.get(&row.guid);
             let verdict = judge(&attempts, record, asked, terms.times);
             self.count(row, verdict, asked.is_some_and(|asked| asked.refused), terms);

@@ -7,6 +7,7 @@ use headrace_runtime::broker::Broker;
 use headrace_runtime::health::ComponentHealth;
 use headrace_runtime::metrics::{RECOVERY_ASKED, RECOVERY_RUNS};
 use headrace_runtime::state::StateStore;
+use headrace_schemas::subject;
 use headrace_schemas::time::Timestamp;
 use metrics::counter;
 use tokio::time::sleep;
@@ -20,6 +21,7 @@ use super::judge::{Asked, Times, later, pause};
 use super::ledger::{Ledger, Reader};
 use super::proof::Proofs;
 use super::survey::{Due, Survey, Terms, survey};
+use crate::tenant::TenantMap;
 
 /// Taken from the hour's budget at a time: so much is wasted when the process dies.
 const BUDGET_STEP: usize = 20;
@@ -40,6 +42,7 @@ pub(super) struct Shared<'a> {
     pub(super) ledger: &'a dyn Ledger,
     pub(super) board: &'a dyn Board,
     pub(super) component: &'a str,
+    pub(super) tenants: &'a TenantMap,
 }
 
 /// Looks after one hook.
@@ -97,7 +100,8 @@ impl Worker {
         let hook = self.api.hook().clone();
         let mut proofs = Proofs::load(&shared.store, &hook.key, &hook.name, now).await?;
         let floor = proofs.floor(now, config.grace(), config.horizon());
-        let mut reader = Reader::open(shared.ledger, shared.broker, shared.component, config).await;
+        let tenant = hook.owner.as_deref().map(|owner| subject::token(&shared.tenants.tenant(Some(owner))));
+        let mut reader = Reader::open(shared.ledger, shared.broker, shared.component, tenant, config).await;
         let times = Times { now, grace: config.grace(), window: shared.broker.duplicate_window() };
         let terms = Terms { times, floor, budget: config.budget_per_run, asked: &self.asked };
         let surveyed = survey(&mut self.api, &mut reader, &terms).await;

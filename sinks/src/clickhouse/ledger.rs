@@ -1,10 +1,9 @@
 //! Which deliveries the table `raw` has: asked by those who must know whether one arrived.
 
-use std::collections::HashMap;
-
-use clickhouse::Client;
+use clickhouse::{Client, Row};
 use headrace_runtime::fault::Fault;
 use headrace_schemas::time::Timestamp;
+use serde::Deserialize;
 
 use super::classify::fault;
 use super::insert::LOOKUP_MAX;
@@ -14,36 +13,43 @@ pub struct Ledger {
     client: Client,
 }
 
+/// What was received under an id: one for each tenant and kind that came under it.
+#[derive(Clone, Debug, PartialEq, Eq, Row, Deserialize)]
+pub struct Received {
+    /// The event's id.
+    pub id: String,
+    /// The tenant, as a subject token.
+    pub tenant: String,
+    /// The source's name of the kind.
+    pub event: String,
+    /// When it came first, in microseconds since 1970.
+    pub received_at: i64,
+}
+
 impl Ledger {
     pub(super) const fn new(client: Client) -> Self {
         Self { client }
     }
 
-    /// Which of `ids` were received between `from` and `to`, and when; an id that is there twice, the earliest.
+    /// What was received under `ids` between `from` and `to`.
     ///
     /// # Errors
     /// Transient when the server is away, broken when a person must act.
-    pub async fn received(
-        &self,
-        ids: &[String],
-        from: Timestamp,
-        to: Timestamp,
-    ) -> Result<HashMap<String, Timestamp>, Fault> {
-        let mut found = HashMap::new();
+    pub async fn received(&self, ids: &[String], from: Timestamp, to: Timestamp) -> Result<Vec<Received>, Fault> {
+        let mut found = Vec::new();
         for part in ids.chunks(LOOKUP_MAX) {
             // The times by which parts and granules are skipped; without them the whole table would be read.
             let query = self
                 .client
                 .query(
-                    "SELECT id, toUnixTimestamp64Micro(min(received_at)) FROM raw WHERE id IN ? \
-                     AND received_at >= fromUnixTimestamp64Micro(?) AND received_at <= fromUnixTimestamp64Micro(?) \
-                     GROUP BY id",
+                    "SELECT id, tenant, event, toUnixTimestamp64Micro(min(raw.received_at)) AS received_at FROM raw \
+                     WHERE id IN ? AND raw.received_at >= fromUnixTimestamp64Micro(?) \
+                     AND raw.received_at <= fromUnixTimestamp64Micro(?) GROUP BY id, tenant, event",
                 )
                 .bind(part)
                 .bind(from.as_micros())
                 .bind(to.as_micros());
-            let rows = query.fetch_all::<(String, i64)>().await.map_err(|error| fault(error).fault)?;
-            found.extend(rows.into_iter().map(|(id, micros)| (id, Timestamp::from_micros(micros))));
+            found.extend(query.fetch_all::<Received>().await.map_err(|error| fault(error).fault)?);
         }
         Ok(found)
     }

@@ -35,7 +35,7 @@ use self::access::DEFAULT_USER;
 use self::classify::fault;
 pub use self::gaps::{Gaps, GapsRow};
 use self::insert::Table;
-pub use self::ledger::Ledger;
+pub use self::ledger::{Ledger, Received};
 pub use self::rewrite::{ITEMS_MAX, Rewrite, Unproven, Written};
 
 /// ClickHouse.
