@@ -37,7 +37,7 @@ pub(super) async fn compute(
                     }
                     Verdict::Discard(_) => tally.filtered += 1,
                     Verdict::Fail(poison @ Fault { class: FaultClass::Poison(_), .. }) => {
-                        tally.fail(delivery.sequence, delivery.id(), &poison);
+                        tally.fail(delivery.sequence, &delivery.tenant, delivery.id(), &poison);
                     }
                     Verdict::Fail(fault) => {
                         again.push(delivery);

@@ -13,7 +13,7 @@ use crate::roles::{CLICKHOUSE, CLICKHOUSE_RAW};
 /// Dead letters that are remembered, the oldest first: 16 MiB. Of what is beyond, a failure counts as a new one.
 const LETTERS_MAX: usize = 1_000_000;
 
-/// The ids of the events in DEAD, as hashes.
+/// Tenant and id of the events in DEAD, as hashes.
 #[derive(Debug, Default)]
 pub(super) struct Known(HashSet<u64>);
 
@@ -29,25 +29,25 @@ impl Known {
             let Some(page) = reader.page().await? else { break };
             // What a receiver refused says nothing of whether the event can be computed and stored.
             let of_row = page.iter().filter(|letter| computes_or_stores(letter.header(header::DEAD_COMPONENT)));
-            of_row.for_each(|letter| known.insert(letter.header(header::ID)));
+            of_row.for_each(|letter| known.insert(&letter.tenant, letter.header(header::ID)));
         }
         reader.close().await;
         Ok(known)
     }
 
-    fn insert(&mut self, id: &str) {
-        self.0.insert(hash(id));
+    fn insert(&mut self, tenant: &str, id: &str) {
+        self.0.insert(hash(tenant, id));
     }
 
     /// Whether the event was given up before. Nobody knows one that has no id.
-    pub(super) fn contains(&self, id: &str) -> bool {
-        !id.is_empty() && self.0.contains(&hash(id))
+    pub(super) fn contains(&self, tenant: &str, id: &str) -> bool {
+        !id.is_empty() && self.0.contains(&hash(tenant, id))
     }
 
     #[cfg(test)]
-    pub(super) fn of<'a>(ids: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(super) fn of<'a>(events: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut known = Self::default();
-        ids.into_iter().for_each(|id| known.insert(id));
+        events.into_iter().for_each(|(tenant, id)| known.insert(tenant, id));
         known
     }
 }
@@ -56,8 +56,8 @@ fn computes_or_stores(component: &str) -> bool {
     chains::ORDER.contains(&component) || [CLICKHOUSE, CLICKHOUSE_RAW].contains(&component)
 }
 
-fn hash(id: &str) -> u64 {
+fn hash(tenant: &str, id: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
-    id.hash(&mut hasher);
+    (tenant, id).hash(&mut hasher);
     hasher.finish()
 }

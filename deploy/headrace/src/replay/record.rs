@@ -58,6 +58,9 @@ pub(super) struct Tally {
 pub(super) struct Failure {
     /// Where it is, as `RAW:42`.
     pub(super) origin: String,
+    /// The tenant, as a subject token.
+    #[serde(default)]
+    pub(super) tenant: String,
     /// Its event's id, when it has one.
     pub(super) id: String,
     /// The reason's code.
@@ -68,14 +71,14 @@ pub(super) struct Failure {
 
 impl Tally {
     /// Notes a delivery that can never succeed.
-    pub(super) fn fail(&mut self, sequence: u64, id: &str, fault: &Fault) {
+    pub(super) fn fail(&mut self, sequence: u64, tenant: &str, id: &str, fault: &Fault) {
         let reason = match fault.class {
             FaultClass::Poison(reason) => reason.code(),
             FaultClass::Transient { .. } | FaultClass::Broken => Reason::Exhausted.code(),
         };
         let detail = fault.to_string().chars().take(DETAIL_CHARS).collect();
-        let (id, reason) = (id.to_owned(), reason.to_owned());
-        self.failures.push(Failure { origin: format!("RAW:{sequence}"), id, reason, detail });
+        let (tenant, id, reason) = (tenant.to_owned(), id.to_owned(), reason.to_owned());
+        self.failures.push(Failure { origin: format!("RAW:{sequence}"), tenant, id, reason, detail });
     }
 
     /// How many failed.
@@ -96,7 +99,7 @@ impl Tally {
         self.filtered += filtered;
         self.bodies += bodies;
         for failure in failures {
-            if known.contains(&failure.id) {
+            if known.contains(&failure.tenant, &failure.id) {
                 self.dead_before += 1;
                 continue;
             }
@@ -157,12 +160,12 @@ mod tests {
     fn all_failures_are_counted_and_the_first_are_listed() {
         let fault = Fault::poison(Reason::Malformed, anyhow!("{}", "x".repeat(1_000)));
         let mut tally = Tally::default();
-        let known = Known::of(["github:2"]);
+        let known = Known::of([("acme", "github:2"), ("octo", "github:1")]);
         for sequence in 0..70 {
             let mut batch = Tally { computed: 2, ..Tally::default() };
-            batch.fail(sequence * 2, "github:1", &fault);
-            batch.fail(sequence * 2, "github:2", &fault);
-            batch.fail(sequence * 2 + 1, "", &Fault::poison(Reason::BodyLost, anyhow!("gone")));
+            batch.fail(sequence * 2, "acme", "github:1", &fault);
+            batch.fail(sequence * 2, "acme", "github:2", &fault);
+            batch.fail(sequence * 2 + 1, "acme", "", &Fault::poison(Reason::BodyLost, anyhow!("gone")));
             tally.add(batch, &known);
         }
         assert_eq!((tally.deliveries(), tally.failed(), tally.failed["malformed"]), (350, 140, 70));

@@ -19,6 +19,7 @@ use headrace_runtime::payload::{Payload as _, RawDelivery};
 use headrace_runtime::settle::RetryPolicy;
 use headrace_schemas::event::Event;
 use headrace_schemas::header;
+use headrace_schemas::subject;
 use headrace_sinks::clickhouse::{Rewrite, Unproven};
 use tokio::time::{Instant, sleep_until};
 
@@ -146,7 +147,10 @@ impl Work<'_> {
                 batch.bytes += delivery.size();
                 batch.deliveries.push(delivery);
             }
-            Err(poison) => batch.tally.fail(message.sequence, message.header(header::ID).unwrap_or_default(), &poison),
+            Err(poison) => {
+                let id = message.header(header::ID).unwrap_or_default();
+                batch.tally.fail(message.sequence, subject::tenant_of(message.subject()), id, &poison);
+            }
         }
         Ok(())
     }

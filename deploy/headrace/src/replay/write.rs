@@ -2,7 +2,7 @@
 
 use headrace_runtime::batch::Item;
 use headrace_runtime::fault::Fault;
-use headrace_runtime::payload::Payload;
+use headrace_runtime::payload::{Identity, Payload};
 use headrace_sinks::clickhouse::{ITEMS_MAX, Unproven, Written};
 
 use super::patience::Patience;
@@ -43,7 +43,10 @@ pub(super) async fn write_all<T: Payload>(
                 all.unproven.extend((!unproven.is_empty()).then_some(unproven));
             }
             Err(poison) => match part {
-                [alone] => tally.fail(alone.sequence, alone.value.id(), &poison),
+                [alone] => {
+                    let Identity { tenant, id, .. } = alone.value.identity();
+                    tally.fail(alone.sequence, tenant, id, &poison);
+                }
                 _ => {
                     let (first, second) = part.split_at(part.len() / 2);
                     parts.extend([second, first]);
