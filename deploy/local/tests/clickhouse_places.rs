@@ -13,7 +13,7 @@ use headrace_local::poll::until;
 use support::CEILING;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 const CONNECTIONS_MAX: usize = 256;
 /// Beyond all places and all queues, and with all kinds together beyond all connections.
@@ -91,6 +91,36 @@ async fn half_sent_requests_hold_no_places() {
         server.serves_all().await;
     }
     drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_nobody_takes_hold_the_readers_places_alone() {
+    let server = Server::start().await;
+    let address = server.running.address();
+    let credentials = base64::engine::general_purpose::STANDARD.encode("reader:r");
+    let statement = "SELECT repeat('x', 1000000) FROM numbers(8) FORMAT JSON";
+    let length = statement.len();
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: {address}\r\nAuthorization: Basic {credentials}\r\nContent-Length: {length}\r\n\r\n{statement}"
+    );
+    let (mut held, mut unanswered) = (Vec::new(), 0);
+    while held.len() < 2 * CONNECTIONS_MAX && unanswered < 20 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4_096).unwrap();
+        let mut stream = socket.connect(address).await.unwrap();
+        let _ = stream.write_all(request.as_bytes()).await;
+        // One after the other: all at once most would be refused, and cut off.
+        let begun = tokio::time::timeout(Duration::from_millis(200), stream.readable()).await;
+        unanswered = if begun.is_ok() { 0 } else { unanswered + 1 };
+        held.push(stream);
+    }
+    let began = Instant::now();
+    server.succeeds("default", "w", "INSERT INTO test.t FORMAT CSV", "1\n").await;
+    server.succeeds("default", "w", "", "SELECT count() FROM test.t").await;
+    assert!(began.elapsed() < SOON, "it took {:?}", began.elapsed());
+    // What was not taken is not kept either.
+    drop(held);
+    server.serves_all().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -110,8 +110,10 @@ async fn nothing_of_a_request_reaches_the_next() {
     let answer = clickhouse.post(&[], "SELECT * FROM temporary").await;
     assert_eq!(answer.headers()["x-clickhouse-exception-code"], "60");
     // A quote in a value stays a value.
-    let answer =
-        clickhouse.post(&[("log_comment", "it's \\ a, max_threads = '9'")], "SELECT getSetting('log_comment')");
+    let answer = clickhouse.post(
+        &[("insert_deduplication_token", "it's \\ a, max_threads = '9'")],
+        "SELECT getSetting('insert_deduplication_token')",
+    );
     assert_eq!(answer.await.text().await.unwrap(), "it\\'s \\\\ a, max_threads = \\'9\\'\n");
 }
 

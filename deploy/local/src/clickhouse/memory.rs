@@ -19,13 +19,16 @@ pub(super) struct Memory {
     pub(super) all_bytes: u64,
     /// One statement: at most half of all, so that a single one never takes the others' memory.
     pub(super) statement_bytes: u64,
+    /// One statement of the user `reader`: all that may run at once take half together.
+    pub(super) read_bytes: u64,
 }
 
 impl Memory {
-    /// As configured, else a share of the machine's.
-    pub(super) fn new(configured: Option<u64>) -> Self {
+    /// As configured, else a share of the machine's; `reads_max` statements of the user `reader` run at once.
+    pub(super) fn new(configured: Option<u64>, reads_max: usize) -> Self {
         let all_bytes = configured.unwrap_or_else(|| (machine_bytes() as f64 * SHARE) as u64).max(BYTES_MIN);
-        Self { all_bytes, statement_bytes: (all_bytes / 2).min(STATEMENT_BYTES_MAX) }
+        let statement_bytes = (all_bytes / 2).min(STATEMENT_BYTES_MAX);
+        Self { all_bytes, statement_bytes, read_bytes: (all_bytes / 2 / reads_max.max(1) as u64).min(statement_bytes) }
     }
 }
 
@@ -67,10 +70,11 @@ mod tests {
 
     #[test]
     fn one_statement_gets_half_and_never_more_than_its_bound() {
-        let of = |all: u64| Memory::new(Some(all)).statement_bytes;
+        let of = |all: u64| Memory::new(Some(all), 8).statement_bytes;
         assert_eq!((of(1 << 30), of(64 << 30)), (1 << 29, STATEMENT_BYTES_MAX));
-        assert_eq!(Memory::new(Some(1)).all_bytes, BYTES_MIN);
-        let own = Memory::new(None);
+        assert_eq!(Memory::new(Some(1), 8).all_bytes, BYTES_MIN);
+        assert_eq!(Memory::new(Some(16 << 30), 8).read_bytes, 1 << 30);
+        let own = Memory::new(None, 8);
         assert!(own.statement_bytes <= own.all_bytes / 2 && own.all_bytes >= BYTES_MIN);
     }
 }

@@ -29,13 +29,13 @@ use super::output::{Answer, Manner, Output, Payload};
 use super::request::{Credentials, Request};
 use super::users::{Role, Users};
 use crate::clickhouse::engine::{Engine, Stats};
-use crate::clickhouse::policy::Policy;
+use crate::clickhouse::policy::Policies;
 
 /// What every request needs of the server.
 pub(super) struct Server {
     pub(super) engine: Engine,
     pub(super) lanes: Arc<Lanes>,
-    pub(super) policy: Arc<Policy>,
+    pub(super) policies: Policies,
     pub(super) limits: Limits,
     pub(super) users: Users,
     pub(super) names: Names,
@@ -128,7 +128,10 @@ async fn run(
     let job = Job {
         engine: server.engine.clone(),
         lanes: Arc::clone(&server.lanes),
-        policy: Arc::clone(&server.policy),
+        policy: Arc::clone(match role {
+            Role::Reader => &server.policies.reader,
+            Role::Writer => &server.policies.writer,
+        }),
         role,
         request,
         body: reader,

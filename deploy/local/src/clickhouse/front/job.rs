@@ -20,14 +20,12 @@ use super::request::Request;
 use super::statement::{self, Extent, Head, Outline};
 use super::users::Role;
 use crate::clickhouse::engine::{Connection, Engine, Exception, Stats};
-use crate::clickhouse::policy::{Policy, STATEMENT_BYTES_MAX, Verdict, values_are_plain};
+use crate::clickhouse::policy::{Policy, STATEMENT_BYTES_MAX, Verdict, WHOLE_RESULT_BYTES_MAX, values_are_plain};
 
 /// How far into a text the beginning of an insert's data is looked for, in bytes.
 const HEAD_BYTES_MAX: usize = 1 << 20;
 /// How much of an insert's data goes to the engine at once, in bytes; its queue holds 16 such pieces.
 const APPEND_BYTES: usize = 256 << 10;
-/// The most that a result made in one piece may take in memory, in bytes.
-pub(super) const WHOLE_RESULT_BYTES_MAX: u64 = 1 << 30;
 /// The most data of `VALUES` in which expressions are evaluated, in bytes: they are judged first, as a statement is.
 const EXPRESSIONS_BYTES_MAX: usize = 64 << 10;
 /// The stack of a statement's thread, in bytes. The engine reads and plans on it by recursion, to the depth that its
@@ -111,8 +109,7 @@ impl Job {
                 Statement::Plain(_) => Kind::Query,
                 Statement::Insert { .. } => Kind::Insert,
             };
-            // Declared before the session, so that the place is given back after it is closed.
-            let _place = lanes.enter(role, kind, &runtime)?;
+            output.hold(lanes.enter(role, kind, &runtime)?);
             let mut session = open(&engine)?;
             let may = May { policy: &policy, read_only: request.read_only || role == Role::Reader };
             match statement {
@@ -211,12 +208,11 @@ fn query(
         own.push(("max_result_bytes", WHOLE_RESULT_BYTES_MAX.to_string()));
         own.push(("result_overflow_mode", "throw".to_owned()));
     }
-    let killable = verdict.read_only && !request.sets("log_comment");
-    if killable {
+    if verdict.read_only {
         own.push(("log_comment", ticket.comment().to_owned()));
     }
     prepare(session, request, may, &own)?;
-    if killable && !ticket.arm() {
+    if verdict.read_only && !ticket.arm() {
         return Err(client_gone());
     }
     let format = request.output_format(&outline);
@@ -312,7 +308,8 @@ fn prepare(session: &mut Connection, request: &Request, may: &May<'_>, own: &[(&
         let name = database.replace('\\', "\\\\").replace('`', "\\`");
         session.execute(format!("USE `{name}`").as_bytes(), format::DEFAULT, &[])?;
     }
-    let own = own.iter().map(|(name, value)| (*name, value.as_str()));
+    let bounds = may.policy.own_settings();
+    let own = bounds.iter().chain(own).map(|(name, value)| (*name, value.as_str()));
     let theirs = request.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let theirs = theirs.filter(|(name, _)| *name != READONLY);
     let changes: Vec<String> = own.chain(theirs).map(|(name, value)| format!("{name} = {}", quoted(value))).collect();

@@ -15,6 +15,7 @@ mod multipart;
 mod origin;
 mod output;
 mod request;
+mod stalled;
 mod statement;
 mod users;
 
@@ -35,11 +36,12 @@ use self::connections::Connections;
 use self::http::{Peer, Server};
 use self::lanes::Lanes;
 use self::origin::Names;
+use self::stalled::Stalling;
 use self::users::Users;
 use super::access;
 use super::engine::{Connection, Engine, EngineError};
 use super::memory::Memory;
-use super::policy::{Bounds, Policy};
+use super::policy::Policies;
 
 /// What the server calls itself in its answers.
 const DISPLAY_NAME: &str = "headrace";
@@ -96,6 +98,8 @@ pub struct Limits {
     pub idle_max: Duration,
     /// How long a client may take to send the head of a request.
     pub head_max: Duration,
+    /// How long a statement of the user `reader` may run.
+    pub read_max: Duration,
     /// How long running statements get to finish at the end.
     pub grace: Duration,
 }
@@ -112,6 +116,7 @@ impl Default for Limits {
             connections_max: 1024,
             idle_max: Duration::from_secs(60),
             head_max: Duration::from_secs(60),
+            read_max: Duration::from_secs(600),
             grace: Duration::from_secs(8),
         }
     }
@@ -135,7 +140,7 @@ pub struct ServerConfig {
     /// Names under which clients may call the server besides this machine's own, as `host` or `host:port`.
     pub hosts: Vec<String>,
     /// Memory for everything that the engine does, in bytes; half of the machine's if not set. One statement gets half of it,
-    /// 4 GiB at most.
+    /// 4 GiB at most; all that the user `reader` runs at once get half of it together.
     pub memory_bytes_max: Option<u64>,
     /// Bounds.
     pub limits: Limits,
@@ -217,7 +222,7 @@ pub async fn serve(config: ServerConfig, shutdown: impl Future<Output = ()>) -> 
     if open_to_all {
         tracing::warn!(%address, "ClickHouse asks for no password: whoever is on this machine may read and change everything in it");
     }
-    let memory = Memory::new(config.memory_bytes_max);
+    let memory = Memory::new(config.memory_bytes_max, config.limits.reads_max);
     let (library, data_dir) = (config.library.clone(), config.data_dir.clone());
     let opened = tokio::task::spawn_blocking(move || open(&library, &data_dir, &memory)).await;
     let opened = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
@@ -228,10 +233,7 @@ pub async fn serve(config: ServerConfig, shutdown: impl Future<Output = ()>) -> 
     let server = Arc::new(Server {
         engine: opened.engine.clone(),
         lanes: Arc::new(Lanes::new(&limits)),
-        policy: Arc::new(Policy::new(Bounds {
-            statement_memory_bytes: memory.statement_bytes,
-            result_bytes: job::WHOLE_RESULT_BYTES_MAX,
-        })),
+        policies: Policies::new(&memory, limits.read_max),
         limits: body::Limits { bytes_max: limits.body_bytes_max, idle_max: limits.idle_max },
         users: Users { writer: config.user, writer_password: config.password, reader_password: config.reader_password },
         names: Names { configured: config.hosts },
@@ -353,9 +355,11 @@ async fn connection(
     // Answers are small and awaited; without this each would wait for the client's delayed acknowledgement.
     let _ = stream.set_nodelay(true);
     let presence = Arc::clone(&peer.presence);
+    let idle_max = server.limits.idle_max;
     let service = service_fn(move |request| http::answer(Arc::clone(&server), peer.clone(), request));
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(head_max).max_buf_size(HEAD_BYTES_MAX);
+    let stream = Stalling::new(stream, idle_max);
     let serving = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
     let ended = tokio::select! {

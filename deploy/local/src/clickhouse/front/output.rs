@@ -3,6 +3,7 @@
 //! in ClickHouse's in-band form and the connection is broken off: no client may take half an answer for a whole one.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,12 +12,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::codec::{Encoder, Encoding};
 use super::failure::Failure;
+use super::lanes::Place;
 use crate::clickhouse::engine::{Exception, Stats};
 
 /// Pieces under way to one client; a piece is one block of the engine, some 0.5 MB.
 const PIECES_MAX: usize = 2;
-/// The most that an answer held back until the end may take, in bytes.
-const HELD_BYTES_MAX: usize = 1 << 30;
+/// The most that an answer held back until the end may take, in bytes; a longer one begins before its end.
+const HELD_BYTES_MAX: usize = 64 << 20;
 
 /// What the connection's task gets.
 pub(super) enum Answer {
@@ -53,12 +55,39 @@ pub(super) struct Output {
     manner: Manner,
     format: String,
     runtime: Handle,
+    place: Option<Arc<Place>>,
+}
+
+/// A piece of an answer, with the place of its statement: it is given back when the last piece has gone out. Otherwise
+/// clients that read nothing could let answers pile up, as many as there are connections.
+struct Placed {
+    bytes: Bytes,
+    _place: Arc<Place>,
+}
+
+impl AsRef<[u8]> for Placed {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn placed(bytes: Bytes, place: Option<&Arc<Place>>) -> Bytes {
+    match place {
+        Some(place) => Bytes::from_owner(Placed { bytes, _place: Arc::clone(place) }),
+        None => bytes,
+    }
 }
 
 impl Output {
     pub(super) fn new(answer: oneshot::Sender<Answer>, manner: Manner, runtime: Handle) -> Self {
         let encoder = Encoder::new(manner.encoding);
-        Self { answer: Some(answer), pieces: None, held: Vec::new(), encoder, manner, format: String::new(), runtime }
+        let (answer, format) = (Some(answer), String::new());
+        Self { answer, pieces: None, held: Vec::new(), encoder, manner, format, runtime, place: None }
+    }
+
+    /// Keeps the statement's place until its answer has gone out.
+    pub(super) fn hold(&mut self, place: Place) {
+        self.place = Some(Arc::new(place));
     }
 
     /// Names the format that the pieces are in; before the first piece.
@@ -87,7 +116,7 @@ impl Output {
         if let Some(answer) = self.answer.take() {
             self.held.extend_from_slice(&last);
             // The client may be gone; then nobody is left to be told.
-            let payload = Payload::Whole(self.held.into());
+            let payload = Payload::Whole(placed(self.held.into(), self.place.as_ref()));
             let _ = answer.send(Answer::Started { format: self.format, stats: *stats, payload });
         } else if !last.is_empty() {
             let _ = self.send(Ok(last));
@@ -122,6 +151,7 @@ impl Output {
 
     fn send(&self, piece: io::Result<Bytes>) -> Result<(), Gone> {
         let Some(pieces) = &self.pieces else { return Err(Gone) };
+        let piece = piece.map(|bytes| placed(bytes, self.place.as_ref()));
         let sending = async { tokio::time::timeout(self.manner.idle_max, pieces.send(piece)).await };
         self.runtime.block_on(sending).map_err(|_| Gone)?.map_err(|_| Gone)
     }

@@ -136,6 +136,8 @@ const COMBINATORS: [&str; 15] = [
     "state",
     "tuple",
 ];
+/// The type of a parameter that is a name. The engine knows it by this spelling alone.
+const IDENTIFIER: &[u8] = b"Identifier";
 /// No function's name is longer, in bytes; what is would be searched for combinators again and again.
 const NAME_BYTES_MAX: usize = 128;
 
@@ -183,6 +185,14 @@ fn called(tokens: &Tokens, at: usize, name: &str) -> Result<(), Exception> {
     {
         return Err(denied("expected a format of plain values in format(), found Values; use another, such as CSV"));
     }
+    // The engine asks nobody about the tables behind it, and reading `system.models` starts another program.
+    let merges = matches!(tokens.get(at + 2), Some(Token::Text(database)) if database != "system")
+        && tokens.is_sign(at + 3, ',');
+    if name.eq_ignore_ascii_case("merge") && !merges {
+        return Err(denied(
+            "expected merge() with the name of a database other than system and a pattern, found another form",
+        ));
+    }
     if STRUCTURED.iter().any(|structured| structured.eq_ignore_ascii_case(name)) {
         return arguments_are_plain(tokens, at, name);
     }
@@ -208,11 +218,14 @@ fn named(tokens: &Tokens, at: usize, name: &str) -> Result<(), Exception> {
 /// A structure made by an expression cannot be read beforehand, so only written-out arguments pass.
 fn arguments_are_plain(tokens: &Tokens, at: usize, name: &str) -> Result<(), Exception> {
     let open = at + 1;
+    let is_format = name.eq_ignore_ascii_case("format");
     for inside in open + 1..tokens.behind(open) {
         let plain = match tokens.get(inside) {
             Some(Token::Text(text)) => !DEFAULTS.iter().any(|word| text.to_ascii_lowercase().contains(word)),
             Some(Token::Sign(sign)) => matches!(sign, '(' | ')' | '[' | ']' | ',' | '-' | '+'),
-            Some(Token::Word(word)) => tokens.call(inside).is_none() && word != "SELECT",
+            Some(Token::Word(word)) => {
+                is_value(word) || (inside == open + 1 && is_format && is_own_word(tokens, inside, word))
+            }
             Some(Token::Name(_)) | None => false,
         };
         // A function of this name that formats a text is `format` too, and its arguments may be anything.
@@ -226,6 +239,22 @@ fn arguments_are_plain(tokens: &Tokens, at: usize, name: &str) -> Result<(), Exc
     Ok(())
 }
 
+/// Whether it is a number or a constant. Any other word may be an alias, which the engine puts the value of in its place.
+fn is_value(word: &str) -> bool {
+    word.starts_with(|first: char| first.is_ascii_digit())
+        || ["NULL", "true", "false", "inf", "nan"].iter().any(|constant| constant.eq_ignore_ascii_case(word))
+}
+
+/// Whether `word` at `at`, a format's name, stands nowhere else: then it is no alias.
+fn is_own_word(tokens: &Tokens, at: usize, word: &str) -> bool {
+    let same = |other: usize| {
+        other != at
+            && tokens.name(other).is_some_and(|name| name.eq_ignore_ascii_case(word))
+            && !tokens.call(other.saturating_sub(2)).is_some_and(|name| name.eq_ignore_ascii_case("format"))
+    };
+    tokens.call(at).is_none() && !(0..tokens.len()).any(same)
+}
+
 /// Whether it stands where a value stands: table functions follow `FROM`, `JOIN`, `INTO FUNCTION`, `AS`, `TABLE` or a comma
 /// between tables; only `format` is also a function of values.
 fn is_scalar(tokens: &Tokens, at: usize, name: &str) -> bool {
@@ -234,12 +263,18 @@ fn is_scalar(tokens: &Tokens, at: usize, name: &str) -> bool {
     name.eq_ignore_ascii_case("format") && matches!(first, Some(Token::Text(pattern)) if pattern.contains('{'))
 }
 
-/// A parameter may stand for a name: `{f:Identifier}`.
-pub(super) fn parameters(parameters: &Parameters) -> Result<(), Exception> {
-    let names = |value: &str| value.split('.').any(|part| is_unguarded(part.trim_matches(['`', '"', ' '])));
+/// A parameter may stand for a name: `{f:Identifier}`. Where `sql` has none such, values are values.
+pub(super) fn parameters(sql: &[u8], parameters: &Parameters) -> Result<(), Exception> {
+    if !sql.windows(IDENTIFIER.len()).any(|word| word == IDENTIFIER) {
+        return Ok(());
+    }
+    let names = |value: &str| {
+        let parts = value.split('.').chain([value]).map(|part| part.trim_matches(['`', '"', ' ']));
+        parts.into_iter().any(|part| super::kinds::is_path(part) || super::kinds::is_models(part) || is_unguarded(part))
+    };
     match parameters.iter().find(|(_, value)| names(value)) {
         Some((name, value)) => Err(denied(&format!(
-            "expected a parameter {name} that could not name a function that reads files, found {value}; write it out"
+            "expected a parameter {name} that could name neither a path, nor system.models, nor a function that reads files, found {value}; write it out"
         ))),
         None => Ok(()),
     }
@@ -263,6 +298,17 @@ mod tests {
             ("SELECT * FROM url('http://localhost')", false),
             ("SELECT * FROM eval('SELECT 1')", false),
             ("SELECT file('x')", false),
+            ("SELECT * FROM merge('test', '^t$')", true),
+            ("SELECT * FROM merge('system', '^models$')", false),
+            ("SELECT * FROM merge('^models$')", false),
+            ("SELECT * FROM merge(REGEXP('^system$'), '^models$')", false),
+            ("SELECT * FROM merge({d:String}, '^models$')", false),
+            ("WITH 'a String DEFAULT file(\\'x\\')' AS s SELECT a FROM format(JSONEachRow, s, '{}')", false),
+            ("WITH 'a String DEFAULT file(\\'x\\')' AS s SELECT a FROM generateRandom(s)", false),
+            ("SELECT 'a String DEFAULT f' AS `7`, a FROM values(`7`)", false),
+            ("WITH 'Values' AS JSONEachRow SELECT a FROM format(JSONEachRow, 'a Int8', '{}')", false),
+            ("WITH 'Values' AS `CSV` SELECT a FROM format(csv, 'a Int8', '{}')", false),
+            ("SELECT * FROM format(CSV, 'a Int8', '1') UNION ALL SELECT * FROM format(CSV, 'a Int8', '2')", true),
             ("SELECT arrayMap(file, ['x'])", false),
             ("SELECT arrayMap(`file`, ['x'])", false),
             ("SELECT * APPLY file FROM t", false),
@@ -274,7 +320,9 @@ mod tests {
         ] {
             assert_eq!(check(&Tokens::read(text).unwrap()).is_ok(), passes, "{text}");
         }
-        let named = |value: &str| parameters(&[("f".to_owned(), value.to_owned())]);
-        assert!(named("`file`").is_err() && named("files").is_ok());
+        let named = |sql: &[u8], value: &str| parameters(sql, &[("f".to_owned(), value.to_owned())]).is_ok();
+        let name = b"SELECT {f:Identifier}";
+        assert!(named(name, "files") && !named(name, "`file`") && !named(name, "/root") && !named(name, "a.`/root`"));
+        assert!(named(b"SELECT {f:String}", "/root"));
     }
 }

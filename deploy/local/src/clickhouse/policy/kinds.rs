@@ -94,14 +94,38 @@ pub(super) fn check(tokens: &Tokens) -> Result<(), Exception> {
             found.join(" ")
         )));
     }
-    // The database `default` shows the file system: no table's name has a slash.
-    if begins(&["EXISTS"]) && (0..tokens.len()).any(|at| tokens.name(at).is_some_and(|name| name.contains('/'))) {
-        return Err(denied("expected the name of a table after EXISTS, found a path"));
+    // The database `default` shows the file system, and its answers differ by whether a file is there.
+    if (0..tokens.len()).any(|at| tokens.name(at).is_some_and(is_path)) {
+        return Err(denied(
+            "expected names of tables and columns, found a path; names may not begin with `/`, `./` or `../`",
+        ));
     }
     for at in 0..tokens.len() {
         clause(tokens, at)?;
     }
     Ok(())
+}
+
+/// The engine asks about no right before it reads this table, and that starts another program.
+pub(super) fn is_models(name: &str) -> bool {
+    name.eq_ignore_ascii_case("models")
+}
+
+/// Whether a table is named at `at`, in the database `system` or in none.
+fn may_be_of_system(tokens: &Tokens, at: usize) -> bool {
+    let Some(before) = at.checked_sub(1) else { return false };
+    if tokens.is_sign(before, '.') {
+        let database = before.checked_sub(1).and_then(|at| tokens.name(at));
+        return database.is_none_or(|name| name.eq_ignore_ascii_case("system"));
+    }
+    let begins =
+        ["FROM", "JOIN", "TABLE", "DESCRIBE", "EXISTS", "INTO"].iter().any(|word| tokens.is_word(before, word));
+    (begins || tokens.is_sign(before, ',')) && !tokens.is_sign(at + 1, '.')
+}
+
+/// Whether a name leads out of the engine's own folder.
+pub(super) fn is_path(name: &str) -> bool {
+    name.starts_with(['/', '~']) || name.starts_with("./") || name.contains("../")
 }
 
 fn clause(tokens: &Tokens, at: usize) -> Result<(), Exception> {
@@ -113,11 +137,11 @@ fn clause(tokens: &Tokens, at: usize) -> Result<(), Exception> {
     if tokens.is_word(at, "FROM") && matches!(tokens.get(at + 1), Some(Token::Text(_))) {
         return Err(denied("FROM with a path names a directory of the server and is not allowed; name a table"));
     }
-    if tokens.name(at).is_some_and(|name| name.eq_ignore_ascii_case("system"))
-        && tokens.is_sign(at + 1, '.')
-        && tokens.name(at + 2).is_some_and(|name| name.eq_ignore_ascii_case("models"))
-    {
-        return Err(denied("system.models starts another program and is not allowed"));
+    if tokens.name(at).is_some_and(is_models) && may_be_of_system(tokens, at) {
+        return Err(denied(
+            "expected no table system.models, which starts another program, found models; write database.models for a table of \
+             your own and table.models for a column",
+        ));
     }
     if pair("PARALLEL", "WITH") {
         return Err(denied("PARALLEL WITH is not allowed; send the statements one by one"));
@@ -158,8 +182,17 @@ mod tests {
             ("SELECT 1 INTO OUTFILE 'x'", false),
             ("SELECT 1 PARALLEL WITH SELECT 2", false),
             ("SELECT * FROM system.models", false),
+            ("SELECT * FROM `system`.`models`", false),
+            ("SELECT * FROM {d:Identifier}.models", false),
+            ("SELECT * FROM models", false),
+            ("SELECT * FROM t, models", false),
+            ("DESCRIBE TABLE models", false),
+            ("SELECT t.models, models.a FROM own.models AS models", true),
             ("EXISTS `default`.`/root/.bashrc`", false),
             ("EXISTS `default`.`t`", true),
+            ("SELECT * FROM `default`.`/root/.bashrc`", false),
+            ("DESCRIBE TABLE `x/../../root/.bashrc`", false),
+            ("SELECT a AS `requests/s`, a / 2 FROM t", true),
             ("quit", false),
             ("", false),
         ] {

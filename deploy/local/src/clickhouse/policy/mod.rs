@@ -12,15 +12,19 @@ mod settings;
 mod text;
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 pub(crate) use self::data::values_are_plain;
 pub(super) use self::kinds::{ENGINES, IMPLIED_ENGINES};
-pub(crate) use self::settings::Bounds;
+use self::settings::Bounds;
 pub(super) use self::settings::{PARSER, TEMPORARY_BYTES_MAX};
 use self::text::Tokens;
 use super::engine::{Connection, Exception, Parameters};
+use super::memory::Memory;
 
+/// The most that a result made in one piece may take in memory, in bytes.
+pub(crate) const WHOLE_RESULT_BYTES_MAX: u64 = 1 << 30;
 /// The longest statement, in bytes; data of an insert are not counted.
 pub(crate) const STATEMENT_BYTES_MAX: usize = 16 << 20;
 /// Statements whose verdict is remembered. When there are more, all are forgotten.
@@ -43,9 +47,33 @@ pub(crate) struct Policy {
     remembered: Mutex<HashMap<Vec<u8>, Verdict>>,
 }
 
+/// A policy for each role: they differ in their bounds.
+#[derive(Debug)]
+pub(crate) struct Policies {
+    pub(crate) writer: Arc<Policy>,
+    pub(crate) reader: Arc<Policy>,
+}
+
+impl Policies {
+    /// Statements of the user `reader` may run for `read_max`.
+    pub(in crate::clickhouse) fn new(memory: &Memory, read_max: Duration) -> Self {
+        let result_bytes = WHOLE_RESULT_BYTES_MAX;
+        let writer = Bounds { statement_memory_bytes: memory.statement_bytes, result_bytes, time_max: None };
+        let reader = Bounds { statement_memory_bytes: memory.read_bytes, time_max: Some(read_max), ..writer };
+        Self { writer: Arc::new(Policy::new(writer)), reader: Arc::new(Policy::new(reader)) }
+    }
+}
+
 impl Policy {
-    pub(crate) fn new(bounds: Bounds) -> Self {
+    fn new(bounds: Bounds) -> Self {
         Self { bounds, remembered: Mutex::default() }
+    }
+
+    /// Settings with which a statement begins, before those of its client.
+    pub(crate) fn own_settings(&self) -> Vec<(&'static str, String)> {
+        let memory = ("max_memory_usage", self.bounds.statement_memory_bytes.to_string());
+        let time = self.bounds.time_max.map(|time| (settings::TIME, time.as_secs().to_string()));
+        [memory].into_iter().chain(time).collect()
     }
 
     /// Judges a statement without running it. `session` is fresh: no setting of the client's is in force yet.
@@ -55,7 +83,7 @@ impl Policy {
         sql: &[u8],
         parameters: &Parameters,
     ) -> Result<Verdict, Exception> {
-        functions::parameters(parameters)?;
+        functions::parameters(sql, parameters)?;
         let known = self.remembered.lock().unwrap_or_else(PoisonError::into_inner).get(sql).copied();
         if let Some(verdict) = known {
             return Ok(verdict);

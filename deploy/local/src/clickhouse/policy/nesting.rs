@@ -6,31 +6,61 @@ use crate::clickhouse::engine::Exception;
 pub(super) const DEPTH_MAX: usize = 1_000;
 
 /// Refuses what the engine would refuse too, after a time that grows with the square of the depth.
-/// Brackets in comments and here-documents count too: that errs on the safe side.
+///
+/// Comments, here-documents and curly quotes are not read: where there are more brackets than may be nested, there may
+/// be none of these outside of quotes.
 pub(super) fn check(sql: &[u8]) -> Result<(), Exception> {
+    if sql.iter().filter(|byte| OPENING.contains(byte)).count() <= DEPTH_MAX {
+        return Ok(());
+    }
     let (mut depth, mut at) = (0_usize, 0);
-    // What one quote does not close, no later one of its kind does: looking again would take the square of the length.
-    let mut unclosed: Vec<u8> = Vec::new();
     while let Some(&byte) = sql.get(at) {
         match byte {
-            b'(' | b'[' | b'{' => depth += 1,
+            byte if OPENING.contains(&byte) => depth += 1,
             b')' | b']' | b'}' => depth = depth.saturating_sub(1),
-            quote @ (b'\'' | b'"' | b'`') if !unclosed.contains(&quote) => match quoted_end(sql, at) {
+            b'\'' | b'"' | b'`' => match quoted_end(sql, at) {
                 Some(end) => at = end,
-                None => unclosed.push(quote),
+                // Nothing that follows is read by the engine either.
+                None => return Ok(()),
             },
+            _ if UNREAD.iter().any(|begin| sql[at..].starts_with(begin)) => {
+                return Err(too_deep(&format!(
+                    "expected no comments, here-documents or curly quotes in a statement with more than {DEPTH_MAX} \
+                     opening brackets, found one; leave it out"
+                )));
+            }
             _ => {}
         }
         if depth > DEPTH_MAX {
-            let message = format!("expected brackets nested at most {DEPTH_MAX} deep, found more; nest them less");
-            return Err(Exception::new(306, "TOO_DEEP_RECURSION", &message));
+            return Err(too_deep(&format!(
+                "expected brackets nested at most {DEPTH_MAX} deep, found more; nest them less"
+            )));
         }
         at += 1;
     }
     Ok(())
 }
 
-/// The place of the closing quote; `None` if nothing closes it, as in a comment's apostrophe.
+const OPENING: [u8; 3] = [b'(', b'[', b'{'];
+
+/// What begins a text with rules of its own: comments, here-documents, curly quotes.
+const UNREAD: [&[u8]; 9] = [
+    b"--",
+    b"//",
+    b"/*",
+    b"#",
+    b"$",
+    "\u{2018}".as_bytes(),
+    "\u{2019}".as_bytes(),
+    "\u{201c}".as_bytes(),
+    "\u{201d}".as_bytes(),
+];
+
+fn too_deep(message: &str) -> Exception {
+    Exception::new(306, "TOO_DEEP_RECURSION", message)
+}
+
+/// The place of the closing quote; `None` if nothing closes it.
 fn quoted_end(sql: &[u8], start: usize) -> Option<usize> {
     let mut at = start + 1;
     while let Some(&byte) = sql.get(at) {
@@ -54,9 +84,23 @@ mod tests {
         assert!(check(nested(DEPTH_MAX).as_bytes()).is_ok());
         assert_eq!(check(nested(DEPTH_MAX + 1).as_bytes()).unwrap_err().code(), 306);
         assert!(check(format!("SELECT '{}'", "[".repeat(100_000)).as_bytes()).is_ok());
-        assert!(check(format!("SELECT 1 -- it's {}", "[".repeat(DEPTH_MAX + 1)).as_bytes()).is_err());
-        assert!(check("SELECT [1], [1]".repeat(DEPTH_MAX).as_bytes()).is_ok());
+        let inside = nested(DEPTH_MAX + 1);
+        for (before, behind) in [
+            ("/* ' */", "/* ' */"),
+            ("-- '\n", "-- '\n"),
+            ("# '\n", "# '\n"),
+            ("// '\n", "// '\n"),
+            ("$$'$$", "$$'$$"),
+            ("‘'’", "‘'’"),
+            ("''", "''"),
+            ("'\\''", "''"),
+        ] {
+            assert_eq!(check(format!("{before}{inside}{behind}").as_bytes()).unwrap_err().code(), 306, "{before}");
+        }
+        assert!(check("SELECT [1], [1] ".repeat(DEPTH_MAX).as_bytes()).is_ok());
+        assert!(check(format!("SELECT 1 -- it's {}", "[".repeat(DEPTH_MAX)).as_bytes()).is_ok());
         // Within the time of a test only when it is read once.
-        assert!(check(&b"'\\".repeat(4 << 20)).is_ok());
+        let many = [b"[]".repeat(DEPTH_MAX + 1), b"'\\".repeat(4 << 20)].concat();
+        assert!(check(&many).is_ok());
     }
 }

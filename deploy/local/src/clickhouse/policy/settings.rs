@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use super::text::{Token, Tokens};
 use crate::clickhouse::engine::Exception;
@@ -23,7 +24,12 @@ pub(crate) struct Bounds {
     pub(crate) statement_memory_bytes: u64,
     /// Bytes of a result that is made in one piece.
     pub(crate) result_bytes: u64,
+    /// How long one statement may run, if that is bounded.
+    pub(crate) time_max: Option<Duration>,
 }
+
+/// The setting that says how long a statement may run, in seconds, with a fraction.
+pub(super) const TIME: &str = "max_execution_time";
 
 /// Limits of the parser: the engine's own defaults, except for the length, which fits the longest statement.
 pub(in crate::clickhouse) const PARSER: [(&str, u64); 6] = [
@@ -61,6 +67,13 @@ pub(super) fn judge(name: &str, value: &str, bounds: &Bounds) -> Result<(), Exce
         return Err(refused(&format!(
             "expected settings of queries and tables, found {name}, which is not allowed here"
         )));
+    }
+    if let Some(time_max) = bounds.time_max.filter(|_| name == TIME) {
+        let most = time_max.as_secs_f64();
+        return match value.trim().parse::<f64>() {
+            Ok(seconds) if seconds > 0.0 && seconds <= most => Ok(()),
+            _ => Err(refused(&format!("expected {name} above 0 and at most {most}, found {value}; ask for less"))),
+        };
     }
     let Some(most) = bounds.of(name) else { return Ok(()) };
     // A word such as `auto` is the engine's to judge; but not one that is a number to it, as its own default is.
@@ -135,13 +148,20 @@ fn value(tokens: &Tokens, start: usize) -> (Option<String>, usize) {
 #[cfg(test)]
 mod tests {
     use super::super::text::Tokens;
+    use std::time::Duration;
+
     use super::{Bounds, check};
 
     #[test]
     fn settings_are_found_wherever_they_stand() {
-        let bounds = Bounds { statement_memory_bytes: 1_000, result_bytes: 1_000 };
+        let bounds =
+            Bounds { statement_memory_bytes: 1_000, result_bytes: 1_000, time_max: Some(Duration::from_secs(9)) };
         for (text, passes) in [
-            ("SELECT 1 SETTINGS max_threads = 2, max_execution_time = 1.5, log_comment = 'a, b = 1' FORMAT CSV", true),
+            (
+                "SELECT 1 SETTINGS max_threads = 2, max_execution_time = 1.5, insert_deduplication_token = 'a, b = 1' FORMAT CSV",
+                true,
+            ),
+            ("SELECT 1 SETTINGS log_comment = 'a'", false),
             ("SELECT 1 AS SETTINGS, dialect = 1 FROM t WHERE SETTINGS = 1", true),
             ("INSERT INTO t SETTINGS async_insert = 0 SELECT a FROM t WHERE dialect = 1", true),
             ("CREATE TABLE t (`a` String SETTINGS (max_compress_block_size = 3)) SETTINGS index_granularity = 1", true),
@@ -150,6 +170,10 @@ mod tests {
             ("SELECT 1 SETTINGS max_threads = 2, `dialect` = 'kusto'", false),
             ("SELECT * FROM (SELECT 1 SETTINGS format_template_row = '/etc/passwd')", false),
             ("SELECT 1 SETTINGS additional_table_filters = {'t':'file(1)'}", false),
+            ("SELECT 1 SETTINGS max_execution_time = 10", false),
+            ("SELECT 1 SETTINGS max_execution_time = 0", false),
+            ("SELECT 1 SETTINGS max_execution_time = '-1'", false),
+            ("SELECT 1 SETTINGS max_execution_time = nan", false),
             ("SELECT 1 SETTINGS max_memory_usage = 0", false),
             ("SELECT 1 SETTINGS max_memory_usage = 1001", false),
             ("SELECT 1 SETTINGS max_memory_usage = -1", false),
