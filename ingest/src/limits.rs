@@ -4,7 +4,6 @@
 //! what is announced, and a body that stops coming loses it when others need it; a place among those being stored is
 //! taken by verified deliveries alone.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,22 +11,26 @@ use governor::{DefaultDirectRateLimiter, Quota};
 use headrace_runtime::http::connections::{Connection, Connections, Waiting};
 use headrace_runtime::metrics::IN_FLIGHT_BYTES;
 use metrics::{Gauge, gauge};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::config::Config;
 use crate::reply::Refusal;
 
 /// How long a request waits for room: long enough for a burst, short enough to answer in time.
 const ADMISSION_WAIT: Duration = Duration::from_secs(1);
-/// While a request waits for room, bodies that do not come are looked for so often.
+/// While requests wait for room, bodies that do not come are looked for so often.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Who is dropped gives its room back within this time; only then it can be told whether another must go.
+const LEAVE_WAIT: Duration = Duration::from_millis(2);
 
 /// The gateway's limits. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub(crate) struct Limits {
     slots: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
+    /// Whoever of those that wait for bytes drops others for them: one at a time, so that no more go than must.
+    shedder: Arc<Mutex<()>>,
     held: Gauge,
     rate: Option<(Arc<DefaultDirectRateLimiter>, u32)>,
     connections: Connections,
@@ -48,6 +51,7 @@ impl Limits {
         Self {
             slots: Arc::new(Semaphore::new(config.in_flight_max)),
             bytes: Arc::new(Semaphore::new(config.in_flight_max_bytes)),
+            shedder: Arc::default(),
             held: gauge!(IN_FLIGHT_BYTES),
             rate,
             connections: connections.clone(),
@@ -73,16 +77,20 @@ impl Limits {
 
     /// Waits for `count` bytes. Bodies that do not come make room meanwhile.
     async fn make_room(&self, count: u32, until: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
-        let mut bytes = pin!(Arc::clone(&self.bytes).acquire_many_owned(count));
+        let bytes = Arc::clone(&self.bytes).acquire_many_owned(count);
+        tokio::select! {
+            bytes = bytes => bytes.map_err(|_| Refusal::Saturated),
+            () = self.shed() => Err(Refusal::Saturated),
+            () = sleep_until(until) => Err(Refusal::Saturated),
+        }
+    }
+
+    /// Drops one after the other whose body does not come, for as long as it is polled.
+    async fn shed(&self) {
+        let _alone = self.shedder.lock().await;
         loop {
-            self.connections.shed(Waiting::ForBody);
-            tokio::select! {
-                bytes = &mut bytes => return bytes.map_err(|_| Refusal::Saturated),
-                () = sleep(LOOK_EVERY) => {}
-            }
-            if Instant::now() >= until {
-                return Err(Refusal::Saturated);
-            }
+            let dropped = self.connections.shed(Waiting::ForBody);
+            sleep(if dropped > 0 { LEAVE_WAIT } else { LOOK_EVERY }).await;
         }
     }
 }

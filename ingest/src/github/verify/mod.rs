@@ -198,14 +198,24 @@ impl Keys {
         Err(Denied::SignatureForeign { names: foreign.unwrap_or_default() })
     }
 
-    /// The scopes of the secrets that signed `claim`, of those that are valid for the hook.
-    fn signers<'k>(&'k self, claim: &'k Claim<'_>) -> impl Iterator<Item = &'k Scope> {
+    /// How many secrets are tried on what comes from the hook `hook_id`, each on the whole body.
+    #[must_use]
+    pub fn tried(&self, hook_id: Option<u64>) -> usize {
+        self.candidates(hook_id).count()
+    }
+
+    /// The secrets that are valid for the hook `hook_id`.
+    fn candidates(&self, hook_id: Option<u64>) -> impl Iterator<Item = &Key> {
         // The header with the hook's id is not signed. It can only narrow the choice: a hook with
         // secrets of its own is not served by others.
-        let own = claim.hook_id.filter(|id| self.0.scopes.iter().any(|scope| scope.hook == Some(*id)));
-        let candidates = self.0.keys.iter().filter(move |key| self.0.scopes[key.scope].hook == own);
+        let own = hook_id.filter(|id| self.0.scopes.iter().any(|scope| scope.hook == Some(*id)));
+        self.0.keys.iter().filter(move |key| self.0.scopes[key.scope].hook == own)
+    }
+
+    /// The scopes of the secrets that signed `claim`, of those that are valid for the hook.
+    fn signers<'k>(&'k self, claim: &'k Claim<'_>) -> impl Iterator<Item = &'k Scope> {
         let signed = |key: &&Key| key.mac.clone().chain_update(claim.body).verify_slice(&claim.signature).is_ok();
-        candidates.filter(signed).map(|key| &self.0.scopes[key.scope])
+        self.candidates(claim.hook_id).filter(signed).map(|key| &self.0.scopes[key.scope])
     }
 
     /// Whom of `names` the secrets of `scope` do not cover, in words.

@@ -152,12 +152,17 @@ impl Connections {
             }
         }
         let most = |peer: &IpAddr| waiting.get(peer).copied().unwrap_or_default();
-        late.sort_unstable_by_key(|(proven, phase, late_us, connection)| {
+        let order = |(proven, phase, late_us, connection): &(bool, u8, u64, Connection)| {
             (*proven, std::cmp::Reverse(most(&connection.0.peer)), *phase, std::cmp::Reverse(*late_us))
-        });
+        };
         // Bodies differ in what they hold, and one that has proven itself is worth keeping: one at a time.
         let count = if what == Waiting::ForBody { 1 } else { (self.0.max / SHED_PART).max(1) };
-        let unproven = late.iter().take(count).take_while(|(proven, ..)| !proven).count();
+        if late.len() > count {
+            late.select_nth_unstable_by_key(count, order);
+            late.truncate(count);
+        }
+        late.sort_unstable_by_key(order);
+        let unproven = late.iter().take_while(|(proven, ..)| !proven).count();
         late.truncate(unproven.max(1));
         let reason = |phase| if phase == IDLE { "idle" } else { "body_slow" };
         late.into_iter().map(|(_, phase, _, connection)| (reason(phase), connection)).collect()
