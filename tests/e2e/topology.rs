@@ -1,11 +1,12 @@
 //! Streams that somebody deletes come back while everything runs, and no event is stored twice over it.
 
+use async_nats::jetstream::consumer::{self, FromConsumer as _};
 use headrace_local::poll;
 use headrace_runtime::broker::Stream;
 use headrace_tests::harness::CEILING;
 use headrace_tests::product::admin::{get, sample};
 use headrace_tests::product::hook::{Hook, guid};
-use headrace_tests::product::process::Launch;
+use headrace_tests::product::process::{Launch, command, complained};
 use headrace_tests::product::stored::Stored;
 use tempfile::TempDir;
 
@@ -68,5 +69,51 @@ async fn deleted_streams_come_back_and_every_event_is_one_row() {
         assert_eq!(rows, [(sent, sent)], "{table}");
     }
     assert_eq!(stored.count(Stream::Dead).await, 0);
+    up.stop().await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_somebody_changed_is_changed_back() {
+    let dir = TempDir::new().unwrap();
+    let up = Launch::up(PROGRAM, dir.path()).start().await;
+    let (hook, stored) = (Hook::of(up.ready()), Stored::of(up.ready()).await);
+    let body = r#"{"action":"created","organization":{"login":"acme"}}"#;
+    hook.store("team", &guid(), body).await;
+    stored.settled().await;
+    for (stream, name) in [(Stream::Raw, "normalize"), (Stream::Raw, "clickhouse-raw"), (Stream::Events, "clickhouse")]
+    {
+        let stream = stored.stream(stream).await;
+        let mut consumer = stream.get_consumer::<consumer::pull::Config>(name).await.unwrap();
+        let mut config =
+            consumer::pull::Config::try_from_consumer_config(consumer.info().await.unwrap().config.clone()).unwrap();
+        config.filter_subjects = Vec::new();
+        config.filter_subject = "raw.nobody.>".to_owned();
+        if name == "clickhouse" {
+            config.filter_subject = "events.nobody.>".to_owned();
+        }
+        stream.update_consumer(config).await.unwrap();
+    }
+    hook.store("team", &guid(), body).await;
+    let told = |name: &str| {
+        let told = |line: &str| {
+            line.contains("somebody changed this consumer") && line.contains(&format!(r#""component":"{name}""#))
+        };
+        up.log().lines().any(told).then_some(())
+    };
+    for name in ["normalize", "clickhouse-raw", "clickhouse"] {
+        poll::until("it is told", CEILING, async || told(name)).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    // What came meanwhile was passed over; what comes now is not.
+    hook.store("team", &guid(), body).await;
+    for table in ["events", "raw"] {
+        stored.until_count(&format!("SELECT uniqExact(id) FROM {table}"), 2).await;
+    }
+    let data = dir.path().join("data");
+    let replay = command(PROGRAM, ["replay", "--from", "1h", "--data-dir", data.to_str().unwrap()]).await;
+    assert!(replay.status.success(), "{}", complained(&replay));
+    for table in ["events", "raw"] {
+        stored.until_count(&format!("SELECT uniqExact(id) FROM {table}"), 3).await;
+        stored.until_count(&format!("SELECT count() FROM {table}"), 3).await;
+    }
     up.stop().await;
 }

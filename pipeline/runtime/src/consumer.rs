@@ -3,11 +3,12 @@
 //! A lane asks for a batch, works on it to the end and asks again. What is in flight is therefore
 //! bounded by lanes × batch, and nothing waits in a buffer while its `ack_wait` runs.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::consumer::pull::Config;
-use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
+use async_nats::jetstream::consumer::{self, AckPolicy, Consumer, DeliverPolicy};
 use futures::FutureExt as _;
 use headrace_schemas::header;
 use tokio::time::Instant;
@@ -22,6 +23,8 @@ use crate::pull::Pull;
 
 /// How long a request for messages stays open at the broker.
 const REQUEST_OPEN: Duration = Duration::from_secs(5);
+/// Whether the consumer still has the terms that we gave it is looked at so often.
+const TERMS_LOOKED_AT_EVERY: Duration = Duration::from_secs(5);
 
 /// Which messages a component takes, and on which terms.
 #[derive(Clone, Debug)]
@@ -45,6 +48,19 @@ pub struct Lane {
     broker: Broker,
     epoch: Option<Epoch>,
     open: Option<(Pull, Instant)>,
+    terms: Terms,
+    terms_seen_at: Instant,
+}
+
+/// What a consumer delivers and when, as the broker has it.
+#[derive(Debug, PartialEq, Eq)]
+struct Terms(consumer::Config);
+
+impl Terms {
+    fn of(info: &consumer::Info) -> Self {
+        // The server writes its own version among these.
+        Self(consumer::Config { metadata: HashMap::new(), ..info.config.clone() })
+    }
 }
 
 impl Lane {
@@ -72,7 +88,9 @@ impl Lane {
             .create_consumer_on_stream(config, stream)
             .await
             .with_context(|| format!("cannot open the consumer {} on {stream}", subscription.component))?;
-        Ok(Self { consumer, stream: subscription.stream, broker: broker.clone(), epoch: None, open: None })
+        let (terms, terms_seen_at) = (Terms::of(consumer.cached_info()), Instant::now());
+        let (stream, broker) = (subscription.stream, broker.clone());
+        Ok(Self { consumer, stream, broker, epoch: None, open: None, terms, terms_seen_at })
     }
 
     /// The next messages, as soon as there is one: at most `max` and `bytes_max` bytes, those that are there already.
@@ -137,8 +155,31 @@ impl Lane {
     }
 
     /// No request is smaller than a message may be: what fits into none would never come.
-    async fn request(&self, max: usize, bytes_max: usize, open: Duration) -> anyhow::Result<Pull> {
+    async fn request(&mut self, max: usize, bytes_max: usize, open: Duration) -> anyhow::Result<Pull> {
+        self.look_at_terms().await?;
         Pull::request(&self.broker, &self.consumer, (max, bytes_max.max(self.broker.message_max())), open).await
+    }
+
+    /// Another filter would keep messages from us without a word, another `ack_wait` give them to two at once. With
+    /// nothing in our hands is the moment to say so: a lane that is opened gives the consumer its own terms.
+    async fn look_at_terms(&mut self) -> anyhow::Result<()> {
+        if self.terms_seen_at.elapsed() < TERMS_LOOKED_AT_EVERY {
+            return Ok(());
+        }
+        let found = Terms::of(self.consumer.info().await.context("cannot read the consumer's state")?);
+        if found != self.terms {
+            let (name, stream) = (&self.consumer.cached_info().name, self.stream.name());
+            tracing::error!(
+                component = name,
+                expected = ?self.terms.0,
+                found = ?found.0,
+                "somebody changed this consumer; it is changed back. Messages that came meanwhile may have been passed \
+                 over: `headrace replay` writes their rows"
+            );
+            anyhow::bail!("expected the consumer {name} on {stream} with the terms that we gave it, found others");
+        }
+        self.terms_seen_at = Instant::now();
+        Ok(())
     }
 
     /// The present epoch of the broker's memory of this consumer.
