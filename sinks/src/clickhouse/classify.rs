@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use clickhouse::error::Error;
-use headrace_runtime::fault::{Fault, Reason};
+use headrace_runtime::fault::{Fault, FaultClass, Reason};
 
 /// A failure, and whether the insert may have happened all the same.
 #[derive(Debug)]
@@ -96,6 +96,16 @@ pub(super) fn fault(error: Error) -> Failure {
     Failure { fault, unclear, too_much }
 }
 
+/// What a failed look-up means: it wrote nothing, and no item of the batch is to blame for what the table says.
+pub(super) fn of_look_up(Failure { mut fault, too_much, .. }: Failure) -> Failure {
+    if matches!(fault.class, FaultClass::Poison(_)) {
+        fault = Fault::transient(
+            fault.source.context("cannot look up which rows are there; is a part of the table damaged?"),
+        );
+    }
+    Failure { fault, unclear: false, too_much }
+}
+
 /// The number in `Code: 60. DB::Exception: …`, or the bare number that the client gives when the answer
 /// had no text. It is the protocol's form of an error; the client keeps no other.
 fn exception_code(text: &str) -> Option<u32> {
@@ -106,8 +116,6 @@ fn exception_code(text: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use headrace_runtime::fault::FaultClass;
-
     use super::*;
 
     #[test]
@@ -137,5 +145,20 @@ mod tests {
         let late = fault(Error::TimedOut);
         assert!(late.unclear && late.too_much);
         assert_eq!(fault(Error::SchemaMismatch("x".into())).fault.class, FaultClass::Broken);
+    }
+
+    #[test]
+    fn a_look_up_blames_no_item() {
+        let transient = FaultClass::Transient { retry_after: None };
+        for (code, class, too_much) in [
+            (33, transient.clone(), false),
+            (117, transient.clone(), false),
+            (159, transient.clone(), true),
+            (241, transient, true),
+            (60, FaultClass::Broken, false),
+        ] {
+            let failure = of_look_up(fault(Error::BadResponse(format!("Code: {code}. DB::Exception: x"))));
+            assert_eq!((failure.fault.class, failure.unclear, failure.too_much), (class, false, too_much), "{code}");
+        }
     }
 }

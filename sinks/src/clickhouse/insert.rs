@@ -25,7 +25,7 @@ use clickhouse::sql::Identifier;
 use clickhouse::{Client, Row, RowWrite};
 use headrace_runtime::batch::{Batch, Item};
 use headrace_runtime::delivery::Delivery;
-use headrace_runtime::fault::{Fault, FaultClass};
+use headrace_runtime::fault::FaultClass;
 use headrace_runtime::metrics::{ALREADY_THERE, CONFLICTS};
 use headrace_runtime::payload::{Content, Identity, Payload};
 use headrace_schemas::id::EventId;
@@ -33,7 +33,7 @@ use headrace_schemas::time::Timestamp;
 use metrics::{Counter, counter};
 use serde::Deserialize;
 
-use super::classify::{Failure, fault};
+use super::classify::{Failure, fault, of_look_up};
 
 /// Ids in one look-up.
 pub(super) const LOOKUP_MAX: usize = 4_000;
@@ -132,7 +132,7 @@ impl Table {
         if batch.is_suspect() {
             match self.look_up(&items).await {
                 Ok(stored) => conflicts += drop_stored(&mut items, &stored),
-                Err(fault) => return Delivery::Whole(fault),
+                Err(failure) => return self.failed(failure, batch),
             }
             self.already_there.increment((count - items.len()) as u64);
         }
@@ -182,7 +182,7 @@ impl Table {
     }
 
     /// The rows with the tenants and ids of `suspects`.
-    async fn look_up<T: Rows>(&self, suspects: &[&Item<T>]) -> Result<Vec<Stored>, Fault> {
+    async fn look_up<T: Rows>(&self, suspects: &[&Item<T>]) -> Result<Vec<Stored>, Failure> {
         let client = self.client.clone().with_setting("max_query_size", LOOKUP_BYTES_MAX);
         let mut stored = Vec::new();
         for part in suspects.chunks(LOOKUP_MAX) {
@@ -201,7 +201,7 @@ impl Table {
                 .bind(tenants(part.iter().map(|item| item.value.identity())))
                 .bind(ids)
                 .bind(from.as_micros());
-            stored.extend(query.fetch_all::<Stored>().await.map_err(|error| fault(error).fault)?);
+            stored.extend(query.fetch_all::<Stored>().await.map_err(|error| of_look_up(fault(error)))?);
         }
         Ok(stored)
     }
