@@ -107,7 +107,9 @@ async fn an_interrupted_redrive_is_finished_and_adds_nothing() {
     let again = server.bury(good(1), "normalize", "malformed").await;
     // As far as it came: published, not yet removed.
     let mut copy = good(1);
-    copy.message_id = format!("{}/redrive/{number}", RawDelivery::sample(1).id);
+    let letter = server.nats.jetstream().get_stream("DEAD").await.unwrap().get_raw_message(number).await.unwrap();
+    let died_at = letter.time.unix_timestamp_nanos() / 1_000;
+    copy.message_id = format!("{}/redrive/{number}@{died_at}", RawDelivery::sample(1).id);
     server.nats.publish(copy).await;
     server.dead(&format!("redrive --number {number}")).await.says("1 sent through again, 0 kept");
     assert_eq!((server.count(Stream::Raw).await, server.numbers("").await), (1, vec![again]));
@@ -128,6 +130,22 @@ async fn what_cannot_be_sent_again_is_kept_and_told() {
     assert!(done.complained.contains("1 is kept: expected the subject that it had"), "{}", done.complained);
     assert!(done.complained.contains("2 is kept: its body `github:gone` is no longer"), "{}", done.complained);
     assert_eq!((server.numbers("").await, server.count(Stream::Raw).await), (vec![1, 2], 1));
+}
+
+#[tokio::test]
+async fn a_body_of_which_the_bucket_says_nonsense_is_given_up() {
+    let server = Server::start().await;
+    // The object's name is in its subject in Base64.
+    let description = server.nats.jetstream().publish("$O.bodies.M.Z2l0aHViOm5vbnNlbnNl", "{".into());
+    description.await.unwrap().await.unwrap();
+    let mut lost = good(1);
+    lost.headers.insert(header::BODY_OBJECT, "github:nonsense");
+    server.nats.publish(lost).await;
+    let pipeline = Launch::run(PROGRAM, "pipeline", &server.config, server.dir.path()).start().await;
+    let given_up = async || server.dead("list --json").await.json().pop();
+    let letter = poll::until("it is given up", CEILING, given_up).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((&letter["component"], &letter["reason"]), (&json!("normalize"), &json!("body_lost")), "{letter}");
+    pipeline.stop().await;
 }
 
 #[tokio::test]

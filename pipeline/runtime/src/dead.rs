@@ -287,7 +287,9 @@ fn live_headers(letter: &Letter) -> HeaderMap {
     }
     // Not the key that it had: within the duplicate window the broker would drop the copy. The same key
     // for every try at this letter, so that a try after an interrupted one adds nothing.
-    headers.insert(header::MESSAGE_ID, format!("{}/redrive/{}", letter.header(header::ID), letter.sequence));
+    // With the time, because a DEAD that was made anew gives its sequences again.
+    let (id, place) = (letter.header(header::ID), format!("{}@{}", letter.sequence, letter.died_at.as_micros()));
+    headers.insert(header::MESSAGE_ID, format!("{id}/redrive/{place}"));
     headers.insert(header::REDRIVES, letter.redrives().saturating_add(1).to_string());
     let attempts: u64 = letter.header(header::DEAD_ATTEMPTS).parse().unwrap_or(0);
     headers.insert(header::ATTEMPTS_BEFORE, attempts.to_string());
@@ -321,7 +323,7 @@ mod tests {
             "Headrace-Attempts-Before: 5",
             "Headrace-Id: github:1",
             "Headrace-Redrives: 2",
-            "Nats-Msg-Id: github:1/redrive/7",
+            "Nats-Msg-Id: github:1/redrive/7@1700000000123456",
             "X-Hub-Signature-256: sha256=00",
         ];
         assert_eq!(found, expected);

@@ -225,6 +225,9 @@ fn original_headers(message: &Delivered) -> Vec<(String, String)> {
 /// The most room that is made for a body before it is there, in bytes: above GitHub's largest.
 const ROOM_BYTES_MAX: usize = 32 << 20;
 
+/// How the client library says that an object's description is none: it has no kind of its own for it.
+const UNDECODABLE: &str = "failed to decode info payload";
+
 /// The broker did not give a body.
 #[derive(Debug, thiserror::Error)]
 #[error("the broker did not give the body `{0}`")]
@@ -255,6 +258,10 @@ async fn open_body(broker: &Broker, object: &str) -> Result<Object, Fault> {
             Fault::poison(Reason::BodyLost, anyhow::anyhow!("the body `{object}` is not in the bucket `bodies`"))
         }
         GetErrorKind::InvalidName => Fault::transient(error),
+        GetErrorKind::Other if error.to_string().contains(UNDECODABLE) => {
+            let problem = anyhow::Error::new(error);
+            Fault::poison(Reason::BodyLost, problem.context(format!("what the bucket `bodies` says of `{object}`")))
+        }
         _ => unanswered(error.into()),
     })
 }

@@ -71,6 +71,10 @@ impl Settler {
                     crash::pass(Point::AfterAck);
                 }
                 Settlement::Nak { delay } => {
+                    // Until something goes through again: a component of which nothing does must not look well.
+                    if matches!(outcome, Outcome::Unread(_) | Outcome::Unpublished(_)) {
+                        self.health.degraded(describe(&outcome));
+                    }
                     self.log_retry(message, &outcome, delay);
                     message.answer(AckKind::Nak(Some(delay))).await;
                 }
