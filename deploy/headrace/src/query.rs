@@ -103,29 +103,68 @@ async fn ask(access: Access, sql: String, format: &str, write: bool) -> anyhow::
 async fn print(mut answer: Response, terminal: bool) -> anyhow::Result<()> {
     let mut output = io::stdout().lock();
     let broken = "the answer broke off; what was printed is incomplete";
+    let mut clean = Clean::default();
     while let Some(piece) = answer.chunk().await.map_err(reqwest::Error::without_url).context(broken)? {
         if terminal {
-            output.write_all(&without_controls(&piece))?;
+            output.write_all(&clean.piece(&piece))?;
         } else {
             output.write_all(&piece)?;
         }
     }
+    output.write_all(&clean.end())?;
     Ok(output.flush()?)
 }
 
-/// `text` without what would steer a terminal: it holds what strangers wrote.
-fn without_controls(text: &[u8]) -> Vec<u8> {
-    text.iter()
-        .map(|&byte| if byte.is_ascii_control() && !matches!(byte, b'\n' | b'\t') { b'?' } else { byte })
-        .collect()
+/// Text in UTF-8 without what would steer a terminal: it holds what strangers wrote.
+#[derive(Default)]
+struct Clean {
+    /// Half of a character that may be a control.
+    pending: bool,
+}
+
+impl Clean {
+    /// The first byte of U+0080 to U+00BF, of which the first half are controls.
+    const LATIN: u8 = 0xC2;
+
+    fn piece(&mut self, text: &[u8]) -> Vec<u8> {
+        let mut clean = Vec::with_capacity(text.len() + 1);
+        for &byte in text {
+            let pending = std::mem::take(&mut self.pending);
+            if pending && (0x80..0xA0).contains(&byte) {
+                clean.push(b'?');
+                continue;
+            }
+            if pending {
+                clean.push(Self::LATIN);
+            }
+            match byte {
+                Self::LATIN => self.pending = true,
+                b'\n' | b'\t' => clean.push(byte),
+                _ if byte.is_ascii_control() => clean.push(b'?'),
+                _ => clean.push(byte),
+            }
+        }
+        clean
+    }
+
+    /// What is left at the end.
+    fn end(&mut self) -> Vec<u8> {
+        if std::mem::take(&mut self.pending) { vec![Self::LATIN] } else { Vec::new() }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::without_controls;
+    use super::Clean;
 
     #[test]
     fn a_terminal_is_not_steered_by_what_strangers_wrote() {
-        assert_eq!(without_controls("a\x1b[2Jé\n\tb\x07".as_bytes()), "a?[2Jé\n\tb?".as_bytes());
+        let text = "a\x1b[2Jé\n\tb\x07\u{9b}2J©\u{85}".as_bytes();
+        for length in 1..=text.len() {
+            let mut clean = Clean::default();
+            let mut found: Vec<u8> = text.chunks(length).flat_map(|piece| clean.piece(piece)).collect();
+            found.extend(clean.end());
+            assert_eq!(String::from_utf8(found).unwrap(), "a?[2Jé\n\tb??2J©?", "in pieces of {length}");
+        }
     }
 }

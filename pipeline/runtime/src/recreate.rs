@@ -51,7 +51,11 @@ pub async fn run(broker: Broker, streams: Streams, stop: CancellationToken) -> a
             let remedy = remedy(stream);
             tracing::error!(stream, remedy, "somebody deleted this stream; what it held is lost, and it is made anew");
         }
-        broker.ensure_topology(&streams).await.context("cannot make anew what was deleted in NATS")?;
+        let cannot = "cannot make anew what was deleted in NATS";
+        if missing.contains(&KV_STATE) {
+            broker.ensure_state(&streams).await.context(cannot)?;
+        }
+        broker.ensure_topology(&streams).await.context(cannot)?;
         missing.into_iter().for_each(|stream| counter!(RECREATED, "stream" => stream).increment(1));
     }
 }
@@ -92,8 +96,8 @@ fn is_absent(kind: &GetStreamErrorKind) -> bool {
 pub(crate) async fn copies_unknown_until(broker: &Broker, stream: Stream) -> anyhow::Result<Option<Timestamp>> {
     let gone = || format!("the stream {} is not there at the moment", stream.name());
     let made_at = created_at(broker, stream.name()).await?.with_context(gone)?;
-    // At an installation's first start every stream is made before this bucket. Where both are made anew at once, as in
-    // an empty server, this cannot be told from a first start.
+    // At an installation's first start every stream is made before this bucket, by [`run`] after it. Where both are gone
+    // when a process starts, as in an empty server, this cannot be told from a first start.
     let gone = "the bucket `state` is not there at the moment";
     let installed_at = created_at(broker, KV_STATE).await?.context(gone)?;
     let is_anew = made_at > installed_at;

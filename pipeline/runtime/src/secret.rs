@@ -45,17 +45,22 @@ pub fn redact_url(url: &str) -> String {
 
 /// What follows a scheme, up to the next one.
 fn redact_part(part: &str) -> Cow<'_, str> {
-    if let Some((address, query)) = part.split_once('?')
-        && query.to_ascii_lowercase().contains("password")
-    {
-        return Cow::Owned(format!("{}?***", redact_part(address)));
-    }
     // The last one: a password that was not escaped may hold others.
-    let Some((credentials, rest)) = part.rsplit_once('@') else { return Cow::Borrowed(part) };
+    let (credentials, rest) =
+        part.rsplit_once('@').map_or((None, part), |(credentials, rest)| (Some(credentials), rest));
+    let rest = match rest.split_once('?') {
+        Some((address, query)) if names_password(query) => Cow::Owned(format!("{address}?***")),
+        _ => Cow::Borrowed(rest),
+    };
+    let Some(credentials) = credentials else { return rest };
     match credentials.split_once(':') {
-        Some((user, _)) => Cow::Owned(format!("{user}:***@{rest}")),
-        None => Cow::Owned(format!("***@{rest}")),
+        Some((user, _)) if !user.contains(['/', '?']) => Cow::Owned(format!("{user}:***@{rest}")),
+        _ => Cow::Owned(format!("***@{rest}")),
     }
+}
+
+fn names_password(query: &str) -> bool {
+    query.to_ascii_lowercase().contains("password")
 }
 
 impl fmt::Debug for Secret {
@@ -96,7 +101,12 @@ mod tests {
             ("nats://a:pass@one:4222,tls://b:pass@two:4222", "nats://a:***@one:4222,tls://b:***@two:4222"),
             ("nats://a:pass@one:4222,two:4222", "nats://a:***@one:4222,two:4222"),
             ("http://a:pa,s@s/pass@host", "http://a:***@host"),
-            ("http://a:pass@host/?user=b&password=pass@", "http://a:***@host/?***"),
+            ("http://a:pass@host/?user=b&password=pass", "http://a:***@host/?***"),
+            ("http://host:8123/?user=b&password=pass@", "http://host:***@"),
+            ("http://a:pass@host/?user=b&password=pass@", "http://a:***@"),
+            ("nats://u:my?password1@host:4222", "nats://u:***@host:4222"),
+            ("nats://pass/token@host:4222", "nats://***@host:4222"),
+            ("nats://u:my?pass@host/?password=x", "nats://u:***@host/?***"),
         ] {
             assert_eq!(redact_url(url), expected);
             assert!(!redact_url(url).contains("pass@"), "{url}");

@@ -39,10 +39,15 @@ impl Broker {
         bodies.with_context(|| format!("cannot create the object store bucket `{BODIES}`. {RIGHTS}"))?;
         self.ensure_bucket(SCHEMAS, "Avro schemas by CRC-64-AVRO fingerprint", Duration::ZERO, streams.replicas)
             .await?;
-        self.ensure_bucket(STATE, "what stages remember across events", hours(7 * 24), streams.replicas).await?;
+        self.ensure_state(streams).await?;
         self.ensure_bucket(RECOVERY, "proofs of missed and recovered deliveries", hours(30 * 24), streams.replicas)
             .await?;
         self.publish_schemas().await
+    }
+
+    /// Makes the bucket of the stages' state alone. Streams that are made after it count as made anew.
+    pub(crate) async fn ensure_state(&self, streams: &Streams) -> anyhow::Result<()> {
+        self.ensure_bucket(STATE, "what stages remember across events", hours(7 * 24), streams.replicas).await
     }
 
     async fn ensure_stream(&self, wanted: stream::Config) -> anyhow::Result<()> {
