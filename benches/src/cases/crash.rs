@@ -66,8 +66,6 @@ struct GoingOn {
 pub(crate) async fn run(options: Crash) -> anyhow::Result<()> {
     let product = Product::everything(Nats::start(RAW_BYTES_MAX).await?).await?;
     let backlog = Backlog::open(&product.nats.client).await?;
-    let meter = product.meter();
-    let before = meter.sample()?;
     publish(&product.nats, options.count).await?;
     let wanted = u64::from(options.count) / 10;
     poll::until("the first alerts are there", SETTLED_WITHIN, async || {
@@ -79,7 +77,13 @@ pub(crate) async fn run(options: Crash) -> anyhow::Result<()> {
     signal(server, Signal::KILL);
     let killed = Instant::now();
     eprintln!("NATS is killed with {alerts_at_kill} of {} alerts", options.count);
-    let going_on = watch(&product, u64::from(options.count), alerts_at_kill).await.with_context(|| product.logs())?;
+    let again = async || product.nats.process().filter(|(_, pid)| *pid != server);
+    poll::until("NATS runs again", SETTLED_WITHIN, again).await?;
+    // From here on: the process that was killed takes its figures with it.
+    let meter = product.meter();
+    let before = meter.sample()?;
+    let going_on =
+        watch(&product, killed, u64::from(options.count), alerts_at_kill).await.with_context(|| product.logs())?;
     let nothing_waits = async || backlog.waiting().await.ok().filter(|waiting| *waiting == Waiting::default());
     poll::until("nothing waits", SETTLED_WITHIN, nothing_waits).await.with_context(|| product.logs())?;
     let settled = killed.elapsed();
@@ -129,9 +133,9 @@ async fn alerts(nats: &Nats) -> anyhow::Result<u64> {
     Ok(stream.context("cannot count the alerts")?.cached_info().state.messages)
 }
 
-/// Watches until all `count` alerts are there.
-async fn watch(product: &Product, count: u64, mut seen: u64) -> anyhow::Result<GoingOn> {
-    let (killed, mut ticks) = (Instant::now(), interval(LOOK));
+/// Watches until all `count` alerts are there, of which `seen` were when NATS was `killed`.
+async fn watch(product: &Product, killed: Instant, count: u64, mut seen: u64) -> anyhow::Result<GoingOn> {
+    let mut ticks = interval(LOOK);
     let (mut last, mut again, mut gap) = (killed, None, Duration::ZERO);
     while seen < count {
         ticks.tick().await;
