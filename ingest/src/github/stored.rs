@@ -18,6 +18,10 @@ impl Keys {
                 raw.source
             ));
         }
+        // Told by a header of the message, and what a row is compared by.
+        if RawDelivery::sha256_of(&raw.body) != raw.sha256 {
+            return Err("expected the hash of the body beside it, found another; stored by somebody else".to_owned());
+        }
         let authorized = Claim::read(&raw.body, |name| raw.header(name)).and_then(|claim| self.authorize(&claim));
         authorized
             .map(drop)
@@ -51,7 +55,7 @@ mod tests {
             received_at: Timestamp::from_micros(1),
             headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
             body: body.to_owned().into(),
-            sha256: String::new(),
+            sha256: RawDelivery::sha256_of(body.as_bytes()),
             sequence: 1,
         }
     }
@@ -77,7 +81,12 @@ mod tests {
         assert!(check(forged.clone()).contains("the signature does not match the body"));
         assert!(check(RawDelivery { headers: Vec::new(), ..forged.clone() }).contains("found none"));
         assert!(check(RawDelivery { source: "gitlab".to_owned(), ..forged }).contains("found `gitlab`"));
-        let changed = RawDelivery { body: JSON.replace("acme", "acmf").into(), ..raw("acme's", json, JSON) };
+        assert!(
+            check(RawDelivery { sha256: "0".repeat(64), ..raw("acme's", json, JSON) }).contains("the hash of the body")
+        );
+        let other = JSON.replace("acme", "acmf");
+        let signed = raw("acme's", json, JSON).headers;
+        let changed = RawDelivery { headers: signed, ..raw("acme's", json, &other) };
         assert!(check(changed).contains("the signature does not match the body"));
     }
 }
