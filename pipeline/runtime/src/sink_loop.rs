@@ -249,7 +249,8 @@ impl<S: Sink> SinkLoop<S> {
         lane: &mut Lane,
         stop: &CancellationToken,
     ) -> Option<Duration> {
-        let mut failures = 0;
+        // Failures in a row, and those of them that may be the batch's size.
+        let (mut failures, mut too_much) = (0, 0);
         let mut pause = None;
         while let Some(part) = parts.pop_front() {
             if stop.is_cancelled() && failures > 0 {
@@ -282,7 +283,9 @@ impl<S: Sink> SinkLoop<S> {
                 }
             }
             let held = all_of(&part, &parts, waiting);
-            match while_held(&held, ack_wait, self.call(&part.batch)).await {
+            let delivery = while_held(&held, ack_wait, self.call(&part.batch)).await;
+            too_much = if matches!(delivery, Delivery::TooMuch(_)) { too_much + 1 } else { 0 };
+            match delivery {
                 Delivery::Each(results) => {
                     failures = 0;
                     pause = pause.max(self.settle_each(part, results).await);
@@ -297,7 +300,7 @@ impl<S: Sink> SinkLoop<S> {
                 Delivery::Whole(fault @ Fault { class: FaultClass::Poison(_), .. }) => {
                     pause = pause.max(self.settle_each(part, vec![Err(fault)]).await);
                 }
-                Delivery::TooMuch(fault) if failures + 1 >= CUT_AT && self.may_be_cut(&part) => {
+                Delivery::TooMuch(fault) if too_much >= CUT_AT && self.may_be_cut(&part) => {
                     failures += 1;
                     // What the calls before did may show until the time of a call has passed; then it is looked up.
                     let pause = self.pause_after(&fault, failures).max(self.call_timeout);
