@@ -14,6 +14,8 @@ use rustix::process::{geteuid, umask};
 
 /// What the group and all others may do.
 const OTHERS: u32 = 0o077;
+/// That they may put something into a directory.
+const WRITING: u32 = 0o022;
 
 /// Gives what is made from now on to this account alone, also what children make. Belongs before the first thread.
 pub(crate) fn close_new_files() {
@@ -39,6 +41,9 @@ pub(crate) fn directory(path: &Path) -> anyhow::Result<PathBuf> {
     let mode = found.permissions().mode() & 0o7777;
     if mode & OTHERS != 0 {
         opened.set_permissions(Permissions::from_mode(mode & !OTHERS)).with_context(problem)?;
+        if mode & WRITING != 0 {
+            refuse_planted(&path, &path)?;
+        }
         tracing::warn!(
             path = %path.display(),
             mode = format!("{mode:o}"),
@@ -57,6 +62,31 @@ fn refuse_foreign(path: &Path, owner: u32) -> anyhow::Result<()> {
          and replace whatever is kept there; name another directory, or hand this one over with `chown -R {own}`",
         path.display()
     );
+    Ok(())
+}
+
+/// Refuses what another account put below `path` while `open`, which is closed by now, stood open: a password of its
+/// choice, or a link to what it wants overwritten.
+fn refuse_planted(open: &Path, path: &Path) -> anyhow::Result<()> {
+    let problem = || format!("cannot look through {}", path.display());
+    let own = geteuid().as_raw();
+    for entry in std::fs::read_dir(path).with_context(problem)? {
+        let entry = entry.with_context(problem)?;
+        // Of a link, not of what it leads to.
+        let found = entry.metadata().with_context(problem)?;
+        anyhow::ensure!(
+            found.uid() == own,
+            "expected everything in {} to belong to this account (user id {own}), because other accounts could write there \
+             until now, found {} of user id {}; remove it if you do not know it, or hand it over with `chown -h {own}`, or name \
+             another directory",
+            open.display(),
+            entry.path().display(),
+            found.uid()
+        );
+        if found.is_dir() {
+            refuse_planted(open, &entry.path())?;
+        }
+    }
     Ok(())
 }
 
@@ -110,6 +140,27 @@ mod tests {
         for path in [&new, &old] {
             directory(path).unwrap();
             assert_eq!(mode(path), 0o700, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn what_another_account_has_put_into_an_open_directory_is_refused() {
+        // Only root can make a file of another account here.
+        if !geteuid().is_root() {
+            return;
+        }
+        let parent = tempfile::tempdir().unwrap();
+        for (name, mode, is_refused) in [("open", 0o777, true), ("group", 0o775, true), ("closed", 0o755, false)] {
+            let data = parent.path().join(name);
+            std::fs::create_dir_all(data.join("deep")).unwrap();
+            std::fs::set_permissions(&data, Permissions::from_mode(mode)).unwrap();
+            directory(&data).unwrap();
+            std::fs::set_permissions(&data, Permissions::from_mode(mode)).unwrap();
+            symlink("/nowhere", data.join("deep/lock")).unwrap();
+            std::os::unix::fs::lchown(data.join("deep/lock"), Some(12_345), None).unwrap();
+            let refused = directory(&data).err().map(|error| error.to_string());
+            assert_eq!(refused.is_some(), is_refused, "{name}: {refused:?}");
+            assert!(refused.is_none_or(|text| text.contains("deep/lock of user id 12345")));
         }
     }
 
