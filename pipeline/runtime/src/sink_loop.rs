@@ -30,7 +30,7 @@ use crate::read::{read_all, within};
 use crate::settle::{Attempt, Outcome};
 use crate::settler::Settler;
 
-/// A batch is cut at this failure in a row that may be its size: one lost answer says nothing of that.
+/// A batch is cut at this failure that may be its size: one lost answer says nothing of that.
 const CUT_AT: u32 = 2;
 /// A batch of no more bytes is not cut: a receiver that answers nothing, whatever the size, is not served by many calls.
 const CUT_BYTES_MIN: usize = 1 << 20;
@@ -249,7 +249,8 @@ impl<S: Sink> SinkLoop<S> {
         lane: &mut Lane,
         stop: &CancellationToken,
     ) -> Option<Duration> {
-        // Failures in a row, and those of them that may be the batch's size.
+        // Failures since something went through, and those of them that may be the batch's size. Others between these say
+        // nothing: what was abandoned may still keep the receiver busy.
         let (mut failures, mut too_much) = (0, 0);
         let mut pause = None;
         while let Some(part) = parts.pop_front() {
@@ -284,10 +285,10 @@ impl<S: Sink> SinkLoop<S> {
             }
             let held = all_of(&part, &parts, waiting);
             let delivery = while_held(&held, ack_wait, self.call(&part.batch)).await;
-            too_much = if matches!(delivery, Delivery::TooMuch(_)) { too_much + 1 } else { 0 };
+            too_much += u32::from(matches!(delivery, Delivery::TooMuch(_)));
             match delivery {
                 Delivery::Each(results) => {
-                    failures = 0;
+                    (failures, too_much) = (0, 0);
                     pause = pause.max(self.settle_each(part, results).await);
                 }
                 Delivery::Whole(Fault { class: FaultClass::Poison(reason), .. }) if part.messages.len() > 1 => {
