@@ -1,6 +1,8 @@
 //! The connection to NATS, and what Headrace keeps there: four streams, the object store bucket
 //! `bodies`, the KV buckets `schemas`, `state` and `recovery`.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -10,6 +12,7 @@ use async_nats::{ConnectOptions, Event};
 use bytes::Bytes;
 use headrace_schemas::subject;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::config::{Limits, Nats, Streams};
 use crate::secret::redact_url;
@@ -88,7 +91,12 @@ pub struct Broker {
     replicated: bool,
     timeout: Duration,
     losses: Losses,
+    changed_back: Arc<Mutex<HashMap<String, Instant>>>,
 }
+
+/// A consumer is changed back at most once in this time: two processes of different configurations would change it in turn
+/// for ever.
+const CHANGED_BACK_EVERY: Duration = Duration::from_secs(600);
 
 /// Tells [`Losses`] of a connection.
 #[derive(Clone)]
@@ -162,6 +170,7 @@ impl Broker {
             replicated: streams.replicas > 1,
             timeout: nats.timeout(),
             losses,
+            changed_back: Arc::default(),
         })
     }
 
@@ -194,6 +203,16 @@ impl Broker {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == ConnectionState::Connected
+    }
+
+    /// Whether `consumer` may be changed back now; then not for [`CHANGED_BACK_EVERY`].
+    pub(crate) fn may_change_back(&self, consumer: &str) -> bool {
+        let mut changed_back = self.changed_back.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = changed_back.get(consumer).is_none_or(|at| at.elapsed() >= CHANGED_BACK_EVERY);
+        if may {
+            changed_back.insert(consumer.to_owned(), Instant::now());
+        }
+        may
     }
 
     /// The losses of the connection from now on.

@@ -169,14 +169,25 @@ impl Lane {
         let found = Terms::of(self.consumer.info().await.context("cannot read the consumer's state")?);
         if found != self.terms {
             let (name, stream) = (&self.consumer.cached_info().name, self.stream.name());
-            tracing::error!(
+            let (expected, found_terms) = (&self.terms.0, &found.0);
+            if self.broker.may_change_back(&format!("{stream}/{name}")) {
+                tracing::error!(
+                    component = name,
+                    ?expected,
+                    found = ?found_terms,
+                    "somebody changed this consumer; it is changed back. Messages that came meanwhile may have been passed \
+                     over: `headrace replay` writes their rows"
+                );
+                anyhow::bail!("expected the consumer {name} on {stream} with the terms that we gave it, found others");
+            }
+            tracing::warn!(
                 component = name,
-                expected = ?self.terms.0,
-                found = ?found.0,
-                "somebody changed this consumer; it is changed back. Messages that came meanwhile may have been passed \
-                 over: `headrace replay` writes their rows"
+                ?expected,
+                found = ?found_terms,
+                "somebody changed this consumer again; it is left so for some minutes. All processes of a component need the \
+                 same configuration"
             );
-            anyhow::bail!("expected the consumer {name} on {stream} with the terms that we gave it, found others");
+            self.terms = found;
         }
         self.terms_seen_at = Instant::now();
         Ok(())
