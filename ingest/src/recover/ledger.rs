@@ -61,8 +61,8 @@ pub(super) struct Reader<'a> {
     ledger: &'a dyn Ledger,
     timeout: Duration,
     grace: Duration,
-    /// The only tenant whose deliveries count, as a subject token; `None` when any may be meant.
-    tenant: Option<String>,
+    /// The only tenants whose deliveries count, as subject tokens; none when any may be meant.
+    tenants: Vec<String>,
     /// Everything that RAW took before is in the ledger, or settled otherwise.
     complete_until: Option<Timestamp>,
     /// Why it cannot tell.
@@ -70,17 +70,17 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// A reader for one run. `component` is the sink that fills the ledger from RAW; `tenant` is whose deliveries are
-    /// looked for, when that is known.
+    /// A reader for one run. `component` is the sink that fills the ledger from RAW; `tenants` are whose deliveries
+    /// are looked for, when that is known.
     pub(super) async fn open(
         ledger: &'a dyn Ledger,
         broker: &Broker,
         component: &str,
-        tenant: Option<String>,
+        tenants: Vec<String>,
         config: &Config,
     ) -> Self {
         let (timeout, grace) = (config.timeout(), config.grace());
-        let mut reader = Self { ledger, timeout, grace, tenant, complete_until: None, problem: None };
+        let mut reader = Self { ledger, timeout, grace, tenants, complete_until: None, problem: None };
         match settled_through(broker, Stream::Raw, component).await {
             Ok(Some(at)) => reader.complete_until = Some(at),
             Ok(None) => {
@@ -124,7 +124,7 @@ impl<'a> Reader<'a> {
         let ids: Vec<String> = sought.map(|sought| sought.id.as_str().to_owned()).collect();
         let answer = timeout(self.timeout, self.ledger.received(&ids, from, to)).await;
         let problem = match answer {
-            Ok(Ok(rows)) => return found_in(rows, self.tenant.as_deref()),
+            Ok(Ok(rows)) => return found_in(rows, &self.tenants),
             Ok(Err(fault)) => fault.to_string(),
             Err(_) => "it did not answer in time".to_owned(),
         };
@@ -133,11 +133,11 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What of `rows` counts when deliveries of `tenant` are looked for; of several, the earliest.
-fn found_in(rows: Vec<Received>, tenant: Option<&str>) -> Found {
+/// What of `rows` counts when deliveries of `tenants`, or of any, are looked for; of several, the earliest.
+fn found_in(rows: Vec<Received>, tenants: &[String]) -> Found {
     let mut found = Found::new();
     for Received { id, tenant: own, event, at } in rows {
-        if tenant.is_none_or(|tenant| tenant == own) {
+        if tenants.is_empty() || tenants.contains(&own) {
             let sought = Sought { id: EventId::from_stored(id), event };
             found.entry(sought).and_modify(|first| *first = at.min(*first)).or_insert(at);
         }
@@ -158,13 +158,15 @@ mod tests {
             at: Timestamp::from_micros(micros),
         };
         let rows = || vec![row("octo", "push", 1), row("acme", "push", 3), row("acme", "member", 2)];
-        let at = |tenant, event: &str| {
+        let at = |tenants: &[&str], event: &str| {
+            let tenants: Vec<String> = tenants.iter().map(|tenant| (*tenant).to_owned()).collect();
             let sought = Sought { id: EventId::from_stored("1".to_owned()), event: event.to_owned() };
-            found_in(rows(), tenant).get(&sought).map(|at| at.as_micros())
+            found_in(rows(), &tenants).get(&sought).map(|at| at.as_micros())
         };
-        assert_eq!(at(Some("acme"), "push"), Some(3));
-        assert_eq!(at(Some("acme"), "star"), None);
-        assert_eq!(at(Some("other"), "push"), None);
-        assert_eq!(at(None, "push"), Some(1), "the earliest");
+        assert_eq!(at(&["acme"], "push"), Some(3));
+        assert_eq!(at(&["other", "acme"], "member"), Some(2), "as it was mapped, or was not");
+        assert_eq!(at(&["acme"], "star"), None);
+        assert_eq!(at(&["other"], "push"), None);
+        assert_eq!(at(&[], "push"), Some(1), "the earliest");
     }
 }

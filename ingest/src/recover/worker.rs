@@ -100,8 +100,10 @@ impl Worker {
         let hook = self.api.hook().clone();
         let mut proofs = Proofs::load(&shared.store, &hook.key, &hook.name, now).await?;
         let floor = proofs.floor(now, config.grace(), config.horizon());
-        let tenant = hook.owner.as_deref().map(|owner| subject::token(&shared.tenants.tenant(Some(owner))));
-        let mut reader = Reader::open(shared.ledger, shared.broker, shared.component, tenant, config).await;
+        // Also as it would be without the map, which may be younger than a delivery.
+        let tenants = hook.owner.iter().flat_map(|owner| [shared.tenants.tenant(Some(owner)), owner.clone()]);
+        let tenants = tenants.map(|tenant| subject::token(&tenant)).collect();
+        let mut reader = Reader::open(shared.ledger, shared.broker, shared.component, tenants, config).await;
         let times = Times { now, grace: config.grace(), window: shared.broker.duplicate_window() };
         let terms = Terms { times, floor, budget: config.budget_per_run, asked: &self.asked };
         let surveyed = survey(&mut self.api, &mut reader, &terms).await;
