@@ -70,6 +70,11 @@ const ATTACKS: &[&str] = &[
     "INSERT INTO test.t SELECT 1, a FROM format(Values, 'a String', $$(file('$S'))$$)",
     // The database over the file system.
     "SELECT * FROM `$S`",
+    "SELECT hasColumnInTable('default', '$S', 'x')",
+    "SELECT * FROM mergeTreeIndex('default', '$S')",
+    "SELECT 1 AS x FORMAT Protobuf",
+    "SELECT 1 AS x FORMAT CapnProto",
+    "SELECT formatRow('Protobuf', 1)",
     "SELECT * FROM default.`$S`",
     "EXISTS default.`$S`",
     "CREATE TABLE test.x AS default.`$S`",
@@ -127,6 +132,11 @@ const ATTACKS: &[&str] = &[
     r#"WITH 'a String, b String DEFAULT file(\'$S\')' AS s SELECT b FROM format(JSONEachRow, s, '{"a":"x"}')"#,
     r#"WITH concat('a String, b String DEFAULT file(\'', '$S', '\')') AS s SELECT b FROM format(JSONEachRow, s, '{"a":"x"}')"#,
     r"SELECT 'a String DEFAULT file(\'$S\')' AS s, a FROM generateRandom(s) LIMIT 1",
+    r#"WITH 'a String, b String DEFAULT file(\'$S\')' AS `inf` SELECT b FROM format(JSONEachRow, `inf`, '{"a":"x"}')"#,
+    r#"WITH 'a String, b String DEFAULT file(\'$S\')' AS `true` SELECT b FROM format(JSONEachRow, `true`, '{"a":"x"}')"#,
+    r#"WITH 'a String, b String DEFAULT file(\'$S\')' AS `NULL` SELECT b FROM format(JSONEachRow, `NULL`, '{"a":"x"}')"#,
+    r#"WITH 'a String, b String DEFAULT file(\'$S\')' AS `1` SELECT b FROM format(JSONEachRow, `1`, '{"a":"x"}')"#,
+    r#"WITH 'a String, b String DEFAULT file(\'$S\')' AS `0x1` SELECT b FROM format(JSONEachRow, `0x1`, '{"a":"x"}')"#,
     r"WITH 'Values' AS f SELECT b FROM format(f, 'b String', '(file(\'$S\'))')",
     r"WITH 'Values' AS JSONEachRow SELECT b FROM format(JSONEachRow, 'b String', '(file(\'$S\'))')",
     "SELECT * FROM merge('system', '^models$')",
@@ -174,8 +184,14 @@ async fn attacked(options: &[&str]) {
     for (parameters, sql) in [
         (&[("format_template_row", secret.to_str().unwrap())][..], "SELECT 1 FORMAT Template"),
         (&[("format_schema", "x:M")], "SELECT 1 AS x FORMAT Protobuf"),
-        (&[("log_comment", "x")], "SELECT 1"),
+        (&[("database", "system")], "SELECT count() FROM tables"),
+        (
+            &[("param_a", "JSONEachRow")],
+            "SELECT 'Values' AS {a:Identifier}, b FROM format(JSONEachRow, 'b String', '(file(1))')",
+        ),
         (&[("database", "system")], "SELECT * FROM models"),
+        (&[("database", "system")], "SELECT 'x' IN models"),
+        (&[("default_format", "Protobuf")], "SELECT 1 AS x"),
         (&[("param_t", "system.models")], "SELECT * FROM {t:Identifier}"),
         (&[("dialect", "kusto")], "SELECT 1"),
         (&[("input_format_values_interpret_expressions", "1")], "SELECT 1"),
@@ -288,6 +304,12 @@ async fn only_reading_is_possible_by_get_and_for_the_reader() {
     ] {
         assert_eq!(post("default", "w", sql).await.0, None, "{sql}");
     }
+    // No name leads to a file of the directory in which the server was started.
+    assert!(std::path::Path::new("Cargo.toml").exists());
+    assert_eq!(post("reader", "r", "EXISTS default.`Cargo.toml`").await.1, "0\n");
+    assert_eq!(post("reader", "r", "EXISTS default.`src/lib.rs`").await.1, "0\n");
+    let long = format!("SELECT {}1", "1,".repeat(600_000));
+    assert_eq!(post("reader", "r", &long).await.0.as_deref(), Some("62"));
     for sql in [
         "SELECT sum(a) FROM test.t SETTINGS max_threads = 1",
         "SHOW TABLES FROM test",
@@ -400,6 +422,27 @@ async fn one_statement_cannot_take_all_memory() {
     // The allocator gives back late, and the library's own pages count too; unbounded, it would be many times as much.
     assert!(grown < 2 * MEMORY_BYTES, "it kept {grown} bytes");
     assert_eq!(clickhouse.server.pid(), pid, "the server lives");
+}
+
+/// The engine counts the columns of an answer; its text, in which names stand again and again, is many times as much.
+#[tokio::test]
+async fn answers_of_the_reader_are_bounded_by_their_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = ["--password", "w", "--reader-password", "r", "--memory-bytes-max", "1073741824"];
+    let server = headrace_local::clickhouse::start(support::config(&dir, &options).await).await.unwrap();
+    let client = reqwest::Client::new();
+    for (rows, bounded) in [(10, false), (20, true)] {
+        for format in ["JSON", "JSONEachRow"] {
+            let name = "a".repeat(1_000_000);
+            let sql = format!("SELECT number AS {name} FROM numbers({rows}) FORMAT {format}");
+            let answer = client.post(server.url()).basic_auth("reader", Some("r")).body(sql).send().await.unwrap();
+            let code =
+                answer.headers().get("x-clickhouse-exception-code").map(|code| code.to_str().unwrap().to_owned());
+            // By the engine's own bound on the statement, or by ours on the text.
+            let refused = matches!(code.as_deref(), Some("241" | "396"));
+            assert_eq!((refused, code.is_some()), (bounded, bounded), "{rows} rows in {format}: {code:?}");
+        }
+    }
 }
 
 #[tokio::test]

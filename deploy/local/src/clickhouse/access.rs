@@ -57,9 +57,14 @@ const FIXED: [&str; 16] = [
     "merge_tree_storage_policy",
 ];
 
+/// The folder that stays empty.
+pub(super) fn empty(data_dir: &Path) -> PathBuf {
+    data_dir.join(EMPTY)
+}
+
 /// Writes the file.
 pub(super) fn write(data_dir: &Path, memory: &Memory) -> io::Result<PathBuf> {
-    let empty = data_dir.join(EMPTY);
+    let empty = empty(data_dir);
     fs::create_dir_all(&empty)?;
     let path = data_dir.join(FILE);
     let text = text(&path, &empty, memory);

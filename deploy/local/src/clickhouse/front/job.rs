@@ -2,6 +2,7 @@
 //! afterwards, so settings, database, parameters and temporary tables can never reach another request.
 //! It must never commit an insert whose body did not arrive whole.
 
+use std::borrow::Cow;
 use std::io::Read;
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use super::request::Request;
 use super::statement::{self, Extent, Head, Outline};
 use super::users::Role;
 use crate::clickhouse::engine::{Connection, Engine, Exception, Stats};
-use crate::clickhouse::policy::{Policy, STATEMENT_BYTES_MAX, Verdict, WHOLE_RESULT_BYTES_MAX, values_are_plain};
+use crate::clickhouse::policy::{self, Policy, STATEMENT_BYTES_MAX, Verdict, WHOLE_RESULT_BYTES_MAX, values_are_plain};
 
 /// How far into a text the beginning of an insert's data is looked for, in bytes.
 const HEAD_BYTES_MAX: usize = 1 << 20;
@@ -66,6 +67,7 @@ struct May<'policy> {
 impl May<'_> {
     /// Judges the statement and the settings beside it, on a session that has none of them yet.
     fn judge(&self, session: &mut Connection, request: &Request, sql: &[u8]) -> Result<Verdict, Failure> {
+        request.database.as_deref().map_or(Ok(()), policy::database)?;
         let verdict = match self.policy.judge(session, sql, &request.parameters) {
             Ok(verdict) => verdict,
             // What may not be changed at all matters more than how.
@@ -78,7 +80,9 @@ impl May<'_> {
             return Err(read_only());
         }
         for (name, value) in request.settings.iter().filter(|(name, _)| name != READONLY) {
-            self.policy.setting(session, name, value)?;
+            if let Some(value) = self.policy.adapted(name, value) {
+                self.policy.setting(session, name, &value)?;
+            }
         }
         Ok(verdict)
     }
@@ -216,12 +220,14 @@ fn query(
         return Err(client_gone());
     }
     let format = request.output_format(&outline);
+    policy::format(format)?;
     output.set_format(format);
     if blocks != Blocks::Whole {
-        return stream(session, request, sql, format, blocks, output);
+        return stream(session, request, may, sql, format, blocks, output);
     }
     let chunk = session.execute(sql, format, &request.parameters)?;
     let stats = chunk.stats();
+    may.policy.piece(chunk.bytes().len())?;
     output.write(chunk.bytes(), &stats).map_err(|_| client_gone())?;
     Ok(stats)
 }
@@ -238,6 +244,7 @@ fn blocks_of(request: &Request, outline: &Outline, read_only: bool) -> Blocks {
 fn stream(
     session: &mut Connection,
     request: &Request,
+    may: &May<'_>,
     sql: &[u8],
     format: &str,
     blocks: Blocks,
@@ -249,6 +256,7 @@ fn stream(
     while let Some(chunk) = rows.next()? {
         stats += chunk.stats();
         let bytes = chunk.bytes();
+        may.policy.piece(bytes.len())?;
         let fresh = match (blocks, &header) {
             (Blocks::Headed(_), Some(header)) => bytes.strip_prefix(header.as_slice()).unwrap_or(bytes),
             (Blocks::Headed(shape), None) => {
@@ -310,9 +318,10 @@ fn prepare(session: &mut Connection, request: &Request, may: &May<'_>, own: &[(&
     }
     let bounds = may.policy.own_settings();
     let own = bounds.iter().chain(own).map(|(name, value)| (*name, value.as_str()));
-    let theirs = request.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let theirs = theirs.filter(|(name, _)| *name != READONLY);
-    let changes: Vec<String> = own.chain(theirs).map(|(name, value)| format!("{name} = {}", quoted(value))).collect();
+    let theirs = request.settings.iter().filter(|(name, _)| name != READONLY);
+    let theirs = theirs.filter_map(|(name, value)| Some((name.as_str(), may.policy.adapted(name, value)?)));
+    let all = own.map(|(name, value)| (name, Cow::Borrowed(value))).chain(theirs);
+    let changes: Vec<String> = all.map(|(name, value)| format!("{name} = {}", quoted(&value))).collect();
     if !changes.is_empty() {
         session.execute(format!("SET {}", changes.join(", ")).as_bytes(), format::DEFAULT, &[])?;
     }

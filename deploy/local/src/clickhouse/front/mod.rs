@@ -223,7 +223,10 @@ pub async fn serve(config: ServerConfig, shutdown: impl Future<Output = ()>) -> 
         tracing::warn!(%address, "ClickHouse asks for no password: whoever is on this machine may read and change everything in it");
     }
     let memory = Memory::new(config.memory_bytes_max, config.limits.reads_max);
-    let (library, data_dir) = (config.library.clone(), config.data_dir.clone());
+    // Absolute: the engine changes the working directory.
+    let absolute =
+        |path: &Path| std::path::absolute(path).map_err(|source| ServeError::DataDir { path: path.into(), source });
+    let (library, data_dir) = (absolute(&config.library)?, absolute(&config.data_dir)?);
     let opened = tokio::task::spawn_blocking(move || open(&library, &data_dir, &memory)).await;
     let opened = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
     tracing::info!(%address, version = opened.version, data_dir = %config.data_dir.display(), "ClickHouse is up");
@@ -275,6 +278,9 @@ fn open(library: &Path, data_dir: &Path, memory: &Memory) -> Result<Opened, Serv
     let lock = lock(data_dir)?;
     let config =
         access::write(data_dir, memory).map_err(|source| ServeError::DataDir { path: data_dir.into(), source })?;
+    // Names that are paths are looked for from here; nothing is here.
+    std::env::set_current_dir(access::empty(data_dir))
+        .map_err(|source| ServeError::DataDir { path: data_dir.into(), source })?;
     let engine = Engine::load(library, data_dir, &config)?;
     let mut anchor = engine.connect()?;
     let facts = anchor

@@ -71,8 +71,12 @@ impl AsRef<[u8]> for Placed {
     }
 }
 
+/// Pieces up to this size, in bytes, hold no place: the connection's own buffers take them, and whoever has read an answer
+/// may ask again at once.
+const SMALL_BYTES_MAX: usize = 64 << 10;
+
 fn placed(bytes: Bytes, place: Option<&Arc<Place>>) -> Bytes {
-    match place {
+    match place.filter(|_| bytes.len() > SMALL_BYTES_MAX) {
         Some(place) => Bytes::from_owner(Placed { bytes, _place: Arc::clone(place) }),
         None => bytes,
     }
@@ -113,18 +117,22 @@ impl Output {
     pub(super) fn finish(mut self, stats: &Stats) {
         let encoder = std::mem::replace(&mut self.encoder, Encoder::Plain);
         let last = encoder.finish();
+        let place = self.place.take();
         if let Some(answer) = self.answer.take() {
             self.held.extend_from_slice(&last);
             // The client may be gone; then nobody is left to be told.
-            let payload = Payload::Whole(placed(self.held.into(), self.place.as_ref()));
+            let payload = Payload::Whole(placed(self.held.into(), place.as_ref()));
+            drop(place);
             let _ = answer.send(Answer::Started { format: self.format, stats: *stats, payload });
         } else if !last.is_empty() {
+            drop(place);
             let _ = self.send(Ok(last));
         }
     }
 
     /// Ends the answer with an error.
     pub(super) fn fail(mut self, failure: Failure) {
+        self.place = None;
         if let Some(answer) = self.answer.take() {
             let _ = answer.send(Answer::Failed(failure));
             return;

@@ -15,5 +15,5 @@ pub(crate) fn values_are_plain(session: &mut Connection, data: &[u8]) -> bool {
     // Beyond the first, these begin a subquery, or settings.
     let words = ["SELECT", "FROM", "WITH", "SETTINGS", "FORMAT", "INTO"];
     let plain = (1..tokens.len()).all(|at| !words.iter().any(|word| tokens.is_word(at, word)));
-    plain && functions::check(&tokens).is_ok()
+    plain && functions::check(&tokens, functions::gives_names(data)).is_ok()
 }

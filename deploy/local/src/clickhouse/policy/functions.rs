@@ -11,17 +11,13 @@ use crate::clickhouse::engine::{Exception, Parameters};
 const UNGUARDED: [&str; 2] = ["file", "catboostevaluate"];
 
 /// Table functions that read tables of this server or make rows of their arguments.
-const TABLE_FUNCTIONS: [&str; 20] = [
+const TABLE_FUNCTIONS: [&str; 16] = [
     "format",
     "generaterandom",
     "generateseries",
     "generate_series",
     "input",
     "merge",
-    "mergetreeindex",
-    "mergetreeprojection",
-    "mergetreetextindex",
-    "mergetreeanalyzeindexes",
     "null",
     "numbers",
     "numbers_mt",
@@ -161,10 +157,12 @@ fn is_unguarded(name: &str) -> bool {
     UNGUARDED.iter().any(|unguarded| unguarded.eq_ignore_ascii_case(name))
 }
 
-pub(super) fn check(tokens: &Tokens) -> Result<(), Exception> {
+/// Judges calls and names. `names_given` says whether parameters may stand for names: also for an alias, which then no
+/// spelling of the statement shows.
+pub(super) fn check(tokens: &Tokens, names_given: bool) -> Result<(), Exception> {
     for at in 0..tokens.len() {
         if let Some(name) = tokens.call(at) {
-            called(tokens, at, name)?;
+            called(tokens, at, name, names_given)?;
         } else if let Some(name) = tokens.name(at) {
             named(tokens, at, name)?;
         }
@@ -172,7 +170,7 @@ pub(super) fn check(tokens: &Tokens) -> Result<(), Exception> {
     Ok(())
 }
 
-fn called(tokens: &Tokens, at: usize, name: &str) -> Result<(), Exception> {
+fn called(tokens: &Tokens, at: usize, name: &str, names_given: bool) -> Result<(), Exception> {
     if !allowed(name) {
         return Err(denied(&format!(
             "expected functions of tables and values, found {name}, which is not allowed here"
@@ -180,6 +178,11 @@ fn called(tokens: &Tokens, at: usize, name: &str) -> Result<(), Exception> {
     }
     // The engine would evaluate its data, which no statement shows.
     let format = tokens.get(at + 2);
+    if name.eq_ignore_ascii_case("format")
+        && let Some(Token::Text(name) | Token::Word(name) | Token::Name(name)) = format
+    {
+        super::kinds::format(name)?;
+    }
     if name.eq_ignore_ascii_case("format")
         && matches!(format, Some(Token::Text(name) | Token::Word(name) | Token::Name(name)) if name.eq_ignore_ascii_case("values"))
     {
@@ -194,6 +197,11 @@ fn called(tokens: &Tokens, at: usize, name: &str) -> Result<(), Exception> {
         ));
     }
     if STRUCTURED.iter().any(|structured| structured.eq_ignore_ascii_case(name)) {
+        if names_given && !is_scalar(tokens, at, name) {
+            return Err(denied(&format!(
+                "expected no parameters that are names beside {name}(), found one; write it out"
+            )));
+        }
         return arguments_are_plain(tokens, at, name);
     }
     Ok(())
@@ -239,10 +247,10 @@ fn arguments_are_plain(tokens: &Tokens, at: usize, name: &str) -> Result<(), Exc
     Ok(())
 }
 
-/// Whether it is a number or a constant. Any other word may be an alias, which the engine puts the value of in its place.
+/// Whether it is a number or nothing. Any other word may be an alias, which the engine puts the value of in its place.
 fn is_value(word: &str) -> bool {
-    word.starts_with(|first: char| first.is_ascii_digit())
-        || ["NULL", "true", "false", "inf", "nan"].iter().any(|constant| constant.eq_ignore_ascii_case(word))
+    // The engine quotes names that begin with a digit, and that one; `inf` and `true` it does not.
+    word.starts_with(|first: char| first.is_ascii_digit()) || word == "NULL"
 }
 
 /// Whether `word` at `at`, a format's name, stands nowhere else: then it is no alias.
@@ -263,9 +271,14 @@ fn is_scalar(tokens: &Tokens, at: usize, name: &str) -> bool {
     name.eq_ignore_ascii_case("format") && matches!(first, Some(Token::Text(pattern)) if pattern.contains('{'))
 }
 
+/// Whether a statement may have parameters that are names.
+pub(super) fn gives_names(sql: &[u8]) -> bool {
+    sql.windows(IDENTIFIER.len()).any(|word| word == IDENTIFIER)
+}
+
 /// A parameter may stand for a name: `{f:Identifier}`. Where `sql` has none such, values are values.
 pub(super) fn parameters(sql: &[u8], parameters: &Parameters) -> Result<(), Exception> {
-    if !sql.windows(IDENTIFIER.len()).any(|word| word == IDENTIFIER) {
+    if !gives_names(sql) {
         return Ok(());
     }
     let names = |value: &str| {
@@ -306,6 +319,8 @@ mod tests {
             ("WITH 'a String DEFAULT file(\\'x\\')' AS s SELECT a FROM format(JSONEachRow, s, '{}')", false),
             ("WITH 'a String DEFAULT file(\\'x\\')' AS s SELECT a FROM generateRandom(s)", false),
             ("SELECT 'a String DEFAULT f' AS `7`, a FROM values(`7`)", false),
+            ("SELECT 'a String DEFAULT f' AS inf, a FROM values(inf)", false),
+            ("SELECT 'a String DEFAULT f' AS true, a FROM values(true)", false),
             ("WITH 'Values' AS JSONEachRow SELECT a FROM format(JSONEachRow, 'a Int8', '{}')", false),
             ("WITH 'Values' AS `CSV` SELECT a FROM format(csv, 'a Int8', '{}')", false),
             ("SELECT * FROM format(CSV, 'a Int8', '1') UNION ALL SELECT * FROM format(CSV, 'a Int8', '2')", true),
@@ -318,7 +333,7 @@ mod tests {
             ("SELECT * FROM format(JSONEachRow, {s:String}, '{}')", false),
             ("SELECT * FROM generateRandom('a String Alias f')", false),
         ] {
-            assert_eq!(check(&Tokens::read(text).unwrap()).is_ok(), passes, "{text}");
+            assert_eq!(check(&Tokens::read(text).unwrap(), false).is_ok(), passes, "{text}");
         }
         let named = |sql: &[u8], value: &str| parameters(sql, &[("f".to_owned(), value.to_owned())]).is_ok();
         let name = b"SELECT {f:Identifier}";

@@ -106,21 +106,38 @@ pub(super) fn check(tokens: &Tokens) -> Result<(), Exception> {
     Ok(())
 }
 
+/// Refuses formats for which the engine writes a schema into the machine's directory of temporary files, where other
+/// accounts can lay links in its way.
+pub(crate) fn format(name: &str) -> Result<(), Exception> {
+    let name = name.to_ascii_lowercase();
+    if name.starts_with("protobuf") || name.starts_with("capnproto") {
+        return Err(denied(
+            "expected a format without a schema of its own, found Protobuf or CapnProto; use another, such as RowBinary",
+        ));
+    }
+    Ok(())
+}
+
 /// The engine asks about no right before it reads this table, and that starts another program.
 pub(super) fn is_models(name: &str) -> bool {
     name.eq_ignore_ascii_case("models")
 }
 
-/// Whether a table is named at `at`, in the database `system` or in none.
+/// Whether it may be a table of the database `system`. One without a database is not: [`database`] sees to that.
 fn may_be_of_system(tokens: &Tokens, at: usize) -> bool {
-    let Some(before) = at.checked_sub(1) else { return false };
-    if tokens.is_sign(before, '.') {
-        let database = before.checked_sub(1).and_then(|at| tokens.name(at));
-        return database.is_none_or(|name| name.eq_ignore_ascii_case("system"));
+    let Some(before) = at.checked_sub(1).filter(|&before| tokens.is_sign(before, '.')) else { return false };
+    let database = before.checked_sub(1).and_then(|at| tokens.name(at));
+    database.is_none_or(|name| name.eq_ignore_ascii_case("system"))
+}
+
+/// Judges the database of a request, in which names without one are looked for.
+pub(crate) fn database(name: &str) -> Result<(), Exception> {
+    if name.eq_ignore_ascii_case("system") {
+        return Err(denied(
+            "expected another database than system for a request; write system before the names of its tables",
+        ));
     }
-    let begins =
-        ["FROM", "JOIN", "TABLE", "DESCRIBE", "EXISTS", "INTO"].iter().any(|word| tokens.is_word(before, word));
-    (begins || tokens.is_sign(before, ',')) && !tokens.is_sign(at + 1, '.')
+    Ok(())
 }
 
 /// Whether a name leads out of the engine's own folder.
@@ -139,9 +156,21 @@ fn clause(tokens: &Tokens, at: usize) -> Result<(), Exception> {
     }
     if tokens.name(at).is_some_and(is_models) && may_be_of_system(tokens, at) {
         return Err(denied(
-            "expected no table system.models, which starts another program, found models; write database.models for a table of \
-             your own and table.models for a column",
+            "expected no table system.models, which starts another program, found it, or a parameter before models",
         ));
+    }
+    if tokens.is_word(at, "FORMAT")
+        && let Some(name) = tokens.name(at + 1)
+    {
+        format(name)?;
+    }
+    if tokens.call(at).is_some_and(|name| name.to_ascii_lowercase().starts_with("formatrow")) {
+        let Some(Token::Text(name)) = tokens.get(at + 2) else {
+            return Err(denied(
+                "expected the name of a format in quotes as the first argument of formatRow, found something else",
+            ));
+        };
+        format(name)?;
     }
     if pair("PARALLEL", "WITH") {
         return Err(denied("PARALLEL WITH is not allowed; send the statements one by one"));
@@ -184,10 +213,13 @@ mod tests {
             ("SELECT * FROM system.models", false),
             ("SELECT * FROM `system`.`models`", false),
             ("SELECT * FROM {d:Identifier}.models", false),
-            ("SELECT * FROM models", false),
-            ("SELECT * FROM t, models", false),
-            ("DESCRIBE TABLE models", false),
-            ("SELECT t.models, models.a FROM own.models AS models", true),
+            ("SELECT 1 FORMAT Protobuf", false),
+            ("SELECT 1 FORMAT CapnProto", false),
+            ("SELECT formatRow('ProtobufList', 1)", false),
+            ("SELECT formatRow(concat('Proto', 'buf'), 1)", false),
+            ("SELECT formatRowNoNewline(f, 1), 'CSV' AS f", false),
+            ("SELECT formatRow('CSV', language) FROM t WHERE language = 'Protobuf'", true),
+            ("SELECT t.models, models.a, models FROM own.models AS models", true),
             ("EXISTS `default`.`/root/.bashrc`", false),
             ("EXISTS `default`.`t`", true),
             ("SELECT * FROM `default`.`/root/.bashrc`", false),

@@ -11,12 +11,14 @@ mod nesting;
 mod settings;
 mod text;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub(crate) use self::data::values_are_plain;
 pub(super) use self::kinds::{ENGINES, IMPLIED_ENGINES};
+pub(crate) use self::kinds::{database, format};
 use self::settings::Bounds;
 pub(super) use self::settings::{PARSER, TEMPORARY_BYTES_MAX};
 use self::text::Tokens;
@@ -27,6 +29,10 @@ use super::memory::Memory;
 pub(crate) const WHOLE_RESULT_BYTES_MAX: u64 = 1 << 30;
 /// The longest statement, in bytes; data of an insert are not counted.
 pub(crate) const STATEMENT_BYTES_MAX: usize = 16 << 20;
+/// The longest statement of the user `reader`: the engine takes some forty times as much to read it.
+const READ_STATEMENT_BYTES_MAX: usize = 1 << 20;
+/// The text of a piece of an answer to that user is at most this part of what the statement may take in the engine.
+const PIECE_PART: u64 = 4;
 /// Statements whose verdict is remembered. When there are more, all are forgotten.
 const REMEMBERED_MAX: usize = 1_024;
 /// The longest of them, in bytes.
@@ -58,8 +64,20 @@ impl Policies {
     /// Statements of the user `reader` may run for `read_max`.
     pub(in crate::clickhouse) fn new(memory: &Memory, read_max: Duration) -> Self {
         let result_bytes = WHOLE_RESULT_BYTES_MAX;
-        let writer = Bounds { statement_memory_bytes: memory.statement_bytes, result_bytes, time_max: None };
-        let reader = Bounds { statement_memory_bytes: memory.read_bytes, time_max: Some(read_max), ..writer };
+        let writer = Bounds {
+            statement_bytes: STATEMENT_BYTES_MAX,
+            statement_memory_bytes: memory.statement_bytes,
+            result_bytes,
+            time_max: None,
+            piece_bytes: None,
+        };
+        let reader = Bounds {
+            statement_bytes: READ_STATEMENT_BYTES_MAX,
+            statement_memory_bytes: memory.read_bytes,
+            time_max: Some(read_max),
+            piece_bytes: usize::try_from(memory.read_bytes / PIECE_PART).ok(),
+            ..writer
+        };
         Self { writer: Arc::new(Policy::new(writer)), reader: Arc::new(Policy::new(reader)) }
     }
 }
@@ -83,6 +101,12 @@ impl Policy {
         sql: &[u8],
         parameters: &Parameters,
     ) -> Result<Verdict, Exception> {
+        let most = self.bounds.statement_bytes;
+        if sql.len() > most {
+            let message =
+                format!("expected a statement of at most {most} bytes, found {}; bind long values", sql.len());
+            return Err(Exception::new(62, "SYNTAX_ERROR", &message));
+        }
         functions::parameters(sql, parameters)?;
         let known = self.remembered.lock().unwrap_or_else(PoisonError::into_inner).get(sql).copied();
         if let Some(verdict) = known {
@@ -101,7 +125,7 @@ impl Policy {
         }
         let tokens = Tokens::read(&canonical)?;
         kinds::check(&tokens)?;
-        functions::check(&tokens)?;
+        functions::check(&tokens, functions::gives_names(sql))?;
         settings::check(&tokens, &self.bounds)?;
         let verdict = Verdict { read_only: analysis.read_only };
         if sql.len() <= REMEMBERED_BYTES_MAX {
@@ -112,6 +136,27 @@ impl Policy {
             remembered.insert(sql.to_vec(), verdict);
         }
         Ok(verdict)
+    }
+
+    /// Judges a piece of an answer, by its length in bytes. The engine's own bounds count columns and not their text,
+    /// which holds names again and again, and which is copied.
+    pub(crate) fn piece(&self, bytes: usize) -> Result<(), Exception> {
+        match self.bounds.piece_bytes {
+            Some(most) if bytes > most => Err(Exception::new(
+                396,
+                "TOO_MANY_ROWS_OR_BYTES",
+                &format!(
+                    "expected at most {most} bytes of an answer at once, found {bytes}; ask for less, or in a format that goes \
+                     out as it is made, such as JSONEachRow"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The value that counts of a setting that does not stand in a statement but beside it; none when it is left out.
+    pub(crate) fn adapted<'v>(&self, name: &str, value: &'v str) -> Option<Cow<'v, str>> {
+        settings::adapted(name, value, &self.bounds)
     }
 
     /// Judges a setting that does not stand in a statement but beside it.

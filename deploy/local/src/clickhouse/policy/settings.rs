@@ -1,6 +1,7 @@
 //! The settings that a client may change, in the URL, in a `SETTINGS` clause anywhere in a statement, and by `SET`. The
 //! engine checks its own constraints at the top of a statement only; a subquery's clause it takes as it comes.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -22,14 +23,20 @@ pub(in crate::clickhouse) const TEMPORARY_BYTES_MAX: u64 = 4 << 30;
 pub(crate) struct Bounds {
     /// Bytes of memory for one statement.
     pub(crate) statement_memory_bytes: u64,
+    /// Bytes of a statement, which is read before any other bound of these is in force.
+    pub(crate) statement_bytes: usize,
     /// Bytes of a result that is made in one piece.
     pub(crate) result_bytes: u64,
     /// How long one statement may run, if that is bounded.
     pub(crate) time_max: Option<Duration>,
+    /// Bytes of the text of an answer, or of a piece of one, if that is bounded.
+    pub(crate) piece_bytes: Option<usize>,
 }
 
 /// The setting that says how long a statement may run, in seconds, with a fraction.
 pub(super) const TIME: &str = "max_execution_time";
+/// The engine takes less than a microsecond for no limit.
+const TIME_MIN_S: f64 = 0.001;
 
 /// Limits of the parser: the engine's own defaults, except for the length, which fits the longest statement.
 pub(in crate::clickhouse) const PARSER: [(&str, u64); 6] = [
@@ -71,8 +78,8 @@ pub(super) fn judge(name: &str, value: &str, bounds: &Bounds) -> Result<(), Exce
     if let Some(time_max) = bounds.time_max.filter(|_| name == TIME) {
         let most = time_max.as_secs_f64();
         return match value.trim().parse::<f64>() {
-            Ok(seconds) if seconds > 0.0 && seconds <= most => Ok(()),
-            _ => Err(refused(&format!("expected {name} above 0 and at most {most}, found {value}; ask for less"))),
+            Ok(seconds) if (TIME_MIN_S..=most).contains(&seconds) => Ok(()),
+            _ => Err(refused(&format!("expected {name} between {TIME_MIN_S} and {most}, found {value}; ask for less"))),
         };
     }
     let Some(most) = bounds.of(name) else { return Ok(()) };
@@ -90,6 +97,20 @@ pub(super) fn judge(name: &str, value: &str, bounds: &Bounds) -> Result<(), Exce
         return Ok(());
     }
     Err(refused(&format!("expected {name} between 1 and {most}, found {value}; ask for less")))
+}
+
+/// The value that counts of a setting beside a statement; none when the setting is left out.
+///
+/// Clients send some of their own accord: how long they wait, where no limit is 0, and a comment, which is where the
+/// statement's mark stands.
+pub(super) fn adapted<'v>(name: &str, value: &'v str, bounds: &Bounds) -> Option<Cow<'v, str>> {
+    match (name, bounds.time_max, value.trim().parse::<f64>()) {
+        ("log_comment", ..) => None,
+        (TIME, Some(most), Ok(seconds)) if seconds <= 0.0 || seconds > most.as_secs_f64() => {
+            Some(Cow::Owned(most.as_secs().to_string()))
+        }
+        _ => Some(Cow::Borrowed(value)),
+    }
 }
 
 fn refused(message: &str) -> Exception {
@@ -154,8 +175,13 @@ mod tests {
 
     #[test]
     fn settings_are_found_wherever_they_stand() {
-        let bounds =
-            Bounds { statement_memory_bytes: 1_000, result_bytes: 1_000, time_max: Some(Duration::from_secs(9)) };
+        let bounds = Bounds {
+            statement_bytes: 1_000,
+            statement_memory_bytes: 1_000,
+            result_bytes: 1_000,
+            time_max: Some(Duration::from_secs(9)),
+            piece_bytes: None,
+        };
         for (text, passes) in [
             (
                 "SELECT 1 SETTINGS max_threads = 2, max_execution_time = 1.5, insert_deduplication_token = 'a, b = 1' FORMAT CSV",
@@ -172,6 +198,7 @@ mod tests {
             ("SELECT 1 SETTINGS additional_table_filters = {'t':'file(1)'}", false),
             ("SELECT 1 SETTINGS max_execution_time = 10", false),
             ("SELECT 1 SETTINGS max_execution_time = 0", false),
+            ("SELECT 1 SETTINGS max_execution_time = 0.0000001", false),
             ("SELECT 1 SETTINGS max_execution_time = '-1'", false),
             ("SELECT 1 SETTINGS max_execution_time = nan", false),
             ("SELECT 1 SETTINGS max_memory_usage = 0", false),
