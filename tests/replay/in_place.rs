@@ -133,8 +133,9 @@ async fn of_two_bodies_under_one_id_the_same_remains_the_event() {
     let id = guid();
     for (owner, number) in [("acme", 1), ("acme", 2), ("octo", 3)] {
         site.hook.store("repository", &id, publicized(owner, number)).await;
+        // One after the other: which of two that are on their way together goes through first is open.
+        site.stored.settled().await;
     }
-    site.stored.settled().await;
     let repositories = "SELECT groupArray(repository) FROM (SELECT repository FROM events ORDER BY repository)";
     let before: Vec<(Vec<String>,)> = site.stored.rows(repositories).await;
     assert_eq!(before[0].0, ["acme/app-1", "octo/app-3"]);
