@@ -70,6 +70,11 @@ const ATTACKS: &[&str] = &[
     "INSERT INTO test.t SELECT 1, a FROM format(Values, 'a String', $$(file('$S'))$$)",
     // The database over the file system.
     "SELECT * FROM `$S`",
+    "SELECT * FROM viewExplain('EXPLAIN TABLE OVERRIDE', '', (SELECT 1))",
+    "SELECT groupFormat('Protobuf')(a) FROM test.t",
+    r"SELECT arrayReduce('groupFormat(\'Protobuf\')', [1])",
+    "CREATE TABLE test.b (model_path String) ENGINE = Buffer(system, models, 1, 1, 1, 1, 1, 1, 1)",
+    "SELECT * FROM system.stack_trace LIMIT 1",
     "SELECT hasColumnInTable('default', '$S', 'x')",
     "SELECT * FROM mergeTreeIndex('default', '$S')",
     "SELECT 1 AS x FORMAT Protobuf",

@@ -11,7 +11,7 @@ use crate::clickhouse::engine::{Exception, Parameters};
 const UNGUARDED: [&str; 2] = ["file", "catboostevaluate"];
 
 /// Table functions that read tables of this server or make rows of their arguments.
-const TABLE_FUNCTIONS: [&str; 16] = [
+const TABLE_FUNCTIONS: [&str; 15] = [
     "format",
     "generaterandom",
     "generateseries",
@@ -24,7 +24,6 @@ const TABLE_FUNCTIONS: [&str; 16] = [
     "primes",
     "values",
     "view",
-    "viewexplain",
     "viewifpermitted",
     "zeros",
     "zeros_mt",
@@ -32,6 +31,10 @@ const TABLE_FUNCTIONS: [&str; 16] = [
 
 /// Table functions that take a table's structure as a text, in which a column may have a default expression.
 const STRUCTURED: [&str; 5] = ["format", "generaterandom", "input", "null", "values"];
+/// Functions that take the name of an aggregate function as a text.
+const NAMING: [&str; 2] = ["arrayreduce", "initializeaggregation"];
+/// An aggregate function that no list allows: it writes in any format.
+const FORMATTING: &str = "groupformat";
 /// What begins such an expression.
 const DEFAULTS: [&str; 4] = ["default", "alias", "materialized", "ephemeral"];
 
@@ -161,6 +164,11 @@ fn is_unguarded(name: &str) -> bool {
 /// spelling of the statement shows.
 pub(super) fn check(tokens: &Tokens, names_given: bool) -> Result<(), Exception> {
     for at in 0..tokens.len() {
+        if let Some(Token::Text(text)) = tokens.get(at)
+            && text.to_ascii_lowercase().contains(FORMATTING)
+        {
+            return Err(denied("expected no groupFormat, which writes files for some formats, found it in a text"));
+        }
         if let Some(name) = tokens.call(at) {
             called(tokens, at, name, names_given)?;
         } else if let Some(name) = tokens.name(at) {
@@ -191,6 +199,24 @@ fn called(tokens: &Tokens, at: usize, name: &str, names_given: bool) -> Result<(
     // The engine asks nobody about the tables behind it, and reading `system.models` starts another program.
     let merges = matches!(tokens.get(at + 2), Some(Token::Text(database)) if database != "system")
         && tokens.is_sign(at + 3, ',');
+    let (first, comma) = (tokens.get(at + 2), tokens.is_sign(at + 3, ','));
+    let of_system = match first {
+        Some(Token::Text(database) | Token::Word(database) | Token::Name(database)) => {
+            database.eq_ignore_ascii_case("system")
+        }
+        _ => true,
+    };
+    if name.eq_ignore_ascii_case("buffer") && (of_system || !comma) {
+        return Err(denied("expected Buffer() with the name of a database other than system, found another form"));
+    }
+    // The aggregate function that they name runs without standing in the statement as a call.
+    if NAMING.iter().any(|naming| name.to_ascii_lowercase().starts_with(naming))
+        && !matches!(first, Some(Token::Text(_)))
+    {
+        return Err(denied(&format!(
+            "expected the name of a function in quotes as the first argument of {name}, found something else"
+        )));
+    }
     if name.eq_ignore_ascii_case("merge") && !merges {
         return Err(denied(
             "expected merge() with the name of a database other than system and a pattern, found another form",
@@ -283,7 +309,9 @@ pub(super) fn parameters(sql: &[u8], parameters: &Parameters) -> Result<(), Exce
     }
     let names = |value: &str| {
         let parts = value.split('.').chain([value]).map(|part| part.trim_matches(['`', '"', ' ']));
-        parts.into_iter().any(|part| super::kinds::is_path(part) || super::kinds::is_models(part) || is_unguarded(part))
+        parts
+            .into_iter()
+            .any(|part| super::kinds::is_path(part) || super::kinds::is_perilous(part) || is_unguarded(part))
     };
     match parameters.iter().find(|(_, value)| names(value)) {
         Some((name, value)) => Err(denied(&format!(
@@ -311,6 +339,15 @@ mod tests {
             ("SELECT * FROM url('http://localhost')", false),
             ("SELECT * FROM eval('SELECT 1')", false),
             ("SELECT file('x')", false),
+            ("SELECT * FROM viewExplain('EXPLAIN TABLE OVERRIDE', '', (SELECT 1))", false),
+            ("SELECT groupFormat('Protobuf')(x) FROM t", false),
+            ("SELECT arrayReduce('sumIf', [1], [1]), initializeAggregation('uniq', 1)", true),
+            ("SELECT arrayReduce('groupFormatIf(\\'Protobuf\\')', [1], [1])", false),
+            ("SELECT arrayReduceInRanges(concat('group', 'Format'), [1])", false),
+            ("CREATE TABLE b (`a` Int8) ENGINE = Buffer(own, t, 1, 1, 1, 1, 1, 1, 1)", true),
+            ("CREATE TABLE b (`a` Int8) ENGINE = Buffer(system, models, 1, 1, 1, 1, 1, 1, 1)", false),
+            ("CREATE TABLE b (`a` Int8) ENGINE = Buffer('system', 'models', 1, 1, 1, 1, 1, 1, 1)", false),
+            ("CREATE TABLE b (`a` Int8) ENGINE = Buffer(concat('sys', 'tem'), 'models', 1, 1, 1, 1, 1, 1, 1)", false),
             ("SELECT * FROM merge('test', '^t$')", true),
             ("SELECT * FROM merge('system', '^models$')", false),
             ("SELECT * FROM merge('^models$')", false),

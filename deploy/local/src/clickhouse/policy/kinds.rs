@@ -118,9 +118,10 @@ pub(crate) fn format(name: &str) -> Result<(), Exception> {
     Ok(())
 }
 
-/// The engine asks about no right before it reads this table, and that starts another program.
-pub(super) fn is_models(name: &str) -> bool {
-    name.eq_ignore_ascii_case("models")
+/// The engine asks about no right before it reads the first, and that starts another program. The second tells where
+/// this process's code lies.
+pub(super) fn is_perilous(name: &str) -> bool {
+    ["models", "stack_trace"].iter().any(|table| name.eq_ignore_ascii_case(table))
 }
 
 /// Whether it may be a table of the database `system`. One without a database is not: [`database`] sees to that.
@@ -154,9 +155,9 @@ fn clause(tokens: &Tokens, at: usize) -> Result<(), Exception> {
     if tokens.is_word(at, "FROM") && matches!(tokens.get(at + 1), Some(Token::Text(_))) {
         return Err(denied("FROM with a path names a directory of the server and is not allowed; name a table"));
     }
-    if tokens.name(at).is_some_and(is_models) && may_be_of_system(tokens, at) {
+    if tokens.name(at).is_some_and(is_perilous) && may_be_of_system(tokens, at) {
         return Err(denied(
-            "expected no table system.models, which starts another program, found it, or a parameter before models",
+            "expected neither system.models, which starts another program, nor system.stack_trace, found one, or a parameter before such a name",
         ));
     }
     if tokens.is_word(at, "FORMAT")
@@ -211,6 +212,7 @@ mod tests {
             ("SELECT 1 INTO OUTFILE 'x'", false),
             ("SELECT 1 PARALLEL WITH SELECT 2", false),
             ("SELECT * FROM system.models", false),
+            ("SELECT * FROM system.stack_trace", false),
             ("SELECT * FROM `system`.`models`", false),
             ("SELECT * FROM {d:Identifier}.models", false),
             ("SELECT 1 FORMAT Protobuf", false),
