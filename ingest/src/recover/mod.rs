@@ -89,8 +89,8 @@ pub async fn check(config: &Config, own: &config::Hook) -> Result<(), String> {
 }
 
 impl Recover {
-    /// The role as `config`, which has been validated, says, with the gateway's `tenants`; `filled_by` is the sink that fills `ledger`, and `board`
-    /// shows what comes of it.
+    /// The role as `config`, which has been validated, says, with the gateway's `tenants`; `filled_by` is the sink that
+    /// fills `ledger`, and `board` shows what comes of it.
     pub fn new(
         config: &Config,
         tenants: &Tenants,

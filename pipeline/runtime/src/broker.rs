@@ -94,8 +94,8 @@ pub struct Broker {
     changed_back: Arc<Mutex<HashMap<String, Instant>>>,
 }
 
-/// A consumer is changed back at most once in this time: two processes of different configurations would change it in turn
-/// for ever.
+/// A consumer is changed back at most once in this time, and what it is changed to meanwhile is left: two processes of
+/// different configurations would change it in turn for ever.
 const CHANGED_BACK_EVERY: Duration = Duration::from_secs(600);
 
 /// Tells [`Losses`] of a connection.

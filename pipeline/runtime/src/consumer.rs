@@ -184,8 +184,8 @@ impl Lane {
                 component = name,
                 ?expected,
                 found = ?found_terms,
-                "somebody changed this consumer again; it is left so for some minutes. All processes of a component need the \
-                 same configuration"
+                "somebody changed this consumer again; it is left so until this process starts anew. All processes of a \
+                 component need the same configuration"
             );
             self.terms = found;
         }
