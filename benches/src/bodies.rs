@@ -10,7 +10,7 @@ use bytes::Bytes;
 use headrace_ingest::config::Tenants;
 use headrace_ingest::tenant::{TenantMap, login_of};
 use headrace_local::install::{Installer, Terminal};
-use headrace_runtime::payload::RawDelivery;
+use headrace_runtime::message::payload::RawDelivery;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;

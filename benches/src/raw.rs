@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use async_nats::HeaderMap;
-use headrace_runtime::trace::TraceParent;
+use headrace_runtime::observe::trace::TraceParent;
 use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;
 use headrace_schemas::{header, subject};

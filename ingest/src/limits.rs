@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota};
 use headrace_runtime::http::connections::{Connection, Connections, Waiting};
-use headrace_runtime::metrics::IN_FLIGHT_BYTES;
+use headrace_runtime::observe::metrics::IN_FLIGHT_BYTES;
 use metrics::{Gauge, gauge};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};

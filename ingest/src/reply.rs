@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use headrace_runtime::metrics::REQUESTS;
+use headrace_runtime::observe::metrics::REQUESTS;
 use metrics::counter;
 use serde_json::json;
 

@@ -35,6 +35,12 @@ impl Timestamp {
         Self(seconds.saturating_mul(1_000_000))
     }
 
+    /// From nanoseconds since the epoch, as NATS' client library gives them; what is less than a microsecond is dropped.
+    #[must_use]
+    pub fn from_unix_nanos(nanos: i128) -> Self {
+        Self(i64::try_from(nanos / 1_000).unwrap_or_default())
+    }
+
     /// Microseconds since the epoch.
     #[must_use]
     pub const fn as_micros(self) -> i64 {

@@ -2,7 +2,7 @@
 //!
 //! A sink turns a batch into requests to its receiver and the receiver's answers into
 //! [`Fault`](headrace_runtime::fault::Fault)s. It never retries, sleeps, acknowledges or spawns: the
-//! loop in [`headrace_runtime::delivery`] does. Each has a `Config` that is validated without
+//! loop in [`headrace_runtime::component::sink`] does. Each has a `Config` that is validated without
 //! touching the network and then built. Every sink runs the same conformance suite in `tests/`.
 
 pub mod clickhouse;

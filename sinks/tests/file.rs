@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use headrace_runtime::batch::{Batch, Item};
-use headrace_runtime::delivery::{Delivery, Sink as _, Terms};
+use headrace_runtime::component::batch::{Batch, Item};
+use headrace_runtime::component::sink::{Delivery, Sink as _, Terms};
 use headrace_runtime::fault::{Fault, FaultClass};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use headrace_runtime::batch::{Batch, Item};
-use headrace_runtime::delivery::{Delivery, Sink as _, Terms};
+use headrace_runtime::component::batch::{Batch, Item};
+use headrace_runtime::component::sink::{Delivery, Sink as _, Terms};
 use headrace_runtime::fault::{Fault, FaultClass};
 use headrace_runtime::secret::Secret;
 use headrace_schemas::alert::{Alert, Status};

@@ -5,10 +5,10 @@ use std::io::Read as _;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use headrace_runtime::batch::{Batch, Item};
-use headrace_runtime::delivery::{Delivery, Sink as _, Terms};
+use headrace_runtime::component::batch::{Batch, Item};
+use headrace_runtime::component::sink::{Delivery, Sink as _, Terms};
 use headrace_runtime::fault::{Fault, FaultClass, Reason};
-use headrace_runtime::payload::Payload as _;
+use headrace_runtime::message::payload::Payload as _;
 use headrace_runtime::secret::Secret;
 use headrace_schemas::event::{Event, Severity};
 use headrace_sinks::splunk::{Config, Splunk as Sink};

@@ -1,7 +1,7 @@
 //! What somebody else than the gateway has put into RAW.
 
 use headrace_runtime::broker::Stream;
-use headrace_runtime::payload::{Outgoing, RawDelivery};
+use headrace_runtime::message::payload::{Outgoing, RawDelivery};
 use headrace_schemas::header;
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::product::hook::{Hook, guid};

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use headrace_runtime::batch::{Batch, Item};
+use headrace_runtime::component::batch::{Batch, Item};
+use headrace_runtime::component::sink::{Delivery, Sink as _};
 use headrace_runtime::crash;
-use headrace_runtime::delivery::{Delivery, Sink as _};
 use headrace_runtime::fault::FaultClass;
-use headrace_runtime::payload::Payload as _;
+use headrace_runtime::message::payload::Payload as _;
 use headrace_schemas::event::Event;
 use headrace_schemas::time::Timestamp;
 use headrace_tests::conformance::receiver::Case as _;

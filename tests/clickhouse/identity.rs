@@ -3,10 +3,10 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use headrace_runtime::batch::{Batch, Item};
-use headrace_runtime::delivery::Sink as _;
-use headrace_runtime::past::Window;
-use headrace_runtime::payload::{Outgoing, Payload as _, RawDelivery};
+use headrace_runtime::component::batch::{Batch, Item};
+use headrace_runtime::component::sink::Sink as _;
+use headrace_runtime::consume::history::Window;
+use headrace_runtime::message::payload::{Outgoing, Payload as _, RawDelivery};
 use headrace_schemas::event::{Event, RawReference};
 use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;

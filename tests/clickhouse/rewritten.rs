@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use headrace_runtime::delivery::Sink as _;
+use headrace_runtime::component::sink::Sink as _;
+use headrace_runtime::consume::history::Window;
 use headrace_runtime::fault::{Fault, FaultClass};
-use headrace_runtime::past::Window;
 use headrace_schemas::event::Event;
 use headrace_schemas::time::Timestamp;
 use headrace_sinks::clickhouse::Rewrite;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use async_nats::HeaderMap;
 use headrace_runtime::broker::Stream;
-use headrace_runtime::payload::{Outgoing, RawDelivery};
+use headrace_runtime::message::payload::{Outgoing, RawDelivery};
 use headrace_schemas::{header, subject};
 use headrace_tests::harness::Nats;
 use headrace_tests::harness::samples::Sample as _;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use headrace_runtime::broker::Stream;
-use headrace_runtime::payload::{Outgoing, RawDelivery};
+use headrace_runtime::message::payload::{Outgoing, RawDelivery};
 use headrace_schemas::header;
 use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;

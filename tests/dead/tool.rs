@@ -2,7 +2,7 @@
 
 use headrace_local::poll;
 use headrace_runtime::broker::Stream;
-use headrace_runtime::payload::RawDelivery;
+use headrace_runtime::message::payload::RawDelivery;
 use headrace_schemas::header;
 use headrace_tests::harness::CEILING;
 use headrace_tests::harness::samples::Sample as _;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use headrace_local::poll;
 use headrace_runtime::broker::Stream;
-use headrace_runtime::payload::RawDelivery;
+use headrace_runtime::message::payload::RawDelivery;
 use headrace_schemas::header;
 use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;

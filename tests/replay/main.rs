@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::Output;
 
 use headrace_runtime::broker::Stream;
-use headrace_runtime::payload::Outgoing;
+use headrace_runtime::message::payload::Outgoing;
 use headrace_tests::product::hook::{Hook, guid};
 use headrace_tests::product::process::{Launch, Running, command, complained, said};
 use headrace_tests::product::stored::Stored;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use headrace_runtime::broker::{Broker, Stream};
 use headrace_runtime::config;
-use headrace_runtime::lease::Lease;
 use headrace_runtime::state::StateStore;
+use headrace_runtime::state::lease::Lease;
 use headrace_tests::harness::streams;
 use headrace_tests::product::process::{command, complained};
 use tempfile::TempDir;

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use headrace_runtime::broker::Stream;
-use headrace_runtime::consumer::{Lane, Subscription};
+use headrace_runtime::component::subscription::Subscription;
+use headrace_runtime::consume::Lane;
 use headrace_schemas::event::Event;
 use headrace_tests::harness::Nats;
 use headrace_tests::harness::samples::Sample as _;

@@ -3,9 +3,9 @@
 
 use async_trait::async_trait;
 use headrace_runtime::broker::Stream;
-use headrace_runtime::chain::{BoxedStage, Stage};
-use headrace_runtime::fault::Verdict;
-use headrace_runtime::payload::RawDelivery;
+use headrace_runtime::component::stage::Verdict;
+use headrace_runtime::component::stage::{BoxedStage, Stage};
+use headrace_runtime::message::payload::RawDelivery;
 use headrace_schemas::event::Event;
 use headrace_tests::conformance::stage::Case;
 use headrace_tests::harness::Nats;

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use headrace_ingest::config::Tenants;
 use headrace_ingest::tenant::{TenantMap, login_of};
-use headrace_runtime::payload::RawDelivery;
+use headrace_runtime::message::payload::RawDelivery;
 use headrace_schemas::codec;
 use headrace_schemas::event::Event;
 use headrace_schemas::header;

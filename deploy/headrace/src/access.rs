@@ -6,7 +6,7 @@
 
 use headrace_local::nats::Permissions;
 use headrace_runtime::broker::{BODIES, RECOVERY, SCHEMAS, STATE, Stream};
-use headrace_runtime::store_health::PROBE_KEY;
+use headrace_runtime::publish::store_health::PROBE_KEY;
 use headrace_stages::chains;
 
 use crate::roles::{CLICKHOUSE_RAW, SINKS};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use headrace_ingest::recover;
-use headrace_runtime::delivery::Sink as _;
+use headrace_runtime::component::sink::Sink as _;
 use headrace_runtime::fault::Fault;
 use headrace_runtime::secret::redact_url;
 use headrace_schemas::alert::Alert;

@@ -1,14 +1,14 @@
 //! `headrace dead`: what was given up, shown, sent through again, removed.
 //!
 //! It reads DEAD page by page and writes as it reads: memory is bounded whatever is in there. All that it
-//! does to a letter is [`headrace_runtime::dead`]'s.
+//! does to a letter is [`headrace_runtime::settle::dead_letters`]'s.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Write};
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use headrace_runtime::dead::{DeadLetters, Filter, Letter, Reader, Redriven};
+use headrace_runtime::settle::dead_letters::{DeadLetters, Filter, Letter, Reader, Redriven};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use headrace_schemas::{codec, header};

@@ -10,7 +10,7 @@ use headrace_ingest::recover::ledger::{Ledger, Received};
 use headrace_ingest::recover::report::{Counts, HourReport};
 use headrace_runtime::broker::Broker;
 use headrace_runtime::fault::Fault;
-use headrace_runtime::health::Health;
+use headrace_runtime::observe::health::Health;
 use headrace_schemas::time::Timestamp;
 use headrace_sinks::clickhouse::{self, GapsRow};
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headrace_runtime::patience::patiently;
+use headrace_runtime::retry::patiently;
 
 use crate::brokers::Brokers;
 use crate::cli::{Role, Run};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use headrace_ingest::recover;
-use headrace_runtime::health::State;
+use headrace_runtime::observe::health::State;
 use tokio::time::{Instant, sleep};
 
 use crate::roles::Process;

@@ -1,7 +1,7 @@
 //! The SHA-256 of a body, which tells it from another under the same id.
 
 use bytes::Bytes;
-use headrace_runtime::payload::RawDelivery;
+use headrace_runtime::message::payload::RawDelivery;
 
 /// A body of this many bytes takes about half a millisecond where the processor has no instructions for it: a longer
 /// one leaves the reactor.

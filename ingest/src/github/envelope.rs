@@ -3,7 +3,7 @@
 use async_nats::HeaderMap as NatsHeaders;
 use axum::http::{HeaderMap, HeaderName};
 use bytes::Bytes;
-use headrace_runtime::payload::Outgoing;
+use headrace_runtime::message::payload::Outgoing;
 use headrace_schemas::catalog::{self, Family};
 use headrace_schemas::header;
 use headrace_schemas::id::EventId;

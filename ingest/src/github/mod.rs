@@ -17,9 +17,9 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use headrace_runtime::crash::{self, Point};
 use headrace_runtime::http::connections::Connection;
-use headrace_runtime::metrics::{IN_FLIGHT, REQUESTS, STORE_SECONDS, STORED_BYTES, VERIFIED, seconds_since};
-use headrace_runtime::publisher::{self, Stored};
-use headrace_runtime::trace::TraceParent;
+use headrace_runtime::observe::metrics::{IN_FLIGHT, REQUESTS, STORE_SECONDS, STORED_BYTES, VERIFIED, seconds_since};
+use headrace_runtime::observe::trace::TraceParent;
+use headrace_runtime::publish::{self, Stored};
 use headrace_schemas::catalog::Family;
 use headrace_schemas::header;
 use headrace_schemas::time::Timestamp;
@@ -166,7 +166,7 @@ async fn publish(
 ) -> Result<Stored, Refusal> {
     let away = |fault: headrace_runtime::fault::Fault| {
         // Not logged for each: it goes on for as long as a sink is away, and retention tells of it.
-        if publisher::is_full(&fault) {
+        if publish::is_full(&fault) {
             return Refusal::StreamFull;
         }
         tracing::warn!(%fault, id = envelope.id.as_str(), "event not stored; the sender is asked to send it again");

@@ -1,6 +1,6 @@
 //! A delivery that is stored already, checked once more as the gateway checked it.
 
-use headrace_runtime::payload::RawDelivery;
+use headrace_runtime::message::payload::RawDelivery;
 
 use super::envelope::SOURCE;
 use super::verify::{Claim, Keys};

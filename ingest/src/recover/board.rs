@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use headrace_runtime::fault::Fault;
-use headrace_runtime::metrics::RECOVERY_SHOWN;
+use headrace_runtime::observe::metrics::RECOVERY_SHOWN;
 use headrace_schemas::time::Timestamp;
 use metrics::counter;
 use tokio::time::timeout;

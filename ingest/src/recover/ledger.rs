@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use headrace_runtime::broker::progress::settled_through;
 use headrace_runtime::broker::{Broker, Stream};
 use headrace_runtime::fault::Fault;
-use headrace_runtime::progress::settled_through;
 use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;
 use tokio::time::timeout;

@@ -1,7 +1,7 @@
 //! Recovers deliveries that GitHub could not hand over, or that were lost after it had: GitHub repeats none by
 //! itself, but lists them for three days and sends one again when asked.
 //!
-//! One process of several works ([`headrace_runtime::lease`]). A run (`worker.rs`) lists a hook's deliveries
+//! One process of several works ([`headrace_runtime::state::lease`]). A run (`worker.rs`) lists a hook's deliveries
 //! (`api.rs`), asks the permanent record which arrived (`ledger.rs`), judges each (`judge.rs`), asks GitHub for
 //! what is missing within a budget, and writes down what became of all (`proof.rs`), also where dashboards see it
 //! (`board.rs`). A run derives everything
@@ -28,10 +28,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use futures::future::join_all;
 use headrace_runtime::broker::Broker;
-use headrace_runtime::health::{ComponentHealth, Health};
-use headrace_runtime::lease::Lease;
-use headrace_runtime::metrics::RECOVERY_LEADER;
+use headrace_runtime::observe::health::{ComponentHealth, Health};
+use headrace_runtime::observe::metrics::RECOVERY_LEADER;
 use headrace_runtime::state::StateStore;
+use headrace_runtime::state::lease::Lease;
 use metrics::gauge;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;

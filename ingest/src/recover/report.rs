@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headrace_runtime::metrics::{RECOVERY_CHECKED, RECOVERY_DELIVERIES};
+use headrace_runtime::observe::metrics::{RECOVERY_CHECKED, RECOVERY_DELIVERIES};
 use headrace_runtime::state::StateStore;
 use headrace_schemas::subject;
 use headrace_schemas::time::Timestamp;

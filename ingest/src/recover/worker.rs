@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use headrace_runtime::broker::Broker;
-use headrace_runtime::health::ComponentHealth;
-use headrace_runtime::metrics::{RECOVERY_ASKED, RECOVERY_RUNS};
+use headrace_runtime::observe::health::ComponentHealth;
+use headrace_runtime::observe::metrics::{RECOVERY_ASKED, RECOVERY_RUNS};
 use headrace_runtime::state::StateStore;
 use headrace_schemas::subject;
 use headrace_schemas::time::Timestamp;

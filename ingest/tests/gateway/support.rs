@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use headrace_ingest::config::{Config, GitHub, Tenants};
 use headrace_ingest::gateway::Gateway;
-use headrace_runtime::admin::Admin;
-use headrace_runtime::health::Health;
+use headrace_runtime::http::admin::Admin;
+use headrace_runtime::observe::health::Health;
+use headrace_runtime::publish::store_health::StoreHealth;
 use headrace_runtime::secret::Secret;
-use headrace_runtime::store_health::StoreHealth;
 use headrace_tests::harness::{CEILING, Nats};
 use headrace_tests::product::admin::sample;
 use headrace_tests::product::hook::{Hook, guid, signature};

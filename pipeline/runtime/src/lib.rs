@@ -1,48 +1,33 @@
 //! The machinery under every stage and sink: the only code that consumes JetStream or settles a
 //! message.
 //!
-//! Components ([`chain::Stage`], [`delivery::Sink`]) are called by the loops here and return values;
-//! [`settle::settle`] alone decides what becomes of a message. Start with [`chain`] for stages,
-//! [`delivery`] and [`sink_loop`] for sinks, [`broker`] for what is in NATS.
+//! | room | what is in it |
+//! |---|---|
+//! | [`component`] | the contracts: stage, sink, what they are given |
+//! | [`consume`] | takes messages and runs components on them; [`consume::history`] reads what a stream still holds |
+//! | [`settle`] | decides what becomes of a message and carries it out; dead letters |
+//! | [`publish`] | stores messages, and knows which the broker has stored |
+//! | [`message`] | what travels: a message that was delivered, and what it carries |
+//! | [`state`] | small values in JetStream KV; leases |
+//! | [`broker`] | the connection to NATS; its streams and buckets, made, watched and kept from filling up |
+//! | [`observe`] | metrics, health, traces |
+//! | [`http`] | the HTTP server under the gateway and under the operators' port |
+//!
+//! Each room uses only rooms below it; a test fails on a circle. Components ([`component::stage::Stage`],
+//! [`component::sink::Sink`]) return values; [`settle::settle`] alone decides what becomes of a message.
 
-mod address;
-pub mod admin;
-pub mod batch;
-mod bodies;
 pub mod broker;
-pub mod chain;
+pub mod component;
 pub mod config;
-pub mod consumer;
-mod copies;
+pub mod consume;
 pub mod crash;
-pub mod dead;
-pub mod delivery;
-pub mod epoch;
-mod failures;
 pub mod fault;
-pub mod health;
-mod hold;
 pub mod http;
-pub mod lease;
 pub mod message;
-pub mod metrics;
-mod panics;
-mod part;
-pub mod past;
-pub mod patience;
-pub mod payload;
-pub mod progress;
-pub mod publisher;
-mod pull;
-mod read;
-pub mod recreate;
-pub mod retention;
+pub mod observe;
+pub mod publish;
+pub mod retry;
 pub mod secret;
 pub mod settle;
-pub mod settler;
-pub mod sink_loop;
 pub mod state;
-pub mod store_health;
 pub mod supervisor;
-mod topology;
-pub mod trace;

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::settle::{Attempt, RetryPolicy};
+use crate::retry::{Attempt, RetryPolicy};
 
 /// When a task is stopped, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,10 +4,10 @@
 //! hand-over, and each part scales by itself.
 
 use headrace_runtime::broker::Stream;
-use headrace_runtime::chain::{BoxedStage, fuse};
+use headrace_runtime::component::stage::{BoxedStage, fuse};
+use headrace_runtime::component::subscription::Subscription;
 use headrace_runtime::config::Invalid;
-use headrace_runtime::consumer::Subscription;
-use headrace_runtime::payload::RawDelivery;
+use headrace_runtime::message::payload::RawDelivery;
 use headrace_schemas::event::Event;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

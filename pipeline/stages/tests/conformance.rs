@@ -4,8 +4,8 @@
 use async_nats::jetstream::message::StreamMessage;
 use async_trait::async_trait;
 use headrace_runtime::broker::Stream;
-use headrace_runtime::chain::{BoxedStage, fuse};
-use headrace_runtime::payload::{Outgoing, RawDelivery};
+use headrace_runtime::component::stage::{BoxedStage, fuse};
+use headrace_runtime::message::payload::{Outgoing, RawDelivery};
 use headrace_runtime::state::StateStore;
 use headrace_schemas::alert::Alert;
 use headrace_schemas::codec;

@@ -23,11 +23,11 @@ use std::time::Duration;
 
 use clickhouse::sql::Identifier;
 use clickhouse::{Client, Row, RowWrite};
-use headrace_runtime::batch::{Batch, Item};
-use headrace_runtime::delivery::Delivery;
+use headrace_runtime::component::batch::{Batch, Item};
+use headrace_runtime::component::sink::Delivery;
 use headrace_runtime::fault::FaultClass;
-use headrace_runtime::metrics::{ALREADY_THERE, CONFLICTS};
-use headrace_runtime::payload::{Content, Identity, Payload};
+use headrace_runtime::message::payload::{Content, Identity, Payload};
+use headrace_runtime::observe::metrics::{ALREADY_THERE, CONFLICTS};
 use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;
 use metrics::{Counter, counter};

@@ -17,12 +17,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use clickhouse::{Client, Compression};
-use headrace_runtime::batch::{Batch, BatchPolicy};
+use headrace_runtime::component::batch::{Batch, BatchPolicy};
+use headrace_runtime::component::sink::{Delivery, Sink, Terms};
 use headrace_runtime::config::Invalid;
-use headrace_runtime::delivery::{Delivery, Sink, Terms};
+use headrace_runtime::consume::history::Window;
 use headrace_runtime::fault::Fault;
-use headrace_runtime::past::Window;
-use headrace_runtime::payload::RawDelivery;
+use headrace_runtime::message::payload::RawDelivery;
 use headrace_runtime::secret::{Secret, redact_url};
 use headrace_schemas::event::Event;
 use headrace_schemas::subject;

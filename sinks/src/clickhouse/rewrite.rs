@@ -17,11 +17,11 @@ use std::marker::PhantomData;
 
 use clickhouse::sql::Identifier;
 use clickhouse::{Client, Row};
-use headrace_runtime::batch::Item;
+use headrace_runtime::component::batch::Item;
+use headrace_runtime::consume::history::Window;
 use headrace_runtime::crash::{self, Point};
 use headrace_runtime::fault::{Fault, FaultClass};
-use headrace_runtime::past::Window;
-use headrace_runtime::payload::{Content, Identity};
+use headrace_runtime::message::payload::{Content, Identity};
 use headrace_schemas::time::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
 

@@ -1,8 +1,8 @@
 //! Rows: the event model laid flat, borrowed from the items.
 
 use clickhouse::Row;
-use headrace_runtime::batch::Item;
-use headrace_runtime::payload::{Content, Identity, RawDelivery};
+use headrace_runtime::component::batch::Item;
+use headrace_runtime::message::payload::{Content, Identity, RawDelivery};
 use headrace_schemas::event::{Event, RuleMatch};
 use serde::Serialize;
 

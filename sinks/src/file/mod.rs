@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use async_trait::async_trait;
-use headrace_runtime::batch::{Batch, BatchPolicy};
-use headrace_runtime::delivery::{Delivery, Sink, Terms};
+use headrace_runtime::component::batch::{Batch, BatchPolicy};
+use headrace_runtime::component::sink::{Delivery, Sink, Terms};
 use headrace_runtime::fault::Fault;
-use headrace_runtime::payload::Payload;
+use headrace_runtime::message::payload::Payload;
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use headrace_schemas::subject;

@@ -24,8 +24,8 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use async_trait::async_trait;
-use headrace_runtime::batch::{Batch, BatchPolicy, Item};
-use headrace_runtime::delivery::{Delivery, Sink, Terms};
+use headrace_runtime::component::batch::{Batch, BatchPolicy, Item};
+use headrace_runtime::component::sink::{Delivery, Sink, Terms};
 use headrace_runtime::fault::Fault;
 use headrace_schemas::alert::{Alert, Status};
 use headrace_schemas::event::Severity;

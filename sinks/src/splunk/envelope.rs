@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use headrace_runtime::batch::Item;
+use headrace_runtime::component::batch::Item;
 use headrace_schemas::event::Event;
 use headrace_schemas::time::Timestamp;
 use serde::Serialize;

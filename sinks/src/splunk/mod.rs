@@ -14,8 +14,8 @@ mod envelope;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use headrace_runtime::batch::{Batch, BatchPolicy};
-use headrace_runtime::delivery::{Delivery, Sink, Terms};
+use headrace_runtime::component::batch::{Batch, BatchPolicy};
+use headrace_runtime::component::sink::{Delivery, Sink, Terms};
 use headrace_runtime::fault::{Fault, Reason};
 use headrace_schemas::event::Event;
 use headrace_schemas::subject;

@@ -1,6 +1,6 @@
 //! What a target begins with: good input, and bad input of every kind that has ever been trouble.
 
-use headrace_runtime::payload::{Product as _, RawDelivery};
+use headrace_runtime::message::payload::{Product as _, RawDelivery};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use headrace_tests::examples;

@@ -1,7 +1,7 @@
 //! The suites that prove what the README promises of every part, on a real nats-server.
 //!
-//! A suite runs the real loop ([`headrace_runtime::sink_loop::SinkLoop`],
-//! [`headrace_runtime::chain::ChainLoop`]) and looks at what was settled: acknowledged, dead-lettered
+//! A suite runs the real loop ([`headrace_runtime::consume::sink::SinkLoop`],
+//! [`headrace_runtime::consume::chain::ChainLoop`]) and looks at what was settled: acknowledged, dead-lettered
 //! with a reason, delivered again, and that nothing is lost.
 
 pub mod receiver;
@@ -10,7 +10,7 @@ pub mod stage;
 
 use std::time::Duration;
 
-use headrace_runtime::settle::RetryPolicy;
+use headrace_runtime::retry::RetryPolicy;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;

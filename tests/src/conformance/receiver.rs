@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use headrace_runtime::batch::Batch;
 use headrace_runtime::broker::Broker;
-use headrace_runtime::delivery::{Delivery, Sink, Terms};
+use headrace_runtime::component::batch::Batch;
+use headrace_runtime::component::sink::{Delivery, Sink, Terms};
+use headrace_runtime::consume::sink::SinkLoop;
 use headrace_runtime::fault::Fault;
-use headrace_runtime::health::{Health, State};
-use headrace_runtime::payload::Payload as _;
-use headrace_runtime::settler::Settler;
-use headrace_runtime::sink_loop::SinkLoop;
+use headrace_runtime::message::payload::Payload as _;
+use headrace_runtime::observe::health::{Health, State};
+use headrace_runtime::settle::settler::Settler;
 
 use super::{COMPONENT, Lanes, POLICY};
 use crate::harness::samples::Sample;

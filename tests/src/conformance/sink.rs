@@ -9,9 +9,9 @@ use async_nats::jetstream::consumer::{Consumer, pull};
 use futures::TryStreamExt as _;
 use headrace_local::poll;
 use headrace_runtime::config;
-use headrace_runtime::consumer::Lane;
-use headrace_runtime::health::State;
-use headrace_runtime::payload::Payload as _;
+use headrace_runtime::consume::Lane;
+use headrace_runtime::message::payload::Payload as _;
+use headrace_runtime::observe::health::State;
 use tokio::time::sleep;
 
 use super::receiver::{Case, ItemOf, Rig, dead_ids};

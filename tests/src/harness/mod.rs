@@ -19,8 +19,8 @@ use headrace_local::install::{Installer, Silent};
 use headrace_local::{nats, poll};
 use headrace_runtime::broker::{Broker, Stream};
 use headrace_runtime::config;
-use headrace_runtime::payload::Outgoing;
-use headrace_runtime::publisher::Publisher;
+use headrace_runtime::message::payload::Outgoing;
+use headrace_runtime::publish::Publisher;
 use headrace_schemas::header;
 use tempfile::TempDir;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use headrace_runtime::payload::{Outgoing, Payload, Product, RawDelivery};
+use headrace_runtime::message::payload::{Outgoing, Payload, Product, RawDelivery};
 use headrace_schemas::alert::{Alert, Status};
 use headrace_schemas::event::{
     Actor, Assessment, Category, Change, Event, Organization, Outcome, RawReference, Reason, Repository, RuleMatch,

@@ -1,9 +1,10 @@
 //! Deliveries through the stages.
 
-use headrace_runtime::batch::Item;
-use headrace_runtime::chain::BoxedStage;
-use headrace_runtime::fault::{Fault, FaultClass, Verdict};
-use headrace_runtime::payload::{Payload as _, Product as _, RawDelivery};
+use headrace_runtime::component::batch::Item;
+use headrace_runtime::component::stage::BoxedStage;
+use headrace_runtime::component::stage::Verdict;
+use headrace_runtime::fault::{Fault, FaultClass};
+use headrace_runtime::message::payload::{Payload as _, Product as _, RawDelivery};
 use headrace_schemas::event::Event;
 
 use super::patience::Patience;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use headrace_runtime::broker::Broker;
-use headrace_runtime::dead::{DeadLetters, Filter};
+use headrace_runtime::settle::dead_letters::{DeadLetters, Filter};
 use headrace_schemas::header;
 use headrace_stages::chains;
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use headrace_runtime::broker::progress;
 use headrace_runtime::broker::{Broker, Stream};
-use headrace_runtime::progress;
 use headrace_stages::chains;
 use tokio::time::sleep;
 

@@ -22,10 +22,10 @@ use anyhow::Context as _;
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 use headrace_runtime::broker::Broker;
-use headrace_runtime::lease::Lease;
-use headrace_runtime::past::{self, Window};
+use headrace_runtime::consume::history::{self, Window};
 use headrace_runtime::secret::Secret;
 use headrace_runtime::state::StateStore;
+use headrace_runtime::state::lease::Lease;
 use headrace_schemas::subject;
 use headrace_schemas::time::Timestamp;
 use headrace_sinks::clickhouse;
@@ -217,7 +217,7 @@ impl Run<'_> {
 
     async fn begin(&self, journal: &mut Journal, show: &mut Show) -> anyhow::Result<Record> {
         let (from, to) = (self.arguments.from.at, self.to);
-        let held = past::held(self.broker).await?;
+        let held = history::held(self.broker).await?;
         let Some(oldest) = held.since else {
             anyhow::bail!("RAW holds no delivery; how long it keeps them is set by `streams.raw`")
         };

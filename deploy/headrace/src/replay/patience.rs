@@ -3,7 +3,7 @@
 
 use anyhow::Context as _;
 use headrace_runtime::fault::{Fault, FaultClass};
-use headrace_runtime::settle::{Attempt, RetryPolicy};
+use headrace_runtime::retry::{Attempt, RetryPolicy};
 use tokio::time::sleep;
 
 use super::show::Show;

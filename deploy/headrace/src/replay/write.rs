@@ -1,8 +1,8 @@
 //! Items into a table, however many and whatever is refused.
 
-use headrace_runtime::batch::Item;
+use headrace_runtime::component::batch::Item;
 use headrace_runtime::fault::Fault;
-use headrace_runtime::payload::{Identity, Payload};
+use headrace_runtime::message::payload::{Identity, Payload};
 use headrace_sinks::clickhouse::{ITEMS_MAX, Unproven, Written};
 
 use super::patience::Patience;

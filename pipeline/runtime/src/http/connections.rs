@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::open_files;
-use crate::metrics::{CONNECTIONS, CONNECTIONS_DROPPED};
+use crate::observe::metrics::{CONNECTIONS, CONNECTIONS_DROPPED};
 
 /// A connection may wait for its peer this long before it can be dropped for another. Under a flood it bounds how
 /// many connections a second are let in: those that fit, twice a second.

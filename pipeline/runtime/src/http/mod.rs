@@ -4,6 +4,7 @@
 //! It accepts for as long as a place is free or can be made free: [`connections`] says whose. What a request
 //! means is the routes' affair. `axum::serve` is not used because it bounds neither connections nor heads.
 
+pub mod admin;
 pub mod connections;
 mod open_files;
 mod watched;

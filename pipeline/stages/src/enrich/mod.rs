@@ -6,9 +6,10 @@
 mod assets;
 
 use async_trait::async_trait;
-use headrace_runtime::chain::Stage;
+use headrace_runtime::component::stage::Stage;
+use headrace_runtime::component::stage::Verdict;
 use headrace_runtime::config::Invalid;
-use headrace_runtime::fault::{Fault, Verdict};
+use headrace_runtime::fault::Fault;
 use headrace_schemas::event::{Enrichment, Event};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

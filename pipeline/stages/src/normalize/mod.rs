@@ -10,9 +10,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use headrace_runtime::chain::Stage;
-use headrace_runtime::fault::{Fault, Reason, Verdict};
-use headrace_runtime::payload::RawDelivery;
+use headrace_runtime::component::stage::Stage;
+use headrace_runtime::component::stage::Verdict;
+use headrace_runtime::fault::{Fault, Reason};
+use headrace_runtime::message::payload::RawDelivery;
 use headrace_schemas::catalog::{self, Attribute, Entry};
 use headrace_schemas::event::{Actor, Event, Organization, Outcome, RawReference, Repository, Target};
 use headrace_schemas::header;

@@ -4,9 +4,10 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use headrace_runtime::chain::Stage;
-use headrace_runtime::fault::{Fault, Reason, Verdict};
-use headrace_runtime::payload::RawDelivery;
+use headrace_runtime::component::stage::Stage;
+use headrace_runtime::component::stage::Verdict;
+use headrace_runtime::fault::{Fault, Reason};
+use headrace_runtime::message::payload::RawDelivery;
 use tokio::task::spawn_blocking;
 
 /// Whether a stored delivery was signed as its source signs; if not, why not, in words.

@@ -14,8 +14,8 @@ mod risk;
 mod rules;
 
 use async_trait::async_trait;
-use headrace_runtime::chain::Stage;
-use headrace_runtime::fault::Verdict;
+use headrace_runtime::component::stage::Stage;
+use headrace_runtime::component::stage::Verdict;
 use headrace_schemas::event::{Assessment, Event};
 
 pub use files::Config;

@@ -1,0 +1,337 @@
+//! The connection to NATS, and what Headrace keeps there: four streams, the object store bucket
+//! `bodies`, the KV buckets `schemas`, `state` and `recovery`.
+
+pub mod progress;
+pub mod recreate;
+pub mod retention;
+mod topology;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::connection::State as ConnectionState;
+use async_nats::jetstream::{self, kv, object_store};
+use async_nats::{ConnectOptions, Event};
+use bytes::Bytes;
+use headrace_schemas::subject;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::config::{Limits, Nats, Streams};
+use crate::secret::redact_url;
+
+/// The oldest NATS whose consumers do not skip what is given the sequences of messages that it lost: it puts
+/// them back when it starts (nats-server's pull request 7692). Major, minor and patch version.
+const NATS_MIN: (i64, i64, i64) = (2, 14, 0);
+/// Publishes that may wait for their confirmation at once, in one process.
+const UNCONFIRMED_MAX: usize = 16_384;
+/// Room for headers when a body is compared with the server's `max_payload`.
+const HEADER_ROOM_BYTES: usize = 16 << 10;
+/// Bucket of bodies that are too large for a message.
+pub const BODIES: &str = "bodies";
+/// Bucket that maps a schema's fingerprint (16 hex digits) to its text.
+pub const SCHEMAS: &str = "schemas";
+/// Bucket of what stages remember across events.
+pub const STATE: &str = "state";
+/// Bucket of what is known of missed deliveries.
+pub const RECOVERY: &str = "recovery";
+
+/// One of the four streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Bodies as they came.
+    Raw,
+    /// Events between stages and to the sinks.
+    Events,
+    /// Alerts.
+    Alerts,
+    /// What can never succeed.
+    Dead,
+}
+
+impl Stream {
+    /// All streams.
+    pub const ALL: [Self; 4] = [Self::Raw, Self::Events, Self::Alerts, Self::Dead];
+
+    /// The stream's name in NATS.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "RAW",
+            Self::Events => "EVENTS",
+            Self::Alerts => "ALERTS",
+            Self::Dead => "DEAD",
+        }
+    }
+
+    /// The subjects of the stream's messages.
+    #[must_use]
+    pub const fn subjects(self) -> &'static str {
+        match self {
+            Self::Raw => subject::RAW,
+            Self::Events => subject::EVENTS,
+            Self::Alerts => subject::ALERTS,
+            Self::Dead => subject::DEAD,
+        }
+    }
+
+    pub(crate) const fn limits(self, streams: &Streams) -> Limits {
+        match self {
+            Self::Raw => streams.raw,
+            Self::Events => streams.events,
+            Self::Alerts => streams.alerts,
+            Self::Dead => streams.dead,
+        }
+    }
+}
+
+/// A connection to NATS. Cheap to clone.
+#[derive(Clone)]
+pub struct Broker {
+    client: async_nats::Client,
+    jetstream: jetstream::Context,
+    duplicate_window: Duration,
+    replicated: bool,
+    timeout: Duration,
+    losses: Losses,
+    changed_back: Arc<Mutex<HashMap<String, Instant>>>,
+}
+
+/// A consumer is changed back at most once in this time, and what it is changed to meanwhile is left: two processes of
+/// different configurations would change it in turn for ever.
+const CHANGED_BACK_EVERY: Duration = Duration::from_secs(600);
+
+/// Tells [`Losses`] of a connection.
+#[derive(Clone)]
+pub(crate) struct Connection(watch::Sender<u64>);
+
+impl Connection {
+    /// It was lost.
+    pub(crate) fn lost(&self) {
+        self.0.send_modify(|count| *count += 1);
+    }
+}
+
+/// Waits for the moments at which a connection is lost. What was asked of the server by it is not answered then, but for
+/// rare words of a cluster that come by the next.
+#[derive(Clone)]
+pub(crate) struct Losses(watch::Receiver<u64>);
+
+impl Losses {
+    pub(crate) fn of_connection() -> (Connection, Self) {
+        let (sender, receiver) = watch::channel(0);
+        (Connection(sender), Self(receiver))
+    }
+
+    /// Waits for the next loss after this was made, or forgot. To drop the wait forgets nothing.
+    pub(crate) async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            // Nobody is left to tell: the connection was closed for good, and what waits has its own timeout.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Forgets what was lost so far.
+    pub(crate) fn forget(&mut self) {
+        self.0.mark_unchanged();
+    }
+}
+
+impl Broker {
+    /// Connects; afterwards the connection is kept up for ever.
+    ///
+    /// # Errors
+    /// When no server answers within the configured time, it refuses us, or it is too old.
+    pub async fn connect(nats: &Nats, streams: &Streams, name: &str) -> anyhow::Result<Self> {
+        let shown = redact_url(&nats.url);
+        let mut nats = nats.clone();
+        let url = std::mem::take(&mut nats.url);
+        nats.reach(&url);
+        let servers: Vec<&str> = nats.url.split(',').collect();
+        let (connection, losses) = Losses::of_connection();
+        let client = connect_options(&nats, name, connection).await?.connect(servers).await.with_context(|| {
+            let user = nats.user.as_ref().map(|user| format!(" as the user `{user}`")).unwrap_or_default();
+            format!("cannot connect to NATS at {shown}{user}; is it running, and is `nats.url` right?")
+        })?;
+        let (major, minor, patch) = NATS_MIN;
+        anyhow::ensure!(
+            client.is_server_compatible(major, minor, patch),
+            "expected NATS {major}.{minor} or later at {shown}, found {}; update the server: an older one skips messages \
+             after it lost some",
+            client.server_info().version
+        );
+        let jetstream = jetstream::context::ContextBuilder::new()
+            .timeout(nats.timeout())
+            .ack_timeout(nats.timeout())
+            .max_ack_inflight(UNCONFIRMED_MAX)
+            .backpressure_on_inflight(true)
+            .build(client.clone());
+        Ok(Self {
+            client,
+            jetstream,
+            duplicate_window: streams.duplicate_window(),
+            replicated: streams.replicas > 1,
+            timeout: nats.timeout(),
+            losses,
+            changed_back: Arc::default(),
+        })
+    }
+
+    /// Whether the broker answers and has all streams.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub async fn ready(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.is_connected(), "no connection to NATS");
+        for stream in Stream::ALL {
+            let name = stream.name();
+            self.jetstream.get_stream(name).await.with_context(|| format!("the stream {name} does not answer"))?;
+        }
+        Ok(())
+    }
+
+    /// Whether JetStream is on, for a check before there are streams.
+    ///
+    /// # Errors
+    /// When it is off, or our account may not use it.
+    pub async fn jetstream_answers(&self) -> anyhow::Result<()> {
+        self.jetstream
+            .query_account()
+            .await
+            .context("JetStream does not answer; start nats-server with --jetstream")?;
+        Ok(())
+    }
+
+    /// Whether the connection is up at this moment.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == ConnectionState::Connected
+    }
+
+    /// Whether `consumer` may be changed back now; then not for [`CHANGED_BACK_EVERY`].
+    pub(crate) fn may_change_back(&self, consumer: &str) -> bool {
+        let mut changed_back = self.changed_back.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = changed_back.get(consumer).is_none_or(|at| at.elapsed() >= CHANGED_BACK_EVERY);
+        if may {
+            changed_back.insert(consumer.to_owned(), Instant::now());
+        }
+        may
+    }
+
+    /// The losses of the connection from now on.
+    pub(crate) fn losses(&self) -> Losses {
+        let mut losses = self.losses.clone();
+        losses.forget();
+        losses
+    }
+
+    /// Whether the streams have replicas, so that each consumer has a leader among several servers.
+    pub(crate) const fn is_replicated(&self) -> bool {
+        self.replicated
+    }
+
+    /// The id of the server that we are connected to; it has a new one in each of its lives.
+    pub(crate) fn server_id(&self) -> String {
+        self.client.server_info().server_id
+    }
+
+    /// The largest body that travels as a message; a larger one goes to the bucket `bodies`.
+    #[must_use]
+    pub fn payload_max(&self) -> usize {
+        self.client.server_info().max_payload.saturating_sub(HEADER_ROOM_BYTES)
+    }
+
+    /// The most bytes of a message as a request for messages counts them: with its headers and subjects.
+    pub(crate) fn message_max(&self) -> usize {
+        self.client.server_info().max_payload.saturating_add(HEADER_ROOM_BYTES)
+    }
+
+    /// How long the broker recognizes a repeated message.
+    #[must_use]
+    pub const fn duplicate_window(&self) -> Duration {
+        self.duplicate_window
+    }
+
+    /// How long to wait for one confirmation.
+    #[must_use]
+    pub const fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The payload of a message of `stream`, as the stream's leader has it.
+    ///
+    /// # Errors
+    /// When the broker does not answer or has no such message any more.
+    pub(crate) async fn payload_at(&self, stream: Stream, sequence: u64) -> anyhow::Result<Bytes> {
+        let name = stream.name();
+        let stream = self.jetstream.get_stream_no_info(name).await.with_context(|| format!("cannot open {name}"))?;
+        let message = stream.get_raw_message(sequence).await;
+        Ok(message.with_context(|| format!("cannot read message {sequence} of {name}"))?.payload)
+    }
+
+    /// Writes everything that is buffered to the server, as far as it goes within the timeout.
+    pub async fn flush(&self) {
+        if let Ok(Err(error)) = tokio::time::timeout(self.timeout, self.client.flush()).await {
+            tracing::warn!(%error, "the connection to NATS closed with unsent messages; they come again by redelivery");
+        }
+    }
+
+    pub(crate) const fn jetstream(&self) -> &jetstream::Context {
+        &self.jetstream
+    }
+
+    pub(crate) async fn bodies(&self) -> anyhow::Result<object_store::ObjectStore> {
+        self.jetstream.get_object_store(BODIES).await.context("cannot open the object store bucket `bodies`")
+    }
+
+    pub(crate) async fn state_bucket(&self) -> anyhow::Result<kv::Store> {
+        self.jetstream.get_key_value(STATE).await.context("cannot open the KV bucket `state`")
+    }
+
+    pub(crate) async fn recovery_bucket(&self) -> anyhow::Result<kv::Store> {
+        self.jetstream.get_key_value(RECOVERY).await.context("cannot open the KV bucket `recovery`")
+    }
+}
+
+async fn connect_options(nats: &Nats, name: &str, connection: Connection) -> anyhow::Result<ConnectOptions> {
+    let mut options = ConnectOptions::new()
+        .name(name)
+        .connection_timeout(nats.timeout())
+        .request_timeout(Some(nats.timeout()))
+        .ping_interval(Duration::from_secs(10))
+        .client_capacity(UNCONFIRMED_MAX)
+        // Subjects are built from escaped tokens only.
+        .skip_subject_validation(true)
+        .reconnect_delay_callback(|attempts| Duration::from_millis((attempts as u64 * 50).min(2_000)))
+        .custom_inbox_prefix(&nats.inbox_prefix)
+        .event_callback(move |event| {
+            if matches!(event, Event::Disconnected) {
+                connection.lost();
+            }
+            async move {
+                match event {
+                    // Such as a right that our user lacks: what was asked for is not answered.
+                    Event::ServerError(error) => tracing::warn!(%error, "NATS refused what was asked"),
+                    event => tracing::debug!(%event, "NATS connection event"),
+                }
+            }
+        });
+    if let Some(path) = &nats.credentials_path {
+        options = options
+            .credentials_file(path)
+            .await
+            .with_context(|| format!("cannot read the NATS credentials in {}", path.display()))?;
+    }
+    if let Some(user) = &nats.user {
+        options = options.user_and_password(user.clone(), nats.password.expose().to_owned());
+    }
+    if !nats.token.is_empty() {
+        options = options.token(nats.token.expose().to_owned());
+    }
+    if let Some(path) = &nats.ca_path {
+        options = options.add_root_certificates(path.clone());
+    }
+    Ok(options)
+}

@@ -1,0 +1,91 @@
+//! Watches over the streams and buckets: one that somebody deletes comes back without a restart, and loudly.
+//!
+//! What it held is lost; nothing here can bring that back. Exactly once is kept over it: the consumers of a stream
+//! that was made anew have a new epoch, and its messages are suspects for as long as the broker may not know their
+//! copies (see [`crate::message::epoch`]).
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::GetStreamErrorKind;
+use headrace_schemas::time::Timestamp;
+use metrics::counter;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Broker, Stream};
+use crate::config::Streams;
+use crate::observe::metrics::RECREATED;
+
+/// How often to look. Meanwhile the gateway refuses what comes in, and GitHub does not send it again by itself.
+const PERIOD: Duration = Duration::from_secs(2);
+
+/// The streams behind the buckets.
+const BUCKETS: [&str; 4] = [OBJ_BODIES, "KV_schemas", KV_STATE, "KV_recovery"];
+const OBJ_BODIES: &str = "OBJ_bodies";
+pub(crate) const KV_STATE: &str = "KV_state";
+
+/// Runs until `stop`.
+///
+/// # Errors
+/// When the broker does not answer, or does not let us make a stream.
+pub async fn run(broker: Broker, streams: Streams, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut ticks = tokio::time::interval(PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        let mut missing = Vec::new();
+        for name in Stream::ALL.map(Stream::name).into_iter().chain(BUCKETS) {
+            if created_at(&broker, name).await?.is_none() {
+                missing.push(name);
+            }
+        }
+        if missing.is_empty() {
+            continue;
+        }
+        for stream in &missing {
+            let remedy = remedy(stream);
+            tracing::error!(stream, remedy, "somebody deleted this stream; what it held is lost, and it is made anew");
+        }
+        let cannot = "cannot make anew what was deleted in NATS";
+        if missing.contains(&KV_STATE) {
+            broker.ensure_state(&streams).await.context(cannot)?;
+        }
+        broker.ensure_topology(&streams).await.context(cannot)?;
+        missing.into_iter().for_each(|stream| counter!(RECREATED, "stream" => stream).increment(1));
+    }
+}
+
+/// What a person can do about the loss.
+fn remedy(stream: &str) -> &'static str {
+    match stream {
+        "RAW" => {
+            "deliveries that were not processed yet are missing: `[recover]` asks GitHub for them again, see `headrace gaps`"
+        }
+        "EVENTS" => {
+            "events that a sink had not delivered yet are missing there: `headrace replay --from 1d` adds the rows that \
+             ClickHouse lacks"
+        }
+        "ALERTS" => "alerts that no ticket was made of yet are missing; they are in no other place",
+        "DEAD" => "dead letters are gone; their deliveries are in RAW and in the table `raw`",
+        OBJ_BODIES => "bodies over the broker's `max_payload` that were not processed yet are missing",
+        KV_STATE => "open alerts begin anew, which may file a second ticket",
+        _ => "nothing needs to be done: it is filled again",
+    }
+}
+
+/// When a stream was made, by the broker's clock; `None` when there is none of that name.
+pub(crate) async fn created_at(broker: &Broker, name: &str) -> anyhow::Result<Option<Timestamp>> {
+    match broker.jetstream().get_stream(name).await {
+        Ok(stream) => Ok(Some(Timestamp::from_unix_nanos(stream.cached_info().created.unix_timestamp_nanos()))),
+        Err(error) if is_absent(&error.kind()) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot look for the stream {name}")),
+    }
+}
+
+fn is_absent(kind: &GetStreamErrorKind) -> bool {
+    matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}

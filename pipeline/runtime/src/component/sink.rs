@@ -1,0 +1,86 @@
+//! Sinks: what a receiver outside looks like to the loop that delivers to it ([`crate::consume::sink`]).
+//!
+//! A sink answers for each event, or for the batch as a whole when it knows nothing of any single one.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::broker::Stream;
+use crate::component::batch::{Batch, BatchPolicy};
+use crate::component::subscription::Subscription;
+use crate::fault::Fault;
+use crate::message::payload::Payload;
+
+/// A receiver outside. It classifies failures and never retries, sleeps, acknowledges or spawns.
+#[async_trait]
+pub trait Sink: Send + Sync + 'static {
+    /// What it takes.
+    type Item: Payload;
+
+    /// Whether the receiver is reachable and accepts our credentials.
+    ///
+    /// # Errors
+    /// Transient when it is away, broken when a person must act.
+    async fn check(&self) -> Result<(), Fault>;
+
+    /// Whether `item` is for this sink. What is not is discarded as filtered, and counted.
+    fn wants(&self, _item: &Self::Item) -> bool {
+        true
+    }
+
+    /// Delivers `batch`, which is never empty.
+    async fn deliver(&self, batch: &Batch<Self::Item>) -> Delivery;
+}
+
+/// A sink's answer for a batch.
+#[derive(Debug)]
+pub enum Delivery {
+    /// One answer for each item, in their order.
+    Each(Vec<Result<(), Fault>>),
+    /// Nothing is known of any single item: the batch failed, or had no clear answer. It is presented
+    /// again unchanged; a poisoned batch of several is split to find the item that is to blame.
+    Whole(Fault),
+    /// As [`Self::Whole`], and what failed may be the size of the batch or the time that it took. When it happens again
+    /// the batch is cut, and what is in its parts is suspect.
+    TooMuch(Fault),
+}
+
+impl Delivery {
+    /// All `count` items were delivered.
+    #[must_use]
+    pub fn all(count: usize) -> Self {
+        Self::Each((0..count).map(|_| Ok(())).collect())
+    }
+}
+
+/// On which terms a sink takes part: how much at once, how long it may take.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Subjects it reads; empty means all of its items' stream.
+    pub filters: Vec<String>,
+    /// How its batches grow.
+    pub batching: BatchPolicy,
+    /// Longest time for one call.
+    pub call_timeout: Duration,
+    /// How long the broker waits for a word on a message before it gives it to another; at least
+    /// twice `call_timeout`.
+    pub ack_wait: Duration,
+    /// Batches in the making or on their way at once, in each process.
+    pub lanes: usize,
+}
+
+impl Terms {
+    /// The consumer for these terms, for the sink `component` on `stream`.
+    #[must_use]
+    pub fn subscription(&self, component: &str, stream: Stream) -> Subscription {
+        Subscription {
+            component: component.to_owned(),
+            stream,
+            filters: self.filters.clone(),
+            ack_wait: self.ack_wait,
+            // Room for a few processes to share the work.
+            unsettled_max: self.batching.events_max * self.lanes * 4,
+        }
+    }
+}

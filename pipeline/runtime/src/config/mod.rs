@@ -1,0 +1,275 @@
+//! Configuration of the broker and of the streams in it.
+
+mod address;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::address::{Address, Login};
+use crate::retry::RetryPolicy;
+use crate::secret::{Secret, redact_url};
+
+/// A value that parses but cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// Where it is: `sinks.splunk.url`, `ingest.secrets[0]`.
+    pub path: String,
+    /// What was expected, what was found, what to do.
+    pub message: String,
+}
+
+impl Invalid {
+    /// The value at `path` cannot be used.
+    pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { path: path.into(), message: message.into() }
+    }
+}
+
+/// How to reach NATS.
+#[derive(Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Nats {
+    /// Servers, separated by commas; `tls://` asks for TLS. `up` starts a server of its own when this
+    /// is empty. Example: `nats://nats-0:4222,nats://nats-1:4222`.
+    pub url: String,
+    /// A credentials file (JWT and seed) as `nsc` writes it.
+    pub credentials_path: Option<PathBuf>,
+    /// User name, with `password`.
+    pub user: Option<String>,
+    /// Password of `user`.
+    pub password: Secret,
+    /// Token, instead of user and password.
+    pub token: Secret,
+    /// A directory of passwords, one file for each user that a process here connects as: `ingest`, `pipeline`,
+    /// `retention`, `sinks`, `recover`, and `admin` for `dead`, `replay`, `gaps` and whoever makes the streams. Each role
+    /// then has a connection and rights of its own. Instead of `user`, `token` and `credentials_path`.
+    pub users_dir: Option<PathBuf>,
+    /// What the subjects of answers to us begin with. A user whose rights are narrow may subscribe to its own alone.
+    /// With `users_dir` it is `_INBOX_` and the user's name.
+    pub inbox_prefix: String,
+    /// A CA certificate (PEM) to trust besides the system's.
+    pub ca_path: Option<PathBuf>,
+    /// How long to wait for a connection and for each confirmation, in milliseconds.
+    pub timeout_ms: u64,
+    /// How long `run` waits at its start until NATS answers and has its streams, in seconds; then it ends with
+    /// an error. Once started it waits for ever.
+    pub start_wait_s: u64,
+}
+
+/// Every field, but of `url` no password.
+impl fmt::Debug for Nats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            url,
+            credentials_path,
+            user,
+            password,
+            token,
+            users_dir,
+            inbox_prefix,
+            ca_path,
+            timeout_ms,
+            start_wait_s,
+        } = self;
+        f.debug_struct("Nats")
+            .field("url", &redact_url(url))
+            .field("credentials_path", credentials_path)
+            .field("user", user)
+            .field("password", password)
+            .field("token", token)
+            .field("users_dir", users_dir)
+            .field("inbox_prefix", inbox_prefix)
+            .field("ca_path", ca_path)
+            .field("timeout_ms", timeout_ms)
+            .field("start_wait_s", start_wait_s)
+            .finish()
+    }
+}
+
+impl Default for Nats {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            credentials_path: None,
+            user: None,
+            password: Secret::default(),
+            token: Secret::default(),
+            users_dir: None,
+            inbox_prefix: "_INBOX".to_owned(),
+            ca_path: None,
+            timeout_ms: 5_000,
+            start_wait_s: 60,
+        }
+    }
+}
+
+impl Nats {
+    /// Connects to the servers at `url` instead; a user, password or token in it takes the place of those set here.
+    pub fn reach(&mut self, url: &str) {
+        let Address { servers, login } = Address::of(url);
+        self.url = servers.join(",");
+        if login.is_some() {
+            (self.users_dir, self.credentials_path) = (None, None);
+        }
+        match login {
+            Some(Login::Password { user, password }) => {
+                (self.user, self.password, self.token) = (Some(user), password, Secret::default());
+            }
+            Some(Login::Token(token)) => (self.user, self.password, self.token) = (None, Secret::default(), token),
+            None => {}
+        }
+    }
+
+    /// `start_wait_s` as a duration.
+    #[must_use]
+    pub const fn start_wait(&self) -> Duration {
+        Duration::from_secs(self.start_wait_s)
+    }
+
+    /// `timeout_ms` as a duration.
+    #[must_use]
+    pub const fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+}
+
+/// The streams and buckets in NATS.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Streams {
+    /// Copies of each stream: 1, or 3 on a cluster of three or more servers.
+    pub replicas: usize,
+    /// How long the broker recognizes a repeated message, in seconds. A longer window costs broker
+    /// memory, about 100 bytes per message; repeats beyond it are recognized in ClickHouse.
+    pub duplicate_window_s: u64,
+    /// Bodies as they came: the replay window.
+    #[serde(deserialize_with = "partial::raw")]
+    pub raw: Limits,
+    /// Events between stages and to the sinks.
+    #[serde(deserialize_with = "partial::events")]
+    pub events: Limits,
+    /// Alerts.
+    #[serde(deserialize_with = "partial::alerts")]
+    pub alerts: Limits,
+    /// Dead letters.
+    #[serde(deserialize_with = "partial::dead")]
+    pub dead: Limits,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        let limits = |days: u64, gibibytes: u64| Limits { max_age_hours: days * 24, max_bytes: gibibytes << 30 };
+        Self {
+            replicas: 1,
+            duplicate_window_s: 120,
+            raw: limits(7, 10),
+            events: limits(3, 4),
+            alerts: limits(30, 1),
+            dead: limits(90, 1),
+        }
+    }
+}
+
+impl Streams {
+    /// `duplicate_window_s` as a duration.
+    #[must_use]
+    pub const fn duplicate_window(&self) -> Duration {
+        Duration::from_secs(self.duplicate_window_s)
+    }
+}
+
+/// A table of limits may give one of the two; the other is then that stream's default.
+mod partial {
+    use serde::{Deserialize, Deserializer};
+
+    use super::{Limits, Streams};
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Partial {
+        max_age_hours: Option<u64>,
+        max_bytes: Option<u64>,
+    }
+
+    fn fill<'de, D: Deserializer<'de>>(deserializer: D, default: Limits) -> Result<Limits, D::Error> {
+        let given = Partial::deserialize(deserializer)?;
+        Ok(Limits {
+            max_age_hours: given.max_age_hours.unwrap_or(default.max_age_hours),
+            max_bytes: given.max_bytes.unwrap_or(default.max_bytes),
+        })
+    }
+
+    pub(super) fn raw<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Limits, D::Error> {
+        fill(deserializer, Streams::default().raw)
+    }
+
+    pub(super) fn events<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Limits, D::Error> {
+        fill(deserializer, Streams::default().events)
+    }
+
+    pub(super) fn alerts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Limits, D::Error> {
+        fill(deserializer, Streams::default().alerts)
+    }
+
+    pub(super) fn dead<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Limits, D::Error> {
+        fill(deserializer, Streams::default().dead)
+    }
+}
+
+/// Limits of one stream. A stream at `max_bytes` refuses new messages rather than drop unread ones;
+/// what every consumer has settled is removed beforehand.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Messages older than this many hours are removed.
+    pub max_age_hours: u64,
+    /// The stream holds at most this many bytes.
+    pub max_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Streams::default().raw
+    }
+}
+
+/// How failed attempts are repeated.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retry {
+    /// Attempts that an event's own temporary failures may cost before it is dead-lettered. A receiver
+    /// that is down altogether costs none.
+    pub attempts_max: u32,
+    /// Pause after the first failure, in milliseconds; it doubles with each further one.
+    pub backoff_min_ms: u64,
+    /// The longest pause, in milliseconds.
+    pub backoff_max_ms: u64,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        let policy = RetryPolicy::default();
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            attempts_max: policy.attempts_max,
+            backoff_min_ms: millis(policy.backoff_min),
+            backoff_max_ms: millis(policy.backoff_max),
+        }
+    }
+}
+
+impl Retry {
+    /// The policy these values describe.
+    #[must_use]
+    pub const fn policy(&self) -> RetryPolicy {
+        RetryPolicy {
+            attempts_max: self.attempts_max,
+            backoff_min: Duration::from_millis(self.backoff_min_ms),
+            backoff_max: Duration::from_millis(self.backoff_max_ms),
+        }
+    }
+}

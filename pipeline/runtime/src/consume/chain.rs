@@ -1,0 +1,338 @@
+//! The loop that runs a chain of stages: pull → process → publish → settle.
+
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::join_all;
+use headrace_schemas::time::Timestamp;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::Broker;
+use crate::component::stage::{BoxedStage, Verdict};
+use crate::component::subscription::Subscription;
+use crate::consume::Lane;
+use crate::consume::hold::{prolong_when_due, while_held};
+use crate::consume::read::{read_all, within};
+use crate::crash::{self, Point};
+use crate::fault::panics::caught;
+use crate::fault::{Fault, FaultClass};
+use crate::message::Delivered;
+use crate::message::payload::{Content, Payload, Product};
+use crate::observe::metrics::seconds_since;
+use crate::publish::{Publisher, Stored, Unconfirmed};
+use crate::settle::Outcome;
+use crate::settle::settler::Settler;
+
+/// Events that a stage works on before it lets other tasks run: at about 10 µs each, the half
+/// millisecond that work may keep a reactor thread.
+const SLICE: usize = 32;
+/// Messages that a lane takes at once.
+const TAKE_MAX: usize = 256;
+/// Bytes of messages that a lane takes at once.
+const TAKE_MAX_BYTES: usize = 16 << 20;
+/// Bytes that a slice holds, with the bodies that its messages refer to; a larger body travels alone.
+const SLICE_BYTES: usize = 16 << 20;
+
+/// How a chain takes messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// As they come: the shortest way for each.
+    Prompt,
+    /// Gathered for so long and worked on together, for stages whose events belong together.
+    Gathered {
+        /// The longest wait for more.
+        linger: Duration,
+    },
+}
+
+/// Everything a chain's loop needs.
+pub struct ChainLoop<In, Out> {
+    /// The broker.
+    pub broker: Broker,
+    /// Which messages it takes.
+    pub subscription: Subscription,
+    /// How it takes them.
+    pub pace: Pace,
+    /// The stages.
+    pub stage: BoxedStage<In, Out>,
+    /// Settles its messages.
+    pub settler: Settler,
+}
+
+/// A message, when its event was received, and what was sent for it or what becomes of it without.
+type OnItsWay = (Delivered, Timestamp, Result<Vec<Sent>, Outcome>);
+
+impl<In: Payload, Out: Product> ChainLoop<In, Out> {
+    /// Runs one lane until `stop`; several may run at once.
+    ///
+    /// # Errors
+    /// When the broker refuses the consumer; the supervisor starts the lane again.
+    pub async fn run_lane(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut lane = Lane::open(&self.broker, &self.subscription).await?;
+        let publisher = Publisher::new(&self.broker);
+        self.settler.health.healthy();
+        while !stop.is_cancelled() {
+            let (mut messages, slice) = match self.pace {
+                Pace::Prompt => (lane.ready(TAKE_MAX, TAKE_MAX_BYTES, &stop).await?, SLICE),
+                Pace::Gathered { linger } => (lane.gather(TAKE_MAX, TAKE_MAX_BYTES, linger, &stop).await?.0, TAKE_MAX),
+            };
+            while !messages.is_empty() {
+                let sizes = messages.iter().take(slice).map(Delivered::bytes_when_read);
+                let rest = messages.split_off(within(sizes, SLICE_BYTES));
+                if stop.is_cancelled() {
+                    self.give_back(&messages).await;
+                } else if let Some(pause) = self.work(&publisher, messages, &rest).await {
+                    self.give_back(&rest).await;
+                    rest_for(pause, &stop).await;
+                    break;
+                }
+                messages = rest;
+                tokio::task::yield_now().await;
+            }
+        }
+        self.broker.flush().await;
+        Ok(())
+    }
+
+    /// Takes a slice all the way, and keeps it and those that wait ours meanwhile. Returns how long the consumer must
+    /// rest, when it must.
+    async fn work(
+        &self,
+        publisher: &Publisher,
+        mut messages: Vec<Delivered>,
+        waiting: &[Delivered],
+    ) -> Option<Duration> {
+        self.leave_lapsed(&mut messages, waiting).await;
+        let bytes = messages.iter().map(Delivered::bytes_when_read).sum();
+        let _held = self.settler.metrics.hold(bytes);
+        let (readable, inputs, mut pause) = self.read_all(messages, waiting).await;
+        let verdicts = self.process(&readable, inputs).await;
+        debug_assert_eq!(verdicts.len(), readable.len(), "a stage answers for every event");
+        let sent = self.send_all(publisher, readable, verdicts).await;
+        // Together: however many confirmations are lost with a server, they cost one timeout.
+        let confirmed = join_all(sent.into_iter().map(|(message, received_at, on_its_way)| async move {
+            match on_its_way {
+                Ok(on_their_way) => {
+                    let (outcome, known) = self.confirm(on_their_way, received_at).await;
+                    ((message, outcome), known)
+                }
+                Err(outcome) => ((message, outcome), Vec::new()),
+            }
+        }));
+        let (settled, known): (Vec<(Delivered, Outcome)>, Vec<Vec<Known>>) = confirmed.await.into_iter().unzip();
+        let (messages, outcomes): (Vec<Delivered>, Vec<Outcome>) = settled.into_iter().unzip();
+        // A slice of which all has lapsed says nothing.
+        let published = !outcomes.is_empty() && !outcomes.iter().any(|it| matches!(it, Outcome::Unpublished(_)));
+        // Ack only after the PubAck: a crash between the two costs a duplicate that the broker's
+        // window or the suspect look-up drops, the other order loses the event.
+        pause = pause.max(self.settler.settle_all(messages.iter().zip(outcomes).collect()).await);
+        // A chain whose products nobody takes does not work, though none of its messages is lost.
+        if pause.is_none() && published {
+            self.settler.health.healthy();
+        }
+        self.count_conflicts(known.into_iter().flatten().collect()).await;
+        pause
+    }
+
+    /// Renews the hold on `messages` and on those that wait, and leaves what was held for too long: no body is read for
+    /// what another has by now.
+    async fn leave_lapsed(&self, messages: &mut Vec<Delivered>, waiting: &[Delivered]) {
+        let ack_wait = self.subscription.ack_wait;
+        let held: Vec<&Delivered> = messages.iter().chain(waiting).collect();
+        prolong_when_due(&held, ack_wait).await;
+        messages.retain(|message| {
+            let is_ours = Instant::now() < message.held_until(ack_wait);
+            if !is_ours {
+                self.settler.lapse(message);
+            }
+            is_ours
+        });
+    }
+
+    /// Reads the messages and settles those that cannot be read. Returns how long the consumer must rest, when it must.
+    async fn read_all(
+        &self,
+        messages: Vec<Delivered>,
+        waiting: &[Delivered],
+    ) -> (Vec<(Delivered, Timestamp)>, Vec<In>, Option<Duration>) {
+        let held: Vec<&Delivered> = messages.iter().chain(waiting).collect();
+        let values = while_held(&held, self.subscription.ack_wait, read_all::<In>(&messages, &self.broker)).await;
+        let mut readable = Vec::with_capacity(messages.len());
+        let mut inputs = Vec::with_capacity(messages.len());
+        let (mut unreadable, mut outcomes) = (Vec::new(), Vec::new());
+        for (message, value) in messages.into_iter().zip(values) {
+            match value {
+                Ok(input) => {
+                    readable.push((message, input.received_at()));
+                    inputs.push(input);
+                }
+                Err(outcome) => {
+                    unreadable.push(message);
+                    outcomes.push(outcome);
+                }
+            }
+        }
+        let pause = self.settler.settle_all(unreadable.iter().zip(outcomes).collect()).await;
+        (readable, inputs, pause)
+    }
+
+    async fn read(&self, message: &Delivered) -> Result<In, Fault> {
+        caught("reading it", In::read(message, &self.broker)).await.unwrap_or_else(Err)
+    }
+
+    /// The stage's verdicts on `inputs`, which were read from `messages`. When it panics each is presented alone: only
+    /// those that it panics on pay for it.
+    async fn process(&self, messages: &[(Delivered, Timestamp)], inputs: Vec<In>) -> Vec<Verdict<Out>> {
+        let fault = match caught("the stage", self.stage.process(inputs)).await {
+            Ok(verdicts) => return verdicts,
+            Err(fault) => fault,
+        };
+        if messages.len() == 1 {
+            return vec![Verdict::Fail(fault)];
+        }
+        let alone = messages.iter().map(|(message, _)| self.process_alone(message).boxed());
+        join_all(alone).await.into_iter().map(|verdict| verdict.unwrap_or_else(Verdict::Fail)).collect()
+    }
+
+    async fn process_alone(&self, message: &Delivered) -> Result<Verdict<Out>, Fault> {
+        // What was read at first went with the panic.
+        let input = self.read(message).await?;
+        let verdicts = caught("the stage", self.stage.process(vec![input])).await?;
+        verdicts.into_iter().next().ok_or_else(|| Fault::transient(anyhow::anyhow!("the stage gave no answer")))
+    }
+
+    /// Hands over what `verdicts` make of `messages`, all of it before any of it is confirmed.
+    async fn send_all(
+        &self,
+        publisher: &Publisher,
+        messages: Vec<(Delivered, Timestamp)>,
+        verdicts: Vec<Verdict<Out>>,
+    ) -> Vec<OnItsWay> {
+        let mut sent = Vec::with_capacity(messages.len());
+        let mut refused: Option<String> = None;
+        for ((message, received_at), verdict) in messages.into_iter().zip(verdicts) {
+            if Instant::now() >= message.held_until(self.subscription.ack_wait) {
+                self.settler.lapse(&message);
+                continue;
+            }
+            let on_its_way = match (verdict, &refused) {
+                // A connection that took one no more does not take the next: that costs its timeout once.
+                (Verdict::Forward(products), Some(why)) if !products.is_empty() => {
+                    Err(Outcome::Unpublished(Fault::transient(anyhow::anyhow!("not sent after another: {why}"))))
+                }
+                (verdict, _) => self.send(publisher, &message, verdict).await,
+            };
+            if let Err(Outcome::Unpublished(fault)) = &on_its_way {
+                refused.get_or_insert_with(|| fault.to_string());
+            }
+            sent.push((message, received_at, on_its_way));
+        }
+        sent
+    }
+
+    async fn send(
+        &self,
+        publisher: &Publisher,
+        message: &Delivered,
+        verdict: Verdict<Out>,
+    ) -> Result<Vec<Sent>, Outcome> {
+        let products = match verdict {
+            Verdict::Forward(products) => products,
+            Verdict::Discard(reason) => return Err(Outcome::Discarded(reason)),
+            Verdict::Fail(fault) => return Err(Outcome::Failed(fault)),
+        };
+        let handover = self.stage.handover();
+        let mut on_their_way = Vec::with_capacity(products.len());
+        for product in products {
+            let content = product.content();
+            let written = caught("writing its product", async move { product.write(handover) }).await;
+            let outgoing = written.unwrap_or_else(Err).map_err(Outcome::Failed)?;
+            crash::pass(Point::BeforePublish);
+            let sent = publisher.send(outgoing, message.traceparent()).await;
+            crash::pass(Point::BeforePubAck);
+            on_their_way.push(Sent { unconfirmed: sent.map_err(unsent)?, content });
+        }
+        Ok(on_their_way)
+    }
+
+    /// Waits for the broker's word on the products of a message. Returns also what the broker had already.
+    async fn confirm(&self, sent: Vec<Sent>, received_at: Timestamp) -> (Outcome, Vec<Known>) {
+        let confirmed = |sent: Sent| async { (sent.unconfirmed.confirmed_or_cut_off().await, sent.content) };
+        let results = join_all(sent.into_iter().map(confirmed)).await;
+        let mut known = Vec::new();
+        let published = results.len() as u64;
+        let mut failed: Option<Fault> = None;
+        for (result, content) in results {
+            match (result, content) {
+                (Ok(Stored { sequence, duplicate: true }), Some(content)) => known.push(Known { sequence, content }),
+                (Ok(_), _) => {}
+                (Err(fault), _) => failed = failed.or(Some(fault)),
+            }
+        }
+        let outcome = match failed {
+            Some(fault) => {
+                self.settler.health.degraded(fault.to_string());
+                Outcome::Unpublished(fault)
+            }
+            None => {
+                crash::pass(Point::AfterPubAck);
+                self.settler.metrics.published.increment(published);
+                self.settler.metrics.publish_seconds.record(seconds_since(received_at));
+                Outcome::Done
+            }
+        };
+        (outcome, known)
+    }
+
+    /// Counts products that the broker dropped although they were made of something else than the one that it has.
+    /// They are settled by now: a crash before this counts one too few, one that makes them come again one too many.
+    async fn count_conflicts(&self, known: Vec<Known>) {
+        let is_other = |Known { sequence, content }: Known| async move {
+            match self.broker.payload_at(Out::TO, sequence).await {
+                Ok(stored) => Out::content_of(&stored).is_some_and(|stored| stored != content),
+                Err(error) => {
+                    tracing::debug!(%error, "cannot tell what the broker has in the place of a product");
+                    false
+                }
+            }
+        };
+        // As many at once as a slice has messages.
+        let others = join_all(known.into_iter().map(is_other)).await;
+        self.settler.metrics.conflicts.increment(others.into_iter().filter(|is_other| *is_other).count() as u64);
+    }
+
+    async fn give_back(&self, messages: &[Delivered]) {
+        let outcomes = messages.iter().map(|message| (message, Outcome::Interrupted)).collect();
+        self.settler.settle_all(outcomes).await;
+    }
+}
+
+/// A product on its way, and what it was made of.
+struct Sent {
+    unconfirmed: Unconfirmed,
+    content: Option<Content<String>>,
+}
+
+/// A product that the broker dropped because it has one of the same deduplication key, at `sequence`.
+struct Known {
+    sequence: u64,
+    content: Content<String>,
+}
+
+/// What it means that a product could not be sent: the broker's trouble is not the event's, but a product
+/// that is larger than any message will never go.
+fn unsent(fault: Fault) -> Outcome {
+    match fault.class {
+        FaultClass::Poison(_) => Outcome::Failed(fault),
+        FaultClass::Transient { .. } | FaultClass::Broken => Outcome::Unpublished(fault),
+    }
+}
+
+/// Rests, but not beyond `stop`.
+pub(crate) async fn rest_for(pause: Duration, stop: &CancellationToken) {
+    tokio::select! {
+        () = sleep(pause) => {}
+        () = stop.cancelled() => {}
+    }
+}

@@ -1,0 +1,196 @@
+//! The deliveries that RAW still holds, read once more in their order: what `headrace replay` works on.
+//!
+//! It settles nothing: its consumers are its own and forgotten, the components' places stay where they are.
+//! The broker sends a page without waiting for our word on it, so that one may be lost on the way; the
+//! consumer's own count of messages shows it, and the page is asked for again.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::datetime::from_nanos;
+use async_nats::jetstream::consumer::pull::Config;
+use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
+use async_nats::jetstream::stream;
+use futures::StreamExt as _;
+use headrace_schemas::time::Timestamp;
+use headrace_schemas::{header, subject};
+use tokio::time::{Instant, timeout};
+
+use crate::broker::{Broker, Stream};
+use crate::message::Delivered;
+use crate::message::epoch::Forgotten;
+
+/// Most messages of a page.
+const PAGE: usize = 1_024;
+/// Most bytes of a page; no less than the broker's `max_payload`.
+const PAGE_BYTES: usize = 16 << 20;
+/// The broker forgets a reader that was killed after this time.
+const READER_KEPT: Duration = Duration::from_secs(30);
+/// A gateway's clock may be ahead of the broker's by so much.
+const CLOCK_SKEW: Duration = Duration::from_secs(10);
+
+/// Deliveries that were received within some time.
+#[derive(Clone, Debug)]
+pub struct Window {
+    /// Received then or later.
+    pub from: Timestamp,
+    /// Received before then.
+    pub to: Timestamp,
+    /// Of this tenant; of all when there is none.
+    pub tenant: Option<String>,
+}
+
+impl Window {
+    /// Whether `message` of RAW was received within the window. One that does not tell when is taken by the time at
+    /// which it was stored.
+    #[must_use]
+    pub fn holds(&self, message: &Delivered) -> bool {
+        let told = message.header(header::RECEIVED_AT).and_then(|micros| micros.parse().ok());
+        let received_at = told.map_or(message.stored_at, Timestamp::from_micros);
+        (self.from..self.to).contains(&received_at)
+    }
+}
+
+/// What RAW holds at this moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// When its oldest message was stored, by the broker's clock; `None` when it holds none.
+    pub since: Option<Timestamp>,
+    /// The sequence of its last message.
+    pub last: u64,
+}
+
+/// What RAW holds at this moment.
+///
+/// # Errors
+/// When the broker does not answer.
+pub async fn held(broker: &Broker) -> anyhow::Result<Held> {
+    let stream = open(broker).await?;
+    let state = &stream.cached_info().state;
+    let since = (state.messages > 0).then(|| Timestamp::from_unix_nanos(state.first_timestamp.unix_timestamp_nanos()));
+    Ok(Held { since, last: state.last_sequence })
+}
+
+async fn open(broker: &Broker) -> anyhow::Result<stream::Stream> {
+    let name = Stream::Raw.name();
+    broker.jetstream().get_stream(name).await.with_context(|| {
+        format!("cannot open the stream {name}; `headrace run` and `headrace up` create it at their first start")
+    })
+}
+
+/// Reads the messages of a window, page by page.
+pub struct Past {
+    stream: stream::Stream,
+    window: Window,
+    /// The last sequence that is read.
+    last: u64,
+    /// The last sequence that was read; `None` before the first page.
+    read: Option<u64>,
+    reader: Option<Reader>,
+    timeout: Duration,
+}
+
+struct Reader {
+    consumer: Consumer<Config>,
+    /// Messages that it has brought, by its own count.
+    brought: u64,
+}
+
+impl Past {
+    /// A reader of the messages of `window` after the sequence `after`, or of all of them, up to `last`.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn open(broker: &Broker, window: &Window, after: Option<u64>, last: u64) -> anyhow::Result<Self> {
+        let stream = open(broker).await?;
+        Ok(Self { stream, window: window.clone(), last, read: after, reader: None, timeout: broker.timeout() })
+    }
+
+    /// The last sequence that was read.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.read.unwrap_or_default()
+    }
+
+    /// The messages of the window on the next page, which may have none of them; `None` at the end. A message that was
+    /// received long before it was stored, as one that was sent again from DEAD, is found too: reading ends where RAW
+    /// ended, not with the window.
+    ///
+    /// # Errors
+    /// When the broker does not answer, or a page did not come whole. Called again, it reads the same page.
+    pub async fn page(&mut self) -> anyhow::Result<Option<Vec<Delivered>>> {
+        if self.position() >= self.last {
+            return Ok(None);
+        }
+        let mut reader = match self.reader.take() {
+            Some(reader) => reader,
+            None => self.open_reader().await?,
+        };
+        let mut page = self.fetch(&mut reader).await?;
+        if page.is_empty() {
+            // The broker has nothing more, or the page was lost.
+            let info = reader.consumer.info().await.context("cannot read how far RAW is read")?;
+            anyhow::ensure!(
+                info.num_pending == 0 && info.delivered.consumer_sequence == reader.brought,
+                "a page of RAW was lost on the way"
+            );
+            return Ok(None);
+        }
+        self.reader = Some(reader);
+        self.read = page.last().map(|message| message.sequence).or(self.read);
+        page.retain(|message| message.sequence <= self.last && self.window.holds(message));
+        Ok(Some(page))
+    }
+
+    async fn open_reader(&self) -> anyhow::Result<Reader> {
+        let deliver_policy = match self.read {
+            Some(read) => DeliverPolicy::ByStartSequence { start_sequence: read + 1 },
+            None => {
+                let from = self.window.from.minus(CLOCK_SKEW).max(Timestamp::from_micros(0));
+                let nanos = i128::from(from.as_micros()) * 1_000;
+                let start_time = from_nanos(nanos).map_err(|error| anyhow::anyhow!("no time to read from: {error}"))?;
+                DeliverPolicy::ByStartTime { start_time }
+            }
+        };
+        let config = Config {
+            deliver_policy,
+            ack_policy: AckPolicy::None,
+            filter_subject: subject::raw_of(self.window.tenant.as_deref()),
+            memory_storage: true,
+            inactive_threshold: READER_KEPT,
+            ..Config::default()
+        };
+        let consumer = self.stream.create_consumer(config).await.context("cannot read RAW")?;
+        Ok(Reader { consumer, brought: 0 })
+    }
+
+    async fn fetch(&self, reader: &mut Reader) -> anyhow::Result<Vec<Delivered>> {
+        let requested_at = Instant::now();
+        let request = reader.consumer.fetch().max_messages(PAGE).max_bytes(PAGE_BYTES).messages();
+        let mut messages = request.await.context("cannot ask for a page of RAW")?;
+        let mut page = Vec::new();
+        loop {
+            let next = timeout(self.timeout, messages.next()).await.context("the broker stopped in a page of RAW")?;
+            let message = match next {
+                Some(Ok(message)) => message,
+                Some(Err(error)) if page.is_empty() => anyhow::bail!("the broker ended a page of RAW: {error}"),
+                // A page that reached its bytes ends so too; what it brought is whole.
+                Some(Err(_)) | None => return Ok(page),
+            };
+            let brought =
+                message.info().map_err(|error| anyhow::anyhow!("cannot read RAW: {error}"))?.consumer_sequence;
+            anyhow::ensure!(brought == reader.brought + 1, "messages of RAW were lost on the way");
+            reader.brought = brought;
+            page.push(Delivered::new(message, requested_at, Forgotten::NOTHING)?);
+        }
+    }
+
+    /// Ends reading. Without it the broker keeps the reader for half a minute.
+    pub async fn close(self) {
+        let Some(reader) = self.reader else { return };
+        let name = reader.consumer.cached_info().name.clone();
+        if let Err(error) = self.stream.delete_consumer(&name).await {
+            tracing::debug!(%error, "the reader of RAW is left to the broker");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! A component's share of a stream: a durable pull consumer, read by a few lanes.
+//!
+//! A lane asks for a batch, works on it to the end and asks again. What is in flight is therefore
+//! bounded by lanes × batch, and nothing waits in a buffer while its `ack_wait` runs.
+
+pub mod chain;
+mod duplicates;
+pub mod history;
+mod hold;
+mod pull;
+mod read;
+pub mod sink;
+mod sub_batch;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::consumer::pull::Config;
+use async_nats::jetstream::consumer::{self, AckPolicy, Consumer, DeliverPolicy};
+use futures::FutureExt as _;
+use headrace_schemas::header;
+use headrace_schemas::time::Timestamp;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::progress::{last_sequence, oldest_unsettled, state_of};
+use crate::broker::{Broker, Stream};
+use crate::component::subscription::Subscription;
+use crate::consume::duplicates::Place;
+use crate::consume::pull::Pull;
+use crate::message::Delivered;
+use crate::message::epoch::{Epoch, Forgotten};
+
+/// How long a request for messages stays open at the broker.
+const REQUEST_OPEN: Duration = Duration::from_secs(5);
+/// Whether the consumer still has the terms that we gave it is looked at so often.
+const TERMS_LOOKED_AT_EVERY: Duration = Duration::from_secs(5);
+
+/// One reader of a consumer.
+pub struct Lane {
+    consumer: Consumer<Config>,
+    stream: Stream,
+    broker: Broker,
+    epoch: Option<Epoch>,
+    open: Option<(Pull, Instant)>,
+    terms: Terms,
+    terms_seen_at: Instant,
+}
+
+/// What a consumer delivers and when, as the broker has it.
+#[derive(Debug, PartialEq, Eq)]
+struct Terms(consumer::Config);
+
+impl Terms {
+    fn of(info: &consumer::Info) -> Self {
+        // The server writes its own version among these.
+        Self(consumer::Config { metadata: HashMap::new(), ..info.config.clone() })
+    }
+}
+
+impl Lane {
+    /// Creates or updates the consumer and opens a lane on it.
+    ///
+    /// # Errors
+    /// When the broker does not answer or refuses the consumer, or when the consumer is beyond the end of its stream.
+    pub async fn open(broker: &Broker, subscription: &Subscription) -> anyhow::Result<Self> {
+        refuse_to_skip(broker, subscription).await?;
+        let config = Config {
+            durable_name: Some(subscription.component.clone()),
+            deliver_policy: DeliverPolicy::All,
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: subscription.ack_wait,
+            // `settle` bounds the attempts; the broker must never give up by itself.
+            max_deliver: -1,
+            filter_subjects: subscription.filters.clone(),
+            max_ack_pending: i64::try_from(subscription.unsettled_max).unwrap_or(i64::MAX),
+            max_waiting: 512,
+            ..Config::default()
+        };
+        let stream = subscription.stream.name();
+        let consumer = broker
+            .jetstream()
+            .create_consumer_on_stream(config, stream)
+            .await
+            .with_context(|| format!("cannot open the consumer {} on {stream}", subscription.component))?;
+        let (terms, terms_seen_at) = (Terms::of(consumer.cached_info()), Instant::now());
+        let (stream, broker) = (subscription.stream, broker.clone());
+        Ok(Self { consumer, stream, broker, epoch: None, open: None, terms, terms_seen_at })
+    }
+
+    /// The next messages, as soon as there is one: at most `max` and `bytes_max` bytes, those that are there already.
+    /// Empty when none came for a while or `stop` was cancelled.
+    ///
+    /// # Errors
+    /// When the broker refuses the request, such as after the consumer was deleted.
+    pub async fn ready(
+        &mut self,
+        max: usize,
+        bytes_max: usize,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Vec<Delivered>> {
+        if self.open.is_none() {
+            let requested_at = Instant::now();
+            self.open = Some((self.request(max, bytes_max, REQUEST_OPEN).await?, requested_at));
+        }
+        let Some((pull, requested_at)) = &mut self.open else { return Ok(Vec::new()) };
+        let first = tokio::select! {
+            first = pull.next() => first,
+            () = stop.cancelled() => return Ok(Vec::new()),
+        };
+        let mut taken = Vec::new();
+        let mut next = Some(first);
+        while let Some(message) = next {
+            let Some(message) = message else {
+                self.open = None;
+                break;
+            };
+            taken.push(Delivered::new(message?, *requested_at, Forgotten::NOTHING)?);
+            next = if taken.len() < max { pull.next().now_or_never() } else { None };
+        }
+        Ok(taken)
+    }
+
+    /// Gathers up to `max` messages or `bytes_max` bytes for at most `linger`. Empty when none came or
+    /// `stop` was cancelled; what was gathered by then is returned, with the epoch that it is of.
+    ///
+    /// # Errors
+    /// When the broker refuses the request.
+    pub async fn gather(
+        &mut self,
+        max: usize,
+        bytes_max: usize,
+        linger: Duration,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<(Vec<Delivered>, Epoch)> {
+        // Before the request: what is delivered is then of this epoch or a later one.
+        let epoch = self.epoch().await?;
+        let requested_at = Instant::now();
+        let mut pull = self.request(max, bytes_max, linger).await?;
+        let mut taken = Vec::new();
+        loop {
+            let next = tokio::select! {
+                next = pull.next() => next,
+                () = stop.cancelled() => break,
+            };
+            let Some(message) = next else { break };
+            taken.push(Delivered::new(message?, requested_at, epoch.forgotten())?);
+        }
+        Ok((taken, epoch))
+    }
+
+    /// No request is smaller than a message may be: what fits into none would never come.
+    async fn request(&mut self, max: usize, bytes_max: usize, open: Duration) -> anyhow::Result<Pull> {
+        self.look_at_terms().await?;
+        Pull::request(&self.broker, &self.consumer, (max, bytes_max.max(self.broker.message_max())), open).await
+    }
+
+    /// Another filter would keep messages from us without a word, another `ack_wait` give them to two at once. With
+    /// nothing in our hands is the moment to say so: a lane that is opened gives the consumer its own terms.
+    async fn look_at_terms(&mut self) -> anyhow::Result<()> {
+        if self.terms_seen_at.elapsed() < TERMS_LOOKED_AT_EVERY {
+            return Ok(());
+        }
+        let found = Terms::of(self.consumer.info().await.context("cannot read the consumer's state")?);
+        if found != self.terms {
+            let (name, stream) = (&self.consumer.cached_info().name, self.stream.name());
+            let (expected, found_terms) = (&self.terms.0, &found.0);
+            if self.broker.may_change_back(&format!("{stream}/{name}")) {
+                tracing::error!(
+                    component = name,
+                    ?expected,
+                    found = ?found_terms,
+                    "somebody changed this consumer; it is changed back. Messages that came meanwhile may have been passed \
+                     over: `headrace replay` writes their rows"
+                );
+                anyhow::bail!("expected the consumer {name} on {stream} with the terms that we gave it, found others");
+            }
+            tracing::warn!(
+                component = name,
+                ?expected,
+                found = ?found_terms,
+                "somebody changed this consumer again; it is left so until this process starts anew. All processes of a \
+                 component need the same configuration"
+            );
+            self.terms = found;
+        }
+        self.terms_seen_at = Instant::now();
+        Ok(())
+    }
+
+    /// The present epoch of the broker's memory of this consumer.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn epoch(&mut self) -> anyhow::Result<Epoch> {
+        let info = self.consumer.info().await.context("cannot read the consumer's state")?;
+        let epoch = Epoch::of(&self.broker, self.stream, info, self.epoch.as_ref()).await?;
+        self.epoch = Some(epoch.clone());
+        Ok(epoch)
+    }
+
+    /// The place of the oldest message that is not settled, by anybody, and the epoch that this was told in; `None`
+    /// when all are.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub(crate) async fn oldest_unsettled(&mut self) -> anyhow::Result<(Epoch, Option<Place>)> {
+        let info = self.consumer.info().await.context("cannot read the consumer's state")?;
+        let epoch = Epoch::of(&self.broker, self.stream, info, self.epoch.as_ref()).await?;
+        let oldest = oldest_unsettled(&self.broker, self.stream, info).await?.map(|message| Place {
+            sequence: message.sequence,
+            stored_at: Timestamp::from_unix_nanos(message.time.unix_timestamp_nanos()),
+            redriven: message.headers.get(header::REDRIVES).is_some(),
+        });
+        Ok((epoch, oldest))
+    }
+
+    /// Messages that wait, and messages delivered but not settled, over all lanes and processes.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn backlog(&mut self) -> anyhow::Result<(u64, usize)> {
+        let info = self.consumer.info().await.context("cannot read the consumer's state")?;
+        Ok((info.num_pending, info.num_ack_pending))
+    }
+}
+
+/// A broker that lost its newest messages gives their sequences to others, and a consumer that has been given the
+/// lost ones would skip those without a word. NATS puts its consumers back when it starts ([`crate::broker`] asks for
+/// a version that does); where it did not, a person must know.
+async fn refuse_to_skip(broker: &Broker, subscription: &Subscription) -> anyhow::Result<()> {
+    let (component, stream) = (&subscription.component, subscription.stream);
+    let Some(info) = state_of(broker, stream, component).await? else { return Ok(()) };
+    // Asked for after the consumer's state: it can only be greater.
+    let last = last_sequence(broker, stream).await?;
+    let (delivered, stream) = (info.delivered.stream_sequence, stream.name());
+    anyhow::ensure!(
+        delivered <= last,
+        "expected the consumer {component} within the stream {stream}, found it at {delivered} and the stream's end at \
+         {last}: the broker lost messages, and those that get their sequences would be skipped. Remove the consumer with \
+         `nats consumer rm {stream} {component}`; it is made anew and begins at the first message, what was stored is \
+         recognized"
+    );
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! Reads what messages carry, within a bound of bytes that holds before anything is read.
+//!
+//! A message may be a few hundred bytes and refer to a body of 25 MB: what a batch holds is counted by the bodies.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures::FutureExt as _;
+use futures::future::join_all;
+
+use crate::broker::Broker;
+use crate::fault::Fault;
+use crate::fault::panics::caught;
+use crate::message::Delivered;
+use crate::message::payload::{Payload, is_unanswered};
+use crate::settle::Outcome;
+
+/// Bodies that are fetched at once; each costs the server a consumer for that time.
+const FETCHED_AT_ONCE: usize = 16;
+
+/// How many of `sizes`, from the first, are at most `bytes_max` together. At least one: what is larger travels alone.
+pub(crate) fn within(sizes: impl Iterator<Item = usize>, bytes_max: usize) -> usize {
+    let mut sum = 0_usize;
+    let fitting = sizes.take_while(|size| {
+        sum = sum.saturating_add(*size);
+        sum <= bytes_max
+    });
+    fitting.count().max(1)
+}
+
+/// Reads `messages`, in their order. Of what cannot be read, what becomes of it.
+///
+/// A broker that gives no body costs one timeout, however many there are to read.
+pub(crate) async fn read_all<T: Payload>(messages: &[Delivered], broker: &Broker) -> Vec<Result<T, Outcome>> {
+    let away = AtomicBool::new(false);
+    let mut values = Vec::with_capacity(messages.len());
+    for part in messages.chunks(FETCHED_AT_ONCE) {
+        values.extend(join_all(part.iter().map(|message| read(message, broker, &away).boxed())).await);
+    }
+    values
+}
+
+async fn read<T: Payload>(message: &Delivered, broker: &Broker, away: &AtomicBool) -> Result<T, Outcome> {
+    if message.refers_to_body() && away.load(Ordering::Relaxed) {
+        return Err(Outcome::Unread(Fault::transient(anyhow::anyhow!("not read, because another body did not come"))));
+    }
+    caught("reading it", T::read(message, broker)).await.unwrap_or_else(Err).map_err(|fault| {
+        // The broker's trouble is not the event's: it is no attempt.
+        if is_unanswered(&fault) {
+            away.store(true, Ordering::Relaxed);
+            return Outcome::Unread(fault);
+        }
+        Outcome::Failed(fault)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_bounded_in_bytes_and_what_is_larger_travels_alone() {
+        for (sizes, bytes_max, want) in [
+            (&[4, 4, 4][..], 8, 2),
+            (&[4, 4, 4], 11, 2),
+            (&[4, 4, 4], 12, 3),
+            (&[9, 1], 8, 1),
+            (&[1, 9, 1], 8, 1),
+            (&[usize::MAX, usize::MAX], 8, 1),
+            (&[0, usize::MAX, usize::MAX], usize::MAX, 3),
+        ] {
+            assert_eq!(within(sizes.iter().copied(), bytes_max), want, "{sizes:?} within {bytes_max}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! A part of what a sink's lane gathered, with the messages behind it, and whether it is still ours.
+
+use tokio::time::Instant;
+
+use crate::component::batch::{Batch, Item};
+use crate::consume::read::within;
+use crate::message::Delivered;
+use crate::message::payload::Payload;
+
+/// A part of a batch with the messages behind it, in the same order.
+pub(crate) struct Part<T> {
+    pub(crate) messages: Vec<Delivered>,
+    pub(crate) batch: Batch<T>,
+}
+
+/// Whether messages are ours to deliver.
+pub(crate) enum Standing {
+    /// They are, until then.
+    Ours { valid_until: Instant },
+    /// They are not any more: the broker gives them to another.
+    Lapsed,
+}
+
+impl<T> Part<T> {
+    pub(crate) fn empty() -> Self {
+        Self { messages: Vec::new(), batch: Batch::new(Vec::new(), Instant::now()) }
+    }
+
+    pub(crate) fn push(&mut self, message: Delivered, value: T, suspect: bool) {
+        let redelivered = message.may_be_redelivered();
+        self.batch.push(Item { value, suspect, redelivered, sequence: message.sequence });
+        self.messages.push(message);
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Delivered, &T)> {
+        self.messages.iter().zip(self.batch.items().iter().map(|item| &item.value))
+    }
+
+    /// Those that `chosen` chooses, and the others, in their order.
+    pub(crate) fn partition(self, chosen: impl Fn(&Delivered, &T) -> bool) -> (Self, Self) {
+        let (mut ours, mut others) = (Self::empty(), Self::empty());
+        for (message, item) in self.messages.into_iter().zip(self.batch.into_items()) {
+            let part = if chosen(&message, &item.value) { &mut ours } else { &mut others };
+            part.messages.push(message);
+            part.batch.push(item);
+        }
+        (ours, others)
+    }
+
+    /// Two parts of about the same number.
+    pub(crate) fn halves(self) -> [Self; 2] {
+        let middle = self.messages.len() / 2;
+        self.split(middle)
+    }
+
+    fn split(mut self, middle: usize) -> [Self; 2] {
+        let valid_until = Instant::now() + self.batch.valid_for();
+        let later_messages = self.messages.split_off(middle);
+        let mut items = self.batch.into_items();
+        let later_items = items.split_off(middle);
+        [
+            Self { messages: self.messages, batch: Batch::new(items, valid_until) },
+            Self { messages: later_messages, batch: Batch::new(later_items, valid_until) },
+        ]
+    }
+}
+
+impl<T: Payload> Part<T> {
+    /// What it holds in memory, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.batch.items().iter().map(|item| item.value.size()).sum()
+    }
+
+    /// Two parts that hold about the same, of a part of several.
+    pub(crate) fn cut(self) -> [Self; 2] {
+        let sizes = self.batch.items().iter().map(|item| item.value.size());
+        let middle = within(sizes, self.bytes() / 2).min(self.messages.len().saturating_sub(1));
+        self.split(middle)
+    }
+}

@@ -1,0 +1,123 @@
+//! What can go wrong with an event, in the three classes that decide what happens next.
+//!
+//! Components classify; they never retry, sleep, acknowledge or spawn. What follows from a class is
+//! decided in [`crate::settle`] alone.
+
+pub(crate) mod panics;
+
+use std::fmt;
+use std::time::Duration;
+
+/// A failure with its class.
+#[derive(Debug)]
+pub struct Fault {
+    /// What the failure means for the event.
+    pub class: FaultClass,
+    /// What happened, with its causes.
+    pub source: anyhow::Error,
+}
+
+/// What a failure means for the event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FaultClass {
+    /// The world may recover: try again.
+    Transient {
+        /// The receiver's own wish, such as `Retry-After`.
+        retry_after: Option<Duration>,
+    },
+    /// This event can never succeed.
+    Poison(Reason),
+    /// We are misconfigured; no event is to blame. The consumer pauses and its health turns red.
+    Broken,
+}
+
+impl Fault {
+    /// The world may recover.
+    pub fn transient(source: impl Into<anyhow::Error>) -> Self {
+        Self { class: FaultClass::Transient { retry_after: None }, source: source.into() }
+    }
+
+    /// The world may recover, and the receiver said when.
+    pub fn transient_after(retry_after: Option<Duration>, source: impl Into<anyhow::Error>) -> Self {
+        Self { class: FaultClass::Transient { retry_after }, source: source.into() }
+    }
+
+    /// This event can never succeed.
+    pub fn poison(reason: Reason, source: impl Into<anyhow::Error>) -> Self {
+        Self { class: FaultClass::Poison(reason), source: source.into() }
+    }
+
+    /// We are misconfigured.
+    pub fn broken(source: impl Into<anyhow::Error>) -> Self {
+        Self { class: FaultClass::Broken, source: source.into() }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.source)
+    }
+}
+
+/// Why an event is given up. The code is stable: it is a header on DEAD and a label of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The payload is not what its headers say: no JSON, no Avro, no form.
+    Malformed,
+    /// A header that every message of its stream carries is missing or unreadable.
+    MissingHeader,
+    /// The object that holds the body is gone.
+    BodyLost,
+    /// The stored signature is not that of the body with a configured secret: a forgery, or the secret is gone.
+    Unverified,
+    /// The receiver refused this event for good.
+    Rejected,
+    /// It failed as often as the retry policy allows.
+    Exhausted,
+    /// A stage or a sink panicked on it: a defect of Headrace, which the detail names.
+    Panicked,
+}
+
+impl Reason {
+    /// All reasons, for documentation and metrics.
+    pub const ALL: [Self; 7] = [
+        Self::Malformed,
+        Self::MissingHeader,
+        Self::BodyLost,
+        Self::Unverified,
+        Self::Rejected,
+        Self::Exhausted,
+        Self::Panicked,
+    ];
+
+    /// The stable code.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::MissingHeader => "missing_header",
+            Self::BodyLost => "body_lost",
+            Self::Unverified => "unverified",
+            Self::Rejected => "rejected",
+            Self::Exhausted => "exhausted",
+            Self::Panicked => "panicked",
+        }
+    }
+}
+
+/// Why an event was left out on purpose. Each needs a configured filter and is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DiscardReason {
+    /// A configured filter excludes it.
+    Filtered,
+}
+
+impl DiscardReason {
+    /// The stable code.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Filtered => "filtered",
+        }
+    }
+}

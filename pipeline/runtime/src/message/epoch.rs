@@ -1,0 +1,122 @@
+//! One life of the broker's memory of a consumer.
+//!
+//! A NATS server that is killed forgets the latest deliveries and acknowledgements: it writes a
+//! consumer's state behind its clients' backs. Afterwards it hands out messages as if for the first
+//! time that others still hold, or have settled; a consumer that was removed and made anew has forgotten
+//! everything. So a message that was stored before the present epoch began is a suspect, and what was
+//! taken in an earlier epoch is no longer ours.
+//!
+//! A stream that was deleted and made anew has forgotten more: the ids by which the broker drops a copy. What is
+//! stored in it within the first duplicate window may be the copy of what the lost one had, and is a suspect too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::consumer::Info;
+use headrace_schemas::time::Timestamp;
+
+use crate::broker::recreate::{KV_STATE, created_at};
+use crate::broker::{Broker, Stream};
+use crate::state::StateStore;
+
+/// The clocks of the broker's servers, and ours, may differ by so much.
+pub(crate) const BROKER_CLOCK_SKEW: Duration = Duration::from_secs(2);
+
+/// What the broker may have forgotten of a message, by the time at which it was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Forgotten {
+    /// Stored no later than this, it may have been delivered before without the broker knowing.
+    pub(crate) deliveries_until: Timestamp,
+    /// Stored before this, it may be a copy that the broker did not recognize.
+    pub(crate) copies_until: Timestamp,
+}
+
+impl Forgotten {
+    /// For readers whose effects the broker itself recognizes when they are repeated.
+    pub(crate) const NOTHING: Self =
+        Self { deliveries_until: Timestamp::from_micros(i64::MIN), copies_until: Timestamp::from_micros(i64::MIN) };
+}
+
+/// An epoch of a consumer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Epoch {
+    name: Arc<str>,
+    /// Of deliveries: when the epoch was first seen, by the broker's clock, no earlier than it began.
+    forgotten: Forgotten,
+}
+
+impl Epoch {
+    /// When it began, at the latest, by the broker's clock.
+    #[must_use]
+    pub const fn since(&self) -> Timestamp {
+        self.forgotten.deliveries_until
+    }
+
+    pub(crate) const fn forgotten(&self) -> Forgotten {
+        self.forgotten
+    }
+
+    /// The epoch of a consumer of `stream` that `info` was told in. `known` saves asking when it is still the same.
+    pub(crate) async fn of(broker: &Broker, stream: Stream, info: &Info, known: Option<&Self>) -> anyhow::Result<Self> {
+        let leader = match &info.cluster {
+            Some(cluster) => {
+                let leader = cluster.leader.as_ref().context("the consumer has no leader at the moment")?;
+                let since = cluster.leader_since.context(
+                    "the consumer's leader does not tell since when it leads; on a cluster set `streams.replicas` to 3",
+                )?;
+                Some((leader, since))
+            }
+            // While such a consumer changes its leader it may be told without one, and with a state that is not
+            // to be believed.
+            None if broker.is_replicated() => anyhow::bail!("the consumer has no leader at the moment"),
+            None => None,
+        };
+        let life = match leader {
+            Some((leader, since)) => format!("{leader}@{}", since.unix_timestamp_nanos()),
+            // A server alone has a new id in each of its lives.
+            None => broker.server_id(),
+        };
+        let made_at = info.created.unix_timestamp_nanos();
+        let name: Arc<str> = format!("{life}/{made_at}").into();
+        if let Some(known) = known.filter(|known| known.name == name) {
+            return Ok(known.clone());
+        }
+        let since = match leader {
+            Some((_, since)) => Timestamp::from_unix_nanos(since.unix_timestamp_nanos().max(made_at)),
+            None => first_seen(broker, &info.name, &name).await?,
+        };
+        let copies_until = copies_unknown_until(broker, stream).await?;
+        let copies_until = copies_until.unwrap_or(Forgotten::NOTHING.copies_until);
+        tracing::info!(component = info.name, epoch = &*name, %since, "new epoch of the broker's memory");
+        Ok(Self { name, forgotten: Forgotten { deliveries_until: since, copies_until } })
+    }
+}
+
+/// When any process saw this epoch first: processes that start later must know too.
+async fn first_seen(broker: &Broker, component: &str, name: &str) -> anyhow::Result<Timestamp> {
+    let store = StateStore::open(broker).await?;
+    let key = format!("epoch.{component}");
+    loop {
+        let entry = store.load(&key).await.map_err(|fault| fault.source)?;
+        match &entry {
+            Some(entry) if entry.value == name.as_bytes() => return Ok(entry.created),
+            // Whoever writes first has seen it first; read back what the broker made of it.
+            _ => store.save(&key, name.to_owned().into(), entry.as_ref()).await.map_err(|fault| fault.source)?,
+        };
+    }
+}
+
+/// Until when the broker may not know the earlier copy of what is stored in `stream`, because that was in a stream of
+/// the same name that is gone; `None` when it is the first.
+async fn copies_unknown_until(broker: &Broker, stream: Stream) -> anyhow::Result<Option<Timestamp>> {
+    let gone = || format!("the stream {} is not there at the moment", stream.name());
+    let made_at = created_at(broker, stream.name()).await?.with_context(gone)?;
+    // At an installation's first start every stream is made before this bucket, by [`crate::broker::recreate`] after it. Where both are gone
+    // when a process starts, as in an empty server, this cannot be told from a first start.
+    let gone = "the bucket `state` is not there at the moment";
+    let installed_at = created_at(broker, KV_STATE).await?.context(gone)?;
+    let is_anew = made_at > installed_at;
+    let window = i64::try_from(broker.duplicate_window().as_micros()).unwrap_or(i64::MAX);
+    Ok(is_anew.then(|| Timestamp::from_micros(made_at.as_micros().saturating_add(window))))
+}

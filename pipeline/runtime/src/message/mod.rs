@@ -1,0 +1,192 @@
+//! [`Delivered`]: a message that JetStream handed us and that we have to settle.
+
+pub mod epoch;
+pub mod payload;
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use async_nats::jetstream::{self, AckKind};
+use async_nats::{HeaderMap, Subject};
+use bytes::Bytes;
+use headrace_schemas::header;
+use headrace_schemas::id::EventId;
+use headrace_schemas::time::Timestamp;
+use tokio::time::Instant;
+
+use crate::message::epoch::Forgotten;
+use crate::retry::Attempt;
+
+/// What a body takes whose message does not tell its size: the largest that GitHub sends.
+const BODY_BYTES_UNTOLD: usize = 25 << 20;
+
+/// A message with what JetStream tells of its delivery.
+pub struct Delivered {
+    message: async_nats::Message,
+    acker: jetstream::message::Acker,
+    /// Which delivery this is.
+    pub attempt: Attempt,
+    /// The message's sequence in its stream.
+    pub sequence: u64,
+    /// When the broker stored it, by the broker's clock.
+    pub stored_at: Timestamp,
+    stream: String,
+    forgotten: Forgotten,
+    /// No later than the moment from which JetStream counts `ack_wait`.
+    held_since: Mutex<Instant>,
+}
+
+impl Delivered {
+    /// Takes a message over. `requested_at` is when it was asked for: JetStream cannot have delivered
+    /// it earlier, whereas the time of reading it may be much later in a process that was stopped.
+    ///
+    /// # Errors
+    /// When its reply subject is not JetStream's.
+    pub(crate) fn new(
+        message: jetstream::Message,
+        requested_at: Instant,
+        forgotten: Forgotten,
+    ) -> anyhow::Result<Self> {
+        let info =
+            message.info().map_err(|error| anyhow::anyhow!("a message without JetStream's reply subject: {error}"))?;
+        let attempt = Attempt(u32::try_from(info.delivered).unwrap_or(u32::MAX));
+        let sequence = info.stream_sequence;
+        let stream = info.stream.to_owned();
+        let stored_at = Timestamp::from_unix_nanos(info.published.unix_timestamp_nanos());
+        let (message, acker) = message.split();
+        Ok(Self {
+            message,
+            acker,
+            attempt,
+            sequence,
+            stored_at,
+            stream,
+            forgotten,
+            held_since: Mutex::new(requested_at),
+        })
+    }
+
+    /// The message's subject.
+    #[must_use]
+    pub const fn subject(&self) -> &Subject {
+        &self.message.subject
+    }
+
+    /// The message's payload.
+    #[must_use]
+    pub const fn payload(&self) -> &Bytes {
+        &self.message.payload
+    }
+
+    /// All headers, when there are any.
+    #[must_use]
+    pub const fn headers(&self) -> Option<&HeaderMap> {
+        self.message.headers.as_ref()
+    }
+
+    /// One header's first value.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers()?.get(name).map(async_nats::HeaderValue::as_str)
+    }
+
+    /// Whether it refers to a body in the bucket `bodies`.
+    pub(crate) fn refers_to_body(&self) -> bool {
+        self.header(header::BODY_OBJECT).is_some()
+    }
+
+    /// Bytes that are held once it is read: its payload, or the body that it refers to.
+    #[must_use]
+    pub fn bytes_when_read(&self) -> usize {
+        if !self.refers_to_body() {
+            return self.payload().len();
+        }
+        self.header(header::BODY_BYTES).and_then(|bytes| bytes.parse().ok()).unwrap_or(BODY_BYTES_UNTOLD)
+    }
+
+    /// Stream and sequence, as `RAW:42`.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        format!("{}:{}", self.stream, self.sequence)
+    }
+
+    /// Whether an effect of this message may exist already, so that it must be looked up first.
+    ///
+    /// Six ways lead to a second copy: JetStream delivers again; it does and has forgotten that it
+    /// did ([`crate::message::epoch`]); the sender delivers again after the broker's duplicate window; a process
+    /// that was stopped publishes late; a person sends from DEAD again ([`crate::settle::dead_letters`]) what one component
+    /// gave up and others did not; a stream was deleted and made anew ([`crate::broker::recreate`]). The third and fourth show as an id older than the window at its
+    /// reception, and as a message stored long after it.
+    #[must_use]
+    pub fn is_suspect(&self, id: &EventId, received_at: Timestamp, window: Duration) -> bool {
+        self.may_be_redelivered() || self.may_be_copy(id, received_at, window)
+    }
+
+    /// Whether another message of the same event may be in the stream before this one.
+    pub(crate) fn may_be_copy(&self, id: &EventId, received_at: Timestamp, window: Duration) -> bool {
+        // Half the window: the clocks of gateway and broker may differ.
+        let window = window / 2;
+        self.is_redriven()
+            || self.may_be_copy_of_lost()
+            || id.may_repeat(received_at, window)
+            || self.stored_at.since(received_at) >= window
+    }
+
+    /// Whether it was sent again from DEAD.
+    pub(crate) fn is_redriven(&self) -> bool {
+        self.header(header::REDRIVES).is_some()
+    }
+
+    /// Whether somebody may have begun with this message before: with this delivery not the first, or with
+    /// the one that this is the copy of.
+    #[must_use]
+    pub fn may_be_redelivered(&self) -> bool {
+        self.attempt.is_repeat() || self.is_of_earlier_epoch() || self.is_redriven()
+    }
+
+    /// Whether it was stored before the present epoch of the broker's memory.
+    pub(crate) fn is_of_earlier_epoch(&self) -> bool {
+        self.stored_at <= self.forgotten.deliveries_until
+    }
+
+    /// Whether it may be the copy of a message of a stream that was deleted, which the present one cannot know.
+    pub(crate) fn may_be_copy_of_lost(&self) -> bool {
+        self.stored_at < self.forgotten.copies_until
+    }
+
+    /// How many times it has been tried, this time included and those before it was last in DEAD.
+    #[must_use]
+    pub fn attempts_in_all(&self) -> u64 {
+        let before = self.header(header::ATTEMPTS_BEFORE).and_then(|count| count.parse::<u64>().ok());
+        before.unwrap_or(0).saturating_add(u64::from(self.attempt.0))
+    }
+
+    /// The time until which nobody else is given this message.
+    pub(crate) fn held_until(&self, ack_wait: Duration) -> Instant {
+        *self.held_since.lock().unwrap_or_else(PoisonError::into_inner) + ack_wait
+    }
+
+    /// Notes that JetStream counts `ack_wait` from `since` at the earliest.
+    pub(crate) fn extend_hold(&self, since: Instant) {
+        *self.held_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// Sends an acknowledgement of any kind without waiting for the server: a lost one costs a redelivery.
+    pub(crate) async fn answer(&self, kind: AckKind) {
+        if let Err(error) = self.acker.ack_with(kind).await {
+            tracing::debug!(%error, origin = self.origin(), "acknowledgement not sent; the message comes again");
+        }
+    }
+
+    /// Sends an acknowledgement and waits until the server has taken it and all that were sent before.
+    pub(crate) async fn answer_confirmed(&self, kind: AckKind) -> bool {
+        self.acker.double_ack_with(kind).await.is_ok()
+    }
+
+    /// The `traceparent` that came with it.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<&str> {
+        self.header(header::TRACEPARENT)
+    }
+}

@@ -1,0 +1,5 @@
+//! The signals of a process: metrics, health, trace context.
+
+pub mod health;
+pub mod metrics;
+pub mod trace;

@@ -1,0 +1,120 @@
+//! Whether deliveries can be stored, for `/readyz`: what the last one met, and where none came, a probe.
+//!
+//! That the broker answers is not enough: with a full disk or a full stream it answers and stores nothing. The
+//! only proof is a message stored. So the outcome of the last delivery governs. A process that is not ready gets no
+//! more deliveries from its load balancer, which would keep it so for ever: [`HOLD`] after a failure a probe
+//! decides instead. It asks whether RAW has room and writes a small value to the KV bucket `state`, on the same disk.
+//! A stream of NATS that refuses for itself alone, as one does after a write that failed, no probe can see without
+//! a message in RAW: then deliveries come again, fail again, and the process is not ready for another [`HOLD`].
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::broker::{Broker, Stream};
+use crate::observe::health::ComponentHealth;
+
+/// A failure governs for so long, unless a delivery is stored.
+pub const HOLD: Duration = Duration::from_secs(10);
+/// A success, of a probe or of the first delivery after a failure, is believed for so long.
+const FRESH: Duration = Duration::from_secs(5);
+/// The key that a probe writes.
+pub const PROBE_KEY: &str = "readiness";
+
+/// What the gateway's last attempts to store met. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct StoreHealth(Arc<Inner>);
+
+struct Inner {
+    health: ComponentHealth,
+    hold: Duration,
+    /// Spares the lock to each delivery that is stored.
+    failing: AtomicBool,
+    last: Mutex<Last>,
+}
+
+#[derive(Clone)]
+enum Last {
+    Nothing,
+    Stored(Instant),
+    Failed(Instant, String),
+}
+
+impl StoreHealth {
+    /// The health of the component `health`, healthy to begin with. A failure governs for `hold`, usually [`HOLD`].
+    #[must_use]
+    pub fn new(health: ComponentHealth, hold: Duration) -> Self {
+        health.healthy();
+        Self(Arc::new(Inner { health, hold, failing: AtomicBool::new(false), last: Mutex::new(Last::Nothing) }))
+    }
+
+    /// A delivery was stored.
+    pub fn stored(&self) {
+        // Successes are not noted one by one: a probe every few seconds costs less than a lock for each delivery.
+        if self.0.failing.load(Ordering::Relaxed) {
+            self.works(&mut self.last());
+        }
+    }
+
+    /// A delivery was not stored for the reason `why`.
+    pub fn failed(&self, why: &str) {
+        let mut last = self.last();
+        *last = Last::Failed(Instant::now(), why.to_owned());
+        self.0.failing.store(true, Ordering::Relaxed);
+        self.0.health.degraded(why);
+    }
+
+    /// Whether a delivery that comes now is likely to be stored.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub async fn check(&self, broker: &Broker) -> anyhow::Result<()> {
+        let last = self.last().clone();
+        let failed_at = match last {
+            Last::Stored(at) if at.elapsed() < FRESH => return Ok(()),
+            Last::Failed(at, why) if at.elapsed() < self.0.hold => anyhow::bail!("{why}"),
+            Last::Failed(at, _) => Some(at),
+            Last::Stored(_) | Last::Nothing => None,
+        };
+        probe(broker).await?;
+        let mut last = self.last();
+        // A delivery may have failed meanwhile.
+        match &*last {
+            Last::Failed(at, why) if failed_at.is_none_or(|before| *at > before) => anyhow::bail!("{why}"),
+            _ => self.works(&mut last),
+        }
+        Ok(())
+    }
+
+    fn works(&self, last: &mut Last) {
+        *last = Last::Stored(Instant::now());
+        self.0.failing.store(false, Ordering::Relaxed);
+        self.0.health.healthy();
+    }
+
+    fn last(&self) -> MutexGuard<'_, Last> {
+        self.0.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether RAW has room, and the broker can write to its disk.
+async fn probe(broker: &Broker) -> anyhow::Result<()> {
+    let name = Stream::Raw.name();
+    let raw =
+        broker.jetstream().get_stream(name).await.with_context(|| format!("the stream {name} does not answer"))?;
+    let (state, config) = (&raw.cached_info().state, &raw.cached_info().config);
+    let full = |held: u64, max: i64| u64::try_from(max).is_ok_and(|max| max > 0 && held >= max);
+    anyhow::ensure!(
+        !full(state.bytes, config.max_bytes) && !full(state.messages, config.max_messages),
+        "the stream {name} is full: {} messages, {} bytes",
+        state.messages,
+        state.bytes
+    );
+    let state = broker.state_bucket().await?;
+    state.put(PROBE_KEY, Bytes::new()).await.context("the broker cannot write to its disk")?;
+    Ok(())
+}

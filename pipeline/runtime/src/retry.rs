@@ -1,0 +1,114 @@
+//! How often and how long to try again; waiting for a broker that is just being started.
+
+use std::time::Duration;
+
+use async_nats::{ConnectError, ConnectErrorKind};
+use tokio::time::{Instant, sleep};
+
+/// How often JetStream has delivered a message, or how often it failed, this time included: 1 or more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Attempt(pub u32);
+
+impl Attempt {
+    /// Delivered before: its effects may exist already.
+    #[must_use]
+    pub const fn is_repeat(self) -> bool {
+        self.0 > 1
+    }
+}
+
+/// How long and how often to try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Attempts that an event's own transient faults may cost before it is dead-lettered.
+    pub attempts_max: u32,
+    /// Pause after the first failed attempt; it doubles with each further one.
+    pub backoff_min: Duration,
+    /// The longest pause.
+    pub backoff_max: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self { attempts_max: 12, backoff_min: Duration::from_millis(500), backoff_max: Duration::from_secs(60) }
+    }
+}
+
+impl RetryPolicy {
+    /// The pause after failed attempt number `attempt`.
+    #[must_use]
+    pub fn backoff(&self, attempt: Attempt) -> Duration {
+        let doublings = attempt.0.saturating_sub(1).min(20);
+        self.backoff_min.saturating_mul(1 << doublings).min(self.backoff_max)
+    }
+}
+
+/// The pause between two attempts.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Tries `attempt` until it succeeds, or until `within` has passed, or it fails in a way that waiting does not
+/// mend. The first failure is logged, because somebody may be waiting for the start.
+///
+/// # Errors
+/// The last failure.
+pub async fn patiently<T>(within: Duration, attempt: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let until = Instant::now() + within;
+    let mut told = false;
+    loop {
+        match attempt().await {
+            Err(error) if Instant::now() + PAUSE < until && may_pass(&error) => {
+                if !told {
+                    told = true;
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        wait_s = within.as_secs(),
+                        "cannot start yet; trying again"
+                    );
+                }
+                sleep(PAUSE).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Whether a failure may pass by itself: refused credentials and a wrong address do not.
+fn may_pass(error: &anyhow::Error) -> bool {
+    let kind = error.chain().find_map(|cause| cause.downcast_ref::<ConnectError>()).map(ConnectError::kind);
+    !matches!(
+        kind,
+        Some(
+            ConnectErrorKind::ServerParse
+                | ConnectErrorKind::Authentication
+                | ConnectErrorKind::AuthorizationViolation
+                | ConnectErrorKind::Tls
+        )
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use anyhow::Context as _;
+
+    use super::*;
+
+    async fn attempts(kind: ConnectErrorKind, succeeds_at: u32) -> (u32, bool) {
+        let count = AtomicU32::new(0);
+        let attempt = async || {
+            let failed = count.fetch_add(1, Ordering::SeqCst) + 1 < succeeds_at;
+            let error = failed.then(|| ConnectError::new(kind)).map_or(Ok(()), Err);
+            error.context("cannot connect")
+        };
+        let done = patiently(Duration::from_secs(10), attempt).await;
+        (count.into_inner(), done.is_ok())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_may_pass_is_waited_for() {
+        assert_eq!(attempts(ConnectErrorKind::Io, 4).await, (4, true));
+        assert_eq!(attempts(ConnectErrorKind::Io, u32::MAX).await, (10, false));
+        assert_eq!(attempts(ConnectErrorKind::Authentication, 4).await, (1, false));
+    }
+}

@@ -1,0 +1,350 @@
+//! Dead letters: looked at, sent through again, removed.
+//!
+//! Nothing here decides; a person does, see `headrace dead`. A letter leaves DEAD only when the broker
+//! has confirmed its copy, and a copy is always a suspect ([`crate::message::Delivered::is_suspect`]),
+//! so that it makes no second row wherever the first one went.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::pull::Config;
+use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
+use async_nats::jetstream::object_store::InfoErrorKind;
+use async_nats::jetstream::stream::{self, DirectGetErrorKind};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use headrace_schemas::time::Timestamp;
+use headrace_schemas::{header, subject};
+
+use crate::broker::{Broker, Stream};
+use crate::message::payload;
+use crate::publish::Publisher;
+
+/// Letters read at once, without their payloads: about 1 KiB each.
+const PAGE: usize = 256;
+/// The broker forgets a reader that was killed after this time.
+const READER_KEPT: Duration = Duration::from_secs(30);
+/// The broker's header with the size of a payload that it left out.
+const PAYLOAD_BYTES: &str = "Nats-Msg-Size";
+
+/// A message of DEAD, without its payload.
+#[derive(Clone, Debug)]
+pub struct Letter {
+    /// Its sequence in DEAD, by which it is named.
+    pub sequence: u64,
+    /// When it was given up, by the broker's clock.
+    pub died_at: Timestamp,
+    /// The tenant, as a subject token.
+    pub tenant: String,
+    /// Size of the payload; a body in the bucket `bodies` does not count.
+    pub payload_bytes: u64,
+    /// All headers.
+    pub headers: HeaderMap,
+}
+
+impl Letter {
+    fn new(subject: &str, sequence: u64, died_at_nanos: i128, payload_bytes: u64, headers: HeaderMap) -> Self {
+        let died_at = Timestamp::from_micros(i64::try_from(died_at_nanos / 1_000).unwrap_or_default());
+        Self { sequence, died_at, tenant: subject::tenant_of(subject).to_owned(), payload_bytes, headers }
+    }
+
+    /// A header's first value; empty when there is none.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", async_nats::HeaderValue::as_str)
+    }
+
+    /// How many times it has been taken out of DEAD.
+    #[must_use]
+    pub fn redrives(&self) -> u64 {
+        self.header(header::REDRIVES).parse().unwrap_or(0)
+    }
+}
+
+/// Which letters are meant; all when nothing is set.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// With this sequence in DEAD.
+    pub sequence: Option<u64>,
+    /// Given up by this component.
+    pub component: Option<String>,
+    /// Of this tenant.
+    pub tenant: Option<String>,
+    /// For the reason with this code.
+    pub reason: Option<String>,
+    /// Of this event.
+    pub event_id: Option<String>,
+    /// Given up then or later.
+    pub since: Option<Timestamp>,
+    /// Given up before then.
+    pub until: Option<Timestamp>,
+}
+
+impl Filter {
+    /// Component and tenant are in the subject, by which the broker has chosen already.
+    fn takes(&self, letter: &Letter) -> bool {
+        let is = |wanted: &Option<String>, name: &str| wanted.as_deref().is_none_or(|own| own == letter.header(name));
+        self.sequence.is_none_or(|sequence| sequence == letter.sequence)
+            && is(&self.reason, header::DEAD_REASON)
+            && is(&self.event_id, header::ID)
+            && self.since.is_none_or(|since| letter.died_at >= since)
+            && self.until.is_none_or(|until| letter.died_at < until)
+    }
+}
+
+/// What became of a letter that was to be sent through again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Redriven {
+    /// Its copy is stored, the letter removed.
+    Sent {
+        /// The broker had the copy from an earlier try that was interrupted.
+        known: bool,
+    },
+    /// It is not there, or not any more.
+    Gone,
+    /// It was left where it is, because it cannot be sent; in words.
+    Kept(String),
+}
+
+/// The stream DEAD.
+pub struct DeadLetters {
+    broker: Broker,
+    publisher: Publisher,
+    stream: stream::Stream,
+}
+
+impl DeadLetters {
+    /// Opens DEAD.
+    ///
+    /// # Errors
+    /// When the broker does not answer or has no such stream.
+    pub async fn open(broker: &Broker) -> anyhow::Result<Self> {
+        let name = Stream::Dead.name();
+        let stream = broker.jetstream().get_stream(name).await.with_context(|| {
+            format!("cannot open the stream {name}; `headrace run` and `headrace up` create it at their first start")
+        })?;
+        Ok(Self { broker: broker.clone(), publisher: Publisher::new(broker), stream })
+    }
+
+    /// A reader of the letters that are there now; those that come later, such as a copy that failed
+    /// again, are not read.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn read(&self, filter: Filter) -> anyhow::Result<Reader> {
+        let state = self.stream.get_info().await.context("cannot read the state of DEAD")?.state;
+        let config = Config {
+            // Sequences begin at 1.
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: filter.sequence.unwrap_or(1).max(1) },
+            ack_policy: AckPolicy::None,
+            filter_subject: subject::dead_of(filter.component.as_deref(), filter.tenant.as_deref()),
+            headers_only: true,
+            memory_storage: true,
+            inactive_threshold: READER_KEPT,
+            ..Config::default()
+        };
+        let consumer = self.stream.create_consumer(config).await.context("cannot read DEAD")?;
+        let last = filter.sequence.unwrap_or(u64::MAX).min(state.last_sequence);
+        Ok(Reader { stream: self.stream.clone(), consumer, filter, last })
+    }
+
+    /// One letter with its payload; `None` when it is not there.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn get(&self, sequence: u64) -> anyhow::Result<Option<(Letter, Bytes)>> {
+        let message = match self.stream.direct_get(sequence).await {
+            Ok(message) => message,
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("cannot read dead letter {sequence}")),
+        };
+        let (nanos, bytes) = (message.time.unix_timestamp_nanos(), message.payload.len() as u64);
+        Ok(Some((Letter::new(&message.subject, sequence, nanos, bytes, message.headers), message.payload)))
+    }
+
+    /// The body of a letter whose payload is `payload`: itself, or the object in the bucket `bodies` that
+    /// the letter refers to.
+    ///
+    /// # Errors
+    /// When the object is gone or the broker does not answer.
+    pub async fn body(&self, letter: &Letter, payload: Bytes) -> anyhow::Result<Bytes> {
+        match letter.headers.get(header::BODY_OBJECT) {
+            Some(object) => payload::fetch_body(&self.broker, object.as_str()).await.map_err(|fault| fault.source),
+            None => Ok(payload),
+        }
+    }
+
+    /// Sends a letter through again: publishes it to the subject it had, waits for the broker's word, and
+    /// only then removes it. Interrupted and called again, it does what is left.
+    ///
+    /// # Errors
+    /// When the broker does not answer or does not store the copy; the letter is still there.
+    pub async fn redrive(&self, sequence: u64) -> anyhow::Result<Redriven> {
+        let Some((letter, payload)) = self.get(sequence).await? else { return Ok(Redriven::Gone) };
+        if let Some(problem) = self.unfit(&letter).await? {
+            return Ok(Redriven::Kept(problem));
+        }
+        let subject = letter.header(header::DEAD_SUBJECT).to_owned();
+        let sent = self.publisher.send_headers(subject, live_headers(&letter), payload).await;
+        let stored = match sent {
+            Ok(unconfirmed) => unconfirmed.confirmed().await,
+            Err(fault) => Err(fault),
+        };
+        let stored = stored.map_err(|fault| fault.source.context(format!("cannot publish dead letter {sequence}")))?;
+        // Only now: a crash between the two costs a second copy, the other order loses the event.
+        self.remove(sequence).await?;
+        Ok(Redriven::Sent { known: stored.duplicate })
+    }
+
+    /// Why a letter cannot be sent through again, in words.
+    async fn unfit(&self, letter: &Letter) -> anyhow::Result<Option<String>> {
+        let own = letter.header(header::DEAD_SUBJECT);
+        if !subject::is_live(own) {
+            let name = header::DEAD_SUBJECT;
+            return Ok(Some(format!("expected the subject that it had in the header {name}, found `{own}`")));
+        }
+        let Some(object) = letter.headers.get(header::BODY_OBJECT) else { return Ok(None) };
+        let bodies = self.broker.bodies().await?;
+        match bodies.info(object.as_str()).await {
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == InfoErrorKind::NotFound => {
+                Ok(Some(format!("its body `{object}` is no longer in the bucket `bodies`")))
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot look for the body `{object}`")),
+        }
+    }
+
+    /// Removes a letter for good; false when it is not there.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn remove(&self, sequence: u64) -> anyhow::Result<bool> {
+        match self.stream.delete_message(sequence).await {
+            Ok(removed) => Ok(removed),
+            // Somebody else may have removed it meanwhile; anything else is an error.
+            Err(error) => match self.get(sequence).await {
+                Ok(None) => Ok(false),
+                _ => Err(error).with_context(|| format!("cannot remove dead letter {sequence}")),
+            },
+        }
+    }
+}
+
+/// Reads letters page by page, in the order of their sequence.
+pub struct Reader {
+    stream: stream::Stream,
+    consumer: Consumer<Config>,
+    filter: Filter,
+    last: u64,
+}
+
+impl Reader {
+    /// The next letters that the filter takes; an empty page when none of a page is, `None` at the end.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn page(&mut self) -> anyhow::Result<Option<Vec<Letter>>> {
+        let mut messages = self.consumer.fetch().max_messages(PAGE).messages().await.context("cannot read DEAD")?;
+        let (mut letters, mut read) = (Vec::new(), 0_usize);
+        while let Some(message) = messages.next().await {
+            let message = message.map_err(|error| anyhow::anyhow!("reading DEAD broke off: {error}"))?;
+            let (sequence, nanos) = {
+                let info = message.info().map_err(|error| anyhow::anyhow!("cannot read DEAD: {error}"))?;
+                (info.stream_sequence, info.published.unix_timestamp_nanos())
+            };
+            if sequence > self.last {
+                break;
+            }
+            read += 1;
+            let headers = message.headers.clone().unwrap_or_default();
+            let bytes = headers.get(PAYLOAD_BYTES).and_then(|bytes| bytes.as_str().parse().ok()).unwrap_or(0);
+            let letter = Letter::new(&message.subject, sequence, nanos, bytes, headers);
+            if self.filter.takes(&letter) {
+                letters.push(letter);
+            }
+        }
+        Ok((read > 0).then_some(letters))
+    }
+
+    /// Ends reading. Without it the broker keeps the reader's place for half a minute.
+    pub async fn close(self) {
+        let name = self.consumer.cached_info().name.clone();
+        if let Err(error) = self.stream.delete_consumer(&name).await {
+            tracing::debug!(%error, "the reader of DEAD is left to the broker");
+        }
+    }
+}
+
+/// The headers of a letter's copy: those that the message had, and its history.
+fn live_headers(letter: &Letter) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, values) in letter.headers.iter() {
+        let text: &str = name.as_ref();
+        if !text.starts_with("Nats-") && !text.starts_with(header::DEAD_PREFIX) {
+            values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
+        }
+    }
+    // Not the key that it had: within the duplicate window the broker would drop the copy. The same key
+    // for every try at this letter, so that a try after an interrupted one adds nothing.
+    // With the time, because a DEAD that was made anew gives its sequences again.
+    let (id, place) = (letter.header(header::ID), format!("{}@{}", letter.sequence, letter.died_at.as_micros()));
+    headers.insert(header::MESSAGE_ID, format!("{id}/redrive/{place}"));
+    headers.insert(header::REDRIVES, letter.redrives().saturating_add(1).to_string());
+    let attempts: u64 = letter.header(header::DEAD_ATTEMPTS).parse().unwrap_or(0);
+    headers.insert(header::ATTEMPTS_BEFORE, attempts.to_string());
+    headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter(headers: &[(&str, &str)]) -> Letter {
+        let headers = headers.iter().map(|&(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        Letter::new("dead.normalize.acme", 7, 1_700_000_000_123_456_789, 2, headers)
+    }
+
+    #[test]
+    fn a_copy_has_the_messages_own_headers_and_its_history() {
+        let letter = letter(&[
+            ("Nats-Msg-Id", "normalize/RAW:42"),
+            (header::ID, "github:1"),
+            (header::GITHUB_SIGNATURE, "sha256=00"),
+            (header::DEAD_SUBJECT, "raw.acme.github.push"),
+            (header::DEAD_ATTEMPTS, "5"),
+            (header::REDRIVES, "1"),
+            (header::ATTEMPTS_BEFORE, "4"),
+        ]);
+        let headers = live_headers(&letter);
+        let mut found: Vec<String> = headers.iter().map(|(name, values)| format!("{name}: {}", values[0])).collect();
+        found.sort();
+        let expected = [
+            "Headrace-Attempts-Before: 5",
+            "Headrace-Id: github:1",
+            "Headrace-Redrives: 2",
+            "Nats-Msg-Id: github:1/redrive/7@1700000000123456",
+            "X-Hub-Signature-256: sha256=00",
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn every_condition_of_a_filter_must_hold() {
+        let letter = letter(&[(header::DEAD_REASON, "malformed"), (header::ID, "github:1")]);
+        assert_eq!(letter.tenant, "acme");
+        let at = |micros| Some(Timestamp::from_micros(letter.died_at.as_micros() + micros));
+        let text = |text: &str| Some(text.to_owned());
+        for (filter, want) in [
+            (Filter::default(), true),
+            (Filter { reason: text("malformed"), event_id: text("github:1"), ..Filter::default() }, true),
+            (Filter { reason: text("malformed"), event_id: text("github:2"), ..Filter::default() }, false),
+            (Filter { reason: text("rejected"), ..Filter::default() }, false),
+            (Filter { since: at(0), until: at(1), ..Filter::default() }, true),
+            (Filter { since: at(1), ..Filter::default() }, false),
+            (Filter { until: at(0), ..Filter::default() }, false),
+        ] {
+            assert_eq!(filter.takes(&letter), want, "{filter:?}");
+        }
+    }
+}

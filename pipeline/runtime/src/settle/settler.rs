@@ -1,0 +1,216 @@
+//! Carries out what [`settle`] decides: acknowledge, give back, dead-letter. Counts and logs it, once.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::AckKind;
+use futures::FutureExt as _;
+use futures::future::join_all;
+use headrace_schemas::header;
+use headrace_schemas::subject;
+
+use crate::broker::Broker;
+use crate::crash::{self, Point};
+use crate::fault::{Fault, FaultClass, Reason};
+use crate::message::Delivered;
+use crate::observe::health::ComponentHealth;
+use crate::observe::metrics::ComponentMetrics;
+use crate::publish::Publisher;
+use crate::retry::RetryPolicy;
+use crate::settle::failures::Failures;
+use crate::settle::{Outcome, Settlement, settle};
+
+/// Settles the messages of one component.
+#[derive(Clone)]
+pub struct Settler {
+    component: String,
+    publisher: Publisher,
+    policy: RetryPolicy,
+    failures: Failures,
+    /// The component's signals.
+    pub metrics: ComponentMetrics,
+    /// The component's health.
+    pub health: ComponentHealth,
+}
+
+impl Settler {
+    /// A settler for `component`.
+    #[must_use]
+    pub fn new(component: &str, broker: &Broker, policy: RetryPolicy, health: ComponentHealth) -> Self {
+        Self {
+            component: component.to_owned(),
+            publisher: Publisher::new(broker),
+            policy,
+            failures: Failures::default(),
+            metrics: ComponentMetrics::new(component),
+            health,
+        }
+    }
+
+    /// The component's retry policy.
+    #[must_use]
+    pub const fn policy(&self) -> &RetryPolicy {
+        &self.policy
+    }
+
+    /// Settles `message` after `outcome`. Returns how long the consumer must rest, when it must.
+    pub async fn settle(&self, message: &Delivered, outcome: Outcome) -> Option<Duration> {
+        self.settle_all(vec![(message, outcome)]).await
+    }
+
+    /// Settles each message after its outcome. Returns how long the consumer must rest, when it must.
+    ///
+    /// Acknowledgements are sent without waiting for a word on them, and DEAD's confirmations are awaited together: a
+    /// broker that is lost costs one timeout, however many messages there are.
+    pub async fn settle_all(&self, outcomes: Vec<(&Delivered, Outcome)>) -> Option<Duration> {
+        let (mut pause, mut letters) = (None, Vec::new());
+        for (message, outcome) in outcomes {
+            match self.decide(message, &outcome) {
+                Settlement::Ack => {
+                    self.failures.forget(message.sequence);
+                    message.answer(AckKind::Ack).await;
+                    crash::pass(Point::AfterAck);
+                }
+                Settlement::Nak { delay } => {
+                    // Until something goes through again: a component of which nothing does must not look well.
+                    if matches!(outcome, Outcome::Unread(_) | Outcome::Unpublished(_)) {
+                        self.health.degraded(describe(&outcome));
+                    }
+                    self.log_retry(message, &outcome, delay);
+                    message.answer(AckKind::Nak(Some(delay))).await;
+                }
+                Settlement::DeadLetter(reason) => letters.push((message, reason, outcome)),
+                Settlement::Pause { delay } => {
+                    self.health.broken(describe(&outcome));
+                    message.answer(AckKind::Nak(Some(delay))).await;
+                    pause = pause.max(Some(delay));
+                }
+            }
+        }
+        let dead = letters.iter().map(|(message, reason, outcome)| self.dead_letter(message, *reason, outcome).boxed());
+        join_all(dead).await.into_iter().fold(pause, Option::max)
+    }
+
+    /// What becomes of `message`; counts and logs it.
+    fn decide(&self, message: &Delivered, outcome: &Outcome) -> Settlement {
+        self.metrics.settled(outcome.label());
+        // The same trace id on every hop: with `debug` on, a delivery can be followed from request to row.
+        tracing::debug!(
+            component = self.component,
+            outcome = outcome.label(),
+            id = message.header(header::ID),
+            trace_id = message.traceparent().and_then(|text| text.get(3..35)),
+            origin = message.origin(),
+            attempt = message.attempt.0,
+            "message settled"
+        );
+        if let Outcome::Discarded(reason) = outcome {
+            self.metrics.discarded(reason.code());
+        }
+        // Deliveries that came to nothing are no attempts, and for the broker's trouble or a wrong
+        // configuration no event is to blame.
+        let attempt = match outcome {
+            Outcome::Failed(Fault { class: FaultClass::Transient { .. }, .. }) => self.failures.add(message.sequence),
+            _ => message.attempt,
+        };
+        settle(outcome, attempt, &self.policy)
+    }
+
+    /// Forgets `message` untouched: it was held so long that the broker gives it to another.
+    pub fn lapse(&self, message: &Delivered) {
+        self.metrics.lapsed.increment(1);
+        tracing::warn!(
+            component = self.component,
+            origin = message.origin(),
+            "message was held longer than its ack_wait (was this process stopped?); left to its redelivery"
+        );
+    }
+
+    /// Sends `message` to DEAD. Returns how long the consumer must rest when DEAD does not take it.
+    async fn dead_letter(&self, message: &Delivered, reason: Reason, outcome: &Outcome) -> Option<Duration> {
+        let detail = describe(outcome);
+        let headers = self.dead_headers(message, reason, &detail);
+        let tenant = subject::tenant_of(message.subject());
+        let subject = subject::dead(&self.component, tenant);
+        let sent = self.publisher.send_headers(subject, headers, message.payload().clone()).await;
+        let stored = match sent {
+            Ok(unconfirmed) => unconfirmed.confirmed_or_cut_off().await,
+            Err(fault) => Err(fault),
+        };
+        match stored {
+            // Ack only after DEAD has it: a crash between the two costs a duplicate that DEAD's
+            // deduplication drops, the other order loses the event.
+            Ok(_) => {
+                self.failures.forget(message.sequence);
+                self.metrics.dead(reason.code());
+                tracing::warn!(
+                    component = self.component,
+                    reason = reason.code(),
+                    detail,
+                    origin = message.origin(),
+                    attempts = message.attempts_in_all(),
+                    "message dead-lettered"
+                );
+                message.answer(AckKind::Ack).await;
+                None
+            }
+            Err(fault) => {
+                let delay = self.policy.backoff(message.attempt);
+                self.health.degraded(format!("DEAD does not take what can never succeed: {fault}"));
+                tracing::warn!(component = self.component, %fault, origin = message.origin(), "cannot dead-letter yet");
+                message.answer(AckKind::Nak(Some(delay))).await;
+                Some(delay)
+            }
+        }
+    }
+
+    fn dead_headers(&self, message: &Delivered, reason: Reason, detail: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, values) in message.headers().into_iter().flat_map(HeaderMap::iter) {
+            // The message's own deduplication key would keep a second dead letter of it from DEAD.
+            if !name.to_string().starts_with("Nats-") {
+                values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
+            }
+        }
+        let origin = message.origin();
+        // With the time, because a broker that lost its newest messages gives their sequences again.
+        let message_id = format!("{}/{origin}@{}", self.component, message.stored_at.as_micros());
+        headers.insert(header::MESSAGE_ID, message_id);
+        headers.insert(header::DEAD_COMPONENT, self.component.as_str());
+        headers.insert(header::DEAD_REASON, reason.code());
+        headers.insert(header::DEAD_DETAIL, one_line(detail).as_str());
+        headers.insert(header::DEAD_ATTEMPTS, message.attempts_in_all().to_string());
+        headers.insert(header::DEAD_SUBJECT, message.subject().as_str());
+        headers.insert(header::DEAD_ORIGIN, origin);
+        headers
+    }
+
+    fn log_retry(&self, message: &Delivered, outcome: &Outcome, delay: Duration) {
+        let (Outcome::Failed(fault) | Outcome::Unpublished(fault) | Outcome::Unread(fault)) = outcome else { return };
+        tracing::warn!(
+            component = self.component,
+            %fault,
+            origin = message.origin(),
+            attempt = message.attempt.0,
+            delay_ms = delay.as_millis(),
+            "message failed and is tried again"
+        );
+    }
+}
+
+fn describe(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Failed(Fault { source, class })
+        | Outcome::Unpublished(Fault { source, class })
+        | Outcome::Unread(Fault { source, class }) => match class {
+            FaultClass::Transient { .. } => format!("{source:#} (temporary, but too often)"),
+            FaultClass::Poison(_) | FaultClass::Broken => format!("{source:#}"),
+        },
+        other => other.label().to_owned(),
+    }
+}
+
+/// NATS headers are lines: no line breaks, and no longer than a screen.
+fn one_line(text: &str) -> String {
+    text.chars().take(1_000).map(|char| if char.is_control() { ' ' } else { char }).collect()
+}
