@@ -16,15 +16,15 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::Admission;
 use crate::config::{Config, Tenants};
 use crate::github;
-use crate::limits::Limits;
 use crate::reply::Refusal;
 
 /// What all sources share.
 pub(crate) struct Shared {
     pub(crate) config: Config,
-    pub(crate) limits: Limits,
+    pub(crate) admission: Admission,
     pub(crate) stores: StoreHealth,
     pub(crate) broker: Broker,
     pub(crate) publisher: Publisher,
@@ -45,7 +45,7 @@ impl Gateway {
     pub fn new(config: &Config, tenants: &Tenants, broker: &Broker, stores: StoreHealth) -> Self {
         let connections = Connections::new("gateway", config.connections_max);
         let shared = Shared {
-            limits: Limits::new(config, &connections),
+            admission: Admission::new(config, &connections),
             stores,
             broker: broker.clone(),
             publisher: Publisher::new(broker),

@@ -5,10 +5,10 @@
 //! source; a new source is a module and a line in the routes of [`gateway::Gateway`]. [`recover`] is the other half of the
 //! source GitHub: it asks for what did not arrive.
 
+mod admission;
 pub mod config;
 pub mod gateway;
 pub mod github;
-mod limits;
 pub mod recover;
 mod reply;
 pub mod tenant;

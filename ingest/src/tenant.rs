@@ -54,10 +54,10 @@ pub fn login_of(body: &[u8]) -> Option<String> {
     // One pass over the top level; values that are not asked for are skipped, not parsed.
     for entry in sonic_rs::to_object_iter(body) {
         let (key, value) = entry.ok()?;
-        if let Some(place) = PLACES.iter().position(|place| place.key == key)
+        if let Some(place) = LOGIN_PATHS.iter().position(|place| place.key == key)
             && found[place].is_none()
         {
-            let login = PLACES[place].login(&value);
+            let login = LOGIN_PATHS[place].login(&value);
             if place == 0 && login.is_some() {
                 return login;
             }
@@ -105,19 +105,19 @@ fn owner(full_name: &str) -> &str {
 }
 
 /// Where a body names an owner.
-struct Place {
+struct LoginPath {
     key: &'static str,
     path: &'static [&'static str],
 }
 
 /// The most particular first.
-const PLACES: [Place; 3] = [
-    Place { key: "organization", path: &["login"] },
-    Place { key: "repository", path: &["owner", "login"] },
-    Place { key: "installation", path: &["account", "login"] },
+const LOGIN_PATHS: [LoginPath; 3] = [
+    LoginPath { key: "organization", path: &["login"] },
+    LoginPath { key: "repository", path: &["owner", "login"] },
+    LoginPath { key: "installation", path: &["account", "login"] },
 ];
 
-impl Place {
+impl LoginPath {
     /// The login in the value of its key.
     fn login(&self, value: &LazyValue<'_>) -> Option<String> {
         let mut value = value.clone();

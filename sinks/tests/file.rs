@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use headrace_runtime::component::batch::{Batch, Item};
-use headrace_runtime::component::sink::{Delivery, Sink as _, Terms};
+use headrace_runtime::component::sink::{BatchResult, Sink as _, SinkOptions};
 use headrace_runtime::fault::{Fault, FaultClass};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
@@ -55,8 +55,8 @@ impl Case for FileCase {
     fn sink(&self) -> File<Event> {
         config(&self.0).build()
     }
-    fn terms(&self) -> Terms {
-        config(&self.0).terms::<Event>()
+    fn options(&self) -> SinkOptions {
+        config(&self.0).options::<Event>()
     }
     fn received(&self) -> Vec<String> {
         ids(&config(&self.0).dir, "events")
@@ -95,10 +95,10 @@ fn sample_ids(numbers: std::ops::Range<u16>) -> Vec<String> {
     numbers.map(|number| Event::sample(number).id.to_string()).collect()
 }
 
-fn class_of(delivery: Delivery) -> Option<FaultClass> {
-    match delivery {
-        Delivery::Whole(Fault { class, .. }) | Delivery::TooMuch(Fault { class, .. }) => Some(class),
-        Delivery::Each(results) => results.into_iter().find_map(Result::err).map(|fault| fault.class),
+fn class_of(result: BatchResult) -> Option<FaultClass> {
+    match result {
+        BatchResult::Whole(Fault { class, .. }) | BatchResult::TooMuch(Fault { class, .. }) => Some(class),
+        BatchResult::Each(results) => results.into_iter().find_map(Result::err).map(|fault| fault.class),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use headrace_runtime::component::batch::{Batch, Item};
-use headrace_runtime::component::sink::{Delivery, Sink as _, Terms};
+use headrace_runtime::component::sink::{BatchResult, Sink as _, SinkOptions};
 use headrace_runtime::fault::{Fault, FaultClass};
 use headrace_runtime::secret::Secret;
 use headrace_schemas::alert::{Alert, Status};
@@ -50,8 +50,8 @@ impl Case for JiraCase {
     fn sink(&self) -> Sink {
         config(&self.0).build().unwrap()
     }
-    fn terms(&self) -> Terms {
-        config(&self.0).terms()
+    fn options(&self) -> SinkOptions {
+        config(&self.0).options()
     }
     fn received(&self) -> Vec<String> {
         self.0.alerts()
@@ -118,15 +118,17 @@ fn grown(count: i64, risk: i32) -> Alert {
     Alert { count, risk, status: Status::Updated, ..Alert::sample(1) }
 }
 
-fn each(delivery: Delivery) -> Vec<Result<(), Fault>> {
-    match delivery {
-        Delivery::Each(results) => results,
-        Delivery::Whole(fault) | Delivery::TooMuch(fault) => panic!("expected an answer for each, found {fault:?}"),
+fn each(result: BatchResult) -> Vec<Result<(), Fault>> {
+    match result {
+        BatchResult::Each(results) => results,
+        BatchResult::Whole(fault) | BatchResult::TooMuch(fault) => {
+            panic!("expected an answer for each, found {fault:?}")
+        }
     }
 }
 
-fn assert_done(delivery: Delivery) {
-    each(delivery).into_iter().for_each(|result| result.unwrap());
+fn assert_done(result: BatchResult) {
+    each(result).into_iter().for_each(|result| result.unwrap());
 }
 
 /// Presents a batch of one until it is done.
@@ -136,8 +138,8 @@ async fn done_in_the_end(sink: &Sink, batch: &Batch<Alert>) {
 }
 
 /// The one answer, a transient one, and how long to wait.
-fn wait_of(delivery: Delivery) -> Duration {
-    let fault = each(delivery).remove(0).unwrap_err();
+fn wait_of(result: BatchResult) -> Duration {
+    let fault = each(result).remove(0).unwrap_err();
     let FaultClass::Transient { retry_after: Some(wait) } = fault.class else { panic!("not a wait: {fault:?}") };
     wait
 }
@@ -234,7 +236,7 @@ async fn a_creation_without_a_clear_answer_is_not_repeated_while_the_index_lags(
     jira.site().index_stopped = true;
     jira.fail_next(1, Failure::Status(504), When::After, Which::Deliveries);
     let sink = Config { index_lag_ms: 60_000, ..config(&jira) }.build().unwrap();
-    assert!(matches!(sink.deliver(&batch(vec![Alert::sample(1)])).await, Delivery::Whole(_)));
+    assert!(matches!(sink.deliver(&batch(vec![Alert::sample(1)])).await, BatchResult::Whole(_)));
     for _ in 0..3 {
         let wait = wait_of(sink.deliver(&batch(vec![Alert::sample(1)])).await);
         assert!(wait > Duration::from_secs(50), "{wait:?}");
@@ -261,8 +263,8 @@ async fn what_was_done_before_jira_went_away_is_not_done_again() {
         }
     };
     let items = batch(alerts());
-    let (delivery, ()) = tokio::join!(sink.deliver(&items), release);
-    assert!(matches!(delivery, Delivery::Whole(Fault { class: FaultClass::Transient { .. }, .. })), "{delivery:?}");
+    let (result, ()) = tokio::join!(sink.deliver(&items), release);
+    assert!(matches!(result, BatchResult::Whole(Fault { class: FaultClass::Transient { .. }, .. })), "{result:?}");
     assert_eq!(jira.alerts().len(), 2);
     let results = each(sink.deliver(&items).await);
     // A 503 may have had its effect, hence the wait.
@@ -337,8 +339,8 @@ async fn a_wrong_set_up_blames_no_alert() {
         Config { project: "HR".to_owned(), ..config(&jira) },
         Config { priorities: BTreeMap::from([("high".to_owned(), "Urgent".to_owned())]), ..config(&jira) },
     ] {
-        let delivery = wrong.build().unwrap().deliver(&batch(vec![Alert::sample(1)])).await;
-        assert!(matches!(delivery, Delivery::Whole(Fault { class: FaultClass::Broken, .. })), "{delivery:?}");
+        let result = wrong.build().unwrap().deliver(&batch(vec![Alert::sample(1)])).await;
+        assert!(matches!(result, BatchResult::Whole(Fault { class: FaultClass::Broken, .. })), "{result:?}");
     }
     assert!(jira.alerts().is_empty());
 }

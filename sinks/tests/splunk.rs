@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use headrace_runtime::component::batch::{Batch, Item};
-use headrace_runtime::component::sink::{Delivery, Sink as _, Terms};
-use headrace_runtime::fault::{Fault, FaultClass, Reason};
+use headrace_runtime::component::sink::{BatchResult, Sink as _, SinkOptions};
+use headrace_runtime::fault::{DeadReason, Fault, FaultClass};
 use headrace_runtime::message::payload::Payload as _;
 use headrace_runtime::secret::Secret;
 use headrace_schemas::event::{Event, Severity};
@@ -44,8 +44,8 @@ impl Case for SplunkCase {
     fn sink(&self) -> Sink {
         config(&self.0).build().unwrap()
     }
-    fn terms(&self) -> Terms {
-        config(&self.0).terms()
+    fn options(&self) -> SinkOptions {
+        config(&self.0).options()
     }
     fn received(&self) -> Vec<String> {
         self.0.ids()
@@ -110,8 +110,8 @@ fn ids(numbers: std::ops::Range<u16>) -> Vec<String> {
 }
 
 /// What was answered for each item.
-fn told(delivery: Delivery) -> Vec<&'static str> {
-    let Delivery::Each(results) = delivery else { panic!("expected an answer for each, found {delivery:?}") };
+fn told(result: BatchResult) -> Vec<&'static str> {
+    let BatchResult::Each(results) = result else { panic!("expected an answer for each, found {result:?}") };
     let word = |result: Result<(), Fault>| match result.map_err(|fault| fault.class) {
         Ok(()) => "ok",
         Err(FaultClass::Poison(reason)) => reason.code(),
@@ -121,10 +121,10 @@ fn told(delivery: Delivery) -> Vec<&'static str> {
     results.into_iter().map(word).collect()
 }
 
-fn whole(delivery: Delivery) -> Fault {
-    match delivery {
-        Delivery::Whole(fault) | Delivery::TooMuch(fault) => fault,
-        Delivery::Each(results) => panic!("expected one fault for all, found {results:?}"),
+fn whole(result: BatchResult) -> Fault {
+    match result {
+        BatchResult::Whole(fault) | BatchResult::TooMuch(fault) => fault,
+        BatchResult::Each(results) => panic!("expected one fault for all, found {results:?}"),
     }
 }
 
@@ -185,7 +185,7 @@ async fn a_receiver_with_a_lower_bound_gets_smaller_requests() {
     assert_eq!(splunk.ids(), ids(0..40));
 
     splunk.index().request_bytes_max = 10;
-    assert_eq!(told(sink.deliver(&batch(40..43)).await), [Reason::Rejected.code(); 3]);
+    assert_eq!(told(sink.deliver(&batch(40..43)).await), [DeadReason::Rejected.code(); 3]);
 }
 
 #[tokio::test]

@@ -33,13 +33,13 @@ async fn a_forged_message_ends_in_dead_and_is_not_replayed() {
 
     let rows: Vec<(String,)> = stored.rows("SELECT id FROM events").await;
     assert_eq!(rows, [(format!("github:{good}"),)]);
-    let letters = stored.messages(Stream::Dead).await;
-    let told = |name| letters.iter().map(|letter| stored::header(letter, name)).collect::<Vec<_>>();
+    let dead_letters = stored.messages(Stream::Dead).await;
+    let told = |name| dead_letters.iter().map(|dead_letter| stored::header(dead_letter, name)).collect::<Vec<_>>();
     assert_eq!(
         (told(header::ID), told(header::DEAD_REASON)),
         (vec![forged.id.to_string()], vec!["unverified".to_owned()])
     );
-    assert!(told(header::DEAD_DETAIL)[0].starts_with("the signature does not match the body"), "{letters:?}");
+    assert!(told(header::DEAD_DETAIL)[0].starts_with("the signature does not match the body"), "{dead_letters:?}");
 
     // The same secret, which `up` made, is found by the command.
     let data = dir.path().join("data");

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use headrace_runtime::component::batch::{Batch, Item};
-use headrace_runtime::component::sink::{Delivery, Sink as _};
+use headrace_runtime::component::sink::{BatchResult, Sink as _};
 use headrace_runtime::crash;
 use headrace_runtime::fault::FaultClass;
 use headrace_runtime::message::payload::Payload as _;
@@ -35,7 +35,7 @@ async fn first_deliveries_whose_answer_was_lost_are_inserted_once() {
     for (number, failure) in (0..).zip([Failure::Reset, Failure::Torn, Failure::Hang, Failure::Status(504)]) {
         let batch = batch(number * 10..number * 10 + 10, false, MINUTE);
         case.proxy.fail_next(1, failure, When::After, Which::Deliveries);
-        let (Delivery::Whole(fault) | Delivery::TooMuch(fault)) = sink.deliver(&batch).await else {
+        let (BatchResult::Whole(fault) | BatchResult::TooMuch(fault)) = sink.deliver(&batch).await else {
             panic!("the answer was lost")
         };
         assert_eq!(fault.class, FaultClass::Transient { retry_after: None }, "{fault}");
@@ -72,7 +72,7 @@ async fn a_copy_that_was_received_later_is_found() {
 async fn the_server_refuses_rows_that_come_too_late() {
     let (case, sink) = ready().await;
     // Two seconds are kept for the clocks.
-    let Delivery::Whole(fault) = sink.deliver(&batch(0..10, false, Duration::from_millis(500))).await else {
+    let BatchResult::Whole(fault) = sink.deliver(&batch(0..10, false, Duration::from_millis(500))).await else {
         panic!("expected the server to refuse the late rows")
     };
     assert_eq!(fault.class, FaultClass::Transient { retry_after: None }, "{fault}");
@@ -84,7 +84,9 @@ async fn the_server_refuses_rows_that_come_too_late() {
 async fn an_unclear_insert_of_suspects_waits_for_the_servers_limit() {
     let (case, sink) = ready().await;
     case.proxy.fail_next(1, Failure::Reset, When::After, Which::Deliveries);
-    let Delivery::Whole(fault) = sink.deliver(&batch(0..10, true, MINUTE)).await else { panic!("the answer was lost") };
+    let BatchResult::Whole(fault) = sink.deliver(&batch(0..10, true, MINUTE)).await else {
+        panic!("the answer was lost")
+    };
     assert_eq!(fault.class, FaultClass::Transient { retry_after: Some(Duration::from_secs(6)) }, "{fault}");
     assert_all(&sink.deliver(&batch(0..10, true, MINUTE)).await, 10);
     assert_eq!(case.rows(), 10);

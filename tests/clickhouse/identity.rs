@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use headrace_runtime::component::batch::{Batch, Item};
 use headrace_runtime::component::sink::Sink as _;
-use headrace_runtime::consume::history::Window;
+use headrace_runtime::consume::stream_reader::Window;
 use headrace_runtime::message::payload::{Outgoing, Payload as _, RawDelivery};
 use headrace_schemas::event::{Event, RawReference};
 use headrace_schemas::id::EventId;
@@ -53,7 +53,7 @@ fn rows(lines: &[[&str; 3]]) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_body_under_an_id_is_kept_once() {
     let (case, _) = ready().await;
-    let sink = case.patient().raw();
+    let sink = case.with_long_timeout().raw();
     let all = || {
         vec![
             delivery(1, "one"),
@@ -128,7 +128,7 @@ async fn what_an_earlier_release_has_stored_is_found() {
         received_at.as_micros(),
         String::from_utf8_lossy(&body)
     ));
-    let sink = case.patient().raw();
+    let sink = case.with_long_timeout().raw();
     sink.check().await.unwrap();
     let both = || vec![delivery(1, "one"), delivery(1, "other")];
     for _ in 0..2 {
@@ -203,8 +203,8 @@ async fn a_rewritten_row_keeps_its_body_and_its_tenant() {
         event(3, "one"),
         event(3, "other"),
     ];
-    let since = case.patient().now().await.unwrap();
-    let rewriting = |writer: &str| case.patient().events_rewritten(&window(since), since, writer);
+    let since = case.with_long_timeout().now().await.unwrap();
+    let rewriting = |writer: &str| case.with_long_timeout().events_rewritten(&window(since), since, writer);
     let written = rewriting("one").write(batch(all.clone(), true).items()).await.unwrap();
     assert_eq!((written.inserted, written.kept), (3, 0), "{written:?}");
     // Each by itself, as in batches of one.
@@ -221,8 +221,8 @@ async fn a_rewritten_row_keeps_its_body_and_its_tenant() {
     assert_eq!(case.query(&untouched), "octo\n");
 
     // What stands for the event is gone from RAW: another body does not take its place.
-    let since = case.patient().now().await.unwrap();
-    let rewriting = case.patient().events_rewritten(&window(since), since, "third");
+    let since = case.with_long_timeout().now().await.unwrap();
+    let rewriting = case.with_long_timeout().events_rewritten(&window(since), since, "third");
     let written = rewriting.write(batch(vec![event(1, "one")], true).items()).await.unwrap();
     assert_eq!((written.fresh, written.inserted, written.kept), (0, 0, 1));
     assert_eq!(case.query(EVENTS), format!("{acme}{third}{octo}"));
@@ -231,7 +231,7 @@ async fn a_rewritten_row_keeps_its_body_and_its_tenant() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_writers_of_a_body_one_remains_beside_the_others() {
     let (case, _) = ready().await;
-    let (config, since) = (case.patient(), case.patient().now().await.unwrap());
+    let (config, since) = (case.with_long_timeout(), case.with_long_timeout().now().await.unwrap());
     let bodies = config.bodies_completed(since, "one");
     let of_octo = || RawDelivery { tenant: "octo".to_owned(), ..delivery(1, "one") };
     let all = || vec![delivery(1, "one"), delivery(1, "other"), of_octo()];
@@ -256,8 +256,9 @@ async fn as_many_as_a_call_takes_are_rewritten_at_once() {
     };
     assert_all(&sink.deliver(&all()).await, 8_000);
     assert_all(&sink.deliver(&all()).await, 8_000);
-    let since = case.patient().now().await.unwrap();
-    let written = case.patient().events_rewritten(&window(since), since, "one").write(all().items()).await.unwrap();
+    let since = case.with_long_timeout().now().await.unwrap();
+    let written =
+        case.with_long_timeout().events_rewritten(&window(since), since, "one").write(all().items()).await.unwrap();
     assert_eq!((written.fresh, written.inserted), (8_000, 8_000));
     assert_eq!(case.query("SELECT count(), uniqExact(tenant, id) FROM headrace.events"), "8000\t8000\n");
 }

@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use headrace_local::clickhouse::{self, Running};
 use headrace_local::install::{Installer, Silent};
 use headrace_runtime::component::batch::{Batch, Item};
-use headrace_runtime::component::sink::{Delivery, Sink as _, Terms};
-use headrace_runtime::fault::{Fault, FaultClass, Reason};
+use headrace_runtime::component::sink::{BatchResult, Sink as _, SinkOptions};
+use headrace_runtime::fault::{DeadReason, Fault, FaultClass};
 use headrace_runtime::message::payload::Payload as _;
 use headrace_runtime::secret::Secret;
 use headrace_schemas::event::Event;
@@ -25,14 +25,14 @@ use headrace_sinks::clickhouse::{Config, Events, Raw};
 use headrace_tests::conformance::receiver::{Case, Promise};
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::sink_conformance;
-use headrace_tests::standin::clickhouse::{Passage, start};
+use headrace_tests::standin::clickhouse::{Proxy, start};
 use headrace_tests::standin::server::{Failure, Server, When, Which};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
 /// A server of its own, with a proxy before it.
 struct ClickHouseCase {
-    proxy: Server<Passage>,
+    proxy: Server<Proxy>,
     server: Running,
     _dir: TempDir,
 }
@@ -43,7 +43,7 @@ impl ClickHouseCase {
     }
 
     /// For what is tried once: with time for it on a busy machine.
-    fn patient(&self) -> Config {
+    fn with_long_timeout(&self) -> Config {
         Config { insert_timeout_s: 5, ..self.config() }
     }
 
@@ -88,8 +88,8 @@ impl Case for ClickHouseCase {
     fn sink(&self) -> Events {
         self.config().events()
     }
-    fn terms(&self) -> Terms {
-        self.config().event_terms()
+    fn options(&self) -> SinkOptions {
+        self.config().event_options()
     }
     fn received(&self) -> Vec<String> {
         self.query("SELECT id FROM headrace.events ORDER BY raw_sequence").lines().map(str::to_owned).collect()
@@ -153,7 +153,7 @@ sink_conformance!(
     lost_answers,
     broken,
     duplicates,
-    copies,
+    late_duplicates,
     shutdown,
     crash,
 );
@@ -172,8 +172,8 @@ impl Case for RawCase {
     fn sink(&self) -> Raw {
         self.0.config().raw()
     }
-    fn terms(&self) -> Terms {
-        self.0.config().raw_terms()
+    fn options(&self) -> SinkOptions {
+        self.0.config().raw_options()
     }
     fn received(&self) -> Vec<String> {
         self.0.query("SELECT id FROM headrace.raw ORDER BY sequence").lines().map(str::to_owned).collect()
@@ -205,7 +205,7 @@ impl Case for RawCase {
 }
 
 mod raw {
-    headrace_tests::sink_conformance!(super::RawCase: success, transient, down, timeouts, lost_answers, duplicates, copies, shutdown, crash);
+    headrace_tests::sink_conformance!(super::RawCase: success, transient, down, timeouts, lost_answers, duplicates, late_duplicates, shutdown, crash);
 }
 
 fn batch(numbers: std::ops::Range<u16>, suspect: bool, valid_for: Duration) -> Batch<Event> {
@@ -216,17 +216,19 @@ fn batch(numbers: std::ops::Range<u16>, suspect: bool, valid_for: Duration) -> B
 
 async fn ready() -> (ClickHouseCase, Events) {
     let case = ClickHouseCase::start().await;
-    let sink = case.patient().events();
+    let sink = case.with_long_timeout().events();
     sink.check().await.unwrap();
     (case, sink)
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn assert_all(delivery: &Delivery, count: usize) {
-    match delivery {
-        Delivery::Each(results) => assert!(results.len() == count && results.iter().all(Result::is_ok), "{results:?}"),
-        Delivery::Whole(fault) | Delivery::TooMuch(fault) => panic!("{fault}"),
+fn assert_all(result: &BatchResult, count: usize) {
+    match result {
+        BatchResult::Each(results) => {
+            assert!(results.len() == count && results.iter().all(Result::is_ok), "{results:?}")
+        }
+        BatchResult::Whole(fault) | BatchResult::TooMuch(fault) => panic!("{fault}"),
     }
 }
 
@@ -234,10 +236,10 @@ fn assert_all(delivery: &Delivery, count: usize) {
 async fn a_later_releases_tables_and_a_refused_row_are_told_apart() {
     let (case, sink) = ready().await;
     case.refuse(Event::sample(3).id());
-    let Delivery::Whole(Fault { class, .. }) = sink.deliver(&batch(0..5, false, MINUTE)).await else {
+    let BatchResult::Whole(Fault { class, .. }) = sink.deliver(&batch(0..5, false, MINUTE)).await else {
         panic!("one is refused")
     };
-    assert_eq!(class, FaultClass::Poison(Reason::Rejected));
+    assert_eq!(class, FaultClass::Poison(DeadReason::Rejected));
     case.query("INSERT INTO headrace.migrations (version, name) VALUES (999, 'from the future')");
     let fault = sink.check().await.unwrap_err();
     assert_eq!(fault.class, FaultClass::Broken);
@@ -247,7 +249,7 @@ async fn a_later_releases_tables_and_a_refused_row_are_told_apart() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_password_is_used_and_never_shown() {
     let (case, _) = ready().await;
-    let config = Config { password: Secret::new("hunter2"), ..case.patient() };
+    let config = Config { password: Secret::new("hunter2"), ..case.with_long_timeout() };
     config.reach().await.unwrap();
     assert!(case.proxy.recorded().iter().any(|request| request.header("x-clickhouse-key") == Some("hunter2")));
     assert!(!format!("{config:?}").contains("hunter2"));

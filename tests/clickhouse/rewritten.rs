@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use headrace_runtime::component::sink::Sink as _;
-use headrace_runtime::consume::history::Window;
+use headrace_runtime::consume::stream_reader::Window;
 use headrace_runtime::fault::{Fault, FaultClass};
 use headrace_schemas::event::Event;
 use headrace_schemas::time::Timestamp;
@@ -15,7 +15,7 @@ use crate::{ClickHouseCase, MINUTE, assert_all, batch, ready};
 /// A rewriting of everything that was received within a minute.
 fn rewriting(case: &ClickHouseCase, since: Timestamp, writer: &str) -> Rewrite<Event> {
     let to = Timestamp::from_micros(since.as_micros() + 60_000_000);
-    case.patient().events_rewritten(&Window { from: since.minus(MINUTE), to, tenant: None }, since, writer)
+    case.with_long_timeout().events_rewritten(&Window { from: since.minus(MINUTE), to, tenant: None }, since, writer)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -23,7 +23,7 @@ async fn a_rewritten_row_takes_the_place_of_the_older() {
     let (case, sink) = ready().await;
     let first = batch(0..50, false, MINUTE);
     assert_all(&sink.deliver(&first).await, 50);
-    let since = case.patient().now().await.unwrap();
+    let since = case.with_long_timeout().now().await.unwrap();
     for writer in ["one", "another"] {
         // The same messages again, as one that was interrupted presents them.
         let written = rewriting(&case, since, writer).write(first.items()).await.unwrap();
@@ -37,7 +37,7 @@ async fn a_rewritten_row_takes_the_place_of_the_older() {
     );
     assert_eq!(case.query(&older).trim(), "0");
     // A later one, of the same messages in the same order, and by a writer of the same name.
-    let since = case.patient().now().await.unwrap();
+    let since = case.with_long_timeout().now().await.unwrap();
     let written = rewriting(&case, since, "one").write(first.items()).await;
     assert!(matches!(written, Err(Fault { class: FaultClass::Broken, .. })), "the token is known: {written:?}");
     assert_eq!(case.rows(), 50, "nothing is deleted before its successor is seen");
@@ -48,7 +48,7 @@ async fn a_rewriting_whose_answer_was_lost_is_repeated_without_a_second_row() {
     let (case, sink) = ready().await;
     let items = batch(0..50, false, MINUTE);
     assert_all(&sink.deliver(&items).await, 50);
-    let since = case.patient().now().await.unwrap();
+    let since = case.with_long_timeout().now().await.unwrap();
     let events = rewriting(&case, since, "one");
     for (failure, when) in [(Failure::Reset, When::Before), (Failure::Reset, When::After), (Failure::Torn, When::After)]
     {
@@ -66,7 +66,7 @@ async fn a_rewriting_whose_answer_was_lost_is_repeated_without_a_second_row() {
 async fn of_two_writers_of_an_absent_row_one_remains() {
     let (case, sink) = ready().await;
     let items = batch(0..50, false, MINUTE);
-    let since = case.patient().now().await.unwrap();
+    let since = case.with_long_timeout().now().await.unwrap();
     let events = rewriting(&case, since, "one");
     let written = events.write(items.items()).await.unwrap();
     assert!(!written.unproven.is_empty());
@@ -78,7 +78,7 @@ async fn of_two_writers_of_an_absent_row_one_remains() {
         assert_eq!((case.rows(), case.query("SELECT uniqExact(id) FROM headrace.events").trim()), (50, "50"));
     }
     // What was there before has one writer.
-    let since = case.patient().now().await.unwrap();
+    let since = case.with_long_timeout().now().await.unwrap();
     let written = rewriting(&case, since, "another").write(items.items()).await.unwrap();
     assert!(written.unproven.is_empty() && written.inserted == 50, "{written:?}");
 }

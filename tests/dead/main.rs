@@ -69,10 +69,10 @@ impl Server {
         dead(["--config", self.config.to_str().unwrap()], arguments).await
     }
 
-    /// Numbers of the letters that `list` shows with these filters.
+    /// Numbers of the dead letters that `list` shows with these filters.
     async fn numbers(&self, filters: &str) -> Vec<u64> {
         let listed = self.dead(format!("list --json {filters}").trim_end()).await.json();
-        listed.iter().map(|letter| letter["number"].as_u64().unwrap()).collect()
+        listed.iter().map(|dead_letter| dead_letter["number"].as_u64().unwrap()).collect()
     }
 
     async fn count(&self, stream: Stream) -> u64 {

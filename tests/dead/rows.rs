@@ -1,4 +1,4 @@
-//! One event is one row, however often its letter is sent through again.
+//! One event is one row, however often its dead letter is sent through again.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::{PROGRAM, bury, dead};
 const LARGE_BYTES: usize = 9 << 20;
 
 #[tokio::test]
-async fn a_letter_makes_no_second_row() {
+async fn a_dead_letter_makes_no_second_row() {
     let dir = TempDir::new().unwrap();
     let up = Launch::up(PROGRAM, dir.path()).start().await;
     let (hook, stored) = (Hook::of(up.ready()), Stored::of(up.ready()).await);
@@ -46,7 +46,7 @@ async fn a_letter_makes_no_second_row() {
     counts(&stored, 2).await;
     assert_eq!(stored.count(Stream::Raw).await, 4);
 
-    // Never seen, old and new; the same letter twice.
+    // Never seen, old and new; the same dead letter twice.
     let hour_ago = Timestamp::now().minus(Duration::from_secs(3_600));
     let old = RawDelivery { received_at: hour_ago, ..RawDelivery::sample(1) };
     let new = RawDelivery { id: EventId::github(&guid()), ..RawDelivery::sample(2) };
@@ -65,7 +65,7 @@ async fn a_letter_makes_no_second_row() {
     up.stop().await;
 }
 
-/// The body of a letter that only refers to it.
+/// The body of a dead letter that only refers to it.
 async fn large_bodies_are_shown(place: [&str; 2], stored: &Stored, guid: &str) {
     let messages = stored.messages(Stream::Raw).await;
     let message = messages.iter().find(|message| message.headers.get(header::BODY_OBJECT).is_some()).unwrap();

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::{PROGRAM, Server, good};
 
 #[tokio::test]
-async fn letters_are_found_by_every_filter() {
+async fn dead_letters_are_found_by_every_filter() {
     let server = Server::start().await;
     server.dead("list").await.says("no dead letters");
     server.bury(good(1), "normalize", "malformed").await;
@@ -55,7 +55,7 @@ async fn letters_are_found_by_every_filter() {
 }
 
 #[tokio::test]
-async fn a_letter_is_shown_without_secrets() {
+async fn a_dead_letter_is_shown_without_secrets() {
     let server = Server::start().await;
     let mut message = good(1);
     message.headers.insert(header::GITHUB_SIGNATURE, "sha256=5ec2e7");
@@ -107,8 +107,8 @@ async fn an_interrupted_redrive_is_finished_and_adds_nothing() {
     let again = server.bury(good(1), "normalize", "malformed").await;
     // As far as it came: published, not yet removed.
     let mut copy = good(1);
-    let letter = server.nats.jetstream().get_stream("DEAD").await.unwrap().get_raw_message(number).await.unwrap();
-    let died_at = letter.time.unix_timestamp_nanos() / 1_000;
+    let dead_letter = server.nats.jetstream().get_stream("DEAD").await.unwrap().get_raw_message(number).await.unwrap();
+    let died_at = dead_letter.time.unix_timestamp_nanos() / 1_000;
     copy.message_id = format!("{}/redrive/{number}@{died_at}", RawDelivery::sample(1).id);
     server.nats.publish(copy).await;
     server.dead(&format!("redrive --number {number}")).await.says("1 sent through again, 0 kept");
@@ -143,8 +143,12 @@ async fn a_body_of_which_the_bucket_says_nonsense_is_given_up() {
     server.nats.publish(lost).await;
     let pipeline = Launch::run(PROGRAM, "pipeline", &server.config, server.dir.path()).start().await;
     let given_up = async || server.dead("list --json").await.json().pop();
-    let letter = poll::until("it is given up", CEILING, given_up).await.unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!((&letter["component"], &letter["reason"]), (&json!("normalize"), &json!("body_lost")), "{letter}");
+    let dead_letter = poll::until("it is given up", CEILING, given_up).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(
+        (&dead_letter["component"], &dead_letter["reason"]),
+        (&json!("normalize"), &json!("body_lost")),
+        "{dead_letter}"
+    );
     pipeline.stop().await;
 }
 
@@ -157,21 +161,25 @@ async fn poison_comes_back_and_a_good_event_goes_on_once() {
     server.nats.publish(poison).await;
     let comes = async |last: u64| {
         let condition = async || (server.numbers("").await == [last]).then_some(());
-        poll::until("the letter comes", CEILING, condition).await.unwrap_or_else(|error| panic!("{error}"));
+        poll::until("the dead letter comes", CEILING, condition).await.unwrap_or_else(|error| panic!("{error}"));
     };
     comes(1).await;
-    let letter = server.dead("list --json").await.json().remove(0);
-    assert_eq!((&letter["component"], &letter["reason"]), (&json!("normalize"), &json!("malformed")));
-    assert_eq!((&letter["attempts"], &letter["redrives"]), (&json!(1), &json!(0)));
+    let dead_letter = server.dead("list --json").await.json().remove(0);
+    assert_eq!((&dead_letter["component"], &dead_letter["reason"]), (&json!("normalize"), &json!("malformed")));
+    assert_eq!((&dead_letter["attempts"], &dead_letter["redrives"]), (&json!(1), &json!(0)));
     for time in 1..3 {
         server.dead("redrive").await.says("1 sent through again, 0 kept");
         comes(time + 1).await;
-        let letter = server.dead("list --json").await.json().remove(0);
+        let dead_letter = server.dead("list --json").await.json().remove(0);
         assert_eq!(
-            (&letter["reason"], &letter["subject"]),
+            (&dead_letter["reason"], &dead_letter["subject"]),
             (&json!("malformed"), &json!("raw.acme.github.repository"))
         );
-        assert_eq!((&letter["attempts"], &letter["redrives"]), (&json!(time + 1), &json!(time)), "its history");
+        assert_eq!(
+            (&dead_letter["attempts"], &dead_letter["redrives"]),
+            (&json!(time + 1), &json!(time)),
+            "its history"
+        );
     }
 
     for _ in 0..2 {

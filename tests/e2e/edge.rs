@@ -179,9 +179,13 @@ async fn poison_is_set_aside_and_delays_nobody(hook: &Hook, stored: &Stored) {
         ["dead.normalize.acme", "malformed", "1", "this is no JSON"],
         ["dead.normalize.acme", "missing_header", "1", "{}"],
     ];
-    assert_eq!(found, expected.map(|letter| letter.map(str::to_owned)));
-    let details: Vec<String> =
-        stored.messages(Stream::Dead).await.iter().map(|letter| stored::header(letter, header::DEAD_DETAIL)).collect();
+    assert_eq!(found, expected.map(|dead_letter| dead_letter.map(str::to_owned)));
+    let details: Vec<String> = stored
+        .messages(Stream::Dead)
+        .await
+        .iter()
+        .map(|dead_letter| stored::header(dead_letter, header::DEAD_DETAIL))
+        .collect();
     assert!(details.iter().all(|detail| detail.contains("expected")), "{details:?}");
 }
 

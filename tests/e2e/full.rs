@@ -24,14 +24,14 @@ use crate::PROGRAM;
 const DELIVERIES_MAX: usize = 5_000;
 
 /// An `up` with streams of the test's own size.
-struct Site {
+struct Testbed {
     up: Running,
     hook: Hook,
     stored: Stored,
     _dir: TempDir,
 }
 
-impl Site {
+impl Testbed {
     async fn start(raw_bytes: u64, events_bytes: u64) -> Self {
         let dir = TempDir::new().unwrap();
         let config = dir.path().join("headrace.toml");
@@ -43,13 +43,13 @@ impl Site {
         std::fs::write(&config, text).unwrap();
         let up = Launch::up(PROGRAM, dir.path()).argument("--config").argument(&config).start().await;
         let (hook, stored) = (Hook::of(up.ready()), Stored::of(up.ready()).await);
-        let site = Self { up, hook, stored, _dir: dir };
+        let testbed = Self { up, hook, stored, _dir: dir };
         for stream in Stream::ALL {
-            let config = site.stored.stream(stream).await.cached_info().config.clone();
+            let config = testbed.stored.stream(stream).await.cached_info().config.clone();
             let discard = async_nats::jetstream::stream::DiscardPolicy::New;
             assert_eq!(config.discard, discard, "a full {} refuses", stream.name());
         }
-        site
+        testbed
     }
 
     async fn stop_clickhouse(&self) {
@@ -109,15 +109,15 @@ fn body(bytes: usize) -> Vec<u8> {
 #[tokio::test]
 async fn a_full_raw_stream_refuses_and_forgets_nothing() {
     const RAW_BYTES: u64 = 8 << 20;
-    let site = Site::start(RAW_BYTES, 32 << 20).await;
+    let testbed = Testbed::start(RAW_BYTES, 32 << 20).await;
     let body = body(32 << 10);
-    site.stop_clickhouse().await;
+    testbed.stop_clickhouse().await;
 
     let (mut accepted, mut refused) = (BTreeSet::new(), Vec::new());
     while refused.len() < 20 {
         assert!(accepted.len() < DELIVERIES_MAX, "RAW never becomes full");
         let guid = guid();
-        let answer = site.hook.send("team", &guid, body.clone()).await;
+        let answer = testbed.hook.send("team", &guid, body.clone()).await;
         if answer.is_stored() {
             assert!(refused.is_empty(), "it was full, and nothing has made room: {}", answer.body);
             accepted.insert(format!("github:{guid}"));
@@ -129,55 +129,59 @@ async fn a_full_raw_stream_refuses_and_forgets_nothing() {
         assert!(answer.headers.contains_key(RETRY_AFTER));
         refused.push(guid);
     }
-    let counted = site.metric("headrace_ingest_requests_total{reason=\"stream_full\"}").await;
+    let counted = testbed.metric("headrace_ingest_requests_total{reason=\"stream_full\"}").await;
     assert_eq!(counted, refused.len() as f64);
 
     // Retention has looked at it, and has let alone what ClickHouse has not settled.
-    let told =
-        async || site.up.log().lines().any(|line| line.contains("nearly full") && line.contains(r#""clickhouse-raw""#));
-    site.until("retention tells who is behind", told).await;
-    let kept = site.stored.messages(Stream::Raw).await;
+    let told = async || {
+        testbed.up.log().lines().any(|line| line.contains("nearly full") && line.contains(r#""clickhouse-raw""#))
+    };
+    testbed.until("retention tells who is behind", told).await;
+    let kept = testbed.stored.messages(Stream::Raw).await;
     let kept: BTreeSet<String> = kept.iter().map(|message| stored::header(message, header::ID)).collect();
     assert!(kept == accepted, "{} of {} deliveries are in RAW", kept.len(), accepted.len());
 
-    site.continue_clickhouse();
+    testbed.continue_clickhouse();
     for guid in refused {
-        site.until("the gateway accepts again", async || site.hook.send("team", &guid, body.clone()).await.is_stored())
+        testbed
+            .until("the gateway accepts again", async || {
+                testbed.hook.send("team", &guid, body.clone()).await.is_stored()
+            })
             .await;
         accepted.insert(format!("github:{guid}"));
     }
-    let purged = async || site.metric("headrace_stream_purged_total{stream=\"RAW\"}").await > 0.0;
-    site.until("the room that was made is counted", purged).await;
-    site.assert_all_once(&accepted).await;
-    site.up.stop().await;
+    let purged = async || testbed.metric("headrace_stream_purged_total{stream=\"RAW\"}").await > 0.0;
+    testbed.until("the room that was made is counted", purged).await;
+    testbed.assert_all_once(&accepted).await;
+    testbed.up.stop().await;
 }
 
 #[tokio::test]
 async fn a_full_events_stream_makes_the_chain_wait() {
     const UNPUBLISHED: &str = "headrace_settled_total{component=\"normalize\",outcome=\"unpublished\"}";
     const HEALTHY: &str = "headrace_healthy{component=\"normalize\"}";
-    let site = Site::start(64 << 20, 1 << 20).await;
-    site.stop_clickhouse().await;
+    let testbed = Testbed::start(64 << 20, 1 << 20).await;
+    testbed.stop_clickhouse().await;
 
     let mut accepted = BTreeSet::new();
     // There is room in RAW: nobody is refused.
-    while site.metric(UNPUBLISHED).await == 0.0 {
-        accepted.extend(site.store(100).await);
+    while testbed.metric(UNPUBLISHED).await == 0.0 {
+        accepted.extend(testbed.store(100).await);
         assert!(accepted.len() < DELIVERIES_MAX, "EVENTS never becomes full");
     }
     // More than retention makes room for at once.
-    accepted.extend(site.store(accepted.len()).await);
-    let before = site.metric(UNPUBLISHED).await;
-    site.until("the chain tries again", async || site.metric(UNPUBLISHED).await > before).await;
-    assert_eq!(site.metric(HEALTHY).await, 0.0, "a chain that cannot publish says so");
-    assert_eq!(site.stored.count(Stream::Dead).await, 0, "the broker's trouble is not the event's");
-    let state = site.stored.stream(Stream::Events).await.cached_info().state.clone();
+    accepted.extend(testbed.store(accepted.len()).await);
+    let before = testbed.metric(UNPUBLISHED).await;
+    testbed.until("the chain tries again", async || testbed.metric(UNPUBLISHED).await > before).await;
+    assert_eq!(testbed.metric(HEALTHY).await, 0.0, "a chain that cannot publish says so");
+    assert_eq!(testbed.stored.count(Stream::Dead).await, 0, "the broker's trouble is not the event's");
+    let state = testbed.stored.stream(Stream::Events).await.cached_info().state.clone();
     assert_eq!((state.first_sequence, state.messages), (1, state.last_sequence), "nothing was removed");
 
-    site.continue_clickhouse();
-    site.assert_all_once(&accepted).await;
-    let purged = async || site.metric("headrace_stream_purged_total{stream=\"EVENTS\"}").await > 0.0;
-    site.until("the room that was made is counted", purged).await;
-    site.until("the chain is healthy", async || site.metric(HEALTHY).await == 1.0).await;
-    site.up.stop().await;
+    testbed.continue_clickhouse();
+    testbed.assert_all_once(&accepted).await;
+    let purged = async || testbed.metric("headrace_stream_purged_total{stream=\"EVENTS\"}").await > 0.0;
+    testbed.until("the room that was made is counted", purged).await;
+    testbed.until("the chain is healthy", async || testbed.metric(HEALTHY).await == 1.0).await;
+    testbed.up.stop().await;
 }

@@ -35,15 +35,15 @@ async fn hostile_bodies_end_in_a_row_or_in_a_dead_letter() {
     stored.settled().await;
 
     let rows: Vec<(String,)> = stored.rows("SELECT id FROM events ORDER BY id").await;
-    let letters = stored.messages(Stream::Dead).await;
+    let dead_letters = stored.messages(Stream::Dead).await;
     let mut ended: Vec<String> = rows.into_iter().map(|(id,)| id).collect();
-    ended.extend(letters.iter().map(|letter| stored::header(letter, header::ID)));
+    ended.extend(dead_letters.iter().map(|dead_letter| stored::header(dead_letter, header::ID)));
     ended.sort();
     let lost: Vec<_> = names.iter().filter(|(id, _)| !ended.contains(id)).collect();
     assert!(ended.iter().eq(&sent), "each in one place; missing: {lost:?}");
-    for letter in &letters {
+    for dead_letter in &dead_letters {
         let (reason, detail) =
-            (stored::header(letter, header::DEAD_REASON), stored::header(letter, header::DEAD_DETAIL));
+            (stored::header(dead_letter, header::DEAD_REASON), stored::header(dead_letter, header::DEAD_DETAIL));
         assert!(reason == "malformed" && !detail.is_empty(), "{reason}: {detail}");
     }
     // What came is kept as it came, whatever became of it.

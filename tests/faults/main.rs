@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use headrace_tests::faults::{Fault, Options, Scene, run};
+use headrace_tests::faults::{Fault, Options, Scenario, run};
 use tempfile::TempDir;
 
 /// Runs faults for so long, and until there were so many kinds of them; a run that failed is made again with the seed
 /// in its message.
-async fn survives(seed: u64, seconds: u64, kinds_min: usize, scene: Scene) {
+async fn survives(seed: u64, seconds: u64, kinds_min: usize, scenario: Scenario) {
     let dir = TempDir::new().unwrap();
     let options = Options {
         program: (env!("CARGO_BIN_EXE_headrace").into(), Vec::new()),
@@ -16,12 +16,12 @@ async fn survives(seed: u64, seconds: u64, kinds_min: usize, scene: Scene) {
         seed,
         rate: 200,
         duration: Duration::from_secs(seconds),
-        scene,
+        scenario,
         workers: 2,
         kinds_min,
         stream_bytes_max: 1 << 30,
     };
-    let ran = run(&options).await.and_then(|report| report.verdict().map(|()| report));
+    let ran = run(&options).await.and_then(|report| report.ensure_intact().map(|()| report));
     let report = ran.unwrap_or_else(|error| {
         // The logs of a failed run are worth more than the disk they take.
         let kept = dir.keep();
@@ -41,12 +41,12 @@ async fn nothing_is_lost_or_twice_when_processes_die() {
         Fault::KillNats,
         Fault::KillClickHouse,
     ];
-    survives(1, 25, 4, Scene { faults: FAULTS, ..Scene::ONE }).await;
+    survives(1, 25, 4, Scenario { faults: FAULTS, ..Scenario::ONE }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopped_process_that_goes_on_writes_nothing_twice() {
-    survives(2, 12, 1, Scene { faults: &[Fault::FreezeSink, Fault::FreezePipeline], ..Scene::ONE }).await;
+    survives(2, 12, 1, Scenario { faults: &[Fault::FreezeSink, Fault::FreezePipeline], ..Scenario::ONE }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -60,11 +60,11 @@ async fn nothing_is_lost_or_twice_when_receivers_refuse() {
         Fault::ReceiversAway,
         Fault::Rescale,
     ];
-    survives(4, 25, 2, Scene { faults: FAULTS, ..Scene::ONE }).await;
+    survives(4, 25, 2, Scenario { faults: FAULTS, ..Scenario::ONE }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_twice_on_a_bad_network() {
     const FAULTS: &[Fault] = &[Fault::NetworkNats, Fault::NetworkClickHouse, Fault::NetworkGateway];
-    survives(3, 20, 2, Scene { faults: FAULTS, ..Scene::ONE }).await;
+    survives(3, 20, 2, Scenario { faults: FAULTS, ..Scenario::ONE }).await;
 }

@@ -9,15 +9,15 @@ use headrace_tests::product::stored::Stored;
 use headrace_tests::standin::server::{Failure, When, Which};
 use rustix::process::Signal;
 
-use crate::site::{Gaps, NAMES, ORG_HOOK, Site, holds_each_once};
+use crate::testbed::{Gaps, NAMES, ORG_HOOK, Testbed, holds_each_once};
 
 #[tokio::test]
 async fn a_github_that_limits_fails_or_hangs_is_waited_for() {
-    let site = Site::start().await;
-    let config = site.configure("grace_s = 1", "");
-    site.github.deliver_to("http://127.0.0.1:1", "");
-    site.emit(ORG_HOOK, 6, 0).await;
-    let fail = |times, failure, which| site.github.fail_next(times, failure, When::Before, which);
+    let testbed = Testbed::start().await;
+    let config = testbed.configure("grace_s = 1", "");
+    testbed.github.deliver_to("http://127.0.0.1:1", "");
+    testbed.emit(ORG_HOOK, 6, 0).await;
+    let fail = |times, failure, which| testbed.github.fail_next(times, failure, When::Before, which);
     fail(3, Failure::StatusAfter(403, 1), Which::Any);
     fail(2, Failure::Status(502), Which::Any);
     fail(1, Failure::Hang, Which::Any);
@@ -27,69 +27,69 @@ async fn a_github_that_limits_fails_or_hangs_is_waited_for() {
     fail(1, Failure::StatusAfter(429, 1), Which::Deliveries);
     fail(1, Failure::Status(500), Which::Deliveries);
     // Asked and heard, only the answer is lost.
-    site.github.fail_next(1, Failure::Reset, When::After, Which::Deliveries);
-    site.github.fail_next(1, Failure::Hang, When::After, Which::Deliveries);
-    let up = site.up(&config).await;
+    testbed.github.fail_next(1, Failure::Reset, When::After, Which::Deliveries);
+    testbed.github.fail_next(1, Failure::Hang, When::After, Which::Deliveries);
+    let up = testbed.up(&config).await;
     let recovered = |gaps: &Gaps| gaps.code == Some(0) && gaps.counts(NAMES[1]) == [6, 0, 6, 0];
-    site.until_gaps("all is recovered", &config, recovered).await;
-    assert_eq!(site.github.failures_left(), 0);
+    testbed.until_gaps("all is recovered", &config, recovered).await;
+    assert_eq!(testbed.github.failures_left(), 0);
 
     // The primary limit, and a token that is revoked for a while.
     {
-        let mut github = site.github.site();
+        let mut github = testbed.github.site();
         github.remaining = 0;
         github.reset_at = Timestamp::from_micros(Timestamp::now().as_micros() + 2_000_000);
         github.revoked = true;
     }
     let problem = |gaps: &Gaps| gaps.hook(NAMES[1])["problem"].as_str().is_some_and(|text| text.contains("401"));
-    let gaps = site.until_gaps("the revoked token is told", &config, problem).await;
+    let gaps = testbed.until_gaps("the revoked token is told", &config, problem).await;
     assert_eq!(gaps.code, Some(1));
     assert!(gaps.complaint.contains("it cannot be told"), "{}", gaps.complaint);
-    site.github.site().revoked = false;
-    site.until_gaps("it goes on by itself", &config, recovered).await;
+    testbed.github.site().revoked = false;
+    testbed.until_gaps("it goes on by itself", &config, recovered).await;
     holds_each_once(&Stored::of(up.ready()).await, &["raw"], 6).await;
     up.stop().await;
 }
 
 #[tokio::test]
 async fn without_clickhouse_only_what_was_never_taken_is_sent_again() {
-    let site = Site::start().await;
-    let config = site.configure("grace_s = 1", "");
-    let up = site.up(&config).await;
+    let testbed = Testbed::start().await;
+    let config = testbed.configure("grace_s = 1", "");
+    let up = testbed.up(&config).await;
     let (gateway, clickhouse) = (up.ready().gateway.clone().unwrap(), up.ready().pids["clickhouse"]);
     signal(clickhouse, Signal::STOP);
-    let taken = site.emit(ORG_HOOK, 4, 202).await;
-    site.github.deliver_to("http://127.0.0.1:1", "");
-    site.emit(ORG_HOOK, 3, 0).await;
-    site.github.deliver_to(&gateway, up.ready().webhook_secret.as_deref().unwrap());
-    let repeated = async || Some(site.github.redeliveries(ORG_HOOK)).filter(|repeated| repeated.len() == 3);
+    let taken = testbed.emit(ORG_HOOK, 4, 202).await;
+    testbed.github.deliver_to("http://127.0.0.1:1", "");
+    testbed.emit(ORG_HOOK, 3, 0).await;
+    testbed.github.deliver_to(&gateway, up.ready().webhook_secret.as_deref().unwrap());
+    let repeated = async || Some(testbed.github.redeliveries(ORG_HOOK)).filter(|repeated| repeated.len() == 3);
     let repeated = poll::until("the missed ones are sent again", CEILING, repeated).await.unwrap();
     assert!(taken.iter().all(|guid| !repeated.contains_key(guid)));
     // Neither here nor there: nothing is claimed of what cannot be told.
     let untold = |gaps: &Gaps| gaps.count(NAMES[1], "waiting") == 7 && gaps.complaint.contains("it cannot be told");
-    assert_eq!(site.until_gaps("nothing can be told", &config, untold).await.code, Some(1));
+    assert_eq!(testbed.until_gaps("nothing can be told", &config, untold).await.code, Some(1));
     signal(clickhouse, Signal::CONT);
     let recovered = |gaps: &Gaps| gaps.code == Some(0) && gaps.counts(NAMES[1]) == [7, 4, 3, 0];
-    site.until_gaps("all is told", &config, recovered).await;
+    testbed.until_gaps("all is told", &config, recovered).await;
     let stored = Stored::of(up.ready()).await;
     holds_each_once(&stored, &["raw"], 7).await;
     // What could not be written while ClickHouse was away is written now.
-    site.until_shown(&config, &stored).await;
+    testbed.until_shown(&config, &stored).await;
     up.stop().await;
 }
 
 #[tokio::test]
 async fn no_more_is_asked_for_than_the_budget() {
-    let site = Site::start().await;
-    let config = site.configure("grace_s = 1\nbudget_per_run = 3\nbudget_per_hour = 7", "");
-    site.github.deliver_to("http://127.0.0.1:1", "");
-    let missed = site.emit(ORG_HOOK, 20, 0).await;
+    let testbed = Testbed::start().await;
+    let config = testbed.configure("grace_s = 1\nbudget_per_run = 3\nbudget_per_hour = 7", "");
+    testbed.github.deliver_to("http://127.0.0.1:1", "");
+    let missed = testbed.emit(ORG_HOOK, 20, 0).await;
     // Nothing is asked for before GitHub knows where to send it.
-    site.github.down();
-    let up = site.up(&config).await;
-    site.github.up().await;
+    testbed.github.down();
+    let up = testbed.up(&config).await;
+    testbed.github.up().await;
     let told = |gaps: &Gaps| gaps.counts(NAMES[1]) == [20, 0, 7, 13];
-    let gaps = site.until_gaps("the budget is used up", &config, told).await;
+    let gaps = testbed.until_gaps("the budget is used up", &config, told).await;
     assert_eq!(gaps.code, Some(1));
     let runs = async || {
         let (_, metrics) = get(&format!("{}/metrics", up.ready().metrics)).await;
@@ -98,18 +98,19 @@ async fn no_more_is_asked_for_than_the_budget() {
     let enough = runs().await.unwrap() + 3.0;
     let more = async || runs().await.filter(|runs| *runs >= enough);
     poll::until("three more runs", CEILING, more).await.unwrap();
-    assert_eq!(site.github.asked(), 7);
+    assert_eq!(testbed.github.asked(), 7);
     // The oldest first: they have the least time left.
     let mut oldest = missed[..7].to_vec();
     oldest.sort();
-    assert_eq!(site.github.redeliveries(ORG_HOOK).into_keys().collect::<Vec<_>>(), oldest);
+    assert_eq!(testbed.github.redeliveries(ORG_HOOK).into_keys().collect::<Vec<_>>(), oldest);
     up.stop().await;
 
     // A restart does not renew it.
-    let up = site.up(&config).await;
+    let up = testbed.up(&config).await;
     let checked_at = gaps.hook(NAMES[1])["checked_at"].clone();
-    site.until_gaps("another run", &config, |gaps| gaps.hook(NAMES[1])["checked_at"].as_str() > checked_at.as_str())
+    testbed
+        .until_gaps("another run", &config, |gaps| gaps.hook(NAMES[1])["checked_at"].as_str() > checked_at.as_str())
         .await;
-    assert_eq!(site.github.asked(), 7);
+    assert_eq!(testbed.github.asked(), 7);
     up.stop().await;
 }

@@ -10,7 +10,7 @@ use async_nats::jetstream::consumer::PullConsumer;
 use headrace_local::poll;
 use headrace_runtime::broker::Stream;
 use headrace_runtime::component::subscription::Subscription;
-use headrace_runtime::consume::Lane;
+use headrace_runtime::consume::Subscriber;
 use headrace_runtime::message::payload::RawDelivery;
 use headrace_schemas::header;
 use headrace_tests::harness::samples::unreadable;
@@ -22,7 +22,7 @@ use rustix::process::Signal;
 
 use crate::PROGRAM;
 use crate::servers::{SECRET, Servers, role};
-use crate::site::{Gaps, NAMES, Site, holds_each_once};
+use crate::testbed::{Gaps, NAMES, Testbed, holds_each_once};
 
 /// A claim runs out soon after its holder was killed.
 const CONFIG: &str = "pipeline.ack_wait_s = 5\nsinks.clickhouse.insert_timeout_s = 1";
@@ -31,59 +31,59 @@ const LATE: usize = 20;
 
 #[tokio::test]
 async fn what_a_cut_file_took_is_stored_after_all() {
-    let mut scene = Scene::start().await;
-    scene.run(&["ingest", "pipeline", "sinks"]).await;
-    scene.emit(10).await;
-    scene.stored().await.settled().await;
+    let mut deployment = Deployment::start().await;
+    deployment.run(&["ingest", "pipeline", "sinks"]).await;
+    deployment.emit(10).await;
+    deployment.stored().await.settled().await;
     // The pipeline is done with these, and the sink has them in its hands: all in one batch.
-    let (clickhouse, sinks) = (scene.servers.clickhouse.pid().unwrap(), scene.roles["sinks"].pid());
+    let (clickhouse, sinks) = (deployment.servers.clickhouse.pid().unwrap(), deployment.roles["sinks"].pid());
     freeze(sinks).await;
-    scene.asks_for_nothing("clickhouse-raw").await;
-    scene.emit(40).await;
-    scene.servers.nats.settled(Stream::Raw, "normalize").await;
+    deployment.asks_for_nothing("clickhouse-raw").await;
+    deployment.emit(40).await;
+    deployment.servers.nats.settled(Stream::Raw, "normalize").await;
     freeze(clickhouse).await;
     signal(sinks, Signal::CONT);
-    let nats = &scene.servers.nats;
+    let nats = &deployment.servers.nats;
     let given = async || nats.consumer(Stream::Raw, "clickhouse-raw").await.filter(|own| own.waiting == 0);
     poll::until("the sink has been given all", CEILING, given).await.unwrap();
-    scene.kill_all().await;
-    let scene = scene.damaged(Stream::Raw, cut).await;
+    deployment.kill_all().await;
+    let deployment = deployment.damaged(Stream::Raw, cut).await;
     signal(clickhouse, Signal::CONT);
-    recovers_all(scene).await;
+    recovers_all(deployment).await;
 }
 
 #[tokio::test]
 async fn what_a_damaged_file_took_is_stored_after_all() {
-    let mut scene = Scene::start().await;
-    scene.run(&["ingest", "pipeline", "sinks"]).await;
-    scene.emit(40).await;
-    scene.stored().await.settled().await;
-    scene.kill_all().await;
+    let mut deployment = Deployment::start().await;
+    deployment.run(&["ingest", "pipeline", "sinks"]).await;
+    deployment.emit(40).await;
+    deployment.stored().await.settled().await;
+    deployment.kill_all().await;
     // Nobody has read these; what is lost goes back before what is stored.
-    scene.run(&["ingest"]).await;
-    scene.emit(10).await;
-    scene.kill_all().await;
-    let scene = scene.damaged(Stream::Raw, flip).await;
-    recovers_all(scene).await;
+    deployment.run(&["ingest"]).await;
+    deployment.emit(10).await;
+    deployment.kill_all().await;
+    let deployment = deployment.damaged(Stream::Raw, flip).await;
+    recovers_all(deployment).await;
 }
 
 #[tokio::test]
 async fn a_consumer_that_was_removed_makes_nothing_twice() {
-    let mut scene = Scene::start().await;
-    scene.run(&["ingest", "pipeline", "sinks"]).await;
-    scene.emit(20).await;
-    scene.holds_all().await;
-    scene.kill_all().await;
-    let stored = scene.stored().await;
+    let mut deployment = Deployment::start().await;
+    deployment.run(&["ingest", "pipeline", "sinks"]).await;
+    deployment.emit(20).await;
+    deployment.holds_all().await;
+    deployment.kill_all().await;
+    let stored = deployment.stored().await;
     for (stream, component) in
         [(Stream::Raw, "normalize"), (Stream::Raw, "clickhouse-raw"), (Stream::Events, "clickhouse")]
     {
         stored.stream(stream).await.delete_consumer(component).await.unwrap();
     }
-    scene.run(&["ingest", "pipeline", "sinks"]).await;
-    scene.emit(LATE).await;
-    scene.holds_all().await;
-    scene.stop().await;
+    deployment.run(&["ingest", "pipeline", "sinks"]).await;
+    deployment.emit(LATE).await;
+    deployment.holds_all().await;
+    deployment.stop().await;
 }
 
 #[tokio::test]
@@ -97,114 +97,116 @@ async fn a_consumer_beyond_the_end_of_its_stream_is_refused() {
         ack_wait: CEILING,
         unsettled_max: 1,
     };
-    Lane::open(&broker, &subscription).await.unwrap();
+    Subscriber::open(&broker, &subscription).await.unwrap();
     // As a NATS that does not put it back leaves a consumer of which it lost the messages.
     let client = nats.jetstream().client();
     client.request("$JS.API.CONSUMER.RESET.RAW.late", r#"{"seq":8}"#.into()).await.unwrap();
-    let error = Lane::open(&broker, &subscription).await.err().unwrap().to_string();
+    let error = Subscriber::open(&broker, &subscription).await.err().unwrap().to_string();
     assert!(
         error.contains("found it at 7 and the stream's end at 0") && error.contains("consumer rm RAW late"),
         "{error}"
     );
     nats.jetstream().get_stream("RAW").await.unwrap().delete_consumer("late").await.unwrap();
-    Lane::open(&broker, &subscription).await.unwrap();
+    Subscriber::open(&broker, &subscription).await.unwrap();
 }
 
 #[tokio::test]
 async fn events_that_were_forgotten_are_replayed() {
-    let mut scene = Scene::start().await;
-    scene.run(&["ingest", "pipeline", "sinks"]).await;
-    scene.emit(10).await;
-    scene.stored().await.settled().await;
-    scene.kill_all().await;
+    let mut deployment = Deployment::start().await;
+    deployment.run(&["ingest", "pipeline", "sinks"]).await;
+    deployment.emit(10).await;
+    deployment.stored().await.settled().await;
+    deployment.kill_all().await;
     // Events of all, and no sink that takes them.
-    scene.run(&["ingest", "pipeline"]).await;
-    scene.emit(20).await;
-    scene.servers.nats.settled(Stream::Raw, "normalize").await;
-    scene.kill_all().await;
-    let mut scene = scene.damaged(Stream::Events, cut).await;
-    scene.run(&["ingest", "pipeline", "sinks", "recover"]).await;
-    scene.emit(LATE).await;
-    let stored = scene.stored().await;
+    deployment.run(&["ingest", "pipeline"]).await;
+    deployment.emit(20).await;
+    deployment.servers.nats.settled(Stream::Raw, "normalize").await;
+    deployment.kill_all().await;
+    let mut deployment = deployment.damaged(Stream::Events, cut).await;
+    deployment.run(&["ingest", "pipeline", "sinks", "recover"]).await;
+    deployment.emit(LATE).await;
+    let stored = deployment.stored().await;
     stored.settled().await;
     holds_each_once(&stored, &["raw"], 30 + LATE as u64).await;
     let events = stored.rows::<(u64,)>("SELECT count() FROM events").await;
     assert!(events[0].0 < 30 + LATE as u64, "the broker lost no event: {events:?}");
     // Every delivery is there, so that nothing is asked for.
-    scene.until_whole(30 + LATE).await;
-    assert_eq!(scene.site.github.asked(), 0);
+    deployment.until_whole(30 + LATE).await;
+    assert_eq!(deployment.testbed.github.asked(), 0);
 
-    let config = scene.config.to_str().unwrap();
+    let config = deployment.config.to_str().unwrap();
     let replay = command(PROGRAM, ["replay", "--from", "1h", "--config", config]).await;
     assert!(replay.status.success(), "{}", complained(&replay));
-    scene.holds_all().await;
-    scene.stop().await;
+    deployment.holds_all().await;
+    deployment.stop().await;
 }
 
 #[tokio::test]
 async fn a_sequence_that_is_given_again_can_be_given_up_again() {
-    let mut scene = Scene::start().await;
-    let stored = scene.stored().await;
+    let mut deployment = Deployment::start().await;
+    let stored = deployment.stored().await;
     for number in [1, 2] {
-        scene.run(&["pipeline"]).await;
-        scene.servers.nats.publish(unreadable::<RawDelivery>(number)).await;
+        deployment.run(&["pipeline"]).await;
+        deployment.servers.nats.publish(unreadable::<RawDelivery>(number)).await;
         let given_up = async || (stored.count(Stream::Dead).await == u64::from(number)).then_some(());
         poll::until("it is in DEAD", CEILING, given_up).await.unwrap();
-        scene.kill_all().await;
+        deployment.kill_all().await;
         stored.jetstream().delete_stream(Stream::Raw.name()).await.unwrap();
     }
-    let letters = scene.servers.nats.dead_letters().await;
+    let dead_letters = deployment.servers.nats.dead_letters().await;
     assert!(
-        letters.iter().all(|letter| letter.headers.get(header::DEAD_ORIGIN).unwrap().as_str() == "RAW:1"),
-        "{letters:#?}"
+        dead_letters
+            .iter()
+            .all(|dead_letter| dead_letter.headers.get(header::DEAD_ORIGIN).unwrap().as_str() == "RAW:1"),
+        "{dead_letters:#?}"
     );
-    assert_ne!(letters[0].id, letters[1].id);
+    assert_ne!(dead_letters[0].id, dead_letters[1].id);
 }
 
 /// Starts everything on a broker that has lost deliveries of RAW; in the end nothing is missing.
-async fn recovers_all(mut scene: Scene) {
-    let raw = scene.stored().await.stream(Stream::Raw).await.cached_info().state.clone();
-    let taken = scene.site.github.taken(APP_HOOK).len() as u64;
+async fn recovers_all(mut deployment: Deployment) {
+    let raw = deployment.stored().await.stream(Stream::Raw).await.cached_info().state.clone();
+    let taken = deployment.testbed.github.taken(APP_HOOK).len() as u64;
     assert!(raw.messages < taken && raw.last_sequence < taken, "the broker lost nothing: {raw:?}, {taken} were taken");
-    scene.run(&["ingest", "pipeline", "sinks", "recover"]).await;
+    deployment.run(&["ingest", "pipeline", "sinks", "recover"]).await;
     // They have sequences that others had before.
-    scene.emit(LATE).await;
-    let gaps = scene.until_whole(taken as usize + LATE).await;
+    deployment.emit(LATE).await;
+    let gaps = deployment.until_whole(taken as usize + LATE).await;
     assert!(gaps.count(NAMES[0], "recovered") > 0, "{gaps:#?}");
-    scene.emit(LATE).await;
-    scene.until_whole(taken as usize + 2 * LATE).await;
-    scene.holds_all().await;
-    scene.stop().await;
+    deployment.emit(LATE).await;
+    deployment.until_whole(taken as usize + 2 * LATE).await;
+    deployment.holds_all().await;
+    deployment.stop().await;
 }
 
 /// GitHub, the servers, and the roles that run.
-struct Scene {
-    site: Site,
+struct Deployment {
+    testbed: Testbed,
     servers: Servers,
     config: PathBuf,
     roles: BTreeMap<String, Running>,
 }
 
-impl Scene {
+impl Deployment {
     async fn start() -> Self {
-        let site = Site::start().await;
-        let servers = Servers::start(&site).await;
-        let config = servers.configure(&site, CONFIG);
-        Self { site, servers, config, roles: BTreeMap::new() }
+        let testbed = Testbed::start().await;
+        let servers = Servers::start(&testbed).await;
+        let config = servers.configure(&testbed, CONFIG);
+        Self { testbed, servers, config, roles: BTreeMap::new() }
     }
 
     async fn run(&mut self, names: &[&str]) {
         for name in names {
-            let running = role(name, name, &self.config, &self.site).await;
+            let running = role(name, name, &self.config, &self.testbed).await;
             if let Some(gateway) = &running.ready().gateway {
-                self.site.github.deliver_to(gateway, SECRET);
+                self.testbed.github.deliver_to(gateway, SECRET);
             }
             self.roles.insert((*name).to_owned(), running);
         }
     }
 
     async fn emit(&self, times: usize) {
-        self.site.emit(APP_HOOK, times, 202).await;
+        self.testbed.emit(APP_HOOK, times, 202).await;
     }
 
     /// Waits until no request of a consumer of RAW is open at the broker: what comes from now on goes into the next.
@@ -250,7 +252,7 @@ impl Scene {
             let [delivered, seen, recovered, missing] = gaps.counts(NAMES[0]);
             gaps.code == Some(0) && (delivered, missing) == (count as u64, 0) && seen + recovered == delivered
         };
-        self.site.until_gaps("nothing is missing", &self.config, whole).await
+        self.testbed.until_gaps("nothing is missing", &self.config, whole).await
     }
 
     /// What the servers hold.
@@ -264,7 +266,7 @@ impl Scene {
         stored.settled().await;
         let dead = stored.messages(Stream::Dead).await;
         assert!(dead.is_empty(), "{dead:#?}");
-        let taken: Vec<(String, String)> = self.site.github.taken(APP_HOOK).into_iter().collect();
+        let taken: Vec<(String, String)> = self.testbed.github.taken(APP_HOOK).into_iter().collect();
         for (table, sum) in [("raw", "lower(hex(SHA256(body)))"), ("events", "raw_sha256")] {
             let rows: Vec<(String, String)> = stored.rows(&format!("SELECT id, {sum} FROM {table} ORDER BY id")).await;
             assert_eq!(rows, taken, "{table}");

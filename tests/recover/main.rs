@@ -1,6 +1,6 @@
 //! Missed deliveries are recovered: the real binary, with a stand-in for GitHub that sends each delivery once.
 //!
-//! [`site`] sets GitHub and the product up beside each other, [`servers`] its roles as processes of their own. Intervals are seconds here, and every wait is for a
+//! [`testbed`] sets GitHub and the product up beside each other, [`servers`] its roles as processes of their own. Intervals are seconds here, and every wait is for a
 //! condition.
 
 #![allow(clippy::unwrap_used, reason = "all of this program is a test")]
@@ -10,7 +10,7 @@ mod forgotten;
 mod missed;
 mod roles;
 mod servers;
-mod site;
+mod testbed;
 
 /// The binary under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_headrace");

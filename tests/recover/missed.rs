@@ -10,58 +10,58 @@ use headrace_tests::standin::server::{Failure, When, Which};
 use serde_json::json;
 
 use crate::PROGRAM;
-use crate::site::{Gaps, NAMES, ORG_HOOK, REPO_HOOK, Site, holds_each_once};
+use crate::testbed::{Gaps, NAMES, ORG_HOOK, REPO_HOOK, Testbed, holds_each_once};
 
 #[tokio::test]
 async fn what_was_missed_while_the_gateway_was_down_is_stored_once() {
-    let site = Site::start().await;
-    let config = site.configure("grace_s = 1", "");
-    let up = site.up(&config).await;
-    let early = site.emit(APP_HOOK, 3, 202).await;
-    site.emit(ORG_HOOK, 2, 202).await;
-    site.until_gaps("all is seen", &config, |gaps| gaps.code == Some(0) && gaps.count(NAMES[0], "seen") == 3).await;
+    let testbed = Testbed::start().await;
+    let config = testbed.configure("grace_s = 1", "");
+    let up = testbed.up(&config).await;
+    let early = testbed.emit(APP_HOOK, 3, 202).await;
+    testbed.emit(ORG_HOOK, 2, 202).await;
+    testbed.until_gaps("all is seen", &config, |gaps| gaps.code == Some(0) && gaps.count(NAMES[0], "seen") == 3).await;
     up.stop().await;
 
     // More than a page of one hook.
-    site.emit(APP_HOOK, 130, 0).await;
-    site.emit(ORG_HOOK, 20, 0).await;
-    site.emit(REPO_HOOK, 5, 0).await;
-    let up = site.up(&config).await;
+    testbed.emit(APP_HOOK, 130, 0).await;
+    testbed.emit(ORG_HOOK, 20, 0).await;
+    testbed.emit(REPO_HOOK, 5, 0).await;
+    let up = testbed.up(&config).await;
     let all = [[133, 3, 130, 0], [22, 2, 20, 0], [5, 0, 5, 0]];
     let recovered = |gaps: &Gaps| gaps.code == Some(0) && NAMES.map(|hook| gaps.counts(hook)) == all;
-    site.until_gaps("all is recovered", &config, recovered).await;
-    let repeated = site.github.redeliveries(APP_HOOK);
+    testbed.until_gaps("all is recovered", &config, recovered).await;
+    let repeated = testbed.github.redeliveries(APP_HOOK);
     assert!(early.iter().all(|guid| !repeated.contains_key(guid)), "what had arrived was sent again");
 
     let stored = Stored::of(up.ready()).await;
     stored.settled().await;
     holds_each_once(&stored, &["raw", "events"], 160).await;
-    site.until_shown(&config, &stored).await;
+    testbed.until_shown(&config, &stored).await;
     let (_, metrics) = get(&format!("{}/metrics", up.ready().metrics)).await;
     let series = r#"headrace_recovery_deliveries{hook="app/4711",state="recovered"}"#;
     assert_eq!(sample(&metrics, series), Some(130.0), "{metrics}");
     up.stop().await;
-    let log = std::fs::read_to_string(site.dir.path().join("data/nats/nats-server.log")).unwrap();
+    let log = std::fs::read_to_string(testbed.dir.path().join("data/nats/nats-server.log")).unwrap();
     assert!(!log.contains("Violation"), "the role has the rights that it needs: {log}");
 }
 
 #[tokio::test]
 async fn only_what_is_not_stored_is_sent_again() {
-    let site = Site::start().await;
-    let config = site.configure("grace_s = 5", "");
-    let up = site.up(&config).await;
+    let testbed = Testbed::start().await;
+    let config = testbed.configure("grace_s = 5", "");
+    let up = testbed.up(&config).await;
     let ready = up.ready().clone();
     // What stands between GitHub and the gateway, such as a load balancer.
     let balancer = standin::clickhouse::start(&ready.gateway.unwrap()).await;
-    site.github.deliver_to(&balancer.url(), &ready.webhook_secret.unwrap());
+    testbed.github.deliver_to(&balancer.url(), &ready.webhook_secret.unwrap());
     balancer.fail_next(3, Failure::Status(502), When::Before, Which::Any);
     balancer.fail_next(2, Failure::Status(504), When::After, Which::Any);
-    let lost = site.emit(ORG_HOOK, 3, 502).await;
-    site.emit(ORG_HOOK, 2, 504).await;
-    site.emit(ORG_HOOK, 4, 202).await;
+    let lost = testbed.emit(ORG_HOOK, 3, 502).await;
+    testbed.emit(ORG_HOOK, 2, 504).await;
+    testbed.emit(ORG_HOOK, 4, 202).await;
     let recovered = |gaps: &Gaps| gaps.code == Some(0) && gaps.counts(NAMES[1]) == [9, 6, 3, 0];
-    site.until_gaps("the lost ones are recovered", &config, recovered).await;
-    let repeated: Vec<String> = site.github.redeliveries(ORG_HOOK).into_keys().collect();
+    testbed.until_gaps("the lost ones are recovered", &config, recovered).await;
+    let repeated: Vec<String> = testbed.github.redeliveries(ORG_HOOK).into_keys().collect();
     let mut lost = lost;
     lost.sort();
     assert_eq!(repeated, lost);
@@ -71,21 +71,21 @@ async fn only_what_is_not_stored_is_sent_again() {
 
 #[tokio::test]
 async fn another_tenants_body_or_kind_under_the_id_hides_no_loss() {
-    let site = Site::start().await;
-    let config = site.configure("grace_s = 5", "");
-    let up = site.up(&config).await;
-    site.github.deliver_to("http://127.0.0.1:1", "");
-    let lost = site.emit(ORG_HOOK, 2, 0).await;
+    let testbed = Testbed::start().await;
+    let config = testbed.configure("grace_s = 5", "");
+    let up = testbed.up(&config).await;
+    testbed.github.deliver_to("http://127.0.0.1:1", "");
+    let lost = testbed.emit(ORG_HOOK, 2, 0).await;
     // GitHub signs no GUID: whoever may send anything has seen these.
     let hook = Hook::of(up.ready());
     let stranger = json!({ "action": "publicized", "organization": { "login": "octo" } });
     hook.store("repository", &lost[0], stranger.to_string()).await;
     let other_kind = json!({ "action": "started", "organization": { "login": "acme" } });
     hook.store("watch", &lost[1], other_kind.to_string()).await;
-    site.github.deliver_to(up.ready().gateway.as_deref().unwrap(), up.ready().webhook_secret.as_deref().unwrap());
+    testbed.github.deliver_to(up.ready().gateway.as_deref().unwrap(), up.ready().webhook_secret.as_deref().unwrap());
     let settled = |gaps: &Gaps| gaps.count(NAMES[1], "delivered") == 2 && gaps.count(NAMES[1], "waiting") == 0;
     let known = |gaps: &Gaps| gaps.code == Some(0) && settled(gaps);
-    let found = site.until_gaps("what became of both is known", &config, known).await;
+    let found = testbed.until_gaps("what became of both is known", &config, known).await;
     assert_eq!(found.counts(NAMES[1]), [2, 0, 2, 0]);
     let stored = Stored::of(up.ready()).await;
     stored.until_count("SELECT count() FROM raw WHERE tenant = 'acme' AND event = 'repository'", 2).await;
@@ -94,34 +94,34 @@ async fn another_tenants_body_or_kind_under_the_id_hides_no_loss() {
 
 #[tokio::test]
 async fn a_hook_that_refuses_or_is_gone_is_told_and_hinders_no_other() {
-    let site = Site::start().await;
-    let config = site.configure("grace_s = 1", "");
-    let up = site.up(&config).await;
+    let testbed = Testbed::start().await;
+    let config = testbed.configure("grace_s = 1", "");
+    let up = testbed.up(&config).await;
     let gateway = up.ready().gateway.clone().unwrap();
-    site.github.deliver_to("http://127.0.0.1:1", "");
-    site.emit(APP_HOOK, 4, 0).await;
-    site.emit(ORG_HOOK, 3, 0).await;
-    site.emit(REPO_HOOK, 2, 0).await;
+    testbed.github.deliver_to("http://127.0.0.1:1", "");
+    testbed.emit(APP_HOOK, 4, 0).await;
+    testbed.emit(ORG_HOOK, 3, 0).await;
+    testbed.emit(REPO_HOOK, 2, 0).await;
     let gone = {
-        let mut github = site.github.site();
+        let mut github = testbed.github.site();
         github.hooks.get_mut(APP_HOOK).unwrap().refuses = Some(422);
         github.hooks.get_mut(ORG_HOOK).unwrap().disabled = true;
         github.hooks.remove(REPO_HOOK).unwrap()
     };
-    site.github.deliver_to(&gateway, up.ready().webhook_secret.as_deref().unwrap());
+    testbed.github.deliver_to(&gateway, up.ready().webhook_secret.as_deref().unwrap());
     let problem = |gaps: &Gaps| gaps.hook(NAMES[2])["problem"].as_str().unwrap_or_default().to_owned();
     let told = |gaps: &Gaps| {
         let refused = |name| gaps.count(name, "refused");
         (refused(NAMES[0]), refused(NAMES[1])) == (4, 3) && !problem(gaps).is_empty()
     };
-    let gaps = site.until_gaps("the refusals are told", &config, told).await;
+    let gaps = testbed.until_gaps("the refusals are told", &config, told).await;
     assert_eq!((gaps.code, gaps.count(NAMES[0], "missing"), gaps.count(NAMES[1], "missing")), (Some(1), 4, 3));
     assert!(gaps.complaint.contains("7 deliveries are missing"), "{}", gaps.complaint);
     let problem = problem(&gaps);
     assert!(problem.contains("404 Not Found") && problem.contains("is the hook there"), "{problem}");
     let table = command(
         PROGRAM,
-        ["gaps", "--config", config.to_str().unwrap(), "--data-dir", site.dir.path().join("data").to_str().unwrap()],
+        ["gaps", "--config", config.to_str().unwrap(), "--data-dir", testbed.dir.path().join("data").to_str().unwrap()],
     )
     .await;
     assert_eq!(table.status.code(), Some(1));
@@ -132,19 +132,19 @@ async fn a_hook_that_refuses_or_is_gone_is_told_and_hinders_no_other() {
     assert!(states.contains(r#""recover:repository/acme/app/8":{"state":"broken""#), "{states}");
 
     let stored = Stored::of(up.ready()).await;
-    site.until_shown(&config, &stored).await;
+    testbed.until_shown(&config, &stored).await;
 
     // A person mends it all.
     {
-        let mut github = site.github.site();
+        let mut github = testbed.github.site();
         github.hooks.get_mut(APP_HOOK).unwrap().refuses = None;
         github.hooks.get_mut(ORG_HOOK).unwrap().disabled = false;
         github.hooks.insert(REPO_HOOK.to_owned(), gone);
     }
-    let gaps = site
+    let gaps = testbed
         .until_gaps("all is recovered", &config, |gaps| gaps.code == Some(0) && gaps.count(NAMES[2], "recovered") == 2)
         .await;
     assert_eq!(NAMES.map(|hook| gaps.counts(hook)), [[4, 0, 4, 0], [3, 0, 3, 0], [2, 0, 2, 0]]);
-    site.until_shown(&config, &stored).await;
+    testbed.until_shown(&config, &stored).await;
     up.stop().await;
 }

@@ -9,7 +9,7 @@ use headrace_tests::product::stored::Stored;
 use headrace_tests::standin::github::APP_HOOK;
 
 use crate::servers::{SECRET, Servers, role};
-use crate::site::{Gaps, NAMES, ORG_HOOK, Site, holds_each_once};
+use crate::testbed::{Gaps, NAMES, ORG_HOOK, Testbed, holds_each_once};
 
 /// Whether the process looks for missed deliveries, by its own word.
 async fn leads(process: &Running) -> bool {
@@ -19,29 +19,29 @@ async fn leads(process: &Running) -> bool {
 
 #[tokio::test]
 async fn what_the_broker_forgot_is_stored_after_all() {
-    let site = Site::start().await;
-    let servers = Servers::start(&site).await;
-    let config = servers.configure(&site, "");
-    let ingest = role("ingest", "ingest", &config, &site).await;
-    site.github.deliver_to(ingest.ready().gateway.as_deref().unwrap(), SECRET);
-    let recover = role("recover", "recover", &config, &site).await;
+    let testbed = Testbed::start().await;
+    let servers = Servers::start(&testbed).await;
+    let config = servers.configure(&testbed, "");
+    let ingest = role("ingest", "ingest", &config, &testbed).await;
+    testbed.github.deliver_to(ingest.ready().gateway.as_deref().unwrap(), SECRET);
+    let recover = role("recover", "recover", &config, &testbed).await;
     // Confirmed to GitHub, all of them.
-    let guids = site.emit(APP_HOOK, 10, 202).await;
+    let guids = testbed.emit(APP_HOOK, 10, 202).await;
     // Nobody has read them: that is a backlog, no loss.
     let waiting = |gaps: &Gaps| gaps.count(NAMES[0], "waiting") == 10;
-    let gaps = site.until_gaps("they are waited for", &config, waiting).await;
+    let gaps = testbed.until_gaps("they are waited for", &config, waiting).await;
     assert_eq!((gaps.code, gaps.count(NAMES[0], "missing")), (Some(1), 0));
     assert!(gaps.complaint.contains("it cannot be told"), "{}", gaps.complaint);
     let stored = Stored::of(recover.ready()).await;
     let raw = stored.stream(Stream::Raw).await;
     // The others stay: what is before a sequence can be purged, a single message cannot be removed.
     raw.purge().sequence(5).await.unwrap();
-    assert_eq!(site.github.asked(), 0);
+    assert_eq!(testbed.github.asked(), 0);
 
-    let sinks = role("sinks", "sinks", &config, &site).await;
+    let sinks = role("sinks", "sinks", &config, &testbed).await;
     let recovered = |gaps: &Gaps| gaps.code == Some(0) && gaps.counts(NAMES[0]) == [10, 6, 4, 0];
-    site.until_gaps("the forgotten ones are recovered", &config, recovered).await;
-    let repeated: Vec<String> = site.github.redeliveries(APP_HOOK).into_keys().collect();
+    testbed.until_gaps("the forgotten ones are recovered", &config, recovered).await;
+    let repeated: Vec<String> = testbed.github.redeliveries(APP_HOOK).into_keys().collect();
     let mut forgotten = [0, 1, 2, 3].map(|index: usize| guids[index].clone());
     forgotten.sort();
     assert_eq!(repeated, forgotten);
@@ -53,34 +53,34 @@ async fn what_the_broker_forgot_is_stored_after_all() {
 
 #[tokio::test]
 async fn one_process_works_and_another_takes_over_when_it_dies() {
-    let site = Site::start().await;
-    let servers = Servers::start(&site).await;
-    let config = servers.configure(&site, "");
-    let ingest = role("ingest", "ingest", &config, &site).await;
-    let sinks = role("sinks", "sinks", &config, &site).await;
-    let first = role("recover", "first", &config, &site).await;
+    let testbed = Testbed::start().await;
+    let servers = Servers::start(&testbed).await;
+    let config = servers.configure(&testbed, "");
+    let ingest = role("ingest", "ingest", &config, &testbed).await;
+    let sinks = role("sinks", "sinks", &config, &testbed).await;
+    let first = role("recover", "first", &config, &testbed).await;
     poll::until("the first leads", CEILING, async || leads(&first).await.then_some(())).await.unwrap();
-    let second = role("recover", "second", &config, &site).await;
-    site.github.deliver_to("http://127.0.0.1:1", "");
-    site.emit(ORG_HOOK, 5, 0).await;
-    site.github.deliver_to(ingest.ready().gateway.as_deref().unwrap(), SECRET);
+    let second = role("recover", "second", &config, &testbed).await;
+    testbed.github.deliver_to("http://127.0.0.1:1", "");
+    testbed.emit(ORG_HOOK, 5, 0).await;
+    testbed.github.deliver_to(ingest.ready().gateway.as_deref().unwrap(), SECRET);
     let recovered = |count| move |gaps: &Gaps| gaps.code == Some(0) && gaps.counts(NAMES[1]) == [count, 0, count, 0];
-    site.until_gaps("all is recovered", &config, recovered(5)).await;
+    testbed.until_gaps("all is recovered", &config, recovered(5)).await;
     assert!(leads(&first).await && !leads(&second).await);
     let (_, metrics) = get(&format!("{}/metrics", second.ready().metrics)).await;
     assert!(!metrics.contains("headrace_recovery_runs_total"), "{metrics}");
 
     first.kill().await;
-    site.github.deliver_to("http://127.0.0.1:1", "");
-    site.emit(ORG_HOOK, 5, 0).await;
-    site.github.deliver_to(ingest.ready().gateway.as_deref().unwrap(), SECRET);
-    site.until_gaps("the second recovers the rest", &config, recovered(10)).await;
+    testbed.github.deliver_to("http://127.0.0.1:1", "");
+    testbed.emit(ORG_HOOK, 5, 0).await;
+    testbed.github.deliver_to(ingest.ready().gateway.as_deref().unwrap(), SECRET);
+    testbed.until_gaps("the second recovers the rest", &config, recovered(10)).await;
     assert!(leads(&second).await);
     holds_each_once(&Stored::of(second.ready()).await, &["raw"], 10).await;
 
     // One that is stopped gives the lease back: the next need not wait for it to run out.
     second.stop().await;
-    let third = role("recover", "third", &config, &site).await;
+    let third = role("recover", "third", &config, &testbed).await;
     poll::until("the third leads", CEILING, async || leads(&third).await.then_some(())).await.unwrap();
     for process in [third, sinks, ingest] {
         process.stop().await;

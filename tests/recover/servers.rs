@@ -10,7 +10,7 @@ use headrace_tests::harness::Nats;
 use headrace_tests::product::process::{Launch, Running};
 
 use crate::PROGRAM;
-use crate::site::Site;
+use crate::testbed::Testbed;
 
 /// What deliveries are signed with.
 pub(crate) const SECRET: &str = "a secret of this test";
@@ -24,16 +24,16 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    pub(crate) async fn start(site: &Site) -> Self {
+    pub(crate) async fn start(testbed: &Testbed) -> Self {
         let install = || Installer::for_user(Arc::new(Silent))?.clickhouse_library();
         let library = tokio::task::spawn_blocking(install).await.unwrap().unwrap();
         let arguments = vec![OsString::from("clickhouse"), OsString::from("--library"), library.into_os_string()];
-        let config = clickhouse::Config::new(PROGRAM, arguments, site.dir.path().join("clickhouse"));
+        let config = clickhouse::Config::new(PROGRAM, arguments, testbed.dir.path().join("clickhouse"));
         Self { nats: Nats::start().await, clickhouse: clickhouse::start(config).await.unwrap() }
     }
 
     /// Writes the configuration of all roles, with the lines `more` besides.
-    pub(crate) fn configure(&self, site: &Site, more: &str) -> PathBuf {
+    pub(crate) fn configure(&self, testbed: &Testbed, more: &str) -> PathBuf {
         let (nats, clickhouse) = (self.nats.server().url(), self.clickhouse.url());
         let streams = "max_age_hours = 24\nmax_bytes = 67108864\n";
         let streams = ["raw", "events", "alerts", "dead"].map(|name| format!("[streams.{name}]\n{streams}")).concat();
@@ -42,13 +42,13 @@ impl Servers {
              ingest.listen = '127.0.0.1:0'\nstreams.duplicate_window_s = 10\ningest.github.secrets = ['{SECRET}']\n\
              {more}\n{streams}"
         );
-        site.configure("grace_s = 1", &more)
+        testbed.configure("grace_s = 1", &more)
     }
 }
 
 /// Starts one role, with files of its own.
-pub(crate) async fn role(role: &str, name: &str, config: &Path, site: &Site) -> Running {
-    let dir = site.dir.path().join(name);
+pub(crate) async fn role(role: &str, name: &str, config: &Path, testbed: &Testbed) -> Running {
+    let dir = testbed.dir.path().join(name);
     std::fs::create_dir_all(&dir).unwrap();
     Launch::run(PROGRAM, role, config, &dir).start().await
 }

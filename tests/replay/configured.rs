@@ -3,7 +3,7 @@
 use headrace_tests::product::process::{Launch, command};
 use tempfile::TempDir;
 
-use crate::{CLICKHOUSE, Done, PROGRAM, Site};
+use crate::{CLICKHOUSE, Done, PROGRAM, Testbed};
 
 /// A rule of one's own, which matches what [`crate::publicized`] makes.
 const RULE: &str = "title: Anything made public\nid: 5d6f1f0a-3c53-4f0c-9d0a-2f9f0e6d4c11\nstatus: stable\n\
@@ -27,15 +27,15 @@ async fn without_a_config_it_is_that_of_up() {
     let text = format!("{CLICKHOUSE}[pipeline.score]\nrules_dirs = ['rules']\n");
     std::fs::write(dir.path().join("live.toml"), &text).unwrap();
     let launch = Launch::up(PROGRAM, dir.path()).within(dir.path()).argument("--config").argument("live.toml");
-    let site = Site::of(dir, launch.set("HEADRACE__PIPELINE__ENRICH__ASSETS", ASSETS)).await;
-    site.publicize("acme", 5).await;
+    let testbed = Testbed::of(dir, launch.set("HEADRACE__PIPELINE__ENRICH__ASSETS", ASSETS)).await;
+    testbed.publicize("acme", 5).await;
     let but = "* EXCEPT inserted_at";
-    let before = site.dump(but, "events").await;
+    let before = testbed.dump(but, "events").await;
     let computed = format!("SELECT countIf(asset_owner = 'payments' AND has(rules, '{OWN}')) FROM events");
-    assert_eq!(site.value(&computed).await, 5, "{before:#?}");
+    assert_eq!(testbed.value(&computed).await, 5, "{before:#?}");
 
     let replay = async |more: &[&str]| {
-        let data = site.dir.path().join("data");
+        let data = testbed.dir.path().join("data");
         let place = ["replay", "--from", "1h", "--data-dir", data.to_str().unwrap()];
         Done::of(command(PROGRAM, place.iter().chain(more)).await)
     };
@@ -43,20 +43,20 @@ async fn without_a_config_it_is_that_of_up() {
     done.says("5 deliveries replayed into events, 0 bodies added to raw");
     let told = "live.toml as it was then, with HEADRACE__PIPELINE__ENRICH__ASSETS";
     assert!(done.complained.contains(told), "{}", done.complained);
-    assert_eq!(site.dump(but, "events").await, before);
+    assert_eq!(testbed.dump(but, "events").await, before);
 
     // What `up` runs with counts, until it is told otherwise.
-    let config = site.dir.path().join("live.toml");
+    let config = testbed.dir.path().join("live.toml");
     std::fs::write(&config, CLICKHOUSE).unwrap();
     let done = replay(&["--tenant", "acme"]).await;
     done.says("5 deliveries replayed into events, 0 bodies added to raw");
     assert!(done.complained.contains("the file has changed since"), "{}", done.complained);
-    assert_eq!(site.dump(but, "events").await, before);
+    assert_eq!(testbed.dump(but, "events").await, before);
     replay(&["--config", config.to_str().unwrap()])
         .await
         .says("5 deliveries replayed into events, 0 bodies added to raw");
-    assert_eq!(site.value(&computed).await, 0, "this one was named");
-    site.up.stop().await;
+    assert_eq!(testbed.value(&computed).await, 0, "this one was named");
+    testbed.up.stop().await;
 }
 
 #[tokio::test]

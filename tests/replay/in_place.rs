@@ -14,80 +14,83 @@ use headrace_tests::product::hook::{guid, sha256};
 use headrace_tests::product::process::{freeze, signal};
 use rustix::process::Signal;
 
-use crate::{ASSETS, Site, publicized};
+use crate::{ASSETS, Testbed, publicized};
 
 #[tokio::test]
 async fn rows_are_those_of_the_present_configuration() {
-    let site = Site::start().await;
-    site.publicize("acme", 120).await;
-    let ids = site.dump("id, received_at", "events").await;
-    let (bodies, published) = (site.dump("*", "raw").await, site.published().await);
-    let (risk, tickets) = (site.value("SELECT sum(risk) FROM events").await, site.published().await[2]);
+    let testbed = Testbed::start().await;
+    testbed.publicize("acme", 120).await;
+    let ids = testbed.dump("id, received_at", "events").await;
+    let (bodies, published) = (testbed.dump("*", "raw").await, testbed.published().await);
+    let (risk, tickets) = (testbed.value("SELECT sum(risk) FROM events").await, testbed.published().await[2]);
     assert!(tickets > 0, "a rule matches");
-    assert_eq!(site.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 0);
+    assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 0);
 
-    site.replay(ASSETS, "--from 1h").await.says("120 deliveries replayed into events, 0 bodies added to raw");
-    assert_eq!(site.dump("id, received_at", "events").await, ids);
-    assert_eq!(site.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 120);
-    assert_eq!(site.value("SELECT sum(risk) FROM events").await, risk);
+    testbed.replay(ASSETS, "--from 1h").await.says("120 deliveries replayed into events, 0 bodies added to raw");
+    assert_eq!(testbed.dump("id, received_at", "events").await, ids);
+    assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 120);
+    assert_eq!(testbed.value("SELECT sum(risk) FROM events").await, risk);
 
     // As it was before, and once more: the same messages make rows each time.
-    site.replay("", "--from 1h").await.says("120 deliveries replayed into events, 0 bodies added to raw");
-    assert_eq!(site.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 0);
-    site.replay(ASSETS, "--from 1h").await.says("120 deliveries replayed into events, 0 bodies added to raw");
-    assert_eq!(site.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 120);
-    assert_eq!(site.dump("id, received_at", "events").await, ids);
+    testbed.replay("", "--from 1h").await.says("120 deliveries replayed into events, 0 bodies added to raw");
+    assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 0);
+    testbed.replay(ASSETS, "--from 1h").await.says("120 deliveries replayed into events, 0 bodies added to raw");
+    assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 120);
+    assert_eq!(testbed.dump("id, received_at", "events").await, ids);
 
-    assert_eq!(site.dump("*", "raw").await, bodies);
-    assert_eq!(site.published().await, published);
+    assert_eq!(testbed.dump("*", "raw").await, bodies);
+    assert_eq!(testbed.published().await, published);
     // The sinks go on: what comes now is one row too.
-    site.publicize("acme", 1).await;
-    assert_eq!(site.counts("events").await, (121, 121));
-    site.up.stop().await;
+    testbed.publicize("acme", 1).await;
+    assert_eq!(testbed.counts("events").await, (121, 121));
+    testbed.up.stop().await;
 }
 
 #[tokio::test]
 async fn a_side_table_leaves_events_alone() {
-    let site = Site::start().await;
-    site.publicize("acme", 70).await;
+    let testbed = Testbed::start().await;
+    testbed.publicize("acme", 70).await;
     let (events, raw, published) =
-        (site.dump("*", "events").await, site.dump("*", "raw").await, site.published().await);
-    site.replay(ASSETS, "--from 1h --into events_tried").await.says("70 deliveries replayed into events_tried");
-    assert_eq!(site.value("SELECT countIf(asset_owner = 'payments') FROM events_tried").await, 70);
+        (testbed.dump("*", "events").await, testbed.dump("*", "raw").await, testbed.published().await);
+    testbed.replay(ASSETS, "--from 1h --into events_tried").await.says("70 deliveries replayed into events_tried");
+    assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events_tried").await, 70);
     let but = "* EXCEPT (inserted_at, assets, asset_owner, asset_criticality, asset_labels)";
-    assert_eq!(site.dump(but, "events_tried").await, site.dump(but, "events").await);
-    assert_eq!((site.dump("*", "events").await, site.dump("*", "raw").await), (events, raw));
-    assert_eq!(site.published().await, published);
+    assert_eq!(testbed.dump(but, "events_tried").await, testbed.dump(but, "events").await);
+    assert_eq!((testbed.dump("*", "events").await, testbed.dump("*", "raw").await), (events, raw));
+    assert_eq!(testbed.published().await, published);
 
-    let again = site.replay(ASSETS, "--from 1h --into events_tried").await;
+    let again = testbed.replay(ASSETS, "--from 1h --into events_tried").await;
     again.complains(1, "Choose another name, or drop the table");
-    assert_eq!(site.counts("events_tried").await, (70, 70));
-    site.up.stop().await;
+    assert_eq!(testbed.counts("events_tried").await, (70, 70));
+    testbed.up.stop().await;
 }
 
 #[tokio::test]
 async fn only_the_tenant_and_the_window_are_touched() {
-    let site = Site::start().await;
-    site.publicize("octo", 30).await;
-    site.publicize("acme", 30).await;
-    let others = async || site.dump("*", "(SELECT * FROM events WHERE tenant = 'octo')").await;
+    let testbed = Testbed::start().await;
+    testbed.publicize("octo", 30).await;
+    testbed.publicize("acme", 30).await;
+    let others = async || testbed.dump("*", "(SELECT * FROM events WHERE tenant = 'octo')").await;
     let before = others().await;
     assert_eq!(before.len(), 30);
     let lines = "[[pipeline.enrich.assets]]\nname = \"all\"\nactor = \"*\"\nowner = \"payments\"\n";
-    site.replay(lines, "--from 1h --tenant Acme")
+    testbed
+        .replay(lines, "--from 1h --tenant Acme")
         .await
         .says("30 deliveries replayed into events, 0 bodies added to raw");
-    assert_eq!(site.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 30);
+    assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 30);
     assert_eq!(others().await, before);
 
     // From the middle of the others on.
-    let times: Vec<(String,)> =
-        site.stored.rows("SELECT toString(received_at) FROM events WHERE tenant = 'octo' ORDER BY received_at").await;
+    let times: Vec<(String,)> = testbed
+        .stored
+        .rows("SELECT toString(received_at) FROM events WHERE tenant = 'octo' ORDER BY received_at")
+        .await;
     let from = format!("{}Z", times[10].0.replace(' ', "T"));
     let to = format!("{}Z", times[20].0.replace(' ', "T"));
-    let done = site.replay(lines, &format!("--from {from} --to {to}")).await;
+    let done = testbed.replay(lines, &format!("--from {from} --to {to}")).await;
     done.says("10 deliveries replayed into events, 0 bodies added to raw");
-    let changed: Vec<(u64, String, String)> = site
+    let changed: Vec<(u64, String, String)> = testbed
         .stored
         .rows(
             "SELECT count(), toString(min(received_at)), toString(max(received_at)) FROM events \
@@ -95,95 +98,96 @@ async fn only_the_tenant_and_the_window_are_touched() {
         )
         .await;
     assert_eq!(changed, [(10, times[10].0.clone(), times[19].0.clone())]);
-    site.up.stop().await;
+    testbed.up.stop().await;
 }
 
 #[tokio::test]
 async fn an_event_that_was_delivered_twice_has_one_row() {
-    let site = Site::start().await;
+    let testbed = Testbed::start().await;
     let first = RawDelivery::sample(1);
     let later = Timestamp::from_micros(first.received_at.as_micros() + 1);
     let second = RawDelivery { received_at: later, ..first.clone() };
-    site.publish(vec![first.message()]).await;
-    site.stored.settled().await;
-    site.publish(vec![second.repeated()]).await;
-    site.stored.settled().await;
-    let (events, raw) = (site.dump("*", "events").await, site.dump("*", "raw").await);
+    testbed.publish(vec![first.message()]).await;
+    testbed.stored.settled().await;
+    testbed.publish(vec![second.repeated()]).await;
+    testbed.stored.settled().await;
+    let (events, raw) = (testbed.dump("*", "events").await, testbed.dump("*", "raw").await);
     assert_eq!((events.len(), raw.len()), (1, 1));
 
     // Both deliveries, then the second alone, whose event has its row at another time.
-    let done = site.replay(ASSETS, "--from 1h").await;
+    let done = testbed.replay(ASSETS, "--from 1h").await;
     done.says("2 deliveries replayed into events, 0 bodies added to raw");
-    let replaced = site.dump("*", "events").await;
+    let replaced = testbed.dump("*", "events").await;
     assert_eq!(replaced.len(), 1);
     assert_eq!((&replaced[0]["asset_owner"], &replaced[0]["raw_sequence"]), (&"payments".into(), &1.into()));
-    let done = site.replay("", &format!("--from {later}")).await;
+    let done = testbed.replay("", &format!("--from {later}")).await;
     done.says(
         "0 deliveries replayed into events, 0 bodies added to raw, 1 left alone because their event was first \
          delivered before",
     );
-    assert_eq!((site.dump("*", "events").await, site.dump("*", "raw").await), (replaced, raw));
-    site.up.stop().await;
+    assert_eq!((testbed.dump("*", "events").await, testbed.dump("*", "raw").await), (replaced, raw));
+    testbed.up.stop().await;
 }
 
 #[tokio::test]
 async fn of_two_bodies_under_one_id_the_same_remains_the_event() {
-    let site = Site::start().await;
+    let testbed = Testbed::start().await;
     // Another tenant has an event of this id too.
     let id = guid();
     for (owner, number) in [("acme", 1), ("acme", 2), ("octo", 3)] {
-        site.hook.store("repository", &id, publicized(owner, number)).await;
+        testbed.hook.store("repository", &id, publicized(owner, number)).await;
         // One after the other: which of two that are on their way together goes through first is open.
-        site.stored.settled().await;
+        testbed.stored.settled().await;
     }
     let repositories = "SELECT groupArray(repository) FROM (SELECT repository FROM events ORDER BY repository)";
-    let before: Vec<(Vec<String>,)> = site.stored.rows(repositories).await;
+    let before: Vec<(Vec<String>,)> = testbed.stored.rows(repositories).await;
     assert_eq!(before[0].0, ["acme/app-1", "octo/app-3"]);
-    assert_eq!(site.counts("raw").await, (3, 1));
+    assert_eq!(testbed.counts("raw").await, (3, 1));
     let dump = async || {
         let raw = "SELECT * EXCEPT inserted_at REPLACE (toString(headers) AS headers) FROM raw ORDER BY sha256";
         let events = "SELECT * EXCEPT inserted_at FROM events ORDER BY raw_sha256";
-        (site.stored.objects(events).await, site.stored.objects(raw).await)
+        (testbed.stored.objects(events).await, testbed.stored.objects(raw).await)
     };
     let rows = dump().await;
 
     let all = "--from 1h";
-    site.replay(ASSETS, all).await.says("3 deliveries replayed into events, 0 bodies added to raw");
-    assert_eq!(site.stored.rows::<(Vec<String>,)>(repositories).await, before);
-    assert_eq!(site.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 1);
-    site.replay("", all).await.says("3 deliveries replayed into events, 0 bodies added to raw");
+    testbed.replay(ASSETS, all).await.says("3 deliveries replayed into events, 0 bodies added to raw");
+    assert_eq!(testbed.stored.rows::<(Vec<String>,)>(repositories).await, before);
+    assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 1);
+    testbed.replay("", all).await.says("3 deliveries replayed into events, 0 bodies added to raw");
     assert!(dump().await == rows);
     // A tenant's events alone.
-    site.replay(ASSETS, "--from 1h --tenant acme")
+    testbed
+        .replay(ASSETS, "--from 1h --tenant acme")
         .await
         .says("2 deliveries replayed into events, 0 bodies added to raw");
-    assert_eq!(site.counts("events").await, (2, 1));
+    assert_eq!(testbed.counts("events").await, (2, 1));
 
     // Everything is lost: the same rows again.
     for table in ["events", "raw"] {
-        site.execute(&format!("TRUNCATE TABLE {table}")).await;
+        testbed.execute(&format!("TRUNCATE TABLE {table}")).await;
     }
-    site.replay("", "--from 2h").await.says("3 deliveries replayed into events, 3 bodies added to raw");
+    testbed.replay("", "--from 2h").await.says("3 deliveries replayed into events, 3 bodies added to raw");
     assert!(dump().await == rows);
 
     // The second went through first, because the first was held up: so it stays.
-    site.execute("DELETE FROM events WHERE tenant = 'acme'").await;
+    testbed.execute("DELETE FROM events WHERE tenant = 'acme'").await;
     let second = sha256(publicized("acme", 2).as_bytes());
-    site.execute(&format!(
+    testbed.execute(&format!(
         "INSERT INTO events (id, tenant, kind, received_at, repository, raw_sha256) SELECT id, tenant, event, received_at, \
          'acme/app-2', sha256 FROM raw WHERE sha256 = '{second}'"
     ))
     .await;
-    site.replay(ASSETS, "--from 3h").await.says("3 deliveries replayed into events, 0 bodies added to raw");
-    let after: Vec<(Vec<String>,)> = site.stored.rows(repositories).await;
+    testbed.replay(ASSETS, "--from 3h").await.says("3 deliveries replayed into events, 0 bodies added to raw");
+    let after: Vec<(Vec<String>,)> = testbed.stored.rows(repositories).await;
     assert_eq!(after[0].0, ["acme/app-2", "octo/app-3"]);
-    assert_eq!(site.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 1);
-    site.up.stop().await;
+    assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 1);
+    testbed.up.stop().await;
 }
 
 #[tokio::test]
 async fn what_cannot_be_computed_keeps_its_row() {
-    let site = Site::start().await;
+    let testbed = Testbed::start().await;
     let poison = |number: u16| {
         let mut message = RawDelivery::sample(number).message();
         message.payload = "no JSON".into();
@@ -193,28 +197,29 @@ async fn what_cannot_be_computed_keeps_its_row() {
     let received = row.headers.get(header::RECEIVED_AT).unwrap().to_string();
     let mut lost = RawDelivery::sample(3).message();
     lost.headers.insert(header::BODY_OBJECT, "github:gone");
-    site.publish(vec![row, none, lost, RawDelivery::sample(4).message()]).await;
-    site.stored.settled().await;
+    testbed.publish(vec![row, none, lost, RawDelivery::sample(4).message()]).await;
+    testbed.stored.settled().await;
     // An earlier release could read it.
     let id = RawDelivery::sample(1).id;
-    site.execute(&format!(
-        "INSERT INTO events (id, tenant, kind, received_at) VALUES ('{id}', 'acme', 'repository', \
+    testbed
+        .execute(&format!(
+            "INSERT INTO events (id, tenant, kind, received_at) VALUES ('{id}', 'acme', 'repository', \
          fromUnixTimestamp64Micro({received}))"
-    ))
-    .await;
-    assert_eq!(site.counts("events").await, (2, 2));
-    let before = site.dump("*", &format!("(SELECT * FROM events WHERE id = '{id}')")).await;
+        ))
+        .await;
+    assert_eq!(testbed.counts("events").await, (2, 2));
+    let before = testbed.dump("*", &format!("(SELECT * FROM events WHERE id = '{id}')")).await;
 
     // They were given up before, so that nothing about them is new.
-    let done = site.replay("", "--from 1h").await;
+    let done = testbed.replay("", "--from 1h").await;
     done.says("1 deliveries replayed into events, 0 bodies added to raw, 3 are the dead letters that they were before");
-    assert_eq!(site.dump("*", &format!("(SELECT * FROM events WHERE id = '{id}')")).await, before);
-    // A stream that may not be purged: letters go one by one.
-    let dead = site.stored.stream(Stream::Dead).await;
-    for letter in 1..=dead.cached_info().state.last_sequence {
-        assert!(dead.delete_message(letter).await.unwrap());
+    assert_eq!(testbed.dump("*", &format!("(SELECT * FROM events WHERE id = '{id}')")).await, before);
+    // A stream that may not be purged: dead letters go one by one.
+    let dead = testbed.stored.stream(Stream::Dead).await;
+    for dead_letter in 1..=dead.cached_info().state.last_sequence {
+        assert!(dead.delete_message(dead_letter).await.unwrap());
     }
-    let done = site.replay(ASSETS, "--from 1h").await;
+    let done = testbed.replay(ASSETS, "--from 1h").await;
     done.complains(
         1,
         "3 deliveries cannot be computed (1 body_lost, 2 malformed); their rows, if any, are as they were",
@@ -222,37 +227,37 @@ async fn what_cannot_be_computed_keeps_its_row() {
     assert!(done.complained.contains(&format!("RAW:1 {id} is as it was: malformed: ")), "{}", done.complained);
     assert!(done.complained.contains("RAW:3 "), "{}", done.complained);
     assert_eq!(done.said, "1 deliveries replayed into events, 0 bodies added to raw\n");
-    assert_eq!(site.dump("*", &format!("(SELECT * FROM events WHERE id = '{id}')")).await, before);
-    assert_eq!(site.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 1);
-    assert_eq!(site.counts("events").await, (2, 2));
-    site.up.stop().await;
+    assert_eq!(testbed.dump("*", &format!("(SELECT * FROM events WHERE id = '{id}')")).await, before);
+    assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 1);
+    assert_eq!(testbed.counts("events").await, (2, 2));
+    testbed.up.stop().await;
 }
 
 #[tokio::test]
 async fn a_row_that_clickhouse_refuses_fails_alone() {
-    let site = Site::start().await;
-    site.publicize("acme", 60).await;
+    let testbed = Testbed::start().await;
+    testbed.publicize("acme", 60).await;
     let of_seven = "(SELECT * FROM events WHERE repository = 'acme/app-7')";
-    let before = site.dump("*", of_seven).await;
-    site.execute("ALTER TABLE events ADD CONSTRAINT no_seven CHECK repository != 'acme/app-7'").await;
-    let done = site.replay(ASSETS, "--from 1h").await;
+    let before = testbed.dump("*", of_seven).await;
+    testbed.execute("ALTER TABLE events ADD CONSTRAINT no_seven CHECK repository != 'acme/app-7'").await;
+    let done = testbed.replay(ASSETS, "--from 1h").await;
     done.complains(1, "1 deliveries cannot be computed (1 rejected); their rows, if any, are as they were");
     assert_eq!(done.said, "59 deliveries replayed into events, 0 bodies added to raw\n");
-    assert_eq!(site.dump("*", of_seven).await, before);
-    assert_eq!(site.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 59);
-    assert_eq!(site.counts("events").await, (60, 60));
-    site.up.stop().await;
+    assert_eq!(testbed.dump("*", of_seven).await, before);
+    assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 59);
+    assert_eq!(testbed.counts("events").await, (60, 60));
+    testbed.up.stop().await;
 }
 
 #[tokio::test]
 async fn first_deliveries_that_wait_for_the_sink_are_not_overtaken() {
-    let site = Site::start().await;
+    let testbed = Testbed::start().await;
     // Everything but the servers stands still, so that only RAW has them.
-    freeze(site.up.pid()).await;
+    freeze(testbed.up.pid()).await;
     let deliveries: Vec<RawDelivery> =
         (0..60).map(|number| RawDelivery { id: EventId::github(&guid()), ..RawDelivery::sample(number) }).collect();
-    site.publish(deliveries.iter().map(RawDelivery::message).collect()).await;
-    let state = site.stored.jetstream().get_key_value("state").await.unwrap();
+    testbed.publish(deliveries.iter().map(RawDelivery::message).collect()).await;
+    let state = testbed.stored.jetstream().get_key_value("state").await.unwrap();
     let revision = async || state.entry("lease.replay").await.ok().flatten().map(|entry| entry.revision);
     let thaw = async {
         // Its lease is renewed every few seconds: it has been waiting since before the second.
@@ -261,29 +266,29 @@ async fn first_deliveries_that_wait_for_the_sink_are_not_overtaken() {
         let second = poll::until("it goes on", CEILING, renewed).await.unwrap();
         let renewed = async || revision().await.filter(|&now| now > second);
         poll::until("it goes on", CEILING, renewed).await.unwrap();
-        assert_eq!(site.counts("events").await, (0, 0));
-        signal(site.up.pid(), Signal::CONT);
+        assert_eq!(testbed.counts("events").await, (0, 0));
+        signal(testbed.up.pid(), Signal::CONT);
     };
-    let (done, ()) = tokio::join!(site.replay(ASSETS, "--from 1h"), thaw);
+    let (done, ()) = tokio::join!(testbed.replay(ASSETS, "--from 1h"), thaw);
     done.says("60 deliveries replayed into events, 0 bodies added to raw");
     assert!(done.complained.contains("waiting for normalize, which has up to 60 earlier"), "{}", done.complained);
-    site.stored.settled().await;
-    assert_eq!((site.counts("events").await, site.counts("raw").await), ((60, 60), (60, 60)));
-    assert_eq!(site.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 60);
-    site.up.stop().await;
+    testbed.stored.settled().await;
+    assert_eq!((testbed.counts("events").await, testbed.counts("raw").await), ((60, 60), (60, 60)));
+    assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 60);
+    testbed.up.stop().await;
 }
 
 #[tokio::test]
 async fn a_delivery_that_was_stored_late_is_of_the_time_of_its_reception() {
-    let site = Site::start().await;
+    let testbed = Testbed::start().await;
     let hour_ago = Timestamp::now().minus(Duration::from_secs(3_600));
     let late = RawDelivery { received_at: hour_ago, ..RawDelivery::sample(1) };
-    site.publish(vec![RawDelivery::sample(2).message(), late.message()]).await;
-    site.stored.settled().await;
+    testbed.publish(vec![RawDelivery::sample(2).message(), late.message()]).await;
+    testbed.stored.settled().await;
     // RAW holds nothing that was stored then, but a message that was sent again from DEAD.
-    let done = site.replay(ASSETS, "--from 2h").await;
+    let done = testbed.replay(ASSETS, "--from 2h").await;
     done.says("2 deliveries replayed into events, 0 bodies added to raw");
     assert!(done.complained.contains("RAW holds deliveries since"), "{}", done.complained);
-    assert_eq!(site.counts("events").await, (2, 2));
-    site.up.stop().await;
+    assert_eq!(testbed.counts("events").await, (2, 2));
+    testbed.up.stop().await;
 }

@@ -30,7 +30,7 @@ const ASSETS: &str = "[[pipeline.enrich.assets]]\nname = \"acme\"\nrepository = 
 const COLUMNS: &str = "* EXCEPT inserted_at";
 
 /// A running `up`, and what it stores.
-struct Site {
+struct Testbed {
     dir: TempDir,
     up: Running,
     hook: Hook,
@@ -64,7 +64,7 @@ impl Done {
     }
 }
 
-impl Site {
+impl Testbed {
     async fn start() -> Self {
         let dir = TempDir::new().unwrap();
         let config = dir.path().join("live.toml");

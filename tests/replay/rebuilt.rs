@@ -3,44 +3,44 @@
 use headrace_tests::examples::{self, BODIES};
 use headrace_tests::product::hook::guid;
 
-use crate::Site;
+use crate::Testbed;
 
 /// More than fits into a message.
 const LARGE_BYTES: usize = 9 << 20;
 
 #[tokio::test]
 async fn lost_tables_are_filled_with_the_same_rows() {
-    let site = Site::start().await;
+    let testbed = Testbed::start().await;
     for example in examples::all().await {
-        site.hook.store(&example.kind, &guid(), example.body).await;
+        testbed.hook.store(&example.kind, &guid(), example.body).await;
     }
     let large = format!(r#"{{"sender":{{"login":"hubot"}},"x":"{}"}}"#, "x".repeat(LARGE_BYTES));
-    site.hook.store("push", &guid(), large).await;
-    site.stored.settled().await;
-    let (before, published) = (site.dumps().await, site.published().await);
+    testbed.hook.store("push", &guid(), large).await;
+    testbed.stored.settled().await;
+    let (before, published) = (testbed.dumps().await, testbed.published().await);
     let count = BODIES as u64 + 1;
     assert_eq!(before.each_ref().map(Vec::len), [BODIES + 1; 2]);
 
     let told = format!("{count} deliveries replayed into events, {count} bodies added to raw");
     for table in ["events", "raw"] {
-        site.execute(&format!("TRUNCATE TABLE {table}")).await;
+        testbed.execute(&format!("TRUNCATE TABLE {table}")).await;
     }
-    site.replay("", "--from 1h").await.says(&told);
-    assert!(site.dumps().await == before, "the rows differ after TRUNCATE");
+    testbed.replay("", "--from 1h").await.says(&told);
+    assert!(testbed.dumps().await == before, "the rows differ after TRUNCATE");
     for table in ["events", "raw"] {
-        site.execute(&format!("DROP TABLE {table} SYNC")).await;
+        testbed.execute(&format!("DROP TABLE {table} SYNC")).await;
     }
-    site.replay("", "--from 1h").await.says(&told);
-    assert!(site.dumps().await == before, "the rows differ after DROP");
+    testbed.replay("", "--from 1h").await.says(&told);
+    assert!(testbed.dumps().await == before, "the rows differ after DROP");
 
     // Some are missing: those are added, the others replaced.
-    site.execute("DELETE FROM events WHERE cityHash64(id) % 3 = 0").await;
-    site.execute("DELETE FROM raw WHERE cityHash64(id) % 3 = 1").await;
-    let (left, _) = site.counts("raw").await;
+    testbed.execute("DELETE FROM events WHERE cityHash64(id) % 3 = 0").await;
+    testbed.execute("DELETE FROM raw WHERE cityHash64(id) % 3 = 1").await;
+    let (left, _) = testbed.counts("raw").await;
     assert!(left < count);
     let told = format!("{count} deliveries replayed into events, {} bodies added to raw", count - left);
-    site.replay("", "--from 1h").await.says(&told);
-    assert!(site.dumps().await == before, "the rows differ after some were lost");
-    assert_eq!(site.published().await, published);
-    site.up.stop().await;
+    testbed.replay("", "--from 1h").await.says(&told);
+    assert!(testbed.dumps().await == before, "the rows differ after some were lost");
+    assert_eq!(testbed.published().await, published);
+    testbed.up.stop().await;
 }

@@ -10,14 +10,14 @@ use headrace_tests::harness::streams;
 use headrace_tests::product::process::{command, complained};
 use tempfile::TempDir;
 
-use crate::{PROGRAM, Site};
+use crate::{PROGRAM, Testbed};
 
 #[tokio::test]
 async fn windows_and_tables_that_cannot_be_are_told() {
-    let site = Site::start().await;
-    site.replay("", "--from 1h").await.complains(1, "RAW holds no delivery");
-    site.publicize("acme", 3).await;
-    let before = site.dump("*", "events").await;
+    let testbed = Testbed::start().await;
+    testbed.replay("", "--from 1h").await.complains(1, "RAW holds no delivery");
+    testbed.publicize("acme", 3).await;
+    let before = testbed.dump("*", "events").await;
     for (arguments, code, text) in [
         ("--from soon", 2, "expected a time"),
         ("--from 1h --to 2h", 2, "expected --from before --to, found "),
@@ -28,37 +28,37 @@ async fn windows_and_tables_that_cannot_be_are_told() {
         ("--tenant acme", 2, "--from <TIME>"),
         ("--from 2020-01-01T00:00:00Z --to 2020-01-02T00:00:00Z", 1, "its oldest delivery was stored at 20"),
     ] {
-        site.replay("", arguments).await.complains(code, text);
+        testbed.replay("", arguments).await.complains(code, text);
     }
-    assert_eq!(site.dump("*", "events").await, before);
-    site.execute("CREATE TABLE mine (id String) ENGINE = MergeTree ORDER BY id COMMENT 'not yours'").await;
-    site.replay("", "--from 1h --into mine").await.complains(1, "found one with the comment `not yours`");
-    assert_eq!(site.counts("mine").await, (0, 0));
+    assert_eq!(testbed.dump("*", "events").await, before);
+    testbed.execute("CREATE TABLE mine (id String) ENGINE = MergeTree ORDER BY id COMMENT 'not yours'").await;
+    testbed.replay("", "--from 1h --into mine").await.complains(1, "found one with the comment `not yours`");
+    assert_eq!(testbed.counts("mine").await, (0, 0));
 
-    let done = site.replay("", "--from 1h --to 2999-01-01T00:00:00Z").await;
+    let done = testbed.replay("", "--from 1h --to 2999-01-01T00:00:00Z").await;
     done.says("3 deliveries replayed into events, 0 bodies added to raw");
     assert!(done.complained.contains("is in the future; up to now is replayed"), "{}", done.complained);
-    assert_eq!(site.stored.count(Stream::Raw).await, 3);
-    site.up.stop().await;
+    assert_eq!(testbed.stored.count(Stream::Raw).await, 3);
+    testbed.up.stop().await;
 }
 
 #[tokio::test]
 async fn one_replay_runs_at_a_time() {
-    let site = Site::start().await;
-    site.publicize("acme", 3).await;
-    let before = site.dump("*", "events").await;
-    let nats = config::Nats { url: site.up.ready().nats.clone().unwrap(), ..config::Nats::default() };
+    let testbed = Testbed::start().await;
+    testbed.publicize("acme", 3).await;
+    let before = testbed.dump("*", "events").await;
+    let nats = config::Nats { url: testbed.up.ready().nats.clone().unwrap(), ..config::Nats::default() };
     let broker = Broker::connect(&nats, &streams(), "test").await.unwrap();
     let store = StateStore::open(&broker).await.unwrap();
     let mut lease = Lease::new(store, "lease.replay", "another", Duration::from_secs(5));
     assert!(lease.claim().await.unwrap());
     let refused = tokio::select! {
-        refused = site.replay("", "--from 1h") => refused,
+        refused = testbed.replay("", "--from 1h") => refused,
         () = lease.keep() => panic!("the lease was taken from who holds it"),
     };
     refused.complains(1, "another replay is running; wait for its end, or stop it");
-    assert_eq!(site.dump("*", "events").await, before);
-    site.up.stop().await;
+    assert_eq!(testbed.dump("*", "events").await, before);
+    testbed.up.stop().await;
 }
 
 #[tokio::test]

@@ -9,14 +9,14 @@ use headrace_runtime::component::stage::Stage;
 use headrace_runtime::component::stage::Verdict;
 use headrace_runtime::component::subscription::Subscription;
 use headrace_runtime::consume::chain::{ChainLoop, Pace};
-use headrace_runtime::fault::{Fault, FaultClass, Reason};
+use headrace_runtime::fault::{DeadReason, Fault, FaultClass};
 use headrace_runtime::message::payload::{Outgoing, Product, RawDelivery};
 use headrace_runtime::observe::health::Health;
 use headrace_runtime::settle::settler::Settler;
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use headrace_schemas::id::EventId;
-use headrace_tests::conformance::{COMPONENT, Lanes, POLICY};
+use headrace_tests::conformance::{COMPONENT, POLICY, Workers};
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::harness::{CEILING, Nats};
 
@@ -71,16 +71,16 @@ async fn a_product_that_is_too_large_is_given_up_and_others_go_on() {
     };
     let settler = Settler::new(COMPONENT, &broker, POLICY, Health::new().register(COMPONENT));
     let chain = Arc::new(ChainLoop { broker, subscription, pace: Pace::Prompt, stage: Box::new(Blows), settler });
-    let lanes = Lanes::run(1, move |stop| {
+    let workers = Workers::run(1, move |stop| {
         let chain = Arc::clone(&chain);
-        async move { chain.run_lane(stop).await }
+        async move { chain.run_worker(stop).await }
     });
     nats.settled(Stream::Raw, COMPONENT).await;
-    lanes.stop().await;
+    workers.stop().await;
     assert_eq!(nats.messages(Stream::Events).await.len(), 2);
-    let letters = nats.dead_letters().await;
-    let reasons: Vec<&str> = letters.iter().map(|letter| letter.reason.as_str()).collect();
-    assert_eq!(reasons, ["rejected"], "{letters:#?}");
+    let dead_letters = nats.dead_letters().await;
+    let reasons: Vec<&str> = dead_letters.iter().map(|dead_letter| dead_letter.reason.as_str()).collect();
+    assert_eq!(reasons, ["rejected"], "{dead_letters:#?}");
 }
 
 /// Ids come from records that anybody with access to the broker may have written.
@@ -90,7 +90,7 @@ fn an_id_of_several_lines_is_refused() {
         let event = Event { id: EventId::from_stored(id), ..Event::sample(1) };
         let alert = Alert { id: id.to_owned(), ..Alert::sample(1) };
         for refused in [event.write("scored").err(), alert.write("alerted").err()] {
-            assert_eq!(refused.map(|fault| fault.class), Some(FaultClass::Poison(Reason::Malformed)), "{id:?}");
+            assert_eq!(refused.map(|fault| fault.class), Some(FaultClass::Poison(DeadReason::Malformed)), "{id:?}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use headrace_runtime::broker::Stream;
 use headrace_runtime::component::subscription::Subscription;
-use headrace_runtime::consume::Lane;
+use headrace_runtime::consume::Subscriber;
 use headrace_schemas::event::Event;
 use headrace_tests::harness::Nats;
 use headrace_tests::harness::samples::Sample as _;
@@ -27,12 +27,12 @@ async fn requests_that_fill_up_bring_all_their_messages() {
         ack_wait: Duration::from_secs(20),
         unsettled_max: 10_000,
     };
-    let mut lane = Lane::open(&nats.broker().await, &subscription).await.unwrap();
+    let mut subscriber = Subscriber::open(&nats.broker().await, &subscription).await.unwrap();
     let stop = CancellationToken::new();
     let mut sequences = BTreeSet::new();
     let deadline = Instant::now() + Duration::from_secs(60);
     while sequences.len() < 500 && Instant::now() < deadline {
-        match lane.gather(BATCH, 8 << 20, Duration::from_secs(2), &stop).await {
+        match subscriber.gather(BATCH, 8 << 20, Duration::from_secs(2), &stop).await {
             Ok((taken, _)) => sequences.extend(taken.iter().map(|message| message.sequence)),
             // A leader may change while the cluster is young; what it had given out comes again.
             Err(error) => {

@@ -12,10 +12,10 @@ use headrace_tests::harness::Nats;
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::stage_conformance;
 
-struct Copies;
+struct PassThrough;
 
 #[async_trait]
-impl Stage for Copies {
+impl Stage for PassThrough {
     type In = RawDelivery;
     type Out = Event;
 
@@ -30,7 +30,7 @@ impl Stage for Copies {
 }
 
 #[async_trait]
-impl Case for Copies {
+impl Case for PassThrough {
     type In = RawDelivery;
     type Out = Event;
     const TO: Stream = Stream::Events;
@@ -44,4 +44,4 @@ impl Case for Copies {
     }
 }
 
-stage_conformance!(Copies: success, poison, panics, transient, exhausted, duplicates, shutdown, crash);
+stage_conformance!(PassThrough: success, poison, panics, transient, exhausted, duplicates, shutdown, crash);

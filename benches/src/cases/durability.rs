@@ -76,7 +76,7 @@ struct Choice {
 }
 
 /// What a choice has come to so far.
-struct Tally {
+struct Measurements {
     rates: Vec<f64>,
     latency: Histogram<u64>,
     cpu_us: f64,
@@ -94,19 +94,19 @@ pub(crate) async fn run(options: Durability) -> anyhow::Result<()> {
     let before = meter.sample()?;
     let source = Source::new(bodies.clone());
     let recipes = recipes(&options);
-    let mut tallies: Vec<Tally> = Vec::new();
+    let mut all_measurements: Vec<Measurements> = Vec::new();
     for _ in 0..recipes.len() * SETUPS.len() {
-        tallies.push(Tally { rates: Vec::new(), latency: histogram()?, cpu_us: 0.0, confirmed: 0 });
+        all_measurements.push(Measurements { rates: Vec::new(), latency: histogram()?, cpu_us: 0.0, confirmed: 0 });
     }
     let mut problems = Vec::new();
     for number in 0..options.rounds {
         eprintln!("round {} of {}", number + 1, options.rounds);
-        let mut tally = tallies.iter_mut();
+        let mut measurements = all_measurements.iter_mut();
         for recipe in &recipes {
             for (broker, setup) in brokers.iter().zip(SETUPS) {
-                let tally = tally.next().context("there is a tally for each choice")?;
+                let measurements = measurements.next().context("there is a measurement of each choice")?;
                 let what = || format!("{setup:?} {recipe:?}");
-                problems.extend(turn(broker, &source, *recipe, &options, tally).await.with_context(what)?);
+                problems.extend(turn(broker, &source, *recipe, &options, measurements).await.with_context(what)?);
             }
         }
     }
@@ -114,7 +114,7 @@ pub(crate) async fn run(options: Durability) -> anyhow::Result<()> {
     for broker in brokers {
         broker.stop().await;
     }
-    let choices = choices(&recipes, &tallies);
+    let choices = choices(&recipes, &all_measurements);
     let figures = Figures { choices, disturbance };
     Report { case: "durability", bodies: bodies.describe(), figures, recipe: options }.print()?;
     conclude(problems)
@@ -139,7 +139,7 @@ async fn turn(
     source: &Source,
     recipe: Recipe,
     options: &Durability,
-    tally: &mut Tally,
+    measurements: &mut Measurements,
 ) -> anyhow::Result<Option<String>> {
     let meter = Meter::new(broker.processes());
     let (before, stored_before) = (meter.sample()?, broker.stored().await?);
@@ -150,24 +150,24 @@ async fn turn(
     let stored = broker.stored().await? - stored_before;
     let costs = meter.sample()?.costs(&before, total);
     broker.purge().await?;
-    tally.rates.push(rate(in_window, length));
-    tally.latency.add(&latency).context("all histograms are alike")?;
+    measurements.rates.push(rate(in_window, length));
+    measurements.latency.add(&latency).context("all histograms are alike")?;
     let servers = costs.iter().filter(|(name, _)| *name != OWN);
-    tally.cpu_us += servers.map(|(_, cost)| cost.cpu_us_per_event).sum::<f64>() * total as f64;
-    tally.confirmed += total;
+    measurements.cpu_us += servers.map(|(_, cost)| cost.cpu_us_per_event).sum::<f64>() * total as f64;
+    measurements.confirmed += total;
     Ok((stored != total).then(|| format!("{recipe:?}: {total} messages were confirmed and {stored} are stored")))
 }
 
-fn choices(recipes: &[Recipe], tallies: &[Tally]) -> Vec<Choice> {
+fn choices(recipes: &[Recipe], all_measurements: &[Measurements]) -> Vec<Choice> {
     let mut choices = Vec::new();
     let mut default: &[f64] = &[];
-    for (recipe, tallies) in recipes.iter().zip(tallies.chunks(SETUPS.len())) {
+    for (recipe, all_measurements) in recipes.iter().zip(all_measurements.chunks(SETUPS.len())) {
         if recipe.way == Way::Single {
-            default = &tallies[0].rates;
+            default = &all_measurements[0].rates;
         }
-        for (setup, tally) in SETUPS.into_iter().zip(tallies) {
-            let ratios = tally.rates.iter().zip(default).map(|(rate, default)| rate / default);
-            let rates = sorted(tally.rates.iter().copied());
+        for (setup, measurements) in SETUPS.into_iter().zip(all_measurements) {
+            let ratios = measurements.rates.iter().zip(default).map(|(rate, default)| rate / default);
+            let rates = sorted(measurements.rates.iter().copied());
             choices.push(Choice {
                 setup,
                 recipe: *recipe,
@@ -175,8 +175,8 @@ fn choices(recipes: &[Recipe], tallies: &[Tally]) -> Vec<Choice> {
                 rate_min: rates.first().copied().unwrap_or_default(),
                 rate_max: rates.last().copied().unwrap_or_default(),
                 of_default: round(median(&sorted(ratios))),
-                latency: Quantiles::of(&tally.latency),
-                nats_cpu_us: round(tally.cpu_us / tally.confirmed.max(1) as f64),
+                latency: Quantiles::of(&measurements.latency),
+                nats_cpu_us: round(measurements.cpu_us / measurements.confirmed.max(1) as f64),
             });
         }
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use headrace_tests::faults::{self, Options, Scene, Tally};
+use headrace_tests::faults::{self, Options, RecoveryTimes, Scenario};
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -34,7 +34,7 @@ struct Figures {
     altered: usize,
     dead: u64,
     injected: usize,
-    faults: BTreeMap<faults::Fault, Tally>,
+    faults: BTreeMap<faults::Fault, RecoveryTimes>,
     scenes: Vec<faults::Report>,
 }
 
@@ -50,7 +50,7 @@ pub(crate) async fn run(options: Faults) -> anyhow::Result<()> {
     let base = base.context("cannot make a directory for the servers")?;
     let mut reports = Vec::new();
     for scene in &scenes {
-        let ran = run_scene(&options, *scene, scenes.len(), base.path()).await;
+        let ran = run_scenario(&options, *scene, scenes.len(), base.path()).await;
         match ran {
             Ok(report) => reports.push(report),
             Err(error) => return Err(error.context(format!("kept: {}", base.keep().display()))),
@@ -68,13 +68,13 @@ pub(crate) async fn run(options: Faults) -> anyhow::Result<()> {
         twice: sum(|report| report.twice),
         altered: sum(|report| report.altered),
         dead: reports.iter().map(|report| report.dead).sum(),
-        injected: sum(|report| report.faults.values().map(|tally| tally.count).sum()),
-        faults: Tally::all(&reports),
+        injected: sum(|report| report.faults.values().map(|times| times.count).sum()),
+        faults: RecoveryTimes::all(&reports),
         scenes: reports,
         recipe: options,
     };
     print(&figures)?;
-    let problems = figures.scenes.iter().filter_map(|report| report.verdict().err());
+    let problems = figures.scenes.iter().filter_map(|report| report.ensure_intact().err());
     let problems: Vec<String> = problems.map(|error| format!("{error:#}")).collect();
     if !problems.is_empty() {
         eprintln!("kept: {}", base.keep().display());
@@ -82,7 +82,7 @@ pub(crate) async fn run(options: Faults) -> anyhow::Result<()> {
     conclude(problems)
 }
 
-async fn run_scene(options: &Faults, scene: Scene, scenes: usize, base: &Path) -> anyhow::Result<faults::Report> {
+async fn run_scenario(options: &Faults, scene: Scenario, scenes: usize, base: &Path) -> anyhow::Result<faults::Report> {
     let dir = base.join(scene.name);
     fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     eprintln!("scene {} in {}", scene.name, dir.display());
@@ -94,28 +94,28 @@ async fn run_scene(options: &Faults, scene: Scene, scenes: usize, base: &Path) -
         seed: options.seed,
         rate: options.rate,
         duration,
-        scene,
+        scenario: scene,
         workers: WORKERS,
         kinds_min: 1,
         stream_bytes_max: if scene.small_disks { 600 << 20 } else { 4 << 30 },
     };
     let report = faults::run(&options).await?;
     eprintln!("{report:#?}");
-    if report.verdict().is_ok() {
+    if report.ensure_intact().is_ok() {
         // The next scene needs the room.
         fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }
     Ok(report)
 }
 
-fn chosen(names: &[String]) -> anyhow::Result<Vec<Scene>> {
+fn chosen(names: &[String]) -> anyhow::Result<Vec<Scenario>> {
     if names.is_empty() {
-        return Ok(Scene::ALL.to_vec());
+        return Ok(Scenario::ALL.to_vec());
     }
     let scene = |name: &String| {
-        let found = Scene::ALL.into_iter().find(|scene| scene.name == name);
+        let found = Scenario::ALL.into_iter().find(|scene| scene.name == name);
         found.with_context(|| {
-            format!("expected a scene, one of {}, found {name:?}", Scene::ALL.map(|it| it.name).join(", "))
+            format!("expected a scene, one of {}, found {name:?}", Scenario::ALL.map(|it| it.name).join(", "))
         })
     };
     names.iter().map(scene).collect()

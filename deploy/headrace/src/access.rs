@@ -113,7 +113,7 @@ fn sinks() -> Rights {
         rights = rights.look_at(stream);
     }
     for (component, stream) in SINKS {
-        rights = rights.consume(stream, component).give_up(component).note_epoch(component);
+        rights = rights.consume(stream, component).give_up(component).note_incarnation(component);
     }
     rights
 }
@@ -206,7 +206,7 @@ impl Rights {
     }
 
     /// The one key in which a component notes since when it knows the broker's memory.
-    fn note_epoch(self, component: &str) -> Self {
+    fn note_incarnation(self, component: &str) -> Self {
         let key = format!("$KV.{STATE}.epoch.{component}");
         self.ask([format!("DIRECT.GET.KV_{STATE}.{key}")]).publish([key])
     }

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use headrace_runtime::fault::Reason;
+use headrace_runtime::fault::DeadReason;
 use headrace_schemas::time::Timestamp;
 
-use crate::moment::{self, Told};
+use crate::moment::{self, TimeArgument};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 the command line or the configuration is wrong.";
 
@@ -284,7 +284,7 @@ pub struct Selection {
     #[arg(long, value_name = "NAME")]
     pub tenant: Option<String>,
     /// For this reason.
-    #[arg(long, value_name = "CODE", value_parser = PossibleValuesParser::new(Reason::ALL.map(Reason::code)))]
+    #[arg(long, value_name = "CODE", value_parser = PossibleValuesParser::new(DeadReason::ALL.map(DeadReason::code)))]
     pub reason: Option<String>,
     /// Of this event: `github:` and the delivery's GUID.
     #[arg(long, value_name = "ID")]
@@ -315,11 +315,11 @@ pub struct Replay {
     #[arg(long, conflicts_with = "config")]
     pub defaults: bool,
     /// Deliveries that were received then or later: `2026-01-31T08:15:30Z`, or how long ago: `90m`, `24h`, `7d`.
-    #[arg(long, value_name = "TIME", value_parser = Told::parse)]
-    pub from: Told,
+    #[arg(long, value_name = "TIME", value_parser = TimeArgument::parse)]
+    pub from: TimeArgument,
     /// Deliveries that were received before then, in the same forms; before now when it is not given.
-    #[arg(long, value_name = "TIME", value_parser = Told::parse)]
-    pub to: Option<Told>,
+    #[arg(long, value_name = "TIME", value_parser = TimeArgument::parse)]
+    pub to: Option<TimeArgument>,
     /// Of this tenant only.
     #[arg(long, value_name = "NAME")]
     pub tenant: Option<String>,

@@ -1,14 +1,14 @@
 //! `headrace dead`: what was given up, shown, sent through again, removed.
 //!
 //! It reads DEAD page by page and writes as it reads: memory is bounded whatever is in there. All that it
-//! does to a letter is [`headrace_runtime::settle::dead_letters`]'s.
+//! does to a dead letter is [`headrace_runtime::settle::dead_letters`]'s.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Write};
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use headrace_runtime::settle::dead_letters::{DeadLetters, Filter, Letter, Reader, Redriven};
+use headrace_runtime::settle::dead_letters::{DeadLetter, DeadLetters, Filter, Reader, Redriven};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use headrace_schemas::{codec, header};
@@ -20,7 +20,7 @@ use crate::config;
 use crate::plain;
 use crate::running;
 
-/// Kinds of letters counted apart; there are a few dozen unless somebody else writes to DEAD.
+/// Kinds of dead letters counted apart; there are a few dozen unless somebody else writes to DEAD.
 const COUNTS_MAX: usize = 1_000;
 /// Parts of the names of headers whose values are not shown.
 const HIDDEN: [&str; 6] = ["signature", "authorization", "token", "secret", "password", "cookie"];
@@ -34,10 +34,11 @@ pub(crate) async fn dead(arguments: Dead) -> anyhow::Result<()> {
             list(&open(&place).await?, &selection, json).await
         }
         DeadAction::Show { place, sequence, payload, json } => {
-            let letters = open(&place).await?;
-            let (letter, own) = letters.get(sequence).await?.with_context(|| format!("no dead letter {sequence}"))?;
-            let body = if payload { Some(letters.body(&letter, own).await?) } else { None };
-            if json { show_json(&letter, body) } else { show(&letter, body) }
+            let dead_letters = open(&place).await?;
+            let (dead_letter, own) =
+                dead_letters.get(sequence).await?.with_context(|| format!("no dead letter {sequence}"))?;
+            let body = if payload { Some(dead_letters.body(&dead_letter, own).await?) } else { None };
+            if json { show_json(&dead_letter, body) } else { show(&dead_letter, body) }
         }
         DeadAction::Redrive { place, selection, dry_run: true }
         | DeadAction::Drop { place, selection, dry_run: true, .. } => {
@@ -68,15 +69,15 @@ async fn open(place: &Place) -> anyhow::Result<DeadLetters> {
     DeadLetters::open(&connect_admin(&config, "headrace-dead").await?).await
 }
 
-/// The letters that a selection means, one after the other.
+/// The dead letters that a selection means, one after the other.
 struct Selected {
     reader: Reader,
-    page: std::vec::IntoIter<Letter>,
+    page: std::vec::IntoIter<DeadLetter>,
     left: u64,
 }
 
 impl Selected {
-    async fn of(letters: &DeadLetters, selection: &Selection) -> anyhow::Result<Self> {
+    async fn of(dead_letters: &DeadLetters, selection: &Selection) -> anyhow::Result<Self> {
         let filter = Filter {
             sequence: selection.number,
             component: selection.component.clone(),
@@ -86,16 +87,16 @@ impl Selected {
             since: selection.since,
             until: selection.until,
         };
-        let reader = letters.read(filter).await?;
+        let reader = dead_letters.read(filter).await?;
         let left = selection.limit.unwrap_or(u64::MAX);
         Ok(Self { reader, page: Vec::new().into_iter(), left })
     }
 
-    async fn next(&mut self) -> anyhow::Result<Option<Letter>> {
+    async fn next(&mut self) -> anyhow::Result<Option<DeadLetter>> {
         while self.left > 0 {
-            if let Some(letter) = self.page.next() {
+            if let Some(dead_letter) = self.page.next() {
                 self.left -= 1;
-                return Ok(Some(letter));
+                return Ok(Some(dead_letter));
             }
             match self.reader.page().await? {
                 Some(page) => self.page = page.into_iter(),
@@ -106,12 +107,12 @@ impl Selected {
     }
 }
 
-async fn list(letters: &DeadLetters, selection: &Selection, json: bool) -> anyhow::Result<()> {
-    let mut selected = Selected::of(letters, selection).await?;
+async fn list(dead_letters: &DeadLetters, selection: &Selection, json: bool) -> anyhow::Result<()> {
+    let mut selected = Selected::of(dead_letters, selection).await?;
     let (mut out, mut listed) = (io::stdout(), 0_u64);
-    while let Some(letter) = selected.next().await? {
+    while let Some(dead_letter) = selected.next().await? {
         if json {
-            writeln!(out, "{}", Value::Object(summary(&letter)))?;
+            writeln!(out, "{}", Value::Object(summary(&dead_letter)))?;
             continue;
         }
         if listed == 0 {
@@ -122,16 +123,16 @@ async fn list(letters: &DeadLetters, selection: &Selection, json: bool) -> anyho
             )?;
         }
         listed += 1;
-        let text = |name: &str| plain::line(letter.header(name));
+        let text = |name: &str| plain::line(dead_letter.header(name));
         writeln!(
             out,
             "{:>8}  {}  {:16}  {:14}  {:>5}  {} {}: {}",
-            letter.sequence,
-            letter.died_at,
+            dead_letter.sequence,
+            dead_letter.died_at,
             text(header::DEAD_COMPONENT),
             text(header::DEAD_REASON),
             text(header::DEAD_ATTEMPTS),
-            letter.tenant,
+            dead_letter.tenant,
             text(header::ID),
             text(header::DEAD_DETAIL),
         )?;
@@ -143,11 +144,11 @@ async fn list(letters: &DeadLetters, selection: &Selection, json: bool) -> anyho
     Ok(())
 }
 
-async fn counts(letters: &DeadLetters, selection: &Selection, json: bool) -> anyhow::Result<()> {
+async fn counts(dead_letters: &DeadLetters, selection: &Selection, json: bool) -> anyhow::Result<()> {
     let mut counts: BTreeMap<[String; 2], u64> = BTreeMap::new();
-    let mut selected = Selected::of(letters, selection).await?;
-    while let Some(letter) = selected.next().await? {
-        let mut key = [header::DEAD_COMPONENT, header::DEAD_REASON].map(|name| letter.header(name).to_owned());
+    let mut selected = Selected::of(dead_letters, selection).await?;
+    while let Some(dead_letter) = selected.next().await? {
+        let mut key = [header::DEAD_COMPONENT, header::DEAD_REASON].map(|name| dead_letter.header(name).to_owned());
         if counts.len() >= COUNTS_MAX && !counts.contains_key(&key) {
             key = ["(others)".to_owned(), "(others)".to_owned()];
         }
@@ -168,16 +169,20 @@ async fn counts(letters: &DeadLetters, selection: &Selection, json: bool) -> any
     Ok(())
 }
 
-async fn redrive(letters: &DeadLetters, selection: &Selection) -> anyhow::Result<()> {
-    let mut selected = Selected::of(letters, selection).await?;
+async fn redrive(dead_letters: &DeadLetters, selection: &Selection) -> anyhow::Result<()> {
+    let mut selected = Selected::of(dead_letters, selection).await?;
     let (mut sent, mut kept) = (0_u64, 0_u64);
-    while let Some(letter) = selected.next().await? {
-        match letters.redrive(letter.sequence).await.with_context(|| format!("after {sent} were sent through again"))? {
+    while let Some(dead_letter) = selected.next().await? {
+        match dead_letters
+            .redrive(dead_letter.sequence)
+            .await
+            .with_context(|| format!("after {sent} were sent through again"))?
+        {
             Redriven::Sent { .. } => sent += 1,
             Redriven::Gone => {}
             Redriven::Kept(problem) => {
                 kept += 1;
-                eprintln!("{} is kept: {}", letter.sequence, plain::line(&problem));
+                eprintln!("{} is kept: {}", dead_letter.sequence, plain::line(&problem));
             }
         }
     }
@@ -187,11 +192,11 @@ async fn redrive(letters: &DeadLetters, selection: &Selection) -> anyhow::Result
     Ok(())
 }
 
-async fn remove(letters: &DeadLetters, selection: &Selection) -> anyhow::Result<()> {
-    let mut selected = Selected::of(letters, selection).await?;
+async fn remove(dead_letters: &DeadLetters, selection: &Selection) -> anyhow::Result<()> {
+    let mut selected = Selected::of(dead_letters, selection).await?;
     let mut removed = 0_u64;
-    while let Some(letter) = selected.next().await? {
-        removed += u64::from(letters.remove(letter.sequence).await?);
+    while let Some(dead_letter) = selected.next().await? {
+        removed += u64::from(dead_letters.remove(dead_letter.sequence).await?);
     }
     selected.reader.close().await;
     writeln!(io::stdout(), "{removed} removed")?;
@@ -199,30 +204,30 @@ async fn remove(letters: &DeadLetters, selection: &Selection) -> anyhow::Result<
 }
 
 /// What a line of `list` tells.
-fn summary(letter: &Letter) -> Map<String, Value> {
-    let text = |name: &str| Value::from(letter.header(name));
-    let number = |name: &str| Value::from(letter.header(name).parse::<u64>().ok());
+fn summary(dead_letter: &DeadLetter) -> Map<String, Value> {
+    let text = |name: &str| Value::from(dead_letter.header(name));
+    let number = |name: &str| Value::from(dead_letter.header(name).parse::<u64>().ok());
     let pairs = [
-        ("number", Value::from(letter.sequence)),
-        ("died_at", letter.died_at.to_string().into()),
+        ("number", Value::from(dead_letter.sequence)),
+        ("died_at", dead_letter.died_at.to_string().into()),
         ("component", text(header::DEAD_COMPONENT)),
-        ("tenant", letter.tenant.as_str().into()),
+        ("tenant", dead_letter.tenant.as_str().into()),
         ("reason", text(header::DEAD_REASON)),
         ("detail", text(header::DEAD_DETAIL)),
         ("attempts", number(header::DEAD_ATTEMPTS)),
-        ("redrives", letter.redrives().into()),
+        ("redrives", dead_letter.redrives().into()),
         ("event_id", text(header::ID)),
         ("subject", text(header::DEAD_SUBJECT)),
         ("origin", text(header::DEAD_ORIGIN)),
-        ("payload_bytes", letter.payload_bytes.into()),
+        ("payload_bytes", dead_letter.payload_bytes.into()),
     ];
     pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// Names and values of the headers, sorted; none of the broker's own, and no secret.
-fn headers(letter: &Letter) -> BTreeMap<String, String> {
+fn headers(dead_letter: &DeadLetter) -> BTreeMap<String, String> {
     let mut shown = BTreeMap::new();
-    for (name, values) in letter.headers.iter() {
+    for (name, values) in dead_letter.headers.iter() {
         let name = name.to_string();
         let hidden = HIDDEN.iter().any(|part| name.to_ascii_lowercase().contains(part));
         let value = if hidden {
@@ -237,14 +242,14 @@ fn headers(letter: &Letter) -> BTreeMap<String, String> {
     shown
 }
 
-fn show(letter: &Letter, body: Option<Bytes>) -> anyhow::Result<()> {
+fn show(dead_letter: &DeadLetter, body: Option<Bytes>) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(
         out,
         "number: {}\ngiven up: {}\npayload: {} bytes",
-        letter.sequence, letter.died_at, letter.payload_bytes
+        dead_letter.sequence, dead_letter.died_at, dead_letter.payload_bytes
     )?;
-    for (name, value) in headers(letter) {
+    for (name, value) in headers(dead_letter) {
         writeln!(out, "{}: {}", plain::line(&name), plain::line(&value))?;
     }
     if let Some(body) = body {
@@ -253,9 +258,9 @@ fn show(letter: &Letter, body: Option<Bytes>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn show_json(letter: &Letter, body: Option<Bytes>) -> anyhow::Result<()> {
-    let mut shown = summary(letter);
-    shown.insert("headers".to_owned(), serde_json::to_value(headers(letter))?);
+fn show_json(dead_letter: &DeadLetter, body: Option<Bytes>) -> anyhow::Result<()> {
+    let mut shown = summary(dead_letter);
+    shown.insert("headers".to_owned(), serde_json::to_value(headers(dead_letter))?);
     match body.as_ref().map(|body| std::str::from_utf8(body)) {
         Some(Ok(text)) => drop(shown.insert("payload".to_owned(), text.into())),
         Some(Err(_)) => drop(shown.insert("payload_hex".to_owned(), hex::encode(body.unwrap_or_default()).into())),

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::settings::Problems;
-use crate::stop::AtOnce;
+use crate::stop::ForcedExit;
 
 /// It failed.
 const FAILED: u8 = 1;
@@ -23,8 +23,8 @@ pub(crate) fn report(result: anyhow::Result<()>) -> ExitCode {
         let _ = problem.print();
         return ExitCode::from(USAGE);
     }
-    if let Some(at_once) = error.downcast_ref::<AtOnce>() {
-        eprintln!("{at_once}");
+    if let Some(forced) = error.downcast_ref::<ForcedExit>() {
+        eprintln!("{forced}");
         return ExitCode::from(AT_ONCE);
     }
     eprintln!("error: {error:#}");

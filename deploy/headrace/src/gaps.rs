@@ -27,7 +27,7 @@ pub(crate) async fn gaps(arguments: Gaps) -> anyhow::Result<()> {
     } else {
         print!("{}", table(&report, arguments.all));
     }
-    verdict(&report)
+    ensure_complete(&report)
 }
 
 /// Where the NATS server of the running `up` is.
@@ -47,7 +47,7 @@ async fn read(config: &Config) -> anyhow::Result<Report> {
 }
 
 /// Whether everything arrived, as far as can be told.
-fn verdict(report: &Report) -> anyhow::Result<()> {
+fn ensure_complete(report: &Report) -> anyhow::Result<()> {
     anyhow::ensure!(!report.hooks.is_empty(), "no hook has been looked after; configure `[recover]` and run the role");
     let missing: u64 = report.hooks.iter().map(|hook| hook.total.missing).sum();
     anyhow::ensure!(missing == 0, "{missing} deliveries are missing");
@@ -151,7 +151,8 @@ organization/acme/7: GitHub is away
     #[test]
     fn only_a_present_proof_without_a_gap_is_good() {
         let whole = Counts { delivered: 2, seen: 1, recovered: 1, ..Counts::default() };
-        let told = |report: &Report| verdict(report).map_err(|error| error.to_string()).err().unwrap_or_default();
+        let told =
+            |report: &Report| ensure_complete(report).map_err(|error| error.to_string()).err().unwrap_or_default();
         assert_eq!(told(&report(whole, None)), "");
         let gap = Counts { delivered: 2, seen: 1, missing: 1, ..Counts::default() };
         assert_eq!(told(&report(gap, None)), "1 deliveries are missing");

@@ -21,14 +21,14 @@ pub(crate) struct LastUp {
     /// Where it was started: relative paths in the configuration begin there.
     directory: PathBuf,
     /// Its configuration file, if it had one.
-    file: Option<Copied>,
+    file: Option<ConfigCopy>,
     /// The variables that override it.
     environment: BTreeMap<String, String>,
 }
 
 /// A configuration file as it was.
 #[derive(PartialEq, Eq, Serialize, Deserialize)]
-struct Copied {
+struct ConfigCopy {
     path: PathBuf,
     text: String,
 }
@@ -54,7 +54,7 @@ impl LastUp {
         let name = path.display().to_string();
         let loaded = config::load_text(Some(Document { name: &name, text: &text }), config::environment(), values)?;
         let path = std::path::absolute(path).with_context(|| format!("cannot tell where {name} is"))?;
-        Ok((Self { directory, file: Some(Copied { path, text }), environment }, loaded))
+        Ok((Self { directory, file: Some(ConfigCopy { path, text }), environment }, loaded))
     }
 
     /// Keeps it in the data directory.
@@ -96,7 +96,7 @@ impl LastUp {
     pub(crate) fn told(&self) -> String {
         let mut told = match &self.file {
             None => "using the configuration of the last `headrace up` here: no file".to_owned(),
-            Some(Copied { path, .. }) => {
+            Some(ConfigCopy { path, .. }) => {
                 format!("using the configuration of the last `headrace up` here: {} as it was then", path.display())
             }
         };
@@ -105,7 +105,7 @@ impl LastUp {
             told.push_str(&format!(", with {}", names.join(", ")));
         }
         // A pipe would keep us waiting.
-        let changed = |file: &Copied| {
+        let changed = |file: &ConfigCopy| {
             file.path.is_file() && std::fs::read_to_string(&file.path).is_ok_and(|text| text != file.text)
         };
         if self.file.as_ref().is_some_and(changed) {

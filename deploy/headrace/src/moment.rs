@@ -26,16 +26,16 @@ pub(crate) fn parse(text: &str) -> Result<Timestamp, String> {
     Ok(Timestamp::now().minus(Duration::from_secs(seconds)))
 }
 
-/// A point in time with the text that it was told by.
+/// A point in time as an argument, with its text.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct TimeArgument {
     /// As it stands on the command line.
     pub text: String,
     /// What it meant when it was read.
     pub at: Timestamp,
 }
 
-impl Told {
+impl TimeArgument {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         Ok(Self { text: text.to_owned(), at: parse(text)? })
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use headrace_ingest::recover::Recover;
-use headrace_ingest::recover::board::Board;
-use headrace_ingest::recover::ledger::{Ledger, Received};
+use headrace_ingest::recover::export::Exporter;
+use headrace_ingest::recover::lookup::{DeliveryStore, Received};
 use headrace_ingest::recover::report::{Counts, HourReport};
 use headrace_runtime::broker::Broker;
 use headrace_runtime::fault::Fault;
@@ -20,15 +20,15 @@ use crate::roles::CLICKHOUSE_RAW;
 /// The role, when it is configured.
 pub(crate) fn build(config: &Config, broker: &Broker, health: &Health) -> Option<Arc<Recover>> {
     let (recover, clickhouse) = (config.recover.as_ref()?, config.sinks.clickhouse.as_ref()?);
-    let (ledger, board) = (Arc::new(Raw(clickhouse.ledger())), Arc::new(Gaps(clickhouse.gaps())));
-    Some(Arc::new(Recover::new(recover, &config.tenants, broker, ledger, board, CLICKHOUSE_RAW, health)))
+    let (deliveries, exporter) = (Arc::new(Raw(clickhouse.raw_table())), Arc::new(Gaps(clickhouse.gaps())));
+    Some(Arc::new(Recover::new(recover, &config.tenants, broker, deliveries, exporter, CLICKHOUSE_RAW, health)))
 }
 
 /// The table `raw`.
-struct Raw(clickhouse::Ledger);
+struct Raw(clickhouse::RawTable);
 
 #[async_trait]
-impl Ledger for Raw {
+impl DeliveryStore for Raw {
     async fn received(&self, ids: &[String], from: Timestamp, to: Timestamp) -> Result<Vec<Received>, Fault> {
         let found = self.0.received(ids, from, to).await?;
         let received = |clickhouse::Received { id, tenant, event, received_at }| Received {
@@ -45,8 +45,8 @@ impl Ledger for Raw {
 struct Gaps(clickhouse::Gaps);
 
 #[async_trait]
-impl Board for Gaps {
-    async fn show(&self, hook: &str, hours: &[HourReport], checked_at: Timestamp) -> Result<(), Fault> {
+impl Exporter for Gaps {
+    async fn export(&self, hook: &str, hours: &[HourReport], checked_at: Timestamp) -> Result<(), Fault> {
         let row = |HourReport { hour, counts }: &HourReport| {
             let Counts { delivered, seen, recovered, waiting, missing, refused, too_old } = *counts;
             GapsRow {

@@ -10,7 +10,7 @@ use headrace_ingest::gateway::Gateway;
 use headrace_ingest::github::Keys;
 use headrace_runtime::broker::{Broker, Stream};
 use headrace_runtime::broker::{recreate, retention};
-use headrace_runtime::component::sink::{Sink, Terms};
+use headrace_runtime::component::sink::{Sink, SinkOptions};
 use headrace_runtime::component::stage::BoxedStage;
 use headrace_runtime::component::subscription::Subscription;
 use headrace_runtime::consume::chain::{ChainLoop, Pace};
@@ -21,7 +21,7 @@ use headrace_runtime::observe::health::Health;
 use headrace_runtime::observe::metrics;
 use headrace_runtime::publish::store_health::{self, StoreHealth};
 use headrace_runtime::retry::RetryPolicy;
-use headrace_runtime::retry::patiently;
+use headrace_runtime::retry::retry_within;
 use headrace_runtime::settle::settler::Settler;
 use headrace_runtime::state::StateStore;
 use headrace_runtime::supervisor::{Group, Supervisor};
@@ -98,7 +98,7 @@ impl Process {
         };
         let stores = roles
             .contains(&Role::Ingest)
-            .then(|| StoreHealth::new(builder.health.register("ingest"), store_health::HOLD));
+            .then(|| StoreHealth::new(builder.health.register("ingest"), store_health::FAILURE_TTL));
         let admin = Admin {
             metrics: handle.clone(),
             health: builder.health.clone(),
@@ -175,7 +175,7 @@ impl Builder<'_> {
             }
         }
         let broker = self.brokers.need(User::Pipeline)?;
-        let state = patiently(STATE_WITHIN, async || StateStore::open(broker).await).await?;
+        let state = retry_within(STATE_WITHIN, async || StateStore::open(broker).await).await?;
         let alerts = Alerts::new(config.alert, state);
         let alerts: BoxedStage<Event, Alert> = Box::new(alerts);
         // One alert is one write to the state, however many events it has: a burst of them is gathered.
@@ -211,18 +211,18 @@ impl Builder<'_> {
         subscription: Subscription,
         pace: Pace,
         stage: BoxedStage<In, Out>,
-        lanes: usize,
+        workers: usize,
     ) -> anyhow::Result<()> {
         let broker = self.brokers.need(User::Pipeline)?.clone();
         let settler = self.settler(&subscription.component, &broker);
         self.subscriptions.push((broker.clone(), subscription.clone()));
         let component = subscription.component.clone();
         let chain = Arc::new(ChainLoop { broker, subscription, pace, stage, settler });
-        for lane in 0..lanes {
+        for worker in 0..workers {
             let chain = Arc::clone(&chain);
-            self.supervisor.spawn(Group::Pipeline, format!("{component}/{lane}"), move |stop| {
+            self.supervisor.spawn(Group::Pipeline, format!("{component}/{worker}"), move |stop| {
                 let chain = Arc::clone(&chain);
-                async move { chain.run_lane(stop).await }
+                async move { chain.run_worker(stop).await }
             });
         }
         Ok(())
@@ -233,18 +233,18 @@ impl Builder<'_> {
         let sinks = &config.sinks;
         let broker = self.brokers.need(User::Sinks)?;
         if let Some(clickhouse) = &sinks.clickhouse {
-            self.sink(broker, CLICKHOUSE, clickhouse.events(), clickhouse.event_terms());
-            self.sink(broker, CLICKHOUSE_RAW, clickhouse.raw(), clickhouse.raw_terms());
+            self.sink(broker, CLICKHOUSE, clickhouse.events(), clickhouse.event_options());
+            self.sink(broker, CLICKHOUSE_RAW, clickhouse.raw(), clickhouse.raw_options());
         }
         if let Some(splunk) = &sinks.splunk {
-            self.sink(broker, SPLUNK, splunk.build()?, splunk.terms());
+            self.sink(broker, SPLUNK, splunk.build()?, splunk.options());
         }
         if let Some(jira) = &sinks.jira {
-            self.sink(broker, JIRA, jira.build()?, jira.terms());
+            self.sink(broker, JIRA, jira.build()?, jira.options());
         }
         if let Some(file) = &sinks.file {
-            self.sink(broker, FILE_EVENTS, file.build::<Event>(), file.terms::<Event>());
-            self.sink(broker, FILE_ALERTS, file.build::<Alert>(), file.terms::<Alert>());
+            self.sink(broker, FILE_EVENTS, file.build::<Event>(), file.options::<Event>());
+            self.sink(broker, FILE_ALERTS, file.build::<Alert>(), file.options::<Alert>());
         }
         Ok(())
     }
@@ -263,24 +263,24 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn sink<S: Sink>(&mut self, broker: &Broker, component: &str, sink: S, terms: Terms) {
+    fn sink<S: Sink>(&mut self, broker: &Broker, component: &str, sink: S, options: SinkOptions) {
         let settler = self.settler(component, broker);
         self.sinks.insert(component.to_owned());
-        let subscription = terms.subscription(component, S::Item::STREAM);
+        let subscription = options.subscription(component, S::Item::STREAM);
         self.subscriptions.push((broker.clone(), subscription.clone()));
         let sink = Arc::new(SinkLoop {
             broker: broker.clone(),
             subscription,
             sink,
-            batching: terms.batching,
-            call_timeout: terms.call_timeout,
+            batching: options.batching,
+            call_timeout: options.call_timeout,
             settler,
         });
-        for lane in 0..terms.lanes {
+        for worker in 0..options.workers {
             let sink = Arc::clone(&sink);
-            self.supervisor.spawn(Group::Sinks, format!("{component}/{lane}"), move |stop| {
+            self.supervisor.spawn(Group::Sinks, format!("{component}/{worker}"), move |stop| {
                 let sink = Arc::clone(&sink);
-                async move { sink.run_lane(stop).await }
+                async move { sink.run_worker(stop).await }
             });
         }
     }

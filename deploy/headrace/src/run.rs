@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use headrace_runtime::retry::patiently;
+use headrace_runtime::retry::retry_within;
 
 use crate::brokers::Brokers;
 use crate::cli::{Role, Run};
@@ -25,7 +25,7 @@ pub(crate) async fn run(arguments: Run) -> anyhow::Result<()> {
     let mut stop = Stop::listen()?;
     let ready_files = ReadyFiles::claim(arguments.ready_file)?;
 
-    let brokers = patiently(config.nats.start_wait(), async || {
+    let brokers = retry_within(config.nats.start_wait(), async || {
         let brokers = Brokers::connect(&config, &roles, "headrace").await?;
         brokers.first().ensure_topology(&config.streams).await?;
         Ok(brokers)

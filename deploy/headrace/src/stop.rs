@@ -34,7 +34,7 @@ impl Stop {
     /// Runs `ending`, all that there is to do before the process ends, unless another signal comes.
     ///
     /// # Errors
-    /// [`AtOnce`] when one came.
+    /// [`ForcedExit`] when one came.
     pub(crate) async fn end(&mut self, ending: impl Future<Output = ()>) -> anyhow::Result<()> {
         // Among lines of JSON a line for people would be none.
         if std::io::stderr().is_terminal() {
@@ -44,19 +44,19 @@ impl Stop {
         }
         tokio::select! {
             () = ending => Ok(()),
-            () = self.signalled() => Err(AtOnce.into()),
+            () = self.signalled() => Err(ForcedExit.into()),
         }
     }
 }
 
 /// A second signal came. Children are killed as they are dropped, and by the kernel when this process ends.
 #[derive(Debug)]
-pub(crate) struct AtOnce;
+pub(crate) struct ForcedExit;
 
-impl fmt::Display for AtOnce {
+impl fmt::Display for ForcedExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ended at once, as asked by a second signal; what was under way is done again at the next start")
     }
 }
 
-impl std::error::Error for AtOnce {}
+impl std::error::Error for ForcedExit {}

@@ -7,8 +7,8 @@ use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::verify::Denied;
+use crate::admission::Reservation;
 use crate::config::Config;
-use crate::limits::Room;
 use crate::reply::Refusal;
 
 /// So much of a refused body is read; whoever sends more than twice what GitHub may send is cut off.
@@ -69,7 +69,7 @@ pub(super) fn announced_length(headers: &HeaderMap, max: usize) -> Result<Option
 pub(super) async fn read(
     body: &mut Body,
     length: Option<usize>,
-    room: &mut Room<'_>,
+    reservation: &mut Reservation<'_>,
     config: &Config,
     deadline: Instant,
 ) -> Result<Bytes, Refusal> {
@@ -86,9 +86,9 @@ pub(super) async fn read(
         if whole.len() + data.len() > max {
             return Err(Refusal::BodyTooLarge { max });
         }
-        room.grow(whole.len() + data.len(), length.unwrap_or(max), deadline).await?;
+        reservation.grow(whole.len() + data.len(), length.unwrap_or(max), deadline).await?;
         // No more than there is room for.
-        whole.reserve_exact(room.bytes() - whole.len());
+        whole.reserve_exact(reservation.bytes() - whole.len());
         whole.extend_from_slice(&data);
     }
 }

@@ -93,8 +93,8 @@ pub(crate) async fn receive(State(shared): State<Arc<Shared>>, family: Option<Fa
     let traceparent = traceparent.map_or_else(TraceParent::generate, |parent| parent.child());
     let span = tracing::debug_span!("receive", trace_id = traceparent.trace_id());
     let _under_way = InFlight::begin(&shared.signals.in_flight);
-    let coming = Coming { headers: &headers, connection, deadline, received_at };
-    let stored = store(&shared, family, &coming, &mut body, &traceparent);
+    let incoming = IncomingRequest { headers: &headers, connection, deadline, received_at };
+    let stored = store(&shared, family, &incoming, &mut body, &traceparent);
     match stored.instrument(span).await {
         Ok(answer) => answer,
         Err(refusal) => {
@@ -105,7 +105,7 @@ pub(crate) async fn receive(State(shared): State<Arc<Shared>>, family: Option<Fa
 }
 
 /// A request of which the head has come.
-struct Coming<'a> {
+struct IncomingRequest<'a> {
     headers: &'a HeaderMap,
     connection: Option<&'a Connection>,
     deadline: Instant,
@@ -115,22 +115,22 @@ struct Coming<'a> {
 async fn store(
     shared: &Shared,
     family: Option<Family>,
-    coming: &Coming<'_>,
+    incoming: &IncomingRequest<'_>,
     body: &mut Body,
     traceparent: &TraceParent,
 ) -> Result<Response, Refusal> {
-    let Coming { headers, connection, deadline, received_at } = *coming;
+    let IncomingRequest { headers, connection, deadline, received_at } = *incoming;
     let envelope = Envelope::read(headers, family)?;
     let length = body::announced_length(headers, shared.config.body_max_bytes)?;
-    let mut room = shared.limits.room(connection);
-    let body = body::read(body, length, &mut room, &shared.config, deadline).await?;
+    let mut reservation = shared.admission.reserve(connection);
+    let body = body::read(body, length, &mut reservation, &shared.config, deadline).await?;
     let tenant = authorize(shared, &envelope, &body).await?;
     shared.signals.verified.increment(1);
     if let Some(connection) = connection {
         connection.prove();
     }
     // Only now: who cannot sign takes no place of those who can.
-    let _slot = shared.limits.slot(deadline).await?;
+    let _slot = shared.admission.slot(deadline).await?;
     let time_left = deadline.saturating_duration_since(Instant::now());
     let stored = timeout_at(deadline, publish(shared, &envelope, &tenant, received_at, traceparent, body));
     let stored = stored.await.unwrap_or(Err(Refusal::BrokerAway));

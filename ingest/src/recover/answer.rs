@@ -21,7 +21,7 @@ const MESSAGE_CHARS: usize = 200;
 
 /// Why a call had no success.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum ApiError {
     /// A rate limit; the next call waits for this long.
     Limited(Duration),
     /// GitHub is away or ailing: later it may work. A request may have had its effect.
@@ -32,16 +32,16 @@ pub(super) enum Trouble {
     Broken(anyhow::Error),
 }
 
-/// What the headers of an answer say of limits.
+/// What the headers of an answer say of the rate limit.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Limits {
+pub(super) struct RateLimit {
     retry_after: Option<Duration>,
     limit: Option<u64>,
     pub(super) remaining: Option<u64>,
     reset_in: Duration,
 }
 
-impl Limits {
+impl RateLimit {
     pub(super) fn read(headers: &HeaderMap, now: Timestamp) -> Self {
         let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
         let reset = number("x-ratelimit-reset").and_then(|seconds| i64::try_from(seconds).ok());
@@ -64,7 +64,7 @@ impl Limits {
 
 /// GitHub's form of an error.
 #[derive(Default, Deserialize)]
-struct Complaint {
+struct ErrorBody {
     #[serde(default)]
     message: String,
     #[serde(default)]
@@ -72,33 +72,33 @@ struct Complaint {
 }
 
 /// Classifies an answer.
-pub(super) fn classify(status: StatusCode, limits: &Limits, body: &[u8]) -> Result<(), Trouble> {
+pub(super) fn classify(status: StatusCode, rate_limit: &RateLimit, body: &[u8]) -> Result<(), ApiError> {
     if status.is_success() {
         return Ok(());
     }
-    let Complaint { message, documentation_url } = serde_json::from_slice(body).unwrap_or_default();
+    let ErrorBody { message, documentation_url } = serde_json::from_slice(body).unwrap_or_default();
     let message: String = message.chars().take(MESSAGE_CHARS).collect();
-    let broken = |what: &str| Err(Trouble::Broken(anyhow!("{what}; GitHub answers {status}: {message}")));
+    let broken = |what: &str| Err(ApiError::Broken(anyhow!("{what}; GitHub answers {status}: {message}")));
     // The page that it refers to is the only sign of a secondary limit that has no header.
     let is_limit_page = documentation_url.is_some_and(|url| url.contains("rate-limit"));
     match status {
         StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => {
-            if let Some(wait) = limits.retry_after {
-                return Err(Trouble::Limited(wait));
+            if let Some(wait) = rate_limit.retry_after {
+                return Err(ApiError::Limited(wait));
             }
-            if limits.remaining == Some(0) {
-                return Err(Trouble::Limited(limits.reset_in));
+            if rate_limit.remaining == Some(0) {
+                return Err(ApiError::Limited(rate_limit.reset_in));
             }
             if is_limit_page || status == StatusCode::TOO_MANY_REQUESTS {
-                return Err(Trouble::Limited(SECONDARY_WAIT));
+                return Err(ApiError::Limited(SECONDARY_WAIT));
             }
             broken("the token or App lacks the permission `Webhooks: read and write`")
         }
         StatusCode::UNAUTHORIZED => broken("the token or the App's key is not accepted; it may have expired"),
         _ if status.is_redirection() => broken("the organization or repository was renamed; set its new name"),
-        StatusCode::REQUEST_TIMEOUT => Err(Trouble::Away(anyhow!("GitHub answers {status}: {message}"))),
-        _ if status.is_client_error() => Err(Trouble::Refused(status, message)),
-        _ => Err(Trouble::Away(anyhow!("GitHub answers {status}: {message}"))),
+        StatusCode::REQUEST_TIMEOUT => Err(ApiError::Away(anyhow!("GitHub answers {status}: {message}"))),
+        _ if status.is_client_error() => Err(ApiError::Refused(status, message)),
+        _ => Err(ApiError::Away(anyhow!("GitHub answers {status}: {message}"))),
     }
 }
 
@@ -127,13 +127,13 @@ mod tests {
 
     /// A word for what an answer means, and the wait in seconds.
     fn meaning(status: u16, pairs: &[(&'static str, &'static str)], body: &str) -> (&'static str, u64) {
-        let limits = Limits::read(&headers(pairs), Timestamp::from_seconds(1_000));
-        match classify(StatusCode::from_u16(status).unwrap(), &limits, body.as_bytes()) {
+        let rate_limit = RateLimit::read(&headers(pairs), Timestamp::from_seconds(1_000));
+        match classify(StatusCode::from_u16(status).unwrap(), &rate_limit, body.as_bytes()) {
             Ok(()) => ("done", 0),
-            Err(Trouble::Limited(wait)) => ("limited", wait.as_secs()),
-            Err(Trouble::Away(_)) => ("away", 0),
-            Err(Trouble::Refused(..)) => ("refused", 0),
-            Err(Trouble::Broken(_)) => ("broken", 0),
+            Err(ApiError::Limited(wait)) => ("limited", wait.as_secs()),
+            Err(ApiError::Away(_)) => ("away", 0),
+            Err(ApiError::Refused(..)) => ("refused", 0),
+            Err(ApiError::Broken(_)) => ("broken", 0),
         }
     }
 
@@ -167,7 +167,7 @@ mod tests {
         let wait = |remaining| {
             let pairs =
                 &[("x-ratelimit-limit", "5000"), ("x-ratelimit-reset", "1100"), ("x-ratelimit-remaining", remaining)];
-            Limits::read(&headers(pairs), Timestamp::from_seconds(1_000)).wait_to_spare().map(|wait| wait.as_secs())
+            RateLimit::read(&headers(pairs), Timestamp::from_seconds(1_000)).wait_to_spare().map(|wait| wait.as_secs())
         };
         assert_eq!([wait("500"), wait("499"), wait("x")], [None, Some(101), None]);
     }

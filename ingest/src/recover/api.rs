@@ -23,10 +23,10 @@ use octocrab::models::{AppId, InstallationId};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::answer::{Limits, Trouble, classify, next_cursor};
+use super::answer::{ApiError, RateLimit, classify, next_cursor};
 use super::config::{self, Config};
 use super::hook::Hook;
-use super::ledger::Sought;
+use super::lookup::DeliveryKey;
 
 /// Deliveries on a page; GitHub gives no more.
 const PAGE: usize = 100;
@@ -56,8 +56,8 @@ impl Row {
     }
 
     /// What is looked for in the permanent record.
-    pub(super) fn sought(&self) -> Sought {
-        Sought { id: EventId::github(&self.guid), event: self.event.clone() }
+    pub(super) fn key(&self) -> DeliveryKey {
+        DeliveryKey { id: EventId::github(&self.guid), event: self.event.clone() }
     }
 }
 
@@ -117,14 +117,14 @@ impl Api {
     }
 
     /// The page at `cursor`, or the first. Waits out rate limits, for up to an hour each.
-    pub(super) async fn page(&mut self, cursor: Option<&str>) -> Result<Page, Trouble> {
+    pub(super) async fn page(&mut self, cursor: Option<&str>) -> Result<Page, ApiError> {
         let cursor = cursor.map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
         let route = format!("{}?per_page={PAGE}{cursor}", self.hook.deliveries);
         let mut failures = 0;
         loop {
             match self.list(&route).await {
-                Err(Trouble::Limited(_)) => {}
-                Err(Trouble::Away(_)) if failures + 1 < PAGE_RETRIES.attempts_max => {
+                Err(ApiError::Limited(_)) => {}
+                Err(ApiError::Away(_)) if failures + 1 < PAGE_RETRIES.attempts_max => {
                     failures += 1;
                     sleep(PAGE_RETRIES.backoff(Attempt(failures))).await;
                 }
@@ -133,25 +133,25 @@ impl Api {
         }
     }
 
-    async fn list(&mut self, route: &str) -> Result<Page, Trouble> {
+    async fn list(&mut self, route: &str) -> Result<Page, ApiError> {
         let client = self.client().await?;
         let answer = self.call(client._get(route)).await?;
         let rows: Vec<Row> = serde_json::from_slice(&answer.body)
-            .map_err(|error| Trouble::Away(anyhow::Error::new(error).context("GitHub's list cannot be read")))?;
+            .map_err(|error| ApiError::Away(anyhow::Error::new(error).context("GitHub's list cannot be read")))?;
         let mut known = HashSet::with_capacity(rows.len());
         let rows = rows.into_iter().filter(|row| known.insert(row.id)).collect();
         Ok(Page { rows, next: next_cursor(&answer.headers) })
     }
 
     /// Asks for the delivery `id` again. GitHub answers before it delivers.
-    pub(super) async fn redeliver(&mut self, id: u64) -> Result<(), Trouble> {
+    pub(super) async fn redeliver(&mut self, id: u64) -> Result<(), ApiError> {
         let client = self.client().await?;
         let route = format!("{}/{id}/attempts", self.hook.deliveries);
         self.call(client._post(route, None::<&()>)).await.map(|_| ())
     }
 
     /// The client with the rights for this hook: that of the App's installation, where there is one.
-    async fn client(&mut self) -> Result<Octocrab, Trouble> {
+    async fn client(&mut self) -> Result<Octocrab, ApiError> {
         if let Some(client) = &self.client {
             return Ok(client.clone());
         }
@@ -165,16 +165,16 @@ impl Api {
                 let app = self.app_or_token.clone();
                 let answer = self.call(app._get(route)).await?;
                 let Installation { id } = serde_json::from_slice(&answer.body).map_err(|error| {
-                    Trouble::Away(anyhow::Error::new(error).context("no installation in the answer"))
+                    ApiError::Away(anyhow::Error::new(error).context("no installation in the answer"))
                 })?;
-                app.installation(InstallationId(id)).map_err(|error| Trouble::Broken(error.into()))?
+                app.installation(InstallationId(id)).map_err(|error| ApiError::Broken(error.into()))?
             }
         };
         self.client = Some(client.clone());
         Ok(client)
     }
 
-    async fn call<F>(&mut self, request: F) -> Result<Answer, Trouble>
+    async fn call<F>(&mut self, request: F) -> Result<Answer, ApiError>
     where
         F: Future<Output = octocrab::Result<Response<BoxBody<Bytes, octocrab::Error>>>>,
     {
@@ -182,19 +182,20 @@ impl Api {
         let read = async {
             let (parts, body) = request.await.map_err(unsent)?.into_parts();
             let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-            let body = body.map_err(|error| Trouble::Away(anyhow!("GitHub's answer broke off: {error}")))?;
+            let body = body.map_err(|error| ApiError::Away(anyhow!("GitHub's answer broke off: {error}")))?;
             Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes() })
         };
-        let away = |_| Err(Trouble::Away(anyhow!("GitHub did not answer within {:?}", self.timeout)));
+        let away = |_| Err(ApiError::Away(anyhow!("GitHub did not answer within {:?}", self.timeout)));
         let answer = timeout(self.timeout, read).await.unwrap_or_else(away);
-        let limits = answer.as_ref().map(|answer| Limits::read(&answer.headers, Timestamp::now())).unwrap_or_default();
-        if let Some(remaining) = limits.remaining {
+        let rate_limit =
+            answer.as_ref().map(|answer| RateLimit::read(&answer.headers, Timestamp::now())).unwrap_or_default();
+        if let Some(remaining) = rate_limit.remaining {
             self.quota.set(remaining as f64);
         }
-        let result = answer.and_then(|answer| classify(answer.status, &limits, &answer.body).map(|()| answer));
+        let result = answer.and_then(|answer| classify(answer.status, &rate_limit, &answer.body).map(|()| answer));
         let wait = match &result {
-            Err(Trouble::Limited(wait)) => Some(*wait),
-            _ => limits.wait_to_spare(),
+            Err(ApiError::Limited(wait)) => Some(*wait),
+            _ => rate_limit.wait_to_spare(),
         };
         if let Some(wait) = wait {
             tracing::warn!(hook = self.hook.name, wait_s = wait.as_secs(), "GitHub's rate limit is reached: waiting");
@@ -205,17 +206,17 @@ impl Api {
 }
 
 /// Octocrab's own failures: no connection, or no token for an installation.
-fn unsent(error: octocrab::Error) -> Trouble {
+fn unsent(error: octocrab::Error) -> ApiError {
     match error {
         octocrab::Error::GitHub { source, .. } => {
             let body = serde_json::json!({ "message": source.message, "documentation_url": source.documentation_url });
-            let limits = source.headers.as_ref().map(|headers| Limits::read(headers, Timestamp::now()));
-            let limits = limits.unwrap_or_default();
-            let problem = classify(source.status_code, &limits, body.to_string().as_bytes());
-            problem.err().unwrap_or_else(|| Trouble::Away(anyhow!("GitHub gave no token for the installation")))
+            let rate_limit = source.headers.as_ref().map(|headers| RateLimit::read(headers, Timestamp::now()));
+            let rate_limit = rate_limit.unwrap_or_default();
+            let problem = classify(source.status_code, &rate_limit, body.to_string().as_bytes());
+            problem.err().unwrap_or_else(|| ApiError::Away(anyhow!("GitHub gave no token for the installation")))
         }
-        octocrab::Error::Service { source, .. } => Trouble::Away(anyhow!("cannot reach GitHub: {}", chain(&*source))),
-        other => Trouble::Away(anyhow::Error::new(other).context("cannot ask GitHub")),
+        octocrab::Error::Service { source, .. } => ApiError::Away(anyhow!("cannot reach GitHub: {}", chain(&*source))),
+        other => ApiError::Away(anyhow::Error::new(other).context("cannot ask GitHub")),
     }
 }
 

@@ -2,9 +2,9 @@
 //! itself, but lists them for three days and sends one again when asked.
 //!
 //! One process of several works ([`headrace_runtime::state::lease`]). A run (`worker.rs`) lists a hook's deliveries
-//! (`api.rs`), asks the permanent record which arrived (`ledger.rs`), judges each (`judge.rs`), asks GitHub for
+//! (`api.rs`), asks the permanent record which arrived (`lookup.rs`), classifies each (`classify.rs`), asks GitHub for
 //! what is missing within a budget, and writes down what became of all (`proof.rs`), also where dashboards see it
-//! (`board.rs`). A run derives everything
+//! (`export.rs`). A run derives everything
 //! from GitHub's list and the record, so that one that is cut off leaves nothing to repair; and a delivery
 //! that is sent twice is one event, so that asking once too often does no harm.
 //!
@@ -12,15 +12,15 @@
 
 mod answer;
 mod api;
-pub mod board;
 mod budget;
+mod classify;
 pub mod config;
+pub mod export;
 mod hook;
-mod judge;
-pub mod ledger;
+pub mod lookup;
 mod proof;
 pub mod report;
-mod survey;
+mod scan;
 mod worker;
 
 use std::sync::Arc;
@@ -37,13 +37,13 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use self::answer::Trouble;
+use self::answer::ApiError;
 use self::api::Api;
-use self::board::Board;
 use self::budget::Budget;
 use self::config::Config;
+use self::export::Exporter;
 use self::hook::Hook;
-use self::ledger::Ledger;
+use self::lookup::DeliveryStore;
 use self::report::Report;
 use self::worker::{Shared, Worker};
 use crate::config::Tenants;
@@ -59,9 +59,9 @@ pub struct Recover {
     config: Config,
     tenants: TenantMap,
     broker: Broker,
-    ledger: Arc<dyn Ledger>,
-    board: Arc<dyn Board>,
-    /// The sink that fills the ledger from RAW.
+    deliveries: Arc<dyn DeliveryStore>,
+    exporter: Arc<dyn Exporter>,
+    /// The sink that fills the delivery store from RAW.
     filled_by: &'static str,
     hooks: Vec<ComponentHealth>,
 }
@@ -80,23 +80,23 @@ pub async fn check(config: &Config, own: &config::Hook) -> Result<(), String> {
     let mut api = Api::new(config, own).map_err(|error| format!("{error:#}"))?;
     match api.page(None).await {
         Ok(_) => Ok(()),
-        Err(Trouble::Refused(status, message)) => {
+        Err(ApiError::Refused(status, message)) => {
             Err(format!("GitHub does not list its deliveries ({status}: {message})"))
         }
-        Err(Trouble::Away(error) | Trouble::Broken(error)) => Err(format!("{error:#}")),
-        Err(Trouble::Limited(wait)) => Err(format!("GitHub's rate limit asks to wait for {wait:?}")),
+        Err(ApiError::Away(error) | ApiError::Broken(error)) => Err(format!("{error:#}")),
+        Err(ApiError::Limited(wait)) => Err(format!("GitHub's rate limit asks to wait for {wait:?}")),
     }
 }
 
 impl Recover {
     /// The role as `config`, which has been validated, says, with the gateway's `tenants`; `filled_by` is the sink that
-    /// fills `ledger`, and `board` shows what comes of it.
+    /// fills `deliveries`, and `exporter` shows what comes of it.
     pub fn new(
         config: &Config,
         tenants: &Tenants,
         broker: &Broker,
-        ledger: Arc<dyn Ledger>,
-        board: Arc<dyn Board>,
+        deliveries: Arc<dyn DeliveryStore>,
+        exporter: Arc<dyn Exporter>,
         filled_by: &'static str,
         health: &Health,
     ) -> Self {
@@ -107,7 +107,7 @@ impl Recover {
         };
         let hooks = config.hooks.iter().map(register).collect();
         let (config, tenants) = (config.clone(), TenantMap::new(tenants));
-        Self { config, tenants, broker: broker.clone(), ledger, board, filled_by, hooks }
+        Self { config, tenants, broker: broker.clone(), deliveries, exporter, filled_by, hooks }
     }
 
     /// Works while it holds the lease, stands by otherwise, until `stop`.
@@ -155,8 +155,8 @@ impl Recover {
             broker: &self.broker,
             store: store.clone(),
             budget: Budget::new(store.clone(), self.config.budget_per_hour),
-            ledger: &*self.ledger,
-            board: &*self.board,
+            deliveries: &*self.deliveries,
+            exporter: &*self.exporter,
             component: self.filled_by,
             tenants: &self.tenants,
         };

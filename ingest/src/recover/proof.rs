@@ -74,14 +74,14 @@ impl AddAssign for Counts {
 
 /// The deliveries of one slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Tally {
+pub(super) struct SlotState {
     #[serde(flatten)]
     pub(super) counts: Counts,
     /// When to look at them again; never when all of them are stored.
     pub(super) next_at: Option<Timestamp>,
 }
 
-impl Tally {
+impl SlotState {
     /// Asks to be looked at again at `at`, or earlier.
     pub(super) fn look_again(&mut self, at: Timestamp) {
         self.next_at = Some(self.next_at.map_or(at, |own| own.min(at)));
@@ -92,13 +92,13 @@ impl Tally {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Hour {
     hook: String,
-    slots: BTreeMap<Slot, Tally>,
+    slots: BTreeMap<Slot, SlotState>,
 }
 
 impl Hour {
     fn counts(&self) -> Counts {
         let mut sum = Counts::default();
-        self.slots.values().for_each(|tally| sum += tally.counts);
+        self.slots.values().for_each(|state| sum += state.counts);
         sum
     }
 }
@@ -124,7 +124,7 @@ impl Status {
 }
 
 /// A record as it was read, to be written by compare-and-set.
-struct Kept<T> {
+struct Versioned<T> {
     value: T,
     entry: Option<Entry>,
 }
@@ -134,15 +134,15 @@ pub(super) struct Proofs {
     store: StateStore,
     key: String,
     hook: String,
-    status: Kept<Status>,
-    hours: BTreeMap<i64, Kept<Hour>>,
+    status: Versioned<Status>,
+    hours: BTreeMap<i64, Versioned<Hour>>,
 }
 
 impl Proofs {
     pub(super) async fn load(store: &StateStore, key: &str, hook: &str, now: Timestamp) -> anyhow::Result<Self> {
         let status = match load::<Status>(store, &format!("hook.{key}")).await? {
             Some(kept) => kept,
-            None => Kept { value: Status { hook: hook.to_owned(), ..Status::default() }, entry: None },
+            None => Versioned { value: Status { hook: hook.to_owned(), ..Status::default() }, entry: None },
         };
         let mut hours = BTreeMap::new();
         let prefix = format!("hour.{key}.");
@@ -163,7 +163,7 @@ impl Proofs {
         let oldest = Slot::of(now.minus(horizon));
         let Some(checked_at) = self.status.value.checked_at else { return oldest };
         let open = self.hours.values().flat_map(|hour| &hour.value.slots);
-        let open = open.filter(|(slot, tally)| **slot >= oldest && tally.next_at.is_some_and(|at| at <= now));
+        let open = open.filter(|(slot, state)| **slot >= oldest && state.next_at.is_some_and(|at| at <= now));
         // What was delivered within the grace time before the last run may have been listed after it.
         let unlisted = Slot::of(checked_at.minus(grace));
         open.map(|(slot, _)| *slot).fold(unlisted, Slot::min).max(oldest)
@@ -173,20 +173,20 @@ impl Proofs {
     pub(super) async fn record(
         &mut self,
         floor: Slot,
-        tallies: &BTreeMap<Slot, Tally>,
+        found_slots: &BTreeMap<Slot, SlotState>,
         now: Timestamp,
         horizon: Duration,
     ) -> anyhow::Result<()> {
         let oldest = Slot::of(now.minus(horizon));
-        let hours = tallies.keys().map(|slot| slot.hour()).chain(self.hours.keys().copied());
+        let hours = found_slots.keys().map(|slot| slot.hour()).chain(self.hours.keys().copied());
         for hour in hours.collect::<BTreeSet<i64>>() {
             let before = self.hours.get(&hour).map(|kept| kept.value.clone()).unwrap_or_default();
-            let slots = merged(&before.slots, hour, floor, tallies, oldest);
+            let slots = merged(&before.slots, hour, floor, found_slots, oldest);
             if slots != before.slots {
                 let after = Hour { hook: self.hook.clone(), slots };
                 let entry = self.hours.get(&hour).and_then(|kept| kept.entry.as_ref());
                 save(&self.store, &format!("hour.{}.{hour}", self.key), &after, entry).await?;
-                self.hours.insert(hour, Kept { value: after, entry: None });
+                self.hours.insert(hour, Versioned { value: after, entry: None });
             }
         }
         Ok(())
@@ -232,29 +232,29 @@ impl Proofs {
 /// The slots of `hour`: up to `floor` as they were `before`, from there on as found; those before `oldest` are
 /// given up.
 fn merged(
-    before: &BTreeMap<Slot, Tally>,
+    before: &BTreeMap<Slot, SlotState>,
     hour: i64,
     floor: Slot,
-    found: &BTreeMap<Slot, Tally>,
+    found: &BTreeMap<Slot, SlotState>,
     oldest: Slot,
-) -> BTreeMap<Slot, Tally> {
-    let mut slots: BTreeMap<Slot, Tally> = before.range(..floor).map(|(slot, tally)| (*slot, *tally)).collect();
+) -> BTreeMap<Slot, SlotState> {
+    let mut slots: BTreeMap<Slot, SlotState> = before.range(..floor).map(|(slot, state)| (*slot, *state)).collect();
     let (from, to) = (Slot::first_of(hour).max(floor), Slot::first_of(hour + 1));
     if from < to {
-        slots.extend(found.range(from..to).map(|(slot, tally)| (*slot, *tally)));
+        slots.extend(found.range(from..to).map(|(slot, state)| (*slot, *state)));
     }
-    slots.iter_mut().filter(|(slot, _)| **slot < oldest).for_each(|(_, tally)| give_up(tally));
+    slots.iter_mut().filter(|(slot, _)| **slot < oldest).for_each(|(_, state)| give_up(state));
     slots
 }
 
 /// GitHub no longer has what is this old: what was not proven to be stored by now never will be.
-fn give_up(tally: &mut Tally) {
-    let counts = &mut tally.counts;
+fn give_up(state: &mut SlotState) {
+    let counts = &mut state.counts;
     counts.missing += counts.waiting;
     counts.waiting = 0;
     counts.refused = 0;
     counts.too_old = counts.missing;
-    tally.next_at = None;
+    state.next_at = None;
 }
 
 /// A store's failures are all of one class: the cause says it all.
@@ -262,10 +262,10 @@ fn cause(fault: Fault) -> anyhow::Error {
     fault.source
 }
 
-async fn load<T: DeserializeOwned>(store: &StateStore, key: &str) -> anyhow::Result<Option<Kept<T>>> {
+async fn load<T: DeserializeOwned>(store: &StateStore, key: &str) -> anyhow::Result<Option<Versioned<T>>> {
     let Some(entry) = store.load(key).await.map_err(cause)? else { return Ok(None) };
     let value = serde_json::from_slice(&entry.value).with_context(|| format!("the record {key} cannot be read"))?;
-    Ok(Some(Kept { value, entry: Some(entry) }))
+    Ok(Some(Versioned { value, entry: Some(entry) }))
 }
 
 async fn save<T: Serialize>(store: &StateStore, key: &str, value: &T, read: Option<&Entry>) -> anyhow::Result<()> {
@@ -279,9 +279,9 @@ async fn save<T: Serialize>(store: &StateStore, key: &str, value: &T, read: Opti
 mod tests {
     use super::*;
 
-    fn tally(seen: u64, waiting: u64, missing: u64) -> Tally {
+    fn state(seen: u64, waiting: u64, missing: u64) -> SlotState {
         let counts = Counts { delivered: seen + waiting + missing, seen, waiting, missing, ..Counts::default() };
-        Tally { counts, next_at: (waiting + missing > 0).then_some(Timestamp::from_seconds(1)) }
+        SlotState { counts, next_at: (waiting + missing > 0).then_some(Timestamp::from_seconds(1)) }
     }
 
     #[test]
@@ -294,20 +294,20 @@ mod tests {
     #[test]
     fn what_is_found_replaces_what_was_known_from_the_floor_on() {
         let before =
-            BTreeMap::from([(Slot(12), tally(5, 0, 0)), (Slot(13), tally(0, 3, 0)), (Slot(14), tally(9, 9, 9))]);
+            BTreeMap::from([(Slot(12), state(5, 0, 0)), (Slot(13), state(0, 3, 0)), (Slot(14), state(9, 9, 9))]);
         // Of another hour too, which does not belong here.
-        let found = BTreeMap::from([(Slot(13), tally(2, 0, 1)), (Slot(24), tally(7, 0, 0))]);
+        let found = BTreeMap::from([(Slot(13), state(2, 0, 1)), (Slot(24), state(7, 0, 0))]);
         let slots = merged(&before, 1, Slot(13), &found, Slot(0));
-        assert_eq!(slots, BTreeMap::from([(Slot(12), tally(5, 0, 0)), (Slot(13), tally(2, 0, 1))]));
+        assert_eq!(slots, BTreeMap::from([(Slot(12), state(5, 0, 0)), (Slot(13), state(2, 0, 1))]));
         assert_eq!(merged(&before, 1, Slot(30), &found, Slot(0)), before);
     }
 
     #[test]
     fn what_github_no_longer_has_is_given_up() {
-        let before = BTreeMap::from([(Slot(12), tally(5, 2, 1)), (Slot(13), tally(0, 1, 0))]);
+        let before = BTreeMap::from([(Slot(12), state(5, 2, 1)), (Slot(13), state(0, 1, 0))]);
         let slots = merged(&before, 1, Slot(13), &before, Slot(13));
         let lost = Counts { delivered: 8, seen: 5, missing: 3, too_old: 3, ..Counts::default() };
-        assert_eq!(slots[&Slot(12)], Tally { counts: lost, next_at: None });
+        assert_eq!(slots[&Slot(12)], SlotState { counts: lost, next_at: None });
         assert_eq!(slots[&Slot(13)], before[&Slot(13)]);
         assert_eq!(merged(&slots, 1, Slot(13), &before, Slot(13)), slots, "once and for all");
     }

@@ -1,4 +1,4 @@
-//! One hook's runs: list, judge, ask for what is missing, write the proof down.
+//! One hook's runs: list, classify, ask for what is missing, write the proof down.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,15 +12,15 @@ use headrace_schemas::time::Timestamp;
 use metrics::counter;
 use tokio::time::sleep;
 
-use super::answer::Trouble;
+use super::answer::ApiError;
 use super::api::Api;
-use super::board::{Board, Shown};
 use super::budget::Budget;
+use super::classify::{RedeliveryRequest, Times, later, pause};
 use super::config::Config;
-use super::judge::{Asked, Times, later, pause};
-use super::ledger::{Ledger, Reader};
+use super::export::{Exported, Exporter};
+use super::lookup::{DeliveryStore, Reader};
 use super::proof::Proofs;
-use super::survey::{Due, Survey, Terms, survey};
+use super::scan::{Criteria, MissingDelivery, Scan, scan};
 use crate::tenant::TenantMap;
 
 /// Taken from the hour's budget at a time: so much is wasted when the process dies.
@@ -39,8 +39,8 @@ pub(super) struct Shared<'a> {
     pub(super) broker: &'a Broker,
     pub(super) store: StateStore,
     pub(super) budget: Budget,
-    pub(super) ledger: &'a dyn Ledger,
-    pub(super) board: &'a dyn Board,
+    pub(super) deliveries: &'a dyn DeliveryStore,
+    pub(super) exporter: &'a dyn Exporter,
     pub(super) component: &'a str,
     pub(super) tenants: &'a TenantMap,
 }
@@ -49,8 +49,8 @@ pub(super) struct Shared<'a> {
 pub(super) struct Worker {
     api: Api,
     health: ComponentHealth,
-    asked: HashMap<String, Asked>,
-    shown: Shown,
+    asked: HashMap<String, RedeliveryRequest>,
+    exported: Exported,
 }
 
 /// Why a run did not account for everything, and whether a person must act.
@@ -59,20 +59,20 @@ enum Problem {
     Lasting(String),
 }
 
-impl From<Trouble> for Problem {
-    fn from(trouble: Trouble) -> Self {
-        match trouble {
-            Trouble::Limited(wait) => Self::Passing(format!("GitHub's rate limit asks to wait for {wait:?}")),
-            Trouble::Away(error) => Self::Passing(format!("{error:#}")),
-            Trouble::Refused(status, message) => Self::Passing(format!("GitHub refuses ({status}: {message})")),
-            Trouble::Broken(error) => Self::Lasting(format!("{error:#}")),
+impl From<ApiError> for Problem {
+    fn from(error: ApiError) -> Self {
+        match error {
+            ApiError::Limited(wait) => Self::Passing(format!("GitHub's rate limit asks to wait for {wait:?}")),
+            ApiError::Away(error) => Self::Passing(format!("{error:#}")),
+            ApiError::Refused(status, message) => Self::Passing(format!("GitHub refuses ({status}: {message})")),
+            ApiError::Broken(error) => Self::Lasting(format!("{error:#}")),
         }
     }
 }
 
 impl Worker {
     pub(super) fn new(api: Api, health: ComponentHealth) -> Self {
-        Self { api, health, asked: HashMap::new(), shown: Shown::default() }
+        Self { api, health, asked: HashMap::new(), exported: Exported::default() }
     }
 
     /// Runs again and again. Ends only by being dropped.
@@ -103,14 +103,14 @@ impl Worker {
         // Also as it would be without the map, which may be younger than a delivery.
         let tenants = hook.owner.iter().flat_map(|owner| [shared.tenants.tenant(Some(owner)), owner.clone()]);
         let tenants = tenants.map(|tenant| subject::token(&tenant)).collect();
-        let mut reader = Reader::open(shared.ledger, shared.broker, shared.component, tenants, config).await;
+        let mut reader = Reader::open(shared.deliveries, shared.broker, shared.component, tenants, config).await;
         let times = Times { now, grace: config.grace(), window: shared.broker.duplicate_window() };
-        let terms = Terms { times, floor, budget: config.budget_per_run, asked: &self.asked };
-        let surveyed = survey(&mut self.api, &mut reader, &terms).await;
-        let mut found = match surveyed {
+        let criteria = Criteria { times, floor, budget: config.budget_per_run, asked: &self.asked };
+        let scanned = scan(&mut self.api, &mut reader, &criteria).await;
+        let mut found = match scanned {
             Ok(found) => found,
-            Err(trouble) => {
-                let problem = Problem::from(trouble);
+            Err(error) => {
+                let problem = Problem::from(error);
                 proofs.fail(problem.text().to_owned()).await?;
                 proofs.report().publish();
                 return Ok(Some(problem));
@@ -118,24 +118,19 @@ impl Worker {
         };
         let refused = self.ask(&mut found, shared, now).await?;
         let problem = refused.or(reader.problem.map(Problem::Passing));
-        proofs.record(floor, &found.tallies, now, config.horizon()).await?;
+        proofs.record(floor, &found.slots, now, config.horizon()).await?;
         let current_until = later(Timestamp::now(), config.interval() * 3 + CURRENT_MARGIN);
         proofs.conclude(now, current_until, problem.as_ref().map(|problem| problem.text().to_owned())).await?;
         let report = proofs.report();
         report.publish();
         // Last, and whatever comes of it: the run is complete without.
-        self.shown.renew(shared.board, &report, now, config.timeout()).await;
+        self.exported.renew(shared.exporter, &report, now, config.timeout()).await;
         self.forget(now, config);
         Ok(problem)
     }
 
     /// Asks for what is due, one after the other as GitHub wishes it, oldest first.
-    async fn ask(
-        &mut self,
-        found: &mut Survey,
-        shared: &Shared<'_>,
-        now: Timestamp,
-    ) -> anyhow::Result<Option<Problem>> {
+    async fn ask(&mut self, found: &mut Scan, shared: &Shared<'_>, now: Timestamp) -> anyhow::Result<Option<Problem>> {
         let (mut granted, mut failures, mut problem) = (0, 0, None);
         while let Some(due) = found.due.pop_front() {
             if granted == 0 && problem.is_none() && failures < FAILURES_MAX {
@@ -149,7 +144,7 @@ impl Worker {
             let answer = self.api.redeliver(due.id).await;
             let outcome = match &answer {
                 Ok(()) => "accepted",
-                Err(Trouble::Refused(status, message)) => {
+                Err(ApiError::Refused(status, message)) => {
                     let (hook, guid) = (&self.api.hook().name, &due.guid);
                     tracing::warn!(hook, guid, %status, message, "GitHub refuses to send a missing delivery again");
                     "refused"
@@ -159,25 +154,25 @@ impl Worker {
             counter!(RECOVERY_ASKED, "hook" => self.api.hook().name.clone(), "outcome" => outcome).increment(1);
             failures = if answer.is_ok() { 0 } else { failures + 1 };
             match answer {
-                Ok(()) | Err(Trouble::Refused(..)) => self.remember(&due, answer.is_err(), found, shared.config),
+                Ok(()) | Err(ApiError::Refused(..)) => self.remember(&due, answer.is_err(), found, shared.config),
                 // It may have been heard: the next run sees whether it was.
-                Err(Trouble::Away(error)) => {
+                Err(ApiError::Away(error)) => {
                     tracing::debug!(error = format!("{error:#}"), guid = due.guid, "no answer to a redelivery");
                     self.remember(&due, false, found, shared.config);
                 }
-                Err(trouble) => {
+                Err(error) => {
                     found.leave(&due, now);
-                    problem = Some(Problem::from(trouble));
+                    problem = Some(Problem::from(error));
                 }
             }
         }
         Ok(problem)
     }
 
-    fn remember(&mut self, due: &Due, refused: bool, found: &mut Survey, config: &Config) {
+    fn remember(&mut self, due: &MissingDelivery, refused: bool, found: &mut Scan, config: &Config) {
         let at = Timestamp::now();
         let times = self.asked.get(&due.guid).map_or(0, |asked| asked.times) + 1;
-        self.asked.insert(due.guid.clone(), Asked { at, times, refused });
+        self.asked.insert(due.guid.clone(), RedeliveryRequest { at, times, refused });
         let wait = if refused { pause(times, config.grace()) } else { config.grace() };
         found.asked(due, refused, later(at, wait));
     }

@@ -6,7 +6,7 @@ use headrace_tests::harness::Nats;
 use headrace_tests::product::hook::{guid, sha256};
 use tokio::io::AsyncReadExt as _;
 
-use crate::support::{Gate, config};
+use crate::support::{TestGateway, config};
 
 /// More than fits into a message.
 const LARGE_BYTES: usize = 9 << 20;
@@ -17,8 +17,8 @@ fn body(organization: &str, more: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn other_bytes_under_a_known_id_are_stored_too() {
-    let gate = Gate::start(config()).await;
-    let (hook, guid) = (gate.hook(), guid());
+    let gateway = TestGateway::start(config()).await;
+    let (hook, guid) = (gateway.hook(), guid());
     let deliveries = [
         ("push", body("acme", "one")),
         ("push", body("acme", "other")),
@@ -35,9 +35,9 @@ async fn other_bytes_under_a_known_id_are_stored_too() {
         let answer = hook.send(kind, &guid, body.clone()).await;
         assert_eq!((answer.status, answer.body["status"].as_str()), (200, Some("duplicate")), "{kind} {}", answer.body);
     }
-    assert_eq!((gate.counted("accepted"), gate.counted("duplicate")), (4.0, 4.0));
+    assert_eq!((gateway.counted("accepted"), gateway.counted("duplicate")), (4.0, 4.0));
 
-    let messages = gate.nats().messages(Stream::Raw).await;
+    let messages = gateway.nats().messages(Stream::Raw).await;
     assert_eq!(messages.len(), 4);
     for (message, (kind, body)) in messages.iter().zip(&deliveries) {
         let tenant = if *body == deliveries[3].1 { "octo" } else { "acme" };
@@ -49,18 +49,18 @@ async fn other_bytes_under_a_known_id_are_stored_too() {
 
 #[tokio::test]
 async fn a_large_body_under_a_known_id_leaves_the_first_as_it_was() {
-    let gate = Gate::start(config()).await;
+    let gateway = TestGateway::start(config()).await;
     let guid = guid();
     let bodies = ["x", "y"].map(|filling| body("acme", &filling.repeat(LARGE_BYTES)));
     for body in &bodies {
-        let answer = gate.hook().send("push", &guid, body.clone()).await;
+        let answer = gateway.hook().send("push", &guid, body.clone()).await;
         assert_eq!((answer.status, answer.body["status"].as_str()), (202, Some("stored")), "{}", answer.body);
     }
-    let messages = gate.nats().messages(Stream::Raw).await;
+    let messages = gateway.nats().messages(Stream::Raw).await;
     assert_eq!(messages.len(), 2);
     for (message, body) in messages.iter().zip(&bodies) {
         let name = message.headers.get(header::BODY_OBJECT).unwrap().as_str();
-        assert!(object(gate.nats(), name).await == *body, "the reference {name} is to another body");
+        assert!(object(gateway.nats(), name).await == *body, "the reference {name} is to another body");
     }
 }
 

@@ -13,13 +13,14 @@ use rustix::process::Signal;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::support::{Caller, Gate, config};
+use crate::support::{Caller, TestGateway, config};
 use crate::{ANSWER_MAX, BODY, explains};
 
 #[tokio::test]
 async fn more_requests_than_configured_are_asked_to_come_later() {
-    let gate = Gate::start(Config { requests_per_second_max: std::num::NonZeroU32::new(1), ..config() }).await;
-    let hook = gate.hook();
+    let gateway =
+        TestGateway::start(Config { requests_per_second_max: std::num::NonZeroU32::new(1), ..config() }).await;
+    let hook = gateway.hook();
     let answers = join_all((0..20).map(|_| async { hook.send("ping", &guid(), BODY).await })).await;
     let (stored, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 202);
     assert!(!stored.is_empty() && !refused.is_empty(), "{} of 20 were stored", stored.len());
@@ -27,29 +28,29 @@ async fn more_requests_than_configured_are_asked_to_come_later() {
         explains(answer, 429, "too_many", "more requests per second than the configured 1");
         assert!(answer.headers.contains_key(RETRY_AFTER));
     }
-    assert_eq!(gate.counted("too_many"), refused.len() as f64);
+    assert_eq!(gateway.counted("too_many"), refused.len() as f64);
 }
 
 #[tokio::test]
 async fn a_slow_body_is_given_up() {
-    let gate = Gate::start(Config { answer_max_ms: 300, ..config() }).await;
-    let mut caller = Caller::begin(&gate, BODY.len(), "").await;
+    let gateway = TestGateway::start(Config { answer_max_ms: 300, ..config() }).await;
+    let mut caller = Caller::begin(&gateway, BODY.len(), "").await;
     caller.write(&BODY.as_bytes()[..10]).await;
     let (status, text) = caller.answer().await;
     assert_eq!(status, 408, "{text}");
     assert!(text.contains(r#""error":"body_slow""#) && text.contains("did not arrive within 300ms"), "{text}");
-    assert_eq!(gate.counted("body_slow"), 1.0);
+    assert_eq!(gateway.counted("body_slow"), 1.0);
 }
 
 #[tokio::test]
 async fn bytes_that_trickle_are_cut_off_and_delay_nobody() {
-    let gate = Gate::start(Config { answer_max_ms: 2_000, head_max_ms: 2_000, ..config() }).await;
+    let gateway = TestGateway::start(Config { answer_max_ms: 2_000, head_max_ms: 2_000, ..config() }).await;
     let (mut heads, mut bodies) = (Vec::new(), Vec::new());
     for _ in 0..100 {
-        heads.push(Caller::connect(&gate).await);
-        bodies.push(Caller::begin(&gate, BODY.len(), "").await);
+        heads.push(Caller::connect(&gateway).await);
+        bodies.push(Caller::begin(&gateway, BODY.len(), "").await);
     }
-    let begun = || gate.metric("headrace_ingest_in_flight") + gate.counted("body_slow");
+    let begun = || gateway.metric("headrace_ingest_in_flight") + gateway.counted("body_slow");
     until("the bodies are waited for", || begun() >= 100.0).await;
     // A byte at a time, for ever: what bounds a pause between two of them bounds nothing.
     let trickling: JoinSet<()> = heads
@@ -58,43 +59,43 @@ async fn bytes_that_trickle_are_cut_off_and_delay_nobody() {
         .chain(bodies.into_iter().map(|caller| caller.trickle(b"{", Some("body_slow"))))
         .collect();
     let mut honest = 0;
-    while gate.counted("body_slow") < 100.0 {
-        assert_eq!(gate.hook().send("ping", &guid(), BODY).await.status, 202, "after {honest}");
+    while gateway.counted("body_slow") < 100.0 {
+        assert_eq!(gateway.hook().send("ping", &guid(), BODY).await.status, 202, "after {honest}");
         honest += 1;
     }
     assert!(honest > 0, "deliveries were answered beside them");
     let ended = tokio::time::timeout(headrace_tests::harness::CEILING, trickling.join_all());
     assert_eq!(ended.await.expect("every one of them was cut off").len(), 200);
-    assert_eq!(gate.nats().messages(Stream::Raw).await.len(), honest);
+    assert_eq!(gateway.nats().messages(Stream::Raw).await.len(), honest);
 }
 
 #[tokio::test]
 async fn a_flood_of_headers_is_refused() {
-    let gate = Gate::start(config()).await;
+    let gateway = TestGateway::start(config()).await;
     let many = "X-Many: 1\r\n".repeat(1_000);
     let large = format!("X-Large: {}\r\n", "a".repeat(1 << 20));
     // Never its end: it is not waited for either.
     let endless = "X-Endless: 1\r\n".repeat(100_000);
     for (headers, end) in [(&many, "\r\n"), (&large, "\r\n"), (&endless, "")] {
-        let mut caller = Caller::connect(&gate).await;
+        let mut caller = Caller::connect(&gateway).await;
         let head = format!("POST /webhooks/github HTTP/1.1\r\nHost: x\r\n{headers}{end}");
         // It may be cut off before it has said all.
         caller.write_some(head.as_bytes()).await;
         assert_eq!(caller.last_status().await, Some(431));
     }
-    assert_eq!(gate.hook().send("ping", &guid(), BODY).await.status, 202);
+    assert_eq!(gateway.hook().send("ping", &guid(), BODY).await.status, 202);
 }
 
 #[tokio::test]
 async fn a_body_that_breaks_off_is_no_event() {
-    let gate = Gate::start(config()).await;
-    let mut caller = Caller::begin(&gate, BODY.len(), "").await;
+    let gateway = TestGateway::start(config()).await;
+    let mut caller = Caller::begin(&gateway, BODY.len(), "").await;
     caller.write(&BODY.as_bytes()[..10]).await;
-    until("the request is under way", || gate.metric("headrace_ingest_in_flight") == 1.0).await;
+    until("the request is under way", || gateway.metric("headrace_ingest_in_flight") == 1.0).await;
     drop(caller);
-    until("the request is given up", || gate.metric("headrace_ingest_in_flight") == 0.0).await;
-    assert_eq!(gate.metric("headrace_ingest_verified_total"), 0.0);
-    assert!(gate.nats().messages(Stream::Raw).await.is_empty());
+    until("the request is given up", || gateway.metric("headrace_ingest_in_flight") == 0.0).await;
+    assert_eq!(gateway.metric("headrace_ingest_verified_total"), 0.0);
+    assert!(gateway.nats().messages(Stream::Raw).await.is_empty());
 }
 
 async fn send(hook: Hook, body: Vec<u8>) -> Answer {
@@ -112,31 +113,31 @@ async fn reopen(address: SocketAddr, start: String) {
 
 #[tokio::test]
 async fn no_more_requests_are_held_than_configured() {
-    let gate = Gate::start(Config { in_flight_max: 2, ..config() }).await;
-    let hook = gate.hook();
+    let gateway = TestGateway::start(Config { in_flight_max: 2, ..config() }).await;
+    let hook = gateway.hook();
     // Bodies that have not come take no place, however many.
     let mut unfinished = Vec::new();
     for _ in 0..4 {
-        let mut caller = Caller::begin(&gate, BODY.len(), "").await;
+        let mut caller = Caller::begin(&gateway, BODY.len(), "").await;
         caller.write(&BODY.as_bytes()[..BODY.len() - 1]).await;
         unfinished.push(caller);
     }
-    until("they are under way", || gate.metric("headrace_ingest_in_flight") == 4.0).await;
+    until("they are under way", || gateway.metric("headrace_ingest_in_flight") == 4.0).await;
     assert_eq!(hook.send("ping", &guid(), BODY).await.status, 202);
     // Nor does what nobody has signed.
-    let unsigned = || Hook::new(gate.webhook(""), "guess");
+    let unsigned = || Hook::new(gateway.webhook(""), "guess");
     assert_eq!(unsigned().send("ping", &guid(), BODY).await.status, 401);
 
-    let pid = gate.nats().server().pid().unwrap();
+    let pid = gateway.nats().server().pid().unwrap();
     freeze(pid).await;
     let held: JoinSet<Answer> = (0..2).map(|_| send(hook.clone(), BODY.into())).collect();
-    until("two are being stored", || gate.metric("headrace_ingest_verified_total") == 3.0).await;
+    until("two are being stored", || gateway.metric("headrace_ingest_verified_total") == 3.0).await;
     let began = Instant::now();
     let refused = hook.send("ping", &guid(), BODY).await;
     assert!(began.elapsed() < ANSWER_MAX, "it took {:?}", began.elapsed());
     explains(&refused, 503, "saturated", "nothing was stored");
     assert!(refused.headers.contains_key(RETRY_AFTER));
-    assert_eq!(gate.counted("saturated"), 1.0);
+    assert_eq!(gateway.counted("saturated"), 1.0);
 
     // Whoever is held gets an answer; then there is room again.
     signal(pid, Signal::CONT);
@@ -152,37 +153,37 @@ async fn no_more_bytes_are_held_than_configured() {
     const BODY_BYTES: usize = 1 << 20;
     const HELD: &str = "headrace_ingest_in_flight_bytes";
     let limits = Config { body_max_bytes: BODY_BYTES, in_flight_max_bytes: 3 * BODY_BYTES, ..config() };
-    let gate = Gate::start(limits).await;
-    let hook = gate.hook();
+    let gateway = TestGateway::start(limits).await;
+    let hook = gateway.hook();
     // Announcements take no room at all.
     let mut callers = Vec::new();
     for _ in 0..8 {
-        let mut caller = Caller::begin(&gate, BODY_BYTES, "Expect: 100-continue\r\n").await;
+        let mut caller = Caller::begin(&gateway, BODY_BYTES, "Expect: 100-continue\r\n").await;
         assert_eq!(caller.answer().await.0, 100);
         callers.push(caller);
     }
-    assert_eq!(gate.metric(HELD), 0.0);
+    assert_eq!(gateway.metric(HELD), 0.0);
     assert_eq!(hook.send("ping", &guid(), BODY).await.status, 202);
     drop(callers);
 
     // Bodies that never end do, until another needs their room.
     let mut held = Vec::new();
     for count in 1..=3 {
-        let mut caller = Caller::begin(&gate, BODY_BYTES, "").await;
+        let mut caller = Caller::begin(&gateway, BODY_BYTES, "").await;
         caller.write(&vec![b' '; BODY_BYTES - 1]).await;
-        until("the body is held", || gate.metric(HELD) == f64::from(count) * BODY_BYTES as f64).await;
+        until("the body is held", || gateway.metric(HELD) == f64::from(count) * BODY_BYTES as f64).await;
         held.push(caller);
     }
     assert_eq!(hook.send("ping", &guid(), BODY).await.status, 202);
-    assert_eq!(gate.dropped("gateway", "body_slow"), 1.0);
+    assert_eq!(gateway.dropped("gateway", "body_slow"), 1.0);
     drop(held);
-    until("nobody is held", || gate.metric(HELD) == 0.0).await;
+    until("nobody is held", || gateway.metric(HELD) == 0.0).await;
 
     // Bodies that are being stored do for as long as it takes.
-    let pid = gate.nats().server().pid().unwrap();
+    let pid = gateway.nats().server().pid().unwrap();
     freeze(pid).await;
     let stored: JoinSet<Answer> = (0..3).map(|_| send(hook.clone(), vec![b' '; BODY_BYTES])).collect();
-    until("three are being stored", || gate.metric("headrace_ingest_verified_total") == 5.0).await;
+    until("three are being stored", || gateway.metric("headrace_ingest_verified_total") == 5.0).await;
     let chunks = futures::stream::iter([Ok::<_, std::io::Error>("{}")]);
     let unknown = hook.request("ping", &guid(), "").body(reqwest::Body::wrap_stream(chunks));
     let (known, unknown) = tokio::join!(async { hook.send("ping", &guid(), BODY).await }, answer(unknown));
@@ -190,27 +191,28 @@ async fn no_more_bytes_are_held_than_configured() {
     explains(&unknown.unwrap(), 503, "saturated", "nothing was stored");
     signal(pid, Signal::CONT);
     stored.join_all().await;
-    until("nobody is held", || gate.metric(HELD) == 0.0).await;
+    until("nobody is held", || gateway.metric(HELD) == 0.0).await;
 }
 
 #[tokio::test]
 async fn no_more_connections_are_held_than_configured() {
-    let gate = Gate::start(Config { connections_max: 1, ..config() }).await;
-    let first = Caller::begin(&gate, BODY.len(), "").await;
-    until("the first is served", || gate.metric("headrace_ingest_in_flight") == 1.0).await;
-    let mut second = Caller::begin(&gate, BODY.len(), "").await;
+    let gateway = TestGateway::start(Config { connections_max: 1, ..config() }).await;
+    let first = Caller::begin(&gateway, BODY.len(), "").await;
+    until("the first is served", || gateway.metric("headrace_ingest_in_flight") == 1.0).await;
+    let mut second = Caller::begin(&gateway, BODY.len(), "").await;
     second.write(BODY.as_bytes()).await;
     assert_eq!(second.answer().await.0, 202);
     assert_eq!(first.last_status().await, None, "it made room");
-    assert_eq!(gate.dropped("gateway", "body_slow"), 1.0);
-    assert_eq!(gate.metric("headrace_connections{listener=\"gateway\"}"), 1.0);
+    assert_eq!(gateway.dropped("gateway", "body_slow"), 1.0);
+    assert_eq!(gateway.metric("headrace_connections{listener=\"gateway\"}"), 1.0);
 }
 
 #[tokio::test]
 async fn strangers_who_reopen_connections_keep_no_sender_out() {
     // Of themselves they would stay for ten minutes.
-    let gate = Gate::start(Config { connections_max: 64, in_flight_max: 8, head_max_ms: 600_000, ..config() }).await;
-    let address = gate.address();
+    let gateway =
+        TestGateway::start(Config { connections_max: 64, in_flight_max: 8, head_max_ms: 600_000, ..config() }).await;
+    let address = gateway.address();
     let head = format!(
         "POST /webhooks/github HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\
          X-GitHub-Event: ping\r\nX-GitHub-Delivery: {}\r\nX-Hub-Signature-256: sha256={}\r\n\r\n{{",
@@ -219,43 +221,43 @@ async fn strangers_who_reopen_connections_keep_no_sender_out() {
     );
     let (idle, half_sent) = ((0..80).map(|_| String::new()), (0..20).map(|_| head.clone()));
     let mut strangers: JoinSet<()> = idle.chain(half_sent).map(|start| reopen(address, start)).collect();
-    until("every place is taken", || gate.metric("headrace_connections{listener=\"gateway\"}") == 64.0).await;
+    until("every place is taken", || gateway.metric("headrace_connections{listener=\"gateway\"}") == 64.0).await;
     for number in 0..10 {
         // A connection of its own each time.
         let sent = tokio::time::timeout(headrace_tests::harness::CEILING, async {
-            gate.hook().send("ping", &guid(), BODY).await
+            gateway.hook().send("ping", &guid(), BODY).await
         });
         assert_eq!(sent.await.unwrap_or_else(|_| panic!("{number} is kept out")).status, 202);
     }
-    assert!(gate.dropped("gateway", "idle") >= 1.0);
+    assert!(gateway.dropped("gateway", "idle") >= 1.0);
     strangers.abort_all();
     while strangers.join_next().await.is_some() {}
 }
 
 #[tokio::test]
 async fn the_port_for_operators_is_bounded_too() {
-    let gate = Gate::start(config()).await;
+    let gateway = TestGateway::start(config()).await;
     let mut idle = Vec::new();
     for _ in 0..80 {
-        idle.push(Caller::to(gate.admin_address()).await);
+        idle.push(Caller::to(gateway.admin_address()).await);
     }
-    let answer = gate.http().get(gate.admin("/metrics")).send().await.unwrap();
+    let answer = gateway.http().get(gateway.admin("/metrics")).send().await.unwrap();
     assert_eq!(answer.status(), 200);
-    assert!(gate.dropped("admin", "idle") >= 1.0);
-    assert!(gate.metric("headrace_connections{listener=\"admin\"}") <= 64.0);
+    assert!(gateway.dropped("admin", "idle") >= 1.0);
+    assert!(gateway.metric("headrace_connections{listener=\"admin\"}") <= 64.0);
 }
 
 #[tokio::test]
 async fn a_sender_that_closes_its_side_hears_the_answer() {
-    let gate = Gate::start(config()).await;
-    let mut caller = Caller::begin(&gate, BODY.len(), "").await;
+    let gateway = TestGateway::start(config()).await;
+    let mut caller = Caller::begin(&gateway, BODY.len(), "").await;
     caller.write(BODY.as_bytes()).await;
     caller.close_writing().await;
     assert_eq!(caller.answer().await.0, 202);
     // Closed before all was said, it is an answer too, and no event.
-    let mut caller = Caller::begin(&gate, BODY.len(), "").await;
+    let mut caller = Caller::begin(&gateway, BODY.len(), "").await;
     caller.write(&BODY.as_bytes()[..10]).await;
     caller.close_writing().await;
-    until("the request is given up", || gate.counted("body_broken") == 1.0).await;
-    assert_eq!(gate.nats().messages(Stream::Raw).await.len(), 1);
+    until("the request is given up", || gateway.counted("body_broken") == 1.0).await;
+    assert_eq!(gateway.nats().messages(Stream::Raw).await.len(), 1);
 }

@@ -18,7 +18,7 @@ use headrace_tests::product::hook::{Answer, Hook, answer, guid, signature};
 use headrace_tests::product::process::{freeze, signal};
 use reqwest::header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use rustix::process::Signal;
-use support::{Caller, Gate, SECRET, config};
+use support::{Caller, SECRET, TestGateway, config};
 use tokio::time::Instant;
 
 /// The gateway answers within this time, whatever happens: GitHub waits for 10 s.
@@ -28,16 +28,16 @@ const FORM: &str = "application/x-www-form-urlencoded";
 
 #[tokio::test]
 async fn what_is_stored_is_what_was_sent() {
-    let gate = Gate::start(config()).await;
+    let gateway = TestGateway::start(config()).await;
     let guid = guid();
-    let sent = gate.hook().send("ping", &guid.to_uppercase(), BODY).await;
+    let sent = gateway.hook().send("ping", &guid.to_uppercase(), BODY).await;
     assert_eq!((sent.status, sent.body["status"].as_str()), (202, Some("stored")));
     assert_eq!(sent.body["id"], format!("github:{guid}"));
-    let again = gate.hook().send("ping", &guid, BODY).await;
+    let again = gateway.hook().send("ping", &guid, BODY).await;
     assert_eq!((again.status, again.body["status"].as_str()), (200, Some("duplicate")));
     assert_eq!(again.body["id"], sent.body["id"]);
 
-    let messages = gate.nats().messages(Stream::Raw).await;
+    let messages = gateway.nats().messages(Stream::Raw).await;
     let [message] = messages.as_slice() else { panic!("one delivery, one message: {messages:?}") };
     assert_eq!(message.subject.as_str(), "raw.acme.github.ping");
     assert_eq!(message.payload, BODY);
@@ -46,20 +46,20 @@ async fn what_is_stored_is_what_was_sent() {
     assert_eq!(found(header::GITHUB_EVENT), "ping");
     assert_eq!(found(header::ID), format!("github:{guid}"));
     assert_eq!(found(header::CONTENT_TYPE), "application/json");
-    assert_eq!((gate.counted("accepted"), gate.counted("duplicate")), (1.0, 1.0));
-    assert_eq!(gate.metric("headrace_ingest_verified_total"), 2.0);
+    assert_eq!((gateway.counted("accepted"), gateway.counted("duplicate")), (1.0, 1.0));
+    assert_eq!(gateway.metric("headrace_ingest_verified_total"), 2.0);
 }
 
 #[tokio::test]
 async fn every_refusal_has_a_status_and_a_reason() {
-    let gate = Gate::start(Config { body_max_bytes: 4_096, ..config() }).await;
-    let hook = gate.hook();
+    let gateway = TestGateway::start(Config { body_max_bytes: 4_096, ..config() }).await;
+    let hook = gateway.hook();
     let form = |body: &str| {
         let media_type = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(FORM))]);
         hook.request("ping", &guid(), body).headers(media_type)
     };
-    let bare = || gate.http().post(gate.webhook("")).header(CONTENT_TYPE, "application/json").body(BODY);
-    let typed = |media_type: &str| gate.http().post(gate.webhook("")).header(CONTENT_TYPE, media_type).body(BODY);
+    let bare = || gateway.http().post(gateway.webhook("")).header(CONTENT_TYPE, "application/json").body(BODY);
+    let typed = |media_type: &str| gateway.http().post(gateway.webhook("")).header(CONTENT_TYPE, media_type).body(BODY);
     let signed = |value: &str| hook.unsigned("ping", &guid(), BODY).header(header::GITHUB_SIGNATURE, value);
     let chunks = || futures::stream::iter((0..9).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1_024])));
     let chunked = || hook.request("ping", &guid(), "").body(reqwest::Body::wrap_stream(chunks()));
@@ -82,11 +82,16 @@ async fn every_refusal_has_a_status_and_a_reason() {
         (signed(&good.replace("sha256=", "sha1=")), 401, "signature_malformed", "expected `sha256=`"),
         (signed(&signature("guess", BODY.as_bytes())), 401, "signature_wrong", "does not match the body"),
         (signed(&signature(SECRET, b"{}")), 401, "signature_wrong", "does not match the body"),
-        (gate.http().post(gate.url("/webhooks/gitlab")).body(BODY), 404, "unknown_path", "/webhooks/github"),
-        (gate.http().get(gate.url("/metrics")), 404, "unknown_path", "nothing is served at this path"),
-        (gate.http().get(gate.url("/readyz")), 404, "unknown_path", "nothing is served at this path"),
-        (gate.http().get(gate.webhook("")), 405, "method_not_allowed", "expected POST, found GET"),
-        (gate.http().put(gate.webhook("/security")).body(BODY), 405, "method_not_allowed", "expected POST, found PUT"),
+        (gateway.http().post(gateway.url("/webhooks/gitlab")).body(BODY), 404, "unknown_path", "/webhooks/github"),
+        (gateway.http().get(gateway.url("/metrics")), 404, "unknown_path", "nothing is served at this path"),
+        (gateway.http().get(gateway.url("/readyz")), 404, "unknown_path", "nothing is served at this path"),
+        (gateway.http().get(gateway.webhook("")), 405, "method_not_allowed", "expected POST, found GET"),
+        (
+            gateway.http().put(gateway.webhook("/security")).body(BODY),
+            405,
+            "method_not_allowed",
+            "expected POST, found PUT",
+        ),
         (hook.request("ping", &guid(), vec![b' '; 4_097]), 413, "body_too_large", "at most 4096 bytes"),
         (chunked(), 413, "body_too_large", "at most 4096 bytes"),
         (packed("gzip"), 415, "unsupported_encoding", "expected a body without a content encoding, found `gzip`"),
@@ -96,29 +101,29 @@ async fn every_refusal_has_a_status_and_a_reason() {
         (typed("text/plain"), 415, "unsupported_type", "found `text/plain`"),
         (typed("application/jsonp"), 415, "unsupported_type", "expected the content type application/json"),
     ] {
-        let before = gate.counted(reason);
+        let before = gateway.counted(reason);
         let answer = answer(request).await.unwrap();
         explains(&answer, status, reason, words);
-        assert_eq!(gate.counted(reason), before + 1.0, "{reason} is counted");
+        assert_eq!(gateway.counted(reason), before + 1.0, "{reason} is counted");
         assert_eq!(answer.headers.get(ALLOW).is_some(), status == 405);
         assert!(!answer.headers.contains_key(RETRY_AFTER));
     }
-    assert_eq!(gate.metric("headrace_ingest_in_flight"), 0.0);
-    assert!(gate.nats().messages(Stream::Raw).await.is_empty());
+    assert_eq!(gateway.metric("headrace_ingest_in_flight"), 0.0);
+    assert!(gateway.nats().messages(Stream::Raw).await.is_empty());
 }
 
 #[tokio::test]
 async fn a_refusal_reaches_a_sender_that_still_writes() {
-    let gate = Gate::start(Config { body_max_bytes: 1 << 20, ..config() }).await;
+    let gateway = TestGateway::start(Config { body_max_bytes: 1 << 20, ..config() }).await;
     // Far more than the buffers of two sockets take.
     let large = || vec![b' '; 32 << 20];
-    let unsigned = |path: &str| Hook::new(gate.url(path), SECRET).unsigned("ping", &guid(), large());
+    let unsigned = |path: &str| Hook::new(gateway.url(path), SECRET).unsigned("ping", &guid(), large());
     for (request, status) in [
-        (gate.http().post(gate.webhook("")).body(large()), 415),
+        (gateway.http().post(gateway.webhook("")).body(large()), 415),
         (unsigned("/webhooks/github"), 401),
-        (gate.hook().request("ping", &guid(), large()), 413),
+        (gateway.hook().request("ping", &guid(), large()), 413),
         (unsigned("/webhooks/github/ping"), 404),
-        (gate.http().put(gate.webhook("")).body(large()), 405),
+        (gateway.http().put(gateway.webhook("")).body(large()), 405),
     ] {
         assert_eq!(answer(request).await.unwrap().status, status);
     }
@@ -135,7 +140,7 @@ fn explains(answer: &Answer, status: u16, reason: &str, words: &str) {
 
 #[tokio::test]
 async fn each_path_takes_its_family() {
-    let gate = Gate::start(config()).await;
+    let gateway = TestGateway::start(config()).await;
     let families = [
         ("repository", "push"),
         ("organization", "team"),
@@ -143,7 +148,7 @@ async fn each_path_takes_its_family() {
         ("collaboration", "issues"),
     ];
     for (path, _) in families {
-        let hook = Hook::new(gate.webhook(&format!("/{path}")), SECRET);
+        let hook = Hook::new(gateway.webhook(&format!("/{path}")), SECRET);
         for (belongs, kind) in families {
             let answer = hook.send(kind, &guid(), BODY).await;
             if belongs == path {
@@ -159,15 +164,15 @@ async fn each_path_takes_its_family() {
             assert_eq!(hook.send(kind, &guid(), BODY).await.status, 202, "{kind} at {path}");
         }
     }
-    assert_eq!(gate.counted("wrong_family"), 12.0);
+    assert_eq!(gateway.counted("wrong_family"), 12.0);
 }
 
 #[tokio::test]
 async fn a_silent_broker_is_answered_503_in_time() {
-    let gate = Gate::start(config()).await;
-    let pid = gate.nats().server().pid().unwrap();
+    let gateway = TestGateway::start(config()).await;
+    let pid = gateway.nats().server().pid().unwrap();
     freeze(pid).await;
-    let hook = gate.hook();
+    let hook = gateway.hook();
     let send = async |body: Vec<u8>| hook.send("ping", &guid(), body).await;
     let began = Instant::now();
     // A body that fits in a message, and one that would go to the object store.
@@ -177,17 +182,17 @@ async fn a_silent_broker_is_answered_503_in_time() {
         explains(&answer, 503, "broker_away", "send it again");
         assert!(answer.headers.contains_key(RETRY_AFTER));
     }
-    assert_eq!(gate.counted("broker_away"), 2.0);
+    assert_eq!(gateway.counted("broker_away"), 2.0);
     signal(pid, Signal::CONT);
-    let stored = async || gate.hook().send("ping", &guid(), BODY).await.is_stored().then_some(());
+    let stored = async || gateway.hook().send("ping", &guid(), BODY).await.is_stored().then_some(());
     headrace_local::poll::until("the broker is back", headrace_tests::harness::CEILING, stored).await.unwrap();
 }
 
 #[tokio::test]
 async fn without_a_connection_nothing_waits_for_one() {
-    let gate = Gate::start(config()).await;
-    let hook = gate.hook();
-    let gate = gate.without_nats().await;
+    let gateway = TestGateway::start(config()).await;
+    let hook = gateway.hook();
+    let gateway = gateway.without_nats().await;
     let refused = async || {
         let began = Instant::now();
         let answer = hook.send("ping", &guid(), BODY).await;
@@ -197,31 +202,31 @@ async fn without_a_connection_nothing_waits_for_one() {
         (began.elapsed() < Duration::from_secs(1)).then_some(())
     };
     headrace_local::poll::until("it answers at once", headrace_tests::harness::CEILING, refused).await.unwrap();
-    assert!(gate.counted("broker_away") >= 1.0);
+    assert!(gateway.counted("broker_away") >= 1.0);
 }
 
 #[tokio::test]
 async fn a_full_stream_is_answered_503() {
-    let gate = Gate::start(config()).await;
-    let raw = gate.nats().jetstream().get_stream(Stream::Raw.name()).await.unwrap();
+    let gateway = TestGateway::start(config()).await;
+    let raw = gateway.nats().jetstream().get_stream(Stream::Raw.name()).await.unwrap();
     let full = async_nats::jetstream::stream::Config { max_messages: 1, ..raw.cached_info().config.clone() };
-    gate.nats().jetstream().update_stream(full).await.unwrap();
-    assert_eq!(gate.hook().send("ping", &guid(), BODY).await.status, 202);
-    let refused = gate.hook().send("ping", &guid(), BODY).await;
+    gateway.nats().jetstream().update_stream(full).await.unwrap();
+    assert_eq!(gateway.hook().send("ping", &guid(), BODY).await.status, 202);
+    let refused = gateway.hook().send("ping", &guid(), BODY).await;
     explains(&refused, 503, "stream_full", "the stream RAW is full");
     assert!(refused.headers.contains_key(RETRY_AFTER));
-    assert_eq!(gate.counted("stream_full"), 1.0);
-    assert_eq!(gate.nats().messages(Stream::Raw).await.len(), 1);
+    assert_eq!(gateway.counted("stream_full"), 1.0);
+    assert_eq!(gateway.nats().messages(Stream::Raw).await.len(), 1);
 }
 
 #[tokio::test]
 async fn a_stopping_gateway_answers_whom_it_has_let_in() {
-    let gate = Gate::start(config()).await;
-    let mut caller = Caller::begin(&gate, BODY.len(), "Expect: 100-continue\r\n").await;
+    let gateway = TestGateway::start(config()).await;
+    let mut caller = Caller::begin(&gateway, BODY.len(), "Expect: 100-continue\r\n").await;
     assert_eq!(caller.answer().await.0, 100);
-    let nats: &Nats = gate.nats();
-    gate.stop();
-    let address = gate.address();
+    let nats: &Nats = gateway.nats();
+    gateway.stop();
+    let address = gateway.address();
     let closed = async || tokio::net::TcpStream::connect(address).await.is_err().then_some(());
     headrace_local::poll::until("nobody else is let in", headrace_tests::harness::CEILING, closed).await.unwrap();
     caller.write(BODY.as_bytes()).await;

@@ -11,79 +11,79 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::BODY;
-use crate::support::{Gate, config};
+use crate::support::{TestGateway, config};
 
 /// Status and body of `/readyz`.
-async fn ready(gate: &Gate) -> (u16, Value) {
-    let (status, text) = get(&gate.admin("/readyz")).await;
+async fn ready(gateway: &TestGateway) -> (u16, Value) {
+    let (status, text) = get(&gateway.admin("/readyz")).await;
     (status, serde_json::from_str(&text).unwrap())
 }
 
 /// Waits until `/readyz` answers `status`, and for the gateway `why` if it says more.
-async fn until_ready(gate: &Gate, status: u16, why: &str) {
+async fn until_ready(gateway: &TestGateway, status: u16, why: &str) {
     let told = async || {
-        let (found, body) = ready(gate).await;
+        let (found, body) = ready(gateway).await;
         (found == status && body["gateway"].as_str().unwrap_or_default().contains(why)).then_some(())
     };
     poll::until("readiness", CEILING, told).await.unwrap_or_else(|_| panic!("expected {status} {why}"));
 }
 
-async fn set_messages_max(gate: &Gate, max_messages: i64) {
-    let raw = gate.nats().jetstream().get_stream(Stream::Raw.name()).await.unwrap();
+async fn set_messages_max(gateway: &TestGateway, max_messages: i64) {
+    let raw = gateway.nats().jetstream().get_stream(Stream::Raw.name()).await.unwrap();
     let config = stream::Config { max_messages, ..raw.cached_info().config.clone() };
-    gate.nats().jetstream().update_stream(config).await.unwrap();
+    gateway.nats().jetstream().update_stream(config).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_full_stream_makes_the_gateway_unready() {
-    let gate = Gate::start(config()).await;
-    set_messages_max(&gate, 1).await;
-    assert_eq!(gate.hook().send("ping", &guid(), BODY).await.status, 202);
-    assert_eq!(gate.hook().send("ping", &guid(), BODY).await.status, 503);
-    let (status, body) = ready(&gate).await;
+    let gateway = TestGateway::start(config()).await;
+    set_messages_max(&gateway, 1).await;
+    assert_eq!(gateway.hook().send("ping", &guid(), BODY).await.status, 202);
+    assert_eq!(gateway.hook().send("ping", &guid(), BODY).await.status, 503);
+    let (status, body) = ready(&gateway).await;
     assert_eq!((status, body["ready"].as_bool()), (503, Some(false)), "{body}");
     assert_eq!(body["gateway"], "the last delivery was not stored (stream_full)");
     assert_eq!(body["components"]["ingest"]["state"], "degraded");
     assert!(body["broker"].is_null(), "the broker answers: {body}");
     // No delivery comes to who is not ready: after a while the stream itself is asked.
-    until_ready(&gate, 503, "the stream RAW is full").await;
-    set_messages_max(&gate, -1).await;
-    until_ready(&gate, 200, "").await;
-    assert_eq!(ready(&gate).await.1["components"]["ingest"]["state"], "healthy");
+    until_ready(&gateway, 503, "the stream RAW is full").await;
+    set_messages_max(&gateway, -1).await;
+    until_ready(&gateway, 200, "").await;
+    assert_eq!(ready(&gateway).await.1["components"]["ingest"]["state"], "healthy");
 }
 
 #[tokio::test]
 async fn a_delivery_that_is_stored_makes_it_ready_at_once() {
-    let gate = Gate::start(config()).await;
-    assert_eq!(ready(&gate).await.0, 200);
-    set_messages_max(&gate, 1).await;
-    assert_eq!(gate.hook().send("ping", &guid(), BODY).await.status, 202);
-    assert_eq!(gate.hook().send("ping", &guid(), BODY).await.status, 503);
-    assert_eq!(ready(&gate).await.0, 503);
-    set_messages_max(&gate, -1).await;
-    assert_eq!(gate.hook().send("ping", &guid(), BODY).await.status, 202);
-    assert_eq!(ready(&gate).await.0, 200);
+    let gateway = TestGateway::start(config()).await;
+    assert_eq!(ready(&gateway).await.0, 200);
+    set_messages_max(&gateway, 1).await;
+    assert_eq!(gateway.hook().send("ping", &guid(), BODY).await.status, 202);
+    assert_eq!(gateway.hook().send("ping", &guid(), BODY).await.status, 503);
+    assert_eq!(ready(&gateway).await.0, 503);
+    set_messages_max(&gateway, -1).await;
+    assert_eq!(gateway.hook().send("ping", &guid(), BODY).await.status, 202);
+    assert_eq!(ready(&gateway).await.0, 200);
 }
 
 #[tokio::test]
 async fn a_stopped_broker_makes_it_unready() {
-    let gate = Gate::start(config()).await;
-    assert_eq!(ready(&gate).await.0, 200);
-    let pid = gate.nats().server().pid().unwrap();
+    let gateway = TestGateway::start(config()).await;
+    assert_eq!(ready(&gateway).await.0, 200);
+    let pid = gateway.nats().server().pid().unwrap();
     freeze(pid).await;
-    let (status, body) = ready(&gate).await;
+    let (status, body) = ready(&gateway).await;
     assert_eq!((status, body["broker"].as_str()), (503, Some("NATS does not answer")), "{body}");
     signal(pid, Signal::CONT);
-    until_ready(&gate, 200, "").await;
+    until_ready(&gateway, 200, "").await;
 }
 
 #[tokio::test]
 async fn what_operators_read_is_on_their_port_alone() {
-    let gate = Gate::start(config()).await;
+    let gateway = TestGateway::start(config()).await;
     for path in ["/healthz", "/readyz", "/metrics"] {
-        assert_eq!(get(&gate.admin(path)).await.0, 200, "{path}");
+        assert_eq!(get(&gateway.admin(path)).await.0, 200, "{path}");
         let public = if path == "/healthz" { 200 } else { 404 };
-        assert_eq!(get(&gate.url(path)).await.0, public, "{path}");
+        assert_eq!(get(&gateway.url(path)).await.0, public, "{path}");
     }
-    assert_eq!(gate.counted("unknown_path"), 2.0);
+    assert_eq!(gateway.counted("unknown_path"), 2.0);
 }

@@ -8,7 +8,7 @@ use headrace_runtime::secret::Secret;
 use headrace_tests::examples;
 use headrace_tests::product::hook::{Hook, answer, guid, signature};
 
-use crate::support::{Gate, SECRET, config};
+use crate::support::{SECRET, TestGateway, config};
 use crate::{BODY, explains};
 
 fn organizations(logins: &[&str], secret: &str) -> Scoped {
@@ -26,7 +26,7 @@ async fn secrets_rotate_and_hold_within_their_scope() {
     config.github.secrets.push(Secret::new("new"));
     let octo = Scoped { organization: Some("Octo".to_owned()), ..organizations(&[], "octo's") };
     config.github.scoped = vec![octo, hook(7, "seven's")];
-    let gate = Gate::start(config).await;
+    let gateway = TestGateway::start(config).await;
     let octo = r#"{"organization":{"login":"OCTO"}}"#;
     let both = r#"{"organization":{"login":"acme"},"repository":{"full_name":"octo/app"}}"#;
     for (secret, hook_id, body, expected) in [
@@ -45,7 +45,7 @@ async fn secrets_rotate_and_hold_within_their_scope() {
         ("new", Some("7"), BODY, Err((401, "signature_wrong"))),
         ("new", Some("8"), BODY, Ok(())),
     ] {
-        let mut request = Hook::new(gate.webhook(""), secret).request("ping", &guid(), body);
+        let mut request = Hook::new(gateway.webhook(""), secret).request("ping", &guid(), body);
         if let Some(id) = hook_id {
             request = request.header("X-GitHub-Hook-ID", id);
         }
@@ -61,13 +61,13 @@ async fn nobody_writes_into_the_tenant_of_another() {
     let mut config = config();
     config.github.scoped = vec![organizations(&["acme"], "acme's")];
     let tenants = Tenants { by_login: [("acme-eu".to_owned(), "acme".to_owned())].into() };
-    let gate = Gate::with_tenants(config, &tenants).await;
+    let gateway = TestGateway::with_tenants(config, &tenants).await;
     let alias = r#"{"organization":{"login":"Acme-EU"}}"#;
-    let refused = gate.hook().send("ping", &guid(), alias).await;
+    let refused = gateway.hook().send("ping", &guid(), alias).await;
     explains(&refused, 403, "signature_foreign", "the body names `acme-eu`");
-    assert!(gate.nats().messages(Stream::Raw).await.is_empty());
-    Hook::new(gate.webhook(""), "acme's").store("ping", &guid(), alias).await;
-    let messages = gate.nats().messages(Stream::Raw).await;
+    assert!(gateway.nats().messages(Stream::Raw).await.is_empty());
+    Hook::new(gateway.webhook(""), "acme's").store("ping", &guid(), alias).await;
+    let messages = gateway.nats().messages(Stream::Raw).await;
     assert_eq!(messages[0].subject.as_str(), "raw.acme.github.ping");
 }
 

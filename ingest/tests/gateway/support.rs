@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// For so long a failure to store governs without another.
-pub(crate) const HOLD: Duration = Duration::from_millis(300);
+pub(crate) const FAILURE_TTL: Duration = Duration::from_millis(300);
 /// Between two bytes of who trickles.
 const TRICKLE: Duration = Duration::from_millis(50);
 
@@ -33,7 +33,7 @@ pub(crate) fn config() -> Config {
 }
 
 /// A running gateway. It counts in a recorder of this thread, where a test's tasks run.
-pub(crate) struct Gate {
+pub(crate) struct TestGateway {
     nats: Option<Nats>,
     address: SocketAddr,
     admin_address: SocketAddr,
@@ -44,7 +44,7 @@ pub(crate) struct Gate {
     _recorder: LocalRecorderGuard<'static>,
 }
 
-impl Gate {
+impl TestGateway {
     pub(crate) async fn start(config: Config) -> Self {
         Self::with_tenants(config, &Tenants::default()).await
     }
@@ -56,7 +56,7 @@ impl Gate {
         let guard = metrics::set_default_local_recorder(recorder);
         let broker = nats.broker().await;
         let health = Health::new();
-        let stores = StoreHealth::new(health.register("ingest"), HOLD);
+        let stores = StoreHealth::new(health.register("ingest"), FAILURE_TTL);
         let admin = Admin { metrics: metrics.clone(), health, broker: broker.clone(), stores: Some(stores.clone()) };
         assert_eq!(config.validate("ingest"), []);
         let gateway = Gateway::new(&config, tenants, &broker, stores);
@@ -142,8 +142,8 @@ pub(crate) struct Caller(BufReader<TcpStream>);
 
 impl Caller {
     /// A connection that has sent nothing yet.
-    pub(crate) async fn connect(gate: &Gate) -> Self {
-        Self::to(gate.address).await
+    pub(crate) async fn connect(gateway: &TestGateway) -> Self {
+        Self::to(gateway.address).await
     }
 
     /// A connection to `address`.
@@ -153,15 +153,15 @@ impl Caller {
 
     /// Sends the head of a well-signed request with a body of `length` bytes; what is signed is the body
     /// of `main.rs` when it has that length.
-    pub(crate) async fn begin(gate: &Gate, length: usize, more: &str) -> Self {
+    pub(crate) async fn begin(gateway: &TestGateway, length: usize, more: &str) -> Self {
         let signature = signature(SECRET, crate::BODY.as_bytes());
         let head = format!(
             "POST /webhooks/github HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
              X-GitHub-Event: ping\r\nX-GitHub-Delivery: {}\r\nX-Hub-Signature-256: {signature}\r\n{more}\r\n",
-            gate.address,
+            gateway.address,
             guid(),
         );
-        let mut caller = Self::connect(gate).await;
+        let mut caller = Self::connect(gateway).await;
         caller.write(head.as_bytes()).await;
         caller
     }

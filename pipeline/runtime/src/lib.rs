@@ -4,7 +4,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`component`] | the contracts: stage, sink, what they are given |
-//! | [`consume`] | takes messages and runs components on them; [`consume::history`] reads what a stream still holds |
+//! | [`consume`] | takes messages and runs components on them; [`consume::stream_reader`] reads what a stream still holds |
 //! | [`settle`] | decides what becomes of a message and carries it out; dead letters |
 //! | [`publish`] | stores messages, and knows which the broker has stored |
 //! | [`message`] | what travels: a message that was delivered, and what it carries |

@@ -51,7 +51,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// The last failure.
-pub async fn patiently<T>(within: Duration, attempt: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
+pub async fn retry_within<T>(within: Duration, attempt: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let until = Instant::now() + within;
     let mut told = false;
     loop {
@@ -101,7 +101,7 @@ mod tests {
             let error = failed.then(|| ConnectError::new(kind)).map_or(Ok(()), Err);
             error.context("cannot connect")
         };
-        let done = patiently(Duration::from_secs(10), attempt).await;
+        let done = retry_within(Duration::from_secs(10), attempt).await;
         (count.into_inner(), done.is_ok())
     }
 

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use clickhouse::error::Error;
-use headrace_runtime::fault::{Fault, FaultClass, Reason};
+use headrace_runtime::fault::{DeadReason, Fault, FaultClass};
 
 /// A failure, and whether the insert may have happened all the same.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ pub(super) fn fault(error: Error) -> Failure {
     };
     let fault = match code {
         Some(code) if BROKEN.contains(&code) => Fault::broken(source),
-        Some(code) if POISON.contains(&code) => Fault::poison(Reason::Rejected, source),
+        Some(code) if POISON.contains(&code) => Fault::poison(DeadReason::Rejected, source),
         _ if our_fault => Fault::broken(source),
         _ => Fault::transient(source),
     };
@@ -133,7 +133,7 @@ mod tests {
             ("Code: 241. DB::Exception: Memory limit exceeded", transient.clone(), false, true),
             ("Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space", transient.clone(), false, false),
             ("Code: 159. DB::Exception: Timeout exceeded", transient.clone(), true, true),
-            ("Code: 117. DB::Exception: Incorrect data", FaultClass::Poison(Reason::Rejected), false, false),
+            ("Code: 117. DB::Exception: Incorrect data", FaultClass::Poison(DeadReason::Rejected), false, false),
             ("516", FaultClass::Broken, false, false),
             ("bad gateway", transient.clone(), true, false),
             ("", transient, true, false),

@@ -24,7 +24,7 @@ use std::time::Duration;
 use clickhouse::sql::Identifier;
 use clickhouse::{Client, Row, RowWrite};
 use headrace_runtime::component::batch::{Batch, Item};
-use headrace_runtime::component::sink::Delivery;
+use headrace_runtime::component::sink::BatchResult;
 use headrace_runtime::fault::FaultClass;
 use headrace_runtime::message::payload::{Content, Identity, Payload};
 use headrace_runtime::observe::metrics::{ALREADY_THERE, CONFLICTS};
@@ -125,7 +125,7 @@ impl Table {
     }
 
     /// Inserts what of `batch` is not there.
-    pub(super) async fn deliver<T: Rows>(&self, batch: &Batch<T>) -> Delivery {
+    pub(super) async fn deliver<T: Rows>(&self, batch: &Batch<T>) -> BatchResult {
         let count = batch.items().len();
         let mut items: Vec<&Item<T>> = batch.items().iter().collect();
         let mut conflicts = 0;
@@ -140,14 +140,14 @@ impl Table {
         match self.insert(&items, batch.valid_for()).await {
             Ok(()) => {
                 self.conflicts.increment(conflicts);
-                Delivery::all(count)
+                BatchResult::all(count)
             }
             Err(failure) => self.failed(failure, batch),
         }
     }
 
     /// What a failed insert of `batch` means for it.
-    fn failed<T>(&self, Failure { mut fault, unclear, too_much }: Failure, batch: &Batch<T>) -> Delivery {
+    fn failed<T>(&self, Failure { mut fault, unclear, too_much }: Failure, batch: &Batch<T>) -> BatchResult {
         // First deliveries go again at once and unchanged: the same rows under the same token. Suspects
         // are looked up again, and until the server's limit has passed that would prove nothing.
         if let FaultClass::Transient { retry_after } = &mut fault.class
@@ -156,7 +156,7 @@ impl Table {
         {
             *retry_after = Some(self.limit + Duration::from_secs(1));
         }
-        if too_much { Delivery::TooMuch(fault) } else { Delivery::Whole(fault) }
+        if too_much { BatchResult::TooMuch(fault) } else { BatchResult::Whole(fault) }
     }
 
     /// Inserts `items`, which are not looked up; they are ours for `valid_for`.

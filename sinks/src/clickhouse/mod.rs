@@ -7,8 +7,8 @@ mod access;
 mod classify;
 mod gaps;
 mod insert;
-mod ledger;
 mod migrate;
+mod received;
 mod rewrite;
 mod row;
 mod side;
@@ -18,9 +18,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use clickhouse::{Client, Compression};
 use headrace_runtime::component::batch::{Batch, BatchPolicy};
-use headrace_runtime::component::sink::{Delivery, Sink, Terms};
+use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions};
 use headrace_runtime::config::Invalid;
-use headrace_runtime::consume::history::Window;
+use headrace_runtime::consume::stream_reader::Window;
 use headrace_runtime::fault::Fault;
 use headrace_runtime::message::payload::RawDelivery;
 use headrace_runtime::secret::{Secret, redact_url};
@@ -35,7 +35,7 @@ use self::access::DEFAULT_USER;
 use self::classify::fault;
 pub use self::gaps::{Gaps, GapsRow};
 use self::insert::Table;
-pub use self::ledger::{Ledger, Received};
+pub use self::received::{RawTable, Received};
 pub use self::rewrite::{ITEMS_MAX, Rewrite, Unproven, Written};
 
 /// ClickHouse.
@@ -117,22 +117,22 @@ impl Config {
         problems
     }
 
-    /// On which terms the sink for events takes part.
+    /// The options of the sink for events.
     #[must_use]
-    pub fn event_terms(&self) -> Terms {
-        self.terms(vec![subject::ALL_SCORED.to_owned()])
+    pub fn event_options(&self) -> SinkOptions {
+        self.options(vec![subject::ALL_SCORED.to_owned()])
     }
 
-    /// On which terms the sink for bodies takes part.
+    /// The options of the sink for bodies.
     #[must_use]
-    pub fn raw_terms(&self) -> Terms {
-        self.terms(Vec::new())
+    pub fn raw_options(&self) -> SinkOptions {
+        self.options(Vec::new())
     }
 
-    fn terms(&self, filters: Vec<String>) -> Terms {
+    fn options(&self, filters: Vec<String>) -> SinkOptions {
         // A call looks up, and inserts.
         let call_timeout = Duration::from_secs(self.insert_timeout_s * 2 + 2);
-        Terms {
+        SinkOptions {
             filters,
             batching: BatchPolicy {
                 events_max: self.batch_events_max,
@@ -142,7 +142,7 @@ impl Config {
             call_timeout,
             ack_wait: call_timeout * 2,
             // One at a time: more would only make the inserts smaller.
-            lanes: 1,
+            workers: 1,
         }
     }
 
@@ -171,8 +171,8 @@ impl Config {
 
     /// The table of bodies as a record of what was received.
     #[must_use]
-    pub fn ledger(&self) -> Ledger {
-        Ledger::new(self.client())
+    pub fn raw_table(&self) -> RawTable {
+        RawTable::new(self.client())
     }
 
     /// The table of what became of deliveries, by hook and hour.
@@ -277,7 +277,7 @@ impl Sink for Events {
         self.config.check().await
     }
 
-    async fn deliver(&self, batch: &Batch<Event>) -> Delivery {
+    async fn deliver(&self, batch: &Batch<Event>) -> BatchResult {
         self.table.deliver(batch).await
     }
 }
@@ -296,7 +296,7 @@ impl Sink for Raw {
         self.config.check().await
     }
 
-    async fn deliver(&self, batch: &Batch<RawDelivery>) -> Delivery {
+    async fn deliver(&self, batch: &Batch<RawDelivery>) -> BatchResult {
         self.table.deliver(batch).await
     }
 }

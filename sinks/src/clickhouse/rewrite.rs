@@ -18,7 +18,7 @@ use std::marker::PhantomData;
 use clickhouse::sql::Identifier;
 use clickhouse::{Client, Row};
 use headrace_runtime::component::batch::Item;
-use headrace_runtime::consume::history::Window;
+use headrace_runtime::consume::stream_reader::Window;
 use headrace_runtime::crash::{self, Point};
 use headrace_runtime::fault::{Fault, FaultClass};
 use headrace_runtime::message::payload::{Content, Identity};

@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use async_trait::async_trait;
 use headrace_runtime::component::batch::{Batch, BatchPolicy};
-use headrace_runtime::component::sink::{Delivery, Sink, Terms};
+use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions};
 use headrace_runtime::fault::Fault;
 use headrace_runtime::message::payload::Payload;
 use headrace_schemas::alert::Alert;
@@ -25,7 +25,7 @@ use headrace_schemas::subject;
 use serde::Serialize;
 
 pub use self::config::Config;
-use self::writer::{Failure, Writer};
+use self::writer::{OpenError, Writer};
 
 /// Records written to memory before other tasks may run: about 10 µs each.
 const SLICE: usize = 32;
@@ -59,24 +59,24 @@ struct State {
     writer: Option<Writer>,
     dir: PathBuf,
     name: &'static str,
-    limits: writer::Limits,
+    rotation: writer::Rotation,
 }
 
 impl Config {
     /// Builds the sink for `T`. Touches no file yet.
     #[must_use]
     pub fn build<T: Line>(&self) -> File<T> {
-        let limits = writer::Limits { rotate_bytes: self.rotate_bytes_max, keep_files: self.keep_files_max };
-        let state = State { writer: None, dir: self.dir.clone(), name: T::NAME, limits };
+        let rotation = writer::Rotation { rotate_bytes: self.rotate_bytes_max, keep_files: self.keep_files_max };
+        let state = State { writer: None, dir: self.dir.clone(), name: T::NAME, rotation };
         File { state: Arc::new(Mutex::new(state)), record: std::marker::PhantomData }
     }
 
-    /// The terms on which it takes records of type `T`.
+    /// The options with which it takes records of type `T`.
     #[must_use]
-    pub fn terms<T: Line>(&self) -> Terms {
+    pub fn options<T: Line>(&self) -> SinkOptions {
         // A disk that is slower than this is a fault.
         let call_timeout = Duration::from_secs(10);
-        Terms {
+        SinkOptions {
             filters: vec![T::SUBJECTS.to_owned()],
             batching: BatchPolicy {
                 events_max: 1_000,
@@ -85,7 +85,7 @@ impl Config {
             },
             call_timeout,
             ack_wait: call_timeout * 2,
-            lanes: 1,
+            workers: 1,
         }
     }
 }
@@ -98,7 +98,7 @@ impl<T: Line> Sink for File<T> {
         self.with_writer(|_| Ok(())).await
     }
 
-    async fn deliver(&self, batch: &Batch<T>) -> Delivery {
+    async fn deliver(&self, batch: &Batch<T>) -> BatchResult {
         let mut lines = Vec::new();
         for (count, item) in batch.items().iter().enumerate() {
             serde_json::to_writer(&mut lines, &item.value).expect("writing text keys to memory cannot fail");
@@ -108,8 +108,8 @@ impl<T: Line> Sink for File<T> {
             }
         }
         match self.with_writer(move |writer| writer.append(&lines)).await {
-            Ok(()) => Delivery::all(batch.items().len()),
-            Err(fault) => Delivery::Whole(fault),
+            Ok(()) => BatchResult::all(batch.items().len()),
+            Err(fault) => BatchResult::Whole(fault),
         }
     }
 }
@@ -135,21 +135,21 @@ impl State {
         // may call pages clean that are not on disk.
         let mut writer = match self.writer.take().filter(Writer::is_in_place) {
             Some(writer) => writer,
-            None => Writer::open(&self.dir, self.name, self.limits).map_err(|failure| self.fault(failure))?,
+            None => Writer::open(&self.dir, self.name, self.rotation).map_err(|failure| self.fault(failure))?,
         };
-        work(&mut writer).map_err(|error| self.fault(Failure::Io(error)))?;
+        work(&mut writer).map_err(|error| self.fault(OpenError::Io(error)))?;
         self.writer = Some(writer);
         Ok(())
     }
 
-    fn fault(&self, failure: Failure) -> Fault {
+    fn fault(&self, failure: OpenError) -> Fault {
         let place = self.dir.join(self.name);
         match failure {
-            Failure::InUse => Fault::broken(anyhow!(
+            OpenError::InUse => Fault::broken(anyhow!(
                 "another process writes to {}.jsonl; stop it or give this one a directory of its own",
                 place.display()
             )),
-            Failure::Io(error) => {
+            OpenError::Io(error) => {
                 let broken = matches!(
                     error.kind(),
                     io::ErrorKind::PermissionDenied

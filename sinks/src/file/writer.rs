@@ -20,7 +20,7 @@ const DIRECTORY_MODE: u32 = 0o700;
 
 /// When a file is set aside and how many of those are kept.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct Rotation {
     pub(super) rotate_bytes: u64,
     /// 0 keeps all.
     pub(super) keep_files: usize,
@@ -28,14 +28,14 @@ pub(super) struct Limits {
 
 /// Why the file cannot be opened.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum OpenError {
     /// Another process has it.
     InUse,
     /// The system's reason.
     Io(io::Error),
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for OpenError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
@@ -46,7 +46,7 @@ impl From<io::Error> for Failure {
 pub(super) struct Writer {
     dir: PathBuf,
     name: &'static str,
-    limits: Limits,
+    rotation: Rotation,
     file: File,
     bytes: u64,
     /// Held as long as this process may write.
@@ -55,22 +55,22 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Opens `<dir>/<name>.jsonl`, making both if absent, and cuts off half a line at its end.
-    pub(super) fn open(dir: &Path, name: &'static str, limits: Limits) -> Result<Self, Failure> {
+    pub(super) fn open(dir: &Path, name: &'static str, rotation: Rotation) -> Result<Self, OpenError> {
         DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(dir)?;
         let mut lock = OpenOptions::new();
         lock.create(true).truncate(false).write(true).mode(FILE_MODE);
         let lock = lock.open(dir.join(format!("{name}.lock")))?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Failure::InUse),
-            Err(TryLockError::Error(error)) => return Err(Failure::Io(error)),
+            Err(TryLockError::WouldBlock) => return Err(OpenError::InUse),
+            Err(TryLockError::Error(error)) => return Err(OpenError::Io(error)),
         }
         let (file, bytes) = open_repaired(&dir.join(format!("{name}.jsonl")))?;
         for (_, aside) in numbered(dir, name)? {
             close_to_others(&File::open(aside)?)?;
         }
         sync_dir(dir)?;
-        Ok(Self { dir: dir.to_owned(), name, limits, file, bytes, lock })
+        Ok(Self { dir: dir.to_owned(), name, rotation, file, bytes, lock })
     }
 
     /// Whether the file is still the one under its name. Moved or deleted by somebody, it would take
@@ -83,7 +83,7 @@ impl Writer {
 
     /// Appends `lines`, whole ones, and returns once they are on disk.
     pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        if self.bytes > 0 && self.bytes + lines.len() as u64 > self.limits.rotate_bytes {
+        if self.bytes > 0 && self.bytes + lines.len() as u64 > self.rotation.rotate_bytes {
             self.rotate()?;
         }
         let written = self.file.write_all(lines).and_then(|()| self.file.sync_data());
@@ -103,8 +103,8 @@ impl Writer {
         let current = self.dir.join(format!("{}.jsonl", self.name));
         fs::rename(&current, self.dir.join(format!("{}.{next:06}.jsonl", self.name)))?;
         (self.file, self.bytes) = open_repaired(&current)?;
-        if self.limits.keep_files > 0 {
-            let surplus = (aside.len() + 1).saturating_sub(self.limits.keep_files);
+        if self.rotation.keep_files > 0 {
+            let surplus = (aside.len() + 1).saturating_sub(self.rotation.keep_files);
             for (_, path) in &aside[..surplus.min(aside.len())] {
                 fs::remove_file(path)?;
             }
@@ -201,7 +201,7 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { rotate_bytes: 20, keep_files: 2 };
+    const ROTATION: Rotation = Rotation { rotate_bytes: 20, keep_files: 2 };
 
     fn read(dir: &Path, file: &str) -> String {
         fs::read_to_string(dir.join(file)).unwrap()
@@ -221,7 +221,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             fs::write(dir.path().join("events.jsonl"), found).unwrap();
             let mut writer =
-                Writer::open(dir.path(), "events", Limits { rotate_bytes: 1 << 20, keep_files: 0 }).unwrap();
+                Writer::open(dir.path(), "events", Rotation { rotate_bytes: 1 << 20, keep_files: 0 }).unwrap();
             writer.append(b"next\n").unwrap();
             assert_eq!(read(dir.path(), "events.jsonl"), format!("{left}next\n"));
         }
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn a_full_file_is_set_aside_and_old_ones_go() {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = Writer::open(dir.path(), "events", LIMITS).unwrap();
+        let mut writer = Writer::open(dir.path(), "events", ROTATION).unwrap();
         for number in 1..=5 {
             writer.append(format!("line number {number}\n").as_bytes()).unwrap();
         }
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn a_batch_larger_than_a_file_stays_whole() {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = Writer::open(dir.path(), "events", LIMITS).unwrap();
+        let mut writer = Writer::open(dir.path(), "events", ROTATION).unwrap();
         let batch = "a line\n".repeat(10);
         writer.append(batch.as_bytes()).unwrap();
         assert_eq!(read(dir.path(), "events.jsonl"), batch);
@@ -261,7 +261,7 @@ mod tests {
             fs::set_permissions(old.join(name), Permissions::from_mode(0o644)).unwrap();
         }
         for dir in [&out, &old] {
-            let mut writer = Writer::open(dir, "events", LIMITS).unwrap();
+            let mut writer = Writer::open(dir, "events", ROTATION).unwrap();
             for number in 1..=3 {
                 writer.append(format!("line number {number}\n").as_bytes()).unwrap();
             }
@@ -276,17 +276,17 @@ mod tests {
     #[test]
     fn one_process_writes_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
-        let first = Writer::open(dir.path(), "events", LIMITS).unwrap();
-        assert!(matches!(Writer::open(dir.path(), "events", LIMITS), Err(Failure::InUse)));
-        Writer::open(dir.path(), "alerts", LIMITS).unwrap();
+        let first = Writer::open(dir.path(), "events", ROTATION).unwrap();
+        assert!(matches!(Writer::open(dir.path(), "events", ROTATION), Err(OpenError::InUse)));
+        Writer::open(dir.path(), "alerts", ROTATION).unwrap();
         drop(first);
-        Writer::open(dir.path(), "events", LIMITS).unwrap();
+        Writer::open(dir.path(), "events", ROTATION).unwrap();
     }
 
     #[test]
     fn a_full_disk_is_reported_and_leaves_no_half_line() {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = Writer::open(dir.path(), "events", Limits { rotate_bytes: 1 << 20, keep_files: 0 }).unwrap();
+        let mut writer = Writer::open(dir.path(), "events", Rotation { rotate_bytes: 1 << 20, keep_files: 0 }).unwrap();
         writer.append(b"whole\n").unwrap();
         // The kernel's device that is always full.
         let open = std::mem::replace(&mut writer.file, OpenOptions::new().write(true).open("/dev/full").unwrap());

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::anyhow;
-use headrace_runtime::fault::{Fault, Reason};
+use headrace_runtime::fault::{DeadReason, Fault};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -14,7 +14,7 @@ use crate::http::{Answer, NoAnswer};
 
 /// Why a request did not succeed, by whom it concerns.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum ApiError {
     /// Jira as a whole: no item is to blame, and going on is pointless.
     Receiver(Fault),
     /// This item: poison, or not yet certain.
@@ -44,32 +44,32 @@ struct ErrorCollection {
 }
 
 /// Reads a success as `T`, or tells what went wrong and whether it may have had an effect.
-pub(super) fn classify<T: DeserializeOwned>(answer: Result<Answer, NoAnswer>) -> Result<T, (Trouble, Effect)> {
+pub(super) fn classify<T: DeserializeOwned>(answer: Result<Answer, NoAnswer>) -> Result<T, (ApiError, Effect)> {
     let answer = answer.map_err(|no_answer| {
         let effect = if no_answer.unsent { Effect::None } else { Effect::Possible };
-        (Trouble::Receiver(no_answer.fault), effect)
+        (ApiError::Receiver(no_answer.fault), effect)
     })?;
     let found = || format!("HTTP {} with {}", answer.status, answer.excerpt());
-    let receiver = |fault| Trouble::Receiver(fault);
+    let receiver = |fault| ApiError::Receiver(fault);
     Err(match answer.status {
         200..=299 => {
             // 204 has no body: whoever expects none reads it as null.
             let body = if answer.body.is_empty() { b"null" } else { answer.body.as_slice() };
             return serde_json::from_slice(body).map_err(|_| {
                 let fault = Fault::transient(anyhow!("expected an answer of Jira, found {}", found()));
-                (Trouble::Receiver(fault), Effect::Possible)
+                (ApiError::Receiver(fault), Effect::Possible)
             });
         }
         400 | 422 => (refused(&answer), Effect::None),
         401 => (receiver(Fault::broken(anyhow!("Jira refuses `email` and `api_token`: {}", found()))), Effect::None),
         403 => (receiver(Fault::broken(anyhow!("Jira forbids it to the account: {}", found()))), Effect::None),
-        404 => (Trouble::Gone, Effect::None),
+        404 => (ApiError::Gone, Effect::None),
         413 => {
-            let fault = Fault::poison(Reason::Rejected, anyhow!("the ticket is too large for Jira: {}", found()));
-            (Trouble::Item(fault), Effect::None)
+            let fault = Fault::poison(DeadReason::Rejected, anyhow!("the ticket is too large for Jira: {}", found()));
+            (ApiError::Item(fault), Effect::None)
         }
         429 => (receiver(transient(&answer)), Effect::None),
-        500 => (Trouble::Internal(transient(&answer)), Effect::Possible),
+        500 => (ApiError::Internal(transient(&answer)), Effect::Possible),
         408 | 409 | 425 | 501..=599 => (receiver(transient(&answer)), Effect::Possible),
         _ => {
             let fault = Fault::broken(anyhow!("expected an answer of Jira, found {}; check `url`", found()));
@@ -85,19 +85,19 @@ fn transient(answer: &Answer) -> Fault {
 
 /// A 400. The fields that come from the alert are to blame on the alert; all others come from the
 /// configuration or are demanded by the project, and no alert is to blame for them.
-fn refused(answer: &Answer) -> Trouble {
+fn refused(answer: &Answer) -> ApiError {
     let Ok(ErrorCollection { messages, errors }) = serde_json::from_slice(&answer.body) else {
         let found = format!("HTTP {} with {}", answer.status, answer.excerpt());
-        return Trouble::Receiver(Fault::broken(anyhow!("expected an error of Jira, found {found}; check `url`")));
+        return ApiError::Receiver(Fault::broken(anyhow!("expected an error of Jira, found {found}; check `url`")));
     };
     let said = messages.into_iter().chain(errors.iter().map(|(field, text)| format!("{field}: {text}")));
     let said = said.collect::<Vec<_>>().join("; ");
     let of_the_alert = |field: &str| matches!(field, "summary" | "description" | "comment");
     if errors.keys().all(|field| of_the_alert(field)) {
-        return Trouble::Item(Fault::poison(Reason::Rejected, anyhow!("Jira refuses the ticket: {said}")));
+        return ApiError::Item(Fault::poison(DeadReason::Rejected, anyhow!("Jira refuses the ticket: {said}")));
     }
     let advice = "check `project`, `issue_type`, `priorities` and `labels`, and the fields that the project requires";
-    Trouble::Receiver(Fault::broken(anyhow!("Jira refuses the ticket's set-up: {said}; {advice}")))
+    ApiError::Receiver(Fault::broken(anyhow!("Jira refuses the ticket's set-up: {said}; {advice}")))
 }
 
 #[cfg(test)]
@@ -112,12 +112,12 @@ mod tests {
     fn told(answer: Answer) -> String {
         match classify::<Value>(Ok(answer)) {
             Ok(value) => format!("ok {value}"),
-            Err((trouble, effect)) => {
-                let (scope, fault) = match trouble {
-                    Trouble::Gone => return "gone".to_owned(),
-                    Trouble::Receiver(fault) => ("receiver", fault),
-                    Trouble::Item(fault) => ("item", fault),
-                    Trouble::Internal(fault) => ("internal", fault),
+            Err((error, effect)) => {
+                let (scope, fault) = match error {
+                    ApiError::Gone => return "gone".to_owned(),
+                    ApiError::Receiver(fault) => ("receiver", fault),
+                    ApiError::Item(fault) => ("item", fault),
+                    ApiError::Internal(fault) => ("internal", fault),
                 };
                 let class = match fault.class {
                     FaultClass::Transient { .. } => "transient",
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn a_wish_to_wait_is_passed_on() {
         let limited = Answer { status: 429, retry_after: Some(Duration::from_secs(30)), body: Vec::new() };
-        let Err((Trouble::Receiver(fault), _)) = classify::<Value>(Ok(limited)) else { panic!("not a receiver's") };
+        let Err((ApiError::Receiver(fault), _)) = classify::<Value>(Ok(limited)) else { panic!("not a receiver's") };
         assert_eq!(fault.class, FaultClass::Transient { retry_after: Some(Duration::from_secs(30)) });
     }
 

@@ -9,8 +9,8 @@ use reqwest::{Client, Method, RequestBuilder};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::answer::{Effect, Trouble, classify};
-use super::memory::Ticket;
+use super::answer::{ApiError, Effect, classify};
+use super::cache::Ticket;
 use super::{Config, ticket};
 use crate::http;
 
@@ -104,10 +104,10 @@ impl Jira {
 
     async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, Fault> {
         let answer = http::send(self.request(Method::GET, path)).await;
-        classify(answer).map_err(|(trouble, _)| match trouble {
-            Trouble::Receiver(fault) | Trouble::Internal(fault) => fault,
-            Trouble::Item(fault) => Fault::broken(fault.source),
-            Trouble::Gone => Fault::broken(anyhow!(
+        classify(answer).map_err(|(error, _)| match error {
+            ApiError::Receiver(fault) | ApiError::Internal(fault) => fault,
+            ApiError::Item(fault) => Fault::broken(fault.source),
+            ApiError::Gone => Fault::broken(anyhow!(
                 "Jira has no project {} that the account may see; check `project` and `url`",
                 self.config.project
             )),
@@ -149,9 +149,9 @@ impl Jira {
     /// The tickets of `alerts` (ids) that Jira's search knows, by alert id; of twins the oldest.
     ///
     /// The search lags behind writes by seconds to minutes. Its parameter `reconcileIssues` makes it
-    /// current for issues whose ids one knows; those are in our memory and need no search, so it is
+    /// current for issues whose ids one knows; those are in our cache and need no search, so it is
     /// of no use here.
-    pub(super) async fn find(&self, alerts: &[&str]) -> Result<HashMap<String, Ticket>, Trouble> {
+    pub(super) async fn find(&self, alerts: &[&str]) -> Result<HashMap<String, Ticket>, ApiError> {
         let by_label: HashMap<String, &str> = alerts.iter().map(|alert| (ticket::label(alert), *alert)).collect();
         let labels = by_label.keys().map(|label| format!("\"{label}\"")).collect::<Vec<_>>().join(", ");
         let jql = format!("project = \"{}\" AND labels in ({labels}) ORDER BY created ASC", self.config.project);
@@ -165,7 +165,7 @@ impl Jira {
                 body["nextPageToken"] = json!(token);
             }
             let answer = http::send(self.request(Method::POST, "search/jql").json(&body)).await;
-            let page: Page = classify(answer).map_err(|(trouble, _)| self.set_up(trouble))?;
+            let page: Page = classify(answer).map_err(|(error, _)| self.set_up(error))?;
             for issue in page.issues {
                 let alert = issue.fields.labels.iter().find_map(|label| by_label.get(label));
                 if let Some(alert) = alert {
@@ -180,37 +180,37 @@ impl Jira {
         Ok(found)
     }
 
-    pub(super) async fn create(&self, alert: &Alert) -> Result<Ticket, (Trouble, Effect)> {
+    pub(super) async fn create(&self, alert: &Alert) -> Result<Ticket, (ApiError, Effect)> {
         let body = ticket::creation(alert, &self.config);
         let answer = http::send(self.request(Method::POST, "issue").json(&body)).await;
-        let Created { id } = classify(answer).map_err(|(trouble, effect)| match trouble {
-            Trouble::Gone => (self.set_up(trouble), effect),
+        let Created { id } = classify(answer).map_err(|(error, effect)| match error {
+            ApiError::Gone => (self.set_up(error), effect),
             other => (other, effect),
         })?;
         Ok(Ticket { issue: id, said_count: alert.count, said_risk: alert.risk })
     }
 
     /// Tells in the ticket how the alert has grown.
-    pub(super) async fn comment(&self, ticket: &Ticket, alert: &Alert) -> Result<(), Trouble> {
+    pub(super) async fn comment(&self, ticket: &Ticket, alert: &Alert) -> Result<(), ApiError> {
         let issue = &ticket.issue;
         let request = self.request(Method::POST, &format!("issue/{issue}/comment"));
         let answer = http::send(request.json(&ticket::comment(alert))).await;
-        classify::<Value>(answer).map_err(|(trouble, _)| trouble)?;
+        classify::<Value>(answer).map_err(|(error, _)| error)?;
         // After the comment: a crash between the two costs a second comment, the other order loses it.
         let request = self.request(Method::PUT, &format!("issue/{issue}/properties/{}", ticket::PROPERTY));
         let answer = http::send(request.json(&ticket::property(alert))).await;
-        classify::<Value>(answer).map_err(|(trouble, _)| trouble)?;
+        classify::<Value>(answer).map_err(|(error, _)| error)?;
         Ok(())
     }
 
-    /// Trouble with a request that names no ticket: nothing in it comes from one alert.
-    fn set_up(&self, trouble: Trouble) -> Trouble {
-        let fault = match trouble {
-            Trouble::Gone => Fault::broken(anyhow!("no Jira Cloud at {}; check `url`", self.config.url)),
-            Trouble::Item(fault) => Fault::broken(fault.source),
-            Trouble::Receiver(fault) | Trouble::Internal(fault) => fault,
+    /// An error of a request that names no ticket: nothing in it comes from one alert.
+    fn set_up(&self, error: ApiError) -> ApiError {
+        let fault = match error {
+            ApiError::Gone => Fault::broken(anyhow!("no Jira Cloud at {}; check `url`", self.config.url)),
+            ApiError::Item(fault) => Fault::broken(fault.source),
+            ApiError::Receiver(fault) | ApiError::Internal(fault) => fault,
         };
-        Trouble::Receiver(fault)
+        ApiError::Receiver(fault)
     }
 }
 

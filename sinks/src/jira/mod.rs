@@ -14,9 +14,9 @@
 //! never against Jira. Requests are in [`client`], answers in [`answer`], the text in [`ticket`].
 
 mod answer;
+mod cache;
 mod client;
 mod config;
-mod memory;
 mod ticket;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,16 +25,16 @@ use std::time::Duration;
 use anyhow::anyhow;
 use async_trait::async_trait;
 use headrace_runtime::component::batch::{Batch, BatchPolicy, Item};
-use headrace_runtime::component::sink::{Delivery, Sink, Terms};
+use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions};
 use headrace_runtime::fault::Fault;
 use headrace_schemas::alert::{Alert, Status};
 use headrace_schemas::event::Severity;
 use headrace_schemas::subject;
 use tokio::time::Instant;
 
-use self::answer::{Effect, Trouble};
+use self::answer::{ApiError, Effect};
+use self::cache::{Known, Ticket, TicketCache};
 pub use self::config::Config;
-use self::memory::{Known, Memory, Ticket};
 
 /// Requests that one call may take the full timeout for.
 const SLOW_REQUESTS_MAX: u32 = 6;
@@ -44,7 +44,7 @@ const REQUESTS_PER_ALERT: u32 = 2;
 /// The sink.
 pub struct Jira {
     client: client::Jira,
-    memory: Mutex<Memory>,
+    cache: Mutex<TicketCache>,
     min_severity: Severity,
     timeout: Duration,
     index_lag: Duration,
@@ -58,18 +58,18 @@ impl Config {
     pub fn build(&self) -> anyhow::Result<Jira> {
         Ok(Jira {
             client: client::Jira::new(self)?,
-            memory: Mutex::default(),
+            cache: Mutex::default(),
             min_severity: self.min_severity,
             timeout: self.timeout(),
             index_lag: self.index_lag(),
         })
     }
 
-    /// The terms on which it takes alerts.
+    /// The options with which it takes alerts.
     #[must_use]
-    pub fn terms(&self) -> Terms {
+    pub fn options(&self) -> SinkOptions {
         let call_timeout = self.timeout() * SLOW_REQUESTS_MAX;
-        Terms {
+        SinkOptions {
             filters: vec![subject::ALERTS.to_owned()],
             batching: BatchPolicy {
                 events_max: self.batch_events_max,
@@ -79,7 +79,7 @@ impl Config {
             call_timeout,
             ack_wait: call_timeout * 2,
             // One after the other: the messages of an alert must not overtake each other.
-            lanes: 1,
+            workers: 1,
         }
     }
 }
@@ -98,10 +98,10 @@ impl Sink for Jira {
 
     /// What was done for a batch is remembered, so that a batch presented again goes on where it
     /// stopped; hence a receiver that goes away in the middle fails the batch as a whole.
-    async fn deliver(&self, batch: &Batch<Alert>) -> Delivery {
+    async fn deliver(&self, batch: &Batch<Alert>) -> BatchResult {
         let began = Instant::now();
-        if let Err(trouble) = self.look_up(batch.items()).await {
-            return Delivery::Whole(into_fault(trouble));
+        if let Err(error) = self.look_up(batch.items()).await {
+            return BatchResult::Whole(into_fault(error));
         }
         let last_start = self.timeout * (SLOW_REQUESTS_MAX - REQUESTS_PER_ALERT);
         let mut results = Vec::with_capacity(batch.items().len());
@@ -109,18 +109,18 @@ impl Sink for Jira {
         for item in batch.items() {
             if began.elapsed() > last_start {
                 let late = anyhow!("Jira is slow: {} of {} alerts done", results.len(), batch.items().len());
-                return Delivery::Whole(Fault::transient(late));
+                return BatchResult::Whole(Fault::transient(late));
             }
             results.push(match self.file(item, began).await {
                 Ok(()) => Ok(()),
-                Err(Trouble::Receiver(fault)) => return Delivery::Whole(fault),
-                Err(Trouble::Internal(fault)) => {
+                Err(ApiError::Receiver(fault)) => return BatchResult::Whole(fault),
+                Err(ApiError::Internal(fault)) => {
                     internal = true;
                     Err(fault)
                 }
-                Err(Trouble::Item(fault)) => Err(fault),
-                Err(Trouble::Gone) => {
-                    self.memory().forget(&item.value.id);
+                Err(ApiError::Item(fault)) => Err(fault),
+                Err(ApiError::Gone) => {
+                    self.cache().forget(&item.value.id);
                     Err(Fault::transient(anyhow!("the alert's ticket is gone from Jira; it is looked up again")))
                 }
             });
@@ -130,22 +130,22 @@ impl Sink for Jira {
             && results.iter().all(Result::is_err)
             && let Err(fault) = self.check().await
         {
-            return Delivery::Whole(fault);
+            return BatchResult::Whole(fault);
         }
-        Delivery::Each(results)
+        BatchResult::Each(results)
     }
 }
 
 impl Jira {
-    fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cache(&self) -> MutexGuard<'_, TicketCache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Searches for the tickets of all alerts that are not remembered, and remembers what it finds.
-    async fn look_up(&self, items: &[Item<Alert>]) -> Result<(), Trouble> {
+    async fn look_up(&self, items: &[Item<Alert>]) -> Result<(), ApiError> {
         let mut sought: Vec<&str> = {
-            let memory = self.memory();
-            let known = |id: &str| matches!(memory.get(id), Some(Known::Ticket(_)));
+            let cache = self.cache();
+            let known = |id: &str| matches!(cache.get(id), Some(Known::Ticket(_)));
             items.iter().map(|item| item.value.id.as_str()).filter(|id| !known(id)).collect()
         };
         sought.sort_unstable();
@@ -154,15 +154,15 @@ impl Jira {
             return Ok(());
         }
         let found = self.client.find(&sought).await?;
-        let mut memory = self.memory();
-        found.into_iter().for_each(|(alert, ticket)| memory.set(&alert, Known::Ticket(ticket)));
+        let mut cache = self.cache();
+        found.into_iter().for_each(|(alert, ticket)| cache.set(&alert, Known::Ticket(ticket)));
         Ok(())
     }
 
     /// Does for one alert what is to be done. `searched_at` is when the look-up began.
-    async fn file(&self, item: &Item<Alert>, searched_at: Instant) -> Result<(), Trouble> {
+    async fn file(&self, item: &Item<Alert>, searched_at: Instant) -> Result<(), ApiError> {
         let alert = &item.value;
-        let known = self.memory().get(&alert.id).cloned();
+        let known = self.cache().get(&alert.id).cloned();
         match known {
             Some(Known::Ticket(ticket)) => self.update(ticket, alert).await,
             Some(Known::Unclear { searchable_from }) if searched_at < searchable_from => {
@@ -170,36 +170,36 @@ impl Jira {
             }
             None if item.redelivered || alert.status == Status::Updated => {
                 let searchable_from = searched_at + self.index_lag;
-                self.memory().set(&alert.id, Known::Unclear { searchable_from });
+                self.cache().set(&alert.id, Known::Unclear { searchable_from });
                 Err(not_yet(self.index_lag))
             }
             Some(Known::Unclear { .. }) | None => self.create(alert).await,
         }
     }
 
-    async fn create(&self, alert: &Alert) -> Result<(), Trouble> {
+    async fn create(&self, alert: &Alert) -> Result<(), ApiError> {
         // Noted beforehand: this call may be cut off at any moment, with the request on its way.
         let searchable_from = Instant::now() + self.timeout + self.index_lag;
-        self.memory().set(&alert.id, Known::Unclear { searchable_from });
+        self.cache().set(&alert.id, Known::Unclear { searchable_from });
         match self.client.create(alert).await {
             Ok(ticket) => {
-                self.memory().set(&alert.id, Known::Ticket(ticket));
+                self.cache().set(&alert.id, Known::Ticket(ticket));
                 Ok(())
             }
-            Err((trouble, Effect::None)) => {
+            Err((error, Effect::None)) => {
                 // Due: the next presentation searches and, not finding it, creates.
-                self.memory().set(&alert.id, Known::Unclear { searchable_from: Instant::now() });
-                Err(trouble)
+                self.cache().set(&alert.id, Known::Unclear { searchable_from: Instant::now() });
+                Err(error)
             }
-            Err((trouble, Effect::Possible)) => {
+            Err((error, Effect::Possible)) => {
                 let searchable_from = Instant::now() + self.index_lag;
-                self.memory().set(&alert.id, Known::Unclear { searchable_from });
-                Err(trouble)
+                self.cache().set(&alert.id, Known::Unclear { searchable_from });
+                Err(error)
             }
         }
     }
 
-    async fn update(&self, ticket: Ticket, alert: &Alert) -> Result<(), Trouble> {
+    async fn update(&self, ticket: Ticket, alert: &Alert) -> Result<(), ApiError> {
         if !ticket.is_outgrown_by(alert) {
             return Ok(());
         }
@@ -209,20 +209,20 @@ impl Jira {
             said_risk: alert.risk.max(ticket.said_risk),
             ..ticket
         };
-        self.memory().set(&alert.id, Known::Ticket(said));
+        self.cache().set(&alert.id, Known::Ticket(said));
         Ok(())
     }
 }
 
 /// Whether a ticket exists is not yet certain.
-fn not_yet(wait: Duration) -> Trouble {
+fn not_yet(wait: Duration) -> ApiError {
     let problem = anyhow!("the alert may have a ticket that Jira's search does not show yet");
-    Trouble::Item(Fault::transient_after(Some(wait), problem))
+    ApiError::Item(Fault::transient_after(Some(wait), problem))
 }
 
-fn into_fault(trouble: Trouble) -> Fault {
-    match trouble {
-        Trouble::Receiver(fault) | Trouble::Item(fault) | Trouble::Internal(fault) => fault,
-        Trouble::Gone => Fault::transient(anyhow!("a ticket is gone from Jira")),
+fn into_fault(error: ApiError) -> Fault {
+    match error {
+        ApiError::Receiver(fault) | ApiError::Item(fault) | ApiError::Internal(fault) => fault,
+        ApiError::Gone => Fault::transient(anyhow!("a ticket is gone from Jira")),
     }
 }

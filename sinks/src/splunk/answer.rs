@@ -12,7 +12,7 @@ use crate::http::Answer;
 
 /// What became of the events of one request.
 #[derive(Debug)]
-pub(super) enum Verdict {
+pub(super) enum Disposition {
     /// All are accepted.
     Accepted,
     /// Those before `at` are accepted, that one is refused for good, HEC did not look at the others.
@@ -33,16 +33,16 @@ struct Body {
 }
 
 /// What `answer` to a request with `count` events means.
-pub(super) fn classify(answer: &Answer, count: usize) -> Verdict {
+pub(super) fn classify(answer: &Answer, count: usize) -> Disposition {
     let Ok(body) = serde_json::from_slice::<Body>(&answer.body) else {
         return without_code(answer);
     };
     let said = format!("{} (HEC code {}, HTTP {})", body.text, body.code, answer.status);
     let at = body.invalid_event_number.filter(|at| *at < count);
-    let stopped = |fault| Verdict::Stopped { at: at.unwrap_or(0), fault };
+    let stopped = |fault| Disposition::Stopped { at: at.unwrap_or(0), fault };
     match body.code {
         // 24 and 25 warn that a queue fills up; the events are accepted.
-        0 | 24 | 25 if answer.is_2xx() => Verdict::Accepted,
+        0 | 24 | 25 if answer.is_2xx() => Disposition::Accepted,
         1 | 2 | 3 | 4 | 16 | 21 | 22 => stopped(Fault::broken(anyhow!(
             "Splunk refuses the token: {said}; set `token` to an enabled HEC token of this server"
         ))),
@@ -53,8 +53,8 @@ pub(super) fn classify(answer: &Answer, count: usize) -> Verdict {
             stopped(Fault::broken(anyhow!("the token has indexer acknowledgement on: {said}; use a token without it")))
         }
         6 | 12 | 13 | 15 => match at {
-            Some(at) => Verdict::Refused { at, why: format!("Splunk refuses the event: {said}") },
-            None => Verdict::Unplaced { why: format!("Splunk refuses the request: {said}") },
+            Some(at) => Disposition::Refused { at, why: format!("Splunk refuses the event: {said}") },
+            None => Disposition::Unplaced { why: format!("Splunk refuses the request: {said}") },
         },
         // No data: something on the way took the body. Server trouble, full queues, shutting down.
         5 | 8 | 9 | 18..=20 | 23 | 26 | 27 => {
@@ -65,10 +65,10 @@ pub(super) fn classify(answer: &Answer, count: usize) -> Verdict {
 }
 
 /// What an answer of no known code means: from a proxy, another program, or a later Splunk.
-fn without_code(answer: &Answer) -> Verdict {
+fn without_code(answer: &Answer) -> Disposition {
     let found = format!("HTTP {} with {}", answer.status, answer.excerpt());
     let fault = match answer.status {
-        413 => return Verdict::Unplaced { why: format!("the request is too large for the receiver: {found}") },
+        413 => return Disposition::Unplaced { why: format!("the request is too large for the receiver: {found}") },
         200..=299 => Fault::transient(anyhow!("expected an answer of HEC, found {found}; events may not be stored")),
         408 | 425 | 429 | 500..=599 => {
             Fault::transient_after(answer.retry_after, anyhow!("Splunk cannot take events now: {found}"))
@@ -77,7 +77,7 @@ fn without_code(answer: &Answer) -> Verdict {
         404 => Fault::broken(anyhow!("no HEC at `url`: {found}; check `url`, and that HEC is enabled")),
         _ => Fault::broken(anyhow!("expected an answer of HEC, found {found}; check `url`")),
     };
-    Verdict::Stopped { at: 0, fault }
+    Disposition::Stopped { at: 0, fault }
 }
 
 /// What the health endpoint's answer means.
@@ -97,9 +97,9 @@ pub(super) fn classify_probe(answer: &Answer) -> Result<(), Fault> {
     }
 }
 
-fn refusal(verdict: Verdict) -> Fault {
-    match verdict {
-        Verdict::Stopped { fault, .. } => fault,
+fn refusal(disposition: Disposition) -> Fault {
+    match disposition {
+        Disposition::Stopped { fault, .. } => fault,
         other => Fault::transient(anyhow!("expected an answer to a probe, found one to events: {other:?}")),
     }
 }
@@ -116,13 +116,13 @@ mod tests {
         Answer { status, retry_after: None, body: body.into() }
     }
 
-    /// The verdict in a word: what is done, what is refused, and why.
-    fn told(verdict: &Verdict) -> String {
-        match verdict {
-            Verdict::Accepted => "accepted".to_owned(),
-            Verdict::Refused { at, .. } => format!("{at} refused"),
-            Verdict::Unplaced { .. } => "unplaced".to_owned(),
-            Verdict::Stopped { at, fault } => match fault.class {
+    /// The disposition in a word: what is done, what is refused, and why.
+    fn told(disposition: &Disposition) -> String {
+        match disposition {
+            Disposition::Accepted => "accepted".to_owned(),
+            Disposition::Refused { at, .. } => format!("{at} refused"),
+            Disposition::Unplaced { .. } => "unplaced".to_owned(),
+            Disposition::Stopped { at, fault } => match fault.class {
                 FaultClass::Broken => format!("broken at {at}"),
                 FaultClass::Transient { .. } => format!("transient at {at}"),
                 FaultClass::Poison(_) => format!("poison at {at}"),
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn a_wish_to_wait_is_passed_on() {
         let busy = Answer { retry_after: Some(Duration::from_secs(7)), ..answer(503, r#"{"code":9}"#) };
-        let Verdict::Stopped { fault, .. } = classify(&busy, 1) else { panic!("not stopped") };
+        let Disposition::Stopped { fault, .. } = classify(&busy, 1) else { panic!("not stopped") };
         assert_eq!(fault.class, FaultClass::Transient { retry_after: Some(Duration::from_secs(7)) });
     }
 

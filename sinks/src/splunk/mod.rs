@@ -15,15 +15,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use headrace_runtime::component::batch::{Batch, BatchPolicy};
-use headrace_runtime::component::sink::{Delivery, Sink, Terms};
-use headrace_runtime::fault::{Fault, Reason};
+use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions};
+use headrace_runtime::fault::{DeadReason, Fault};
 use headrace_schemas::event::Event;
 use headrace_schemas::subject;
 use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Url};
 use tokio::time::Instant;
 
-use self::answer::{Verdict, classify, classify_health, classify_probe};
+use self::answer::{Disposition, classify, classify_health, classify_probe};
 pub use self::config::Config;
 use self::envelope::{Frame, Packed, pack};
 use crate::http::{Answer, NoAnswer, client, send};
@@ -66,11 +66,11 @@ impl Config {
         })
     }
 
-    /// The terms on which it takes events.
+    /// The options with which it takes events.
     #[must_use]
-    pub fn terms(&self) -> Terms {
+    pub fn options(&self) -> SinkOptions {
         let call_timeout = self.timeout() * SLOW_REQUESTS_MAX;
-        Terms {
+        SinkOptions {
             filters: vec![subject::ALL_SCORED.to_owned()],
             batching: BatchPolicy {
                 events_max: self.batch_events_max,
@@ -79,7 +79,7 @@ impl Config {
             },
             call_timeout,
             ack_wait: call_timeout * 2,
-            lanes: 2,
+            workers: 2,
         }
     }
 }
@@ -100,7 +100,7 @@ impl Sink for Splunk {
         event.severity() >= self.min_severity
     }
 
-    async fn deliver(&self, batch: &Batch<Event>) -> Delivery {
+    async fn deliver(&self, batch: &Batch<Event>) -> BatchResult {
         let items = batch.items();
         let began = Instant::now();
         let mut results: Vec<Result<(), Fault>> = Vec::with_capacity(items.len());
@@ -110,24 +110,24 @@ impl Sink for Splunk {
             let rest = &items[results.len()..];
             let Packed { body, events } =
                 pack(&self.frame, &rest[..rest.len().min(events_max)], self.request_bytes_max).await;
-            let verdict = match self.post(body, self.frame.compress).await {
+            let disposition = match self.post(body, self.frame.compress).await {
                 Ok(answer) => classify(&answer, events),
-                Err(NoAnswer { fault, .. }) => Verdict::Stopped { at: 0, fault },
+                Err(NoAnswer { fault, .. }) => Disposition::Stopped { at: 0, fault },
             };
-            match verdict {
-                Verdict::Accepted => {
+            match disposition {
+                Disposition::Accepted => {
                     results.extend((0..events).map(|_| Ok(())));
                     events_max = events_max.saturating_mul(2);
                 }
-                Verdict::Refused { at, why } => {
+                Disposition::Refused { at, why } => {
                     results.extend((0..at).map(|_| Ok(())));
-                    results.push(Err(Fault::poison(Reason::Rejected, anyhow::anyhow!(why))));
+                    results.push(Err(Fault::poison(DeadReason::Rejected, anyhow::anyhow!(why))));
                 }
-                Verdict::Unplaced { why } if events == 1 => {
-                    results.push(Err(Fault::poison(Reason::Rejected, anyhow::anyhow!(why))));
+                Disposition::Unplaced { why } if events == 1 => {
+                    results.push(Err(Fault::poison(DeadReason::Rejected, anyhow::anyhow!(why))));
                 }
-                Verdict::Unplaced { .. } => events_max = events / 2,
-                Verdict::Stopped { at, fault } => {
+                Disposition::Unplaced { .. } => events_max = events / 2,
+                Disposition::Stopped { at, fault } => {
                     results.extend((0..at).map(|_| Ok(())));
                     return stopped(results, items.len(), fault);
                 }
@@ -137,7 +137,7 @@ impl Sink for Splunk {
                 return stopped(results, items.len(), late);
             }
         }
-        Delivery::Each(results)
+        BatchResult::Each(results)
     }
 }
 
@@ -157,14 +157,14 @@ impl Splunk {
 
 /// The answer for a batch of which the last events were not reached: they come again. As long as
 /// nothing is known of any event, the batch as a whole comes again and none loses an attempt.
-fn stopped(mut results: Vec<Result<(), Fault>>, count: usize, fault: Fault) -> Delivery {
+fn stopped(mut results: Vec<Result<(), Fault>>, count: usize, fault: Fault) -> BatchResult {
     if results.is_empty() {
-        return Delivery::Whole(fault);
+        return BatchResult::Whole(fault);
     }
     let Fault { class, source } = fault;
     let text = format!("{source:#}");
     while results.len() < count {
         results.push(Err(Fault { class: class.clone(), source: anyhow::anyhow!("{text}") }));
     }
-    Delivery::Each(results)
+    BatchResult::Each(results)
 }

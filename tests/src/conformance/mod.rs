@@ -24,15 +24,15 @@ pub const POLICY: RetryPolicy =
 /// The consumer's name in every suite.
 pub const COMPONENT: &str = "conformance";
 
-/// Lanes that run.
-pub struct Lanes {
+/// Workers that run.
+pub struct Workers {
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
 
-impl Lanes {
-    /// Runs `count` lanes, and again those that end with an error, as the supervisor does.
-    pub fn run<F, Fut>(count: usize, lane: F) -> Self
+impl Workers {
+    /// Runs `count` workers, and again those that end with an error, as the supervisor does.
+    pub fn run<F, Fut>(count: usize, worker: F) -> Self
     where
         F: Fn(CancellationToken) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = anyhow::Result<()>> + Send + 'static,
@@ -40,9 +40,9 @@ impl Lanes {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         for _ in 0..count {
-            let (lane, stop) = (lane.clone(), stop.clone());
+            let (worker, stop) = (worker.clone(), stop.clone());
             tasks.spawn(async move {
-                while lane(stop.clone()).await.is_err() && !stop.is_cancelled() {
+                while worker(stop.clone()).await.is_err() && !stop.is_cancelled() {
                     sleep(POLICY.backoff_max).await;
                 }
             });
@@ -59,7 +59,7 @@ impl Lanes {
     pub async fn stop(mut self) {
         self.ask_to_stop();
         let stopped = async { while self.tasks.join_next().await.is_some() {} };
-        tokio::time::timeout(CEILING, stopped).await.expect("lanes stop when asked");
+        tokio::time::timeout(CEILING, stopped).await.expect("workers stop when asked");
     }
 
     /// Ends them where they are, as `kill -9` would.

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::component::batch::Batch;
-use headrace_runtime::component::sink::{Delivery, Sink, Terms};
+use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions};
 use headrace_runtime::consume::sink::SinkLoop;
 use headrace_runtime::fault::Fault;
 use headrace_runtime::message::payload::Payload as _;
 use headrace_runtime::observe::health::{Health, State};
 use headrace_runtime::settle::settler::Settler;
 
-use super::{COMPONENT, Lanes, POLICY};
+use super::{COMPONENT, POLICY, Workers};
 use crate::harness::samples::Sample;
 use crate::harness::{DeadLetter, Nats, until};
 use crate::standin::server::{Failure, When, Which};
@@ -40,8 +40,8 @@ pub trait Case: Send + Sync + Sized + 'static {
     async fn start() -> Self;
     /// A new sink for that receiver, as a new process would build it.
     fn sink(&self) -> Self::Sink;
-    /// The sink's terms.
-    fn terms(&self) -> Terms;
+    /// The sink's options.
+    fn options(&self) -> SinkOptions;
     /// Ids that the receiver holds, in order, repeats included.
     fn received(&self) -> Vec<String>;
 
@@ -96,7 +96,7 @@ impl<S: Sink> Sink for Panicking<S> {
         self.inner.wants(item)
     }
 
-    async fn deliver(&self, batch: &Batch<S::Item>) -> Delivery {
+    async fn deliver(&self, batch: &Batch<S::Item>) -> BatchResult {
         if let Some(victim) = &self.victim {
             assert!(batch.items().iter().all(|item| item.value.id() != victim), "panicking on {victim}");
         }
@@ -105,7 +105,7 @@ impl<S: Sink> Sink for Panicking<S> {
 }
 
 /// One nats-server, one receiver, and the sinks that run on them.
-pub(super) struct Rig<C> {
+pub(super) struct Testbed<C> {
     pub(super) nats: Nats,
     pub(super) broker: Broker,
     health: Health,
@@ -114,7 +114,7 @@ pub(super) struct Rig<C> {
 
 pub(super) type ItemOf<C> = <<C as Case>::Sink as Sink>::Item;
 
-impl<C: Case> Rig<C> {
+impl<C: Case> Testbed<C> {
     pub(super) async fn start() -> Self {
         Self::on(Nats::start().await).await
     }
@@ -124,26 +124,26 @@ impl<C: Case> Rig<C> {
     }
 
     /// Runs a new sink, as a new process would.
-    pub(super) fn run(&self) -> Lanes {
+    pub(super) fn run(&self) -> Workers {
         self.run_panicking(None)
     }
 
     /// The same with a sink that panics on the item `victim`.
-    pub(super) fn run_panicking(&self, victim: Option<String>) -> Lanes {
-        let terms = self.case.terms();
+    pub(super) fn run_panicking(&self, victim: Option<String>) -> Workers {
+        let options = self.case.options();
         let settler = Settler::new(COMPONENT, &self.broker, POLICY, self.health.register(COMPONENT));
         let sink = SinkLoop {
             broker: self.broker.clone(),
-            subscription: terms.subscription(COMPONENT, ItemOf::<C>::STREAM),
+            subscription: options.subscription(COMPONENT, ItemOf::<C>::STREAM),
             sink: Panicking { inner: self.case.sink(), victim },
-            batching: terms.batching,
-            call_timeout: terms.call_timeout,
+            batching: options.batching,
+            call_timeout: options.call_timeout,
             settler,
         };
         let sink = Arc::new(sink);
-        Lanes::run(terms.lanes, move |stop| {
+        Workers::run(options.workers, move |stop| {
             let sink = Arc::clone(&sink);
-            async move { sink.run_lane(stop).await }
+            async move { sink.run_worker(stop).await }
         })
     }
 
@@ -159,11 +159,11 @@ impl<C: Case> Rig<C> {
     }
 
     /// Runs until the first sample is delivered, so that what follows meets a sink at work.
-    pub(super) async fn at_work(&self) -> (Lanes, Vec<String>) {
-        let lanes = self.run();
+    pub(super) async fn at_work(&self) -> (Workers, Vec<String>) {
+        let workers = self.run();
         let ids = self.publish(0..1).await;
         self.settled().await;
-        (lanes, ids)
+        (workers, ids)
     }
 
     /// All of `ids` are received, none twice where that is promised, and nothing else is.
@@ -202,6 +202,10 @@ fn counts(ids: Vec<String>) -> BTreeMap<String, usize> {
     counts
 }
 
-pub(super) fn dead_ids(letters: &[DeadLetter], reason: &str) -> BTreeSet<String> {
-    letters.iter().filter(|letter| letter.reason == reason).map(|letter| letter.id.clone()).collect()
+pub(super) fn dead_ids(dead_letters: &[DeadLetter], reason: &str) -> BTreeSet<String> {
+    dead_letters
+        .iter()
+        .filter(|dead_letter| dead_letter.reason == reason)
+        .map(|dead_letter| dead_letter.id.clone())
+        .collect()
 }

@@ -9,12 +9,12 @@ use async_nats::jetstream::consumer::{Consumer, pull};
 use futures::TryStreamExt as _;
 use headrace_local::poll;
 use headrace_runtime::config;
-use headrace_runtime::consume::Lane;
+use headrace_runtime::consume::Subscriber;
 use headrace_runtime::message::payload::Payload as _;
 use headrace_runtime::observe::health::State;
 use tokio::time::sleep;
 
-use super::receiver::{Case, ItemOf, Rig, dead_ids};
+use super::receiver::{Case, ItemOf, Testbed, dead_ids};
 use super::{COMPONENT, POLICY};
 use crate::harness::samples::{Sample, unreadable};
 use crate::harness::{CEILING, Nats, streams, until};
@@ -22,86 +22,86 @@ use crate::standin::server::{Failure, When, Which};
 
 /// Everything arrives once, is acknowledged, and the component is healthy.
 pub async fn success<C: Case>() {
-    let rig = Rig::<C>::start().await;
-    let lanes = rig.run();
-    let ids = rig.publish(0..120).await;
-    rig.settled().await;
-    rig.assert_received(&ids);
-    rig.assert_no_repeats();
-    rig.assert_nothing_dead().await;
-    rig.turns_green().await;
-    lanes.stop().await;
+    let testbed = Testbed::<C>::start().await;
+    let workers = testbed.run();
+    let ids = testbed.publish(0..120).await;
+    testbed.settled().await;
+    testbed.assert_received(&ids);
+    testbed.assert_no_repeats();
+    testbed.assert_nothing_dead().await;
+    testbed.turns_green().await;
+    workers.stop().await;
 }
 
 /// Messages that nobody can read are dead-lettered, the others arrive.
 pub async fn unreadable_messages<C: Case>() {
-    let rig = Rig::<C>::start().await;
-    rig.nats.publish(unreadable::<ItemOf<C>>(100)).await;
-    let ids = rig.publish(0..5).await;
-    rig.nats.publish(unreadable::<ItemOf<C>>(101)).await;
-    let lanes = rig.run();
-    rig.settled().await;
-    rig.assert_received(&ids);
-    let dead = rig.nats.dead_letters().await;
+    let testbed = Testbed::<C>::start().await;
+    testbed.nats.publish(unreadable::<ItemOf<C>>(100)).await;
+    let ids = testbed.publish(0..5).await;
+    testbed.nats.publish(unreadable::<ItemOf<C>>(101)).await;
+    let workers = testbed.run();
+    testbed.settled().await;
+    testbed.assert_received(&ids);
+    let dead = testbed.nats.dead_letters().await;
     assert_eq!(dead_ids(&dead, "malformed").len(), 2, "{dead:#?}");
-    lanes.stop().await;
+    workers.stop().await;
 }
 
 /// The receiver refuses several of a batch: those are dead-lettered with its reason, and only those.
 pub async fn partial_failure<C: Case>() {
-    let rig = Rig::<C>::start().await;
-    let mut ids = rig.publish(0..30).await;
+    let testbed = Testbed::<C>::start().await;
+    let mut ids = testbed.publish(0..30).await;
     // More than there are attempts: what follows a refused item must not pay for it.
     let refused: BTreeSet<String> = ids.iter().skip(1).step_by(3).cloned().collect();
-    refused.iter().for_each(|id| rig.case.refuse(id));
-    let lanes = rig.run();
-    rig.settled().await;
+    refused.iter().for_each(|id| testbed.case.refuse(id));
+    let workers = testbed.run();
+    testbed.settled().await;
     ids.retain(|id| !refused.contains(id));
-    rig.assert_received(&ids);
-    let dead = rig.nats.dead_letters().await;
+    testbed.assert_received(&ids);
+    let dead = testbed.nats.dead_letters().await;
     assert_eq!(dead.len(), refused.len(), "{dead:#?}");
     assert_eq!(dead_ids(&dead, "rejected"), refused);
-    assert!(dead.iter().all(|letter| letter.detail.len() > 20), "a reason in words: {dead:#?}");
-    rig.turns_green().await;
-    lanes.stop().await;
+    assert!(dead.iter().all(|dead_letter| dead_letter.detail.len() > 20), "a reason in words: {dead:#?}");
+    testbed.turns_green().await;
+    workers.stop().await;
 }
 
 /// One item alone is refused.
 pub async fn poison<C: Case>() {
-    let rig = Rig::<C>::start().await;
-    let (lanes, ids) = rig.at_work().await;
-    rig.case.refuse(ItemOf::<C>::sample(1).id());
-    let poison = rig.publish(1..2).await;
-    rig.settled().await;
-    rig.assert_received(&ids);
-    let dead = rig.nats.dead_letters().await;
+    let testbed = Testbed::<C>::start().await;
+    let (workers, ids) = testbed.at_work().await;
+    testbed.case.refuse(ItemOf::<C>::sample(1).id());
+    let poison = testbed.publish(1..2).await;
+    testbed.settled().await;
+    testbed.assert_received(&ids);
+    let dead = testbed.nats.dead_letters().await;
     assert_eq!(dead_ids(&dead, "rejected"), poison.into_iter().collect());
     assert_eq!(dead[0].attempts, "1");
     // It was the last: nothing that is delivered after it says that the receiver works.
-    rig.turns_green().await;
-    lanes.stop().await;
+    testbed.turns_green().await;
+    workers.stop().await;
 }
 
 /// The sink panics on one item of many: that one is dead-lettered and names the panic, the others arrive.
 pub async fn panics<C: Case>() {
-    let rig = Rig::<C>::start().await;
-    let mut ids = rig.publish(0..30).await;
+    let testbed = Testbed::<C>::start().await;
+    let mut ids = testbed.publish(0..30).await;
     let victim = ids.remove(17);
-    let lanes = rig.run_panicking(Some(victim.clone()));
-    rig.settled().await;
-    rig.assert_received(&ids);
-    let dead = rig.nats.dead_letters().await;
+    let workers = testbed.run_panicking(Some(victim.clone()));
+    testbed.settled().await;
+    testbed.assert_received(&ids);
+    let dead = testbed.nats.dead_letters().await;
     assert_eq!(dead.len(), 1, "{dead:#?}");
     assert_eq!(dead_ids(&dead, "panicked"), BTreeSet::from([victim]));
     assert!(dead[0].detail.contains("the sink panicked: panicking on"), "{dead:#?}");
-    lanes.stop().await;
+    workers.stop().await;
 }
 
 /// The receiver is away, in every way that passes by itself, and for longer than there are attempts:
 /// that costs no event anything.
 pub async fn transient<C: Case>() {
-    let rig = Rig::<C>::start().await;
-    let (lanes, mut ids) = rig.at_work().await;
+    let testbed = Testbed::<C>::start().await;
+    let (workers, mut ids) = testbed.at_work().await;
     let ways = [
         Failure::Status(503),
         Failure::Status(500),
@@ -113,133 +113,134 @@ pub async fn transient<C: Case>() {
     ];
     for (number, failure) in (1..).zip(ways) {
         // One item, so that every failure meets it.
-        rig.case.fail_next(POLICY.attempts_max as usize + 2, failure, When::Before, Which::Any);
-        ids.extend(rig.publish(number..number + 1).await);
-        rig.settled().await;
-        rig.assert_received(&ids);
-        assert_eq!(rig.case.failures_left(), 0, "{failure:?}");
+        testbed.case.fail_next(POLICY.attempts_max as usize + 2, failure, When::Before, Which::Any);
+        ids.extend(testbed.publish(number..number + 1).await);
+        testbed.settled().await;
+        testbed.assert_received(&ids);
+        assert_eq!(testbed.case.failures_left(), 0, "{failure:?}");
     }
-    rig.assert_nothing_dead().await;
-    rig.turns_green().await;
-    lanes.stop().await;
+    testbed.assert_nothing_dead().await;
+    testbed.turns_green().await;
+    workers.stop().await;
 }
 
 /// The receiver is no longer there, for longer than the broker waits for a word on a message, and later it is again.
 pub async fn down<C: Case>() {
-    let rig = Rig::<C>::start().await;
-    let (lanes, mut ids) = rig.at_work().await;
-    rig.case.down();
-    ids.extend(rig.publish(1..6).await);
-    until("health turns yellow", || matches!(rig.state(), Some(State::Degraded(_)))).await;
+    let testbed = Testbed::<C>::start().await;
+    let (workers, mut ids) = testbed.at_work().await;
+    testbed.case.down();
+    ids.extend(testbed.publish(1..6).await);
+    until("health turns yellow", || matches!(testbed.state(), Some(State::Degraded(_)))).await;
     // The time itself is what this is about: however short the single calls and pauses are, the events stay this sink's.
-    sleep(rig.case.terms().ack_wait + Duration::from_secs(1)).await;
-    let consumed = rig.nats.consumer(ItemOf::<C>::STREAM, COMPONENT).await.expect("it was opened");
+    sleep(testbed.case.options().ack_wait + Duration::from_secs(1)).await;
+    let consumed = testbed.nats.consumer(ItemOf::<C>::STREAM, COMPONENT).await.expect("it was opened");
     assert!(consumed.unsettled > 0 && consumed.redelivered == 0, "{consumed:?}");
-    rig.case.up().await;
-    rig.settled().await;
-    rig.assert_received(&ids);
-    rig.assert_nothing_dead().await;
-    lanes.stop().await;
+    testbed.case.up().await;
+    testbed.settled().await;
+    testbed.assert_received(&ids);
+    testbed.assert_nothing_dead().await;
+    workers.stop().await;
 
-    rig.case.down();
-    let lanes = rig.run();
-    ids.extend(rig.publish(6..9).await);
-    until("health turns yellow from the start", || matches!(rig.state(), Some(State::Degraded(_)))).await;
-    rig.case.up().await;
-    rig.settled().await;
-    rig.assert_received(&ids);
-    lanes.stop().await;
+    testbed.case.down();
+    let workers = testbed.run();
+    ids.extend(testbed.publish(6..9).await);
+    until("health turns yellow from the start", || matches!(testbed.state(), Some(State::Degraded(_)))).await;
+    testbed.case.up().await;
+    testbed.settled().await;
+    testbed.assert_received(&ids);
+    workers.stop().await;
 }
 
 /// Answers that never come, with and without the effect behind them.
 pub async fn timeouts<C: Case>() {
-    let rig = Rig::<C>::start().await;
-    let (lanes, mut ids) = rig.at_work().await;
+    let testbed = Testbed::<C>::start().await;
+    let (workers, mut ids) = testbed.at_work().await;
     for (number, when) in [(1, When::Before), (2, When::After)] {
-        rig.case.fail_next(1, Failure::Hang, when, Which::Deliveries);
-        ids.extend(rig.publish(number * 10..number * 10 + 3).await);
-        rig.settled().await;
-        rig.assert_received(&ids);
-        assert_eq!(rig.case.failures_left(), 0, "{when:?}");
+        testbed.case.fail_next(1, Failure::Hang, when, Which::Deliveries);
+        ids.extend(testbed.publish(number * 10..number * 10 + 3).await);
+        testbed.settled().await;
+        testbed.assert_received(&ids);
+        assert_eq!(testbed.case.failures_left(), 0, "{when:?}");
     }
-    rig.assert_nothing_dead().await;
-    lanes.stop().await;
+    testbed.assert_nothing_dead().await;
+    workers.stop().await;
 }
 
 /// The answer to a request that had its effect is lost, in every way.
 pub async fn lost_answers<C: Case>() {
-    let rig = Rig::<C>::start().await;
-    let (lanes, mut ids) = rig.at_work().await;
+    let testbed = Testbed::<C>::start().await;
+    let (workers, mut ids) = testbed.at_work().await;
     let ways = [Failure::Reset, Failure::Torn, Failure::Garbage, Failure::Status(502), Failure::Status(504)];
     for (number, failure) in (1..).zip(ways) {
-        rig.case.fail_next(1, failure, When::After, Which::Deliveries);
-        ids.extend(rig.publish(number * 10..number * 10 + 3).await);
-        rig.settled().await;
-        rig.assert_received(&ids);
-        assert_eq!(rig.case.failures_left(), 0, "{failure:?}");
+        testbed.case.fail_next(1, failure, When::After, Which::Deliveries);
+        ids.extend(testbed.publish(number * 10..number * 10 + 3).await);
+        testbed.settled().await;
+        testbed.assert_received(&ids);
+        assert_eq!(testbed.case.failures_left(), 0, "{failure:?}");
     }
-    rig.assert_nothing_dead().await;
-    lanes.stop().await;
+    testbed.assert_nothing_dead().await;
+    workers.stop().await;
 }
 
 /// The receiver does not accept us, from the start and then in the middle: health says so, and
 /// nothing is lost or dead-lettered, however long it takes.
 pub async fn broken<C: Case>() {
-    let rig = Rig::<C>::start().await;
-    rig.case.break_access().await;
-    let mut ids = rig.publish(0..3).await;
-    let lanes = rig.run();
-    until("health turns red", || matches!(rig.state(), Some(State::Broken(_)))).await;
-    rig.case.mend().await;
-    rig.settled().await;
-    rig.assert_received(&ids);
-    rig.turns_green().await;
+    let testbed = Testbed::<C>::start().await;
+    testbed.case.break_access().await;
+    let mut ids = testbed.publish(0..3).await;
+    let workers = testbed.run();
+    until("health turns red", || matches!(testbed.state(), Some(State::Broken(_)))).await;
+    testbed.case.mend().await;
+    testbed.settled().await;
+    testbed.assert_received(&ids);
+    testbed.turns_green().await;
 
-    rig.case.break_access().await;
-    ids.extend(rig.publish(3..6).await);
-    until("health turns red again", || matches!(rig.state(), Some(State::Broken(_)))).await;
-    rig.case.mend().await;
-    rig.settled().await;
-    rig.assert_received(&ids);
-    rig.assert_nothing_dead().await;
-    lanes.stop().await;
+    testbed.case.break_access().await;
+    ids.extend(testbed.publish(3..6).await);
+    until("health turns red again", || matches!(testbed.state(), Some(State::Broken(_)))).await;
+    testbed.case.mend().await;
+    testbed.settled().await;
+    testbed.assert_received(&ids);
+    testbed.assert_nothing_dead().await;
+    workers.stop().await;
 }
 
 /// The same items come again, to the same process and to the next.
 pub async fn duplicates<C: Case>() {
-    let rig = Rig::<C>::start().await;
-    let lanes = rig.run();
-    let ids = rig.publish(0..10).await;
-    rig.settled().await;
+    let testbed = Testbed::<C>::start().await;
+    let workers = testbed.run();
+    let ids = testbed.publish(0..10).await;
+    testbed.settled().await;
     let samples: Vec<ItemOf<C>> = (0..10).map(ItemOf::<C>::sample).collect();
-    rig.nats.publish_all(samples.iter().map(Sample::repeated)).await;
-    rig.settled().await;
-    rig.assert_received(&ids);
-    lanes.stop().await;
+    testbed.nats.publish_all(samples.iter().map(Sample::repeated)).await;
+    testbed.settled().await;
+    testbed.assert_received(&ids);
+    workers.stop().await;
 
     let third = samples.iter().map(|sample| {
         let mut message = sample.repeated();
         message.message_id.push_str("/and again");
         message
     });
-    rig.nats.publish_all(third).await;
-    rig.case.settle_down().await;
-    let lanes = rig.run();
-    rig.settled().await;
-    rig.assert_received(&ids);
-    rig.assert_nothing_dead().await;
-    lanes.stop().await;
+    testbed.nats.publish_all(third).await;
+    testbed.case.settle_down().await;
+    let workers = testbed.run();
+    testbed.settled().await;
+    testbed.assert_received(&ids);
+    testbed.assert_nothing_dead().await;
+    workers.stop().await;
 }
 
 /// An event comes again while another process still has the first message of it, and together with an older message
 /// that is delivered again: the copy waits for the first.
-pub async fn copies<C: Case>() {
+pub async fn late_duplicates<C: Case>() {
     const WINDOW_S: u64 = 4;
-    let rig = Rig::<C>::on(Nats::with(config::Streams { duplicate_window_s: WINDOW_S, ..streams() }).await).await;
-    let subscription = rig.case.terms().subscription(COMPONENT, ItemOf::<C>::STREAM);
-    drop(Lane::open(&rig.broker, &subscription).await.expect("the broker of this test runs"));
-    let ids = rig.publish(0..2).await;
-    let stream = rig.nats.jetstream().get_stream(ItemOf::<C>::STREAM.name()).await.expect("it was made");
+    let testbed =
+        Testbed::<C>::on(Nats::with(config::Streams { duplicate_window_s: WINDOW_S, ..streams() }).await).await;
+    let subscription = testbed.case.options().subscription(COMPONENT, ItemOf::<C>::STREAM);
+    drop(Subscriber::open(&testbed.broker, &subscription).await.expect("the broker of this test runs"));
+    let ids = testbed.publish(0..2).await;
+    let stream = testbed.nats.jetstream().get_stream(ItemOf::<C>::STREAM.name()).await.expect("it was made");
     let other: Consumer<pull::Config> = stream.get_consumer(COMPONENT).await.expect("it was opened");
     let held = other.fetch().max_messages(2).messages().await.expect("the broker of this test runs");
     let held: Vec<_> = held.try_collect().await.expect("two messages wait");
@@ -252,59 +253,59 @@ pub async fn copies<C: Case>() {
             message.ack_with(AckKind::Progress).await.expect("connected");
         }
     }
-    rig.nats.publish(ItemOf::<C>::sample(1).repeated()).await;
+    testbed.nats.publish(ItemOf::<C>::sample(1).repeated()).await;
     older.ack_with(AckKind::Nak(None)).await.expect("connected");
-    let lanes = rig.run();
+    let workers = testbed.run();
     let older_is_delivered = async || {
         first.ack_with(AckKind::Progress).await.expect("connected");
-        rig.case.received().contains(&ids[0]).then_some(())
+        testbed.case.received().contains(&ids[0]).then_some(())
     };
     poll::until("the older message is delivered", CEILING, older_is_delivered).await.expect("it is nobody's");
     // The copy was there together with it.
     sleep(Duration::from_secs(1)).await;
-    assert_eq!(rig.case.received(), [ids[0].clone()], "the copy waits");
+    assert_eq!(testbed.case.received(), [ids[0].clone()], "the copy waits");
     first.ack_with(AckKind::Nak(None)).await.expect("connected");
-    rig.settled().await;
-    rig.assert_received(&ids);
-    rig.assert_nothing_dead().await;
-    lanes.stop().await;
+    testbed.settled().await;
+    testbed.assert_received(&ids);
+    testbed.assert_nothing_dead().await;
+    workers.stop().await;
 }
 
 /// A shutdown in the middle of a batch finishes what is on its way and leaves the rest to the next
 /// process; nothing is lost and nothing is done twice.
 pub async fn shutdown<C: Case>() {
-    let rig = Rig::<C>::start().await;
-    let (lanes, mut ids) = rig.at_work().await;
-    rig.case.fail_next(1, Failure::Hold, When::Before, Which::Deliveries);
-    ids.extend(rig.publish(1..40).await);
-    until("a delivery is on its way", || rig.case.held() == 1).await;
-    lanes.ask_to_stop();
-    rig.case.release();
-    lanes.stop().await;
+    let testbed = Testbed::<C>::start().await;
+    let (workers, mut ids) = testbed.at_work().await;
+    testbed.case.fail_next(1, Failure::Hold, When::Before, Which::Deliveries);
+    ids.extend(testbed.publish(1..40).await);
+    until("a delivery is on its way", || testbed.case.held() == 1).await;
+    workers.ask_to_stop();
+    testbed.case.release();
+    workers.stop().await;
 
-    let lanes = rig.run();
-    rig.settled().await;
-    rig.assert_received(&ids);
-    rig.assert_no_repeats();
-    rig.assert_nothing_dead().await;
-    lanes.stop().await;
+    let workers = testbed.run();
+    testbed.settled().await;
+    testbed.assert_received(&ids);
+    testbed.assert_no_repeats();
+    testbed.assert_nothing_dead().await;
+    workers.stop().await;
 }
 
 /// The process dies between the effect and its acknowledgement.
 pub async fn crash<C: Case>() {
-    let rig = Rig::<C>::start().await;
-    let (lanes, mut ids) = rig.at_work().await;
-    rig.case.fail_next(1, Failure::Hold, When::After, Which::Deliveries);
-    ids.extend(rig.publish(1..4).await);
-    until("a delivery has its effect", || rig.case.held() == 1).await;
-    lanes.kill().await;
-    rig.case.release();
+    let testbed = Testbed::<C>::start().await;
+    let (workers, mut ids) = testbed.at_work().await;
+    testbed.case.fail_next(1, Failure::Hold, When::After, Which::Deliveries);
+    ids.extend(testbed.publish(1..4).await);
+    until("a delivery has its effect", || testbed.case.held() == 1).await;
+    workers.kill().await;
+    testbed.case.release();
 
-    let lanes = rig.run();
-    rig.settled().await;
-    rig.assert_received(&ids);
-    rig.assert_nothing_dead().await;
-    lanes.stop().await;
+    let workers = testbed.run();
+    testbed.settled().await;
+    testbed.assert_received(&ids);
+    testbed.assert_nothing_dead().await;
+    workers.stop().await;
 }
 
 /// Makes a test of each case: `sink_conformance!(SplunkCase: success, broken)`.

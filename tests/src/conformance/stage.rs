@@ -23,7 +23,7 @@ use headrace_schemas::header;
 use rustix::process::Signal;
 use tokio::sync::watch;
 
-use super::{COMPONENT, Lanes, POLICY};
+use super::{COMPONENT, POLICY, Workers};
 use crate::harness::samples::{Sample, unreadable};
 use crate::harness::{Nats, until};
 use crate::product::process::{freeze, signal};
@@ -100,14 +100,14 @@ impl<In: Payload, Out: Send + 'static> Stage for Disturbed<In, Out> {
     }
 }
 
-struct Rig<C> {
+struct Testbed<C> {
     nats: Nats,
     health: Health,
     case: C,
     disturbance: Arc<Disturbance>,
 }
 
-impl<C: Case> Rig<C> {
+impl<C: Case> Testbed<C> {
     async fn start() -> Self {
         let nats = Nats::start().await;
         let disturbance = Disturbance {
@@ -120,11 +120,11 @@ impl<C: Case> Rig<C> {
         Self { case: C::start(&nats).await, nats, health: Health::new(), disturbance: Arc::new(disturbance) }
     }
 
-    async fn run(&self) -> Lanes {
-        self.run_lanes(2).await
+    async fn run(&self) -> Workers {
+        self.run_workers(2).await
     }
 
-    async fn run_lanes(&self, count: usize) -> Lanes {
+    async fn run_workers(&self, count: usize) -> Workers {
         let broker = self.nats.broker().await;
         let subscription = Subscription {
             component: COMPONENT.to_owned(),
@@ -136,17 +136,17 @@ impl<C: Case> Rig<C> {
         let stage = Disturbed { inner: self.case.stage(), disturbance: Arc::clone(&self.disturbance) };
         let settler = Settler::new(COMPONENT, &broker, POLICY, self.health.register(COMPONENT));
         let chain = Arc::new(ChainLoop { broker, subscription, pace: Pace::Prompt, stage: Box::new(stage), settler });
-        Lanes::run(count, move |stop| {
+        Workers::run(count, move |stop| {
             let chain = Arc::clone(&chain);
-            async move { chain.run_lane(stop).await }
+            async move { chain.run_worker(stop).await }
         })
     }
 
-    /// Runs one lane until it has a batch in the making, lets it send all that comes of it to a server that does not
+    /// Runs one worker until it has a batch in the making, lets it send all that comes of it to a server that does not
     /// answer any more, and kills that server.
-    async fn lose_the_words_on_a_batch(&self) -> Lanes {
+    async fn lose_the_words_on_a_batch(&self) -> Workers {
         self.disturbance.holds_left.store(1, Ordering::SeqCst);
-        let lanes = self.run_lanes(1).await;
+        let workers = self.run_workers(1).await;
         until("a batch is in the making", || self.disturbance.held.load(Ordering::SeqCst) == 1).await;
         let server = self.nats.server().pid().expect("the server of this test runs");
         freeze(server).await;
@@ -154,7 +154,7 @@ impl<C: Case> Rig<C> {
         let is_missed = || matches!(self.health.snapshot().get(COMPONENT), Some(State::Degraded(_)));
         until("a word is missed", is_missed).await;
         signal(server, Signal::KILL);
-        lanes
+        workers
     }
 
     async fn publish(&self, numbers: std::ops::Range<u16>) -> BTreeSet<String> {
@@ -187,131 +187,134 @@ impl<C: Case> Rig<C> {
 
 /// Each message makes one downstream.
 pub async fn success<C: Case>() {
-    let rig = Rig::<C>::start().await;
-    let lanes = rig.run().await;
-    let ids = rig.publish(0..200).await;
-    rig.settled().await;
-    rig.assert_once(&ids).await;
-    lanes.stop().await;
+    let testbed = Testbed::<C>::start().await;
+    let workers = testbed.run().await;
+    let ids = testbed.publish(0..200).await;
+    testbed.settled().await;
+    testbed.assert_once(&ids).await;
+    workers.stop().await;
 }
 
 /// What can never succeed is dead-lettered with its reason and payload; its neighbours go on.
 pub async fn poison<C: Case>() {
-    let rig = Rig::<C>::start().await;
-    let (message, reason) = rig.case.poison();
+    let testbed = Testbed::<C>::start().await;
+    let (message, reason) = testbed.case.poison();
     let payload = message.payload.clone();
-    let mut ids = rig.publish(0..5).await;
-    rig.nats.publish(message).await;
-    ids.extend(rig.publish(5..10).await);
-    let lanes = rig.run().await;
-    rig.settled().await;
-    let downstream: BTreeSet<String> = rig.downstream().await.into_keys().collect();
+    let mut ids = testbed.publish(0..5).await;
+    testbed.nats.publish(message).await;
+    ids.extend(testbed.publish(5..10).await);
+    let workers = testbed.run().await;
+    testbed.settled().await;
+    let downstream: BTreeSet<String> = testbed.downstream().await.into_keys().collect();
     assert_eq!(downstream, ids);
-    let dead = rig.nats.dead_letters().await;
+    let dead = testbed.nats.dead_letters().await;
     assert_eq!(dead.len(), 1, "{dead:#?}");
     assert_eq!((dead[0].reason.as_str(), &dead[0].payload), (reason, &payload), "{dead:#?}");
-    lanes.stop().await;
+    workers.stop().await;
 }
 
-/// What the stage panics on is dead-lettered and names the panic; its neighbours go on, and so does the lane.
+/// What the stage panics on is dead-lettered and names the panic; its neighbours go on, and so does the worker.
 pub async fn panics<C: Case>() {
-    let rig = Rig::<C>::start().await;
+    let testbed = Testbed::<C>::start().await;
     let victim = C::In::sample(5).id().to_owned();
-    rig.disturbance.victim.set(victim.clone()).expect("it is set once");
-    let mut ids = rig.publish(0..10).await;
+    testbed.disturbance.victim.set(victim.clone()).expect("it is set once");
+    let mut ids = testbed.publish(0..10).await;
     assert!(ids.remove(&victim));
-    let lanes = rig.run().await;
-    rig.settled().await;
+    let workers = testbed.run().await;
+    testbed.settled().await;
     let expected: BTreeMap<String, usize> = ids.iter().map(|id| (id.clone(), 1)).collect();
-    assert_eq!(rig.downstream().await, expected);
-    let dead = rig.nats.dead_letters().await;
+    assert_eq!(testbed.downstream().await, expected);
+    let dead = testbed.nats.dead_letters().await;
     assert_eq!(dead.len(), 1, "{dead:#?}");
     assert_eq!((dead[0].reason.as_str(), dead[0].attempts.as_str()), ("panicked", "1"), "{dead:#?}");
     assert!(dead[0].detail.contains(&format!("the stage panicked: panicking on {victim}")), "{dead:#?}");
-    lanes.stop().await;
+    workers.stop().await;
 }
 
 /// What fails for a while is tried again and then done.
 pub async fn transient<C: Case>() {
-    let rig = Rig::<C>::start().await;
-    rig.disturbance.failures_left.store(POLICY.attempts_max as usize - 2, Ordering::SeqCst);
-    let lanes = rig.run().await;
-    let ids = rig.publish(0..20).await;
-    rig.settled().await;
-    rig.assert_once(&ids).await;
-    assert_eq!(rig.disturbance.failures_left.load(Ordering::SeqCst), 0);
-    lanes.stop().await;
+    let testbed = Testbed::<C>::start().await;
+    testbed.disturbance.failures_left.store(POLICY.attempts_max as usize - 2, Ordering::SeqCst);
+    let workers = testbed.run().await;
+    let ids = testbed.publish(0..20).await;
+    testbed.settled().await;
+    testbed.assert_once(&ids).await;
+    assert_eq!(testbed.disturbance.failures_left.load(Ordering::SeqCst), 0);
+    workers.stop().await;
 }
 
 /// What fails for ever is given up after the attempts of the policy.
 pub async fn exhausted<C: Case>() {
-    let rig = Rig::<C>::start().await;
-    rig.disturbance.failures_left.store(usize::MAX, Ordering::SeqCst);
-    let lanes = rig.run().await;
-    rig.publish(0..3).await;
-    rig.settled().await;
-    assert!(rig.downstream().await.is_empty());
-    let dead = rig.nats.dead_letters().await;
+    let testbed = Testbed::<C>::start().await;
+    testbed.disturbance.failures_left.store(usize::MAX, Ordering::SeqCst);
+    let workers = testbed.run().await;
+    testbed.publish(0..3).await;
+    testbed.settled().await;
+    assert!(testbed.downstream().await.is_empty());
+    let dead = testbed.nats.dead_letters().await;
     let attempts = POLICY.attempts_max.to_string();
     assert_eq!(dead.len(), 3, "{dead:#?}");
-    assert!(dead.iter().all(|letter| letter.reason == "exhausted" && letter.attempts == attempts), "{dead:#?}");
-    lanes.stop().await;
+    assert!(
+        dead.iter().all(|dead_letter| dead_letter.reason == "exhausted" && dead_letter.attempts == attempts),
+        "{dead:#?}"
+    );
+    workers.stop().await;
 }
 
 /// The same delivery twice is one message downstream.
 pub async fn duplicates<C: Case>() {
-    let rig = Rig::<C>::start().await;
-    let lanes = rig.run().await;
-    let ids = rig.publish(0..10).await;
-    rig.settled().await;
-    rig.nats.publish_all((0..10).map(|number| C::In::sample(number).repeated())).await;
-    rig.settled().await;
-    rig.assert_once(&ids).await;
-    lanes.stop().await;
+    let testbed = Testbed::<C>::start().await;
+    let workers = testbed.run().await;
+    let ids = testbed.publish(0..10).await;
+    testbed.settled().await;
+    testbed.nats.publish_all((0..10).map(|number| C::In::sample(number).repeated())).await;
+    testbed.settled().await;
+    testbed.assert_once(&ids).await;
+    workers.stop().await;
 }
 
 /// A shutdown in the middle of a batch loses nothing and repeats nothing.
 pub async fn shutdown<C: Case>() {
-    let rig = Rig::<C>::start().await;
-    rig.disturbance.holds_left.store(1, Ordering::SeqCst);
-    let lanes = rig.run().await;
-    let ids = rig.publish(0..300).await;
-    until("a batch is in the making", || rig.disturbance.held.load(Ordering::SeqCst) == 1).await;
-    lanes.ask_to_stop();
-    rig.disturbance.released.send_replace(true);
-    lanes.stop().await;
+    let testbed = Testbed::<C>::start().await;
+    testbed.disturbance.holds_left.store(1, Ordering::SeqCst);
+    let workers = testbed.run().await;
+    let ids = testbed.publish(0..300).await;
+    until("a batch is in the making", || testbed.disturbance.held.load(Ordering::SeqCst) == 1).await;
+    workers.ask_to_stop();
+    testbed.disturbance.released.send_replace(true);
+    workers.stop().await;
 
-    let lanes = rig.run().await;
-    rig.settled().await;
-    rig.assert_once(&ids).await;
-    lanes.stop().await;
+    let workers = testbed.run().await;
+    testbed.settled().await;
+    testbed.assert_once(&ids).await;
+    workers.stop().await;
 }
 
 /// The process dies in the middle of a batch.
 pub async fn crash<C: Case>() {
-    let rig = Rig::<C>::start().await;
-    rig.disturbance.holds_left.store(1, Ordering::SeqCst);
-    let lanes = rig.run().await;
-    let ids = rig.publish(0..100).await;
-    until("a batch is in the making", || rig.disturbance.held.load(Ordering::SeqCst) == 1).await;
-    lanes.kill().await;
-    rig.disturbance.released.send_replace(true);
+    let testbed = Testbed::<C>::start().await;
+    testbed.disturbance.holds_left.store(1, Ordering::SeqCst);
+    let workers = testbed.run().await;
+    let ids = testbed.publish(0..100).await;
+    until("a batch is in the making", || testbed.disturbance.held.load(Ordering::SeqCst) == 1).await;
+    workers.kill().await;
+    testbed.disturbance.released.send_replace(true);
 
-    let lanes = rig.run().await;
-    rig.settled().await;
-    rig.assert_once(&ids).await;
-    lanes.stop().await;
+    let workers = testbed.run().await;
+    testbed.settled().await;
+    testbed.assert_once(&ids).await;
+    workers.stop().await;
 }
 
-/// The server is killed with the confirmations of a batch on their way. However many they are, they cost the lane one
+/// The server is killed with the confirmations of a batch on their way. However many they are, they cost the worker one
 /// timeout; in a row they would cost more than the ceiling of this test.
 pub async fn lost_confirmations<C: Case>() {
-    let rig = Rig::<C>::start().await;
-    let ids = rig.publish(0..100).await;
-    let lanes = rig.lose_the_words_on_a_batch().await;
-    rig.settled().await;
-    rig.assert_once(&ids).await;
-    lanes.stop().await;
+    let testbed = Testbed::<C>::start().await;
+    let ids = testbed.publish(0..100).await;
+    let workers = testbed.lose_the_words_on_a_batch().await;
+    testbed.settled().await;
+    testbed.assert_once(&ids).await;
+    workers.stop().await;
 }
 
 /// Makes a test of each case: `stage_conformance!(ScoreCase: success, poison)`.

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::ledger::{Answer, Ledger};
+use super::history::{Answer, History};
 use crate::product::hook::signature;
 
 /// The secret of every fault run.
@@ -56,7 +56,7 @@ impl Delivery {
 struct Sender {
     client: reqwest::Client,
     url: String,
-    ledger: Arc<Ledger>,
+    history: Arc<History>,
     number: AtomicU64,
 }
 
@@ -73,7 +73,7 @@ impl Load {
     pub(super) fn start(gateway: &str, rate: u32) -> Self {
         let client = reqwest::Client::builder().timeout(ANSWER_WAIT).build().expect("no setting of it can fail");
         let url = format!("{gateway}/webhooks/github");
-        let sender = Arc::new(Sender { client, url, ledger: Arc::default(), number: AtomicU64::new(0) });
+        let sender = Arc::new(Sender { client, url, history: Arc::default(), number: AtomicU64::new(0) });
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(pace(Arc::clone(&sender), rate, stop.clone()));
@@ -87,11 +87,11 @@ impl Load {
     }
 
     /// Stops, waits for what is under way, and hands over what was answered and how long it was sent.
-    pub(super) async fn finish(mut self) -> (Arc<Ledger>, Duration) {
+    pub(super) async fn finish(mut self) -> (Arc<History>, Duration) {
         let time = self.began.elapsed();
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
-        (Arc::clone(&self.sender.ledger), time)
+        (Arc::clone(&self.sender.history), time)
     }
 }
 
@@ -170,7 +170,7 @@ impl Sender {
             Ok(response) if response.status().is_success() => Answer::Stored,
             _ => Answer::Unknown,
         };
-        self.ledger.note(delivery, answer);
+        self.history.note(delivery, answer);
         answer
     }
 }

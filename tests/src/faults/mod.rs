@@ -5,18 +5,18 @@
 //! seed (`plan`), so that a run that failed can be run again.
 
 mod disk;
-mod harm;
-mod ledger;
+mod history;
+mod inject;
 mod load;
-mod part;
 mod plan;
+mod process;
 mod proxy;
 mod receivers;
 mod report;
-mod scene;
+mod scenario;
 mod setup;
+mod testbed;
 mod verify;
-mod world;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -26,12 +26,12 @@ use anyhow::Context as _;
 use tokio::time::Instant;
 
 pub use self::plan::Fault;
-pub use self::report::{Report, Tally};
-pub use self::scene::Scene;
+pub use self::report::{RecoveryTimes, Report};
+pub use self::scenario::Scenario;
 
 use self::load::Load;
 use self::plan::Plan;
-use self::world::World;
+use self::testbed::Testbed;
 
 /// How long everything may take to come back after one fault, and to be settled in the end. Far beyond
 /// what is needed: it bounds a run that hangs.
@@ -51,7 +51,7 @@ pub struct Options {
     /// Faults are made for this long; then everything is left to come to rest.
     pub duration: Duration,
     /// What runs, and what happens to it.
-    pub scene: Scene,
+    pub scenario: Scenario,
     /// Pipeline processes, and sink processes, to begin with.
     pub workers: usize,
     /// How many kinds of faults there are at least; they may take longer than `duration`.
@@ -64,18 +64,18 @@ pub struct Options {
 ///
 /// # Errors
 /// When something did not come back by itself; the message names the seed. Whether something was lost or
-/// stored twice, [`Report::verdict`] tells.
+/// stored twice, [`Report::ensure_intact`] tells.
 pub async fn run(options: &Options) -> anyhow::Result<Report> {
     let seed = options.seed;
     run_seed(options).await.with_context(|| format!("faults with seed {seed} in {}", options.dir.display()))
 }
 
 async fn run_seed(options: &Options) -> anyhow::Result<Report> {
-    let mut world = World::start(options).await?;
-    let load = Load::start(world.gateway(), options.rate);
+    let mut testbed = Testbed::start(options).await?;
+    let load = Load::start(testbed.gateway(), options.rate);
     let mut report = Report::new(options);
-    let mut plan = Plan::new(options.seed, options.scene.faults);
-    probe(&world, &load).await.context("before any fault")?;
+    let mut plan = Plan::new(options.seed, options.scenario.faults);
+    probe(&testbed, &load).await.context("before any fault")?;
     // A cluster may need a while to choose its leaders.
     let end = Instant::now() + options.duration;
     while Instant::now() < end || report.faults.len() < options.kinds_min {
@@ -83,42 +83,42 @@ async fn run_seed(options: &Options) -> anyhow::Result<Report> {
         let fault = plan.next();
         tracing::info!(?fault, "injecting");
         let began = Instant::now();
-        world.inject(fault, &mut plan).await.with_context(|| format!("injecting {fault:?}"))?;
-        probe(&world, &load).await.with_context(|| format!("after {fault:?}"))?;
+        testbed.inject(fault, &mut plan).await.with_context(|| format!("injecting {fault:?}"))?;
+        probe(&testbed, &load).await.with_context(|| format!("after {fault:?}"))?;
         report.recovered(fault, began.elapsed());
     }
-    let (ledger, sent_for) = load.finish().await;
+    let (history, sent_for) = load.finish().await;
     report.sent_for(sent_for);
-    world.heal().await?;
+    testbed.heal().await?;
     let settled = Instant::now();
-    world.settled(RECOVERY_MAX).await?;
+    testbed.settled(RECOVERY_MAX).await?;
     report.settled(settled.elapsed());
-    verify::verify(&world, &ledger, &mut report).await?;
-    world.stop().await;
+    verify::verify(&testbed, &history, &mut report).await?;
+    testbed.stop().await;
     Ok(report)
 }
 
 /// Waits until a delivery that is sent now has its row: everything works again, without a hand.
-async fn probe(world: &World, load: &Load) -> anyhow::Result<()> {
+async fn probe(testbed: &Testbed, load: &Load) -> anyhow::Result<()> {
     let deadline = Instant::now() + RECOVERY_MAX;
     let id = loop {
-        world.ensure_all_run()?;
+        testbed.ensure_all_run()?;
         if let Some(id) = load.send_one().await {
             break id;
         }
         anyhow::ensure!(
             Instant::now() < deadline,
             "the gateway took no delivery within {RECOVERY_MAX:?}\n{}",
-            world.logs()
+            testbed.logs()
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     loop {
-        world.ensure_all_run()?;
-        if world.has_row(&id).await.unwrap_or(false) {
+        testbed.ensure_all_run()?;
+        if testbed.has_row(&id).await.unwrap_or(false) {
             return Ok(());
         }
-        anyhow::ensure!(Instant::now() < deadline, "{id} had no row within {RECOVERY_MAX:?}\n{}", world.logs());
+        anyhow::ensure!(Instant::now() < deadline, "{id} had no row within {RECOVERY_MAX:?}\n{}", testbed.logs());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 /// What a network does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum Impairment {
     /// Nothing arrives; when it is over the connections are found to be dead.
     Drop,
     /// Everything takes so much longer.
@@ -31,7 +31,7 @@ pub(super) enum Trouble {
 /// A proxy. Dropped, it is gone with its connections.
 pub(super) struct Proxy {
     address: SocketAddr,
-    trouble: watch::Sender<Option<Trouble>>,
+    impairment: watch::Sender<Option<Impairment>>,
     _tasks: JoinSet<()>,
 }
 
@@ -40,9 +40,9 @@ impl Proxy {
     pub(super) async fn start(target: SocketAddr) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let trouble = watch::Sender::new(None);
+        let impairment = watch::Sender::new(None);
         let mut tasks = JoinSet::new();
-        let observer = trouble.clone();
+        let observer = impairment.clone();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
@@ -50,7 +50,7 @@ impl Proxy {
                 connections.spawn(connection(client, target, observer.subscribe()));
             }
         });
-        Ok(Self { address, trouble, _tasks: tasks })
+        Ok(Self { address, impairment, _tasks: tasks })
     }
 
     pub(super) const fn address(&self) -> SocketAddr {
@@ -58,44 +58,44 @@ impl Proxy {
     }
 
     /// Misbehaves for `duration`.
-    pub(super) async fn trouble(&self, trouble: Trouble, duration: Duration) {
-        self.trouble.send_replace(Some(trouble));
+    pub(super) async fn impair(&self, impairment: Impairment, duration: Duration) {
+        self.impairment.send_replace(Some(impairment));
         sleep(duration).await;
         self.heal();
     }
 
     /// Behaves again.
     pub(super) fn heal(&self) {
-        self.trouble.send_replace(None);
+        self.impairment.send_replace(None);
     }
 }
 
-async fn connection(client: TcpStream, target: SocketAddr, trouble: watch::Receiver<Option<Trouble>>) {
-    if matches!(*trouble.borrow(), Some(Trouble::Reset)) {
+async fn connection(client: TcpStream, target: SocketAddr, impairment: watch::Receiver<Option<Impairment>>) {
+    if matches!(*impairment.borrow(), Some(Impairment::Reset)) {
         return;
     }
     let Ok(server) = TcpStream::connect(target).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();
-    let asked = Asked { target, bytes: Mutex::default() };
-    let mut reset = trouble.clone();
-    let is_reset = reset.wait_for(|trouble| matches!(trouble, Some(Trouble::Reset)));
+    let asked = PendingRequest { target, bytes: Mutex::default() };
+    let mut reset = impairment.clone();
+    let is_reset = reset.wait_for(|impairment| matches!(impairment, Some(Impairment::Reset)));
     // The first direction that ends ends both; half-closed connections are not needed here.
     tokio::select! {
-        () = pass(client_read, server_write, trouble.clone(), Direction::Request, &asked) => {}
-        () = pass(server_read, client_write, trouble.clone(), Direction::Answer, &asked) => {}
+        () = pass(client_read, server_write, impairment.clone(), Direction::Request, &asked) => {}
+        () = pass(server_read, client_write, impairment.clone(), Direction::Answer, &asked) => {}
         _ = is_reset => {}
     }
 }
 
 /// What was asked since the last answer on a connection.
-struct Asked {
+struct PendingRequest {
     target: SocketAddr,
     bytes: Mutex<Vec<u8>>,
 }
 
-impl Asked {
+impl PendingRequest {
     fn note(&self, bytes: &[u8]) {
         self.bytes.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
     }
@@ -124,27 +124,27 @@ enum Direction {
 async fn pass(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    mut trouble: watch::Receiver<Option<Trouble>>,
+    mut impairment: watch::Receiver<Option<Impairment>>,
     direction: Direction,
-    asked: &Asked,
+    asked: &PendingRequest,
 ) {
     let mut buffer = vec![0; 64 << 10];
     loop {
         let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
-        let now = *trouble.borrow_and_update();
+        let now = *impairment.borrow_and_update();
         match now {
-            None | Some(Trouble::Reset) => {}
-            Some(Trouble::Drop) => {
+            None | Some(Impairment::Reset) => {}
+            Some(Impairment::Drop) => {
                 // What was lost is lost: a connection that missed data cannot go on.
-                let _ = trouble.wait_for(|trouble| *trouble != now).await;
+                let _ = impairment.wait_for(|impairment| *impairment != now).await;
                 return;
             }
-            Some(Trouble::Delay(by)) => sleep(by).await,
-            Some(Trouble::Late(by)) if direction == Direction::Answer => sleep(by).await,
-            Some(Trouble::Late(_)) => {}
-            Some(Trouble::Repeat) if direction == Direction::Request => asked.note(&buffer[..count]),
-            Some(Trouble::Repeat) => asked.repeat().await,
-            Some(Trouble::Truncate) => {
+            Some(Impairment::Delay(by)) => sleep(by).await,
+            Some(Impairment::Late(by)) if direction == Direction::Answer => sleep(by).await,
+            Some(Impairment::Late(_)) => {}
+            Some(Impairment::Repeat) if direction == Direction::Request => asked.note(&buffer[..count]),
+            Some(Impairment::Repeat) => asked.repeat().await,
+            Some(Impairment::Truncate) => {
                 let _ = to.write_all(&buffer[..count / 2]).await;
                 return;
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::ledger::Ledger;
+use super::history::History;
 use super::plan::Plan;
 use super::report::Report;
 use crate::standin::jira::{self, Jira};
@@ -61,9 +61,9 @@ impl Receivers {
     }
 
     /// Every matching delivery that was answered 2xx is in the SIEM, and every alert has one ticket.
-    pub(super) fn verify(&self, ledger: &Ledger, report: &mut Report) {
+    pub(super) fn verify(&self, history: &History, report: &mut Report) {
         let arrived: BTreeSet<String> = self.splunk.ids().into_iter().collect();
-        let sent = ledger.entries();
+        let sent = history.entries();
         let matching = sent.iter().filter(|(_, entry)| entry.is_stored() && entry.matching);
         for (id, _) in matching {
             report.matching += 1;

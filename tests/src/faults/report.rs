@@ -25,7 +25,7 @@ pub struct Report {
     /// Pipeline processes, and sink processes, to begin with.
     pub workers: usize,
     /// Faults by kind.
-    pub faults: BTreeMap<Fault, Tally>,
+    pub faults: BTreeMap<Fault, RecoveryTimes>,
     /// Seconds from the end of the load until everything was settled.
     pub settle_seconds: f64,
     /// Deliveries sent, by id.
@@ -55,7 +55,7 @@ pub struct Report {
 
 /// Faults of one kind.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Tally {
+pub struct RecoveryTimes {
     /// How many.
     pub count: usize,
     /// From the fault to the row of a delivery sent after it, the median, in seconds.
@@ -66,12 +66,12 @@ pub struct Tally {
     all: Vec<f64>,
 }
 
-impl Tally {
+impl RecoveryTimes {
     /// Those of several runs together.
     pub fn all(reports: &[Report]) -> BTreeMap<Fault, Self> {
         let mut sums: BTreeMap<Fault, Self> = BTreeMap::new();
-        for (fault, tally) in reports.iter().flat_map(|report| &report.faults) {
-            sums.entry(*fault).or_default().add(&tally.all);
+        for (fault, times) in reports.iter().flat_map(|report| &report.faults) {
+            sums.entry(*fault).or_default().add(&times.all);
         }
         sums
     }
@@ -89,12 +89,12 @@ impl Tally {
 impl Report {
     pub(super) fn new(options: &Options) -> Self {
         Self {
-            scene: options.scene.name,
+            scene: options.scenario.name,
             seed: options.seed,
             seconds: 0.0,
             rate: options.rate,
             sent_rate: 0.0,
-            nats_servers: options.scene.nats_servers,
+            nats_servers: options.scenario.nats_servers,
             workers: options.workers,
             faults: BTreeMap::new(),
             settle_seconds: 0.0,
@@ -132,7 +132,7 @@ impl Report {
 
     /// # Errors
     /// When something was lost, stored twice or altered, or is a dead letter.
-    pub fn verdict(&self) -> anyhow::Result<()> {
+    pub fn ensure_intact(&self) -> anyhow::Result<()> {
         let whole = self.lost == 0 && self.twice == 0 && self.altered == 0 && self.dead == 0;
         anyhow::ensure!(whole, "the promise is broken: {self:#?}");
         Ok(())

@@ -17,7 +17,7 @@ pub(super) fn configuration(
     options: &Options,
     more: &str,
 ) -> String {
-    let replicas = if options.scene.nats_servers > 1 { 3 } else { 1 };
+    let replicas = if options.scenario.nats_servers > 1 { 3 } else { 1 };
     let limits = format!("max_age_hours = 24, max_bytes = {}", options.stream_bytes_max);
     format!(
         "admin.listen = '127.0.0.1:0'\n\

@@ -2,27 +2,27 @@
 
 use std::collections::HashMap;
 
-use super::ledger::{Entry, Ledger};
+use super::history::{Entry, History};
 use super::report::Report;
-use super::world::World;
+use super::testbed::Testbed;
 
 /// The hash that ClickHouse computes of a body, or another text when the row tells another.
 const HASH: &str = "if(sha256 = lower(hex(SHA256(body))), sha256, 'another than its row tells')";
 
-pub(super) async fn verify(world: &World, ledger: &Ledger, report: &mut Report) -> anyhow::Result<()> {
-    let sent = ledger.entries();
+pub(super) async fn verify(testbed: &Testbed, history: &History, report: &mut Report) -> anyhow::Result<()> {
+    let sent = history.entries();
     let events: Vec<(String, u64, String)> =
-        world.rows("SELECT id, count(), any(raw_sha256) FROM events GROUP BY id").await?;
+        testbed.rows("SELECT id, count(), any(raw_sha256) FROM events GROUP BY id").await?;
     let events: HashMap<String, (u64, String)> =
         events.into_iter().map(|(id, count, hash)| (id, (count, hash))).collect();
     let raw: Vec<(String, String, u64)> =
-        world.rows(&format!("SELECT id, {HASH} AS hash, count() FROM raw GROUP BY id, hash")).await?;
+        testbed.rows(&format!("SELECT id, {HASH} AS hash, count() FROM raw GROUP BY id, hash")).await?;
     let raw: HashMap<(String, String), u64> = raw.into_iter().map(|(id, hash, count)| ((id, hash), count)).collect();
     report.sent = sent.len();
     report.shared = sent.values().filter(|entry| entry.bodies.len() > 1).count();
     report.sent_rate = (sent.len() as f64 / report.seconds.max(1.0)).round();
     report.rows = events.len();
-    report.dead = world.dead_letters().await?;
+    report.dead = testbed.dead_letters().await?;
     for (id, entry) in sent.iter().filter(|(_, entry)| entry.is_stored()) {
         report.answered += 1;
         if !events.contains_key(id) {
@@ -36,8 +36,8 @@ pub(super) async fn verify(world: &World, ledger: &Ledger, report: &mut Report) 
             }
         }
     }
-    if let Some(receivers) = world.receivers() {
-        receivers.verify(ledger, report);
+    if let Some(receivers) = testbed.receivers() {
+        receivers.verify(history, report);
     }
     let counts = events.iter().map(|(id, (count, hash))| ("events", id, hash, *count));
     let counts = counts.chain(raw.iter().map(|((id, hash), count)| ("raw", id, hash, *count)));

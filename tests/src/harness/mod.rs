@@ -171,8 +171,8 @@ impl Nats {
 
     /// Every dead letter, in order.
     pub async fn dead_letters(&self) -> Vec<DeadLetter> {
-        let letters = self.messages(Stream::Dead).await.into_iter();
-        letters
+        let dead_letters = self.messages(Stream::Dead).await.into_iter();
+        dead_letters
             .map(|message| {
                 let text = |name: &str| message.headers.get(name).map(|value| value.to_string()).unwrap_or_default();
                 DeadLetter {

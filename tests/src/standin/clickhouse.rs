@@ -12,9 +12,9 @@ use reqwest::Client;
 use super::server::{Protocol, Server, When};
 
 /// What a proxy in front of ClickHouse would answer.
-pub struct Passage;
+pub struct Proxy;
 
-impl Protocol for Passage {
+impl Protocol for Proxy {
     fn is_delivery(&self, method: &Method, uri: &Uri) -> bool {
         let query = uri.query().unwrap_or_default();
         method == Method::POST && query.contains("query=INSERT") && query.contains("insert_deduplication_token")
@@ -26,24 +26,24 @@ impl Protocol for Passage {
 }
 
 /// A proxy to the server at `url`.
-pub async fn start(url: &str) -> Server<Passage> {
+pub async fn start(url: &str) -> Server<Proxy> {
     start_with(url, None).await
 }
 
 /// A proxy to the server at `url` that answers inserts of more than `bytes_max` bytes as a server does whose memory is not
 /// enough; [`When::After`] although they are stored.
-pub async fn start_small(url: &str, bytes_max: usize, when: When) -> Server<Passage> {
+pub async fn start_small(url: &str, bytes_max: usize, when: When) -> Server<Proxy> {
     start_with(url, Some((bytes_max, when))).await
 }
 
-async fn start_with(url: &str, small: Option<(usize, When)>) -> Server<Passage> {
-    let state = Behind { client: Client::new(), server: url.to_owned(), small };
-    Server::start(Passage, Router::new().fallback(pass).with_state(state)).await
+async fn start_with(url: &str, small: Option<(usize, When)>) -> Server<Proxy> {
+    let state = Upstream { client: Client::new(), server: url.to_owned(), small };
+    Server::start(Proxy, Router::new().fallback(pass).with_state(state)).await
 }
 
 /// What the proxy stands before.
 #[derive(Clone)]
-struct Behind {
+struct Upstream {
     client: Client,
     server: String,
     /// The largest insert, and when a larger one fails.
@@ -51,14 +51,14 @@ struct Behind {
 }
 
 async fn pass(
-    State(Behind { client, server, small }): State<Behind>,
+    State(Upstream { client, server, small }): State<Upstream>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    let too_much = small.filter(|(bytes_max, _)| Passage.is_delivery(&method, &uri) && body.len() > *bytes_max);
+    let too_much = small.filter(|(bytes_max, _)| Proxy.is_delivery(&method, &uri) && body.len() > *bytes_max);
     let refusal = "Code: 241. DB::Exception: Memory limit exceeded. (MEMORY_LIMIT_EXCEEDED)";
     if let Some((_, When::Before)) = too_much {
         return (StatusCode::INTERNAL_SERVER_ERROR, refusal).into_response();

@@ -7,8 +7,8 @@ use headrace_runtime::fault::{Fault, FaultClass};
 use headrace_runtime::message::payload::{Payload as _, Product as _, RawDelivery};
 use headrace_schemas::event::Event;
 
-use super::patience::Patience;
-use super::record::Tally;
+use super::record::Totals;
+use super::retry::Retry;
 use super::write::item;
 
 /// Deliveries that the stages work on before other tasks run, as in the pipeline's own loop.
@@ -21,8 +21,8 @@ const SLICE: usize = 32;
 pub(super) async fn compute(
     stage: &BoxedStage<RawDelivery, Event>,
     deliveries: &[RawDelivery],
-    tally: &mut Tally,
-    patience: &mut Patience<'_>,
+    totals: &mut Totals,
+    retry: &mut Retry<'_>,
 ) -> anyhow::Result<Vec<Item<Event>>> {
     let mut items = Vec::with_capacity(deliveries.len());
     for slice in deliveries.chunks(SLICE) {
@@ -36,9 +36,9 @@ pub(super) async fn compute(
                     Verdict::Forward(events) => {
                         items.extend(events.into_iter().map(|event| item(event, delivery.sequence)));
                     }
-                    Verdict::Discard(_) => tally.filtered += 1,
+                    Verdict::Discard(_) => totals.filtered += 1,
                     Verdict::Fail(poison @ Fault { class: FaultClass::Poison(_), .. }) => {
-                        tally.fail(delivery.sequence, &delivery.tenant, delivery.id(), &poison);
+                        totals.fail(delivery.sequence, &delivery.tenant, delivery.id(), &poison);
                     }
                     Verdict::Fail(fault) => {
                         again.push(delivery);
@@ -48,7 +48,7 @@ pub(super) async fn compute(
             }
             if let Some(fault) = held_up {
                 failures += 1;
-                patience.rest("compute an event", fault, failures).await?;
+                retry.rest("compute an event", fault, failures).await?;
             }
             left = again;
         }

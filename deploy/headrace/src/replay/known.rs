@@ -11,13 +11,13 @@ use headrace_stages::chains;
 use crate::roles::{CLICKHOUSE, CLICKHOUSE_RAW};
 
 /// Dead letters that are remembered, the oldest first: 16 MiB. Of what is beyond, a failure counts as a new one.
-const LETTERS_MAX: usize = 1_000_000;
+const DEAD_LETTERS_MAX: usize = 1_000_000;
 
 /// Tenant and id of the events in DEAD, as hashes.
 #[derive(Debug, Default)]
-pub(super) struct Known(HashSet<u64>);
+pub(super) struct KnownDead(HashSet<u64>);
 
-impl Known {
+impl KnownDead {
     /// Reads DEAD as it is now, without payloads.
     ///
     /// # Errors
@@ -25,11 +25,12 @@ impl Known {
     pub(super) async fn read(broker: &Broker) -> anyhow::Result<Self> {
         let mut known = Self::default();
         let mut reader = DeadLetters::open(broker).await?.read(Filter::default()).await?;
-        while known.0.len() < LETTERS_MAX {
+        while known.0.len() < DEAD_LETTERS_MAX {
             let Some(page) = reader.page().await? else { break };
             // What a receiver refused says nothing of whether the event can be computed and stored.
-            let of_row = page.iter().filter(|letter| computes_or_stores(letter.header(header::DEAD_COMPONENT)));
-            of_row.for_each(|letter| known.insert(&letter.tenant, letter.header(header::ID)));
+            let of_row =
+                page.iter().filter(|dead_letter| computes_or_stores(dead_letter.header(header::DEAD_COMPONENT)));
+            of_row.for_each(|dead_letter| known.insert(&dead_letter.tenant, dead_letter.header(header::ID)));
         }
         reader.close().await;
         Ok(known)

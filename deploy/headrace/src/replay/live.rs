@@ -8,7 +8,7 @@ use headrace_runtime::broker::{Broker, Stream};
 use headrace_stages::chains;
 use tokio::time::sleep;
 
-use super::show::Show;
+use super::status_line::StatusLine;
 use crate::roles::{CLICKHOUSE, CLICKHOUSE_RAW};
 
 /// How often to look.
@@ -16,7 +16,12 @@ const PERIOD: Duration = Duration::from_millis(250);
 
 /// Returns when every delivery up to the sequence `last` of RAW has its rows, or was given up. A component that has
 /// never run is not waited for: once it does, it looks up whatever is older than itself.
-pub(super) async fn past(broker: &Broker, pipeline: &chains::Config, last: u64, show: &mut Show) -> anyhow::Result<()> {
+pub(super) async fn wait_until_settled(
+    broker: &Broker,
+    pipeline: &chains::Config,
+    last: u64,
+    status_line: &mut StatusLine,
+) -> anyhow::Result<()> {
     let mut way: Vec<(String, Stream)> = Vec::new();
     for chain in chains::build(pipeline, None)? {
         way.push((chain.subscription.component, chain.subscription.stream));
@@ -37,9 +42,9 @@ pub(super) async fn past(broker: &Broker, pipeline: &chains::Config, last: u64, 
                 Some(left) => format!("waiting for {component}, which has up to {left} earlier messages to settle"),
             };
             if is_told {
-                show.progress(|| left);
+                status_line.update(|| left);
             } else {
-                show.line(&format!("{left}; does it run?"));
+                status_line.print(&format!("{left}; does it run?"));
                 is_told = true;
             }
             sleep(PERIOD).await;

@@ -7,10 +7,10 @@
 mod compute;
 mod known;
 mod live;
-mod patience;
 mod record;
 mod report;
-mod show;
+mod retry;
+mod status_line;
 mod work;
 mod write;
 
@@ -22,7 +22,7 @@ use anyhow::Context as _;
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 use headrace_runtime::broker::Broker;
-use headrace_runtime::consume::history::{self, Window};
+use headrace_runtime::consume::stream_reader::{self, Window};
 use headrace_runtime::secret::Secret;
 use headrace_runtime::state::StateStore;
 use headrace_runtime::state::lease::Lease;
@@ -33,9 +33,9 @@ use headrace_stages::chains;
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep};
 
-use self::known::Known;
-use self::record::{Journal, Record, Tally};
-use self::show::Show;
+use self::known::KnownDead;
+use self::record::{Journal, Record, Totals};
+use self::status_line::StatusLine;
 use self::work::{Shared, Target, Work};
 use crate::brokers::connect_admin;
 use crate::cli::{Cli, Replay};
@@ -62,19 +62,19 @@ pub(crate) async fn replay(arguments: Replay) -> anyhow::Result<()> {
     let store = StateStore::open(&broker).await.context("is `headrace run` or `headrace up` set up there?")?;
     // A new name each time: whatever an earlier one has sent is its own.
     let writer = hex::encode(rand::random::<[u8; 16]>());
-    let (mut lease, mut show) = (Lease::new(store.clone(), LEASE, &writer, LEASE_TTL), Show::new());
-    take(&mut lease, &mut show).await?;
+    let (mut lease, mut status_line) = (Lease::new(store.clone(), LEASE, &writer, LEASE_TTL), StatusLine::new());
+    take(&mut lease, &mut status_line).await?;
     let stop = stop_signal()?;
     let run = Run { arguments: &arguments, to, config: &config, clickhouse, broker: &broker, store, writer: &writer };
     let done = tokio::select! {
-        done = run.run(&mut show) => done,
+        done = run.run(&mut status_line) => done,
         () = lease.keep() => Err(anyhow::anyhow!("the lease is lost; the same command goes on from here")),
         () = stop => Err(anyhow::anyhow!("interrupted; the same command goes on from here")),
     };
     lease.release().await;
-    drop(show);
-    let tally = done?;
-    report::tell(&tally, arguments.into.as_deref())
+    drop(status_line);
+    let totals = done?;
+    report::tell(&totals, arguments.into.as_deref())
 }
 
 /// The end of the window: not in the future, because what will be received is not there yet.
@@ -136,11 +136,11 @@ fn load(arguments: &Replay, data_dir: &Path) -> anyhow::Result<Loaded<Config>> {
 }
 
 /// Takes the lease, also from a replay that was killed.
-async fn take(lease: &mut Lease, show: &mut Show) -> anyhow::Result<()> {
+async fn take(lease: &mut Lease, status_line: &mut StatusLine) -> anyhow::Result<()> {
     let deadline = Instant::now() + LEASE_TTL * 2;
     while !lease.claim().await.map_err(|fault| fault.source)? {
         anyhow::ensure!(Instant::now() < deadline, "another replay is running; wait for its end, or stop it");
-        show.progress(|| "another replay runs or was killed; waiting for its lease to end".to_owned());
+        status_line.update(|| "another replay runs or was killed; waiting for its lease to end".to_owned());
         sleep(lease.period()).await;
     }
     Ok(())
@@ -158,13 +158,13 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    async fn run(&self, show: &mut Show) -> anyhow::Result<Tally> {
+    async fn run(&self, status_line: &mut StatusLine) -> anyhow::Result<Totals> {
         let stage = chains::build_whole(&self.config.pipeline, verify(self.config).as_ref())?;
         self.clickhouse.restore().await.map_err(|fault| fault.source)?;
         let mut journal = Journal::new(self.store.clone(), self.key()?);
         let record = match journal.read().await? {
-            Some(record) if !self.arguments.restart => self.resume(record, show).await,
-            _ => self.begin(&mut journal, show).await?,
+            Some(record) if !self.arguments.restart => self.resume(record, status_line).await,
+            _ => self.begin(&mut journal, status_line).await?,
         };
         let window = Window { from: record.from, to: record.to, tenant: self.tenant() };
         let target = match &self.arguments.into {
@@ -177,15 +177,16 @@ impl Run<'_> {
                 events: self.clickhouse.events_rewritten(&window, record.since, self.writer),
                 shared: Some(Shared {
                     bodies: self.clickhouse.bodies_completed(record.since, self.writer),
-                    proven_after: self.clickhouse.event_terms().call_timeout + CLOCK_SKEW,
+                    proven_after: self.clickhouse.event_options().call_timeout + CLOCK_SKEW,
                 }),
             },
         };
         let policy = self.config.retry.policy();
         let (broker, added) = (self.broker, VecDeque::new());
         let batch_max = self.clickhouse.batch_events_max.min(clickhouse::ITEMS_MAX);
-        let known = Known::read(broker).await?;
-        let work = Work { broker, window, stage, target, batch_max, policy, known, journal, record, show, added };
+        let known = KnownDead::read(broker).await?;
+        let work =
+            Work { broker, window, stage, target, batch_max, policy, known, journal, record, status_line, added };
         // On the heap: it holds everything there is, while it waits.
         Box::pin(work.run()).await
     }
@@ -204,9 +205,9 @@ impl Run<'_> {
     }
 
     /// Goes on with a replay that was interrupted.
-    async fn resume(&self, record: Record, show: &mut Show) -> Record {
-        let done = record.tally.deliveries();
-        show.line(&format!(
+    async fn resume(&self, record: Record, status_line: &mut StatusLine) -> Record {
+        let done = record.totals.deliveries();
+        status_line.print(&format!(
             "going on with the replay of {} to {} that was interrupted after {done} deliveries",
             record.from, record.to
         ));
@@ -215,9 +216,9 @@ impl Run<'_> {
         record
     }
 
-    async fn begin(&self, journal: &mut Journal, show: &mut Show) -> anyhow::Result<Record> {
+    async fn begin(&self, journal: &mut Journal, status_line: &mut StatusLine) -> anyhow::Result<Record> {
         let (from, to) = (self.arguments.from.at, self.to);
-        let held = history::held(self.broker).await?;
+        let held = stream_reader::held(self.broker).await?;
         let Some(oldest) = held.since else {
             anyhow::bail!("RAW holds no delivery; how long it keeps them is set by `streams.raw`")
         };
@@ -227,16 +228,17 @@ impl Run<'_> {
              {oldest}. How long it keeps them is set by `streams.raw`"
         );
         if from < oldest.minus(CLOCK_SKEW) {
-            show.line(&format!("RAW holds deliveries since {oldest} only; what was received before is not replayed"));
+            status_line
+                .print(&format!("RAW holds deliveries since {oldest} only; what was received before is not replayed"));
         }
         if self.arguments.into.is_none() {
-            live::past(self.broker, &self.config.pipeline, held.last, show).await?;
+            live::wait_until_settled(self.broker, &self.config.pipeline, held.last, status_line).await?;
         }
         // Every row that the sinks have stored by now is older than this, whatever server's clock it has.
         let since = self.clickhouse.now().await.map_err(|fault| fault.source)?;
         let since = Timestamp::from_micros(since.as_micros() + CLOCK_SKEW.as_micros() as i64);
         sleep(CLOCK_SKEW * 2).await;
-        let record = Record { from, to, since, last: held.last, through: None, tally: Tally::default() };
+        let record = Record { from, to, since, last: held.last, through: None, totals: Totals::default() };
         journal.write(Some(&record)).await.map_err(|fault| fault.source)?;
         Ok(record)
     }

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use headrace_runtime::fault::{Fault, FaultClass, Reason};
+use headrace_runtime::fault::{DeadReason, Fault, FaultClass};
 use headrace_runtime::state::{Entry, StateStore};
 use headrace_schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::known::Known;
+use super::known::KnownDead;
 
 /// Failed deliveries that are listed; of the others only how many.
 const LISTED_MAX: usize = 100;
@@ -30,12 +30,13 @@ pub(super) struct Record {
     /// The sequence of RAW up to which everything is done.
     pub(super) through: Option<u64>,
     /// What came of it.
-    pub(super) tally: Tally,
+    #[serde(rename = "tally")]
+    pub(super) totals: Totals,
 }
 
 /// What came of the deliveries.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Tally {
+pub(super) struct Totals {
     /// Deliveries whose event has a row of this replay.
     pub(super) computed: u64,
     /// Deliveries of an event whose row is that of another delivery.
@@ -50,12 +51,12 @@ pub(super) struct Tally {
     /// Other deliveries that failed, by reason.
     pub(super) failed: BTreeMap<String, u64>,
     /// The first of those; of a batch all that failed.
-    pub(super) failures: Vec<Failure>,
+    pub(super) failures: Vec<FailedDelivery>,
 }
 
 /// A delivery that failed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Failure {
+pub(super) struct FailedDelivery {
     /// Where it is, as `RAW:42`.
     pub(super) origin: String,
     /// The tenant, as a subject token.
@@ -69,16 +70,16 @@ pub(super) struct Failure {
     pub(super) detail: String,
 }
 
-impl Tally {
+impl Totals {
     /// Notes a delivery that can never succeed.
     pub(super) fn fail(&mut self, sequence: u64, tenant: &str, id: &str, fault: &Fault) {
         let reason = match fault.class {
             FaultClass::Poison(reason) => reason.code(),
-            FaultClass::Transient { .. } | FaultClass::Broken => Reason::Exhausted.code(),
+            FaultClass::Transient { .. } | FaultClass::Broken => DeadReason::Exhausted.code(),
         };
         let detail = fault.to_string().chars().take(DETAIL_CHARS).collect();
         let (tenant, id, reason) = (tenant.to_owned(), id.to_owned(), reason.to_owned());
-        self.failures.push(Failure { origin: format!("RAW:{sequence}"), tenant, id, reason, detail });
+        self.failures.push(FailedDelivery { origin: format!("RAW:{sequence}"), tenant, id, reason, detail });
     }
 
     /// How many failed.
@@ -92,7 +93,7 @@ impl Tally {
     }
 
     /// Adds what came of a batch. `known` are the events that were given up before.
-    pub(super) fn add(&mut self, batch: Self, known: &Known) {
+    pub(super) fn add(&mut self, batch: Self, known: &KnownDead) {
         let Self { computed, kept, filtered, bodies, dead_before: _, failed: _, failures } = batch;
         self.computed += computed;
         self.kept += kept;
@@ -158,19 +159,19 @@ mod tests {
 
     #[test]
     fn all_failures_are_counted_and_the_first_are_listed() {
-        let fault = Fault::poison(Reason::Malformed, anyhow!("{}", "x".repeat(1_000)));
-        let mut tally = Tally::default();
-        let known = Known::of([("acme", "github:2"), ("octo", "github:1")]);
+        let fault = Fault::poison(DeadReason::Malformed, anyhow!("{}", "x".repeat(1_000)));
+        let mut totals = Totals::default();
+        let known = KnownDead::of([("acme", "github:2"), ("octo", "github:1")]);
         for sequence in 0..70 {
-            let mut batch = Tally { computed: 2, ..Tally::default() };
+            let mut batch = Totals { computed: 2, ..Totals::default() };
             batch.fail(sequence * 2, "acme", "github:1", &fault);
             batch.fail(sequence * 2, "acme", "github:2", &fault);
-            batch.fail(sequence * 2 + 1, "acme", "", &Fault::poison(Reason::BodyLost, anyhow!("gone")));
-            tally.add(batch, &known);
+            batch.fail(sequence * 2 + 1, "acme", "", &Fault::poison(DeadReason::BodyLost, anyhow!("gone")));
+            totals.add(batch, &known);
         }
-        assert_eq!((tally.deliveries(), tally.failed(), tally.failed["malformed"]), (350, 140, 70));
-        assert_eq!(tally.dead_before, 70, "they were given up before");
-        assert_eq!((tally.failures.len(), tally.failures[99].origin.as_str()), (LISTED_MAX, "RAW:99"));
-        assert_eq!(tally.failures[0].detail.len(), DETAIL_CHARS);
+        assert_eq!((totals.deliveries(), totals.failed(), totals.failed["malformed"]), (350, 140, 70));
+        assert_eq!(totals.dead_before, 70, "they were given up before");
+        assert_eq!((totals.failures.len(), totals.failures[99].origin.as_str()), (LISTED_MAX, "RAW:99"));
+        assert_eq!(totals.failures[0].detail.len(), DETAIL_CHARS);
     }
 }

@@ -1,14 +1,14 @@
 //! What came of a replay, for a person and for scripts.
 
-use super::record::Tally;
+use super::record::Totals;
 use crate::plain;
 
 /// Writes the sum to stdout, and what failed to stderr.
 ///
 /// # Errors
 /// When something failed.
-pub(super) fn tell(tally: &Tally, into: Option<&str>) -> anyhow::Result<()> {
-    let Tally { computed, kept, filtered, bodies, dead_before, failures, .. } = tally;
+pub(super) fn tell(totals: &Totals, into: Option<&str>) -> anyhow::Result<()> {
+    let Totals { computed, kept, filtered, bodies, dead_before, failures, .. } = totals;
     let table = into.unwrap_or("events");
     let mut text = format!("{computed} deliveries replayed into {table}");
     if into.is_none() {
@@ -24,7 +24,7 @@ pub(super) fn tell(tally: &Tally, into: Option<&str>) -> anyhow::Result<()> {
         text.push_str(&format!(", {dead_before} are the dead letters that they were before"));
     }
     println!("{text}");
-    let failed = tally.failed();
+    let failed = totals.failed();
     if failed == 0 {
         return Ok(());
     }
@@ -35,7 +35,7 @@ pub(super) fn tell(tally: &Tally, into: Option<&str>) -> anyhow::Result<()> {
     if failed > failures.len() as u64 {
         eprintln!("and {} more", failed - failures.len() as u64);
     }
-    let reasons: Vec<String> = tally.failed.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    let reasons: Vec<String> = totals.failed.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     anyhow::bail!(
         "{failed} deliveries cannot be computed ({}); their rows, if any, are as they were",
         reasons.join(", ")

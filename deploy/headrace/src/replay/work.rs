@@ -11,7 +11,7 @@ use std::time::Duration;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::component::batch::Item;
 use headrace_runtime::component::stage::BoxedStage;
-use headrace_runtime::consume::history::{Past, Window};
+use headrace_runtime::consume::stream_reader::{StreamReader, Window};
 use headrace_runtime::crash::{self, Point};
 use headrace_runtime::fault::Fault;
 use headrace_runtime::message::Delivered;
@@ -24,10 +24,10 @@ use headrace_sinks::clickhouse::{Rewrite, Unproven};
 use tokio::time::{Instant, sleep_until};
 
 use super::compute::compute;
-use super::known::Known;
-use super::patience::Patience;
-use super::record::{Journal, Record, Tally};
-use super::show::Show;
+use super::known::KnownDead;
+use super::record::{Journal, Record, Totals};
+use super::retry::Retry;
+use super::status_line::StatusLine;
 use super::write::{item, write_all};
 
 /// Bytes of a batch; a larger body travels alone.
@@ -61,16 +61,16 @@ pub(super) struct Work<'a> {
     pub(super) batch_max: usize,
     pub(super) policy: RetryPolicy,
     /// What was given up before it began.
-    pub(super) known: Known,
+    pub(super) known: KnownDead,
     pub(super) journal: Journal,
     pub(super) record: Record,
-    pub(super) show: &'a mut Show,
+    pub(super) status_line: &'a mut StatusLine,
     /// Batches whose rows were absent, the oldest first.
-    pub(super) added: VecDeque<Added>,
+    pub(super) added: VecDeque<UnprovenBatch>,
 }
 
 /// A batch that waits for its proof.
-pub(super) struct Added {
+pub(super) struct UnprovenBatch {
     due: Instant,
     events: Vec<Unproven>,
     bodies: Vec<Unproven>,
@@ -85,13 +85,13 @@ struct Batch {
     bytes: usize,
     /// The sequence of its last message, whatever became of it.
     through: Option<u64>,
-    tally: Tally,
+    totals: Totals,
 }
 
 impl Batch {
     /// How many deliveries, those that cannot be read included.
     const fn len(&self) -> usize {
-        self.deliveries.len() + self.tally.failures.len()
+        self.deliveries.len() + self.totals.failures.len()
     }
 }
 
@@ -100,16 +100,16 @@ impl Work<'_> {
     ///
     /// # Errors
     /// When a server is away for too long, or a person must act. What is done is noted.
-    pub(super) async fn run(mut self) -> anyhow::Result<Tally> {
-        let mut past = Past::open(self.broker, &self.window, self.record.through, self.record.last).await?;
+    pub(super) async fn run(mut self) -> anyhow::Result<Totals> {
+        let mut reader = StreamReader::open(self.broker, &self.window, self.record.through, self.record.last).await?;
         let (mut batch, mut failures) = (Batch::default(), 0);
         loop {
-            let page = match past.page().await {
+            let page = match reader.page().await {
                 Ok(Some(page)) => page,
                 Ok(None) => break,
                 Err(error) => {
                     failures += 1;
-                    self.patience().rest("read RAW", Fault::transient(error), failures).await?;
+                    self.retry().rest("read RAW", Fault::transient(error), failures).await?;
                     continue;
                 }
             };
@@ -124,32 +124,33 @@ impl Work<'_> {
                     self.finish(take(&mut batch)).await?;
                 }
             }
-            let (done, at, last) = (self.record.tally.deliveries(), past.position(), self.record.last);
-            self.show.progress(|| format!("{done} deliveries replayed; RAW is read up to {} of {last}", at.min(last)));
+            let (done, at, last) = (self.record.totals.deliveries(), reader.position(), self.record.last);
+            self.status_line
+                .update(|| format!("{done} deliveries replayed; RAW is read up to {} of {last}", at.min(last)));
         }
-        past.close().await;
+        reader.close().await;
         self.finish(batch).await?;
         self.prove(0).await?;
         self.note(None).await?;
-        Ok(self.record.tally)
+        Ok(self.record.totals)
     }
 
-    const fn patience(&mut self) -> Patience<'_> {
-        Patience { policy: self.policy, show: self.show }
+    const fn retry(&mut self) -> Retry<'_> {
+        Retry { policy: self.policy, status_line: self.status_line }
     }
 
     /// Reads a message into the batch.
     async fn take(&mut self, message: &Delivered, batch: &mut Batch) -> anyhow::Result<()> {
         let broker = self.broker;
         batch.through = Some(message.sequence);
-        match self.patience().attempt("read a body", async || RawDelivery::read(message, broker).await).await? {
+        match self.retry().attempt("read a body", async || RawDelivery::read(message, broker).await).await? {
             Ok(delivery) => {
                 batch.bytes += delivery.size();
                 batch.deliveries.push(delivery);
             }
             Err(poison) => {
                 let id = message.header(header::ID).unwrap_or_default();
-                batch.tally.fail(message.sequence, subject::tenant_of(message.subject()), id, &poison);
+                batch.totals.fail(message.sequence, subject::tenant_of(message.subject()), id, &poison);
             }
         }
         Ok(())
@@ -157,18 +158,18 @@ impl Work<'_> {
 
     /// Takes a batch all the way.
     async fn finish(&mut self, batch: Batch) -> anyhow::Result<()> {
-        let Batch { deliveries, through, mut tally, .. } = batch;
+        let Batch { deliveries, through, mut totals, .. } = batch;
         let Some(through) = through else { return Ok(()) };
-        let mut patience = Patience { policy: self.policy, show: self.show };
-        let events = compute(&self.stage, &deliveries, &mut tally, &mut patience).await?;
+        let mut retry = Retry { policy: self.policy, status_line: self.status_line };
+        let events = compute(&self.stage, &deliveries, &mut totals, &mut retry).await?;
         crash::pass(Point::BeforeReplace);
-        let added = self.write(&events, deliveries, &mut tally).await?;
+        let added = self.write(&events, deliveries, &mut totals).await?;
         crash::pass(Point::BeforeProgress);
         if let Some((due, events, bodies)) = added {
-            self.added.push_back(Added { due, events, bodies, before: self.record.clone() });
+            self.added.push_back(UnprovenBatch { due, events, bodies, before: self.record.clone() });
         }
         self.record.through = Some(through);
-        self.record.tally.add(tally, &self.known);
+        self.record.totals.add(totals, &self.known);
         self.prove(UNPROVEN_MAX).await?;
         let record = self.added.front().map_or(&self.record, |oldest| &oldest.before).clone();
         self.note(Some(&record)).await?;
@@ -181,13 +182,13 @@ impl Work<'_> {
         &mut self,
         items: &[Item<Event>],
         deliveries: Vec<RawDelivery>,
-        tally: &mut Tally,
+        totals: &mut Totals,
     ) -> anyhow::Result<Option<(Instant, Vec<Unproven>, Vec<Unproven>)>> {
-        let mut patience = Patience { policy: self.policy, show: self.show };
+        let mut retry = Retry { policy: self.policy, status_line: self.status_line };
         let Target { events, shared } = &self.target;
-        let written = write_all(&mut patience, items, tally, async |part| events.write(part).await).await?;
-        tally.computed += written.fresh;
-        tally.kept += written.kept;
+        let written = write_all(&mut retry, items, totals, async |chunk| events.write(chunk).await).await?;
+        totals.computed += written.fresh;
+        totals.kept += written.kept;
         let Some(Shared { bodies, proven_after }) = shared else { return Ok(None) };
         let deliveries: Vec<Item<RawDelivery>> = deliveries
             .into_iter()
@@ -196,8 +197,8 @@ impl Work<'_> {
                 item(value, sequence)
             })
             .collect();
-        let stored = write_all(&mut patience, &deliveries, tally, async |part| bodies.write(part).await).await?;
-        tally.bodies += stored.inserted;
+        let stored = write_all(&mut retry, &deliveries, totals, async |chunk| bodies.write(chunk).await).await?;
+        totals.bodies += stored.inserted;
         let due = Instant::now() + *proven_after;
         let is_added = !written.unproven.is_empty() || !stored.unproven.is_empty();
         Ok(is_added.then_some((due, written.unproven, stored.unproven)))
@@ -212,15 +213,16 @@ impl Work<'_> {
                     break;
                 }
                 let waits = (oldest.due - Instant::now()).as_secs() + 1;
-                self.show.progress(|| format!("rows were added; looking in {waits} s whether a sink added them too"));
+                self.status_line
+                    .update(|| format!("rows were added; looking in {waits} s whether a sink added them too"));
                 sleep_until(oldest.due).await;
             }
-            let mut patience = Patience { policy: self.policy, show: self.show };
+            let mut retry = Retry { policy: self.policy, status_line: self.status_line };
             for own in &oldest.events {
-                patience.attempt("look at added rows", async || events.prove(own).await).await?.map_err(never)?;
+                retry.attempt("look at added rows", async || events.prove(own).await).await?.map_err(never)?;
             }
             for own in &oldest.bodies {
-                patience.attempt("look at added bodies", async || bodies.prove(own).await).await?.map_err(never)?;
+                retry.attempt("look at added bodies", async || bodies.prove(own).await).await?.map_err(never)?;
             }
             self.added.pop_front();
         }
@@ -232,7 +234,7 @@ impl Work<'_> {
         let mut failures = 0;
         while let Err(fault) = self.journal.write(record).await {
             failures += 1;
-            self.patience().rest("note how far the replay is", fault, failures).await?;
+            self.retry().rest("note how far the replay is", fault, failures).await?;
         }
         Ok(())
     }

@@ -5,10 +5,10 @@ use headrace_runtime::fault::Fault;
 use headrace_runtime::message::payload::{Identity, Payload};
 use headrace_sinks::clickhouse::{ITEMS_MAX, Unproven, Written};
 
-use super::patience::Patience;
-use super::record::Tally;
+use super::record::Totals;
+use super::retry::Retry;
 
-/// What became of several parts.
+/// What became of several chunks.
 #[derive(Default)]
 pub(super) struct AllWritten {
     /// Items whose event has a row of this replay.
@@ -21,35 +21,35 @@ pub(super) struct AllWritten {
     pub(super) unproven: Vec<Unproven>,
 }
 
-/// Writes `items` part by part. Of a part that is refused, each half is a part, until the item that is to blame
+/// Writes `items` chunk by chunk. Of a chunk that is refused, each half is a chunk, until the item that is to blame
 /// stands alone: it fails, and its row, if it has one, stays.
 ///
 /// # Errors
 /// When ClickHouse is away for too long, or a person must act.
 pub(super) async fn write_all<T: Payload>(
-    patience: &mut Patience<'_>,
+    retry: &mut Retry<'_>,
     items: &[Item<T>],
-    tally: &mut Tally,
+    totals: &mut Totals,
     write: impl AsyncFn(&[Item<T>]) -> Result<Written, Fault>,
 ) -> anyhow::Result<AllWritten> {
     let mut all = AllWritten::default();
-    let mut parts: Vec<&[Item<T>]> = items.chunks(ITEMS_MAX).rev().collect();
-    while let Some(part) = parts.pop() {
-        match patience.attempt("write to ClickHouse", async || write(part).await).await? {
+    let mut chunks: Vec<&[Item<T>]> = items.chunks(ITEMS_MAX).rev().collect();
+    while let Some(chunk) = chunks.pop() {
+        match retry.attempt("write to ClickHouse", async || write(chunk).await).await? {
             Ok(Written { fresh, inserted, kept, unproven }) => {
                 all.fresh += fresh;
                 all.inserted += inserted;
                 all.kept += kept;
                 all.unproven.extend((!unproven.is_empty()).then_some(unproven));
             }
-            Err(poison) => match part {
+            Err(poison) => match chunk {
                 [alone] => {
                     let Identity { tenant, id, .. } = alone.value.identity();
-                    tally.fail(alone.sequence, tenant, id, &poison);
+                    totals.fail(alone.sequence, tenant, id, &poison);
                 }
                 _ => {
-                    let (first, second) = part.split_at(part.len() / 2);
-                    parts.extend([second, first]);
+                    let (first, second) = chunk.split_at(chunk.len() / 2);
+                    chunks.extend([second, first]);
                 }
             },
         }

@@ -24,7 +24,7 @@ pub(super) struct Checker<'s> {
 
 /// Where the walk is.
 #[derive(Clone, Copy)]
-struct Place<'p> {
+struct Location<'p> {
     path: &'p str,
     exposure: Exposure,
 }
@@ -38,76 +38,76 @@ impl<'s> Checker<'s> {
     pub(super) fn document(&mut self, table: &mut Table<'_>) {
         let shapes = self.schema.shapes(self.schema.root());
         let shapes: Vec<&Shape<'s>> = shapes.iter().filter(|shape| shape.kinds.admits(Kinds::TABLE)).collect();
-        self.table(table, &ROOT, &shapes, Place { path: "", exposure: Exposure::Open });
+        self.table(table, &ROOT, &shapes, Location { path: "", exposure: Exposure::Open });
     }
 
-    fn value(&mut self, value: &mut Value<'_>, node: &'s Json, place: Place<'_>) {
+    fn value(&mut self, value: &mut Value<'_>, node: &'s Json, location: Location<'_>) {
         let shapes = self.schema.shapes(node);
-        let is_secret = place.exposure == Exposure::Secret || shapes.iter().any(|shape| shape.is_secret);
+        let is_secret = location.exposure == Exposure::Secret || shapes.iter().any(|shape| shape.is_secret);
         let exposure = if is_secret { Exposure::Secret } else { Exposure::Open };
-        let place = Place { exposure, ..place };
+        let location = Location { exposure, ..location };
         let span = value.span();
         let kind = Kinds::of(value.get_ref());
         let fitting: Vec<&Shape<'s>> = shapes.iter().filter(|shape| shape.kinds.admits(kind)).collect();
         if fitting.is_empty() {
             let expected = shapes.iter().fold(Kinds::NONE, |kinds, shape| kinds.and(shape.kinds));
-            self.find(span, place.path, scalar::wrong_kind(value.get_ref(), expected));
+            self.find(span, location.path, scalar::wrong_kind(value.get_ref(), expected));
             return;
         }
         match value.get_mut() {
-            DeValue::Table(table) => self.table(table, &span, &fitting, place),
-            DeValue::Array(items) => self.array(items, &span, fitting[0], place),
+            DeValue::Table(table) => self.table(table, &span, &fitting, location),
+            DeValue::Array(items) => self.array(items, &span, fitting[0], location),
             scalar => {
-                if place.exposure == Exposure::Secret {
+                if location.exposure == Exposure::Secret {
                     self.secrets.add(span.clone(), scalar);
                 }
-                if let Err(message) = scalar::check(scalar, &fitting, place.exposure) {
-                    self.find(span, place.path, message);
+                if let Err(message) = scalar::check(scalar, &fitting, location.exposure) {
+                    self.find(span, location.path, message);
                 }
             }
         }
     }
 
-    fn array(&mut self, items: &mut DeArray<'_>, span: &Span, shape: &Shape<'s>, place: Place<'_>) {
+    fn array(&mut self, items: &mut DeArray<'_>, span: &Span, shape: &Shape<'s>, location: Location<'_>) {
         let count = items.len() as u64;
         if let Err(message) = scalar::count_error(count, shape.bounds.items_min, shape.bounds.items_max, "element") {
-            self.find(span.clone(), place.path, message);
+            self.find(span.clone(), location.path, message);
         }
         for (index, item) in items.iter_mut().enumerate() {
             if let Some(node) = shape.item(index) {
-                self.value(item, node, Place { path: &item_path(place.path, index), ..place });
+                self.value(item, node, Location { path: &item_path(location.path, index), ..location });
             }
         }
     }
 
-    fn table(&mut self, table: &mut Table<'_>, span: &Span, shapes: &[&Shape<'s>], place: Place<'_>) {
-        let shape = match choose(shapes, table, self.schema, place.exposure) {
+    fn table(&mut self, table: &mut Table<'_>, span: &Span, shapes: &[&Shape<'s>], location: Location<'_>) {
+        let shape = match choose(shapes, table, self.schema, location.exposure) {
             Choice::One(shape) => shape,
             Choice::WrongTag { key, span, message } => {
-                return self.find(span, &key_path(place.path, key), message);
+                return self.find(span, &key_path(location.path, key), message);
             }
             Choice::NoTag { key, message } => {
-                let path = key_path(place.path, key);
+                let path = key_path(location.path, key);
                 return self.findings.push(Finding::missing(span.clone(), path, message));
             }
-            Choice::Unclear => return self.unknown_keys(table, shapes, place),
+            Choice::Unclear => return self.unknown_keys(table, shapes, location),
         };
-        let given_by_file = self.read_secrets(table, shape, place);
-        self.unknown_keys(table, &[shape], place);
+        let given_by_file = self.read_secrets(table, shape, location);
+        self.unknown_keys(table, &[shape], location);
         for (key, value) in table.iter_mut() {
             if let Some(node) = shape.child(key.get_ref()) {
-                self.value(value, node, Place { path: &key_path(place.path, key.get_ref()), ..place });
+                self.value(value, node, Location { path: &key_path(location.path, key.get_ref()), ..location });
             }
         }
         for key in &shape.required {
             if !table.contains_key(*key) && !given_by_file.contains(*key) {
-                self.missing_key(key, shape, span, place);
+                self.missing_key(key, shape, span, location);
             }
         }
     }
 
     /// Puts the content of each `x_file` at `x`; answers every `x` so given, readable or not.
-    fn read_secrets(&mut self, table: &mut Table<'_>, shape: &Shape<'s>, place: Place<'_>) -> BTreeSet<String> {
+    fn read_secrets(&mut self, table: &mut Table<'_>, shape: &Shape<'s>, location: Location<'_>) -> BTreeSet<String> {
         let schema = self.schema;
         let owned = |key: &Spanned<DeString<'_>>| {
             let (stem, form) = schema.secret_of(shape, key.get_ref())?;
@@ -119,7 +119,7 @@ impl<'s> Checker<'s> {
             let Some((key, value)) = table.remove_entry(file_key.as_str()) else {
                 continue;
             };
-            let path = key_path(place.path, &file_key);
+            let path = key_path(location.path, &file_key);
             if table.contains_key(stem.as_str()) {
                 let message = format!("`{stem}` is given too; keep one of the two");
                 self.find(key.span(), &path, message);
@@ -154,26 +154,26 @@ impl<'s> Checker<'s> {
         }
     }
 
-    fn unknown_keys(&mut self, table: &Table<'_>, shapes: &[&Shape<'s>], place: Place<'_>) {
+    fn unknown_keys(&mut self, table: &Table<'_>, shapes: &[&Shape<'s>], location: Location<'_>) {
         let shapes: Vec<Shape<'s>> = shapes.iter().map(|shape| (*shape).clone()).collect();
         let known = self.schema.known_keys(&shapes);
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
         for key in table.keys() {
             if !shapes.iter().any(|shape| shape.child(key.get_ref()).is_some()) {
                 let message = suggest::unknown_key(key.get_ref(), &known);
-                self.find(key.span(), &key_path(place.path, key.get_ref()), message);
+                self.find(key.span(), &key_path(location.path, key.get_ref()), message);
             }
         }
     }
 
-    fn missing_key(&mut self, key: &str, shape: &Shape<'s>, span: &Span, place: Place<'_>) {
+    fn missing_key(&mut self, key: &str, shape: &Shape<'s>, span: &Span, location: Location<'_>) {
         let is_secret = shape.property(key).is_some_and(|node| self.schema.secret_form(node).is_some());
         let message = if is_secret {
             format!("missing required key; give it or `{}`", Schema::file_key(key))
         } else {
             "missing required key".to_owned()
         };
-        self.findings.push(Finding::missing(span.clone(), key_path(place.path, key), message));
+        self.findings.push(Finding::missing(span.clone(), key_path(location.path, key), message));
     }
 
     fn find(&mut self, span: Span, path: &str, message: String) {

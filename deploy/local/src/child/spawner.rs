@@ -20,20 +20,20 @@ use super::{Child, Environment, SpawnError, Spec};
 /// A log longer than this, in bytes, is begun anew when its program starts.
 const LOG_BYTES_MAX: u64 = 16 << 20;
 
-struct Order {
+struct SpawnRequest {
     spec: Spec,
     reply: oneshot::Sender<io::Result<Child>>,
 }
 
-static ORDERS: LazyLock<std::sync::Mutex<Sender<Order>>> = LazyLock::new(|| {
-    let (sender, orders) = mpsc::channel::<Order>();
+static REQUESTS: LazyLock<std::sync::Mutex<Sender<SpawnRequest>>> = LazyLock::new(|| {
+    let (sender, requests) = mpsc::channel::<SpawnRequest>();
     // Thread "child-spawner": lives as long as the process, because the sender is never dropped.
     thread::Builder::new()
         .name("child-spawner".into())
         .spawn(move || {
-            for order in orders {
+            for request in requests {
                 // Whoever gave up waiting drops the child, which kills it.
-                let _ = order.reply.send(start(&order.spec));
+                let _ = request.reply.send(start(&request.spec));
             }
         })
         .expect("a process that cannot start a thread cannot start a child");
@@ -43,8 +43,8 @@ static ORDERS: LazyLock<std::sync::Mutex<Sender<Order>>> = LazyLock::new(|| {
 pub(super) async fn spawn(spec: Spec) -> Result<Child, SpawnError> {
     let program = spec.program.clone();
     let (reply, started) = oneshot::channel();
-    let order = Order { spec, reply };
-    let sent = ORDERS.lock().unwrap_or_else(PoisonError::into_inner).send(order);
+    let request = SpawnRequest { spec, reply };
+    let sent = REQUESTS.lock().unwrap_or_else(PoisonError::into_inner).send(request);
     let ended = || io::Error::other("the thread that starts children has ended");
     let started = match sent {
         Ok(()) => started.await.unwrap_or_else(|_| Err(ended())),

@@ -95,7 +95,7 @@ pub struct Broker {
     duplicate_window: Duration,
     replicated: bool,
     timeout: Duration,
-    losses: Losses,
+    disconnects: Disconnects,
     changed_back: Arc<Mutex<HashMap<String, Instant>>>,
 }
 
@@ -103,7 +103,7 @@ pub struct Broker {
 /// different configurations would change it in turn for ever.
 const CHANGED_BACK_EVERY: Duration = Duration::from_secs(600);
 
-/// Tells [`Losses`] of a connection.
+/// Tells [`Disconnects`] of a connection.
 #[derive(Clone)]
 pub(crate) struct Connection(watch::Sender<u64>);
 
@@ -117,9 +117,9 @@ impl Connection {
 /// Waits for the moments at which a connection is lost. What was asked of the server by it is not answered then, but for
 /// rare words of a cluster that come by the next.
 #[derive(Clone)]
-pub(crate) struct Losses(watch::Receiver<u64>);
+pub(crate) struct Disconnects(watch::Receiver<u64>);
 
-impl Losses {
+impl Disconnects {
     pub(crate) fn of_connection() -> (Connection, Self) {
         let (sender, receiver) = watch::channel(0);
         (Connection(sender), Self(receiver))
@@ -150,7 +150,7 @@ impl Broker {
         let url = std::mem::take(&mut nats.url);
         nats.reach(&url);
         let servers: Vec<&str> = nats.url.split(',').collect();
-        let (connection, losses) = Losses::of_connection();
+        let (connection, disconnects) = Disconnects::of_connection();
         let client = connect_options(&nats, name, connection).await?.connect(servers).await.with_context(|| {
             let user = nats.user.as_ref().map(|user| format!(" as the user `{user}`")).unwrap_or_default();
             format!("cannot connect to NATS at {shown}{user}; is it running, and is `nats.url` right?")
@@ -174,7 +174,7 @@ impl Broker {
             duplicate_window: streams.duplicate_window(),
             replicated: streams.replicas > 1,
             timeout: nats.timeout(),
-            losses,
+            disconnects,
             changed_back: Arc::default(),
         })
     }
@@ -220,11 +220,11 @@ impl Broker {
         may
     }
 
-    /// The losses of the connection from now on.
-    pub(crate) fn losses(&self) -> Losses {
-        let mut losses = self.losses.clone();
-        losses.forget();
-        losses
+    /// The disconnects of the connection from now on.
+    pub(crate) fn disconnects(&self) -> Disconnects {
+        let mut disconnects = self.disconnects.clone();
+        disconnects.forget();
+        disconnects
     }
 
     /// Whether the streams have replicas, so that each consumer has a leader among several servers.

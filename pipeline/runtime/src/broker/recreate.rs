@@ -1,8 +1,8 @@
 //! Watches over the streams and buckets: one that somebody deletes comes back without a restart, and loudly.
 //!
 //! What it held is lost; nothing here can bring that back. Exactly once is kept over it: the consumers of a stream
-//! that was made anew have a new epoch, and its messages are suspects for as long as the broker may not know their
-//! copies (see [`crate::message::epoch`]).
+//! that was made anew have a new incarnation, and its messages are suspects for as long as the broker may not know their
+//! copies (see [`crate::message::incarnation`]).
 
 use std::time::Duration;
 

@@ -132,7 +132,7 @@ fn stream_config(stream: Stream, streams: &Streams) -> stream::Config {
         num_replicas: streams.replicas,
         duplicate_window: streams.duplicate_window().min(hours(limits.max_age_hours)),
         allow_direct: true,
-        // A person drops single letters of DEAD; nobody has a reason to take one message out of the others.
+        // A person drops single dead letters of DEAD; nobody has a reason to take one message out of the others.
         deny_delete: stream != Stream::Dead,
         // `retention` purges the others.
         deny_purge: stream == Stream::Dead,

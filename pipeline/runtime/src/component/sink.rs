@@ -30,23 +30,23 @@ pub trait Sink: Send + Sync + 'static {
     }
 
     /// Delivers `batch`, which is never empty.
-    async fn deliver(&self, batch: &Batch<Self::Item>) -> Delivery;
+    async fn deliver(&self, batch: &Batch<Self::Item>) -> BatchResult;
 }
 
 /// A sink's answer for a batch.
 #[derive(Debug)]
-pub enum Delivery {
+pub enum BatchResult {
     /// One answer for each item, in their order.
     Each(Vec<Result<(), Fault>>),
     /// Nothing is known of any single item: the batch failed, or had no clear answer. It is presented
     /// again unchanged; a poisoned batch of several is split to find the item that is to blame.
     Whole(Fault),
     /// As [`Self::Whole`], and what failed may be the size of the batch or the time that it took. When it happens again
-    /// the batch is cut, and what is in its parts is suspect.
+    /// the batch is cut, and what is in its sub-batches is suspect.
     TooMuch(Fault),
 }
 
-impl Delivery {
+impl BatchResult {
     /// All `count` items were delivered.
     #[must_use]
     pub fn all(count: usize) -> Self {
@@ -54,9 +54,9 @@ impl Delivery {
     }
 }
 
-/// On which terms a sink takes part: how much at once, how long it may take.
+/// How a sink is run: how much at once, how long it may take.
 #[derive(Clone, Debug)]
-pub struct Terms {
+pub struct SinkOptions {
     /// Subjects it reads; empty means all of its items' stream.
     pub filters: Vec<String>,
     /// How its batches grow.
@@ -67,11 +67,11 @@ pub struct Terms {
     /// twice `call_timeout`.
     pub ack_wait: Duration,
     /// Batches in the making or on their way at once, in each process.
-    pub lanes: usize,
+    pub workers: usize,
 }
 
-impl Terms {
-    /// The consumer for these terms, for the sink `component` on `stream`.
+impl SinkOptions {
+    /// The consumer for these options, for the sink `component` on `stream`.
     #[must_use]
     pub fn subscription(&self, component: &str, stream: Stream) -> Subscription {
         Subscription {
@@ -80,7 +80,7 @@ impl Terms {
             filters: self.filters.clone(),
             ack_wait: self.ack_wait,
             // Room for a few processes to share the work.
-            unsettled_max: self.batching.events_max * self.lanes * 4,
+            unsettled_max: self.batching.events_max * self.workers * 4,
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::Broker;
 use crate::component::stage::{BoxedStage, Verdict};
 use crate::component::subscription::Subscription;
-use crate::consume::Lane;
+use crate::consume::Subscriber;
 use crate::consume::hold::{prolong_when_due, while_held};
 use crate::consume::read::{read_all, within};
 use crate::crash::{self, Point};
@@ -27,9 +27,9 @@ use crate::settle::settler::Settler;
 /// Events that a stage works on before it lets other tasks run: at about 10 µs each, the half
 /// millisecond that work may keep a reactor thread.
 const SLICE: usize = 32;
-/// Messages that a lane takes at once.
+/// Messages that a worker takes at once.
 const TAKE_MAX: usize = 256;
-/// Bytes of messages that a lane takes at once.
+/// Bytes of messages that a worker takes at once.
 const TAKE_MAX_BYTES: usize = 16 << 20;
 /// Bytes that a slice holds, with the bodies that its messages refer to; a larger body travels alone.
 const SLICE_BYTES: usize = 16 << 20;
@@ -64,18 +64,20 @@ pub struct ChainLoop<In, Out> {
 type OnItsWay = (Delivered, Timestamp, Result<Vec<Sent>, Outcome>);
 
 impl<In: Payload, Out: Product> ChainLoop<In, Out> {
-    /// Runs one lane until `stop`; several may run at once.
+    /// Runs one worker until `stop`; several may run at once.
     ///
     /// # Errors
-    /// When the broker refuses the consumer; the supervisor starts the lane again.
-    pub async fn run_lane(&self, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut lane = Lane::open(&self.broker, &self.subscription).await?;
+    /// When the broker refuses the consumer; the supervisor starts the worker again.
+    pub async fn run_worker(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut subscriber = Subscriber::open(&self.broker, &self.subscription).await?;
         let publisher = Publisher::new(&self.broker);
         self.settler.health.healthy();
         while !stop.is_cancelled() {
             let (mut messages, slice) = match self.pace {
-                Pace::Prompt => (lane.ready(TAKE_MAX, TAKE_MAX_BYTES, &stop).await?, SLICE),
-                Pace::Gathered { linger } => (lane.gather(TAKE_MAX, TAKE_MAX_BYTES, linger, &stop).await?.0, TAKE_MAX),
+                Pace::Prompt => (subscriber.ready(TAKE_MAX, TAKE_MAX_BYTES, &stop).await?, SLICE),
+                Pace::Gathered { linger } => {
+                    (subscriber.gather(TAKE_MAX, TAKE_MAX_BYTES, linger, &stop).await?.0, TAKE_MAX)
+                }
             };
             while !messages.is_empty() {
                 let sizes = messages.iter().take(slice).map(Delivered::bytes_when_read);
@@ -103,7 +105,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         mut messages: Vec<Delivered>,
         waiting: &[Delivered],
     ) -> Option<Duration> {
-        self.leave_lapsed(&mut messages, waiting).await;
+        self.leave_expired(&mut messages, waiting).await;
         let bytes = messages.iter().map(Delivered::bytes_when_read).sum();
         let _held = self.settler.metrics.hold(bytes);
         let (readable, inputs, mut pause) = self.read_all(messages, waiting).await;
@@ -122,7 +124,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         }));
         let (settled, known): (Vec<(Delivered, Outcome)>, Vec<Vec<Known>>) = confirmed.await.into_iter().unzip();
         let (messages, outcomes): (Vec<Delivered>, Vec<Outcome>) = settled.into_iter().unzip();
-        // A slice of which all has lapsed says nothing.
+        // A slice of which all has expired says nothing.
         let published = !outcomes.is_empty() && !outcomes.iter().any(|it| matches!(it, Outcome::Unpublished(_)));
         // Ack only after the PubAck: a crash between the two costs a duplicate that the broker's
         // window or the suspect look-up drops, the other order loses the event.
@@ -137,14 +139,14 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
 
     /// Renews the hold on `messages` and on those that wait, and leaves what was held for too long: no body is read for
     /// what another has by now.
-    async fn leave_lapsed(&self, messages: &mut Vec<Delivered>, waiting: &[Delivered]) {
+    async fn leave_expired(&self, messages: &mut Vec<Delivered>, waiting: &[Delivered]) {
         let ack_wait = self.subscription.ack_wait;
         let held: Vec<&Delivered> = messages.iter().chain(waiting).collect();
         prolong_when_due(&held, ack_wait).await;
         messages.retain(|message| {
             let is_ours = Instant::now() < message.held_until(ack_wait);
             if !is_ours {
-                self.settler.lapse(message);
+                self.settler.expire(message);
             }
             is_ours
         });
@@ -213,7 +215,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         let mut refused: Option<String> = None;
         for ((message, received_at), verdict) in messages.into_iter().zip(verdicts) {
             if Instant::now() >= message.held_until(self.subscription.ack_wait) {
-                self.settler.lapse(&message);
+                self.settler.expire(&message);
                 continue;
             }
             let on_its_way = match (verdict, &refused) {

@@ -1,15 +1,15 @@
-//! A component's share of a stream: a durable pull consumer, read by a few lanes.
+//! A component's share of a stream: a durable pull consumer, read by a few workers.
 //!
-//! A lane asks for a batch, works on it to the end and asks again. What is in flight is therefore
-//! bounded by lanes × batch, and nothing waits in a buffer while its `ack_wait` runs.
+//! A worker asks for a batch, works on it to the end and asks again. What is in flight is therefore
+//! bounded by workers × batch, and nothing waits in a buffer while its `ack_wait` runs.
 
 pub mod chain;
 mod duplicates;
-pub mod history;
 mod hold;
 mod pull;
 mod read;
 pub mod sink;
+pub mod stream_reader;
 mod sub_batch;
 
 use std::collections::HashMap;
@@ -27,40 +27,40 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::progress::{last_sequence, oldest_unsettled, state_of};
 use crate::broker::{Broker, Stream};
 use crate::component::subscription::Subscription;
-use crate::consume::duplicates::Place;
+use crate::consume::duplicates::Position;
 use crate::consume::pull::Pull;
 use crate::message::Delivered;
-use crate::message::epoch::{Epoch, Forgotten};
+use crate::message::incarnation::{Forgotten, Incarnation};
 
 /// How long a request for messages stays open at the broker.
 const REQUEST_OPEN: Duration = Duration::from_secs(5);
-/// Whether the consumer still has the terms that we gave it is looked at so often.
-const TERMS_LOOKED_AT_EVERY: Duration = Duration::from_secs(5);
+/// Whether the consumer still has the configuration that we gave it is checked so often.
+const CONFIG_CHECK_PERIOD: Duration = Duration::from_secs(5);
 
 /// One reader of a consumer.
-pub struct Lane {
+pub struct Subscriber {
     consumer: Consumer<Config>,
     stream: Stream,
     broker: Broker,
-    epoch: Option<Epoch>,
+    incarnation: Option<Incarnation>,
     open: Option<(Pull, Instant)>,
-    terms: Terms,
-    terms_seen_at: Instant,
+    config: ObservedConfig,
+    config_seen_at: Instant,
 }
 
 /// What a consumer delivers and when, as the broker has it.
 #[derive(Debug, PartialEq, Eq)]
-struct Terms(consumer::Config);
+struct ObservedConfig(consumer::Config);
 
-impl Terms {
+impl ObservedConfig {
     fn of(info: &consumer::Info) -> Self {
         // The server writes its own version among these.
         Self(consumer::Config { metadata: HashMap::new(), ..info.config.clone() })
     }
 }
 
-impl Lane {
-    /// Creates or updates the consumer and opens a lane on it.
+impl Subscriber {
+    /// Creates or updates the consumer and opens a worker on it.
     ///
     /// # Errors
     /// When the broker does not answer or refuses the consumer, or when the consumer is beyond the end of its stream.
@@ -84,9 +84,9 @@ impl Lane {
             .create_consumer_on_stream(config, stream)
             .await
             .with_context(|| format!("cannot open the consumer {} on {stream}", subscription.component))?;
-        let (terms, terms_seen_at) = (Terms::of(consumer.cached_info()), Instant::now());
+        let (config, config_seen_at) = (ObservedConfig::of(consumer.cached_info()), Instant::now());
         let (stream, broker) = (subscription.stream, broker.clone());
-        Ok(Self { consumer, stream, broker, epoch: None, open: None, terms, terms_seen_at })
+        Ok(Self { consumer, stream, broker, incarnation: None, open: None, config, config_seen_at })
     }
 
     /// The next messages, as soon as there is one: at most `max` and `bytes_max` bytes, those that are there already.
@@ -123,7 +123,7 @@ impl Lane {
     }
 
     /// Gathers up to `max` messages or `bytes_max` bytes for at most `linger`. Empty when none came or
-    /// `stop` was cancelled; what was gathered by then is returned, with the epoch that it is of.
+    /// `stop` was cancelled; what was gathered by then is returned, with the incarnation that it is of.
     ///
     /// # Errors
     /// When the broker refuses the request.
@@ -133,9 +133,9 @@ impl Lane {
         bytes_max: usize,
         linger: Duration,
         stop: &CancellationToken,
-    ) -> anyhow::Result<(Vec<Delivered>, Epoch)> {
-        // Before the request: what is delivered is then of this epoch or a later one.
-        let epoch = self.epoch().await?;
+    ) -> anyhow::Result<(Vec<Delivered>, Incarnation)> {
+        // Before the request: what is delivered is then of this incarnation or a later one.
+        let incarnation = self.incarnation().await?;
         let requested_at = Instant::now();
         let mut pull = self.request(max, bytes_max, linger).await?;
         let mut taken = Vec::new();
@@ -145,78 +145,80 @@ impl Lane {
                 () = stop.cancelled() => break,
             };
             let Some(message) = next else { break };
-            taken.push(Delivered::new(message?, requested_at, epoch.forgotten())?);
+            taken.push(Delivered::new(message?, requested_at, incarnation.forgotten())?);
         }
-        Ok((taken, epoch))
+        Ok((taken, incarnation))
     }
 
     /// No request is smaller than a message may be: what fits into none would never come.
     async fn request(&mut self, max: usize, bytes_max: usize, open: Duration) -> anyhow::Result<Pull> {
-        self.look_at_terms().await?;
+        self.check_config().await?;
         Pull::request(&self.broker, &self.consumer, (max, bytes_max.max(self.broker.message_max())), open).await
     }
 
     /// Another filter would keep messages from us without a word, another `ack_wait` give them to two at once. With
-    /// nothing in our hands is the moment to say so: a lane that is opened gives the consumer its own terms.
-    async fn look_at_terms(&mut self) -> anyhow::Result<()> {
-        if self.terms_seen_at.elapsed() < TERMS_LOOKED_AT_EVERY {
+    /// nothing in our hands is the moment to say so: a worker that is opened gives the consumer its own configuration.
+    async fn check_config(&mut self) -> anyhow::Result<()> {
+        if self.config_seen_at.elapsed() < CONFIG_CHECK_PERIOD {
             return Ok(());
         }
-        let found = Terms::of(self.consumer.info().await.context("cannot read the consumer's state")?);
-        if found != self.terms {
+        let found = ObservedConfig::of(self.consumer.info().await.context("cannot read the consumer's state")?);
+        if found != self.config {
             let (name, stream) = (&self.consumer.cached_info().name, self.stream.name());
-            let (expected, found_terms) = (&self.terms.0, &found.0);
+            let (expected, found_config) = (&self.config.0, &found.0);
             if self.broker.may_change_back(&format!("{stream}/{name}")) {
                 tracing::error!(
                     component = name,
                     ?expected,
-                    found = ?found_terms,
+                    found = ?found_config,
                     "somebody changed this consumer; it is changed back. Messages that came meanwhile may have been passed \
                      over: `headrace replay` writes their rows"
                 );
-                anyhow::bail!("expected the consumer {name} on {stream} with the terms that we gave it, found others");
+                anyhow::bail!(
+                    "expected the consumer {name} on {stream} with the configuration that we gave it, found another"
+                );
             }
             tracing::warn!(
                 component = name,
                 ?expected,
-                found = ?found_terms,
+                found = ?found_config,
                 "somebody changed this consumer again; it is left so until this process starts anew. All processes of a \
                  component need the same configuration"
             );
-            self.terms = found;
+            self.config = found;
         }
-        self.terms_seen_at = Instant::now();
+        self.config_seen_at = Instant::now();
         Ok(())
     }
 
-    /// The present epoch of the broker's memory of this consumer.
+    /// The present incarnation of the broker's memory of this consumer.
     ///
     /// # Errors
     /// When the broker does not answer.
-    pub async fn epoch(&mut self) -> anyhow::Result<Epoch> {
+    pub async fn incarnation(&mut self) -> anyhow::Result<Incarnation> {
         let info = self.consumer.info().await.context("cannot read the consumer's state")?;
-        let epoch = Epoch::of(&self.broker, self.stream, info, self.epoch.as_ref()).await?;
-        self.epoch = Some(epoch.clone());
-        Ok(epoch)
+        let incarnation = Incarnation::of(&self.broker, self.stream, info, self.incarnation.as_ref()).await?;
+        self.incarnation = Some(incarnation.clone());
+        Ok(incarnation)
     }
 
-    /// The place of the oldest message that is not settled, by anybody, and the epoch that this was told in; `None`
+    /// The position of the oldest message that is not settled, by anybody, and the incarnation that this was told in; `None`
     /// when all are.
     ///
     /// # Errors
     /// When the broker does not answer.
-    pub(crate) async fn oldest_unsettled(&mut self) -> anyhow::Result<(Epoch, Option<Place>)> {
+    pub(crate) async fn oldest_unsettled(&mut self) -> anyhow::Result<(Incarnation, Option<Position>)> {
         let info = self.consumer.info().await.context("cannot read the consumer's state")?;
-        let epoch = Epoch::of(&self.broker, self.stream, info, self.epoch.as_ref()).await?;
-        let oldest = oldest_unsettled(&self.broker, self.stream, info).await?.map(|message| Place {
+        let incarnation = Incarnation::of(&self.broker, self.stream, info, self.incarnation.as_ref()).await?;
+        let oldest = oldest_unsettled(&self.broker, self.stream, info).await?.map(|message| Position {
             sequence: message.sequence,
             stored_at: Timestamp::from_unix_nanos(message.time.unix_timestamp_nanos()),
             redriven: message.headers.get(header::REDRIVES).is_some(),
         });
-        Ok((epoch, oldest))
+        Ok((incarnation, oldest))
     }
 
-    /// Messages that wait, and messages delivered but not settled, over all lanes and processes.
+    /// Messages that wait, and messages delivered but not settled, over all workers and processes.
     ///
     /// # Errors
     /// When the broker does not answer.

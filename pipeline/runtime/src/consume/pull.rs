@@ -17,7 +17,7 @@ use async_nats::{Message, StatusCode, Subject, Subscriber};
 use futures::StreamExt as _;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::broker::{Broker, Losses};
+use crate::broker::{Broker, Disconnects};
 
 /// How much later than it should the server's word on a request may come.
 const WORD_WAIT: Duration = Duration::from_secs(5);
@@ -35,7 +35,7 @@ pub(crate) struct Pull {
     /// How many messages the server has sent, once it has said so.
     sent: Option<usize>,
     ends: Pin<Box<Sleep>>,
-    losses: Losses,
+    disconnects: Disconnects,
 }
 
 impl Pull {
@@ -51,13 +51,13 @@ impl Pull {
     ) -> anyhow::Result<Self> {
         let context = broker.jetstream();
         let client = context.client();
-        let losses = broker.losses();
+        let disconnects = broker.disconnects();
         let inbox = Subject::from(client.new_inbox());
         let subscriber = client.subscribe(inbox.clone()).await.context("cannot ask for messages")?;
         let config = BatchConfig { batch: max, max_bytes: bytes_max, expires: Some(open), ..Default::default() };
         consumer.request_batch(config, inbox).await.context("cannot ask for messages")?;
         let ends = Box::pin(sleep(open + WORD_WAIT));
-        Ok(Self { subscriber, context: context.clone(), max, taken: 0, sent: None, ends, losses })
+        Ok(Self { subscriber, context: context.clone(), max, taken: 0, sent: None, ends, disconnects })
     }
 
     /// The next message; `None` at the end. To drop the wait for it loses nothing.
@@ -72,7 +72,7 @@ impl Pull {
                 message = self.subscriber.next() => message?,
                 () = &mut self.ends => return None,
                 // The server forgets a request whose connection is lost.
-                () = self.losses.next() => return None,
+                () = self.disconnects.next() => return None,
             };
             if message.status.is_none_or(|status| status == StatusCode::OK) {
                 self.taken += 1;

@@ -33,8 +33,8 @@ pub(crate) fn within(sizes: impl Iterator<Item = usize>, bytes_max: usize) -> us
 pub(crate) async fn read_all<T: Payload>(messages: &[Delivered], broker: &Broker) -> Vec<Result<T, Outcome>> {
     let away = AtomicBool::new(false);
     let mut values = Vec::with_capacity(messages.len());
-    for part in messages.chunks(FETCHED_AT_ONCE) {
-        values.extend(join_all(part.iter().map(|message| read(message, broker, &away).boxed())).await);
+    for chunk in messages.chunks(FETCHED_AT_ONCE) {
+        values.extend(join_all(chunk.iter().map(|message| read(message, broker, &away).boxed())).await);
     }
     values
 }

@@ -1,4 +1,4 @@
-//! A part of what a sink's lane gathered, with the messages behind it, and whether it is still ours.
+//! A sub-batch of what a sink's worker gathered, with the messages behind it, and whether it is still ours.
 
 use tokio::time::Instant;
 
@@ -7,21 +7,21 @@ use crate::consume::read::within;
 use crate::message::Delivered;
 use crate::message::payload::Payload;
 
-/// A part of a batch with the messages behind it, in the same order.
-pub(crate) struct Part<T> {
+/// A sub-batch: some of what was gathered, with the messages behind it, in the same order.
+pub(crate) struct SubBatch<T> {
     pub(crate) messages: Vec<Delivered>,
     pub(crate) batch: Batch<T>,
 }
 
 /// Whether messages are ours to deliver.
-pub(crate) enum Standing {
+pub(crate) enum Ownership {
     /// They are, until then.
-    Ours { valid_until: Instant },
+    Owned { valid_until: Instant },
     /// They are not any more: the broker gives them to another.
-    Lapsed,
+    Expired,
 }
 
-impl<T> Part<T> {
+impl<T> SubBatch<T> {
     pub(crate) fn empty() -> Self {
         Self { messages: Vec::new(), batch: Batch::new(Vec::new(), Instant::now()) }
     }
@@ -40,14 +40,14 @@ impl<T> Part<T> {
     pub(crate) fn partition(self, chosen: impl Fn(&Delivered, &T) -> bool) -> (Self, Self) {
         let (mut ours, mut others) = (Self::empty(), Self::empty());
         for (message, item) in self.messages.into_iter().zip(self.batch.into_items()) {
-            let part = if chosen(&message, &item.value) { &mut ours } else { &mut others };
-            part.messages.push(message);
-            part.batch.push(item);
+            let sub_batch = if chosen(&message, &item.value) { &mut ours } else { &mut others };
+            sub_batch.messages.push(message);
+            sub_batch.batch.push(item);
         }
         (ours, others)
     }
 
-    /// Two parts of about the same number.
+    /// Two sub-batches of about the same number.
     pub(crate) fn halves(self) -> [Self; 2] {
         let middle = self.messages.len() / 2;
         self.split(middle)
@@ -65,13 +65,13 @@ impl<T> Part<T> {
     }
 }
 
-impl<T: Payload> Part<T> {
+impl<T: Payload> SubBatch<T> {
     /// What it holds in memory, about.
     pub(crate) fn bytes(&self) -> usize {
         self.batch.items().iter().map(|item| item.value.size()).sum()
     }
 
-    /// Two parts that hold about the same, of a part of several.
+    /// Two sub-batches that hold about the same, of a sub-batch of several.
     pub(crate) fn cut(self) -> [Self; 2] {
         let sizes = self.batch.items().iter().map(|item| item.value.size());
         let middle = within(sizes, self.bytes() / 2).min(self.messages.len().saturating_sub(1));

@@ -26,7 +26,7 @@ pub enum FaultClass {
         retry_after: Option<Duration>,
     },
     /// This event can never succeed.
-    Poison(Reason),
+    Poison(DeadReason),
     /// We are misconfigured; no event is to blame. The consumer pauses and its health turns red.
     Broken,
 }
@@ -43,7 +43,7 @@ impl Fault {
     }
 
     /// This event can never succeed.
-    pub fn poison(reason: Reason, source: impl Into<anyhow::Error>) -> Self {
+    pub fn poison(reason: DeadReason, source: impl Into<anyhow::Error>) -> Self {
         Self { class: FaultClass::Poison(reason), source: source.into() }
     }
 
@@ -61,7 +61,7 @@ impl fmt::Display for Fault {
 
 /// Why an event is given up. The code is stable: it is a header on DEAD and a label of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
+pub enum DeadReason {
     /// The payload is not what its headers say: no JSON, no Avro, no form.
     Malformed,
     /// A header that every message of its stream carries is missing or unreadable.
@@ -78,7 +78,7 @@ pub enum Reason {
     Panicked,
 }
 
-impl Reason {
+impl DeadReason {
     /// All reasons, for documentation and metrics.
     pub const ALL: [Self; 7] = [
         Self::Malformed,

@@ -1,6 +1,6 @@
 //! A component that panics on a message: a fault of that message, and of no other.
 //!
-//! Without this its lane would end, start again and be given the same message again, for ever, with all that was
+//! Without this its worker would end, start again and be given the same message again, for ever, with all that was
 //! taken beside it.
 
 use std::any::Any;
@@ -9,7 +9,7 @@ use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt as _;
 
-use crate::fault::{Fault, Reason};
+use crate::fault::{DeadReason, Fault};
 
 /// Runs `work` of `who`. A panic is a poison fault that names it.
 ///
@@ -17,7 +17,7 @@ use crate::fault::{Fault, Reason};
 /// `AssertUnwindSafe` asserts.
 pub(crate) async fn caught<T>(who: &str, work: impl Future<Output = T>) -> Result<T, Fault> {
     let ended = AssertUnwindSafe(work).catch_unwind().await;
-    ended.map_err(|panic| Fault::poison(Reason::Panicked, anyhow::anyhow!("{who} panicked: {}", words(&*panic))))
+    ended.map_err(|panic| Fault::poison(DeadReason::Panicked, anyhow::anyhow!("{who} panicked: {}", words(&*panic))))
 }
 
 /// What was said with the panic; where it happened is on stderr.
@@ -41,7 +41,7 @@ mod tests {
         ] {
             let fault: Fault = found.unwrap_err();
             assert_eq!(fault.to_string(), words);
-            assert_eq!(fault.class, crate::fault::FaultClass::Poison(Reason::Panicked));
+            assert_eq!(fault.class, crate::fault::FaultClass::Poison(DeadReason::Panicked));
         }
     }
 }

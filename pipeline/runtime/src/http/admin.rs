@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
 use crate::component::subscription::Subscription;
-use crate::consume::Lane;
+use crate::consume::Subscriber;
 use crate::http;
 use crate::http::connections::Connections;
 use crate::observe::health::Health;
@@ -105,9 +105,9 @@ pub async fn measure_lag(
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut lanes = Vec::new();
+    let mut subscribers = Vec::new();
     for (broker, subscription) in &subscriptions {
-        lanes.push((subscription.component.clone(), Lane::open(broker, subscription).await?));
+        subscribers.push((subscription.component.clone(), Subscriber::open(broker, subscription).await?));
     }
     let mut ticks = tokio::time::interval(Duration::from_secs(5));
     loop {
@@ -115,8 +115,8 @@ pub async fn measure_lag(
             _ = ticks.tick() => {}
             () = stop.cancelled() => return Ok(()),
         }
-        for (component, lane) in &mut lanes {
-            let (waiting, unsettled) = lane.backlog().await?;
+        for (component, subscriber) in &mut subscribers {
+            let (waiting, unsettled) = subscriber.backlog().await?;
             gauge!(LAG, "component" => component.clone()).set(waiting as f64);
             gauge!(PENDING, "component" => component.clone()).set(unsettled as f64);
         }

@@ -29,7 +29,7 @@ const PACE_BYTES_PER_S: u64 = 64 << 10;
 /// Looking through all costs as much for one as for many: this part of the places is made free at once.
 const SHED_PART: usize = 64;
 /// What is dropped is told at most so often.
-const TOLD_EVERY: Duration = Duration::from_secs(10);
+const REPORT_PERIOD: Duration = Duration::from_secs(10);
 
 const IDLE: u8 = 0;
 const BODY: u8 = 1;
@@ -54,13 +54,13 @@ struct Inner {
     began: Instant,
     next: AtomicU64,
     open: Mutex<HashMap<u64, Connection>>,
-    told: Mutex<Told>,
+    unreported: Mutex<Unreported>,
     count: Gauge,
 }
 
-/// What was dropped since it was last told.
+/// What was dropped and not reported yet.
 #[derive(Default)]
-struct Told {
+struct Unreported {
     at: Option<Instant>,
     dropped: usize,
 }
@@ -109,7 +109,7 @@ impl Connections {
             began: Instant::now(),
             next: AtomicU64::new(0),
             open: Mutex::default(),
-            told: Mutex::default(),
+            unreported: Mutex::default(),
             count: gauge!(CONNECTIONS, "listener" => listener),
         }))
     }
@@ -171,13 +171,13 @@ impl Connections {
     /// Tells of a listener that does not accept.
     pub(super) fn cannot_accept(&self, error: &io::Error) {
         tracing::debug!(%error, listener = self.0.listener, "cannot accept a connection");
-        if self.to_tell(0).is_some() {
+        if self.due_report(0).is_some() {
             tracing::warn!(%error, listener = self.0.listener, "cannot accept a connection; tries again");
         }
     }
 
     fn tell(&self, count: usize) {
-        if let Some(dropped) = self.to_tell(count) {
+        if let Some(dropped) = self.due_report(count) {
             tracing::warn!(
                 listener = self.0.listener,
                 dropped,
@@ -187,14 +187,14 @@ impl Connections {
         }
     }
 
-    fn to_tell(&self, dropped: usize) -> Option<usize> {
-        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.dropped += dropped;
-        if told.at.is_some_and(|at| at.elapsed() < TOLD_EVERY) {
+    fn due_report(&self, dropped: usize) -> Option<usize> {
+        let mut unreported = self.0.unreported.lock().unwrap_or_else(PoisonError::into_inner);
+        unreported.dropped += dropped;
+        if unreported.at.is_some_and(|at| at.elapsed() < REPORT_PERIOD) {
             return None;
         }
-        told.at = Some(Instant::now());
-        Some(std::mem::take(&mut told.dropped))
+        unreported.at = Some(Instant::now());
+        Some(std::mem::take(&mut unreported.dropped))
     }
 
     pub(super) fn open(&self, peer: IpAddr) -> Opened {

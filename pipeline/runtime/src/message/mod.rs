@@ -1,6 +1,6 @@
 //! [`Delivered`]: a message that JetStream handed us and that we have to settle.
 
-pub mod epoch;
+pub mod incarnation;
 pub mod payload;
 
 use std::sync::Mutex;
@@ -15,7 +15,7 @@ use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;
 use tokio::time::Instant;
 
-use crate::message::epoch::Forgotten;
+use crate::message::incarnation::Forgotten;
 use crate::retry::Attempt;
 
 /// What a body takes whose message does not tell its size: the largest that GitHub sends.
@@ -114,21 +114,21 @@ impl Delivered {
     /// Whether an effect of this message may exist already, so that it must be looked up first.
     ///
     /// Six ways lead to a second copy: JetStream delivers again; it does and has forgotten that it
-    /// did ([`crate::message::epoch`]); the sender delivers again after the broker's duplicate window; a process
+    /// did ([`crate::message::incarnation`]); the sender delivers again after the broker's duplicate window; a process
     /// that was stopped publishes late; a person sends from DEAD again ([`crate::settle::dead_letters`]) what one component
     /// gave up and others did not; a stream was deleted and made anew ([`crate::broker::recreate`]). The third and fourth show as an id older than the window at its
     /// reception, and as a message stored long after it.
     #[must_use]
     pub fn is_suspect(&self, id: &EventId, received_at: Timestamp, window: Duration) -> bool {
-        self.may_be_redelivered() || self.may_be_copy(id, received_at, window)
+        self.may_be_redelivered() || self.may_be_duplicate(id, received_at, window)
     }
 
     /// Whether another message of the same event may be in the stream before this one.
-    pub(crate) fn may_be_copy(&self, id: &EventId, received_at: Timestamp, window: Duration) -> bool {
+    pub(crate) fn may_be_duplicate(&self, id: &EventId, received_at: Timestamp, window: Duration) -> bool {
         // Half the window: the clocks of gateway and broker may differ.
         let window = window / 2;
         self.is_redriven()
-            || self.may_be_copy_of_lost()
+            || self.may_duplicate_lost()
             || id.may_repeat(received_at, window)
             || self.stored_at.since(received_at) >= window
     }
@@ -142,17 +142,17 @@ impl Delivered {
     /// the one that this is the copy of.
     #[must_use]
     pub fn may_be_redelivered(&self) -> bool {
-        self.attempt.is_repeat() || self.is_of_earlier_epoch() || self.is_redriven()
+        self.attempt.is_repeat() || self.is_of_earlier_incarnation() || self.is_redriven()
     }
 
-    /// Whether it was stored before the present epoch of the broker's memory.
-    pub(crate) fn is_of_earlier_epoch(&self) -> bool {
+    /// Whether it was stored before the present incarnation of the broker's memory.
+    pub(crate) fn is_of_earlier_incarnation(&self) -> bool {
         self.stored_at <= self.forgotten.deliveries_until
     }
 
     /// Whether it may be the copy of a message of a stream that was deleted, which the present one cannot know.
-    pub(crate) fn may_be_copy_of_lost(&self) -> bool {
-        self.stored_at < self.forgotten.copies_until
+    pub(crate) fn may_duplicate_lost(&self) -> bool {
+        self.stored_at < self.forgotten.duplicates_until
     }
 
     /// How many times it has been tried, this time included and those before it was last in DEAD.

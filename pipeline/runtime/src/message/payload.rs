@@ -16,7 +16,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
 use crate::broker::{Broker, Stream};
-use crate::fault::{Fault, Reason};
+use crate::fault::{DeadReason, Fault};
 use crate::message::Delivered;
 
 /// A value that a message carries.
@@ -39,7 +39,7 @@ pub trait Payload: Send + Sync + Sized + 'static {
 
     /// Whether two messages of one identity in a stream are no nearer to each other than the broker's duplicate window:
     /// they have the same `Nats-Msg-Id`, unless they come from DEAD, and the broker drops what comes sooner.
-    const COPIES_APART: bool = true;
+    const DUPLICATES_APART: bool = true;
 
     /// When the gateway received the event behind it.
     fn received_at(&self) -> Timestamp;
@@ -154,7 +154,7 @@ impl Payload for RawDelivery {
         let required = |name: &'static str| {
             message.header(name).map(str::to_owned).ok_or_else(|| {
                 Fault::poison(
-                    Reason::MissingHeader,
+                    DeadReason::MissingHeader,
                     anyhow::anyhow!("expected the header {name} on every message of RAW, found none"),
                 )
             })
@@ -163,7 +163,7 @@ impl Payload for RawDelivery {
         let received_at = received_at.parse().map(Timestamp::from_micros).map_err(|_| {
             let problem =
                 anyhow::anyhow!("expected microseconds in the header {}, found `{received_at}`", header::RECEIVED_AT);
-            Fault::poison(Reason::MissingHeader, problem)
+            Fault::poison(DeadReason::MissingHeader, problem)
         })?;
         let body = match message.header(header::BODY_OBJECT) {
             Some(object) => fetch_body(broker, object).await?,
@@ -255,12 +255,12 @@ async fn open_body(broker: &Broker, object: &str) -> Result<Object, Fault> {
     let bodies = broker.bodies().await.map_err(unanswered)?;
     bodies.get(object).await.map_err(|error| match error.kind() {
         GetErrorKind::NotFound => {
-            Fault::poison(Reason::BodyLost, anyhow::anyhow!("the body `{object}` is not in the bucket `bodies`"))
+            Fault::poison(DeadReason::BodyLost, anyhow::anyhow!("the body `{object}` is not in the bucket `bodies`"))
         }
         GetErrorKind::InvalidName => Fault::transient(error),
         GetErrorKind::Other if error.to_string().contains(UNDECODABLE) => {
             let problem = anyhow::Error::new(error);
-            Fault::poison(Reason::BodyLost, problem.context(format!("what the bucket `bodies` says of `{object}`")))
+            Fault::poison(DeadReason::BodyLost, problem.context(format!("what the bucket `bodies` says of `{object}`")))
         }
         _ => unanswered(error.into()),
     })
@@ -271,7 +271,7 @@ impl Payload for Event {
     const STREAM: Stream = Stream::Events;
 
     async fn read(message: &Delivered, _: &Broker) -> Result<Self, Fault> {
-        codec::decode(message.payload()).map_err(|error| Fault::poison(Reason::Malformed, error))
+        codec::decode(message.payload()).map_err(|error| Fault::poison(DeadReason::Malformed, error))
     }
 
     fn id(&self) -> &str {
@@ -319,7 +319,7 @@ impl Payload for Alert {
     const STREAM: Stream = Stream::Alerts;
 
     async fn read(message: &Delivered, _: &Broker) -> Result<Self, Fault> {
-        codec::decode(message.payload()).map_err(|error| Fault::poison(Reason::Malformed, error))
+        codec::decode(message.payload()).map_err(|error| Fault::poison(DeadReason::Malformed, error))
     }
 
     fn id(&self) -> &str {
@@ -331,7 +331,7 @@ impl Payload for Alert {
     }
 
     // Each new count of an alert is a message of its own.
-    const COPIES_APART: bool = false;
+    const DUPLICATES_APART: bool = false;
 
     fn received_at(&self) -> Timestamp {
         self.updated_at
@@ -361,7 +361,10 @@ impl Product for Alert {
 /// a line break in a header.
 fn id_header(id: &str) -> Result<HeaderMap, Fault> {
     let problem = |error| {
-        Fault::poison(Reason::Malformed, anyhow::Error::new(error).context("expected an id of one line, found several"))
+        Fault::poison(
+            DeadReason::Malformed,
+            anyhow::Error::new(error).context("expected an id of one line, found several"),
+        )
     };
     let mut headers = HeaderMap::new();
     headers.insert(header::ID, id.parse::<HeaderValue>().map_err(problem)?);
@@ -369,5 +372,5 @@ fn id_header(id: &str) -> Result<HeaderMap, Fault> {
 }
 
 fn encode<R: codec::Record>(record: &R) -> Result<Bytes, Fault> {
-    codec::encode(record).map(Bytes::from).map_err(|error| Fault::poison(Reason::Malformed, error))
+    codec::encode(record).map(Bytes::from).map_err(|error| Fault::poison(DeadReason::Malformed, error))
 }

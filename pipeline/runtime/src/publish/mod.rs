@@ -13,7 +13,7 @@ use bytes::Bytes;
 use headrace_schemas::header;
 use tokio::time::{Instant, timeout_at};
 
-use crate::broker::{Broker, Losses};
+use crate::broker::{Broker, Disconnects};
 use crate::fault::Fault;
 use crate::message::payload::Outgoing;
 
@@ -44,7 +44,7 @@ pub struct Unconfirmed {
     ack: Ack,
     /// Counted from sending: of many that are on their way at once, all that are lost cost one timeout.
     until: Instant,
-    losses: Losses,
+    disconnects: Disconnects,
 }
 
 impl Unconfirmed {
@@ -65,7 +65,7 @@ impl Unconfirmed {
         tokio::select! {
             biased;
             stored = confirmed_by(self.ack, self.until) => stored,
-            () = self.losses.next() => {
+            () = self.disconnects.next() => {
                 Err(Fault::transient(anyhow::anyhow!("the connection to NATS was lost before it confirmed the message")))
             }
         }
@@ -124,12 +124,12 @@ impl Publisher {
         if !self.broker.is_connected() {
             return Err(Fault::transient(anyhow::anyhow!("no connection to NATS")));
         }
-        let losses = self.broker.losses();
+        let disconnects = self.broker.disconnects();
         let until = Instant::now() + self.broker.timeout();
         match self.jetstream.publish_with_headers(subject, headers, payload).await {
-            Ok(ack) => Ok(Unconfirmed { ack: ack.into_future(), until, losses }),
+            Ok(ack) => Ok(Unconfirmed { ack: ack.into_future(), until, disconnects }),
             Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
-                Err(Fault::poison(crate::fault::Reason::Rejected, anyhow::Error::new(error)))
+                Err(Fault::poison(crate::fault::DeadReason::Rejected, anyhow::Error::new(error)))
             }
             Err(error) => Err(Fault::transient(anyhow::Error::new(error).context("cannot publish"))),
         }
@@ -156,35 +156,35 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(5);
 
-    fn lost(losses: &Losses) -> Unconfirmed {
-        Unconfirmed { ack: Box::pin(pending()), until: Instant::now() + TIMEOUT, losses: losses.clone() }
+    fn lost(disconnects: &Disconnects) -> Unconfirmed {
+        Unconfirmed { ack: Box::pin(pending()), until: Instant::now() + TIMEOUT, disconnects: disconnects.clone() }
     }
 
     #[tokio::test(start_paused = true)]
     async fn lost_confirmations_cost_one_timeout_however_they_are_awaited() {
-        let (_connection, losses) = Losses::of_connection();
+        let (_connection, disconnects) = Disconnects::of_connection();
         let began = Instant::now();
-        let sent: Vec<Unconfirmed> = (0..256).map(|_| lost(&losses)).collect();
+        let sent: Vec<Unconfirmed> = (0..256).map(|_| lost(&disconnects)).collect();
         for unconfirmed in sent {
             assert!(unconfirmed.confirmed().await.is_err());
         }
         assert_eq!(began.elapsed(), TIMEOUT, "in a row");
-        let together = join_all((0..256).map(|_| lost(&losses).confirmed_or_cut_off())).await;
+        let together = join_all((0..256).map(|_| lost(&disconnects).confirmed_or_cut_off())).await;
         assert!(together.iter().all(Result::is_err));
         assert_eq!(began.elapsed(), TIMEOUT * 2, "together");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_lost_connection_ends_the_wait_for_its_confirmations() {
-        let (connection, losses) = Losses::of_connection();
-        let (before, began) = (lost(&losses), Instant::now());
+        let (connection, disconnects) = Disconnects::of_connection();
+        let (before, began) = (lost(&disconnects), Instant::now());
         connection.lost();
         let fault = before.confirmed_or_cut_off().await.unwrap_err();
         assert!(fault.to_string().contains("connection to NATS was lost"), "{fault}");
         assert_eq!(began.elapsed(), Duration::ZERO);
-        let mut losses = losses;
-        losses.forget();
-        assert!(lost(&losses).confirmed_or_cut_off().await.is_err());
+        let mut disconnects = disconnects;
+        disconnects.forget();
+        assert!(lost(&disconnects).confirmed_or_cut_off().await.is_err());
         assert_eq!(began.elapsed(), TIMEOUT, "what is sent by the next connection is waited for");
     }
 }

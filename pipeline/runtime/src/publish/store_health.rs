@@ -2,10 +2,10 @@
 //!
 //! That the broker answers is not enough: with a full disk or a full stream it answers and stores nothing. The
 //! only proof is a message stored. So the outcome of the last delivery governs. A process that is not ready gets no
-//! more deliveries from its load balancer, which would keep it so for ever: [`HOLD`] after a failure a probe
+//! more deliveries from its load balancer, which would keep it so for ever: [`FAILURE_TTL`] after a failure a probe
 //! decides instead. It asks whether RAW has room and writes a small value to the KV bucket `state`, on the same disk.
 //! A stream of NATS that refuses for itself alone, as one does after a write that failed, no probe can see without
-//! a message in RAW: then deliveries come again, fail again, and the process is not ready for another [`HOLD`].
+//! a message in RAW: then deliveries come again, fail again, and the process is not ready for another [`FAILURE_TTL`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,7 @@ use crate::broker::{Broker, Stream};
 use crate::observe::health::ComponentHealth;
 
 /// A failure governs for so long, unless a delivery is stored.
-pub const HOLD: Duration = Duration::from_secs(10);
+pub const FAILURE_TTL: Duration = Duration::from_secs(10);
 /// A success, of a probe or of the first delivery after a failure, is believed for so long.
 const FRESH: Duration = Duration::from_secs(5);
 /// The key that a probe writes.
@@ -31,25 +31,30 @@ pub struct StoreHealth(Arc<Inner>);
 
 struct Inner {
     health: ComponentHealth,
-    hold: Duration,
+    failure_ttl: Duration,
     /// Spares the lock to each delivery that is stored.
     failing: AtomicBool,
-    last: Mutex<Last>,
+    last: Mutex<LastAttempt>,
 }
 
 #[derive(Clone)]
-enum Last {
+enum LastAttempt {
     Nothing,
     Stored(Instant),
     Failed(Instant, String),
 }
 
 impl StoreHealth {
-    /// The health of the component `health`, healthy to begin with. A failure governs for `hold`, usually [`HOLD`].
+    /// The health of the component `health`, healthy to begin with. A failure governs for `failure_ttl`, usually [`FAILURE_TTL`].
     #[must_use]
-    pub fn new(health: ComponentHealth, hold: Duration) -> Self {
+    pub fn new(health: ComponentHealth, failure_ttl: Duration) -> Self {
         health.healthy();
-        Self(Arc::new(Inner { health, hold, failing: AtomicBool::new(false), last: Mutex::new(Last::Nothing) }))
+        Self(Arc::new(Inner {
+            health,
+            failure_ttl,
+            failing: AtomicBool::new(false),
+            last: Mutex::new(LastAttempt::Nothing),
+        }))
     }
 
     /// A delivery was stored.
@@ -63,7 +68,7 @@ impl StoreHealth {
     /// A delivery was not stored for the reason `why`.
     pub fn failed(&self, why: &str) {
         let mut last = self.last();
-        *last = Last::Failed(Instant::now(), why.to_owned());
+        *last = LastAttempt::Failed(Instant::now(), why.to_owned());
         self.0.failing.store(true, Ordering::Relaxed);
         self.0.health.degraded(why);
     }
@@ -75,28 +80,28 @@ impl StoreHealth {
     pub async fn check(&self, broker: &Broker) -> anyhow::Result<()> {
         let last = self.last().clone();
         let failed_at = match last {
-            Last::Stored(at) if at.elapsed() < FRESH => return Ok(()),
-            Last::Failed(at, why) if at.elapsed() < self.0.hold => anyhow::bail!("{why}"),
-            Last::Failed(at, _) => Some(at),
-            Last::Stored(_) | Last::Nothing => None,
+            LastAttempt::Stored(at) if at.elapsed() < FRESH => return Ok(()),
+            LastAttempt::Failed(at, why) if at.elapsed() < self.0.failure_ttl => anyhow::bail!("{why}"),
+            LastAttempt::Failed(at, _) => Some(at),
+            LastAttempt::Stored(_) | LastAttempt::Nothing => None,
         };
         probe(broker).await?;
         let mut last = self.last();
         // A delivery may have failed meanwhile.
         match &*last {
-            Last::Failed(at, why) if failed_at.is_none_or(|before| *at > before) => anyhow::bail!("{why}"),
+            LastAttempt::Failed(at, why) if failed_at.is_none_or(|before| *at > before) => anyhow::bail!("{why}"),
             _ => self.works(&mut last),
         }
         Ok(())
     }
 
-    fn works(&self, last: &mut Last) {
-        *last = Last::Stored(Instant::now());
+    fn works(&self, last: &mut LastAttempt) {
+        *last = LastAttempt::Stored(Instant::now());
         self.0.failing.store(false, Ordering::Relaxed);
         self.0.health.healthy();
     }
 
-    fn last(&self) -> MutexGuard<'_, Last> {
+    fn last(&self) -> MutexGuard<'_, LastAttempt> {
         self.0.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,6 +1,6 @@
 //! Dead letters: looked at, sent through again, removed.
 //!
-//! Nothing here decides; a person does, see `headrace dead`. A letter leaves DEAD only when the broker
+//! Nothing here decides; a person does, see `headrace dead`. A dead letter leaves DEAD only when the broker
 //! has confirmed its copy, and a copy is always a suspect ([`crate::message::Delivered::is_suspect`]),
 //! so that it makes no second row wherever the first one went.
 
@@ -21,7 +21,7 @@ use crate::broker::{Broker, Stream};
 use crate::message::payload;
 use crate::publish::Publisher;
 
-/// Letters read at once, without their payloads: about 1 KiB each.
+/// Dead letters read at once, without their payloads: about 1 KiB each.
 const PAGE: usize = 256;
 /// The broker forgets a reader that was killed after this time.
 const READER_KEPT: Duration = Duration::from_secs(30);
@@ -30,7 +30,7 @@ const PAYLOAD_BYTES: &str = "Nats-Msg-Size";
 
 /// A message of DEAD, without its payload.
 #[derive(Clone, Debug)]
-pub struct Letter {
+pub struct DeadLetter {
     /// Its sequence in DEAD, by which it is named.
     pub sequence: u64,
     /// When it was given up, by the broker's clock.
@@ -43,7 +43,7 @@ pub struct Letter {
     pub headers: HeaderMap,
 }
 
-impl Letter {
+impl DeadLetter {
     fn new(subject: &str, sequence: u64, died_at_nanos: i128, payload_bytes: u64, headers: HeaderMap) -> Self {
         let died_at = Timestamp::from_micros(i64::try_from(died_at_nanos / 1_000).unwrap_or_default());
         Self { sequence, died_at, tenant: subject::tenant_of(subject).to_owned(), payload_bytes, headers }
@@ -62,7 +62,7 @@ impl Letter {
     }
 }
 
-/// Which letters are meant; all when nothing is set.
+/// Which dead letters are meant; all when nothing is set.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     /// With this sequence in DEAD.
@@ -83,20 +83,21 @@ pub struct Filter {
 
 impl Filter {
     /// Component and tenant are in the subject, by which the broker has chosen already.
-    fn takes(&self, letter: &Letter) -> bool {
-        let is = |wanted: &Option<String>, name: &str| wanted.as_deref().is_none_or(|own| own == letter.header(name));
-        self.sequence.is_none_or(|sequence| sequence == letter.sequence)
+    fn takes(&self, dead_letter: &DeadLetter) -> bool {
+        let is =
+            |wanted: &Option<String>, name: &str| wanted.as_deref().is_none_or(|own| own == dead_letter.header(name));
+        self.sequence.is_none_or(|sequence| sequence == dead_letter.sequence)
             && is(&self.reason, header::DEAD_REASON)
             && is(&self.event_id, header::ID)
-            && self.since.is_none_or(|since| letter.died_at >= since)
-            && self.until.is_none_or(|until| letter.died_at < until)
+            && self.since.is_none_or(|since| dead_letter.died_at >= since)
+            && self.until.is_none_or(|until| dead_letter.died_at < until)
     }
 }
 
-/// What became of a letter that was to be sent through again.
+/// What became of a dead letter that was to be sent through again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Redriven {
-    /// Its copy is stored, the letter removed.
+    /// Its copy is stored, the dead letter removed.
     Sent {
         /// The broker had the copy from an earlier try that was interrupted.
         known: bool,
@@ -127,7 +128,7 @@ impl DeadLetters {
         Ok(Self { broker: broker.clone(), publisher: Publisher::new(broker), stream })
     }
 
-    /// A reader of the letters that are there now; those that come later, such as a copy that failed
+    /// A reader of the dead letters that are there now; those that come later, such as a copy that failed
     /// again, are not read.
     ///
     /// # Errors
@@ -149,44 +150,44 @@ impl DeadLetters {
         Ok(Reader { stream: self.stream.clone(), consumer, filter, last })
     }
 
-    /// One letter with its payload; `None` when it is not there.
+    /// One dead letter with its payload; `None` when it is not there.
     ///
     /// # Errors
     /// When the broker does not answer.
-    pub async fn get(&self, sequence: u64) -> anyhow::Result<Option<(Letter, Bytes)>> {
+    pub async fn get(&self, sequence: u64) -> anyhow::Result<Option<(DeadLetter, Bytes)>> {
         let message = match self.stream.direct_get(sequence).await {
             Ok(message) => message,
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("cannot read dead letter {sequence}")),
         };
         let (nanos, bytes) = (message.time.unix_timestamp_nanos(), message.payload.len() as u64);
-        Ok(Some((Letter::new(&message.subject, sequence, nanos, bytes, message.headers), message.payload)))
+        Ok(Some((DeadLetter::new(&message.subject, sequence, nanos, bytes, message.headers), message.payload)))
     }
 
-    /// The body of a letter whose payload is `payload`: itself, or the object in the bucket `bodies` that
-    /// the letter refers to.
+    /// The body of a dead letter whose payload is `payload`: itself, or the object in the bucket `bodies` that
+    /// the dead letter refers to.
     ///
     /// # Errors
     /// When the object is gone or the broker does not answer.
-    pub async fn body(&self, letter: &Letter, payload: Bytes) -> anyhow::Result<Bytes> {
-        match letter.headers.get(header::BODY_OBJECT) {
+    pub async fn body(&self, dead_letter: &DeadLetter, payload: Bytes) -> anyhow::Result<Bytes> {
+        match dead_letter.headers.get(header::BODY_OBJECT) {
             Some(object) => payload::fetch_body(&self.broker, object.as_str()).await.map_err(|fault| fault.source),
             None => Ok(payload),
         }
     }
 
-    /// Sends a letter through again: publishes it to the subject it had, waits for the broker's word, and
+    /// Sends a dead letter through again: publishes it to the subject it had, waits for the broker's word, and
     /// only then removes it. Interrupted and called again, it does what is left.
     ///
     /// # Errors
-    /// When the broker does not answer or does not store the copy; the letter is still there.
+    /// When the broker does not answer or does not store the copy; the dead letter is still there.
     pub async fn redrive(&self, sequence: u64) -> anyhow::Result<Redriven> {
-        let Some((letter, payload)) = self.get(sequence).await? else { return Ok(Redriven::Gone) };
-        if let Some(problem) = self.unfit(&letter).await? {
+        let Some((dead_letter, payload)) = self.get(sequence).await? else { return Ok(Redriven::Gone) };
+        if let Some(problem) = self.unfit(&dead_letter).await? {
             return Ok(Redriven::Kept(problem));
         }
-        let subject = letter.header(header::DEAD_SUBJECT).to_owned();
-        let sent = self.publisher.send_headers(subject, live_headers(&letter), payload).await;
+        let subject = dead_letter.header(header::DEAD_SUBJECT).to_owned();
+        let sent = self.publisher.send_headers(subject, live_headers(&dead_letter), payload).await;
         let stored = match sent {
             Ok(unconfirmed) => unconfirmed.confirmed().await,
             Err(fault) => Err(fault),
@@ -197,14 +198,14 @@ impl DeadLetters {
         Ok(Redriven::Sent { known: stored.duplicate })
     }
 
-    /// Why a letter cannot be sent through again, in words.
-    async fn unfit(&self, letter: &Letter) -> anyhow::Result<Option<String>> {
-        let own = letter.header(header::DEAD_SUBJECT);
+    /// Why a dead letter cannot be sent through again, in words.
+    async fn unfit(&self, dead_letter: &DeadLetter) -> anyhow::Result<Option<String>> {
+        let own = dead_letter.header(header::DEAD_SUBJECT);
         if !subject::is_live(own) {
             let name = header::DEAD_SUBJECT;
             return Ok(Some(format!("expected the subject that it had in the header {name}, found `{own}`")));
         }
-        let Some(object) = letter.headers.get(header::BODY_OBJECT) else { return Ok(None) };
+        let Some(object) = dead_letter.headers.get(header::BODY_OBJECT) else { return Ok(None) };
         let bodies = self.broker.bodies().await?;
         match bodies.info(object.as_str()).await {
             Ok(_) => Ok(None),
@@ -215,7 +216,7 @@ impl DeadLetters {
         }
     }
 
-    /// Removes a letter for good; false when it is not there.
+    /// Removes a dead letter for good; false when it is not there.
     ///
     /// # Errors
     /// When the broker does not answer.
@@ -231,7 +232,7 @@ impl DeadLetters {
     }
 }
 
-/// Reads letters page by page, in the order of their sequence.
+/// Reads dead letters page by page, in the order of their sequence.
 pub struct Reader {
     stream: stream::Stream,
     consumer: Consumer<Config>,
@@ -240,13 +241,13 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// The next letters that the filter takes; an empty page when none of a page is, `None` at the end.
+    /// The next dead letters that the filter takes; an empty page when none of a page is, `None` at the end.
     ///
     /// # Errors
     /// When the broker does not answer.
-    pub async fn page(&mut self) -> anyhow::Result<Option<Vec<Letter>>> {
+    pub async fn page(&mut self) -> anyhow::Result<Option<Vec<DeadLetter>>> {
         let mut messages = self.consumer.fetch().max_messages(PAGE).messages().await.context("cannot read DEAD")?;
-        let (mut letters, mut read) = (Vec::new(), 0_usize);
+        let (mut dead_letters, mut read) = (Vec::new(), 0_usize);
         while let Some(message) = messages.next().await {
             let message = message.map_err(|error| anyhow::anyhow!("reading DEAD broke off: {error}"))?;
             let (sequence, nanos) = {
@@ -259,12 +260,12 @@ impl Reader {
             read += 1;
             let headers = message.headers.clone().unwrap_or_default();
             let bytes = headers.get(PAYLOAD_BYTES).and_then(|bytes| bytes.as_str().parse().ok()).unwrap_or(0);
-            let letter = Letter::new(&message.subject, sequence, nanos, bytes, headers);
-            if self.filter.takes(&letter) {
-                letters.push(letter);
+            let dead_letter = DeadLetter::new(&message.subject, sequence, nanos, bytes, headers);
+            if self.filter.takes(&dead_letter) {
+                dead_letters.push(dead_letter);
             }
         }
-        Ok((read > 0).then_some(letters))
+        Ok((read > 0).then_some(dead_letters))
     }
 
     /// Ends reading. Without it the broker keeps the reader's place for half a minute.
@@ -276,22 +277,23 @@ impl Reader {
     }
 }
 
-/// The headers of a letter's copy: those that the message had, and its history.
-fn live_headers(letter: &Letter) -> HeaderMap {
+/// The headers of a dead letter's copy: those that the message had, and its history.
+fn live_headers(dead_letter: &DeadLetter) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    for (name, values) in letter.headers.iter() {
+    for (name, values) in dead_letter.headers.iter() {
         let text: &str = name.as_ref();
         if !text.starts_with("Nats-") && !text.starts_with(header::DEAD_PREFIX) {
             values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
         }
     }
     // Not the key that it had: within the duplicate window the broker would drop the copy. The same key
-    // for every try at this letter, so that a try after an interrupted one adds nothing.
+    // for every try at this dead letter, so that a try after an interrupted one adds nothing.
     // With the time, because a DEAD that was made anew gives its sequences again.
-    let (id, place) = (letter.header(header::ID), format!("{}@{}", letter.sequence, letter.died_at.as_micros()));
+    let (id, place) =
+        (dead_letter.header(header::ID), format!("{}@{}", dead_letter.sequence, dead_letter.died_at.as_micros()));
     headers.insert(header::MESSAGE_ID, format!("{id}/redrive/{place}"));
-    headers.insert(header::REDRIVES, letter.redrives().saturating_add(1).to_string());
-    let attempts: u64 = letter.header(header::DEAD_ATTEMPTS).parse().unwrap_or(0);
+    headers.insert(header::REDRIVES, dead_letter.redrives().saturating_add(1).to_string());
+    let attempts: u64 = dead_letter.header(header::DEAD_ATTEMPTS).parse().unwrap_or(0);
     headers.insert(header::ATTEMPTS_BEFORE, attempts.to_string());
     headers
 }
@@ -300,14 +302,14 @@ fn live_headers(letter: &Letter) -> HeaderMap {
 mod tests {
     use super::*;
 
-    fn letter(headers: &[(&str, &str)]) -> Letter {
+    fn dead_letter(headers: &[(&str, &str)]) -> DeadLetter {
         let headers = headers.iter().map(|&(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-        Letter::new("dead.normalize.acme", 7, 1_700_000_000_123_456_789, 2, headers)
+        DeadLetter::new("dead.normalize.acme", 7, 1_700_000_000_123_456_789, 2, headers)
     }
 
     #[test]
     fn a_copy_has_the_messages_own_headers_and_its_history() {
-        let letter = letter(&[
+        let dead_letter = dead_letter(&[
             ("Nats-Msg-Id", "normalize/RAW:42"),
             (header::ID, "github:1"),
             (header::GITHUB_SIGNATURE, "sha256=00"),
@@ -316,7 +318,7 @@ mod tests {
             (header::REDRIVES, "1"),
             (header::ATTEMPTS_BEFORE, "4"),
         ]);
-        let headers = live_headers(&letter);
+        let headers = live_headers(&dead_letter);
         let mut found: Vec<String> = headers.iter().map(|(name, values)| format!("{name}: {}", values[0])).collect();
         found.sort();
         let expected = [
@@ -331,9 +333,9 @@ mod tests {
 
     #[test]
     fn every_condition_of_a_filter_must_hold() {
-        let letter = letter(&[(header::DEAD_REASON, "malformed"), (header::ID, "github:1")]);
-        assert_eq!(letter.tenant, "acme");
-        let at = |micros| Some(Timestamp::from_micros(letter.died_at.as_micros() + micros));
+        let dead_letter = dead_letter(&[(header::DEAD_REASON, "malformed"), (header::ID, "github:1")]);
+        assert_eq!(dead_letter.tenant, "acme");
+        let at = |micros| Some(Timestamp::from_micros(dead_letter.died_at.as_micros() + micros));
         let text = |text: &str| Some(text.to_owned());
         for (filter, want) in [
             (Filter::default(), true),
@@ -344,7 +346,7 @@ mod tests {
             (Filter { since: at(1), ..Filter::default() }, false),
             (Filter { until: at(0), ..Filter::default() }, false),
         ] {
-            assert_eq!(filter.takes(&letter), want, "{filter:?}");
+            assert_eq!(filter.takes(&dead_letter), want, "{filter:?}");
         }
     }
 }

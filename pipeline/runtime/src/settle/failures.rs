@@ -1,6 +1,6 @@
 //! How often a message failed here.
 //!
-//! The broker counts deliveries, and many are no failures: a look-up that would prove nothing yet, a lapse, a
+//! The broker counts deliveries, and many are no failures: a look-up that would prove nothing yet, an expiry, a
 //! process that was stopped. Only failures may exhaust a message, so they are counted where they are seen.
 
 use std::collections::HashMap;

@@ -8,7 +8,7 @@ pub mod settler;
 
 use std::time::Duration;
 
-use crate::fault::{DiscardReason, Fault, FaultClass, Reason};
+use crate::fault::{DeadReason, DiscardReason, Fault, FaultClass};
 use crate::retry::{Attempt, RetryPolicy};
 
 /// What is known of a message once its component has answered.
@@ -62,7 +62,7 @@ pub enum Settlement {
         delay: Duration,
     },
     /// It goes to DEAD with the reason, then it is finished.
-    DeadLetter(Reason),
+    DeadLetter(DeadReason),
     /// It comes again after the delay, and until then its consumer takes nothing new.
     Pause {
         /// How long the consumer rests.
@@ -85,7 +85,7 @@ pub fn settle(outcome: &Outcome, attempt: Attempt, policy: &RetryPolicy) -> Sett
             FaultClass::Poison(reason) => Settlement::DeadLetter(*reason),
             FaultClass::Broken => Settlement::Pause { delay: backoff },
             FaultClass::Transient { .. } if attempt.0 >= policy.attempts_max => {
-                Settlement::DeadLetter(Reason::Exhausted)
+                Settlement::DeadLetter(DeadReason::Exhausted)
             }
             // A receiver's wish counts, but may not park an event for a day.
             FaultClass::Transient { retry_after } => Settlement::Nak {
@@ -113,7 +113,7 @@ mod tests {
         let transient = || Outcome::Failed(Fault::transient(anyhow!("down")));
         let wish =
             |seconds| Outcome::Failed(Fault::transient_after(Some(Duration::from_secs(seconds)), anyhow!("busy")));
-        let poison = || Outcome::Failed(Fault::poison(Reason::Malformed, anyhow!("no JSON")));
+        let poison = || Outcome::Failed(Fault::poison(DeadReason::Malformed, anyhow!("no JSON")));
         let broken = || Outcome::Failed(Fault::broken(anyhow!("password expired")));
         let unpublished = || Outcome::Unpublished(Fault::transient(anyhow!("no answer")));
         let unread = || Outcome::Unread(Fault::transient(anyhow!("no answer")));
@@ -128,11 +128,11 @@ mod tests {
             (transient(), 1, nak(1)),
             (transient(), 2, nak(2)),
             (transient(), 4, nak(8)),
-            (transient(), 5, Settlement::DeadLetter(Reason::Exhausted)),
+            (transient(), 5, Settlement::DeadLetter(DeadReason::Exhausted)),
             (wish(3), 1, nak(3)),
             (wish(0), 2, nak(2)),
             (wish(86_400), 1, nak(10)),
-            (poison(), 1, Settlement::DeadLetter(Reason::Malformed)),
+            (poison(), 1, Settlement::DeadLetter(DeadReason::Malformed)),
             (broken(), 1, pause(1)),
             (broken(), 99, pause(10)),
             (unpublished(), 1, nak(1)),

@@ -11,7 +11,7 @@ use headrace_schemas::subject;
 
 use crate::broker::Broker;
 use crate::crash::{self, Point};
-use crate::fault::{Fault, FaultClass, Reason};
+use crate::fault::{DeadReason, Fault, FaultClass};
 use crate::message::Delivered;
 use crate::observe::health::ComponentHealth;
 use crate::observe::metrics::ComponentMetrics;
@@ -63,7 +63,7 @@ impl Settler {
     /// Acknowledgements are sent without waiting for a word on them, and DEAD's confirmations are awaited together: a
     /// broker that is lost costs one timeout, however many messages there are.
     pub async fn settle_all(&self, outcomes: Vec<(&Delivered, Outcome)>) -> Option<Duration> {
-        let (mut pause, mut letters) = (None, Vec::new());
+        let (mut pause, mut dead_letters) = (None, Vec::new());
         for (message, outcome) in outcomes {
             match self.decide(message, &outcome) {
                 Settlement::Ack => {
@@ -79,7 +79,7 @@ impl Settler {
                     self.log_retry(message, &outcome, delay);
                     message.answer(AckKind::Nak(Some(delay))).await;
                 }
-                Settlement::DeadLetter(reason) => letters.push((message, reason, outcome)),
+                Settlement::DeadLetter(reason) => dead_letters.push((message, reason, outcome)),
                 Settlement::Pause { delay } => {
                     self.health.broken(describe(&outcome));
                     message.answer(AckKind::Nak(Some(delay))).await;
@@ -87,7 +87,8 @@ impl Settler {
                 }
             }
         }
-        let dead = letters.iter().map(|(message, reason, outcome)| self.dead_letter(message, *reason, outcome).boxed());
+        let dead =
+            dead_letters.iter().map(|(message, reason, outcome)| self.dead_letter(message, *reason, outcome).boxed());
         join_all(dead).await.into_iter().fold(pause, Option::max)
     }
 
@@ -117,7 +118,7 @@ impl Settler {
     }
 
     /// Forgets `message` untouched: it was held so long that the broker gives it to another.
-    pub fn lapse(&self, message: &Delivered) {
+    pub fn expire(&self, message: &Delivered) {
         self.metrics.lapsed.increment(1);
         tracing::warn!(
             component = self.component,
@@ -127,7 +128,7 @@ impl Settler {
     }
 
     /// Sends `message` to DEAD. Returns how long the consumer must rest when DEAD does not take it.
-    async fn dead_letter(&self, message: &Delivered, reason: Reason, outcome: &Outcome) -> Option<Duration> {
+    async fn dead_letter(&self, message: &Delivered, reason: DeadReason, outcome: &Outcome) -> Option<Duration> {
         let detail = describe(outcome);
         let headers = self.dead_headers(message, reason, &detail);
         let tenant = subject::tenant_of(message.subject());
@@ -164,7 +165,7 @@ impl Settler {
         }
     }
 
-    fn dead_headers(&self, message: &Delivered, reason: Reason, detail: &str) -> HeaderMap {
+    fn dead_headers(&self, message: &Delivered, reason: DeadReason, detail: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, values) in message.headers().into_iter().flat_map(HeaderMap::iter) {
             // The message's own deduplication key would keep a second dead letter of it from DEAD.

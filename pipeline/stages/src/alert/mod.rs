@@ -3,7 +3,7 @@
 //! What an alert has counted is kept in JetStream KV under its id and changed by compare-and-set, so
 //! that any process can go on with it and an event that comes again is not counted again.
 
-mod tally;
+mod accumulator;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use headrace_schemas::event::{Event, RuleMatch};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::tally::{Tally, alert_id};
+use self::accumulator::{Accumulator, alert_id};
 
 /// Another process may change an alert at the same time; so often we read it again.
 const CONFLICTS_MAX: usize = 16;
@@ -73,14 +73,18 @@ impl Alerts {
         let key = format!("alert.{id}");
         for _ in 0..CONFLICTS_MAX {
             let entry = self.state.load(&key).await?;
-            let known = entry.as_ref().and_then(|entry| serde_json::from_slice::<Tally>(&entry.value).ok());
-            let mut tally = known.unwrap_or_default();
-            if !tally.add(id, found, self.window) {
-                return tally.into_alert().ok_or_else(|| Fault::transient(anyhow::anyhow!("alert {id} has no events")));
+            let known = entry.as_ref().and_then(|entry| serde_json::from_slice::<Accumulator>(&entry.value).ok());
+            let mut accumulator = known.unwrap_or_default();
+            if !accumulator.add(id, found, self.window) {
+                return accumulator
+                    .into_alert()
+                    .ok_or_else(|| Fault::transient(anyhow::anyhow!("alert {id} has no events")));
             }
-            let value = serde_json::to_vec(&tally).map_err(Fault::transient)?;
+            let value = serde_json::to_vec(&accumulator).map_err(Fault::transient)?;
             if self.state.save(&key, Bytes::from(value), entry.as_ref()).await? {
-                return tally.into_alert().ok_or_else(|| Fault::transient(anyhow::anyhow!("alert {id} has no events")));
+                return accumulator
+                    .into_alert()
+                    .ok_or_else(|| Fault::transient(anyhow::anyhow!("alert {id} has no events")));
             }
         }
         Err(Fault::transient(anyhow::anyhow!("alert {id} was changed by others {CONFLICTS_MAX} times in a row")))

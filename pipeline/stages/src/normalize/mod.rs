@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use headrace_runtime::component::stage::Stage;
 use headrace_runtime::component::stage::Verdict;
-use headrace_runtime::fault::{Fault, Reason};
+use headrace_runtime::fault::{DeadReason, Fault};
 use headrace_runtime::message::payload::RawDelivery;
 use headrace_schemas::catalog::{self, Attribute, Entry};
 use headrace_schemas::event::{Actor, Event, Organization, Outcome, RawReference, Repository, Target};
@@ -55,7 +55,7 @@ impl Stage for Normalize {
 /// # Errors
 /// Poison, when the body is no JSON object or no form with one.
 pub fn normalize(raw: &RawDelivery) -> Result<Event, Fault> {
-    let malformed = |problem: String| Fault::poison(Reason::Malformed, anyhow::anyhow!(problem));
+    let malformed = |problem: String| Fault::poison(DeadReason::Malformed, anyhow::anyhow!(problem));
     let is_form = raw.header(header::CONTENT_TYPE).is_some_and(is_form);
     let form_payload;
     let json: &[u8] = if is_form {

@@ -118,7 +118,7 @@ fn conclusions_become_outcomes() {
 fn what_is_no_json_object_is_poison() {
     for body in ["", "no json", "[1]", "\"text\"", "{\"a\":", "{\"a\":1"] {
         let fault = normalize(&raw("push", body)).unwrap_err();
-        assert_eq!(fault.class, headrace_runtime::fault::FaultClass::Poison(Reason::Malformed), "{body}");
+        assert_eq!(fault.class, headrace_runtime::fault::FaultClass::Poison(DeadReason::Malformed), "{body}");
         assert!(fault.to_string().starts_with("expected a JSON object"), "{fault}");
         assert_eq!(fault.to_string().lines().count(), 1, "{fault}");
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use headrace_runtime::component::stage::Stage;
 use headrace_runtime::component::stage::Verdict;
-use headrace_runtime::fault::{Fault, Reason};
+use headrace_runtime::fault::{DeadReason, Fault};
 use headrace_runtime::message::payload::RawDelivery;
 use tokio::task::spawn_blocking;
 
@@ -37,6 +37,6 @@ impl Stage for Verified {
 fn verdict(verify: &Verify, raw: RawDelivery) -> Verdict<RawDelivery> {
     match verify(&raw) {
         Ok(()) => Verdict::Forward(vec![raw]),
-        Err(problem) => Verdict::Fail(Fault::poison(Reason::Unverified, anyhow::anyhow!(problem))),
+        Err(problem) => Verdict::Fail(Fault::poison(DeadReason::Unverified, anyhow::anyhow!(problem))),
     }
 }

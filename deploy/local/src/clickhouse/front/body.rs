@@ -27,7 +27,7 @@ const DISCARD_BYTES_MAX: u64 = 64 << 20;
 
 /// What the body may cost.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct BodyLimits {
     pub(super) bytes_max: u64,
     pub(super) idle_max: Duration,
 }
@@ -47,7 +47,7 @@ pub(super) struct Beginning {
 /// The sending half, for the connection's task.
 pub(super) struct Pump {
     frames: mpsc::Sender<Frame>,
-    limits: Limits,
+    limits: BodyLimits,
     received: u64,
     whole: bool,
 }
@@ -69,7 +69,7 @@ pub(super) struct Unpacked<R> {
 }
 
 /// Waits for the beginning of `body`.
-pub(super) async fn begin(body: &mut Incoming, limits: &Limits) -> Result<Beginning, Failure> {
+pub(super) async fn begin(body: &mut Incoming, limits: &BodyLimits) -> Result<Beginning, Failure> {
     let mut beginning = Beginning { bytes: BytesMut::new(), whole: false };
     while beginning.bytes.len() < BEGINNING_BYTES {
         let frame = match tokio::time::timeout(limits.idle_max, body.frame()).await {
@@ -91,7 +91,7 @@ pub(super) async fn begin(body: &mut Incoming, limits: &Limits) -> Result<Beginn
     Ok(beginning)
 }
 
-pub(super) fn channel(limits: Limits, beginning: Beginning) -> (Pump, BodyReader) {
+pub(super) fn channel(limits: BodyLimits, beginning: Beginning) -> (Pump, BodyReader) {
     let (sender, receiver) = mpsc::channel(FRAMES_MAX);
     let Beginning { bytes, whole } = beginning;
     let received = bytes.len() as u64;
@@ -159,7 +159,7 @@ impl Read for BodyReader {
             match self.frames.blocking_recv() {
                 Some(Frame::Data(data)) => self.current = data,
                 Some(Frame::End) => self.ended = true,
-                Some(Frame::Failed(failure)) => return Err(io::Error::other(Carried(failure))),
+                Some(Frame::Failed(failure)) => return Err(io::Error::other(BodyError(failure))),
                 None => return Err(io::ErrorKind::ConnectionAborted.into()),
             }
         }
@@ -186,7 +186,7 @@ impl<R: Read> Read for Unpacked<R> {
     fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
         let count = self.body.read(target)?;
         let left = self.left.checked_sub(count as u64);
-        self.left = left.ok_or_else(|| io::Error::other(Carried(Failure::body_too_large(self.bytes_max))))?;
+        self.left = left.ok_or_else(|| io::Error::other(BodyError(Failure::body_too_large(self.bytes_max))))?;
         Ok(count)
     }
 }
@@ -194,12 +194,12 @@ impl<R: Read> Read for Unpacked<R> {
 /// Lets a [`Failure`] travel through [`Read`] and the decoders around it.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.exception)]
-struct Carried(Failure);
+struct BodyError(Failure);
 
 /// What an error met while reading a body means for the client.
 pub(super) fn failure_of(error: &io::Error) -> Failure {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<Carried>()) {
-        Some(Carried(failure)) => failure.clone(),
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<BodyError>()) {
+        Some(BodyError(failure)) => failure.clone(),
         None if error.kind() == io::ErrorKind::ConnectionAborted => {
             Failure::new(hyper::StatusCode::BAD_REQUEST, 210, "NETWORK_ERROR", "the request body ended early")
         }

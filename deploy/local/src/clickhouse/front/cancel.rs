@@ -16,7 +16,7 @@ use crate::clickhouse::engine::Engine;
 const KILL_EVERY: Duration = Duration::from_millis(500);
 
 /// What a statement's thread and its client's connection know of each other.
-pub(super) struct Ticket {
+pub(super) struct CancelHandle {
     comment: String,
     /// The statement may be stopped from now on.
     armed: CancellationToken,
@@ -25,7 +25,7 @@ pub(super) struct Ticket {
     finished: CancellationToken,
 }
 
-impl Ticket {
+impl CancelHandle {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             comment: format!("headrace {}", uuid::Uuid::new_v4()),
@@ -72,7 +72,7 @@ fn kill_where(engine: &Engine, condition: &str) -> Result<(), String> {
 /// Held by the connection for as long as the client waits for the answer. Dropped before the statement's end, it stops
 /// the statement.
 pub(super) struct Waiting {
-    pub(super) ticket: Arc<Ticket>,
+    pub(super) cancel_handle: Arc<CancelHandle>,
     pub(super) engine: Engine,
     pub(super) tasks: TaskTracker,
     pub(super) runtime: Handle,
@@ -80,22 +80,22 @@ pub(super) struct Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.ticket.abandoned.cancel();
-        if self.ticket.armed.is_cancelled() && !self.ticket.finished.is_cancelled() {
-            self.tasks.spawn_on(kill(Arc::clone(&self.ticket), self.engine.clone()), &self.runtime);
+        self.cancel_handle.abandoned.cancel();
+        if self.cancel_handle.armed.is_cancelled() && !self.cancel_handle.finished.is_cancelled() {
+            self.tasks.spawn_on(kill(Arc::clone(&self.cancel_handle), self.engine.clone()), &self.runtime);
         }
     }
 }
 
 /// Task "kill": ends with the statement, which either is killed or ends by itself.
-async fn kill(ticket: Arc<Ticket>, engine: Engine) {
-    while !ticket.finished.is_cancelled() {
-        let (comment, engine) = (ticket.comment.clone(), engine.clone());
+async fn kill(cancel_handle: Arc<CancelHandle>, engine: Engine) {
+    while !cancel_handle.finished.is_cancelled() {
+        let (comment, engine) = (cancel_handle.comment.clone(), engine.clone());
         let attempt =
             tokio::task::spawn_blocking(move || kill_where(&engine, &format!("Settings['log_comment'] = '{comment}'")));
         if let Ok(Err(error)) = attempt.await {
             tracing::debug!(error, "could not stop a query whose client left; trying again");
         }
-        let _ = tokio::time::timeout(KILL_EVERY, ticket.finished.cancelled()).await;
+        let _ = tokio::time::timeout(KILL_EVERY, cancel_handle.finished.cancelled()).await;
     }
 }

@@ -41,7 +41,7 @@ struct Shared {
 
 /// One connection, for as long as it is open.
 #[derive(Debug)]
-pub(super) struct Presence {
+pub(super) struct ConnectionGuard {
     number: u64,
     shared: Arc<Shared>,
     connections: Arc<Connections>,
@@ -54,7 +54,7 @@ impl Connections {
     }
 
     /// Makes room for one more, if need be by cutting one off. Waits while all are busy.
-    pub(super) async fn enter(self: &Arc<Self>) -> Presence {
+    pub(super) async fn enter(self: &Arc<Self>) -> ConnectionGuard {
         let place = self.place().await;
         let shared =
             Arc::new(Shared { state: Mutex::new((State::Stranger, Instant::now())), cut: CancellationToken::new() });
@@ -63,7 +63,7 @@ impl Connections {
         let number = open.0;
         open.1.insert(number, Arc::clone(&shared));
         drop(open);
-        Presence { number, shared, connections: Arc::clone(self), _place: place }
+        ConnectionGuard { number, shared, connections: Arc::clone(self), _place: place }
     }
 
     async fn place(&self) -> OwnedSemaphorePermit {
@@ -98,7 +98,7 @@ impl Shared {
     }
 }
 
-impl Presence {
+impl ConnectionGuard {
     pub(super) fn set(&self, state: State) {
         *self.shared.state.lock().unwrap_or_else(PoisonError::into_inner) = (state, Instant::now());
     }
@@ -109,7 +109,7 @@ impl Presence {
     }
 }
 
-impl Drop for Presence {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.connections.open.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&self.number);
     }

@@ -16,16 +16,16 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
-use super::body::{self, Limits};
-use super::cancel::{Ticket, Waiting};
+use super::admission::Admission;
+use super::body::{self, BodyLimits};
+use super::cancel::{CancelHandle, Waiting};
 use super::codec::Encoding;
-use super::connections::{Presence, State};
+use super::connections::{ConnectionGuard, State};
 use super::failure::Failure;
 use super::format;
 use super::job::{self, Job};
-use super::lanes::Lanes;
-use super::origin::Names;
-use super::output::{Answer, Manner, Output, Payload};
+use super::origin::AllowedHosts;
+use super::output::{Answer, Output, OutputOptions, Payload};
 use super::request::{Credentials, Request};
 use super::users::{Role, Users};
 use crate::clickhouse::engine::{Engine, Stats};
@@ -34,11 +34,11 @@ use crate::clickhouse::policy::Policies;
 /// What every request needs of the server.
 pub(super) struct Server {
     pub(super) engine: Engine,
-    pub(super) lanes: Arc<Lanes>,
+    pub(super) admission: Arc<Admission>,
     pub(super) policies: Policies,
-    pub(super) limits: Limits,
+    pub(super) body_limits: BodyLimits,
     pub(super) users: Users,
-    pub(super) names: Names,
+    pub(super) allowed_hosts: AllowedHosts,
     pub(super) timezone: String,
     pub(super) tasks: TaskTracker,
 }
@@ -46,7 +46,7 @@ pub(super) struct Server {
 /// The connection on which a request came.
 #[derive(Clone)]
 pub(super) struct Peer {
-    pub(super) presence: Arc<Presence>,
+    pub(super) guard: Arc<ConnectionGuard>,
     /// The address that the client connected to.
     pub(super) local: SocketAddr,
 }
@@ -71,18 +71,18 @@ pub(super) async fn answer(
 async fn statement(server: &Arc<Server>, peer: &Peer, request: hyper::Request<Incoming>) -> Response<AnswerBody> {
     let (head, incoming) = request.into_parts();
     // Before anything else is looked at: a stranger gets no place, no thread and no memory.
-    let known = server.names.check(&head, peer.local);
+    let known = server.allowed_hosts.check(&head, peer.local);
     let role = match known.and_then(|()| server.users.authenticate(&Credentials::parse(&head))) {
         Ok(role) => role,
         Err(failure) => return failed(&failure, None),
     };
-    peer.presence.set(State::Sending);
+    peer.guard.set(State::Sending);
     let answer = match Request::parse(&head) {
         Ok(request) => run(server, peer, request, role, incoming).await,
         Err(failure) => failed(&failure, None),
     };
     if answer.body().in_use.is_none() {
-        peer.presence.set(State::Idle);
+        peer.guard.set(State::Idle);
     }
     answer
 }
@@ -96,38 +96,38 @@ async fn run(
     mut incoming: Incoming,
 ) -> Response<AnswerBody> {
     let kind = job::likely(&request);
-    let beginning = body::begin(&mut incoming, &server.limits).await;
-    let admitted = beginning.and_then(|beginning| Ok((beginning, server.lanes.admit(role, kind)?)));
+    let beginning = body::begin(&mut incoming, &server.body_limits).await;
+    let admitted = beginning.and_then(|beginning| Ok((beginning, server.admission.admit(role, kind)?)));
     let (beginning, admission) = match admitted {
         Ok(admitted) => admitted,
         Err(failure) => return failed(&failure, Some(&request.query_id)),
     };
-    peer.presence.set(State::Busy);
-    let ticket = Ticket::new();
+    peer.guard.set(State::Busy);
+    let cancel_handle = CancelHandle::new();
     let runtime = Handle::current();
-    let shown = Shown {
+    let info = ResponseInfo {
         query_id: request.query_id.clone(),
-        tag: ticket.tag(),
+        tag: cancel_handle.tag(),
         // ClickHouse's blocks win over content encodings, as in ClickHouse.
         encoding: if request.compress { Encoding::Blocks } else { request.accept_encoding },
     };
-    let manner = Manner {
-        encoding: shown.encoding,
+    let options = OutputOptions {
+        encoding: info.encoding,
         hold: request.wait_end_of_query,
-        tag: shown.tag.clone(),
-        idle_max: server.limits.idle_max,
+        tag: info.tag.clone(),
+        idle_max: server.body_limits.idle_max,
     };
     let (answer_sender, answer) = oneshot::channel();
-    let (pump, reader) = body::channel(server.limits, beginning);
+    let (pump, reader) = body::channel(server.body_limits, beginning);
     let waiting = Waiting {
-        ticket: Arc::clone(&ticket),
+        cancel_handle: Arc::clone(&cancel_handle),
         engine: server.engine.clone(),
         tasks: server.tasks.clone(),
         runtime: runtime.clone(),
     };
     let job = Job {
         engine: server.engine.clone(),
-        lanes: Arc::clone(&server.lanes),
+        admission: Arc::clone(&server.admission),
         policy: Arc::clone(match role {
             Role::Reader => &server.policies.reader,
             Role::Writer => &server.policies.writer,
@@ -135,8 +135,8 @@ async fn run(
         role,
         request,
         body: reader,
-        output: Output::new(answer_sender, manner, runtime.clone()),
-        ticket,
+        output: Output::new(answer_sender, options, runtime.clone()),
+        cancel_handle,
         runtime,
     };
     // Thread "statement": ends by itself; its client's leaving ends it early.
@@ -148,34 +148,40 @@ async fn run(
         });
     if let Err(error) = started_thread {
         tracing::warn!(%error, "cannot start a thread for a statement");
-        return failed(&Failure::no_thread(), Some(&shown.query_id));
+        return failed(&Failure::no_thread(), Some(&info.query_id));
     }
-    let is_short = || server.lanes.is_short(role, kind);
+    let is_short = || server.admission.is_short(role, kind);
     let ((), answer) = tokio::join!(pump.run(incoming, is_short), answer);
     match answer {
-        Ok(Answer::Failed(failure)) => failed(&failure, Some(&shown.query_id)),
+        Ok(Answer::Failed(failure)) => failed(&failure, Some(&info.query_id)),
         Ok(Answer::Started { format, stats, payload }) => {
-            let in_use = Some(InUse { _waiting: waiting, presence: Arc::clone(&peer.presence) });
+            let in_use = Some(InUse { _waiting: waiting, guard: Arc::clone(&peer.guard) });
             let body = AnswerBody { payload, broken: None, in_use };
-            started(server, &shown, &format, &stats, body)
+            started(server, &info, &format, &stats, body)
         }
         // The thread panicked; the panic is in the log.
-        Err(_) => failed(&Failure::panicked(), Some(&shown.query_id)),
+        Err(_) => failed(&Failure::panicked(), Some(&info.query_id)),
     }
 }
 
 /// What the head of an answer tells of its request.
-struct Shown {
+struct ResponseInfo {
     query_id: String,
     tag: String,
     encoding: Encoding,
 }
 
-fn started(server: &Server, shown: &Shown, format: &str, stats: &Stats, body: AnswerBody) -> Response<AnswerBody> {
+fn started(
+    server: &Server,
+    info: &ResponseInfo,
+    format: &str,
+    stats: &Stats,
+    body: AnswerBody,
+) -> Response<AnswerBody> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(format::content_type(format)));
-    if let Some(encoding) = shown.encoding.name() {
+    if let Some(encoding) = info.encoding.name() {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
     }
     let mut set = |name: &'static str, value: &str| {
@@ -184,12 +190,12 @@ fn started(server: &Server, shown: &Shown, format: &str, stats: &Stats, body: An
             headers.insert(name, value);
         }
     };
-    set("x-clickhouse-query-id", &shown.query_id);
+    set("x-clickhouse-query-id", &info.query_id);
     set("x-clickhouse-format", format);
     set("x-clickhouse-timezone", &server.timezone);
     set("x-clickhouse-server-display-name", super::DISPLAY_NAME);
     set("x-clickhouse-summary", &summary(stats));
-    set("x-clickhouse-exception-tag", &shown.tag);
+    set("x-clickhouse-exception-tag", &info.tag);
     response
 }
 
@@ -243,12 +249,12 @@ pub(super) struct AnswerBody {
 /// What an answer holds until it has gone out.
 struct InUse {
     _waiting: Waiting,
-    presence: Arc<Presence>,
+    guard: Arc<ConnectionGuard>,
 }
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        self.presence.set(State::Idle);
+        self.guard.set(State::Idle);
     }
 }
 

@@ -9,19 +9,21 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use tokio::runtime::Handle;
 
+use super::admission::{Admission, Kind};
 use super::body::{BodyReader, Unpacked, failure_of};
-use super::cancel::Ticket;
+use super::cancel::CancelHandle;
 use super::codec::Encoding;
 use super::failure::Failure;
 use super::format::{self, Blocks};
-use super::lanes::{Kind, Lanes};
 use super::multipart;
 use super::output::Output;
 use super::request::Request;
 use super::statement::{self, Extent, Head, Outline};
 use super::users::Role;
 use crate::clickhouse::engine::{Connection, Engine, Exception, Stats};
-use crate::clickhouse::policy::{self, Policy, STATEMENT_BYTES_MAX, Verdict, WHOLE_RESULT_BYTES_MAX, values_are_plain};
+use crate::clickhouse::policy::{
+    self, Approved, Policy, STATEMENT_BYTES_MAX, WHOLE_RESULT_BYTES_MAX, values_are_plain,
+};
 
 /// How far into a text the beginning of an insert's data is looked for, in bytes.
 const HEAD_BYTES_MAX: usize = 1 << 20;
@@ -36,13 +38,13 @@ pub(super) const STACK_BYTES: usize = 64 << 20;
 /// Everything a statement needs.
 pub(super) struct Job {
     pub(super) engine: Engine,
-    pub(super) lanes: Arc<Lanes>,
+    pub(super) admission: Arc<Admission>,
     pub(super) policy: Arc<Policy>,
     pub(super) role: Role,
     pub(super) request: Request,
     pub(super) body: BodyReader,
     pub(super) output: Output,
-    pub(super) ticket: Arc<Ticket>,
+    pub(super) cancel_handle: Arc<CancelHandle>,
     pub(super) runtime: Handle,
 }
 
@@ -58,25 +60,25 @@ enum Statement {
 }
 
 /// What this request may do.
-struct May<'policy> {
+struct RequestPolicy<'policy> {
     policy: &'policy Policy,
     /// Nothing that leaves a trace: a `GET`, or the user who only reads.
     read_only: bool,
 }
 
-impl May<'_> {
+impl RequestPolicy<'_> {
     /// Judges the statement and the settings beside it, on a session that has none of them yet.
-    fn judge(&self, session: &mut Connection, request: &Request, sql: &[u8]) -> Result<Verdict, Failure> {
+    fn judge(&self, session: &mut Connection, request: &Request, sql: &[u8]) -> Result<Approved, Failure> {
         request.database.as_deref().map_or(Ok(()), policy::database)?;
-        let verdict = match self.policy.judge(session, sql, &request.parameters) {
-            Ok(verdict) => verdict,
+        let approved = match self.policy.judge(session, sql, &request.parameters) {
+            Ok(approved) => approved,
             // What may not be changed at all matters more than how.
             Err(error) if self.read_only && matches!(error.code(), 452 | 497) && !session.analyse(sql).read_only => {
                 return Err(read_only());
             }
             Err(error) => return Err(error.into()),
         };
-        if self.read_only && !verdict.read_only {
+        if self.read_only && !approved.read_only {
             return Err(read_only());
         }
         for (name, value) in request.settings.iter().filter(|(name, _)| name != READONLY) {
@@ -84,7 +86,7 @@ impl May<'_> {
                 self.policy.setting(session, name, &value)?;
             }
         }
-        Ok(verdict)
+        Ok(approved)
     }
 }
 
@@ -103,9 +105,9 @@ pub(super) fn likely(request: &Request) -> Kind {
 impl Job {
     /// Runs to the end and answers. Blocks.
     pub(super) fn run(self) {
-        let Self { engine, lanes, policy, role, mut request, body, mut output, ticket, runtime } = self;
+        let Self { engine, admission, policy, role, mut request, body, mut output, cancel_handle, runtime } = self;
         // Also if this thread panics: else the client's leaving would go on stopping a statement that is no more.
-        let ended = ticket.ends_with_this();
+        let ended = cancel_handle.ends_with_this();
         let mut body = decoded(&request, body);
         let result = read_form(&mut request, &mut body).and_then(|()| {
             let statement = read_statement(&request, &mut body)?;
@@ -113,14 +115,17 @@ impl Job {
                 Statement::Plain(_) => Kind::Query,
                 Statement::Insert { .. } => Kind::Insert,
             };
-            output.hold(lanes.enter(role, kind, &runtime)?);
+            output.hold(admission.enter(role, kind, &runtime)?);
             let mut session = open(&engine)?;
-            let may = May { policy: &policy, read_only: request.read_only || role == Role::Reader };
+            let request_policy =
+                RequestPolicy { policy: &policy, read_only: request.read_only || role == Role::Reader };
             match statement {
-                Statement::Plain(sql) => query(&mut session, &request, &may, &sql, &mut output, &ticket),
+                Statement::Plain(sql) => {
+                    query(&mut session, &request, &request_policy, &sql, &mut output, &cancel_handle)
+                }
                 Statement::Insert { sql, format, begun } => {
                     output.set_format(format::DEFAULT);
-                    insert(&mut session, &request, &may, Data { sql, format, begun }, &mut body)
+                    insert(&mut session, &request, &request_policy, Data { sql, format, begun }, &mut body)
                 }
             }
         });
@@ -196,38 +201,38 @@ fn open(engine: &Engine) -> Result<Connection, Failure> {
 fn query(
     session: &mut Connection,
     request: &Request,
-    may: &May<'_>,
+    request_policy: &RequestPolicy<'_>,
     sql: &[u8],
     output: &mut Output,
-    ticket: &Ticket,
+    cancel_handle: &CancelHandle,
 ) -> Result<Stats, Failure> {
     let outline = statement::outline(sql);
     if outline.first.is_empty() {
         return Err(Exception::new(62, "SYNTAX_ERROR", "Empty query").into());
     }
-    let verdict = may.judge(session, request, sql)?;
-    let blocks = blocks_of(request, &outline, verdict.read_only);
+    let approved = request_policy.judge(session, request, sql)?;
+    let blocks = blocks_of(request, &outline, approved.read_only);
     let mut own = Vec::new();
     if blocks == Blocks::Whole && !request.sets("max_result_bytes") {
         own.push(("max_result_bytes", WHOLE_RESULT_BYTES_MAX.to_string()));
         own.push(("result_overflow_mode", "throw".to_owned()));
     }
-    if verdict.read_only {
-        own.push(("log_comment", ticket.comment().to_owned()));
+    if approved.read_only {
+        own.push(("log_comment", cancel_handle.comment().to_owned()));
     }
-    prepare(session, request, may, &own)?;
-    if verdict.read_only && !ticket.arm() {
+    prepare(session, request, request_policy, &own)?;
+    if approved.read_only && !cancel_handle.arm() {
         return Err(client_gone());
     }
     let format = request.output_format(&outline);
     policy::format(format)?;
     output.set_format(format);
     if blocks != Blocks::Whole {
-        return stream(session, request, may, sql, format, blocks, output);
+        return stream(session, request, request_policy, sql, format, blocks, output);
     }
     let chunk = session.execute(sql, format, &request.parameters)?;
     let stats = chunk.stats();
-    may.policy.piece(chunk.bytes().len())?;
+    request_policy.policy.piece(chunk.bytes().len())?;
     output.write(chunk.bytes(), &stats).map_err(|_| client_gone())?;
     Ok(stats)
 }
@@ -244,7 +249,7 @@ fn blocks_of(request: &Request, outline: &Outline, read_only: bool) -> Blocks {
 fn stream(
     session: &mut Connection,
     request: &Request,
-    may: &May<'_>,
+    request_policy: &RequestPolicy<'_>,
     sql: &[u8],
     format: &str,
     blocks: Blocks,
@@ -256,7 +261,7 @@ fn stream(
     while let Some(chunk) = rows.next()? {
         stats += chunk.stats();
         let bytes = chunk.bytes();
-        may.policy.piece(bytes.len())?;
+        request_policy.policy.piece(bytes.len())?;
         let fresh = match (blocks, &header) {
             (Blocks::Headed(_), Some(header)) => bytes.strip_prefix(header.as_slice()).unwrap_or(bytes),
             (Blocks::Headed(shape), None) => {
@@ -280,12 +285,12 @@ struct Data {
 fn insert(
     session: &mut Connection,
     request: &Request,
-    may: &May<'_>,
+    request_policy: &RequestPolicy<'_>,
     mut data: Data,
     body: &mut dyn Read,
 ) -> Result<Stats, Failure> {
     let judged = [&data.sql, b" FORMAT ".as_slice(), data.format.as_bytes()].concat();
-    may.judge(session, request, &judged)?;
+    request_policy.judge(session, request, &judged)?;
     let mut own = Vec::new();
     if data.format.eq_ignore_ascii_case("Values") {
         body.take(EXPRESSIONS_BYTES_MAX as u64).read_to_end(&mut data.begun).map_err(|error| failure_of(&error))?;
@@ -293,7 +298,7 @@ fn insert(
             own.push(("input_format_values_interpret_expressions", "1".to_owned()));
         }
     }
-    prepare(session, request, may, &own)?;
+    prepare(session, request, request_policy, &own)?;
     let mut insert = session.insert(&data.sql, &data.format, &request.parameters)?;
     let mut taking = data.begun.is_empty() || insert.append(&data.begun);
     let mut piece = Vec::with_capacity(APPEND_BYTES);
@@ -311,15 +316,20 @@ fn insert(
 
 /// Brings database and settings of the request into its session: first ours, then the client's, and at last that nothing
 /// may be changed, if nothing may.
-fn prepare(session: &mut Connection, request: &Request, may: &May<'_>, own: &[(&str, String)]) -> Result<(), Failure> {
+fn prepare(
+    session: &mut Connection,
+    request: &Request,
+    request_policy: &RequestPolicy<'_>,
+    own: &[(&str, String)],
+) -> Result<(), Failure> {
     if let Some(database) = &request.database {
         let name = database.replace('\\', "\\\\").replace('`', "\\`");
         session.execute(format!("USE `{name}`").as_bytes(), format::DEFAULT, &[])?;
     }
-    let bounds = may.policy.own_settings();
+    let bounds = request_policy.policy.own_settings();
     let own = bounds.iter().chain(own).map(|(name, value)| (*name, value.as_str()));
     let theirs = request.settings.iter().filter(|(name, _)| name != READONLY);
-    let theirs = theirs.filter_map(|(name, value)| Some((name.as_str(), may.policy.adapted(name, value)?)));
+    let theirs = theirs.filter_map(|(name, value)| Some((name.as_str(), request_policy.policy.adapted(name, value)?)));
     let all = own.map(|(name, value)| (name, Cow::Borrowed(value))).chain(theirs);
     let changes: Vec<String> = all.map(|(name, value)| format!("{name} = {}", quoted(&value))).collect();
     if !changes.is_empty() {
@@ -327,9 +337,9 @@ fn prepare(session: &mut Connection, request: &Request, may: &May<'_>, own: &[(&
     }
     match request.settings.iter().find(|(name, _)| name == READONLY).map(|(_, value)| value.as_str()) {
         Some(level @ ("1" | "2")) => set_read_only(session, level),
-        Some(_) if may.read_only => Err(read_only()),
+        Some(_) if request_policy.read_only => Err(read_only()),
         // 2 lets a statement have settings of its own, which 1 does not.
-        None if may.read_only => set_read_only(session, "2"),
+        None if request_policy.read_only => set_read_only(session, "2"),
         None | Some(_) => Ok(()),
     }
 }

@@ -2,6 +2,7 @@
 //! unchanged. One request is one session of the engine on one thread; `http` routes, `job` runs, `output` answers.
 //! It must never acknowledge an insert before the engine has committed it, and never share a session between requests.
 
+mod admission;
 mod body;
 mod cancel;
 mod codec;
@@ -10,7 +11,6 @@ mod failure;
 mod format;
 mod http;
 mod job;
-mod lanes;
 mod multipart;
 mod origin;
 mod output;
@@ -32,10 +32,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::admission::Admission;
 use self::connections::Connections;
 use self::http::{Peer, Server};
-use self::lanes::Lanes;
-use self::origin::Names;
+use self::origin::AllowedHosts;
 use self::stalled::Stalling;
 use self::users::Users;
 use super::access;
@@ -77,7 +77,7 @@ impl std::fmt::Debug for Password {
 
 /// How much the server takes on at once. What exceeds a bound is refused with ClickHouse's error text.
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub struct ServerLimits {
     /// Queries running at once.
     pub queries_max: usize,
     /// Inserts running at once; slow queries never take their places.
@@ -104,7 +104,7 @@ pub struct Limits {
     pub grace: Duration,
 }
 
-impl Default for Limits {
+impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             queries_max: 8,
@@ -143,7 +143,7 @@ pub struct ServerConfig {
     /// 4 GiB at most; all that the user `reader` runs at once get half of it together.
     pub memory_bytes_max: Option<u64>,
     /// Bounds.
-    pub limits: Limits,
+    pub limits: ServerLimits,
 }
 
 impl ServerConfig {
@@ -158,7 +158,7 @@ impl ServerConfig {
             reader_password: None,
             hosts: Vec::new(),
             memory_bytes_max: None,
-            limits: Limits::default(),
+            limits: ServerLimits::default(),
         }
     }
 }
@@ -235,11 +235,11 @@ pub async fn serve(config: ServerConfig, shutdown: impl Future<Output = ()>) -> 
     let limits = config.limits;
     let server = Arc::new(Server {
         engine: opened.engine.clone(),
-        lanes: Arc::new(Lanes::new(&limits)),
+        admission: Arc::new(Admission::new(&limits)),
         policies: Policies::new(&memory, limits.read_max),
-        limits: body::Limits { bytes_max: limits.body_bytes_max, idle_max: limits.idle_max },
+        body_limits: body::BodyLimits { bytes_max: limits.body_bytes_max, idle_max: limits.idle_max },
         users: Users { writer: config.user, writer_password: config.password, reader_password: config.reader_password },
-        names: Names { configured: config.hosts },
+        allowed_hosts: AllowedHosts { configured: config.hosts },
         timezone: opened.timezone.clone(),
         tasks: tasks.clone(),
     });
@@ -330,7 +330,7 @@ async fn accept(
     server: &Arc<Server>,
     tasks: &TaskTracker,
     stopping: &CancellationToken,
-    limits: &Limits,
+    limits: &ServerLimits,
 ) -> std::convert::Infallible {
     let connections = Connections::new(limits.connections_max);
     let head_max = limits.head_max;
@@ -339,7 +339,7 @@ async fn accept(
         match accepted.and_then(|(stream, _)| Ok((stream.local_addr()?, stream))) {
             // Task "connection": ends with the client, when cut off or, once stopping, with its current request.
             Ok((local, stream)) => {
-                let peer = Peer { presence: Arc::new(connections.enter().await), local };
+                let peer = Peer { guard: Arc::new(connections.enter().await), local };
                 tasks.spawn(connection(stream, Arc::clone(server), peer, stopping.clone(), head_max));
             }
             Err(error) => {
@@ -360,8 +360,8 @@ async fn connection(
 ) {
     // Answers are small and awaited; without this each would wait for the client's delayed acknowledgement.
     let _ = stream.set_nodelay(true);
-    let presence = Arc::clone(&peer.presence);
-    let idle_max = server.limits.idle_max;
+    let guard = Arc::clone(&peer.guard);
+    let idle_max = server.body_limits.idle_max;
     let service = service_fn(move |request| http::answer(Arc::clone(&server), peer.clone(), request));
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(head_max).max_buf_size(HEAD_BYTES_MAX);
@@ -371,7 +371,7 @@ async fn connection(
     let ended = tokio::select! {
         // First: what is cut off begins no statement any more.
         biased;
-        () = presence.cut() => return,
+        () = guard.cut() => return,
         ended = serving.as_mut() => ended,
         () = stopping.cancelled() => {
             serving.as_mut().graceful_shutdown();

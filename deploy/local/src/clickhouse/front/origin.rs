@@ -11,12 +11,12 @@ use super::failure::Failure;
 
 /// The names under which this server is called.
 #[derive(Debug)]
-pub(super) struct Names {
+pub(super) struct AllowedHosts {
     /// Beyond this machine's own, as `host` or `host:port`.
     pub(super) configured: Vec<String>,
 }
 
-impl Names {
+impl AllowedHosts {
     /// Refuses what a page of somebody else's asked for. `local` is the address that the client connected to.
     pub(super) fn check(&self, head: &Parts, local: SocketAddr) -> Result<(), Failure> {
         let header = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap_or("?"));
@@ -60,11 +60,11 @@ fn refused(message: &str) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use super::Names;
+    use super::AllowedHosts;
 
     #[test]
     fn only_our_own_names_and_pages_pass() {
-        let names = Names { configured: vec!["clickhouse.internal".into()] };
+        let names = AllowedHosts { configured: vec!["clickhouse.internal".into()] };
         let local = "127.0.0.1:8123".parse().unwrap();
         for (headers, passes) in [
             (&[("Host", "127.0.0.1:8123")][..], true),

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
+use super::admission::Permit;
 use super::codec::{Encoder, Encoding};
 use super::failure::Failure;
-use super::lanes::Place;
 use crate::clickhouse::engine::{Exception, Stats};
 
 /// Pieces under way to one client; a piece is one block of the engine, some 0.5 MB.
@@ -34,10 +34,10 @@ pub(super) enum Payload {
 
 /// The client went away or takes nothing; the statement is to be dropped.
 #[derive(Debug)]
-pub(super) struct Gone;
+pub(super) struct Disconnected;
 
 /// How an answer is to be sent.
-pub(super) struct Manner {
+pub(super) struct OutputOptions {
     pub(super) encoding: Encoding,
     /// Nothing goes out before the end.
     pub(super) hold: bool,
@@ -52,46 +52,46 @@ pub(super) struct Output {
     pieces: Option<mpsc::Sender<io::Result<Bytes>>>,
     held: Vec<u8>,
     encoder: Encoder,
-    manner: Manner,
+    options: OutputOptions,
     format: String,
     runtime: Handle,
-    place: Option<Arc<Place>>,
+    permit: Option<Arc<Permit>>,
 }
 
-/// A piece of an answer, with the place of its statement: it is given back when the last piece has gone out. Otherwise
+/// A piece of an answer, with the permit of its statement: it is given back when the last piece has gone out. Otherwise
 /// clients that read nothing could let answers pile up, as many as there are connections.
-struct Placed {
+struct PermittedPiece {
     bytes: Bytes,
-    _place: Arc<Place>,
+    _permit: Arc<Permit>,
 }
 
-impl AsRef<[u8]> for Placed {
+impl AsRef<[u8]> for PermittedPiece {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-/// Pieces up to this size, in bytes, hold no place: the connection's own buffers take them, and whoever has read an answer
+/// Pieces up to this size, in bytes, hold no permit: the connection's own buffers take them, and whoever has read an answer
 /// may ask again at once.
 const SMALL_BYTES_MAX: usize = 64 << 10;
 
-fn placed(bytes: Bytes, place: Option<&Arc<Place>>) -> Bytes {
-    match place.filter(|_| bytes.len() > SMALL_BYTES_MAX) {
-        Some(place) => Bytes::from_owner(Placed { bytes, _place: Arc::clone(place) }),
+fn with_permit(bytes: Bytes, permit: Option<&Arc<Permit>>) -> Bytes {
+    match permit.filter(|_| bytes.len() > SMALL_BYTES_MAX) {
+        Some(permit) => Bytes::from_owner(PermittedPiece { bytes, _permit: Arc::clone(permit) }),
         None => bytes,
     }
 }
 
 impl Output {
-    pub(super) fn new(answer: oneshot::Sender<Answer>, manner: Manner, runtime: Handle) -> Self {
-        let encoder = Encoder::new(manner.encoding);
+    pub(super) fn new(answer: oneshot::Sender<Answer>, options: OutputOptions, runtime: Handle) -> Self {
+        let encoder = Encoder::new(options.encoding);
         let (answer, format) = (Some(answer), String::new());
-        Self { answer, pieces: None, held: Vec::new(), encoder, manner, format, runtime, place: None }
+        Self { answer, pieces: None, held: Vec::new(), encoder, options, format, runtime, permit: None }
     }
 
-    /// Keeps the statement's place until its answer has gone out.
-    pub(super) fn hold(&mut self, place: Place) {
-        self.place = Some(Arc::new(place));
+    /// Keeps the statement's permit until its answer has gone out.
+    pub(super) fn hold(&mut self, permit: Permit) {
+        self.permit = Some(Arc::new(permit));
     }
 
     /// Names the format that the pieces are in; before the first piece.
@@ -100,12 +100,12 @@ impl Output {
     }
 
     /// Sends a piece. Blocks while the client is slower than the engine.
-    pub(super) fn write(&mut self, data: &[u8], stats: &Stats) -> Result<(), Gone> {
+    pub(super) fn write(&mut self, data: &[u8], stats: &Stats) -> Result<(), Disconnected> {
         if data.is_empty() {
             return Ok(());
         }
         let piece = self.encoder.encode(data);
-        if self.manner.hold && self.held.len() + piece.len() <= HELD_BYTES_MAX {
+        if self.options.hold && self.held.len() + piece.len() <= HELD_BYTES_MAX {
             self.held.extend_from_slice(&piece);
             return Ok(());
         }
@@ -117,28 +117,28 @@ impl Output {
     pub(super) fn finish(mut self, stats: &Stats) {
         let encoder = std::mem::replace(&mut self.encoder, Encoder::Plain);
         let last = encoder.finish();
-        let place = self.place.take();
+        let permit = self.permit.take();
         if let Some(answer) = self.answer.take() {
             self.held.extend_from_slice(&last);
             // The client may be gone; then nobody is left to be told.
-            let payload = Payload::Whole(placed(self.held.into(), place.as_ref()));
-            drop(place);
+            let payload = Payload::Whole(with_permit(self.held.into(), permit.as_ref()));
+            drop(permit);
             let _ = answer.send(Answer::Started { format: self.format, stats: *stats, payload });
         } else if !last.is_empty() {
-            drop(place);
+            drop(permit);
             let _ = self.send(Ok(last));
         }
     }
 
     /// Ends the answer with an error.
     pub(super) fn fail(mut self, failure: Failure) {
-        self.place = None;
+        self.permit = None;
         if let Some(answer) = self.answer.take() {
             let _ = answer.send(Answer::Failed(failure));
             return;
         }
         let mut encoder = std::mem::replace(&mut self.encoder, Encoder::Plain);
-        let piece = encoder.encode(in_band(&failure.exception, &self.manner.tag).as_bytes());
+        let piece = encoder.encode(in_band(&failure.exception, &self.options.tag).as_bytes());
         let last = encoder.finish();
         if self.send(Ok(piece)).is_ok() && self.send(Ok(last)).is_ok() {
             let _ = self.send(Err(io::Error::other("the statement failed after its answer had begun")));
@@ -146,22 +146,22 @@ impl Output {
     }
 
     /// Lets the head go out, once.
-    fn start(&mut self, stats: &Stats) -> Result<(), Gone> {
+    fn start(&mut self, stats: &Stats) -> Result<(), Disconnected> {
         let Some(answer) = self.answer.take() else { return Ok(()) };
         let (sender, receiver) = mpsc::channel(PIECES_MAX);
         let format = std::mem::take(&mut self.format);
         let started = Answer::Started { format, stats: *stats, payload: Payload::Pieces(receiver) };
-        answer.send(started).map_err(|_| Gone)?;
+        answer.send(started).map_err(|_| Disconnected)?;
         self.pieces = Some(sender);
         let held = std::mem::take(&mut self.held);
         if held.is_empty() { Ok(()) } else { self.send(Ok(held.into())) }
     }
 
-    fn send(&self, piece: io::Result<Bytes>) -> Result<(), Gone> {
-        let Some(pieces) = &self.pieces else { return Err(Gone) };
-        let piece = piece.map(|bytes| placed(bytes, self.place.as_ref()));
-        let sending = async { tokio::time::timeout(self.manner.idle_max, pieces.send(piece)).await };
-        self.runtime.block_on(sending).map_err(|_| Gone)?.map_err(|_| Gone)
+    fn send(&self, piece: io::Result<Bytes>) -> Result<(), Disconnected> {
+        let Some(pieces) = &self.pieces else { return Err(Disconnected) };
+        let piece = piece.map(|bytes| with_permit(bytes, self.permit.as_ref()));
+        let sending = async { tokio::time::timeout(self.options.idle_max, pieces.send(piece)).await };
+        self.runtime.block_on(sending).map_err(|_| Disconnected)?.map_err(|_| Disconnected)
     }
 }
 

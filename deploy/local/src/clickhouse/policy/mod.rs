@@ -33,14 +33,14 @@ pub(crate) const STATEMENT_BYTES_MAX: usize = 16 << 20;
 const READ_STATEMENT_BYTES_MAX: usize = 1 << 20;
 /// The text of a piece of an answer to that user is at most this part of what the statement may take in the engine.
 const PIECE_PART: u64 = 4;
-/// Statements whose verdict is remembered. When there are more, all are forgotten.
+/// Approved statements that are remembered. When there are more, all are forgotten.
 const REMEMBERED_MAX: usize = 1_024;
 /// The longest of them, in bytes.
 const REMEMBERED_BYTES_MAX: usize = 8 << 10;
 
 /// A statement that may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Verdict {
+pub(crate) struct Approved {
     /// It leaves no trace: `SELECT`, `SHOW`, `DESCRIBE`, `EXPLAIN`, `EXISTS`, `CHECK`.
     pub(crate) read_only: bool,
 }
@@ -50,7 +50,7 @@ pub(crate) struct Verdict {
 pub(crate) struct Policy {
     bounds: Bounds,
     /// To judge a statement costs about a millisecond; a sink's statements are always the same.
-    remembered: Mutex<HashMap<Vec<u8>, Verdict>>,
+    remembered: Mutex<HashMap<Vec<u8>, Approved>>,
 }
 
 /// A policy for each role: they differ in their bounds.
@@ -100,7 +100,7 @@ impl Policy {
         session: &mut Connection,
         sql: &[u8],
         parameters: &Parameters,
-    ) -> Result<Verdict, Exception> {
+    ) -> Result<Approved, Exception> {
         let most = self.bounds.statement_bytes;
         if sql.len() > most {
             let message =
@@ -109,8 +109,8 @@ impl Policy {
         }
         functions::parameters(sql, parameters)?;
         let known = self.remembered.lock().unwrap_or_else(PoisonError::into_inner).get(sql).copied();
-        if let Some(verdict) = known {
-            return Ok(verdict);
+        if let Some(approved) = known {
+            return Ok(approved);
         }
         // The engine's parser takes a time that grows with the square of the depth, and cannot be interrupted.
         nesting::check(sql)?;
@@ -127,15 +127,15 @@ impl Policy {
         kinds::check(&tokens)?;
         functions::check(&tokens, functions::gives_names(sql))?;
         settings::check(&tokens, &self.bounds)?;
-        let verdict = Verdict { read_only: analysis.read_only };
+        let approved = Approved { read_only: analysis.read_only };
         if sql.len() <= REMEMBERED_BYTES_MAX {
             let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
             if remembered.len() >= REMEMBERED_MAX {
                 remembered.clear();
             }
-            remembered.insert(sql.to_vec(), verdict);
+            remembered.insert(sql.to_vec(), approved);
         }
-        Ok(verdict)
+        Ok(approved)
     }
 
     /// Judges a piece of an answer, by its length in bytes. The engine's own bounds count columns and not their text,

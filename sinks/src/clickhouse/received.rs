@@ -9,7 +9,7 @@ use super::classify::fault;
 use super::insert::LOOKUP_MAX;
 
 /// The table `raw` as a record of what was received.
-pub struct Ledger {
+pub struct RawTable {
     client: Client,
 }
 
@@ -26,7 +26,7 @@ pub struct Received {
     pub received_at: i64,
 }
 
-impl Ledger {
+impl RawTable {
     pub(super) const fn new(client: Client) -> Self {
         Self { client }
     }

@@ -32,7 +32,7 @@ pub(super) enum Record {
 /// What this process remembers of having asked for it: GitHub lists a redelivery only some time later, and a
 /// refused one never.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asked {
+pub(super) struct RedeliveryRequest {
     pub(super) at: Timestamp,
     pub(super) times: u32,
     pub(super) refused: bool,
@@ -40,7 +40,7 @@ pub(super) struct Asked {
 
 /// What has become of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum DeliveryState {
     /// Stored when it was first sent.
     Seen,
     /// Stored because it was sent again.
@@ -51,7 +51,7 @@ pub(super) enum Verdict {
     Missing(Timestamp),
 }
 
-/// By what times a delivery is judged.
+/// By what times a delivery is classified.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
     /// The present.
@@ -63,32 +63,37 @@ pub(super) struct Times {
     pub(super) window: Duration,
 }
 
-/// Judges one delivery.
-pub(super) fn judge(attempts: &Attempts, record: Record, asked: Option<&Asked>, at: Times) -> Verdict {
+/// Classifies one delivery.
+pub(super) fn classify(
+    attempts: &Attempts,
+    record: Record,
+    asked: Option<&RedeliveryRequest>,
+    at: Times,
+) -> DeliveryState {
     let Times { now, grace, window } = at;
     if let Record::Stored(received_at) = record {
         let distance = |attempt: &Timestamp| received_at.since(*attempt).max(attempt.since(received_at));
         // Clocks of GitHub and the gateway differ; which attempt brought it is told by the nearest.
         let first = distance(&attempts.first);
         let recovered = attempts.again.iter().any(|again| distance(again) < first);
-        return if recovered { Verdict::Recovered } else { Verdict::Seen };
+        return if recovered { DeliveryState::Recovered } else { DeliveryState::Seen };
     }
     let sent_last = attempts.again.iter().copied().fold(attempts.first, Timestamp::max);
     let accepted = asked.filter(|asked| !asked.refused).map(|asked| asked.at);
-    let patient_until = later(accepted.map_or(sent_last, |at| at.max(sent_last)), grace);
-    if now < patient_until {
-        return Verdict::Waiting(patient_until);
+    let wait_until = later(accepted.map_or(sent_last, |at| at.max(sent_last)), grace);
+    if now < wait_until {
+        return DeliveryState::Waiting(wait_until);
     }
     // Without the record's word GitHub's must do: what was never taken is asked for all the same, because
     // a second copy does no harm.
     if record == Record::Unknown && attempts.succeeded {
-        return Verdict::Waiting(now);
+        return DeliveryState::Waiting(now);
     }
     let times = asked.map_or(0, |asked| asked.times).max(u32::try_from(attempts.again.len()).unwrap_or(u32::MAX));
     let tried_last = asked.map_or(sent_last, |asked| asked.at.max(sent_last));
     // Half as long again, because clocks differ and the delivery was under way for some time.
     let forgotten_after = if attempts.succeeded { window * 3 / 2 } else { Duration::ZERO };
-    Verdict::Missing(later(tried_last, pause(times, grace).max(forgotten_after)))
+    DeliveryState::Missing(later(tried_last, pause(times, grace).max(forgotten_after)))
 }
 
 /// The pause after so many redeliveries: `grace`, doubling with each.
@@ -113,11 +118,11 @@ mod tests {
     }
 
     #[test]
-    fn each_delivery_is_judged_by_record_attempts_and_time() {
+    fn each_delivery_is_classified_by_record_attempts_and_time() {
+        use DeliveryState::{Missing, Recovered, Seen, Waiting};
         use Record::{Absent, Stored, Unknown};
-        use Verdict::{Missing, Recovered, Seen, Waiting};
-        // (sent again, succeeded, record, now, verdict); first sent at 1000.
-        let cases: [(&[i64], bool, Record, i64, Verdict); 16] = [
+        // (sent again, succeeded, record, now, state); first sent at 1000.
+        let cases: [(&[i64], bool, Record, i64, DeliveryState); 16] = [
             (&[], true, Stored(at(1000)), 1001, Seen),
             (&[], false, Stored(at(1009)), 1001, Seen),
             (&[1500], true, Stored(at(1003)), 9999, Seen),
@@ -135,24 +140,24 @@ mod tests {
             (&[1500, 2000], true, Absent, 9999, Missing(at(2240))),
             (&[1500], true, Unknown, 9999, Waiting(at(9999))),
         ];
-        for (again, succeeded, record, now, verdict) in cases {
+        for (again, succeeded, record, now, state) in cases {
             let again: Vec<Timestamp> = again.iter().copied().map(at).collect();
             let attempts = Attempts { first: at(1000), again, succeeded };
-            let found = judge(&attempts, record, None, Times { now: at(now), grace: GRACE, window: WINDOW });
-            assert_eq!(found, verdict, "{attempts:?} {record:?} at {now}");
+            let found = classify(&attempts, record, None, Times { now: at(now), grace: GRACE, window: WINDOW });
+            assert_eq!(found, state, "{attempts:?} {record:?} at {now}");
         }
     }
 
     #[test]
     fn what_was_asked_for_is_not_asked_for_again_at_once() {
         let attempts = Attempts { first: at(1000), again: Vec::new(), succeeded: false };
-        let judged = |refused, now| {
-            let asked = Asked { at: at(2000), times: 1, refused };
-            judge(&attempts, Record::Absent, Some(&asked), Times { now: at(now), grace: GRACE, window: WINDOW })
+        let classified = |refused, now| {
+            let asked = RedeliveryRequest { at: at(2000), times: 1, refused };
+            classify(&attempts, Record::Absent, Some(&asked), Times { now: at(now), grace: GRACE, window: WINDOW })
         };
-        assert_eq!(judged(false, 2001), Verdict::Waiting(at(2060)));
-        assert_eq!(judged(false, 2060), Verdict::Missing(at(2120)));
-        assert_eq!(judged(true, 2001), Verdict::Missing(at(2120)));
+        assert_eq!(classified(false, 2001), DeliveryState::Waiting(at(2060)));
+        assert_eq!(classified(false, 2060), DeliveryState::Missing(at(2120)));
+        assert_eq!(classified(true, 2001), DeliveryState::Missing(at(2120)));
     }
 
     #[test]

@@ -39,12 +39,12 @@ pub(super) enum Known {
 
 /// The bounded memory.
 #[derive(Default)]
-pub(super) struct Memory {
+pub(super) struct TicketCache {
     known: HashMap<String, Known>,
     order: VecDeque<String>,
 }
 
-impl Memory {
+impl TicketCache {
     pub(super) fn get(&self, alert: &str) -> Option<&Known> {
         self.known.get(alert)
     }
@@ -76,13 +76,13 @@ mod tests {
 
     #[test]
     fn the_oldest_is_forgotten_first() {
-        let mut memory = Memory::default();
-        (0..=ALERTS_MAX).for_each(|number| memory.set(&number.to_string(), ticket(number)));
-        assert_eq!(memory.get("0"), None);
-        assert_eq!(memory.get("1"), Some(&ticket(1)));
-        memory.forget("1");
-        memory.set("new", ticket(9));
-        assert_eq!(memory.get("2"), Some(&ticket(2)));
-        assert_eq!(memory.known.len(), memory.order.len());
+        let mut cache = TicketCache::default();
+        (0..=ALERTS_MAX).for_each(|number| cache.set(&number.to_string(), ticket(number)));
+        assert_eq!(cache.get("0"), None);
+        assert_eq!(cache.get("1"), Some(&ticket(1)));
+        cache.forget("1");
+        cache.set("new", ticket(9));
+        assert_eq!(cache.get("2"), Some(&ticket(2)));
+        assert_eq!(cache.known.len(), cache.order.len());
     }
 }

@@ -43,9 +43,9 @@ impl Entry {
 
 /// Every delivery that was sent.
 #[derive(Default)]
-pub(super) struct Ledger(Mutex<HashMap<String, Entry>>);
+pub(super) struct History(Mutex<HashMap<String, Entry>>);
 
-impl Ledger {
+impl History {
     /// Notes an answer. Once stored is stored, whatever a repetition is answered.
     pub(super) fn note(&self, delivery: &Delivery, answer: Answer) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);

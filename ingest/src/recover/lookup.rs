@@ -16,15 +16,15 @@ use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;
 use tokio::time::timeout;
 
+use super::classify::{Record, later};
 use super::config::Config;
-use super::judge::{Record, later};
 
 /// Clocks of GitHub, the gateways and the broker may differ by so much, and a delivery be under way so long.
 const CLOCK_SKEW: Duration = Duration::from_secs(600);
 
 /// The permanent record of deliveries.
 #[async_trait]
-pub trait Ledger: Send + Sync {
+pub trait DeliveryStore: Send + Sync {
     /// What was received under `ids` between `from` and `to`: one for each tenant and kind under an id.
     ///
     /// # Errors
@@ -48,39 +48,39 @@ pub struct Received {
 /// A delivery that is looked for. The id alone would not do: it is outside the signature, so that whoever holds some
 /// secret can send bodies of its own under an id that it has seen.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Sought {
+pub(super) struct DeliveryKey {
     pub(super) id: EventId,
     pub(super) event: String,
 }
 
 /// When each delivery that was found was received.
-pub(super) type Found = HashMap<Sought, Timestamp>;
+pub(super) type Found = HashMap<DeliveryKey, Timestamp>;
 
-/// What a run asks of the ledger.
+/// What a run asks of the delivery store.
 pub(super) struct Reader<'a> {
-    ledger: &'a dyn Ledger,
+    deliveries: &'a dyn DeliveryStore,
     timeout: Duration,
     grace: Duration,
     /// The only tenants whose deliveries count, as subject tokens; none when any may be meant.
     tenants: Vec<String>,
-    /// Everything that RAW took before is in the ledger, or settled otherwise.
+    /// Everything that RAW took before is in the delivery store, or settled otherwise.
     complete_until: Option<Timestamp>,
     /// Why it cannot tell.
     pub(super) problem: Option<String>,
 }
 
 impl<'a> Reader<'a> {
-    /// A reader for one run. `component` is the sink that fills the ledger from RAW; `tenants` are whose deliveries
+    /// A reader for one run. `component` is the sink that fills the delivery store from RAW; `tenants` are whose deliveries
     /// are looked for, when that is known.
     pub(super) async fn open(
-        ledger: &'a dyn Ledger,
+        deliveries: &'a dyn DeliveryStore,
         broker: &Broker,
         component: &str,
         tenants: Vec<String>,
         config: &Config,
     ) -> Self {
         let (timeout, grace) = (config.timeout(), config.grace());
-        let mut reader = Self { ledger, timeout, grace, tenants, complete_until: None, problem: None };
+        let mut reader = Self { deliveries, timeout, grace, tenants, complete_until: None, problem: None };
         match settled_through(broker, Stream::Raw, component).await {
             Ok(Some(at)) => reader.complete_until = Some(at),
             Ok(None) => {
@@ -92,10 +92,16 @@ impl<'a> Reader<'a> {
     }
 
     /// Which of `sought`, sent between `first` and `last`, are there.
-    pub(super) async fn read(&mut self, sought: &[Sought], first: Timestamp, last: Timestamp, now: Timestamp) -> Found {
+    pub(super) async fn read(
+        &mut self,
+        sought: &[DeliveryKey],
+        first: Timestamp,
+        last: Timestamp,
+        now: Timestamp,
+    ) -> Found {
         let (from, to) = (first.minus(CLOCK_SKEW), later(last, CLOCK_SKEW));
         let mut found = self.received(sought.iter(), from, to).await;
-        let absent: Vec<&Sought> = sought.iter().filter(|sought| !found.contains_key(sought)).collect();
+        let absent: Vec<&DeliveryKey> = sought.iter().filter(|sought| !found.contains_key(sought)).collect();
         let end = later(now, CLOCK_SKEW);
         // Nearly all are found by a narrow range of the table; the others may have come by a redelivery.
         if !absent.is_empty() && to < end {
@@ -104,8 +110,8 @@ impl<'a> Reader<'a> {
         found
     }
 
-    /// What the ledger says of one delivery whose last attempt was at `sent_last`.
-    pub(super) fn record(&self, found: &Found, sought: &Sought, sent_last: Timestamp) -> Record {
+    /// What the delivery store says of one delivery whose last attempt was at `sent_last`.
+    pub(super) fn record(&self, found: &Found, sought: &DeliveryKey, sent_last: Timestamp) -> Record {
         match found.get(sought) {
             Some(received_at) => Record::Stored(*received_at),
             // It may have taken the grace time to arrive in RAW, and be in the sink's backlog.
@@ -116,13 +122,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    async fn received(&mut self, sought: impl Iterator<Item = &Sought>, from: Timestamp, to: Timestamp) -> Found {
+    async fn received(&mut self, sought: impl Iterator<Item = &DeliveryKey>, from: Timestamp, to: Timestamp) -> Found {
         // One that is away is asked once in a run.
         if self.problem.is_some() {
             return Found::new();
         }
         let ids: Vec<String> = sought.map(|sought| sought.id.as_str().to_owned()).collect();
-        let answer = timeout(self.timeout, self.ledger.received(&ids, from, to)).await;
+        let answer = timeout(self.timeout, self.deliveries.received(&ids, from, to)).await;
         let problem = match answer {
             Ok(Ok(rows)) => return found_in(rows, &self.tenants),
             Ok(Err(fault)) => fault.to_string(),
@@ -138,7 +144,7 @@ fn found_in(rows: Vec<Received>, tenants: &[String]) -> Found {
     let mut found = Found::new();
     for Received { id, tenant: own, event, at } in rows {
         if tenants.is_empty() || tenants.contains(&own) {
-            let sought = Sought { id: EventId::from_stored(id), event };
+            let sought = DeliveryKey { id: EventId::from_stored(id), event };
             found.entry(sought).and_modify(|first| *first = at.min(*first)).or_insert(at);
         }
     }
@@ -160,7 +166,7 @@ mod tests {
         let rows = || vec![row("octo", "push", 1), row("acme", "push", 3), row("acme", "member", 2)];
         let at = |tenants: &[&str], event: &str| {
             let tenants: Vec<String> = tenants.iter().map(|tenant| (*tenant).to_owned()).collect();
-            let sought = Sought { id: EventId::from_stored("1".to_owned()), event: event.to_owned() };
+            let sought = DeliveryKey { id: EventId::from_stored("1".to_owned()), event: event.to_owned() };
             found_in(rows(), &tenants).get(&sought).map(|at| at.as_micros())
         };
         assert_eq!(at(&["acme"], "push"), Some(3));

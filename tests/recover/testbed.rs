@@ -24,7 +24,7 @@ const SHOWN: &str = "SELECT hook, formatDateTime(hour, '%FT%T.000000Z'), \
                      [delivered, seen, recovered, waiting, missing, refused, too_old] FROM gaps FINAL ORDER BY hook, hour";
 
 /// GitHub, and a directory for the product.
-pub(crate) struct Site {
+pub(crate) struct Testbed {
     /// GitHub.
     pub(crate) github: GitHub,
     /// Everything that the product writes.
@@ -75,7 +75,7 @@ impl Gaps {
     }
 }
 
-impl Site {
+impl Testbed {
     pub(crate) async fn start() -> Self {
         let github = GitHub::start(&[APP_HOOK, ORG_HOOK, REPO_HOOK]).await;
         let dir = TempDir::new().unwrap();

@@ -12,26 +12,26 @@ const CHANGE: Duration = Duration::from_millis(200);
 const PLAIN: Duration = Duration::from_secs(10);
 
 /// Tells a person how far it is.
-pub(super) struct Show {
+pub(super) struct StatusLine {
     is_terminal: bool,
     told_at: Option<Instant>,
     is_open: bool,
 }
 
-impl Show {
+impl StatusLine {
     pub(super) fn new() -> Self {
         Self { is_terminal: std::io::stderr().is_terminal(), told_at: None, is_open: false }
     }
 
     /// Something that stays to be read.
-    pub(super) fn line(&mut self, text: &str) {
+    pub(super) fn print(&mut self, text: &str) {
         self.clear();
         eprintln!("{text}");
         self.told_at = Some(Instant::now());
     }
 
     /// How far it is; not every word is shown.
-    pub(super) fn progress(&mut self, text: impl FnOnce() -> String) {
+    pub(super) fn update(&mut self, text: impl FnOnce() -> String) {
         let pause = if self.is_terminal { CHANGE } else { PLAIN };
         if self.told_at.is_some_and(|at| at.elapsed() < pause) {
             return;
@@ -56,7 +56,7 @@ impl Show {
     }
 }
 
-impl Drop for Show {
+impl Drop for StatusLine {
     fn drop(&mut self) {
         self.clear();
     }

@@ -5,26 +5,26 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use anyhow::anyhow;
 use headrace_schemas::time::Timestamp;
 
-use super::answer::Trouble;
+use super::answer::ApiError;
 use super::api::{Api, Row};
-use super::judge::{Asked, Attempts, Times, Verdict, judge};
-use super::ledger::{Reader, Sought};
-use super::proof::{Slot, Tally};
+use super::classify::{Attempts, DeliveryState, RedeliveryRequest, Times, classify};
+use super::lookup::{DeliveryKey, Reader};
+use super::proof::{Slot, SlotState};
 
-/// What a run asks of a survey.
-pub(super) struct Terms<'a> {
-    /// By what everything is judged; the present is the run's beginning.
+/// What a run asks of a scan.
+pub(super) struct Criteria<'a> {
+    /// By what everything is classified; the present is the run's beginning.
     pub(super) times: Times,
     /// Deliveries of earlier slots are accounted for.
     pub(super) floor: Slot,
     /// Most deliveries to ask for.
     pub(super) budget: usize,
     /// What was asked for before, by GUID.
-    pub(super) asked: &'a HashMap<String, Asked>,
+    pub(super) asked: &'a HashMap<String, RedeliveryRequest>,
 }
 
 /// A delivery to ask for.
-pub(super) struct Due {
+pub(super) struct MissingDelivery {
     pub(super) guid: String,
     pub(super) id: u64,
     pub(super) slot: Slot,
@@ -32,25 +32,25 @@ pub(super) struct Due {
 }
 
 /// What was found.
-pub(super) struct Survey {
+pub(super) struct Scan {
     /// What became of the deliveries of each slot.
-    pub(super) tallies: BTreeMap<Slot, Tally>,
+    pub(super) slots: BTreeMap<Slot, SlotState>,
     /// The oldest of those that are due, oldest first: they have the least time left.
-    pub(super) due: VecDeque<Due>,
+    pub(super) due: VecDeque<MissingDelivery>,
 }
 
-/// Lists deliveries down to the floor and judges them.
+/// Lists deliveries down to the floor and classifies them.
 ///
 /// What is held at once: a page, the redeliveries in the list (as many as the budget of the hours it
 /// covers) and `budget` deliveries that are due.
-pub(super) async fn survey(api: &mut Api, reader: &mut Reader<'_>, terms: &Terms<'_>) -> Result<Survey, Trouble> {
-    let mut found = Survey { tallies: BTreeMap::new(), due: VecDeque::new() };
+pub(super) async fn scan(api: &mut Api, reader: &mut Reader<'_>, criteria: &Criteria<'_>) -> Result<Scan, ApiError> {
+    let mut found = Scan { slots: BTreeMap::new(), due: VecDeque::new() };
     // A redelivery is newer than what it repeats, so that the list shows it before.
     let mut again: HashMap<String, Vec<Row>> = HashMap::new();
     let mut listed_before: HashSet<u64> = HashSet::new();
     let mut cursor = None;
     loop {
-        let page = api.page(cursor.as_deref()).await.map_err(|trouble| explain(trouble, api))?;
+        let page = api.page(cursor.as_deref()).await.map_err(|error| explain(error, api))?;
         let ids: HashSet<u64> = page.rows.iter().map(|row| row.id).collect();
         let newest = page.rows.iter().map(|row| row.delivered_at).max();
         let mut first_attempts = Vec::new();
@@ -58,12 +58,12 @@ pub(super) async fn survey(api: &mut Api, reader: &mut Reader<'_>, terms: &Terms
         for row in page.rows.into_iter().filter(|row| !listed_before.contains(&row.id)) {
             if row.redelivery {
                 again.entry(row.guid.clone()).or_default().push(row);
-            } else if Slot::of(row.delivered_at) >= terms.floor {
+            } else if Slot::of(row.delivered_at) >= criteria.floor {
                 first_attempts.push(row);
             }
         }
-        found.judge_all(first_attempts, &mut again, reader, terms).await;
-        let is_past = newest.is_none_or(|newest| Slot::of(newest) < terms.floor);
+        found.classify_all(first_attempts, &mut again, reader, criteria).await;
+        let is_past = newest.is_none_or(|newest| Slot::of(newest) < criteria.floor);
         if is_past || page.next.is_none() || page.next == cursor {
             break;
         }
@@ -73,9 +73,9 @@ pub(super) async fn survey(api: &mut Api, reader: &mut Reader<'_>, terms: &Terms
 }
 
 /// A hook that cannot be listed is for a person to mend.
-fn explain(trouble: Trouble, api: &Api) -> Trouble {
-    match trouble {
-        Trouble::Refused(status, message) => Trouble::Broken(anyhow!(
+fn explain(error: ApiError, api: &Api) -> ApiError {
+    match error {
+        ApiError::Refused(status, message) => ApiError::Broken(anyhow!(
             "GitHub does not list the deliveries of {} ({status}: {message}); is the hook there, and may the token or App see it?",
             api.hook().name
         )),
@@ -83,18 +83,18 @@ fn explain(trouble: Trouble, api: &Api) -> Trouble {
     }
 }
 
-impl Survey {
-    async fn judge_all(
+impl Scan {
+    async fn classify_all(
         &mut self,
         rows: Vec<Row>,
         again: &mut HashMap<String, Vec<Row>>,
         reader: &mut Reader<'_>,
-        terms: &Terms<'_>,
+        criteria: &Criteria<'_>,
     ) {
         let times = || rows.iter().map(|row| row.delivered_at);
         let (Some(first), Some(last)) = (times().min(), times().max()) else { return };
-        let sought: Vec<Sought> = rows.iter().map(Row::sought).collect();
-        let stored = reader.read(&sought, first, last, terms.times.now).await;
+        let sought: Vec<DeliveryKey> = rows.iter().map(Row::key).collect();
+        let stored = reader.read(&sought, first, last, criteria.times.now).await;
         for (row, sought) in rows.into_iter().zip(sought) {
             let repeats = again.remove(&row.guid).unwrap_or_default();
             let attempts = Attempts {
@@ -104,51 +104,51 @@ impl Survey {
             };
             let sent_last = attempts.again.iter().copied().fold(attempts.first, Timestamp::max);
             let record = reader.record(&stored, &sought, sent_last);
-            let asked = terms.asked.get(&row.guid);
-            let verdict = judge(&attempts, record, asked, terms.times);
-            self.count(row, verdict, asked.is_some_and(|asked| asked.refused), terms);
+            let asked = criteria.asked.get(&row.guid);
+            let state = classify(&attempts, record, asked, criteria.times);
+            self.count(row, state, asked.is_some_and(|asked| asked.refused), criteria);
         }
     }
 
-    fn count(&mut self, row: Row, verdict: Verdict, was_refused: bool, terms: &Terms<'_>) {
+    fn count(&mut self, row: Row, state: DeliveryState, was_refused: bool, criteria: &Criteria<'_>) {
         let slot = Slot::of(row.delivered_at);
-        let tally = self.tallies.entry(slot).or_default();
-        tally.counts.delivered += 1;
-        match verdict {
-            Verdict::Seen => tally.counts.seen += 1,
-            Verdict::Recovered => tally.counts.recovered += 1,
-            Verdict::Waiting(until) => {
-                tally.counts.waiting += 1;
-                tally.look_again(until);
+        let slot_state = self.slots.entry(slot).or_default();
+        slot_state.counts.delivered += 1;
+        match state {
+            DeliveryState::Seen => slot_state.counts.seen += 1,
+            DeliveryState::Recovered => slot_state.counts.recovered += 1,
+            DeliveryState::Waiting(until) => {
+                slot_state.counts.waiting += 1;
+                slot_state.look_again(until);
             }
-            Verdict::Missing(at) => {
-                tally.counts.missing += 1;
-                if at > terms.times.now {
-                    tally.counts.refused += u64::from(was_refused);
-                    tally.look_again(at);
+            DeliveryState::Missing(at) => {
+                slot_state.counts.missing += 1;
+                if at > criteria.times.now {
+                    slot_state.counts.refused += u64::from(was_refused);
+                    slot_state.look_again(at);
                     return;
                 }
-                self.due.push_front(Due { guid: row.guid, id: row.id, slot, was_refused });
-                if self.due.len() > terms.budget
+                self.due.push_front(MissingDelivery { guid: row.guid, id: row.id, slot, was_refused });
+                if self.due.len() > criteria.budget
                     && let Some(newest) = self.due.pop_back()
                 {
-                    self.leave(&newest, terms.times.now);
+                    self.leave(&newest, criteria.times.now);
                 }
             }
         }
     }
 
     /// Leaves a delivery that is due to the next run.
-    pub(super) fn leave(&mut self, due: &Due, now: Timestamp) {
-        let tally = self.tallies.entry(due.slot).or_default();
-        tally.counts.refused += u64::from(due.was_refused);
-        tally.look_again(now);
+    pub(super) fn leave(&mut self, due: &MissingDelivery, now: Timestamp) {
+        let slot_state = self.slots.entry(due.slot).or_default();
+        slot_state.counts.refused += u64::from(due.was_refused);
+        slot_state.look_again(now);
     }
 
     /// Notes that a delivery was asked for, and when to look what became of it.
-    pub(super) fn asked(&mut self, due: &Due, refused: bool, look_again_at: Timestamp) {
-        let tally = self.tallies.entry(due.slot).or_default();
-        tally.counts.refused += u64::from(refused);
-        tally.look_again(look_again_at);
+    pub(super) fn asked(&mut self, due: &MissingDelivery, refused: bool, look_again_at: Timestamp) {
+        let slot_state = self.slots.entry(due.slot).or_default();
+        slot_state.counts.refused += u64::from(refused);
+        slot_state.look_again(look_again_at);
     }
 }

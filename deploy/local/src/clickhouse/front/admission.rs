@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Limits;
+use super::ServerLimits;
 use super::failure::Failure;
 use super::users::Role;
 
@@ -22,15 +22,15 @@ pub(super) enum Kind {
     Insert,
 }
 
-/// All lanes.
-pub(super) struct Lanes {
-    queries: Lane,
-    inserts: Lane,
-    reads: Lane,
+/// All queues.
+pub(super) struct Admission {
+    queries: Queue,
+    inserts: Queue,
+    reads: Queue,
 }
 
-/// A lane, and the door before it: a thread reads each statement, and says only then which lane it takes.
-struct Lane {
+/// A queue, and the door before it: a thread reads each statement, and says only then which queue it takes.
+struct Queue {
     what: &'static str,
     running_max: usize,
     waiting_max: usize,
@@ -41,41 +41,41 @@ struct Lane {
     wait_max: Duration,
 }
 
-/// A place in a lane, given back on drop.
-pub(super) struct Place {
+/// A permit of a queue, given back on drop.
+pub(super) struct Permit {
     _running: OwnedSemaphorePermit,
     _admitted: OwnedSemaphorePermit,
 }
 
-impl Lanes {
-    pub(super) fn new(limits: &Limits) -> Self {
-        let lane = |what, running_max| Lane::new(what, running_max, limits.waiting_max, limits.wait_max);
+impl Admission {
+    pub(super) fn new(limits: &ServerLimits) -> Self {
+        let queue = |what, running_max| Queue::new(what, running_max, limits.waiting_max, limits.wait_max);
         Self {
-            queries: lane("queries", limits.queries_max),
-            inserts: lane("inserts", limits.inserts_max),
-            reads: lane("queries of the user reader", limits.reads_max),
+            queries: queue("queries", limits.queries_max),
+            inserts: queue("inserts", limits.inserts_max),
+            reads: queue("queries of the user reader", limits.reads_max),
         }
     }
 
     /// Lets a request in, to have its statement read on a thread. Held until its statement has ended. `kind` is what its
     /// beginning looks like.
     pub(super) fn admit(&self, role: Role, kind: Kind) -> Result<OwnedSemaphorePermit, Failure> {
-        let lane = self.lane(role, kind);
-        Arc::clone(&lane.door).try_acquire_owned().map_err(|_| lane.saturated())
+        let queue = self.queue(role, kind);
+        Arc::clone(&queue.door).try_acquire_owned().map_err(|_| queue.saturated())
     }
 
     /// Waits for a place, on a thread that may block.
-    pub(super) fn enter(&self, role: Role, kind: Kind, runtime: &Handle) -> Result<Place, Failure> {
-        self.lane(role, kind).enter(runtime)
+    pub(super) fn enter(&self, role: Role, kind: Kind, runtime: &Handle) -> Result<Permit, Failure> {
+        self.queue(role, kind).enter(runtime)
     }
 
     /// Whether somebody waits for what a request of this kind holds.
     pub(super) fn is_short(&self, role: Role, kind: Kind) -> bool {
-        let lane = self.lane(role, kind);
-        lane.waiting.load(Ordering::Relaxed) > 0 || lane.door.available_permits() == 0
+        let queue = self.queue(role, kind);
+        queue.waiting.load(Ordering::Relaxed) > 0 || queue.door.available_permits() == 0
     }
 
-    fn lane(&self, role: Role, kind: Kind) -> &Lane {
+    fn queue(&self, role: Role, kind: Kind) -> &Queue {
         match (role, kind) {
             (Role::Reader, _) => &self.reads,
             (Role::Writer, Kind::Query) => &self.queries,
@@ -84,14 +84,14 @@ impl Lanes {
     }
 }
 
-impl Lane {
+impl Queue {
     fn new(what: &'static str, running_max: usize, waiting_max: usize, wait_max: Duration) -> Self {
         let admitted_max = running_max + waiting_max;
         Self {
             what,
             running_max,
             waiting_max,
-            // One more than the lane takes, so that the lane itself says how many are too many.
+            // One more than the queue takes, so that the queue itself says how many are too many.
             door: Arc::new(Semaphore::new(admitted_max + 1)),
             running: Arc::new(Semaphore::new(running_max)),
             admitted: Arc::new(Semaphore::new(admitted_max)),
@@ -104,13 +104,13 @@ impl Lane {
         Failure::saturated(self.what, self.running_max, self.waiting_max)
     }
 
-    fn enter(&self, runtime: &Handle) -> Result<Place, Failure> {
+    fn enter(&self, runtime: &Handle) -> Result<Permit, Failure> {
         let admitted = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| self.saturated())?;
         let running = Arc::clone(&self.running).acquire_owned();
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let running = runtime.block_on(async { tokio::time::timeout(self.wait_max, running).await });
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         let running = running.map_err(|_| self.saturated())?.expect("the semaphore is never closed");
-        Ok(Place { _running: running, _admitted: admitted })
+        Ok(Permit { _running: running, _admitted: admitted })
     }
 }

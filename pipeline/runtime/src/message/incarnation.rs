@@ -3,8 +3,8 @@
 //! A NATS server that is killed forgets the latest deliveries and acknowledgements: it writes a
 //! consumer's state behind its clients' backs. Afterwards it hands out messages as if for the first
 //! time that others still hold, or have settled; a consumer that was removed and made anew has forgotten
-//! everything. So a message that was stored before the present epoch began is a suspect, and what was
-//! taken in an earlier epoch is no longer ours.
+//! everything. So a message that was stored before the present incarnation began is a suspect, and what was
+//! taken in an earlier incarnation is no longer ours.
 //!
 //! A stream that was deleted and made anew has forgotten more: the ids by which the broker drops a copy. What is
 //! stored in it within the first duplicate window may be the copy of what the lost one had, and is a suspect too.
@@ -29,24 +29,24 @@ pub(crate) struct Forgotten {
     /// Stored no later than this, it may have been delivered before without the broker knowing.
     pub(crate) deliveries_until: Timestamp,
     /// Stored before this, it may be a copy that the broker did not recognize.
-    pub(crate) copies_until: Timestamp,
+    pub(crate) duplicates_until: Timestamp,
 }
 
 impl Forgotten {
     /// For readers whose effects the broker itself recognizes when they are repeated.
     pub(crate) const NOTHING: Self =
-        Self { deliveries_until: Timestamp::from_micros(i64::MIN), copies_until: Timestamp::from_micros(i64::MIN) };
+        Self { deliveries_until: Timestamp::from_micros(i64::MIN), duplicates_until: Timestamp::from_micros(i64::MIN) };
 }
 
-/// An epoch of a consumer.
+/// An incarnation of a consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Epoch {
+pub struct Incarnation {
     name: Arc<str>,
-    /// Of deliveries: when the epoch was first seen, by the broker's clock, no earlier than it began.
+    /// Of deliveries: when the incarnation was first seen, by the broker's clock, no earlier than it began.
     forgotten: Forgotten,
 }
 
-impl Epoch {
+impl Incarnation {
     /// When it began, at the latest, by the broker's clock.
     #[must_use]
     pub const fn since(&self) -> Timestamp {
@@ -57,7 +57,7 @@ impl Epoch {
         self.forgotten
     }
 
-    /// The epoch of a consumer of `stream` that `info` was told in. `known` saves asking when it is still the same.
+    /// The incarnation of a consumer of `stream` that `info` was told in. `known` saves asking when it is still the same.
     pub(crate) async fn of(broker: &Broker, stream: Stream, info: &Info, known: Option<&Self>) -> anyhow::Result<Self> {
         let leader = match &info.cluster {
             Some(cluster) => {
@@ -86,14 +86,14 @@ impl Epoch {
             Some((_, since)) => Timestamp::from_unix_nanos(since.unix_timestamp_nanos().max(made_at)),
             None => first_seen(broker, &info.name, &name).await?,
         };
-        let copies_until = copies_unknown_until(broker, stream).await?;
-        let copies_until = copies_until.unwrap_or(Forgotten::NOTHING.copies_until);
-        tracing::info!(component = info.name, epoch = &*name, %since, "new epoch of the broker's memory");
-        Ok(Self { name, forgotten: Forgotten { deliveries_until: since, copies_until } })
+        let duplicates_until = duplicates_unknown_until(broker, stream).await?;
+        let duplicates_until = duplicates_until.unwrap_or(Forgotten::NOTHING.duplicates_until);
+        tracing::info!(component = info.name, incarnation = &*name, %since, "new incarnation of the consumer");
+        Ok(Self { name, forgotten: Forgotten { deliveries_until: since, duplicates_until } })
     }
 }
 
-/// When any process saw this epoch first: processes that start later must know too.
+/// When any process saw this incarnation first: processes that start later must know too.
 async fn first_seen(broker: &Broker, component: &str, name: &str) -> anyhow::Result<Timestamp> {
     let store = StateStore::open(broker).await?;
     let key = format!("epoch.{component}");
@@ -109,7 +109,7 @@ async fn first_seen(broker: &Broker, component: &str, name: &str) -> anyhow::Res
 
 /// Until when the broker may not know the earlier copy of what is stored in `stream`, because that was in a stream of
 /// the same name that is gone; `None` when it is the first.
-async fn copies_unknown_until(broker: &Broker, stream: Stream) -> anyhow::Result<Option<Timestamp>> {
+async fn duplicates_unknown_until(broker: &Broker, stream: Stream) -> anyhow::Result<Option<Timestamp>> {
     let gone = || format!("the stream {} is not there at the moment", stream.name());
     let made_at = created_at(broker, stream.name()).await?.with_context(gone)?;
     // At an installation's first start every stream is made before this bucket, by [`crate::broker::recreate`] after it. Where both are gone

@@ -6,15 +6,15 @@ use headrace_runtime::fault::{Fault, FaultClass};
 use headrace_runtime::retry::{Attempt, RetryPolicy};
 use tokio::time::sleep;
 
-use super::show::Show;
+use super::status_line::StatusLine;
 
 /// The policy, and the person who is told.
-pub(super) struct Patience<'a> {
+pub(super) struct Retry<'a> {
     pub(super) policy: RetryPolicy,
-    pub(super) show: &'a mut Show,
+    pub(super) status_line: &'a mut StatusLine,
 }
 
-impl Patience<'_> {
+impl Retry<'_> {
     /// Tries until it is done or can never be: then the poison is the answer.
     ///
     /// # Errors
@@ -49,7 +49,7 @@ impl Patience<'_> {
             return Err(fault.source).with_context(|| format!("cannot {what}, tried {failures} times"));
         }
         let pause = self.policy.backoff(Attempt(failures)).max(retry_after.unwrap_or_default());
-        self.show.line(&format!("cannot {what}; again in {:.1} s: {:#}", pause.as_secs_f64(), fault.source));
+        self.status_line.print(&format!("cannot {what}; again in {:.1} s: {:#}", pause.as_secs_f64(), fault.source));
         sleep(pause).await;
         Ok(())
     }

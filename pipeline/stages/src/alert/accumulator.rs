@@ -20,7 +20,7 @@ const CLOCK_SKEW_MAX: Duration = Duration::from_secs(600);
 
 /// An alert's state in KV.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Tally {
+pub(super) struct Accumulator {
     alert: Option<Alert>,
     remembered: Vec<EventId>,
 }
@@ -62,7 +62,7 @@ fn place(event: &Event) -> Option<&str> {
     repository.or_else(|| event.organization.as_ref().map(|organization| organization.login.as_str()))
 }
 
-impl Tally {
+impl Accumulator {
     /// Counts what is new in `found`; false when nothing is.
     pub(super) fn add(&mut self, id: &str, found: &[(&Event, &RuleMatch)], window: Duration) -> bool {
         // An alert stays `opened` until a later batch: its first message may count several events.
@@ -202,12 +202,12 @@ mod tests {
     #[test]
     fn an_event_is_counted_once() {
         let (first, second, found) = (event(1, 10), event(2, 70), found());
-        let mut tally = Tally::default();
-        assert!(tally.add("a", &[(&first, &found)], WINDOW));
-        assert_eq!(tally.clone().into_alert().unwrap().status, Status::Opened);
-        assert!(!tally.add("a", &[(&first, &found)], WINDOW));
-        assert!(tally.add("a", &[(&first, &found), (&second, &found), (&second, &found)], WINDOW));
-        let alert = tally.into_alert().unwrap();
+        let mut accumulator = Accumulator::default();
+        assert!(accumulator.add("a", &[(&first, &found)], WINDOW));
+        assert_eq!(accumulator.clone().into_alert().unwrap().status, Status::Opened);
+        assert!(!accumulator.add("a", &[(&first, &found)], WINDOW));
+        assert!(accumulator.add("a", &[(&first, &found), (&second, &found), (&second, &found)], WINDOW));
+        let alert = accumulator.into_alert().unwrap();
         assert_eq!((alert.count, alert.risk, alert.status), (2, 70, Status::Updated));
         assert_eq!(alert.events, [first.id, second.id]);
     }
@@ -215,12 +215,12 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let found = found();
-        let mut tally = Tally::default();
+        let mut accumulator = Accumulator::default();
         for number in 0..2_000 {
-            assert!(tally.add("a", &[(&event(number, 1), &found)], WINDOW));
+            assert!(accumulator.add("a", &[(&event(number, 1), &found)], WINDOW));
         }
-        assert_eq!(tally.remembered.len(), REMEMBERED_MAX);
-        let alert = tally.into_alert().unwrap();
+        assert_eq!(accumulator.remembered.len(), REMEMBERED_MAX);
+        let alert = accumulator.into_alert().unwrap();
         assert_eq!((alert.count, alert.events.len()), (2_000, Alert::EVENTS_MAX));
         assert_eq!(alert.events[0], EventId::github("guid-0"));
         assert_eq!(alert.events[99], EventId::github("guid-1999"));

@@ -4,7 +4,7 @@ use super::Fault;
 
 /// A set-up of servers and processes with the kinds of faults that it is for.
 #[derive(Clone, Copy, Debug)]
-pub struct Scene {
+pub struct Scenario {
     /// What it is called on the command line and in reports.
     pub name: &'static str,
     /// The kinds of faults, each as often as the others.
@@ -17,7 +17,7 @@ pub struct Scene {
     pub small_disks: bool,
 }
 
-impl Scene {
+impl Scenario {
     /// What the long run goes through.
     pub const ALL: [Self; 3] = [Self::ONE, Self::CLUSTER, Self::DISKS];
     /// One NATS server.

@@ -9,13 +9,13 @@ use headrace_runtime::crash::{self, Point};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A process and how it is started.
-pub(super) struct Part {
+pub(super) struct Process {
     name: String,
     spec: Spec,
     child: Child,
 }
 
-impl Part {
+impl Process {
     /// Starts `headrace run <role>` with the configuration `config`.
     pub(super) async fn start(
         program: &(PathBuf, Vec<OsString>),
@@ -52,12 +52,12 @@ impl Part {
     }
 
     /// Replaces the process by one that ends at the n-th passing of `point`, waits until it has, at most
-    /// `patience`, and starts a whole one. False when it never came to the point.
+    /// `wait_max`, and starts a whole one. False when it never came to the point.
     pub(super) async fn crash_at(
         &mut self,
         point: Point,
         passing: u64,
-        patience: std::time::Duration,
+        wait_max: std::time::Duration,
     ) -> anyhow::Result<bool> {
         self.end().await;
         let mut arguments = vec![OsString::from(format!("{}={}:{passing}", crash::VARIABLE, point.name()))];
@@ -70,7 +70,7 @@ impl Part {
             log: self.spec.log.clone(),
         };
         self.child = Child::spawn(spec).await.with_context(|| format!("cannot start {}", self.name))?;
-        let crashed = tokio::time::timeout(patience, self.child.wait()).await.is_ok();
+        let crashed = tokio::time::timeout(wait_max, self.child.wait()).await.is_ok();
         if !crashed {
             self.end().await;
         }

@@ -24,9 +24,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Who is dropped gives its room back within this time; only then it can be told whether another must go.
 const LEAVE_WAIT: Duration = Duration::from_millis(2);
 
-/// The gateway's limits. Cheap to clone; all clones are one.
+/// Who may come in, and how much at once: the gateway's admission control. Cheap to clone; all clones are one.
 #[derive(Clone)]
-pub(crate) struct Limits {
+pub(crate) struct Admission {
     slots: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     /// Whoever of those that wait for bytes drops others for them: one at a time, so that no more go than must.
@@ -37,13 +37,13 @@ pub(crate) struct Limits {
 }
 
 /// Room for what has come of a body, given back on drop.
-pub(crate) struct Room<'a> {
+pub(crate) struct Reservation<'a> {
     bytes: Option<OwnedSemaphorePermit>,
-    limits: &'a Limits,
+    admission: &'a Admission,
     connection: Option<&'a Connection>,
 }
 
-impl Limits {
+impl Admission {
     pub(crate) fn new(config: &Config, connections: &Connections) -> Self {
         let rate = config
             .requests_per_second_max
@@ -59,8 +59,8 @@ impl Limits {
     }
 
     /// No room yet, for a body that comes over `connection`.
-    pub(crate) const fn room<'a>(&'a self, connection: Option<&'a Connection>) -> Room<'a> {
-        Room { bytes: None, limits: self, connection }
+    pub(crate) const fn reserve<'a>(&'a self, connection: Option<&'a Connection>) -> Reservation<'a> {
+        Reservation { bytes: None, admission: self, connection }
     }
 
     /// A place among the verified deliveries that are being stored.
@@ -95,7 +95,7 @@ impl Limits {
     }
 }
 
-impl Room<'_> {
+impl Reservation<'_> {
     /// How many bytes of the body there is room for.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
@@ -110,11 +110,11 @@ impl Room<'_> {
         }
         let more = bytes.saturating_mul(2).min(length).max(bytes) - room;
         let more = u32::try_from(more).map_err(|_| Refusal::Saturated)?;
-        let permit = match Arc::clone(&self.limits.bytes).try_acquire_many_owned(more) {
+        let permit = match Arc::clone(&self.admission.bytes).try_acquire_many_owned(more) {
             Ok(permit) => permit,
             Err(_) => self.wait(more, deadline).await?,
         };
-        self.limits.held.increment(f64::from(more));
+        self.admission.held.increment(f64::from(more));
         match &mut self.bytes {
             Some(bytes) => bytes.merge(permit),
             none => *none = Some(permit),
@@ -126,14 +126,14 @@ impl Room<'_> {
         let until = deadline.min(Instant::now() + ADMISSION_WAIT);
         // Nothing is read of it meanwhile: it must not be taken for one that does not come.
         self.connection.inspect(|connection| connection.waits_for_us());
-        let permit = self.limits.make_room(more, until).await;
+        let permit = self.admission.make_room(more, until).await;
         self.connection.inspect(|connection| connection.goes_on());
         permit
     }
 }
 
-impl Drop for Room<'_> {
+impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        self.limits.held.decrement(self.bytes() as f64);
+        self.admission.held.decrement(self.bytes() as f64);
     }
 }

@@ -7,30 +7,35 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use tokio::time::sleep;
 
 use super::disk::Disk;
-use super::part::Part;
 use super::plan::Plan;
-use super::proxy::{Proxy, Trouble};
+use super::process::Process;
+use super::proxy::{Impairment, Proxy};
 use super::setup::INSERT_S;
 
-pub(super) async fn freeze(part: &Part, ack_wait_s: u64) {
-    part.freeze();
+pub(super) async fn freeze(process: &Process, ack_wait_s: u64) {
+    process.freeze();
     sleep(Duration::from_secs(ack_wait_s + 3)).await;
-    part.thaw();
+    process.thaw();
 }
 
 pub(super) async fn misbehave(proxy: Option<&Proxy>, repeats: bool, plan: &mut Plan) {
     let Some(proxy) = proxy else { return };
     let slow = plan.millis(50, 400);
     let late = Duration::from_secs(INSERT_S) + plan.millis(500, 3_000);
-    let mut troubles =
-        vec![Trouble::Drop, Trouble::Delay(slow), Trouble::Reset, Trouble::Truncate, Trouble::Late(late)];
+    let mut impairments = vec![
+        Impairment::Drop,
+        Impairment::Delay(slow),
+        Impairment::Reset,
+        Impairment::Truncate,
+        Impairment::Late(late),
+    ];
     if repeats {
-        troubles.push(Trouble::Repeat);
+        impairments.push(Impairment::Repeat);
     }
-    let trouble = troubles[plan.below(troubles.len())];
-    tracing::info!(?trouble, "the network misbehaves");
+    let impairment = impairments[plan.below(impairments.len())];
+    tracing::info!(?impairment, "the network misbehaves");
     let duration = plan.millis(500, 6_000);
-    proxy.trouble(trouble, duration).await;
+    proxy.impair(impairment, duration).await;
 }
 
 /// Keeps a disk full for a while.

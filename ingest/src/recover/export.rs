@@ -1,6 +1,6 @@
 //! Shows the proofs where dashboards can ask for them.
 //!
-//! A copy, never asked by this role: what is proven stays in the KV bucket, and a board that is away hinders nothing.
+//! A copy, never asked by this role: what is proven stays in the KV bucket, and an exporter that is away hinders nothing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,25 +16,25 @@ use super::report::{Counts, HookReport, HourReport};
 
 /// Where proofs are shown.
 #[async_trait]
-pub trait Board: Send + Sync {
+pub trait Exporter: Send + Sync {
     /// Replaces what is shown of these hours of `hook` by what the run that began at `checked_at` found, unless a
     /// later run has done so.
     ///
     /// # Errors
     /// When it does not answer, or refuses.
-    async fn show(&self, hook: &str, hours: &[HourReport], checked_at: Timestamp) -> Result<(), Fault>;
+    async fn export(&self, hook: &str, hours: &[HourReport], checked_at: Timestamp) -> Result<(), Fault>;
 }
 
-/// What of one hook the board is known to show.
+/// What of one hook the exporter is known to show.
 #[derive(Default)]
-pub(super) struct Shown(BTreeMap<Timestamp, Counts>);
+pub(super) struct Exported(BTreeMap<Timestamp, Counts>);
 
-impl Shown {
+impl Exported {
     /// Shows the hours that changed; what cannot be shown now is left to the next run. A process that begins shows
     /// every hour once, because it does not know what its predecessor did.
     pub(super) async fn renew(
         &mut self,
-        board: &dyn Board,
+        exporter: &dyn Exporter,
         report: &HookReport,
         checked_at: Timestamp,
         within: Duration,
@@ -44,7 +44,7 @@ impl Shown {
             return;
         }
         let hook = &report.hook;
-        let failure = match timeout(within, board.show(hook, &changed, checked_at)).await {
+        let failure = match timeout(within, exporter.export(hook, &changed, checked_at)).await {
             Ok(Ok(())) => None,
             Ok(Err(fault)) => Some(fault.to_string()),
             Err(_) => Some("it did not answer in time".to_owned()),
@@ -77,14 +77,14 @@ mod tests {
 
     /// Takes what it is shown, or fails.
     #[derive(Default)]
-    struct Slate {
+    struct FakeExporter {
         hours: Mutex<Vec<i64>>,
         away: bool,
     }
 
     #[async_trait]
-    impl Board for Slate {
-        async fn show(&self, _: &str, hours: &[HourReport], _: Timestamp) -> Result<(), Fault> {
+    impl Exporter for FakeExporter {
+        async fn export(&self, _: &str, hours: &[HourReport], _: Timestamp) -> Result<(), Fault> {
             if self.away {
                 return Err(Fault::transient(anyhow!("away")));
             }
@@ -110,13 +110,14 @@ mod tests {
 
     #[tokio::test]
     async fn hours_that_changed_are_shown_until_it_succeeds() {
-        let (mut shown, mut slate, at, within) = (Shown::default(), Slate::default(), Timestamp::now(), Duration::MAX);
-        shown.renew(&slate, &report(&[1, 2]), at, within).await;
-        slate.away = true;
-        shown.renew(&slate, &report(&[1, 3, 4]), at, within).await;
-        slate.away = false;
-        shown.renew(&slate, &report(&[1, 3, 4]), at, within).await;
-        shown.renew(&slate, &report(&[1, 3, 4]), at, within).await;
-        assert_eq!(*slate.hours.lock().unwrap(), [0, 1, 1, 2]);
+        let (mut exported, mut exporter, at, within) =
+            (Exported::default(), FakeExporter::default(), Timestamp::now(), Duration::MAX);
+        exported.renew(&exporter, &report(&[1, 2]), at, within).await;
+        exporter.away = true;
+        exported.renew(&exporter, &report(&[1, 3, 4]), at, within).await;
+        exporter.away = false;
+        exported.renew(&exporter, &report(&[1, 3, 4]), at, within).await;
+        exported.renew(&exporter, &report(&[1, 3, 4]), at, within).await;
+        assert_eq!(*exporter.hours.lock().unwrap(), [0, 1, 1, 2]);
     }
 }

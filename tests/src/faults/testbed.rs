@@ -16,33 +16,33 @@ use tokio::time::sleep;
 
 use super::Options;
 use super::disk::Disk;
-use super::harm::{fill, freeze, kill, misbehave, pause, starve};
-use super::part::Part;
+use super::inject::{fill, freeze, kill, misbehave, pause, starve};
 use super::plan::{Fault, Plan};
+use super::process::Process;
 use super::proxy::Proxy;
 use super::receivers::Receivers;
 use super::setup::{ACK_WAIT_S, INSERT_S, configuration};
 use crate::harness::{consumed, servers};
 
-/// `ack_wait` of the sinks that comes of it, in seconds (`sinks::clickhouse::Config::terms`).
+/// `ack_wait` of the sinks that comes of it, in seconds (`sinks::clickhouse::Config::event_options`).
 const SINK_ACK_WAIT_S: u64 = (INSERT_S * 2 + 2) * 2;
 /// What must hold each id once.
 const TABLES: [&str; 2] = ["events", "raw"];
 /// The most processes of a role.
 const WORKERS_MAX: usize = 3;
 /// How long a process that is to end at a point may take to come there.
-const CRASH_PATIENCE: Duration = Duration::from_secs(15);
+const CRASH_WAIT_MAX: Duration = Duration::from_secs(15);
 
 /// Everything that runs. Dropped, it is gone.
-pub(super) struct World {
+pub(super) struct Testbed {
     nats: Vec<nats::Running>,
     clickhouse: clickhouse::Running,
     to_nats: Option<Proxy>,
     to_clickhouse: Proxy,
     to_gateway: Proxy,
-    gateway: Part,
-    pipelines: Vec<Part>,
-    sinks: Vec<Part>,
+    gateway: Process,
+    pipelines: Vec<Process>,
+    sinks: Vec<Process>,
     starter: Starter,
     client: async_nats::Client,
     http: reqwest::Client,
@@ -66,15 +66,15 @@ struct Starter {
 }
 
 impl Starter {
-    async fn start(&mut self, role: &str) -> anyhow::Result<Part> {
+    async fn start(&mut self, role: &str) -> anyhow::Result<Process> {
         let name = format!("{role}-{}", self.started);
         self.started += 1;
         let log = self.dir.join(format!("{name}.log"));
-        Part::start(&self.program, role, &name, self.config.clone(), log).await
+        Process::start(&self.program, role, &name, self.config.clone(), log).await
     }
 }
 
-impl World {
+impl Testbed {
     pub(super) async fn start(options: &Options) -> anyhow::Result<Self> {
         let install = || {
             let installer = Installer::for_user(Arc::new(Silent))?;
@@ -82,12 +82,12 @@ impl World {
         };
         let (nats_program, library) = tokio::task::spawn_blocking(install).await??;
         let (nats_dir, clickhouse_dir) = (options.dir.join("nats"), options.dir.join("clickhouse"));
-        let disks = if options.scene.small_disks {
+        let disks = if options.scenario.small_disks {
             Some(Disks { nats: Disk::mount(&nats_dir)?, clickhouse: Disk::mount(&clickhouse_dir)? })
         } else {
             None
         };
-        let nats = servers::start_nats(&nats_program, &nats_dir, options.scene.nats_servers).await?;
+        let nats = servers::start_nats(&nats_program, &nats_dir, options.scenario.nats_servers).await?;
         let mut arguments = options.program.1.clone();
         arguments.extend(["clickhouse".into(), "--library".into(), library.into_os_string()]);
         let engine = clickhouse::Config::new(&options.program.0, arguments, clickhouse_dir);
@@ -101,7 +101,7 @@ impl World {
         let direct: Vec<String> = nats.iter().map(nats::Running::url).collect();
         let nats_url = to_nats.as_ref().map_or_else(|| direct.join(","), |proxy| format!("nats://{}", proxy.address()));
         let config = options.dir.join("headrace.toml");
-        let receivers = if options.scene.receivers { Some(Receivers::start().await) } else { None };
+        let receivers = if options.scenario.receivers { Some(Receivers::start().await) } else { None };
         let of_receivers = receivers.as_ref().map(Receivers::configuration).unwrap_or_default();
         let text = configuration(&nats_url, to_clickhouse.address(), gateway_address, options, &of_receivers);
         std::fs::write(&config, text).context("cannot write the configuration")?;
@@ -166,23 +166,23 @@ impl World {
             Fault::CrashGateway => {
                 let points = [Point::BeforeStore, Point::BeforeStoreAck, Point::AfterStoreAck];
                 let (point, passing) = plan.point(&points, 300);
-                self.gateway.crash_at(point, passing, CRASH_PATIENCE).await?;
+                self.gateway.crash_at(point, passing, CRASH_WAIT_MAX).await?;
             }
             Fault::CrashPipeline => {
                 let points = [Point::BeforePublish, Point::BeforePubAck, Point::AfterPubAck, Point::AfterAck];
                 let (point, passing) = plan.point(&points, 500);
-                self.pipelines[pipeline].crash_at(point, passing, CRASH_PATIENCE).await?;
+                self.pipelines[pipeline].crash_at(point, passing, CRASH_WAIT_MAX).await?;
             }
             Fault::CrashSink => {
                 let points = [Point::BeforeInsert, Point::AfterInsert, Point::AfterAck];
                 let passings = if plan.below(2) == 0 { 1 } else { 4 };
                 let (point, passing) = plan.point(&points, passings);
-                self.sinks[sink].crash_at(point, passing, CRASH_PATIENCE).await?;
+                self.sinks[sink].crash_at(point, passing, CRASH_WAIT_MAX).await?;
             }
             Fault::RollingRestart => {
                 self.gateway.restart().await?;
-                for part in self.pipelines.iter_mut().chain(&mut self.sinks) {
-                    part.restart().await?;
+                for process in self.pipelines.iter_mut().chain(&mut self.sinks) {
+                    process.restart().await?;
                 }
             }
             Fault::Rescale => self.rescale(plan).await?,
@@ -220,14 +220,14 @@ impl World {
 
     /// One process more or one less, of the pipeline or of the sinks.
     async fn rescale(&mut self, plan: &mut Plan) -> anyhow::Result<()> {
-        let (role, parts) =
+        let (role, processes) =
             if plan.below(2) == 0 { ("pipeline", &mut self.pipelines) } else { ("sinks", &mut self.sinks) };
-        let more = parts.len() == 1 || parts.len() < WORKERS_MAX && plan.below(2) == 0;
+        let more = processes.len() == 1 || processes.len() < WORKERS_MAX && plan.below(2) == 0;
         tracing::info!(role, more, "rescaling");
         if more {
-            parts.push(self.starter.start(role).await?);
+            processes.push(self.starter.start(role).await?);
         } else {
-            parts.swap_remove(plan.below(parts.len())).end().await;
+            processes.swap_remove(plan.below(processes.len())).end().await;
         }
         Ok(())
     }
@@ -260,8 +260,8 @@ impl World {
     async fn kill_all(&mut self) -> anyhow::Result<()> {
         kill(self.clickhouse.pid());
         self.nats.iter().for_each(|server| kill(server.pid()));
-        for part in self.pipelines.iter_mut().chain(&mut self.sinks).chain([&mut self.gateway]) {
-            part.kill().await?;
+        for process in self.pipelines.iter_mut().chain(&mut self.sinks).chain([&mut self.gateway]) {
+            process.kill().await?;
         }
         Ok(())
     }
@@ -293,10 +293,10 @@ impl World {
         Ok(())
     }
 
-    /// Ends all trouble.
+    /// Ends all impairments.
     pub(super) async fn heal(&self) -> anyhow::Result<()> {
         self.to_nats.iter().chain([&self.to_clickhouse, &self.to_gateway]).for_each(Proxy::heal);
-        self.pipelines.iter().chain(&self.sinks).for_each(Part::thaw);
+        self.pipelines.iter().chain(&self.sinks).for_each(Process::thaw);
         if self.nats.len() > 1 {
             self.cluster_whole().await?;
         }
@@ -347,20 +347,20 @@ impl World {
 
     /// No process may end by itself, whatever happens around it.
     pub(super) fn ensure_all_run(&self) -> anyhow::Result<()> {
-        let mut parts = [&self.gateway].into_iter().chain(&self.pipelines).chain(&self.sinks);
-        let ended = parts.find_map(|part| Some((part, part.ended()?)));
-        ended.map_or(Ok(()), |(part, status)| anyhow::bail!("ended by itself ({status}): {}", part.log_tail()))
+        let mut processes = [&self.gateway].into_iter().chain(&self.pipelines).chain(&self.sinks);
+        let ended = processes.find_map(|process| Some((process, process.ended()?)));
+        ended.map_or(Ok(()), |(process, status)| anyhow::bail!("ended by itself ({status}): {}", process.log_tail()))
     }
 
     /// The ends of all logs.
     pub(super) fn logs(&self) -> String {
-        let parts = [&self.gateway].into_iter().chain(&self.pipelines).chain(&self.sinks);
-        parts.map(Part::log_tail).collect::<Vec<_>>().join("\n\n")
+        let processes = [&self.gateway].into_iter().chain(&self.pipelines).chain(&self.sinks);
+        processes.map(Process::log_tail).collect::<Vec<_>>().join("\n\n")
     }
 
     pub(super) async fn stop(self) {
-        for part in [&self.gateway].into_iter().chain(&self.pipelines).chain(&self.sinks) {
-            part.stop().await;
+        for process in [&self.gateway].into_iter().chain(&self.pipelines).chain(&self.sinks) {
+            process.stop().await;
         }
         for server in self.nats {
             server.stop().await;

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::broker::{Broker, Stream};
 use crate::message::Delivered;
-use crate::message::epoch::Forgotten;
+use crate::message::incarnation::Forgotten;
 
 /// Most messages of a page.
 const PAGE: usize = 1_024;
@@ -79,7 +79,7 @@ async fn open(broker: &Broker) -> anyhow::Result<stream::Stream> {
 }
 
 /// Reads the messages of a window, page by page.
-pub struct Past {
+pub struct StreamReader {
     stream: stream::Stream,
     window: Window,
     /// The last sequence that is read.
@@ -96,7 +96,7 @@ struct Reader {
     brought: u64,
 }
 
-impl Past {
+impl StreamReader {
     /// A reader of the messages of `window` after the sequence `after`, or of all of them, up to `last`.
     ///
     /// # Errors
