@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytes::Bytes;
 use headrace_ingest::config::Tenants;
-use headrace_ingest::tenant::{TenantMap, login_of};
+use headrace_ingest::github::tenant::{TenantMap, login_of};
 use headrace_runtime::message::payload::RawDelivery;
 use headrace_schemas::codec;
 use headrace_schemas::event::Event;

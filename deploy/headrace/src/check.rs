@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use headrace_ingest::recover;
+use headrace_ingest::github::recovery;
 use headrace_runtime::component::sink::Sink as _;
 use headrace_runtime::fault::Fault;
 use headrace_runtime::secret::redact_url;
@@ -53,8 +53,8 @@ pub(crate) async fn check(arguments: Check) -> anyhow::Result<()> {
         report("file alerts", within(reach(alerts.check())).await);
     }
     if let Some(recover) = &config.recover {
-        for (own, name) in recover.hooks.iter().zip(recover::hook_names(recover)) {
-            report(&format!("deliveries of {name}"), within(Box::pin(recover::check(recover, own))).await);
+        for (own, name) in recover.hooks.iter().zip(recovery::hook_names(recover)) {
+            report(&format!("deliveries of {name}"), within(Box::pin(recovery::check(recover, own))).await);
         }
     }
     anyhow::ensure!(failed == 0, "{failed} of the servers above cannot be used");

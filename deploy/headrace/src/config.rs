@@ -38,7 +38,7 @@ pub struct Config {
     /// Which tenant an organization's events belong to.
     pub tenants: headrace_ingest::config::Tenants,
     /// The recovery of missed deliveries.
-    pub recover: Option<headrace_ingest::recover::config::Config>,
+    pub recover: Option<headrace_ingest::github::recovery::config::Config>,
     /// The stages.
     pub pipeline: headrace_stages::chains::Config,
     /// Where events and alerts go. A sink runs when its table is there.

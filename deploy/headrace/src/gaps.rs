@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use headrace_ingest::recover::hook_names;
-use headrace_ingest::recover::report::{Counts, HookReport, Report};
+use headrace_ingest::github::recovery::hook_names;
+use headrace_ingest::github::recovery::report::{Counts, HookReport, Report};
 use headrace_runtime::state::StateStore;
 use headrace_schemas::time::Timestamp;
 
@@ -114,7 +114,7 @@ fn line(width: usize, hook: &str, hour: &str, counts: &Counts) -> String {
 
 #[cfg(test)]
 mod tests {
-    use headrace_ingest::recover::report::HourReport;
+    use headrace_ingest::github::recovery::report::HourReport;
 
     use super::*;
 

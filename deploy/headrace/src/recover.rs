@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use headrace_ingest::recover::Recover;
-use headrace_ingest::recover::export::Exporter;
-use headrace_ingest::recover::lookup::{DeliveryStore, Received};
-use headrace_ingest::recover::report::{Counts, HourReport};
+use headrace_ingest::github::recovery::Recover;
+use headrace_ingest::github::recovery::lookup::{DeliveryStore, Received};
+use headrace_ingest::github::recovery::report::Exporter;
+use headrace_ingest::github::recovery::report::{Counts, HourReport};
 use headrace_runtime::broker::Broker;
 use headrace_runtime::fault::Fault;
 use headrace_runtime::observe::health::Health;

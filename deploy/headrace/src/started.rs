@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use headrace_ingest::recover;
+use headrace_ingest::github::recovery;
 use headrace_runtime::observe::health::State;
 use tokio::time::{Instant, sleep};
 
@@ -58,7 +58,7 @@ fn waiting<'a>(
     };
     let awaited = states.iter().filter(|(name, state)| {
         // Recovery looks after the past, at GitHub: nothing that comes in waits for it.
-        !name.starts_with(recover::COMPONENT) && waits(name, state)
+        !name.starts_with(recovery::COMPONENT) && waits(name, state)
     });
     awaited.map(|(name, state)| (name.as_str(), state)).collect()
 }
@@ -101,7 +101,7 @@ mod tests {
             ("clickhouse", State::Starting, late, true),
             ("clickhouse", away(), late, true),
             ("clickhouse", broken(), Duration::ZERO, false),
-            (recover::COMPONENT, away(), Duration::ZERO, false),
+            (recovery::COMPONENT, away(), Duration::ZERO, false),
         ] {
             let states = BTreeMap::from([(name.to_owned(), state.clone())]);
             let waits = !waiting(&states, &sinks, &["clickhouse"], elapsed).is_empty();

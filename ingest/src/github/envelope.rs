@@ -12,9 +12,10 @@ use headrace_schemas::time::Timestamp;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
-use super::body::{self, MediaType};
+use super::media_type::MediaType;
 use super::verify::{Denied, HOOK_ID, parse_signature};
-use crate::reply::Refusal;
+use crate::receive::body;
+use crate::receive::reply::Refusal;
 
 /// The source's name in subjects and headers.
 pub(super) const SOURCE: &str = "github";

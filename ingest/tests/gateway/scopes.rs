@@ -1,8 +1,8 @@
 //! Whom a secret signs for.
 
 use headrace_ingest::config::{GitHub, Scoped, Tenants};
+use headrace_ingest::github::tenant::names_of;
 use headrace_ingest::github::{Claim, Keys, MediaType, parse_signature};
-use headrace_ingest::tenant::names_of;
 use headrace_runtime::broker::Stream;
 use headrace_runtime::secret::Secret;
 use headrace_tests::examples;

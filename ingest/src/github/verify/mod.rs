@@ -6,13 +6,15 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use axum::http::StatusCode;
 use headrace_schemas::{header, subject};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
-use super::body::{MediaType, form_payloads};
+use super::media_type::{MediaType, form_payloads};
 use crate::config::{GitHub, Scoped, Tenants};
-use crate::tenant::{Names, TenantMap, login_of, names_of};
+use crate::github::tenant::{Names, TenantMap, login_of, names_of};
+use crate::receive::reply::Refusal;
 
 /// GitHub's header with the hook's id.
 pub(super) const HOOK_ID: &str = "X-GitHub-Hook-ID";
@@ -64,6 +66,18 @@ impl Denied {
             Self::MissingPayload => "missing_payload",
             Self::UnsupportedType(_) => "unsupported_type",
         }
+    }
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        let status = match denied {
+            Denied::MissingPayload => StatusCode::BAD_REQUEST,
+            Denied::SignatureMissing | Denied::SignatureMalformed | Denied::SignatureWrong => StatusCode::UNAUTHORIZED,
+            Denied::SignatureForeign { .. } => StatusCode::FORBIDDEN,
+            Denied::UnsupportedType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        };
+        Self::Denied { code: denied.code(), status, message: denied.to_string() }
     }
 }
 

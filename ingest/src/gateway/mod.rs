@@ -1,41 +1,33 @@
-//! The gateway as a whole: its routes and what they share.
+//! The gateway as a whole: the server, and the registry of its sources ([`sources`]).
+
+mod sources;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::routing::{get, post};
+use axum::routing::get;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::http;
 use headrace_runtime::http::connections::Connections;
 use headrace_runtime::publish::Publisher;
 use headrace_runtime::publish::store_health::StoreHealth;
-use headrace_schemas::catalog::Family;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::Admission;
 use crate::config::{Config, Tenants};
-use crate::github;
-use crate::reply::Refusal;
-
-/// What all sources share.
-pub(crate) struct Shared {
-    pub(crate) config: Config,
-    pub(crate) admission: Admission,
-    pub(crate) stores: StoreHealth,
-    pub(crate) broker: Broker,
-    pub(crate) publisher: Publisher,
-    pub(crate) keys: github::Keys,
-    pub(crate) signals: github::Signals,
-}
+use crate::receive::Shared;
+use crate::receive::admission::Admission;
+use crate::receive::body::discard;
+use crate::receive::reply::Refusal;
 
 /// The gateway, ready to serve.
 #[derive(Clone)]
 pub struct Gateway {
     shared: Arc<Shared>,
+    tenants: Tenants,
     connections: Connections,
 }
 
@@ -49,11 +41,9 @@ impl Gateway {
             stores,
             broker: broker.clone(),
             publisher: Publisher::new(broker),
-            keys: github::Keys::new(&config.github, tenants),
-            signals: github::Signals::new(),
             config: config.clone(),
         };
-        Self { shared: Arc::new(shared), connections }
+        Self { shared: Arc::new(shared), tenants: tenants.clone(), connections }
     }
 
     /// Serves on `listener` until `stop`, then finishes the requests under way.
@@ -64,17 +54,10 @@ impl Gateway {
         http::serve(listener, self.routes(), &self.connections, self.shared.config.head_max(), stop).await
     }
 
-    /// Every route; a new source is a line here. What the public need not see is on the port for operators.
+    /// The routes of all sources. What the public need not see is on the port for operators.
     fn routes(&self) -> Router {
         let answer_max = self.shared.config.answer_max();
-        let mut sources = Router::new().route("/webhooks/github", post(github::receive_any));
-        for family in Family::ALL {
-            let path = format!("/webhooks/github/{}", family.as_str());
-            let receive = move |shared, request| github::receive(shared, Some(family), request);
-            sources = sources.route(&path, post(receive));
-        }
-        sources
-            .with_state(Arc::clone(&self.shared))
+        sources::routes(&self.shared, &self.tenants)
             .route("/healthz", get(async || "alive\n"))
             .method_not_allowed_fallback(move |request: Request| {
                 let refusal = Refusal::MethodNotAllowed(request.method().to_string());
@@ -86,6 +69,6 @@ impl Gateway {
 
 async fn refuse(request: Request, answer_max: Duration, refusal: Refusal) -> Refusal {
     let (parts, mut body) = request.into_parts();
-    github::discard(&mut body, &parts.headers, Instant::now() + answer_max).await;
+    discard(&mut body, &parts.headers, Instant::now() + answer_max).await;
     refusal
 }

@@ -15,8 +15,6 @@ use headrace_schemas::time::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::report::{HookReport, HourReport};
-
 /// How far back proofs are looked at.
 pub(super) const WINDOW_HOURS: i64 = 7 * 24;
 
@@ -209,23 +207,25 @@ impl Proofs {
         self.write(status).await
     }
 
+    /// The hook's name.
+    pub(super) fn hook(&self) -> &str {
+        &self.hook
+    }
+
+    /// The state of the hook itself.
+    pub(super) const fn status(&self) -> &Status {
+        &self.status.value
+    }
+
+    /// What became of the deliveries of each hour, by its beginning, oldest first.
+    pub(super) fn counts_by_hour(&self) -> impl Iterator<Item = (Timestamp, Counts)> {
+        self.hours.iter().map(|(hour, kept)| (Timestamp::from_seconds(hour * 3_600), kept.value.counts()))
+    }
+
     async fn write(&mut self, status: Status) -> anyhow::Result<()> {
         save(&self.store, &format!("hook.{}", self.key), &status, self.status.entry.as_ref()).await?;
         self.status.value = status;
         Ok(())
-    }
-
-    /// What is known of the hook.
-    pub(super) fn report(&self) -> HookReport {
-        let mut total = Counts::default();
-        let hours = self.hours.iter().map(|(hour, kept)| {
-            let counts = kept.value.counts();
-            total += counts;
-            HourReport { hour: Timestamp::from_seconds(hour * 3_600), counts }
-        });
-        let hours = hours.collect();
-        let Status { checked_at, current_until, problem, .. } = self.status.value.clone();
-        HookReport { hook: self.hook.clone(), checked_at, current_until, problem, total, hours }
     }
 }
 

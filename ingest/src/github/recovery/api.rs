@@ -24,8 +24,8 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::answer::{ApiError, RateLimit, classify, next_cursor};
+use super::config::HookName;
 use super::config::{self, Config};
-use super::hook::Hook;
 use super::lookup::DeliveryKey;
 
 /// Deliveries on a page; GitHub gives no more.
@@ -76,7 +76,7 @@ struct Answer {
 
 /// GitHub, for one hook.
 pub(super) struct Api {
-    hook: Hook,
+    hook: HookName,
     app_or_token: Octocrab,
     /// Known from the first call on.
     client: Option<Octocrab>,
@@ -90,7 +90,7 @@ pub(super) struct Api {
 impl Api {
     /// GitHub as `config`, which has been validated, says. Reads the system's certificates.
     pub(super) fn new(config: &Config, own: &config::Hook) -> anyhow::Result<Self> {
-        let hook = Hook::new(own);
+        let hook = HookName::new(own);
         let url = config.api_url.trim_end_matches('/');
         let builder = Octocrab::builder().base_uri(url).context("the API's URL is not accepted")?;
         let is_app = own.token.is_empty();
@@ -112,7 +112,7 @@ impl Api {
     }
 
     /// The hook that it is for.
-    pub(super) const fn hook(&self) -> &Hook {
+    pub(super) const fn hook(&self) -> &HookName {
         &self.hook
     }
 

@@ -1,8 +1,15 @@
-//! One hook's runs: list, classify, ask for what is missing, write the proof down.
+//! One hook's runs: list, classify, ask for what is missing within the budget, write the proof down.
 
-use std::collections::HashMap;
-use std::time::Duration;
-
+use super::answer::ApiError;
+use super::api::Api;
+use super::classify::{RedeliveryRequest, Times, later, pause};
+use super::config::Config;
+use super::lookup::{DeliveryStore, Reader};
+use super::proof::Proofs;
+use super::report::{Exported, Exporter, HookReport};
+use super::scan::{Criteria, MissingDelivery, Scan, scan};
+use crate::github::tenant::TenantMap;
+use anyhow::Context as _;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::observe::health::ComponentHealth;
 use headrace_runtime::observe::metrics::{RECOVERY_ASKED, RECOVERY_RUNS};
@@ -10,18 +17,10 @@ use headrace_runtime::state::StateStore;
 use headrace_schemas::subject;
 use headrace_schemas::time::Timestamp;
 use metrics::counter;
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::time::Duration;
 use tokio::time::sleep;
-
-use super::answer::ApiError;
-use super::api::Api;
-use super::budget::Budget;
-use super::classify::{RedeliveryRequest, Times, later, pause};
-use super::config::Config;
-use super::export::{Exported, Exporter};
-use super::lookup::{DeliveryStore, Reader};
-use super::proof::Proofs;
-use super::scan::{Criteria, MissingDelivery, Scan, scan};
-use crate::tenant::TenantMap;
 
 /// Taken from the hour's budget at a time: so much is wasted when the process dies.
 const BUDGET_STEP: usize = 20;
@@ -112,7 +111,7 @@ impl Worker {
             Err(error) => {
                 let problem = Problem::from(error);
                 proofs.fail(problem.text().to_owned()).await?;
-                proofs.report().publish();
+                HookReport::of(&proofs).publish();
                 return Ok(Some(problem));
             }
         };
@@ -121,7 +120,7 @@ impl Worker {
         proofs.record(floor, &found.slots, now, config.horizon()).await?;
         let current_until = later(Timestamp::now(), config.interval() * 3 + CURRENT_MARGIN);
         proofs.conclude(now, current_until, problem.as_ref().map(|problem| problem.text().to_owned())).await?;
-        let report = proofs.report();
+        let report = HookReport::of(&proofs);
         report.publish();
         // Last, and whatever comes of it: the run is complete without.
         self.exported.renew(shared.exporter, &report, now, config.timeout()).await;
@@ -194,5 +193,70 @@ impl Problem {
         match self {
             Self::Passing(text) | Self::Lasting(text) => text,
         }
+    }
+}
+
+const KEY: &str = "budget";
+/// Hooks that take at the same time: each try succeeds for one of them.
+const TRIES: usize = 50;
+
+/// How many redeliveries may be asked for in any hour, over all hooks and processes. Cheap to clone.
+///
+/// They are counted by minute in the KV bucket `recovery`, and taken before they are used: a process that dies wastes
+/// what it had taken, and never spends it twice.
+#[derive(Clone)]
+pub(super) struct Budget {
+    store: StateStore,
+    per_hour: usize,
+}
+
+/// Redeliveries asked for, by minutes since the epoch.
+type Spent = BTreeMap<i64, usize>;
+
+impl Budget {
+    pub(super) const fn new(store: StateStore, per_hour: usize) -> Self {
+        Self { store, per_hour }
+    }
+
+    /// Takes up to `wanted`; less when the hour's budget ends there.
+    pub(super) async fn take(&self, wanted: usize) -> anyhow::Result<usize> {
+        for _ in 0..TRIES {
+            let entry = self.store.load(KEY).await.map_err(|fault| fault.source)?;
+            let spent = entry.as_ref().map(|entry| serde_json::from_slice(&entry.value)).transpose();
+            let mut spent: Spent = spent.context("the record `budget` cannot be read")?.unwrap_or_default();
+            let granted = take(&mut spent, wanted, self.per_hour, Timestamp::now());
+            if granted == 0 {
+                return Ok(0);
+            }
+            let value = serde_json::to_vec(&spent).context("cannot write the budget as JSON")?;
+            if self.store.save(KEY, value.into(), entry.as_ref()).await.map_err(|fault| fault.source)? {
+                return Ok(granted);
+            }
+        }
+        anyhow::bail!("the record `budget` changes all the time")
+    }
+}
+
+fn take(spent: &mut Spent, wanted: usize, per_hour: usize, now: Timestamp) -> usize {
+    let minute = now.as_micros().div_euclid(60_000_000);
+    // A minute that the hour only partly covers counts in full.
+    spent.retain(|own, _| *own >= minute - 60);
+    let granted = wanted.min(per_hour.saturating_sub(spent.values().sum()));
+    if granted > 0 {
+        *spent.entry(minute).or_default() += granted;
+    }
+    granted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_hour_has_more_than_its_budget() {
+        let mut spent = Spent::new();
+        let mut take_at = |minute: i64, wanted| take(&mut spent, wanted, 10, Timestamp::from_seconds(minute * 60 + 59));
+        assert_eq!([take_at(0, 4), take_at(30, 4), take_at(30, 4), take_at(59, 4)], [4, 4, 2, 0]);
+        assert_eq!([take_at(60, 4), take_at(61, 9), take_at(91, 9)], [0, 4, 6]);
     }
 }

@@ -6,47 +6,16 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
-use super::verify::Denied;
-use crate::admission::Reservation;
+use super::admission::Reservation;
+use super::reply::Refusal;
 use crate::config::Config;
-use crate::reply::Refusal;
 
 /// So much of a refused body is read; whoever sends more than twice what GitHub may send is cut off.
 const DISCARD_MAX_BYTES: usize = 64 << 20;
 
-/// The two media types that GitHub sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MediaType {
-    /// `application/json`
-    Json,
-    /// `application/x-www-form-urlencoded`, with the JSON in the field `payload`.
-    Form,
-}
-
-impl MediaType {
-    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Denied> {
-        Self::parse(headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default())
-    }
-
-    /// The media type in a value of `Content-Type`.
-    ///
-    /// # Errors
-    /// When it is another.
-    pub fn parse(value: &str) -> Result<Self, Denied> {
-        let essence = value.split(';').next().unwrap_or_default().trim();
-        if essence.eq_ignore_ascii_case("application/json") {
-            Ok(Self::Json)
-        } else if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-            Ok(Self::Form)
-        } else {
-            Err(Denied::UnsupportedType(value.chars().take(80).collect()))
-        }
-    }
-}
-
 /// A body that is packed is refused: what is stored is what was signed, and nothing here unpacks anything, whose size
 /// its sender would choose.
-pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
+pub(crate) fn check_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
     let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
     match encodings.find(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity")) {
         Some(value) => {
@@ -57,7 +26,7 @@ pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// The length that the request announces, when it does, checked before anything is read.
-pub(super) fn announced_length(headers: &HeaderMap, max: usize) -> Result<Option<usize>, Refusal> {
+pub(crate) fn announced_length(headers: &HeaderMap, max: usize) -> Result<Option<usize>, Refusal> {
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     match length {
         Some(length) if length > max => Err(Refusal::BodyTooLarge { max }),
@@ -66,7 +35,7 @@ pub(super) fn announced_length(headers: &HeaderMap, max: usize) -> Result<Option
 }
 
 /// Reads all of `body`, which has `length` bytes if it says so, and takes `room` for what comes.
-pub(super) async fn read(
+pub(crate) async fn read(
     body: &mut Body,
     length: Option<usize>,
     reservation: &mut Reservation<'_>,
@@ -108,20 +77,4 @@ pub(crate) async fn discard(body: &mut Body, headers: &HeaderMap, deadline: Inst
             None => return,
         }
     }
-}
-
-/// The JSON in a form's field `payload`; bytes that are no UTF-8 are replaced. Of several fields the first counts, as
-/// in normalize.
-#[must_use]
-pub fn form_payload(form: &[u8]) -> Option<String> {
-    payloads(form).next()
-}
-
-/// What is in each field `payload`.
-pub(super) fn form_payloads(form: &[u8]) -> Vec<String> {
-    payloads(form).collect()
-}
-
-fn payloads(form: &[u8]) -> impl Iterator<Item = String> {
-    form_urlencoded::parse(form).filter(|(name, _)| name == "payload").map(|(_, value)| value.into_owned())
 }

@@ -12,11 +12,8 @@
 
 mod answer;
 mod api;
-mod budget;
 mod classify;
 pub mod config;
-pub mod export;
-mod hook;
 pub mod lookup;
 mod proof;
 pub mod report;
@@ -39,15 +36,13 @@ use uuid::Uuid;
 
 use self::answer::ApiError;
 use self::api::Api;
-use self::budget::Budget;
 use self::config::Config;
-use self::export::Exporter;
-use self::hook::Hook;
+use self::config::HookName;
 use self::lookup::DeliveryStore;
-use self::report::Report;
-use self::worker::{Shared, Worker};
+use self::report::{Exporter, Report};
+use self::worker::{Budget, Shared, Worker};
 use crate::config::Tenants;
-use crate::tenant::TenantMap;
+use crate::github::tenant::TenantMap;
 
 /// How the components of this role begin; each hook is one.
 pub const COMPONENT: &str = "recover";
@@ -69,7 +64,7 @@ pub struct Recover {
 /// The names of the configured hooks.
 #[must_use]
 pub fn hook_names(config: &Config) -> Vec<String> {
-    config.hooks.iter().map(|own| Hook::new(own).name).collect()
+    config.hooks.iter().map(|own| HookName::new(own).name).collect()
 }
 
 /// Lists a page of a hook's deliveries.
@@ -101,7 +96,7 @@ impl Recover {
         health: &Health,
     ) -> Self {
         let register = |own: &config::Hook| {
-            let component = health.register(&format!("{COMPONENT}:{}", Hook::new(own).name));
+            let component = health.register(&format!("{COMPONENT}:{}", HookName::new(own).name));
             component.healthy();
             component
         };

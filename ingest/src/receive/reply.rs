@@ -11,8 +11,6 @@ use headrace_runtime::observe::metrics::REQUESTS;
 use metrics::counter;
 use serde_json::json;
 
-use crate::github::Denied;
-
 /// What a sender is asked to wait before it tries again, in seconds.
 const RETRY_AFTER_S: u64 = 5;
 
@@ -27,8 +25,9 @@ pub(crate) enum Refusal {
     WrongFamily { accepts: &'static str, event: String, belongs: &'static str },
     #[error("the request's body ended early or broke off: {0}")]
     BodyBroken(String),
-    #[error(transparent)]
-    Denied(#[from] Denied),
+    /// A source does not let it in: its code, its status, its words.
+    #[error("{message}")]
+    Denied { code: &'static str, status: StatusCode, message: String },
     #[error("nothing is served at this path; webhooks go to /webhooks/github")]
     UnknownPath,
     #[error("expected POST, found {0}")]
@@ -59,7 +58,7 @@ impl Refusal {
             Self::BadHeader { .. } => "bad_header",
             Self::WrongFamily { .. } => "wrong_family",
             Self::BodyBroken(_) => "body_broken",
-            Self::Denied(denied) => denied.code(),
+            Self::Denied { code, .. } => code,
             Self::UnknownPath => "unknown_path",
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::BodySlow(_) => "body_slow",
@@ -74,22 +73,15 @@ impl Refusal {
 
     const fn status(&self) -> StatusCode {
         match self {
-            Self::MissingHeader { .. }
-            | Self::BadHeader { .. }
-            | Self::WrongFamily { .. }
-            | Self::BodyBroken(_)
-            | Self::Denied(Denied::MissingPayload) => StatusCode::BAD_REQUEST,
-            Self::Denied(Denied::SignatureMissing | Denied::SignatureMalformed | Denied::SignatureWrong) => {
-                StatusCode::UNAUTHORIZED
+            Self::MissingHeader { .. } | Self::BadHeader { .. } | Self::WrongFamily { .. } | Self::BodyBroken(_) => {
+                StatusCode::BAD_REQUEST
             }
-            Self::Denied(Denied::SignatureForeign { .. }) => StatusCode::FORBIDDEN,
+            Self::Denied { status, .. } => *status,
             Self::UnknownPath => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodySlow(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Denied(Denied::UnsupportedType(_)) | Self::UnsupportedEncoding(_) => {
-                StatusCode::UNSUPPORTED_MEDIA_TYPE
-            }
+            Self::UnsupportedEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Saturated | Self::BrokerAway | Self::StreamFull => StatusCode::SERVICE_UNAVAILABLE,
         }
