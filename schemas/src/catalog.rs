@@ -1,5 +1,5 @@
-//! What GitHub's event kinds and actions mean, as data: `catalog/github.csv` and
-//! `catalog/attributes.csv` (columns in `catalog/README.md`).
+//! What GitHub's event kinds and actions mean, as data: `catalog/github/events.csv` and
+//! `catalog/github/attributes.csv` (columns in `catalog/README.md`).
 //!
 //! A new event kind is a new row. Kinds that are in no row are carried all the same, as category
 //! `other`.
@@ -121,8 +121,8 @@ pub fn unknown() -> &'static Entry {
 }
 
 static GITHUB: LazyLock<HashMap<&'static str, Kind>> = LazyLock::new(|| {
-    let rows = include_str!("../catalog/github.csv");
-    let attributes = include_str!("../catalog/attributes.csv");
+    let rows = include_str!("../catalog/github/events.csv");
+    let attributes = include_str!("../catalog/github/attributes.csv");
     read(rows, attributes).unwrap_or_else(|problem| panic!("the catalog is tested to be readable: {problem}"))
 });
 
@@ -130,7 +130,7 @@ static GITHUB: LazyLock<HashMap<&'static str, Kind>> = LazyLock::new(|| {
 fn read(rows: &'static str, attributes: &'static str) -> Result<HashMap<&'static str, Kind>, String> {
     let mut kinds: HashMap<&'static str, Kind> = HashMap::new();
     for (number, line) in rows.lines().enumerate().skip(1) {
-        let at = |problem: &str| format!("github.csv:{}: {problem}", number + 1);
+        let at = |problem: &str| format!("events.csv:{}: {problem}", number + 1);
         let cells: [&'static str; 10] =
             line.split(',').collect::<Vec<_>>().try_into().map_err(|_| at("expected 10 cells"))?;
         let [name, action, family, ..] = cells;
@@ -160,7 +160,7 @@ fn read(rows: &'static str, attributes: &'static str) -> Result<HashMap<&'static
         let at = |problem: &str| format!("attributes.csv:{}: {problem}", number + 1);
         let [kind, name, path]: [&'static str; 3] =
             line.split(',').collect::<Vec<_>>().try_into().map_err(|_| at("expected 3 cells"))?;
-        let kind = kinds.get_mut(kind).ok_or_else(|| at("a kind that github.csv does not have"))?;
+        let kind = kinds.get_mut(kind).ok_or_else(|| at("a kind that events.csv does not have"))?;
         kind.attributes.push(Attribute { name, path: keys(path) });
     }
     Ok(kinds)
@@ -244,10 +244,10 @@ mod tests {
         const HEAD: &str =
             "kind,action,family,category,audit_action,target_type,target,target_name,outcome,ocsf_class\n";
         for (row, problem) in [
-            ("team,created,,,,,,,,", "github.csv:2: the kind's `*` row must come first"),
-            ("team,*,club,identity,,team,team,name,,1", "github.csv:2: unknown family"),
-            ("team,*,organization,fun,,team,team,name,,1", "github.csv:2: unknown category `fun`"),
-            ("team,*", "github.csv:2: expected 10 cells"),
+            ("team,created,,,,,,,,", "events.csv:2: the kind's `*` row must come first"),
+            ("team,*,club,identity,,team,team,name,,1", "events.csv:2: unknown family"),
+            ("team,*,organization,fun,,team,team,name,,1", "events.csv:2: unknown category `fun`"),
+            ("team,*", "events.csv:2: expected 10 cells"),
         ] {
             assert_eq!(read(format!("{HEAD}{row}").leak(), "").unwrap_err(), problem);
         }

@@ -119,7 +119,7 @@ async fn an_id_of_a_time_to_come_is_looked_up_wherever_it_may_be() {
 async fn what_an_earlier_release_has_stored_is_found() {
     let case = ClickHouseCase::start().await;
     case.query("CREATE DATABASE headrace ENGINE = Atomic");
-    let made = include_str!("../../sinks/src/clickhouse/migrations/0002_raw.sql");
+    let made = include_str!("../../sinks/src/clickhouse/write/migrations/0002_raw.sql");
     case.query(&made.replace("NOT EXISTS raw", "NOT EXISTS headrace.raw"));
     let RawDelivery { id, tenant, event, received_at, body, .. } = delivery(1, "one");
     case.query(&format!(

@@ -62,7 +62,7 @@ impl ClickHouseCase {
     }
 
     fn create_events(&self) {
-        let migration = include_str!("../../sinks/src/clickhouse/migrations/0001_events.sql");
+        let migration = include_str!("../../sinks/src/clickhouse/write/migrations/0001_events.sql");
         self.query(&migration.replace("NOT EXISTS events", "NOT EXISTS headrace.events"));
     }
 

@@ -6,11 +6,11 @@ use headrace_runtime::fault::{DeadReason, Fault, FaultClass};
 
 /// A failure, and whether the insert may have happened all the same.
 #[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) fault: Fault,
-    pub(super) unclear: bool,
+pub(crate) struct Failure {
+    pub(crate) fault: Fault,
+    pub(crate) unclear: bool,
     /// Less at once might have been stored.
-    pub(super) too_much: bool,
+    pub(crate) too_much: bool,
 }
 
 /// ClickHouse's error codes that mean a person must act: `src/Common/ErrorCodes.cpp`.
@@ -67,7 +67,7 @@ const TOO_MUCH: [u32; 7] = [
 
 /// Classifies `error`. What is not known to be otherwise is transient: nothing is dead-lettered for a
 /// failure that nobody has understood.
-pub(super) fn fault(error: Error) -> Failure {
+pub(crate) fn fault(error: Error) -> Failure {
     let code = match &error {
         Error::BadResponse(text) => exception_code(text),
         _ => None,
@@ -97,7 +97,7 @@ pub(super) fn fault(error: Error) -> Failure {
 }
 
 /// What a failed look-up means: it wrote nothing, and no item of the batch is to blame for what the table says.
-pub(super) fn of_look_up(Failure { mut fault, too_much, .. }: Failure) -> Failure {
+pub(crate) fn of_look_up(Failure { mut fault, too_much, .. }: Failure) -> Failure {
     if matches!(fault.class, FaultClass::Poison(_)) {
         fault = Fault::transient(
             fault.source.context("cannot look up which rows are there; is a part of the table damaged?"),

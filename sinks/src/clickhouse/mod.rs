@@ -1,17 +1,12 @@
 //! ClickHouse, in bulk: events into `events`, bodies into `raw`, each exactly once.
 //!
-//! How once is kept is told in `insert.rs`; what failures mean in `classify.rs`. Tables are made by the
-//! numbered files in `migrations/`.
+//! `write` holds all that writes: how once is kept is told in `write/insert.rs`, and the tables are made by the numbered
+//! files in `write/migrations/`. `read` holds the queries. What failures mean is told in `classify.rs`.
 
 mod access;
 mod classify;
-mod gaps;
-mod insert;
-mod migrate;
-mod received;
-mod rewrite;
-mod row;
-mod side;
+mod read;
+mod write;
 
 use std::time::Duration;
 
@@ -33,10 +28,14 @@ use serde::{Deserialize, Serialize};
 pub use self::access::Access;
 use self::access::DEFAULT_USER;
 use self::classify::fault;
-pub use self::gaps::{Gaps, GapsRow};
-use self::insert::Table;
-pub use self::received::{RawTable, Received};
-pub use self::rewrite::{ITEMS_MAX, Rewrite, Unproven, Written};
+pub use self::read::received::{RawTable, Received};
+pub use self::write::gaps::{Gaps, GapsRow};
+use self::write::insert::Table;
+pub use self::write::rewrite::{ITEMS_MAX, Rewrite, Unproven, Written};
+use self::write::{migrate, side};
+
+/// Ids in one look-up.
+pub(crate) const LOOKUP_MAX: usize = 4_000;
 
 /// ClickHouse.
 #[derive(Clone, Deserialize, Serialize, JsonSchema)]

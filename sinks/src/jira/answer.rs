@@ -10,7 +10,7 @@ use headrace_runtime::fault::{DeadReason, Fault};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::http::{Answer, NoAnswer};
+use crate::shared::http::{Answer, NoAnswer};
 
 /// Why a request did not succeed, by whom it concerns.
 #[derive(Debug)]

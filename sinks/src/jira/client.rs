@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::answer::{ApiError, Effect, classify};
 use super::cache::Ticket;
 use super::{Config, ticket};
-use crate::http;
+use crate::shared::http;
 
 /// What the account must be allowed to do in the project.
 const PERMISSIONS: [&str; 4] = ["BROWSE_PROJECTS", "CREATE_ISSUES", "ADD_COMMENTS", "EDIT_ISSUES"];

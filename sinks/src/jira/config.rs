@@ -10,8 +10,8 @@ use headrace_schemas::event::Severity;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::http::{check_positive, check_url};
-use crate::severity;
+use crate::shared::http::{check_positive, check_url};
+use crate::shared::severity;
 
 /// One Jira Cloud ticket per alert, with comments as it grows. Tried only against a stand-in that
 /// follows the published REST API (version 3), not against Jira.
@@ -31,7 +31,7 @@ pub struct Config {
     pub issue_type: String,
     /// Only alerts of this severity or worse get a ticket; others are counted as filtered. Default:
     /// `high`. Example: `medium`.
-    #[schemars(schema_with = "crate::severity::schema")]
+    #[schemars(schema_with = "crate::shared::severity::schema")]
     pub min_severity: Severity,
     /// The name of the priority for each severity; a severity that is not listed gets the project's
     /// default. Default: none. Example: `{ critical = "Highest", high = "High" }`.

@@ -8,7 +8,7 @@ use anyhow::anyhow;
 use headrace_runtime::fault::Fault;
 use serde::Deserialize;
 
-use crate::http::Answer;
+use crate::shared::http::Answer;
 
 /// What became of the events of one request.
 #[derive(Debug)]

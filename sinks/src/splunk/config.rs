@@ -9,7 +9,7 @@ use headrace_schemas::event::Severity;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::http::{check_positive, check_url};
+use crate::shared::http::{check_positive, check_url};
 
 /// Scored events to Splunk's HTTP Event Collector (HEC). Tried only against a stand-in that follows
 /// the published protocol, not against a Splunk server.
@@ -50,7 +50,7 @@ pub struct Config {
     pub ca_path: Option<PathBuf>,
     /// Only events of this severity or worse are sent; others are counted as filtered. `none` sends
     /// all. Default: `none`. Example: `medium`.
-    #[schemars(schema_with = "crate::severity::schema")]
+    #[schemars(schema_with = "crate::shared::severity::schema")]
     pub min_severity: Severity,
 }
 

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use self::answer::{Disposition, classify, classify_health, classify_probe};
 pub use self::config::Config;
 use self::envelope::{Frame, Packed, pack};
-use crate::http::{Answer, NoAnswer, client, send};
+use crate::shared::http::{Answer, NoAnswer, client, send};
 
 /// Requests that one call may take the full timeout for.
 const SLOW_REQUESTS_MAX: u32 = 3;

@@ -7,7 +7,7 @@ use headrace_runtime::fault::Fault;
 use headrace_schemas::time::Timestamp;
 use serde::Serialize;
 
-use super::classify::fault;
+use crate::clickhouse::classify::fault;
 
 /// A row of `gaps`; the columns are described in `migrations/0003_gaps.sql`.
 #[derive(Clone, Debug, Row, Serialize)]
@@ -49,7 +49,7 @@ pub struct Gaps {
 }
 
 impl Gaps {
-    pub(super) fn new(client: Client, limit_s: u64) -> Self {
+    pub(crate) fn new(client: Client, limit_s: u64) -> Self {
         let client = client.with_setting("async_insert", "0").with_setting("max_execution_time", limit_s.to_string());
         Self { client, limit: Duration::from_secs(limit_s) }
     }

@@ -33,19 +33,18 @@ use headrace_schemas::time::Timestamp;
 use metrics::{Counter, counter};
 use serde::Deserialize;
 
-use super::classify::{Failure, fault, of_look_up};
+use crate::clickhouse::LOOKUP_MAX;
+use crate::clickhouse::classify::{Failure, fault, of_look_up};
 
-/// Ids in one look-up.
-pub(super) const LOOKUP_MAX: usize = 4_000;
 /// Room for a look-up with so many ids, each of a tenant of its own, in bytes: by default ClickHouse takes 256 KiB.
 const LOOKUP_BYTES_MAX: &str = "2097152";
 /// Clocks of ClickHouse and the sinks may differ by so much.
-pub(super) const SERVER_CLOCK_SKEW: Duration = Duration::from_secs(2);
+pub(crate) const SERVER_CLOCK_SKEW: Duration = Duration::from_secs(2);
 /// Clocks of GitHub and the gateways may differ by so much.
 const CLOCK_SKEW: Duration = Duration::from_secs(600);
 
 /// An item that has a row.
-pub(super) trait Rows: Payload {
+pub(crate) trait Rows: Payload {
     /// Its row.
     type Row: RowWrite;
 
@@ -82,7 +81,7 @@ impl Stored {
 }
 
 /// A table that holds each identity once.
-pub(super) struct Table {
+pub(crate) struct Table {
     client: Client,
     name: String,
     /// What the tokens of its inserts are bound to besides the messages.
@@ -93,7 +92,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn new(client: Client, name: &str, component: &'static str, limit_s: u64) -> Self {
+    pub(crate) fn new(client: Client, name: &str, component: &'static str, limit_s: u64) -> Self {
         let client = client
             // We make our own batches; the server must answer when the rows are stored.
             .with_setting("async_insert", "0")
@@ -107,25 +106,25 @@ impl Table {
 
     /// The same table for rows that others than its sink's make of the same messages: a token of theirs must
     /// not be known from the sink's inserts, or ClickHouse would drop them.
-    pub(super) fn scoped(self, scope: &str) -> Self {
+    pub(crate) fn scoped(self, scope: &str) -> Self {
         Self { scope: format!("{} {scope}", self.name), ..self }
     }
 
-    pub(super) const fn client(&self) -> &Client {
+    pub(crate) const fn client(&self) -> &Client {
         &self.client
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// The time that the server may spend on an insert.
-    pub(super) const fn limit(&self) -> Duration {
+    pub(crate) const fn limit(&self) -> Duration {
         self.limit
     }
 
     /// Inserts what of `batch` is not there.
-    pub(super) async fn deliver<T: Rows>(&self, batch: &Batch<T>) -> BatchResult {
+    pub(crate) async fn deliver<T: Rows>(&self, batch: &Batch<T>) -> BatchResult {
         let count = batch.items().len();
         let mut items: Vec<&Item<T>> = batch.items().iter().collect();
         let mut conflicts = 0;
@@ -160,7 +159,7 @@ impl Table {
     }
 
     /// Inserts `items`, which are not looked up; they are ours for `valid_for`.
-    pub(super) async fn insert<T: Rows>(&self, items: &[&Item<T>], valid_for: Duration) -> Result<(), Failure> {
+    pub(crate) async fn insert<T: Rows>(&self, items: &[&Item<T>], valid_for: Duration) -> Result<(), Failure> {
         if items.is_empty() {
             return Ok(());
         }
@@ -208,7 +207,7 @@ impl Table {
 }
 
 /// The tenants among `names`, each once. Tables are ordered by them.
-pub(super) fn tenants<'a>(names: impl Iterator<Item = Identity<&'a str>>) -> Vec<&'a str> {
+pub(crate) fn tenants<'a>(names: impl Iterator<Item = Identity<&'a str>>) -> Vec<&'a str> {
     let tenants: BTreeSet<&str> = names.map(|name| name.tenant).collect();
     tenants.into_iter().collect()
 }
@@ -235,7 +234,7 @@ fn valid_until(valid_for: Duration, limit: Duration) -> i64 {
 
 /// When the earlier copies of `items` can have been received. A message that comes again has the very
 /// time of its first delivery; one that its sender presents again cannot be older than its id.
-pub(super) fn span<T: Payload>(items: &[&Item<T>]) -> (Timestamp, Timestamp) {
+pub(crate) fn span<T: Payload>(items: &[&Item<T>]) -> (Timestamp, Timestamp) {
     let earliest = |item: &&Item<T>| {
         let received_at = item.value.received_at();
         // A time to come is made up.

@@ -5,8 +5,8 @@ use headrace_runtime::fault::Fault;
 use headrace_schemas::time::Timestamp;
 use serde::Deserialize;
 
-use super::classify::fault;
-use super::insert::LOOKUP_MAX;
+use crate::clickhouse::LOOKUP_MAX;
+use crate::clickhouse::classify::fault;
 
 /// The table `raw` as a record of what was received.
 pub struct RawTable {
@@ -27,7 +27,7 @@ pub struct Received {
 }
 
 impl RawTable {
-    pub(super) const fn new(client: Client) -> Self {
+    pub(crate) const fn new(client: Client) -> Self {
         Self { client }
     }
 

@@ -25,8 +25,8 @@ use headrace_runtime::message::payload::{Content, Identity};
 use headrace_schemas::time::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::classify::{Failure, fault};
 use super::insert::{Rows, SERVER_CLOCK_SKEW, Table, span, tenants};
+use crate::clickhouse::classify::{Failure, fault};
 
 /// Most items of a call. Look-ups and removals read whole hours of the table: the more at once, the fewer.
 pub const ITEMS_MAX: usize = 8_000;
@@ -131,11 +131,11 @@ impl Serialize for Columns<'_> {
 
 #[expect(private_bounds, reason = "there is one for each table, made in this crate")]
 impl<T: Rows> Rewrite<T> {
-    pub(super) fn replacing(table: Table, window: &Window, since: Timestamp) -> Self {
+    pub(crate) fn replacing(table: Table, window: &Window, since: Timestamp) -> Self {
         Self::new(table, Older::Replaced(window.clone()), since)
     }
 
-    pub(super) fn completing(table: Table, since: Timestamp) -> Self {
+    pub(crate) fn completing(table: Table, since: Timestamp) -> Self {
         Self::new(table, Older::Kept, since)
     }
 

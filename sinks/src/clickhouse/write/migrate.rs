@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clickhouse::Client;
 use headrace_runtime::fault::Fault;
 
-use super::classify::fault;
+use crate::clickhouse::classify::fault;
 
 struct Migration {
     version: u32,
@@ -32,7 +32,7 @@ const MIGRATIONS: [Migration; 5] = [
 const TABLES: [&str; 4] = ["events", "raw", "gaps", "conflicting_deliveries"];
 
 /// Creates the database and applies what is missing.
-pub(super) async fn run(client: &Client, database: &str) -> Result<(), Fault> {
+pub(crate) async fn run(client: &Client, database: &str) -> Result<(), Fault> {
     let outside = client.clone().with_database("default");
     // Atomic by name: in the embedded server the default engine of databases is another.
     execute(&outside, &format!("CREATE DATABASE IF NOT EXISTS {database} ENGINE = Atomic"), "the database").await?;
@@ -52,7 +52,7 @@ pub(super) async fn run(client: &Client, database: &str) -> Result<(), Fault> {
 }
 
 /// The same, and makes tables anew that were dropped after their migration had been recorded.
-pub(super) async fn restore(client: &Client, database: &str) -> Result<(), Fault> {
+pub(crate) async fn restore(client: &Client, database: &str) -> Result<(), Fault> {
     run(client, database).await?;
     let query = client.query("SELECT count() FROM system.tables WHERE database = ? AND name IN ?");
     let tables = query.bind(database).bind(TABLES.as_slice()).fetch_one::<u64>().await;
@@ -67,7 +67,7 @@ pub(super) async fn restore(client: &Client, database: &str) -> Result<(), Fault
 }
 
 /// Checks that all migrations were applied, by whoever does it here.
-pub(super) async fn verify(client: &Client, database: &str) -> Result<(), Fault> {
+pub(crate) async fn verify(client: &Client, database: &str) -> Result<(), Fault> {
     let applied = applied(client).await?;
     refuse_newer(&applied)?;
     match MIGRATIONS.iter().find(|migration| !applied.contains(&migration.version)) {
@@ -110,7 +110,7 @@ mod tests {
     fn migrations_are_numbered_without_gaps_and_all_listed() {
         let versions: Vec<u32> = MIGRATIONS.iter().map(|migration| migration.version).collect();
         assert_eq!(versions, (1..=MIGRATIONS.len() as u32).collect::<Vec<_>>());
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/clickhouse/migrations");
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/clickhouse/write/migrations");
         let mut files: Vec<String> =
             std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
         files.sort();

@@ -3,10 +3,10 @@
 use clickhouse::Client;
 use headrace_runtime::fault::Fault;
 
-use super::classify::fault;
+use crate::clickhouse::classify::fault;
 
 /// Makes the table `name` when it is not there; refuses one whose comment is another.
-pub(super) async fn create(client: &Client, database: &str, name: &str, comment: &str) -> Result<(), Fault> {
+pub(crate) async fn create(client: &Client, database: &str, name: &str, comment: &str) -> Result<(), Fault> {
     let made = client.query("CREATE TABLE IF NOT EXISTS ? AS events COMMENT ?");
     let made = made.bind(clickhouse::sql::Identifier(name)).bind(comment).execute().await;
     made.map_err(|error| fault(error).fault)?;

@@ -10,7 +10,7 @@ use super::insert::Rows;
 
 /// A row of `events`; the columns are described in `migrations/0001_events.sql`.
 #[derive(Row, Serialize)]
-pub(super) struct EventRow<'a> {
+pub(crate) struct EventRow<'a> {
     id: &'a str,
     tenant: &'a str,
     source: &'a str,
@@ -146,7 +146,7 @@ impl Rows for Event {
 
 /// A row of `raw`; the columns are described in `migrations/0002_raw.sql` and `0004_raw_sha256.sql`.
 #[derive(Row, Serialize)]
-pub(super) struct RawRow<'a> {
+pub(crate) struct RawRow<'a> {
     id: &'a str,
     tenant: &'a str,
     source: &'a str,

@@ -1,0 +1,3 @@
+//! Everything that asks ClickHouse: the queries that commands, reports, dashboards and programs share belong here.
+
+pub(crate) mod received;

@@ -1,0 +1,8 @@
+//! Everything that writes to ClickHouse: inserts, each event once; tables and their migrations; rows written anew.
+
+pub(crate) mod gaps;
+pub(crate) mod insert;
+pub(crate) mod migrate;
+pub(crate) mod rewrite;
+pub(crate) mod row;
+pub(crate) mod side;

@@ -1,0 +1,4 @@
+//! What several sinks use.
+
+pub(crate) mod http;
+pub(crate) mod severity;
