@@ -12,7 +12,7 @@ mod wire;
 use std::path::Path;
 use std::sync::Arc;
 
-use headrace::access::User;
+use headrace::nats::users::User;
 use headrace_local::install::{Installer, Silent};
 use headrace_local::nats;
 use headrace_runtime::broker::Broker;

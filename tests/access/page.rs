@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use headrace::access::User;
+use headrace::nats::users::User;
 use headrace_local::nats::authorization;
 use headrace_local::poll;
 use headrace_tests::harness::CEILING;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull::Config;
 use futures::StreamExt as _;
-use headrace::access::User;
+use headrace::nats::users::User;
 use headrace_local::{nats, poll};
 use headrace_runtime::broker::{Broker, Stream};
 use headrace_runtime::config::Nats;

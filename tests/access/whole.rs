@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use headrace::access::User;
+use headrace::nats::users::User;
 use headrace_tests::product::hook::{Hook, guid};
 use headrace_tests::product::process::Launch;
 use headrace_tests::product::stored::Stored;

@@ -1,7 +1,7 @@
 //! NATS' own protocol, spoken by hand: the server answers a `PING` after everything that was sent before it, so that a
 //! refusal is seen for certain and without waiting.
 
-use headrace::access::User;
+use headrace::nats::users::User;
 use headrace_local::nats;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;

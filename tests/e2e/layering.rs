@@ -13,6 +13,7 @@ const ALLOWED: [(&str, &[&str]); 5] = [
     (
         "headrace",
         &[
+            "headrace-embedded-clickhouse",
             "headrace-ingest",
             "headrace-local",
             "headrace-runtime",

@@ -187,8 +187,8 @@ pub(crate) fn load_text(
 impl Config {
     /// What is wrong with the values that the roles in question use.
     #[must_use]
-    pub fn validate(&self, roles: &[crate::cli::Role]) -> Vec<Invalid> {
-        use crate::cli::Role;
+    pub fn validate(&self, roles: &[crate::role::Role]) -> Vec<Invalid> {
+        use crate::role::Role;
         let mut problems = self.validate_shared();
         if roles.contains(&Role::Ingest) {
             problems.extend(self.ingest.validate("ingest"));
@@ -209,22 +209,22 @@ impl Config {
     /// What is wrong with the values that a replay uses.
     #[must_use]
     pub fn validate_replay(&self) -> Vec<Invalid> {
-        let mut problems = self.validate(&[crate::cli::Role::Pipeline]);
+        let mut problems = self.validate(&[crate::role::Role::Pipeline]);
         problems.extend(self.sinks.validate_clickhouse("sinks"));
         problems
     }
 
     /// The gateway's own check says the same where it runs.
-    fn validate_verify(&self, roles: &[crate::cli::Role]) -> Option<Invalid> {
+    fn validate_verify(&self, roles: &[crate::role::Role]) -> Option<Invalid> {
         let github = &self.ingest.github;
         let is_missing = self.pipeline.verify && github.secrets.is_empty() && github.scoped.is_empty();
         let message = "expected the webhook secrets, by which `pipeline.verify` checks stored signatures, found none; give \
                        those of the gateway, or turn `pipeline.verify` off";
-        (is_missing && !roles.contains(&crate::cli::Role::Ingest))
+        (is_missing && !roles.contains(&crate::role::Role::Ingest))
             .then(|| Invalid::new("ingest.github.secrets", message))
     }
 
-    fn validate_recover(&self, roles: &[crate::cli::Role]) -> Vec<Invalid> {
+    fn validate_recover(&self, roles: &[crate::role::Role]) -> Vec<Invalid> {
         let Some(recover) = &self.recover else {
             // Among others the role has nothing to do; by itself there is nothing to run.
             let message = "expected the table `[recover]` for the role `recover`, found none";
@@ -237,7 +237,7 @@ impl Config {
                     "expected the table `[sinks.clickhouse]`, found none; recovery asks ClickHouse what arrived";
                 problems.push(Invalid::new("sinks.clickhouse", message));
             }
-            Some(_) if roles.contains(&crate::cli::Role::Sinks) => {}
+            Some(_) if roles.contains(&crate::role::Role::Sinks) => {}
             Some(_) => problems.extend(self.sinks.validate_clickhouse("sinks")),
         }
         problems
@@ -336,7 +336,7 @@ impl Sinks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Role;
+    use crate::role::Role;
     use crate::settings::reference;
 
     fn read(text: &str) -> Loaded<Config> {

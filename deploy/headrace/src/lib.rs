@@ -1,42 +1,27 @@
 //! The composition root: reads the configuration, builds the parts and runs them.
 //!
-//! Nothing is decided here that a part could decide; nothing else may depend on this crate. Start with
-//! [`cli`] for the commands and `roles` for what a process consists of.
+//! Nothing is decided here that a part could decide; nothing else may depend on this crate. [`cli`] is the command
+//! line, `commands` has a module for each command, `process` is what a process consists of, `installation` what `up`
+//! keeps on this machine, [`nats`] who may do what there.
 
-pub mod access;
-mod brokers;
-mod check;
 pub mod cli;
-mod clickhouse;
+mod commands;
 pub mod config;
-mod data_dir;
-mod dead;
-mod exit;
-mod gaps;
-mod last_up;
-mod moment;
-mod plain;
-mod private;
-mod query;
-mod ready;
-mod recover;
-mod replay;
-mod roles;
-mod run;
-mod running;
-mod secret_origin;
-mod send;
+mod installation;
+pub mod nats;
+mod process;
+pub mod role;
 pub mod settings;
-mod started;
-mod stop;
-mod telemetry;
-mod up;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use cli::{Cli, Command};
+
+use self::cli::exit;
+use self::cli::{Cli, Command};
+use self::commands::{check, clickhouse, dead, gaps, query, replay, run, send, up};
+use self::installation::private;
 
 /// Runs the command line `arguments`, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {

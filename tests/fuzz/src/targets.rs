@@ -192,7 +192,7 @@ pub fn settings(data: &[u8]) {
     let variables = [(format!("HEADRACE__{name}"), value.to_owned())];
     match settings::load::<Config>(Some(Document { name: "headrace.toml", text: document }), variables) {
         Ok(loaded) => {
-            let invalid = loaded.value.validate(&[headrace::cli::Role::Ingest, headrace::cli::Role::Pipeline]);
+            let invalid = loaded.value.validate(&[headrace::role::Role::Ingest, headrace::role::Role::Pipeline]);
             let _ = loaded.check(invalid).map_err(|problems| problems.to_string());
         }
         Err(problems) => assert!(!problems.to_string().is_empty()),

@@ -10,7 +10,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::format;
-use crate::clickhouse::engine::Engine;
+use crate::engine::Engine;
 
 /// Between two attempts to stop a query that has not ended: a kill that came before the query began finds nothing.
 const KILL_EVERY: Duration = Duration::from_millis(500);

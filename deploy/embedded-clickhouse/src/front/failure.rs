@@ -3,7 +3,7 @@
 
 use hyper::StatusCode;
 
-use crate::clickhouse::engine::Exception;
+use crate::engine::Exception;
 
 /// A refused or failed request.
 #[derive(Debug, Clone)]
@@ -84,7 +84,7 @@ mod tests {
     use hyper::StatusCode;
 
     use super::Failure;
-    use crate::clickhouse::engine::Exception;
+    use crate::engine::Exception;
 
     #[test]
     fn status_follows_the_code() {

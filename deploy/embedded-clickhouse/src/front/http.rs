@@ -28,8 +28,8 @@ use super::origin::AllowedHosts;
 use super::output::{Answer, Output, OutputOptions, Payload};
 use super::request::{Credentials, Request};
 use super::users::{Role, Users};
-use crate::clickhouse::engine::{Engine, Stats};
-use crate::clickhouse::policy::Policies;
+use crate::engine::{Engine, Stats};
+use crate::policy::Policies;
 
 /// What every request needs of the server.
 pub(super) struct Server {

@@ -20,10 +20,8 @@ use super::output::Output;
 use super::request::Request;
 use super::statement::{self, Extent, Head, Outline};
 use super::users::Role;
-use crate::clickhouse::engine::{Connection, Engine, Exception, Stats};
-use crate::clickhouse::policy::{
-    self, Approved, Policy, STATEMENT_BYTES_MAX, WHOLE_RESULT_BYTES_MAX, values_are_plain,
-};
+use crate::engine::{Connection, Engine, Exception, Stats};
+use crate::policy::{self, Approved, Policy, STATEMENT_BYTES_MAX, WHOLE_RESULT_BYTES_MAX, values_are_plain};
 
 /// How far into a text the beginning of an insert's data is looked for, in bytes.
 const HEAD_BYTES_MAX: usize = 1 << 20;

@@ -129,7 +129,7 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// Where the engine keeps its data; made if absent. One server at a time.
     pub data_dir: PathBuf,
-    /// `libchdb.so`, as [`crate::install::Installer::clickhouse_library`] returns it.
+    /// `libchdb.so`, as `headrace_local::install::Installer::clickhouse_library` returns it.
     pub library: PathBuf,
     /// The name of the user who may do all that is allowed; `reader` is the one who only reads.
     pub user: String,

@@ -5,7 +5,7 @@
 use memchr::memmem;
 
 use super::failure::Failure;
-use crate::clickhouse::engine::Exception;
+use crate::engine::Exception;
 
 /// The boundary from a `Content-Type` of this kind, `None` for other bodies.
 pub(super) fn boundary(content_type: &str) -> Option<String> {

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::admission::Permit;
 use super::codec::{Encoder, Encoding};
 use super::failure::Failure;
-use crate::clickhouse::engine::{Exception, Stats};
+use crate::engine::{Exception, Stats};
 
 /// Pieces under way to one client; a piece is one block of the engine, some 0.5 MB.
 const PIECES_MAX: usize = 2;

@@ -10,7 +10,7 @@ use hyper::http::request::Parts;
 use super::codec::Encoding;
 use super::failure::Failure;
 use super::multipart;
-use crate::clickhouse::engine::Exception;
+use crate::engine::Exception;
 
 /// URL parameters that speak to the HTTP interface; every other one is a setting. Sessions, roles and quotas are taken
 /// and have no effect: a session lasts for one request here, and the embedded engine has one user.

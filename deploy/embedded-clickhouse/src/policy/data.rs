@@ -3,7 +3,7 @@
 
 use super::text::Tokens;
 use super::{canonical, functions, nesting};
-use crate::clickhouse::engine::Connection;
+use crate::engine::Connection;
 
 /// Whether the rows hold only values and functions of values. What is not asked, such as a long batch, is not evaluated.
 pub(crate) fn values_are_plain(session: &mut Connection, data: &[u8]) -> bool {

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use super::denied;
 use super::text::{Token, Tokens};
-use crate::clickhouse::engine::{Exception, Parameters};
+use crate::engine::{Exception, Parameters};
 
 /// What reads a file of the server without asking the engine's access control.
 const UNGUARDED: [&str; 2] = ["file", "catboostevaluate"];

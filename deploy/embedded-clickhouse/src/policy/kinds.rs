@@ -2,7 +2,7 @@
 
 use super::denied;
 use super::text::{Token, Tokens};
-use crate::clickhouse::engine::Exception;
+use crate::engine::Exception;
 
 /// How an allowed statement begins in the engine's own spelling. What each may be done to, the engine's grants say.
 const BEGINNINGS: [&[&str]; 50] = [
@@ -59,7 +59,7 @@ const BEGINNINGS: [&[&str]; 50] = [
 ];
 
 /// Engines of tables and databases that keep their data in this server's directory or in memory.
-pub(in crate::clickhouse) const ENGINES: [&str; 19] = [
+pub(crate) const ENGINES: [&str; 19] = [
     "AggregatingMergeTree",
     "Atomic",
     "Buffer",
@@ -82,7 +82,7 @@ pub(in crate::clickhouse) const ENGINES: [&str; 19] = [
 ];
 
 /// As `View`, which a statement does not name but the engine asks about.
-pub(in crate::clickhouse) const IMPLIED_ENGINES: [&str; 1] = ["View"];
+pub(crate) const IMPLIED_ENGINES: [&str; 1] = ["View"];
 
 pub(super) fn check(tokens: &Tokens) -> Result<(), Exception> {
     let start = (0..tokens.len()).find(|&at| !tokens.is_sign(at, '(')).unwrap_or_default();

@@ -62,7 +62,7 @@ pub(crate) struct Policies {
 
 impl Policies {
     /// Statements of the user `reader` may run for `read_max`.
-    pub(in crate::clickhouse) fn new(memory: &Memory, read_max: Duration) -> Self {
+    pub(crate) fn new(memory: &Memory, read_max: Duration) -> Self {
         let result_bytes = WHOLE_RESULT_BYTES_MAX;
         let writer = Bounds {
             statement_bytes: STATEMENT_BYTES_MAX,

@@ -1,6 +1,6 @@
 //! How deeply brackets are nested in a statement's text, before the engine reads it.
 
-use crate::clickhouse::engine::Exception;
+use crate::engine::Exception;
 
 /// The engine's own bound (`max_parser_depth`): each bracket takes at least one level of it.
 pub(super) const DEPTH_MAX: usize = 1_000;

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::text::{Token, Tokens};
-use crate::clickhouse::engine::Exception;
+use crate::engine::Exception;
 
 static SETTINGS: LazyLock<HashSet<&str>> = LazyLock::new(|| listed(include_str!("settings.txt")));
 
@@ -16,7 +16,7 @@ const THREADS_MAX: u64 = 64;
 
 /// The most that one statement may keep on disk while it sorts and groups, in bytes; all together twice as much. The
 /// broker is on the same disk.
-pub(in crate::clickhouse) const TEMPORARY_BYTES_MAX: u64 = 4 << 30;
+pub(crate) const TEMPORARY_BYTES_MAX: u64 = 4 << 30;
 
 /// What settings may be raised to. Nothing may be unlimited, which is what 0 means to the engine.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +39,7 @@ pub(super) const TIME: &str = "max_execution_time";
 const TIME_MIN_S: f64 = 0.001;
 
 /// Limits of the parser: the engine's own defaults, except for the length, which fits the longest statement.
-pub(in crate::clickhouse) const PARSER: [(&str, u64); 6] = [
+pub(crate) const PARSER: [(&str, u64); 6] = [
     ("max_query_size", super::STATEMENT_BYTES_MAX as u64),
     ("max_parser_depth", super::nesting::DEPTH_MAX as u64),
     ("max_parser_backtracks", 1_000_000),

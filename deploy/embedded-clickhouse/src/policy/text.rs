@@ -1,7 +1,7 @@
 //! Cuts the engine's own spelling of a statement into tokens. That spelling has no comments and no here-documents, and
 //! in quotes a backslash stands before each quote; a reader for what clients write is in `front::statement`.
 
-use crate::clickhouse::engine::Exception;
+use crate::engine::Exception;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Token {

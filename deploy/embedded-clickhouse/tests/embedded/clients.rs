@@ -1,17 +1,14 @@
 //! The official clients work unchanged: each creates, inserts, reads back, binds parameters, sets settings, meets an
 //! error, and has a repeated token dropped.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-#![allow(clippy::disallowed_methods, reason = "a test is its own supervisor")]
 
-mod support;
-
+use crate::support;
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::ClickHouse;
 use clickhouse::{Client, Compression, Row};
 use headrace_local::install::Installer;
 use serde::{Deserialize, Serialize};
-use support::ClickHouse;
 
 #[derive(Debug, Clone, PartialEq, Row, Serialize, Deserialize)]
 struct Event {

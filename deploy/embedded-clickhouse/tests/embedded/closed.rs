@@ -1,15 +1,12 @@
 //! The embedded ClickHouse shows and writes nothing but its own tables, whatever a statement says, and outlives what is
 //! meant to end it. Each attack is tried on a real server over HTTP: as it runs, with the kernel's help, and with the
 //! statement policy alone, which must hold by itself on a kernel that does not help.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-#![allow(clippy::disallowed_methods, reason = "a test is its own supervisor")]
 
-mod support;
-
+use crate::support;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 
-use support::{ClickHouse, resident_bytes};
+use crate::support::{ClickHouse, resident_bytes};
 
 /// What no answer may hold.
 const SECRET: &str = "not-for-others";

@@ -1,16 +1,13 @@
 //! Nobody who sends half of a request, or keeps connections open, keeps inserts and statements of others waiting.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-#![allow(clippy::disallowed_methods, reason = "a test is its own supervisor")]
 
-mod support;
-
+use crate::support;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::support::CEILING;
 use base64::Engine as _;
 use headrace_local::clickhouse::Running;
 use headrace_local::poll::until;
-use support::CEILING;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};

@@ -1,15 +1,12 @@
 //! The embedded ClickHouse as a process: killed, restarted, stopped, started twice.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-#![allow(clippy::disallowed_methods, reason = "a test is its own supervisor")]
 
-mod support;
-
+use crate::support;
 use std::ffi::OsString;
 
+use crate::support::{CEILING, ClickHouse};
 use headrace_local::child::Event;
 use headrace_local::poll::until;
 use headrace_local::{StartError, clickhouse};
-use support::{CEILING, ClickHouse};
 
 #[tokio::test]
 async fn acknowledged_rows_survive_a_kill() {

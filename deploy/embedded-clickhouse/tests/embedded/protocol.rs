@@ -1,14 +1,11 @@
 //! The front speaks ClickHouse's HTTP protocol: what a client sees, down to codes and headers.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-#![allow(clippy::disallowed_methods, reason = "a test is its own supervisor")]
 
-mod support;
-
+use crate::support;
 use std::io::Write as _;
 
+use crate::support::{CEILING, ClickHouse, resident_bytes};
 use headrace_local::clickhouse;
 use headrace_local::poll::until;
-use support::{CEILING, ClickHouse, resident_bytes};
 
 const TABLE: &str = "CREATE TABLE test.t (a UInt32, b String) ENGINE = MergeTree ORDER BY a \
                      SETTINGS non_replicated_deduplication_window = 100";

@@ -1,6 +1,4 @@
-//! What the tests of local servers share: real servers from the user's cache, each with a directory of its own.
-
-#![allow(dead_code, reason = "each test program uses a part")]
+//! What these tests share: a real engine from the user's cache, each test with a directory of its own.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +12,7 @@ use tempfile::TempDir;
 pub(crate) const CEILING: Duration = Duration::from_secs(60);
 
 /// This crate's helper program.
-pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_headrace-local");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_headrace-embedded-clickhouse");
 
 pub(crate) fn installer() -> Installer {
     Installer::for_user(Arc::new(Silent)).expect("a test machine has a home directory")
@@ -72,7 +70,7 @@ impl ClickHouse {
 
 pub(crate) async fn config(dir: &TempDir, options: &[&str]) -> clickhouse::Config {
     let library = installed(Installer::clickhouse_library).await;
-    let mut args = vec!["clickhouse".into(), "--library".into(), library.into()];
+    let mut args = vec!["--library".into(), library.into()];
     args.extend(options.iter().map(Into::into));
     clickhouse::Config::new(PROGRAM, args, dir.path().join("clickhouse"))
 }
@@ -81,12 +79,6 @@ pub(crate) async fn config(dir: &TempDir, options: &[&str]) -> clickhouse::Confi
 pub(crate) fn kill(pid: u32) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-}
-
-/// Whether a process runs; one that has ended and waits to be reaped does not.
-pub(crate) fn runs(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
 /// What a process holds in memory (`VmRSS`).

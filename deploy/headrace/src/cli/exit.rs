@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::process::stop::ForcedExit;
 use crate::settings::Problems;
-use crate::stop::ForcedExit;
 
 /// It failed.
 const FAILED: u8 = 1;

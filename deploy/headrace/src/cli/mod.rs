@@ -1,14 +1,19 @@
 //! The command line.
 
+pub(crate) mod exit;
+pub(crate) mod plain;
+pub(crate) mod time;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use headrace_runtime::fault::DeadReason;
 use headrace_schemas::time::Timestamp;
 
-use crate::moment::{self, TimeArgument};
+use self::time::TimeArgument;
+use crate::role::Role;
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 the command line or the configuration is wrong.";
 
@@ -114,19 +119,6 @@ pub struct Run {
     /// Write addresses and process id to this file, as JSON, once everything answers. It goes when `run` stops.
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
-}
-
-/// A part of the pipeline that can be a process of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Role {
-    /// The gateway.
-    Ingest,
-    /// The stages.
-    Pipeline,
-    /// The sinks.
-    Sinks,
-    /// The recovery of missed deliveries, when `[recover]` is configured.
-    Recover,
 }
 
 /// `headrace send`
@@ -293,10 +285,10 @@ pub struct Selection {
     #[arg(long, value_name = "NUMBER")]
     pub number: Option<u64>,
     /// Given up then or later: `2026-01-31T08:15:30Z`, or how long ago: `90m`, `24h`, `7d`.
-    #[arg(long, value_name = "TIME", value_parser = moment::parse)]
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
     pub since: Option<Timestamp>,
     /// Given up before then, in the same forms.
-    #[arg(long, value_name = "TIME", value_parser = moment::parse)]
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
     pub until: Option<Timestamp>,
     /// At most so many, the oldest first.
     #[arg(long, value_name = "COUNT")]

@@ -10,10 +10,10 @@ use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use tokio::time::timeout;
 
-use crate::brokers::{connect_admin, connect_first};
 use crate::cli::Check;
 use crate::config::{self, Config};
-use crate::run::ALL_ROLES;
+use crate::nats::connections::{connect_admin, connect_first};
+use crate::role::ALL_ROLES;
 
 /// Longest time for one server.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(20);

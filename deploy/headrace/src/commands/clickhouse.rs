@@ -4,15 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
-use headrace_local::clickhouse;
-use headrace_local::clickhouse::front::{self, Password, ServerConfig};
+use headrace_embedded_clickhouse::confine;
+use headrace_embedded_clickhouse::front::{self, Password, ServerConfig};
 use headrace_local::install::{Installer, Terminal};
 
+use crate::block_on;
 use crate::cli::Clickhouse;
 use crate::config::Log;
-use crate::private;
-use crate::run::stop_signal;
-use crate::{block_on, telemetry};
+use crate::installation::private;
+use crate::process::stop::stop_signal;
+use crate::process::telemetry;
 
 /// Serves until it is told to stop. To be called before this process has a second thread: what it takes from itself, only
 /// threads that begin later do without.
@@ -25,8 +26,7 @@ pub(crate) fn serve(arguments: Clickhouse) -> anyhow::Result<()> {
         None => Installer::for_user(Arc::new(Terminal))?.clickhouse_library()?,
     };
     let data_dir = private::directory(&arguments.data_dir).context("cannot use --data-dir")?;
-    clickhouse::confine(&data_dir, &library)
-        .with_context(|| format!("cannot confine ClickHouse to {}", data_dir.display()))?;
+    confine(&data_dir, &library).with_context(|| format!("cannot confine ClickHouse to {}", data_dir.display()))?;
     let mut config = ServerConfig::new(arguments.listen, data_dir, library);
     let given = arguments.password.filter(|password| !password.is_empty());
     config.password = password.or(given.map(Password::new));

@@ -14,11 +14,11 @@ use headrace_schemas::event::Event;
 use headrace_schemas::{codec, header};
 use serde_json::{Map, Value, json};
 
-use crate::brokers::connect_admin;
+use crate::cli::plain;
 use crate::cli::{Dead, DeadAction, Place, Selection};
 use crate::config;
-use crate::plain;
-use crate::running;
+use crate::installation::running;
+use crate::nats::connections::connect_admin;
 
 /// Kinds of dead letters counted apart; there are a few dozen unless somebody else writes to DEAD.
 const COUNTS_MAX: usize = 1_000;

@@ -8,10 +8,10 @@ use headrace_ingest::github::recovery::report::{Counts, HookReport, Report};
 use headrace_runtime::state::StateStore;
 use headrace_schemas::time::Timestamp;
 
-use crate::brokers::connect_admin;
 use crate::cli::Gaps;
 use crate::config::{self, Config};
-use crate::running;
+use crate::installation::running;
+use crate::nats::connections::connect_admin;
 
 pub(crate) async fn gaps(arguments: Gaps) -> anyhow::Result<()> {
     let loaded = config::load(arguments.config.config.as_deref(), |_| Vec::new())?;

@@ -13,8 +13,8 @@ use reqwest::{Client, Response, Url};
 
 use crate::cli::Query;
 use crate::config;
-use crate::running;
-use crate::up::{CLICKHOUSE_READER, CLICKHOUSE_READER_PASSWORD};
+use crate::installation::data_dir::{CLICKHOUSE_READER, CLICKHOUSE_READER_PASSWORD};
+use crate::installation::running;
 
 /// How long the server may take to accept the connection. A statement itself may take as long as it takes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

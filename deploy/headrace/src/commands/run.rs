@@ -4,17 +4,15 @@ use std::collections::BTreeMap;
 
 use headrace_runtime::retry::retry_within;
 
-use crate::brokers::Brokers;
-use crate::cli::{Role, Run};
+use crate::cli::Run;
 use crate::config::{self, Config};
-use crate::ready::{Ready, ReadyFiles};
-use crate::roles::Process;
-use crate::started::{self, Awaited, until_ready};
-use crate::stop::Stop;
-use crate::telemetry;
-
-/// All roles.
-pub(crate) const ALL_ROLES: [Role; 4] = [Role::Ingest, Role::Pipeline, Role::Sinks, Role::Recover];
+use crate::installation::ready::{Ready, ReadyFiles};
+use crate::nats::connections::Brokers;
+use crate::process::Process;
+use crate::process::started::{self, Awaited, until_ready};
+use crate::process::stop::Stop;
+use crate::process::telemetry;
+use crate::role::{ALL_ROLES, Role};
 
 pub(crate) async fn run(arguments: Run) -> anyhow::Result<()> {
     let roles = if arguments.roles.is_empty() { ALL_ROLES.to_vec() } else { arguments.roles };
@@ -64,10 +62,4 @@ async fn tell(process: &Process, config: &Config, roles: &[Role], ready_files: &
     started::tell(&away);
     tracing::info!(?roles, gateway = ?process.gateway, metrics = %process.admin, "running");
     std::future::pending().await
-}
-
-/// Resolves at the first SIGINT or SIGTERM.
-pub(crate) fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    let mut stop = Stop::listen()?;
-    Ok(async move { stop.signalled().await })
 }

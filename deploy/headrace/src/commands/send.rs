@@ -14,7 +14,7 @@ use sha2::Sha256;
 use uuid::Uuid;
 
 use crate::cli::Send;
-use crate::running;
+use crate::installation::running;
 
 /// A body to send.
 struct Delivery {

@@ -17,30 +17,24 @@ use headrace_runtime::secret::{Secret, redact_url};
 use headrace_sinks::file;
 use tokio::sync::watch;
 
-use crate::access::User;
-use crate::brokers::{self, Brokers};
 use crate::cli::Up;
+use crate::cli::plain;
 use crate::config::Config;
-use crate::data_dir::DataDir;
-use crate::last_up::LastUp;
-use crate::plain;
-use crate::ready::{Ready, ReadyFiles};
-use crate::roles::{CLICKHOUSE, CLICKHOUSE_RAW, Process};
-use crate::run::ALL_ROLES;
-use crate::secret_origin::SecretOrigin;
+use crate::installation::data_dir::DataDir;
+use crate::installation::data_dir::{CLICKHOUSE_PASSWORD, CLICKHOUSE_READER_PASSWORD, CLICKHOUSE_USER};
+use crate::installation::last_up::LastUp;
+use crate::installation::ready::{READY_FILE, Ready, ReadyFiles};
+use crate::installation::secret_origin::SecretOrigin;
+use crate::nats::connections::{self, Brokers};
+use crate::nats::users::User;
+use crate::process::Process;
+use crate::process::started::{self, Awaited, until_ready};
+use crate::process::stop::Stop;
+use crate::process::telemetry;
+use crate::role::ALL_ROLES;
+use crate::role::{CLICKHOUSE, CLICKHOUSE_RAW};
 use crate::settings::{Loaded, Origin};
-use crate::started::{self, Awaited, until_ready};
-use crate::stop::Stop;
-use crate::telemetry;
 
-/// The ready file that every `up` keeps in its data directory.
-pub(crate) const READY_FILE: &str = "ready.json";
-/// The user of the embedded ClickHouse that may write, and the file with its password.
-const CLICKHOUSE_USER: &str = "default";
-const CLICKHOUSE_PASSWORD: &str = "clickhouse-password";
-/// The user who may only ask, and the file with its password.
-pub(crate) const CLICKHOUSE_READER: &str = "reader";
-pub(crate) const CLICKHOUSE_READER_PASSWORD: &str = "clickhouse-reader-password";
 /// How long a server may take to stop before it is killed, which loses nothing that was confirmed.
 const SERVER_GRACE: Duration = Duration::from_secs(2);
 /// How long everything may take to answer at the start.
@@ -144,7 +138,7 @@ fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyh
         config.sinks.file.get_or_insert_with(|| file::Config { dir: data.join("out"), ..file::Config::default() });
     }
     if config.nats.url.is_empty() {
-        brokers::use_own_users(data, &mut config.nats);
+        connections::use_own_users(data, &mut config.nats);
         if !sized_by_user {
             fit_streams(config, data.path())?;
         }
@@ -197,7 +191,7 @@ async fn start_servers(config: &Config, data: &DataDir) -> anyhow::Result<Server
         server.listen = config.local.nats_listen;
         server.sync_interval = config.local.sync_interval();
         server.restart.grace = SERVER_GRACE;
-        server.users = brokers::own_users(data)?;
+        server.users = connections::own_users(data)?;
         Ok(Some(nats::start(server).await.context("cannot start NATS (another port: --nats-port)")?))
     };
     let clickhouse = async {
@@ -268,7 +262,7 @@ async fn serve(config: &Config, started: Started<'_>, ready_files: &ReadyFiles) 
     let away = until_ready(process, Awaited { own, within: Some(START_TIMEOUT) }).await?;
     let mut events = servers.events();
     events.iter_mut().for_each(|events| drop(events.borrow_and_update()));
-    let nats_url = brokers::admin_url(&config.nats)?;
+    let nats_url = connections::admin_url(&config.nats)?;
     let ready = |pids| Ready {
         gateway: process.gateway.map(|address| format!("http://{}", reachable(address))),
         nats: Some(nats_url.clone()),

@@ -8,10 +8,16 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use headrace_runtime::secret::Secret;
 
-use crate::private;
+use crate::installation::private;
 
 /// How often to try again while somebody only asks whether the directory is taken, which takes microseconds.
 const TRIES_MAX: u32 = 1_000;
+/// The user of the embedded ClickHouse that may write, and the file with its password.
+pub(crate) const CLICKHOUSE_USER: &str = "default";
+pub(crate) const CLICKHOUSE_PASSWORD: &str = "clickhouse-password";
+/// The user who may only ask, and the file with its password.
+pub(crate) const CLICKHOUSE_READER: &str = "reader";
+pub(crate) const CLICKHOUSE_READER_PASSWORD: &str = "clickhouse-reader-password";
 /// The file whose lock says that the directory is taken.
 const LOCK: &str = "lock";
 

@@ -9,7 +9,7 @@ use headrace_runtime::config::Invalid;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{self, Config};
-use crate::private;
+use crate::installation::private;
 use crate::settings::{Document, Loaded};
 
 /// The file in the data directory.

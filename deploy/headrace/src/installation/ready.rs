@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use crate::private;
+use crate::installation::private;
+
+/// The ready file that every `up` keeps in its data directory.
+pub(crate) const READY_FILE: &str = "ready.json";
 
 /// Where everything answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,9 +6,9 @@ use std::path::Path;
 use anyhow::Context as _;
 use rustix::process::geteuid;
 
-use crate::data_dir::DataDir;
-use crate::ready::Ready;
-use crate::up::READY_FILE;
+use crate::installation::data_dir::DataDir;
+use crate::installation::ready::READY_FILE;
+use crate::installation::ready::Ready;
 
 /// Reads the ready file of the `up` that runs on `data_dir`.
 ///

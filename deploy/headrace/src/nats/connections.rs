@@ -11,10 +11,10 @@ use headrace_runtime::config::Nats;
 use headrace_runtime::secret::Secret;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::access::User;
-use crate::cli::Role;
 use crate::config::Config;
-use crate::data_dir::DataDir;
+use crate::installation::data_dir::DataDir;
+use crate::nats::users::User;
+use crate::role::Role;
 
 /// Connections by user.
 pub(crate) struct Brokers(BTreeMap<User, Broker>);

@@ -9,7 +9,7 @@ use headrace_runtime::broker::{BODIES, RECOVERY, SCHEMAS, STATE, Stream};
 use headrace_runtime::publish::store_health::PROBE_KEY;
 use headrace_stages::chains;
 
-use crate::roles::{CLICKHOUSE_RAW, SINKS};
+use crate::role::{CLICKHOUSE_RAW, SINKS};
 
 /// A user of NATS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,5 +1,10 @@
 //! What a process consists of: the tasks of its roles, under one supervisor.
 
+mod recover;
+pub(crate) mod started;
+pub(crate) mod stop;
+pub(crate) mod telemetry;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use headrace_ingest::gateway::Gateway;
 use headrace_ingest::github::Keys;
-use headrace_runtime::broker::{Broker, Stream};
+use headrace_runtime::broker::Broker;
 use headrace_runtime::broker::{recreate, retention};
 use headrace_runtime::component::sink::{Sink, SinkOptions};
 use headrace_runtime::component::stage::BoxedStage;
@@ -32,29 +37,10 @@ use headrace_stages::chains::{self, Stages};
 use headrace_stages::normalize::Verify;
 use tokio::net::TcpListener;
 
-use crate::access::User;
-use crate::brokers::Brokers;
-use crate::cli::Role;
 use crate::config::Config;
-use crate::recover;
-
-/// The sink that keeps every event.
-pub(crate) const CLICKHOUSE: &str = "clickhouse";
-/// The sink that keeps every body.
-pub(crate) const CLICKHOUSE_RAW: &str = "clickhouse-raw";
-const SPLUNK: &str = "splunk";
-const JIRA: &str = "jira";
-const FILE_EVENTS: &str = "file-events";
-const FILE_ALERTS: &str = "file-alerts";
-/// Every sink by name, with the stream that it reads: what the sinks' user has rights for.
-pub(crate) const SINKS: [(&str, Stream); 6] = [
-    (CLICKHOUSE, Stream::Events),
-    (CLICKHOUSE_RAW, Stream::Raw),
-    (SPLUNK, Stream::Events),
-    (JIRA, Stream::Alerts),
-    (FILE_EVENTS, Stream::Events),
-    (FILE_ALERTS, Stream::Alerts),
-];
+use crate::nats::connections::Brokers;
+use crate::nats::users::User;
+use crate::role::{CLICKHOUSE, CLICKHOUSE_RAW, FILE_ALERTS, FILE_EVENTS, JIRA, Role, SPLUNK};
 
 /// How long the bucket of the state may take to answer: a cluster may be choosing its leader.
 const STATE_WITHIN: Duration = Duration::from_secs(60);

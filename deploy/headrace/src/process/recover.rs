@@ -15,7 +15,7 @@ use headrace_schemas::time::Timestamp;
 use headrace_sinks::clickhouse::{self, GapsRow};
 
 use crate::config::Config;
-use crate::roles::CLICKHOUSE_RAW;
+use crate::role::CLICKHOUSE_RAW;
 
 /// The role, when it is configured.
 pub(crate) fn build(config: &Config, broker: &Broker, health: &Health) -> Option<Arc<Recover>> {

@@ -8,7 +8,7 @@ use headrace_ingest::github::recovery;
 use headrace_runtime::observe::health::State;
 use tokio::time::{Instant, sleep};
 
-use crate::roles::Process;
+use crate::process::Process;
 
 /// How long a receiver may take for its first answer before it counts as away.
 const SINK_ANSWERS_WITHIN: Duration = Duration::from_secs(10);

@@ -60,3 +60,9 @@ impl fmt::Display for ForcedExit {
 }
 
 impl std::error::Error for ForcedExit {}
+
+/// Resolves at the first SIGINT or SIGTERM.
+pub(crate) fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut stop = Stop::listen()?;
+    Ok(async move { stop.signalled().await })
+}

@@ -1,14 +1,6 @@
-//! ClickHouse without a ClickHouse server: the engine as a library behind its own HTTP protocol ([`front`]), and a
-//! supervised child process that runs it ([`start()`]).
-//! What clients may do there is said in [`policy`] and [`access`].
-//! The launcher half must never load the engine: its 566 MB belong to the child alone.
+//! A supervised child process that serves ClickHouse: its own program says how, usually with the engine as a library.
+//! This half never loads the engine: its 566 MB belong to the child alone.
 
-mod access;
-mod confine;
-pub(crate) mod engine;
-pub mod front;
-mod memory;
-pub(crate) mod policy;
 mod service;
 
 use std::ffi::OsString;
@@ -18,13 +10,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-pub use self::confine::{Confinement, confine};
-pub use self::engine::EngineError;
 use self::service::Server;
 use crate::child::{Event, RestartPolicy, Supervised};
 use crate::start::{self, StartError};
 
-/// A process that runs [`front::serve`].
+/// A process that serves ClickHouse's HTTP interface.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The program, usually the caller's own.

@@ -1,7 +1,4 @@
 //! Installs come whole or not at all, resume, and say what is missing.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-
-mod support;
 
 use std::fs;
 use std::path::Path;

@@ -1,21 +1,19 @@
 //! nats-server as a child: it starts, is kept running on its port, and never outlives its parent.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod support;
-
+use crate::support;
 use std::fs::Permissions;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::support::CEILING;
 use futures::StreamExt as _;
 use headrace_local::child::Event;
 use headrace_local::install::Installer;
 use headrace_local::nats::{self, Cluster, Config, Error, SyncInterval, User};
 use headrace_local::poll::until;
 use headrace_local::{StartError, free_port};
-use support::CEILING;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -159,7 +157,7 @@ async fn no_child_outlives_a_killed_parent() {
     let program = support::installed(Installer::nats_server).await;
     let ready = dir.path().join("ready");
     let mut parent = std::process::Command::new(support::PROGRAM)
-        .args(["nats", "--program"])
+        .arg("--program")
         .arg(program)
         .arg("--data-dir")
         .arg(dir.path().join("nats"))

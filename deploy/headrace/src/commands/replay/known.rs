@@ -8,7 +8,7 @@ use headrace_runtime::settle::dead_letters::{DeadLetters, Filter};
 use headrace_schemas::header;
 use headrace_stages::chains;
 
-use crate::roles::{CLICKHOUSE, CLICKHOUSE_RAW};
+use crate::role::{CLICKHOUSE, CLICKHOUSE_RAW};
 
 /// Dead letters that are remembered, the oldest first: 16 MiB. Of what is beyond, a failure counts as a new one.
 const DEAD_LETTERS_MAX: usize = 1_000_000;

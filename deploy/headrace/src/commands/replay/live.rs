@@ -9,7 +9,7 @@ use headrace_stages::chains;
 use tokio::time::sleep;
 
 use super::status_line::StatusLine;
-use crate::roles::{CLICKHOUSE, CLICKHOUSE_RAW};
+use crate::role::{CLICKHOUSE, CLICKHOUSE_RAW};
 
 /// How often to look.
 const PERIOD: Duration = Duration::from_millis(250);

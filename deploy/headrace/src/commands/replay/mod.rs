@@ -37,15 +37,15 @@ use self::known::KnownDead;
 use self::record::{Journal, Record, Totals};
 use self::status_line::StatusLine;
 use self::work::{Shared, Target, Work};
-use crate::brokers::connect_admin;
 use crate::cli::{Cli, Replay};
+use crate::commands::up;
 use crate::config::{self, Config};
-use crate::last_up::LastUp;
-use crate::roles::verify;
-use crate::run::stop_signal;
-use crate::running;
+use crate::installation::last_up::LastUp;
+use crate::installation::running;
+use crate::nats::connections::connect_admin;
+use crate::process::stop::stop_signal;
+use crate::process::verify;
 use crate::settings::Loaded;
-use crate::up;
 
 /// Key of the lease.
 const LEASE: &str = "lease.replay";

@@ -1,7 +1,7 @@
 //! What came of a replay, for a person and for scripts.
 
 use super::record::Totals;
-use crate::plain;
+use crate::cli::plain;
 
 /// Writes the sum to stdout, and what failed to stderr.
 ///

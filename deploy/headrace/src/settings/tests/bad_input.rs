@@ -9,7 +9,7 @@ use crate::config::Config;
 fn check(text: &str, variables: &[(String, String)]) -> String {
     let document = Document { name: "headrace.toml", text };
     match load::<Config>(Some(document), variables.iter().cloned()) {
-        Ok(loaded) => format!("{:?}", loaded.check(loaded.value.validate(&crate::run::ALL_ROLES))),
+        Ok(loaded) => format!("{:?}", loaded.check(loaded.value.validate(&crate::role::ALL_ROLES))),
         Err(problems) => problems.to_string(),
     }
 }

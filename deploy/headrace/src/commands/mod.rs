@@ -1,0 +1,11 @@
+//! The commands, one module each: what it is asked for comes from [`crate::cli`].
+
+pub(crate) mod check;
+pub(crate) mod clickhouse;
+pub(crate) mod dead;
+pub(crate) mod gaps;
+pub(crate) mod query;
+pub(crate) mod replay;
+pub(crate) mod run;
+pub(crate) mod send;
+pub(crate) mod up;

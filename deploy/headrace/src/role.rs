@@ -1,0 +1,38 @@
+//! The roles that a process can have, and the names of the sinks.
+
+use clap::ValueEnum;
+use headrace_runtime::broker::Stream;
+
+/// A part of the pipeline that can be a process of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// The gateway.
+    Ingest,
+    /// The stages.
+    Pipeline,
+    /// The sinks.
+    Sinks,
+    /// The recovery of missed deliveries, when `[recover]` is configured.
+    Recover,
+}
+
+/// All roles.
+pub(crate) const ALL_ROLES: [Role; 4] = [Role::Ingest, Role::Pipeline, Role::Sinks, Role::Recover];
+
+/// The sink that keeps every event.
+pub(crate) const CLICKHOUSE: &str = "clickhouse";
+/// The sink that keeps every body.
+pub(crate) const CLICKHOUSE_RAW: &str = "clickhouse-raw";
+pub(crate) const SPLUNK: &str = "splunk";
+pub(crate) const JIRA: &str = "jira";
+pub(crate) const FILE_EVENTS: &str = "file-events";
+pub(crate) const FILE_ALERTS: &str = "file-alerts";
+/// Every sink by name, with the stream that it reads: what the sinks' user has rights for.
+pub(crate) const SINKS: [(&str, Stream); 6] = [
+    (CLICKHOUSE, Stream::Events),
+    (CLICKHOUSE_RAW, Stream::Raw),
+    (SPLUNK, Stream::Events),
+    (JIRA, Stream::Alerts),
+    (FILE_EVENTS, Stream::Events),
+    (FILE_ALERTS, Stream::Alerts),
+];
