@@ -8,8 +8,8 @@ use headrace_schemas::time::Timestamp;
 use serde::Serialize;
 
 use crate::bodies::Described;
+use crate::figures::round;
 use crate::machine::{Machine, commit};
-use crate::usage::round;
 
 /// What every case tells.
 #[derive(Debug, Serialize)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use serde::Serialize;
 
-use crate::usage::{round, status_kib};
+use crate::figures::round;
 
 /// The processes to look at, by name.
 pub(crate) struct Resident(Vec<(String, u32)>);
@@ -54,6 +54,12 @@ fn slope(points: &[(f64, f64)]) -> f64 {
     let spread = points.iter().map(|(x, _)| (x - x_mean).powi(2)).sum::<f64>();
     let shared = points.iter().map(|(x, y)| (x - x_mean) * (y - y_mean)).sum::<f64>();
     if spread > 0.0 { shared / spread } else { 0.0 }
+}
+
+/// A size in `/proc/<pid>/status`, by its name there, in KiB.
+pub(crate) fn status_kib(status: &str, name: &str) -> Option<u64> {
+    let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    value.split_ascii_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use anyhow::Context as _;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::resident::Resident;
+use crate::figures::round;
+use crate::resident::{Resident, status_kib};
 
 /// Name of this process in a report: the load generator and what counts and queries for the bench.
 pub(crate) const OWN: &str = "bench";
@@ -113,11 +114,6 @@ impl Sample {
     }
 }
 
-/// Four digits behind the point: more is noise to a reader.
-pub(crate) fn round(value: f64) -> f64 {
-    (value * 1e4).round() / 1e4
-}
-
 fn read(pid: u32) -> anyhow::Result<Usage> {
     let file = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}"));
     let ticks = cpu_ticks(&file("stat")?).context("expected the fields of proc_pid_stat(5)")?;
@@ -143,12 +139,6 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace().skip(11);
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
-}
-
-/// A size in `/proc/<pid>/status`, by its name there, in KiB.
-pub(crate) fn status_kib(status: &str, name: &str) -> Option<u64> {
-    let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    value.split_ascii_whitespace().next()?.parse().ok()
 }
 
 #[cfg(test)]

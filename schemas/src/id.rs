@@ -12,8 +12,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::subject::token;
 use crate::time::Timestamp;
+use crate::token;
 
 /// 100 ns intervals between the UUID epoch (1582-10-15) and the Unix epoch (RFC 9562, section 5.1).
 const UUID_EPOCH_TICKS: u64 = 0x01B2_1DD2_1381_4000;
@@ -46,21 +46,21 @@ impl EventId {
     /// keeps the keys of its whole duplicate window in memory.
     #[must_use]
     pub fn delivery_key(&self, tenant: &str, kind: &str, sha256: &str) -> String {
-        format!("{}/{self}/{}/{}", token(tenant), token(kind), sha256.get(..32).unwrap_or(sha256))
+        format!("{}/{self}/{}/{}", token::escaped(tenant), token::escaped(kind), sha256.get(..32).unwrap_or(sha256))
     }
 
     /// The deduplication key of the event in EVENTS, in the hand-over `handover`. Other deliveries of the event have
     /// the same.
     #[must_use]
     pub fn event_key(&self, tenant: &str, handover: &str) -> String {
-        format!("{}/{self}/{handover}", token(tenant))
+        format!("{}/{self}/{handover}", token::escaped(tenant))
     }
 
     /// The name of a body in the bucket `bodies`. No other body has it, or a reference in RAW would come to mean what
     /// was sent later.
     #[must_use]
     pub fn body_object(&self, tenant: &str, sha256: &str) -> String {
-        format!("{}/{self}/{sha256}", token(tenant))
+        format!("{}/{self}/{sha256}", token::escaped(tenant))
     }
 
     /// When the sender made this id, if the id tells: GitHub's delivery GUIDs are version 1 UUIDs.

@@ -14,3 +14,4 @@ pub mod id;
 pub mod json;
 pub mod subject;
 pub mod time;
+pub mod token;

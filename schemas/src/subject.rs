@@ -1,21 +1,9 @@
 //! Subjects: how each stream's messages are addressed, and the one place where they are built.
 //!
-//! Tokens are lower case and within `[a-z0-9_-]`; any other byte becomes `_` and two hex digits, an
-//! empty token becomes `none`. Subscribers filter on them: `events.scored.acme.*.critical`. A token that
-//! would be longer than [`TOKEN_MAX_BYTES`] is cut and ends in `-` and a hash of the whole.
-
-use std::fmt::Write as _;
-
-use sha2::{Digest as _, Sha256};
+//! They consist of tokens ([`crate::token`]). Subscribers filter on them: `events.scored.acme.*.critical`.
 
 use crate::event::{Category, Severity};
-
-/// Longest token. NATS cuts a client off whose control line (subject, reply subject and sizes) is longer
-/// than 4096 bytes, and a tenant is a text of the body: without a bound, one body would take the
-/// connection from all others. Four tokens of this length leave most of the line free.
-pub const TOKEN_MAX_BYTES: usize = 128;
-/// Hex digits of the hash that ends a token that was cut: two long names share a token once in 2^64.
-const HASH_DIGITS: usize = 16;
+use crate::token::{self, BYTES_MAX, push};
 
 /// Every subject of the stream RAW.
 pub const RAW: &str = "raw.>";
@@ -26,7 +14,7 @@ pub const ALERTS: &str = "alerts.>";
 /// Every subject of the stream DEAD.
 pub const DEAD: &str = "dead.>";
 /// The tenant of an event that names no organization, owner or account.
-pub const NO_TENANT: &str = "none";
+pub const NO_TENANT: &str = token::EMPTY;
 
 /// `raw.<tenant>.<source>.<event>`
 #[must_use]
@@ -37,7 +25,7 @@ pub fn raw(tenant: &str, source: &str, event: &str) -> String {
 /// The subjects of the deliveries of a tenant, or of all of them.
 #[must_use]
 pub fn raw_of(tenant: Option<&str>) -> String {
-    tenant.map_or_else(|| RAW.to_owned(), |tenant| format!("raw.{}.>", token(tenant)))
+    tenant.map_or_else(|| RAW.to_owned(), |tenant| format!("raw.{}.>", token::escaped(tenant)))
 }
 
 /// `events.<stage>.<tenant>.<category>`: an event on its way between cut stages.
@@ -76,7 +64,7 @@ pub fn dead(component: &str, tenant: &str) -> String {
 /// The subjects of the dead letters of a component and a tenant, or of all of them.
 #[must_use]
 pub fn dead_of(component: Option<&str>, tenant: Option<&str>) -> String {
-    let place = |name: Option<&str>| name.map_or_else(|| "*".to_owned(), token);
+    let place = |name: Option<&str>| name.map_or_else(|| "*".to_owned(), token::escaped);
     format!("dead.{}.{}", place(component), place(tenant))
 }
 
@@ -87,7 +75,7 @@ pub fn is_live(subject: &str) -> bool {
     let mut tokens = subject.split('.');
     let live = tokens.next().is_some_and(|root| matches!(root, "raw" | "events" | "alerts"));
     let count = tokens.clone().count();
-    live && (3..=4).contains(&count) && tokens.all(|own| token(own) == own)
+    live && (3..=4).contains(&count) && tokens.all(|own| token::escaped(own) == own)
 }
 
 /// The tenant token of any Headrace subject, read back from its place.
@@ -102,46 +90,15 @@ pub fn tenant_of(subject: &str) -> &str {
     tenant.unwrap_or(NO_TENANT)
 }
 
-/// One subject token: lower case, `[a-z0-9_-]`, everything else escaped as `_` and two hex digits.
-#[must_use]
-pub fn token(text: &str) -> String {
-    let mut out = String::with_capacity(text.len().min(TOKEN_MAX_BYTES));
-    push_token(&mut out, text);
-    out
-}
-
 fn join(root: &str, tokens: &[&str]) -> String {
-    let length = |token: &&str| token.len().min(TOKEN_MAX_BYTES) + 1;
+    let length = |token: &&str| token.len().min(BYTES_MAX) + 1;
     let mut out = String::with_capacity(root.len() + tokens.iter().map(length).sum::<usize>());
     out.push_str(root);
     for token in tokens {
         out.push('.');
-        push_token(&mut out, token);
+        push(&mut out, token);
     }
     out
-}
-
-fn push_token(out: &mut String, text: &str) {
-    if text.is_empty() {
-        out.push_str(NO_TENANT);
-    }
-    let begin = out.len();
-    for byte in text.bytes() {
-        match byte.to_ascii_lowercase() {
-            plain @ (b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-') => out.push(char::from(plain)),
-            other => write!(out, "_{other:02x}").expect("writing to a String cannot fail"),
-        }
-        if out.len() - begin > TOKEN_MAX_BYTES {
-            out.truncate(begin + TOKEN_MAX_BYTES - HASH_DIGITS - 1);
-            out.push('-');
-            // Of the lower-case text: letter case makes no difference here either.
-            let hash = Sha256::digest(text.to_ascii_lowercase());
-            hash[..HASH_DIGITS / 2]
-                .iter()
-                .for_each(|byte| write!(out, "{byte:02x}").expect("writing to a String cannot fail"));
-            return;
-        }
-    }
 }
 
 #[cfg(test)]
@@ -149,29 +106,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn tokens_stay_within_the_alphabet() {
-        for (text, want) in [
-            ("Octo-Org", "octo-org"),
-            ("pull_request", "pull_request"),
-            ("a.b*c>d e", "a_2eb_2ac_3ed_20e"),
-            ("", "none"),
-            ("é", "_c3_a9"),
-        ] {
-            assert_eq!(token(text), want);
-        }
-    }
-
-    #[test]
-    fn a_long_name_is_cut_and_keeps_its_identity() {
-        assert_eq!(token(&"a".repeat(128)), "a".repeat(128));
-        let long = token(&"a".repeat(129));
-        assert_eq!((long.len(), &long[..112]), (128, format!("{}-", "a".repeat(111)).as_str()));
-        assert_eq!(token(&"A".repeat(129)), long);
-        assert_ne!(token(&"a".repeat(130)), long);
-        assert_eq!(token(&long), long);
-    }
 
     #[test]
     fn subjects_that_were_read_back_are_checked() {
@@ -198,20 +132,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_one_bounded_token(text in any_text()) {
-            let token = token(&text);
-            prop_assert!((1..=TOKEN_MAX_BYTES).contains(&token.len()));
-            prop_assert!(token.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-')), "{}", token);
-            prop_assert_eq!(super::token(&token), token);
-        }
-
-        #[test]
         fn any_names_make_a_subject_that_nats_takes(names in [any_text(), any_text(), any_text()]) {
             let [tenant, source, event] = &names;
             for subject in [raw(tenant, source, event), alert(tenant, Severity::High, event)] {
                 prop_assert!(is_live(&subject), "{}", subject);
                 prop_assert!(subject.len() < 1_024);
-                prop_assert_eq!(tenant_of(&subject), token(tenant));
+                prop_assert_eq!(tenant_of(&subject), token::escaped(tenant));
             }
         }
     }

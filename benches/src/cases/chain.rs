@@ -16,11 +16,12 @@ use tokio::time::{Instant, sleep};
 use crate::backlog::{Backlog, Waiting};
 use crate::bodies::Bodies;
 use crate::cli::Chain;
+use crate::figures::round;
 use crate::load::{Load, Outcome, Pace, Phase, Plan};
 use crate::report::{Quantiles, Report, conclude, rate};
 use crate::servers::{Nats, Product};
 use crate::tables::{Rows, Tables};
-use crate::usage::{Cost, Disturbance, Meter, Sample, round};
+use crate::usage::{Cost, Disturbance, Meter, Sample};
 
 /// How often the backlog is looked at.
 const LOOK: Duration = Duration::from_millis(100);

@@ -21,10 +21,11 @@ use tokio::time::{Instant, interval};
 
 use crate::backlog::{Backlog, Waiting};
 use crate::cli::Crash;
+use crate::figures::round;
 use crate::report::{conclude, print};
 use crate::servers::{Nats, Product};
 use crate::tables::{Rows, Tables};
-use crate::usage::{Disturbance, round};
+use crate::usage::Disturbance;
 
 /// How often the alerts are counted.
 const LOOK: Duration = Duration::from_millis(100);

@@ -16,9 +16,10 @@ use tokio::time::Instant;
 use crate::bodies::Bodies;
 use crate::brokers::Broker;
 use crate::cli::Durability;
+use crate::figures::round;
 use crate::publish::{Confirmed, Recipe, Size, Source, Way, Window, histogram, publish};
 use crate::report::{Quantiles, Report, conclude, rate};
-use crate::usage::{Disturbance, Meter, OWN, round};
+use crate::usage::{Disturbance, Meter, OWN};
 
 /// How long to publish before each window.
 const WARMUP: Duration = Duration::from_millis(200);

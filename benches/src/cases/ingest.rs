@@ -9,10 +9,11 @@ use crate::backlog::Backlog;
 use crate::bodies::Bodies;
 use crate::ceiling;
 use crate::cli::Ingest;
+use crate::figures::round;
 use crate::load::{Load, Pace, Phase, Plan};
 use crate::report::{Quantiles, Report, conclude, rate};
 use crate::servers::{Nats, Product};
-use crate::usage::{Cost, Disturbance, round};
+use crate::usage::{Cost, Disturbance};
 
 /// The ceiling is steady at once, and at full speed it fills the disk: it need not take longer.
 const CEILING_MAX: Duration = Duration::from_secs(10);

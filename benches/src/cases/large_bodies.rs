@@ -17,10 +17,11 @@ use tokio::time::Instant;
 use crate::backlog::{Backlog, Waiting};
 use crate::bodies::SECRET;
 use crate::cli::LargeBodies;
+use crate::figures::round;
 use crate::report::{conclude, print};
 use crate::servers::{Nats, Product};
 use crate::tables::{Rows, Tables};
-use crate::usage::{Cost, Disturbance, round};
+use crate::usage::{Cost, Disturbance};
 
 /// What gateway, pipeline and sinks may hold together at most, in MB of 10^6 bytes.
 const RESIDENT_MAX_MB: f64 = 512.0;

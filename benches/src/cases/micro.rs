@@ -28,9 +28,9 @@ use tokio::time::Instant;
 use crate::bodies::{Bodies, Body, SECRET};
 use crate::cases::rules;
 use crate::cli::Micro;
+use crate::figures::round;
 use crate::guid;
 use crate::report::Report;
-use crate::usage::round;
 
 /// Runs of each function; an odd number has a median.
 const RUNS: u32 = 7;

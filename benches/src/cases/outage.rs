@@ -16,12 +16,13 @@ use tokio::time::{Instant, interval, sleep_until};
 use crate::backlog::{Backlog, Waiting};
 use crate::bodies::Bodies;
 use crate::cli::Outage;
+use crate::figures::round;
 use crate::load::{Load, Outcome, Pace, Phase, Plan};
 use crate::report::{Report, conclude, rate};
 use crate::resident::{Growth, Resident};
 use crate::servers::{Nats, Product};
 use crate::tables::{Rows, Tables};
-use crate::usage::{Disturbance, Meter, round};
+use crate::usage::{Disturbance, Meter};
 
 /// What a delivery takes in RAW besides its body: subject, headers and the record around them, about.
 const RECORD_BYTES: u64 = 1_000;

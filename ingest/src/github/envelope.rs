@@ -12,8 +12,9 @@ use headrace_schemas::time::Timestamp;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
+use super::denied::Denied;
 use super::media_type::MediaType;
-use super::verify::{Denied, HOOK_ID, parse_signature};
+use super::verify::{HOOK_ID, parse_signature};
 use crate::receive::body;
 use crate::receive::reply::Refusal;
 

@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderMap, header};
 
-use super::verify::Denied;
+use super::denied::Denied;
 
 /// The two media types that GitHub sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! GitHub webhooks: verify, find the tenant, store, answer.
 
+mod denied;
 mod digest;
 mod envelope;
 mod media_type;
@@ -36,9 +37,10 @@ use crate::receive::body::discard;
 use crate::receive::reply::Refusal;
 use crate::receive::{Shared, body};
 
+pub use self::denied::Denied;
 use self::envelope::Envelope;
 pub use self::media_type::{MediaType, form_payload};
-pub use self::verify::{Claim, Denied, Keys, parse_signature};
+pub use self::verify::{Claim, Keys, parse_signature};
 
 /// Hashing this many bytes takes about half a millisecond: what takes longer leaves the reactor.
 const INLINE_MAX_BYTES: usize = 512 << 10;

@@ -15,7 +15,7 @@ use headrace_schemas::alert::Alert;
 use headrace_schemas::event::{Category, Event, Severity};
 use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;
-use headrace_schemas::{catalog, codec, header, subject};
+use headrace_schemas::{catalog, codec, header, subject, token};
 use headrace_stages::normalize::normalize as normalized;
 use headrace_stages::score::{self, Score};
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -178,7 +178,7 @@ pub fn subject(data: &[u8]) {
         subject::alert(tenant, Severity::High, rest),
     ] {
         assert!(subject::is_live(&subject) && subject.len() <= SUBJECT_MAX_BYTES, "{subject}");
-        assert_eq!(subject::tenant_of(&subject), subject::token(tenant));
+        assert_eq!(subject::tenant_of(&subject), token::escaped(tenant));
     }
     let _ = (subject::is_live(&text), subject::tenant_of(&text).len());
     let _ = (EventId::from_stored(tenant).created_at(), Timestamp::parse(tenant));

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use super::users::authorization;
+use super::users::{authorization, quoted};
 use super::{Config, SyncInterval};
 
 /// The configuration for `config`, listening on the ports that were chosen for it. Its monitoring answers below
@@ -40,10 +40,6 @@ pub(super) fn render(config: &Config, listen: SocketAddr, monitor: SocketAddr, m
         text.push_str(&authorization(&config.users));
     }
     text
-}
-
-pub(super) fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 #[cfg(test)]

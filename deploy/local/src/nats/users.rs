@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use super::config::quoted;
-
 /// Somebody who may connect with a password.
 #[derive(Clone)]
 pub struct User {
@@ -52,6 +50,10 @@ fn allowed(what: &str, subjects: &[String]) -> String {
     }
     let subjects: String = subjects.iter().map(|subject| format!("          {}\n", quoted(subject))).collect();
     format!("        {what}: {{ allow: [\n{subjects}        ] }}\n")
+}
+
+pub(super) fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 #[cfg(test)]

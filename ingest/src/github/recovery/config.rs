@@ -2,7 +2,7 @@
 
 use headrace_runtime::config::Invalid;
 use headrace_runtime::secret::{Secret, redact_url};
-use headrace_schemas::subject;
+use headrace_schemas::token;
 use octocrab::auth::EncodingKey;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -256,7 +256,7 @@ impl HookName {
             Kind::Repository => format!("repository/{}/{id}", config.repository.as_deref().unwrap_or_default()),
         };
         Self {
-            key: subject::token(&name),
+            key: token::escaped(&name),
             deliveries: match &place {
                 Some(place) => format!("/{place}/hooks/{id}/deliveries"),
                 None => "/app/hook/deliveries".to_owned(),

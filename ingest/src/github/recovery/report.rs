@@ -7,8 +7,8 @@ use headrace_runtime::fault::Fault;
 use headrace_runtime::observe::metrics::RECOVERY_SHOWN;
 use headrace_runtime::observe::metrics::{RECOVERY_CHECKED, RECOVERY_DELIVERIES};
 use headrace_runtime::state::StateStore;
-use headrace_schemas::subject;
 use headrace_schemas::time::Timestamp;
+use headrace_schemas::token;
 use metrics::counter;
 use metrics::gauge;
 use serde::Serialize;
@@ -62,7 +62,7 @@ impl Report {
         let at = Timestamp::now();
         let mut hooks = BTreeMap::new();
         for name in wanted {
-            hooks.insert(name.clone(), subject::token(name));
+            hooks.insert(name.clone(), token::escaped(name));
         }
         if wanted.is_empty() {
             for key in store.keys("hook.").await.map_err(|fault| fault.source)? {

@@ -14,8 +14,8 @@ use headrace_runtime::broker::Broker;
 use headrace_runtime::observe::health::ComponentHealth;
 use headrace_runtime::observe::metrics::{RECOVERY_ASKED, RECOVERY_RUNS};
 use headrace_runtime::state::StateStore;
-use headrace_schemas::subject;
 use headrace_schemas::time::Timestamp;
+use headrace_schemas::token;
 use metrics::counter;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -101,7 +101,7 @@ impl Worker {
         let floor = proofs.floor(now, config.grace(), config.horizon());
         // Also as it would be without the map, which may be younger than a delivery.
         let tenants = hook.owner.iter().flat_map(|owner| [shared.tenants.tenant(Some(owner)), owner.clone()]);
-        let tenants = tenants.map(|tenant| subject::token(&tenant)).collect();
+        let tenants = tenants.map(|tenant| token::escaped(&tenant)).collect();
         let mut reader = Reader::open(shared.deliveries, shared.broker, shared.component, tenants, config).await;
         let times = Times { now, grace: config.grace(), window: shared.broker.duplicate_window() };
         let criteria = Criteria { times, floor, budget: config.budget_per_run, asked: &self.asked };

@@ -6,80 +6,20 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use axum::http::StatusCode;
-use headrace_schemas::{header, subject};
+use headrace_schemas::{header, subject, token};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
+use super::denied::Denied;
 use super::media_type::{MediaType, form_payloads};
 use crate::config::{GitHub, Scoped, Tenants};
 use crate::github::tenant::{Names, TenantMap, login_of, names_of};
-use crate::receive::reply::Refusal;
 
 /// GitHub's header with the hook's id.
 pub(super) const HOOK_ID: &str = "X-GitHub-Hook-ID";
 /// Names that an answer tells, and how much of each: a body may hold any number of any length.
 const TOLD_NAMES_MAX: usize = 4;
 const TOLD_NAME_MAX_CHARS: usize = 64;
-
-/// Why a delivery is not let in, whoever brings it. No text gives a secret away, or which of several came close.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Denied {
-    /// It is not signed.
-    #[error(
-        "expected the header X-Hub-Signature-256, found none; set a secret for the webhook (the SHA-1 header X-Hub-Signature is not accepted)"
-    )]
-    SignatureMissing,
-    /// What should be its signature is none.
-    #[error("expected `sha256=` and 64 hex digits in the header X-Hub-Signature-256, found something else")]
-    SignatureMalformed,
-    /// No secret that is valid for the hook signed it.
-    #[error("the signature does not match the body; the secret at GitHub must be one of those configured here")]
-    SignatureWrong,
-    /// A secret signed it that does not cover everybody whom it names.
-    #[error(
-        "the body names {names}, and the secret that signed it is not for that; sign with a secret of its own, or list it beside the secret in `ingest.github.scoped`"
-    )]
-    SignatureForeign {
-        /// Who is not covered, in words.
-        names: String,
-    },
-    /// A form without its field.
-    #[error(
-        "expected a form with the field `payload`, found none; choose the content type application/json for the hook"
-    )]
-    MissingPayload,
-    /// Neither JSON nor a form.
-    #[error("expected the content type application/json or application/x-www-form-urlencoded, found `{0}`")]
-    UnsupportedType(String),
-}
-
-impl Denied {
-    /// The stable code, in the answer and on the metric.
-    #[must_use]
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::SignatureMissing => "signature_missing",
-            Self::SignatureMalformed => "signature_malformed",
-            Self::SignatureWrong => "signature_wrong",
-            Self::SignatureForeign { .. } => "signature_foreign",
-            Self::MissingPayload => "missing_payload",
-            Self::UnsupportedType(_) => "unsupported_type",
-        }
-    }
-}
-
-impl From<Denied> for Refusal {
-    fn from(denied: Denied) -> Self {
-        let status = match denied {
-            Denied::MissingPayload => StatusCode::BAD_REQUEST,
-            Denied::SignatureMissing | Denied::SignatureMalformed | Denied::SignatureWrong => StatusCode::UNAUTHORIZED,
-            Denied::SignatureForeign { .. } => StatusCode::FORBIDDEN,
-            Denied::UnsupportedType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        };
-        Self::Denied { code: denied.code(), status, message: denied.to_string() }
-    }
-}
 
 /// All of a delivery that decides whether it is let in: the same when it comes, and when it is read from RAW later.
 #[derive(Clone, Copy, Debug)]
@@ -272,7 +212,7 @@ impl Keys {
         if self.0.owned.logins.contains(login) {
             return false;
         }
-        let tenant = subject::token(&self.0.tenants.tenant(Some(login)));
+        let tenant = token::escaped(&self.0.tenants.tenant(Some(login)));
         scope.tenants.contains(&tenant) || (scope.logins.is_empty() && !self.0.owned.tenants.contains(&tenant))
     }
 }
@@ -282,7 +222,7 @@ impl Scope {
         let logins: HashSet<String> = entry.logins().map(str::to_ascii_lowercase).collect();
         Self {
             hook: entry.hook_id,
-            tenants: logins.iter().map(|login| subject::token(&tenants.tenant(Some(login)))).collect(),
+            tenants: logins.iter().map(|login| token::escaped(&tenants.tenant(Some(login)))).collect(),
             logins,
             enterprise: entry.enterprise.as_ref().map(|slug| slug.to_ascii_lowercase()),
         }

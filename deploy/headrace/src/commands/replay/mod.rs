@@ -26,8 +26,8 @@ use headrace_runtime::consume::stream_reader::{self, Window};
 use headrace_runtime::secret::Secret;
 use headrace_runtime::state::StateStore;
 use headrace_runtime::state::lease::Lease;
-use headrace_schemas::subject;
 use headrace_schemas::time::Timestamp;
+use headrace_schemas::token;
 use headrace_sinks::clickhouse;
 use headrace_stages::chains;
 use sha2::{Digest as _, Sha256};
@@ -192,7 +192,7 @@ impl Run<'_> {
     }
 
     fn tenant(&self) -> Option<String> {
-        self.arguments.tenant.as_deref().map(subject::token)
+        self.arguments.tenant.as_deref().map(token::escaped)
     }
 
     /// Where its progress is kept: the same command with the same configuration finds it again, any other does not.

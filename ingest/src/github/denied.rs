@@ -1,0 +1,64 @@
+//! Why a delivery is not let in.
+
+use axum::http::StatusCode;
+
+use crate::receive::reply::Refusal;
+
+/// Why a delivery is not let in, whoever brings it. No text gives a secret away, or which of several came close.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// It is not signed.
+    #[error(
+        "expected the header X-Hub-Signature-256, found none; set a secret for the webhook (the SHA-1 header X-Hub-Signature is not accepted)"
+    )]
+    SignatureMissing,
+    /// What should be its signature is none.
+    #[error("expected `sha256=` and 64 hex digits in the header X-Hub-Signature-256, found something else")]
+    SignatureMalformed,
+    /// No secret that is valid for the hook signed it.
+    #[error("the signature does not match the body; the secret at GitHub must be one of those configured here")]
+    SignatureWrong,
+    /// A secret signed it that does not cover everybody whom it names.
+    #[error(
+        "the body names {names}, and the secret that signed it is not for that; sign with a secret of its own, or list it beside the secret in `ingest.github.scoped`"
+    )]
+    SignatureForeign {
+        /// Who is not covered, in words.
+        names: String,
+    },
+    /// A form without its field.
+    #[error(
+        "expected a form with the field `payload`, found none; choose the content type application/json for the hook"
+    )]
+    MissingPayload,
+    /// Neither JSON nor a form.
+    #[error("expected the content type application/json or application/x-www-form-urlencoded, found `{0}`")]
+    UnsupportedType(String),
+}
+
+impl Denied {
+    /// The stable code, in the answer and on the metric.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::SignatureMissing => "signature_missing",
+            Self::SignatureMalformed => "signature_malformed",
+            Self::SignatureWrong => "signature_wrong",
+            Self::SignatureForeign { .. } => "signature_foreign",
+            Self::MissingPayload => "missing_payload",
+            Self::UnsupportedType(_) => "unsupported_type",
+        }
+    }
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        let status = match denied {
+            Denied::MissingPayload => StatusCode::BAD_REQUEST,
+            Denied::SignatureMissing | Denied::SignatureMalformed | Denied::SignatureWrong => StatusCode::UNAUTHORIZED,
+            Denied::SignatureForeign { .. } => StatusCode::FORBIDDEN,
+            Denied::UnsupportedType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        };
+        Self::Denied { code: denied.code(), status, message: denied.to_string() }
+    }
+}
