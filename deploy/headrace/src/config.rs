@@ -17,6 +17,9 @@ use crate::settings::{self, Document, Loaded, Problems};
 /// What `local.sync_interval_ms` may be besides 0. More often, and syncs follow each other without a pause; less
 /// often than the server's own two minutes serves nobody.
 const SYNC_INTERVAL_MS: RangeInclusive<u64> = 100..=120_000;
+/// What `nats.clock_skew_ms` may be. Even the clocks of one machine are read at different moments; what differs by more
+/// than a minute is not set at all.
+const CLOCK_SKEW_MS: RangeInclusive<u64> = 10..=60_000;
 
 /// Headrace's configuration. Every setting has a default; a secret `x` may be given as `x_file`, the
 /// path of a file that holds it; `HEADRACE__A__B` in the environment overrides `a.b`.
@@ -243,7 +246,7 @@ impl Config {
         problems
     }
 
-    fn validate_shared(&self) -> Vec<Invalid> {
+    fn validate_nats(&self) -> Vec<Invalid> {
         let mut problems = Vec::new();
         let mut refuse = |path: &str, message: String| problems.push(Invalid::new(path, message));
         if self.nats.url.is_empty() {
@@ -264,6 +267,16 @@ impl Config {
             let message = format!("expected a subject such as `_INBOX_ingest`, found `{}`", nats.inbox_prefix);
             refuse("nats.inbox_prefix", message);
         }
+        if !CLOCK_SKEW_MS.contains(&nats.clock_skew_ms) {
+            let (min, max) = (CLOCK_SKEW_MS.start(), CLOCK_SKEW_MS.end());
+            refuse("nats.clock_skew_ms", format!("expected {min} to {max}, found {}", nats.clock_skew_ms));
+        }
+        problems
+    }
+
+    fn validate_shared(&self) -> Vec<Invalid> {
+        let mut problems = self.validate_nats();
+        let mut refuse = |path: &str, message: String| problems.push(Invalid::new(path, message));
         if ![1, 3, 5].contains(&self.streams.replicas) {
             refuse("streams.replicas", format!("expected 1, 3 or 5, found {}", self.streams.replicas));
         }
