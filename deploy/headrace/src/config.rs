@@ -280,10 +280,10 @@ impl Config {
         if ![1, 3, 5].contains(&self.streams.replicas) {
             refuse("streams.replicas", format!("expected 1, 3 or 5, found {}", self.streams.replicas));
         }
-        if !(10..=3_600).contains(&self.streams.duplicate_window_s) {
+        if !(2..=3_600).contains(&self.streams.duplicate_window_s) {
             refuse(
                 "streams.duplicate_window_s",
-                format!("expected 10 to 3600, found {}", self.streams.duplicate_window_s),
+                format!("expected 2 to 3600, found {}", self.streams.duplicate_window_s),
             );
         }
         let limits = [
@@ -379,6 +379,28 @@ mod tests {
             let problems = Config { local, ..Config::default() }.validate(&[]);
             let found = problems.iter().any(|problem| problem.path == "local.sync_interval_ms");
             assert_eq!(found, refused, "{sync_interval_ms}");
+        }
+    }
+
+    #[test]
+    fn the_duplicate_window_and_what_clocks_may_differ_have_bounds() {
+        let streams = |duplicate_window_s| Streams { duplicate_window_s, ..Streams::default() };
+        let nats = |clock_skew_ms| Nats { clock_skew_ms, ..Nats::default() };
+        let window =
+            |seconds| ("streams.duplicate_window_s", Config { streams: streams(seconds), ..Config::default() });
+        let skew = |millis| ("nats.clock_skew_ms", Config { nats: nats(millis), ..Config::default() });
+        for ((path, config), refused) in [
+            (window(1), true),
+            (window(2), false),
+            (window(3_600), false),
+            (window(3_601), true),
+            (skew(9), true),
+            (skew(10), false),
+            (skew(60_000), false),
+            (skew(60_001), true),
+        ] {
+            let problems = config.validate(&[]);
+            assert_eq!(problems.iter().any(|problem| problem.path == path), refused, "{path}: {problems:?}");
         }
     }
 

@@ -155,8 +155,8 @@ impl Nats {
 pub struct Streams {
     /// Copies of each stream: 1, or 3 on a cluster of three or more servers.
     pub replicas: usize,
-    /// How long the broker recognizes a repeated message, in seconds. A longer window costs broker
-    /// memory, about 100 bytes per message; repeats beyond it are recognized in ClickHouse.
+    /// How long the broker recognizes a repeated message, in seconds, 2 to 3600. A longer window costs broker
+    /// memory, about 100 bytes per message; repeats beyond it are recognized in ClickHouse. Default: 120. Example: 600.
     pub duplicate_window_s: u64,
     /// Bodies as they came: the replay window.
     #[serde(deserialize_with = "partial::raw")]
