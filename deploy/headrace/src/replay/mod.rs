@@ -51,8 +51,6 @@ use crate::up;
 const LEASE: &str = "lease.replay";
 /// A replay that was killed holds the lease for so long.
 const LEASE_TTL: Duration = Duration::from_secs(10);
-/// Clocks of several ClickHouse servers, or of one and ours, may differ by so much.
-const CLOCK_SKEW: Duration = Duration::from_secs(2);
 
 pub(crate) async fn replay(arguments: Replay) -> anyhow::Result<()> {
     let to = upper_end(&arguments)?;
@@ -177,7 +175,7 @@ impl Run<'_> {
                 events: self.clickhouse.events_rewritten(&window, record.since, self.writer),
                 shared: Some(Shared {
                     bodies: self.clickhouse.bodies_completed(record.since, self.writer),
-                    proven_after: self.clickhouse.event_options().call_timeout + CLOCK_SKEW,
+                    proven_after: self.clickhouse.event_options().call_timeout + self.clickhouse.clock_skew(),
                 }),
             },
         };
@@ -212,12 +210,12 @@ impl Run<'_> {
             record.from, record.to
         ));
         // What the earlier process has sent may be stored until then, and must be seen when it is looked up.
-        sleep(self.clickhouse.insert_limit() + CLOCK_SKEW).await;
+        sleep(self.clickhouse.insert_limit() + self.clickhouse.clock_skew()).await;
         record
     }
 
     async fn begin(&self, journal: &mut Journal, status_line: &mut StatusLine) -> anyhow::Result<Record> {
-        let (from, to) = (self.arguments.from.at, self.to);
+        let (from, to, clock_skew) = (self.arguments.from.at, self.to, self.clickhouse.clock_skew());
         let held = stream_reader::held(self.broker).await?;
         let Some(oldest) = held.since else {
             anyhow::bail!("RAW holds no delivery; how long it keeps them is set by `streams.raw`")
@@ -227,7 +225,7 @@ impl Run<'_> {
             "expected a window that RAW still holds, found one that ends at {to}; its oldest delivery was stored at \
              {oldest}. How long it keeps them is set by `streams.raw`"
         );
-        if from < oldest.minus(CLOCK_SKEW) {
+        if from < oldest.minus(clock_skew) {
             status_line
                 .print(&format!("RAW holds deliveries since {oldest} only; what was received before is not replayed"));
         }
@@ -236,8 +234,8 @@ impl Run<'_> {
         }
         // Every row that the sinks have stored by now is older than this, whatever server's clock it has.
         let since = self.clickhouse.now().await.map_err(|fault| fault.source)?;
-        let since = Timestamp::from_micros(since.as_micros() + CLOCK_SKEW.as_micros() as i64);
-        sleep(CLOCK_SKEW * 2).await;
+        let since = Timestamp::from_micros(since.as_micros() + clock_skew.as_micros() as i64);
+        sleep(clock_skew * 2).await;
         let record = Record { from, to, since, last: held.last, through: None, totals: Totals::default() };
         journal.write(Some(&record)).await.map_err(|fault| fault.source)?;
         Ok(record)
