@@ -46,6 +46,8 @@ pub struct Config {
     pub pipeline: headrace_stages::chains::Config,
     /// Where events and alerts go. A sink runs when its table is there.
     pub sinks: Sinks,
+    /// The command `replay`.
+    pub replay: Replay,
     /// How processes stop.
     pub shutdown: Shutdown,
     /// The servers that `up` starts.
@@ -107,6 +109,28 @@ pub struct Sinks {
     pub jira: Option<jira::Config>,
     /// Scored events and alerts as JSON lines.
     pub file: Option<file::Config>,
+}
+
+/// The command `replay`.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Replay {
+    /// How long a replay that was killed keeps the next one waiting, in seconds, 1 to 600. Default: 10. Example: 30.
+    pub lease_s: u64,
+}
+
+impl Default for Replay {
+    fn default() -> Self {
+        Self { lease_s: 10 }
+    }
+}
+
+impl Replay {
+    /// `lease_s` as a duration.
+    #[must_use]
+    pub const fn lease(self) -> Duration {
+        Duration::from_secs(self.lease_s)
+    }
 }
 
 /// How processes stop.
@@ -214,6 +238,10 @@ impl Config {
     pub fn validate_replay(&self) -> Vec<Invalid> {
         let mut problems = self.validate(&[crate::cli::Role::Pipeline]);
         problems.extend(self.sinks.validate_clickhouse("sinks"));
+        let lease_s = self.replay.lease_s;
+        if !(1..=600).contains(&lease_s) {
+            problems.push(Invalid::new("replay.lease_s", format!("expected 1 to 600, found {lease_s}")));
+        }
         problems
     }
 
@@ -401,6 +429,16 @@ mod tests {
         ] {
             let problems = config.validate(&[]);
             assert_eq!(problems.iter().any(|problem| problem.path == path), refused, "{path}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn the_lease_of_a_replay_is_of_its_concern_only() {
+        for (lease_s, refused) in [(0, true), (1, false), (600, false), (601, true)] {
+            let config = Config { replay: Replay { lease_s }, ..Config::default() };
+            let is_told = |problems: Vec<Invalid>| problems.iter().any(|problem| problem.path == "replay.lease_s");
+            assert_eq!(is_told(config.validate_replay()), refused, "{lease_s}");
+            assert!(!is_told(config.validate(&[Role::Pipeline])));
         }
     }
 

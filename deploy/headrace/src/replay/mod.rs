@@ -16,7 +16,6 @@ mod write;
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::CommandFactory as _;
@@ -49,8 +48,6 @@ use crate::up;
 
 /// Key of the lease.
 const LEASE: &str = "lease.replay";
-/// A replay that was killed holds the lease for so long.
-const LEASE_TTL: Duration = Duration::from_secs(10);
 
 pub(crate) async fn replay(arguments: Replay) -> anyhow::Result<()> {
     let to = upper_end(&arguments)?;
@@ -60,7 +57,8 @@ pub(crate) async fn replay(arguments: Replay) -> anyhow::Result<()> {
     let store = StateStore::open(&broker).await.context("is `headrace run` or `headrace up` set up there?")?;
     // A new name each time: whatever an earlier one has sent is its own.
     let writer = hex::encode(rand::random::<[u8; 16]>());
-    let (mut lease, mut status_line) = (Lease::new(store.clone(), LEASE, &writer, LEASE_TTL), StatusLine::new());
+    let ttl = config.replay.lease();
+    let (mut lease, mut status_line) = (Lease::new(store.clone(), LEASE, &writer, ttl), StatusLine::new());
     take(&mut lease, &mut status_line).await?;
     let stop = stop_signal()?;
     let run = Run { arguments: &arguments, to, config: &config, clickhouse, broker: &broker, store, writer: &writer };
@@ -135,8 +133,9 @@ fn load(arguments: &Replay, data_dir: &Path) -> anyhow::Result<Loaded<Config>> {
 
 /// Takes the lease, also from a replay that was killed.
 async fn take(lease: &mut Lease, status_line: &mut StatusLine) -> anyhow::Result<()> {
-    let deadline = Instant::now() + LEASE_TTL * 2;
+    let began = Instant::now();
     while !lease.claim().await.map_err(|fault| fault.source)? {
+        let deadline = began + lease.expires_after() * 2;
         anyhow::ensure!(Instant::now() < deadline, "another replay is running; wait for its end, or stop it");
         status_line.update(|| "another replay runs or was killed; waiting for its lease to end".to_owned());
         sleep(lease.period()).await;
