@@ -26,7 +26,7 @@ use tokio::time::Instant;
 struct FileCase(TempDir);
 
 fn config(dir: &TempDir) -> Config {
-    Config { dir: dir.path().join("out"), ..Config::default() }
+    Config { dir: dir.path().join("out"), timeout_ms: 1_000, ..Config::default() }
 }
 
 /// Ids in all files of a kind, each line read as JSON.

@@ -28,7 +28,7 @@ fn config(splunk: &Splunk) -> Config {
         index: INDEX.to_owned(),
         host: "test-host".to_owned(),
         linger_ms: 50,
-        timeout_ms: 2_000,
+        timeout_ms: 1_000,
         ..Config::default()
     }
 }

@@ -96,8 +96,8 @@ async fn an_unclear_insert_of_suspects_waits_for_the_servers_limit() {
 pub(crate) async fn sinks(nats: &Nats, url: &str, dir: &Path, crash_at: &str) -> Running {
     let limits = "{ max_age_hours = 24, max_bytes = 67108864 }";
     let text = format!(
-        "nats.url = '{}'\nadmin.listen = '127.0.0.1:0'\n\
-         sinks.clickhouse = {{ url = '{url}', linger_ms = 50, insert_timeout_s = 1 }}\n\
+        "nats = {{ url = '{}', clock_skew_ms = 100 }}\nadmin.listen = '127.0.0.1:0'\n\
+         sinks.clickhouse = {{ url = '{url}', linger_ms = 50, insert_timeout_s = 1, clock_skew_ms = 200 }}\n\
          streams = {{ raw = {limits}, events = {limits}, alerts = {limits}, dead = {limits} }}\n",
         nats.server().url()
     );

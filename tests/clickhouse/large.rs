@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use headrace_local::poll;
-use headrace_runtime::broker::Stream;
+use headrace_runtime::broker::{STATE, Stream};
 use headrace_runtime::message::payload::{Outgoing, RawDelivery};
 use headrace_runtime::publish::Publisher;
 use headrace_schemas::header;
@@ -33,13 +33,13 @@ const UNTOLD_BYTES: f64 = (25_u64 << 20) as f64;
 /// Far beyond what some hundred megabytes take on a busy machine.
 const CEILING: Duration = Duration::from_secs(300);
 
-fn configuration(nats: &Nats, url: &str, dir: &Path) -> PathBuf {
+fn configuration(nats: &Nats, url: &str, dir: &Path, insert_timeout_s: u64) -> PathBuf {
     let limits = "{ max_age_hours = 24, max_bytes = 67108864 }";
     let text = format!(
-        "nats.url = '{}'\nadmin.listen = '127.0.0.1:0'\n\
+        "nats = {{ url = '{}', clock_skew_ms = 100 }}\nadmin.listen = '127.0.0.1:0'\n\
          streams = {{ raw = {limits}, events = {limits}, alerts = {limits}, dead = {limits} }}\n\
          [sinks.clickhouse]\nurl = '{url}'\ncompress = false\nlinger_ms = 200\nbatch_bytes_max = {BATCH_BYTES}\n\
-         insert_timeout_s = 5\n",
+         insert_timeout_s = {insert_timeout_s}\nclock_skew_ms = 200\n",
         nats.server().url()
     );
     let config = dir.join("headrace.toml");
@@ -83,6 +83,15 @@ async fn held(running: &Running, component: &str) -> f64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_bodies_are_held_a_few_at_a_time() {
     let (case, nats, dir) = (ClickHouseCase::start().await, Nats::start().await, TempDir::new().unwrap());
+    let config = configuration(&nats, &case.server.url(), dir.path(), 5);
+    let sinks = || Launch::run(env!("CARGO_BIN_EXE_headrace"), "sinks", &config, dir.path());
+    // What is stored before a sink has first seen its consumer waits for a call's time: here the sink has seen it, and
+    // the bodies are a backlog all the same.
+    let first = sinks().start().await;
+    let state = nats.jetstream().get_key_value(STATE).await.unwrap();
+    let seen = async || state.entry("epoch.clickhouse-raw").await.ok().flatten().map(|_| ());
+    poll::until("the sink has seen its consumer", CEILING, seen).await.unwrap();
+    first.stop().await;
     let publisher = Publisher::new(&nats.broker().await);
     let mut bytes = 0;
     for number in 0..BODIES {
@@ -90,8 +99,7 @@ async fn large_bodies_are_held_a_few_at_a_time() {
         bytes += delivery.body.len();
         nats.publish(reference(&publisher, delivery).await).await;
     }
-    let config = configuration(&nats, &case.server.url(), dir.path());
-    let sinks = Launch::run(env!("CARGO_BIN_EXE_headrace"), "sinks", &config, dir.path()).start().await;
+    let sinks = sinks().start().await;
     let pipeline = Launch::run(env!("CARGO_BIN_EXE_headrace"), "pipeline", &config, dir.path()).start().await;
     let held_max = Cell::new(0.0_f64);
     let all = async || {
@@ -121,7 +129,8 @@ async fn is_cut(when: When) {
     let (case, nats, dir) = (ClickHouseCase::start().await, Nats::start().await, TempDir::new().unwrap());
     let proxy = start_small(&case.server.url(), SMALL_BYTES, when).await;
     nats.publish_all((0..BODIES).map(|number| large(number, 256 << 10).message())).await;
-    let config = configuration(&nats, &proxy.url(), dir.path());
+    // Before a batch is cut a call's time must pass, once for each cut.
+    let config = configuration(&nats, &proxy.url(), dir.path(), 1);
     let sinks = Launch::run(env!("CARGO_BIN_EXE_headrace"), "sinks", &config, dir.path()).start().await;
     let settled = async || {
         let consumer = nats.consumer(Stream::Raw, "clickhouse-raw").await?;

@@ -39,12 +39,13 @@ struct ClickHouseCase {
 
 impl ClickHouseCase {
     fn config(&self) -> Config {
-        Config { url: self.proxy.url(), linger_ms: 50, insert_timeout_s: 1, ..Config::default() }
+        // One machine has one clock.
+        Config { url: self.proxy.url(), linger_ms: 50, insert_timeout_s: 1, clock_skew_ms: 200, ..Config::default() }
     }
 
     /// For what is tried once: with time for it on a busy machine.
     fn with_long_timeout(&self) -> Config {
-        Config { insert_timeout_s: 5, ..self.config() }
+        Config { insert_timeout_s: 5, clock_skew_ms: 2_000, ..self.config() }
     }
 
     /// Asks the server itself. Blocking, because the suite asks between awaits.

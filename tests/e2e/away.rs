@@ -16,12 +16,13 @@ use crate::roles::configuration;
 /// Nobody listens there.
 const REFUSED: &str = "http://127.0.0.1:1";
 
-/// Splunk at an address that refuses, Jira at one that takes connections and never answers.
+/// Splunk at an address that refuses, Jira at one that takes connections and never answers. A process that stops does not
+/// wait for it as long as it would by default.
 fn sinks(silent: &TcpListener) -> String {
     let jira = silent.local_addr().unwrap();
     format!(
         "[sinks.splunk]\nurl = '{REFUSED}'\ntoken = 't'\n[sinks.jira]\nurl = 'http://{jira}'\nemail = 'a@b.example'\n\
-         api_token = 't'\nproject = 'SEC'\ntimeout_ms = 60000\n"
+         api_token = 't'\nproject = 'SEC'\ntimeout_ms = 60000\n[shutdown]\ngrace_s = 1\n"
     )
 }
 

@@ -1,10 +1,9 @@
 //! What comes in at the gateway of a running `up`: stored whole, refused with a reason, or set aside.
-//!
-//! One process serves all of it, because none of these may disturb another.
 
 use std::time::Duration;
 
 use async_nats::HeaderMap as NatsHeaders;
+use headrace_local::poll;
 use headrace_runtime::broker::Stream;
 use headrace_schemas::header;
 use headrace_tests::harness::CEILING;
@@ -23,25 +22,42 @@ use crate::PROGRAM;
 /// The gateway answers within this time, whatever happens: GitHub waits for 10 s.
 const ANSWER_MAX: Duration = Duration::from_secs(8);
 
-#[tokio::test]
-async fn whatever_comes_in_is_stored_whole_or_refused_with_a_reason() {
-    let dir = TempDir::new().unwrap();
-    let up = Launch::up(PROGRAM, dir.path()).start().await;
-    let ready = up.ready();
-    let (hook, stored) = (Hook::of(ready), Stored::of(ready).await);
+/// A running `up`, and what it stores.
+struct Testbed {
+    up: Running,
+    hook: Hook,
+    stored: Stored,
+    dir: TempDir,
+}
 
-    bad_signatures_store_nothing(ready, &hook, &stored).await;
-    a_large_body_arrives_whole(&hook, &stored).await;
-    a_form_is_the_same_event(ready, &hook, &stored).await;
-    an_unknown_kind_is_carried(&hook, &stored).await;
-    a_trace_goes_all_the_way(&hook, &stored).await;
-    poison_is_set_aside_and_delays_nobody(&hook, &stored).await;
-    the_command_sends_one_file(ready, &dir).await;
-    a_second_process_is_refused(&up, &dir).await;
-    stored.settled().await;
-    every_step_is_counted(ready).await;
-    a_silent_broker_is_told_in_time(ready, &hook, &stored).await;
-    up.stop().await;
+impl Testbed {
+    async fn start() -> Self {
+        let dir = TempDir::new().unwrap();
+        let up = Launch::up(PROGRAM, dir.path()).start().await;
+        let (hook, stored) = (Hook::of(up.ready()), Stored::of(up.ready()).await);
+        Self { up, hook, stored, dir }
+    }
+
+    fn ready(&self) -> &Ready {
+        self.up.ready()
+    }
+
+    /// Waits until the metrics are as `condition` wants them.
+    async fn until_metrics(&self, what: &str, condition: impl Fn(&str) -> bool) {
+        let url = format!("{}/metrics", self.ready().metrics);
+        let asked = poll::until(what, CEILING, async || condition(&get(&url).await.1).then_some(())).await;
+        if let Err(error) = asked {
+            panic!("{error}: {}", get(&url).await.1);
+        }
+    }
+
+    /// Waits until each of these series has counted something.
+    async fn until_counted(&self, series: &[&str]) {
+        for series in series {
+            let is_counted = |metrics: &str| sample(metrics, series).is_some_and(|count| count > 0.0);
+            self.until_metrics(&format!("{series} counts"), is_counted).await;
+        }
+    }
 }
 
 /// A body that a rule matches, by an actor of the caller's choice.
@@ -56,9 +72,12 @@ fn publicized(actor: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-async fn bad_signatures_store_nothing(ready: &Ready, hook: &Hook, stored: &Stored) {
+#[tokio::test]
+async fn bad_signatures_store_nothing() {
+    let testbed = Testbed::start().await;
+    let (hook, stored) = (&testbed.hook, &testbed.stored);
     let body = publicized("mallory");
-    let good = signature(ready.webhook_secret.as_deref().unwrap(), &body);
+    let good = signature(testbed.ready().webhook_secret.as_deref().unwrap(), &body);
     let unsigned = || hook.unsigned("repository", &guid(), body.clone());
     let signed = |value: &str| unsigned().header(header::GITHUB_SIGNATURE, value);
     let before = stored.count(Stream::Raw).await;
@@ -75,9 +94,19 @@ async fn bad_signatures_store_nothing(ready: &Ready, hook: &Hook, stored: &Store
         assert_eq!((answer.status, answer.body["error"].as_str()), (401, Some(reason)), "{}", answer.body);
     }
     assert_eq!(stored.count(Stream::Raw).await, before);
+    let reasons = [
+        r#"headrace_ingest_requests_total{reason="signature_missing"}"#,
+        r#"headrace_ingest_requests_total{reason="signature_malformed"}"#,
+        r#"headrace_ingest_requests_total{reason="signature_wrong"}"#,
+    ];
+    testbed.until_counted(&reasons).await;
+    testbed.up.stop().await;
 }
 
-async fn a_large_body_arrives_whole(hook: &Hook, stored: &Stored) {
+#[tokio::test]
+async fn a_large_body_arrives_whole_and_a_larger_one_is_refused() {
+    let testbed = Testbed::start().await;
+    let (hook, stored) = (&testbed.hook, &testbed.stored);
     let padded = |bytes: usize| {
         let mut body = publicized("large");
         body.truncate(body.len() - 1);
@@ -103,6 +132,17 @@ async fn a_large_body_arrives_whole(hook: &Hook, stored: &Stored) {
     let answer = hook.send("repository", &guid(), padded(26 << 20)).await;
     assert_eq!((answer.status, answer.body["error"].as_str()), (413, Some("body_too_large")), "{}", answer.body);
     assert_eq!(stored.count(Stream::Raw).await, before);
+    testbed.until_counted(&[r#"headrace_ingest_requests_total{reason="body_too_large"}"#]).await;
+    testbed.up.stop().await;
+}
+
+#[tokio::test]
+async fn forms_unknown_kinds_and_traces_arrive() {
+    let testbed = Testbed::start().await;
+    a_form_is_the_same_event(testbed.ready(), &testbed.hook, &testbed.stored).await;
+    an_unknown_kind_is_carried(&testbed.hook, &testbed.stored).await;
+    a_trace_goes_all_the_way(&testbed.hook, &testbed.stored).await;
+    testbed.up.stop().await;
 }
 
 async fn a_form_is_the_same_event(ready: &Ready, hook: &Hook, stored: &Stored) {
@@ -152,7 +192,10 @@ async fn a_trace_goes_all_the_way(hook: &Hook, stored: &Stored) {
     }
 }
 
-async fn poison_is_set_aside_and_delays_nobody(hook: &Hook, stored: &Stored) {
+#[tokio::test]
+async fn poison_is_set_aside_is_counted_and_delays_nobody() {
+    let testbed = Testbed::start().await;
+    let (hook, stored) = (&testbed.hook, &testbed.stored);
     let id = format!("github:{}", guid());
     let mut headers = NatsHeaders::new();
     headers.insert(header::MESSAGE_ID, id.as_str());
@@ -187,6 +230,8 @@ async fn poison_is_set_aside_and_delays_nobody(hook: &Hook, stored: &Stored) {
         .map(|dead_letter| stored::header(dead_letter, header::DEAD_DETAIL))
         .collect();
     assert!(details.iter().all(|detail| detail.contains("expected")), "{details:?}");
+    every_step_is_counted(&testbed).await;
+    testbed.up.stop().await;
 }
 
 /// Subject, reason, attempts and payload.
@@ -197,6 +242,14 @@ fn dead_letter(message: &async_nats::jetstream::message::StreamMessage) -> [Stri
         stored::header(message, header::DEAD_ATTEMPTS),
         String::from_utf8_lossy(&message.payload).into_owned(),
     ]
+}
+
+#[tokio::test]
+async fn the_command_sends_one_file_and_a_second_up_is_refused() {
+    let testbed = Testbed::start().await;
+    the_command_sends_one_file(testbed.ready(), &testbed.dir).await;
+    a_second_process_is_refused(&testbed.up, &testbed.dir).await;
+    testbed.up.stop().await;
 }
 
 async fn the_command_sends_one_file(ready: &Ready, dir: &TempDir) {
@@ -234,16 +287,9 @@ async fn a_second_process_is_refused(up: &Running, dir: &TempDir) {
     assert_eq!(up.ready_now(), before);
 }
 
-async fn every_step_is_counted(ready: &Ready) {
-    let (status, metrics) = get(&format!("{}/metrics", ready.metrics)).await;
-    assert_eq!(status, 200);
-    let value = |series: &str| sample(&metrics, series).unwrap_or_else(|| panic!("no {series} in\n{metrics}"));
-    for series in [
+async fn every_step_is_counted(testbed: &Testbed) {
+    let series = [
         r#"headrace_ingest_requests_total{reason="accepted"}"#,
-        r#"headrace_ingest_requests_total{reason="signature_missing"}"#,
-        r#"headrace_ingest_requests_total{reason="signature_malformed"}"#,
-        r#"headrace_ingest_requests_total{reason="signature_wrong"}"#,
-        r#"headrace_ingest_requests_total{reason="body_too_large"}"#,
         "headrace_ingest_verified_total",
         "headrace_ingest_stored_bytes_total",
         "headrace_ingest_store_seconds_count",
@@ -255,18 +301,21 @@ async fn every_step_is_counted(ready: &Ready) {
         r#"headrace_delivered_total{component="clickhouse-raw"}"#,
         r#"headrace_delivered_total{component="file-events"}"#,
         r#"headrace_deliver_seconds_count{component="clickhouse"}"#,
-    ] {
-        assert!(value(series) > 0.0, "{series}");
-    }
-    let components = ["normalize", "alert", "clickhouse", "clickhouse-raw", "file-events", "file-alerts"];
-    for component in components {
-        value(&format!("headrace_consumer_lag{{component=\"{component}\"}}"));
-        assert!((value(&format!("headrace_healthy{{component=\"{component}\"}}")) - 1.0).abs() < f64::EPSILON);
+    ];
+    testbed.until_counted(&series).await;
+    for component in ["normalize", "alert", "clickhouse", "clickhouse-raw", "file-events", "file-alerts"] {
+        let is_told = |metrics: &str| {
+            let value = |name: &str| sample(metrics, &format!("{name}{{component=\"{component}\"}}"));
+            value("headrace_consumer_lag").is_some() && value("headrace_healthy") == Some(1.0)
+        };
+        testbed.until_metrics(&format!("{component} is well and tells what waits for it"), is_told).await;
     }
 }
 
-/// Last of all: the broker is stopped for a while.
-async fn a_silent_broker_is_told_in_time(ready: &Ready, hook: &Hook, stored: &Stored) {
+#[tokio::test]
+async fn a_silent_broker_is_told_in_time() {
+    let testbed = Testbed::start().await;
+    let (ready, hook, stored) = (testbed.ready(), &testbed.hook, &testbed.stored);
     let readyz = format!("{}/readyz", ready.metrics);
     assert_eq!(get(&readyz).await.0, 200);
     freeze(ready.pids["nats"]).await;
@@ -282,9 +331,10 @@ async fn a_silent_broker_is_told_in_time(ready: &Ready, hook: &Hook, stored: &St
 
     // Sent again, as the answer asks for: once, though the broker may have the first copy too.
     let accepted = async || hook.send("repository", &id, publicized("late")).await.is_stored().then_some(());
-    headrace_local::poll::until("the broker is back", CEILING, accepted).await.unwrap();
+    poll::until("the broker is back", CEILING, accepted).await.unwrap();
     stored.settled().await;
     let sql = format!("SELECT count() FROM events WHERE id = 'github:{id}'");
     assert_eq!(stored.rows::<(u64,)>(&sql).await, [(1,)]);
     assert_eq!(get(&readyz).await.0, 200);
+    testbed.up.stop().await;
 }

@@ -75,7 +75,12 @@ async fn a_stopped_or_killed_product_goes_on_where_it_was() {
 /// `up`, whose messages come back soon after their holder was killed.
 fn launch(dir: &TempDir) -> Launch {
     let config: PathBuf = dir.path().join("headrace.toml");
-    let text = "[pipeline]\nack_wait_s = 5\n[sinks.clickhouse]\ninsert_timeout_s = 1\n";
+    let text = format!(
+        "nats.clock_skew_ms = 100\npipeline.ack_wait_s = 2\n\
+         sinks.clickhouse = {{ insert_timeout_s = 1, clock_skew_ms = 200 }}\n\
+         sinks.file = {{ dir = '{}', timeout_ms = 1000 }}\n",
+        dir.path().join("out").display()
+    );
     std::fs::write(&config, text).unwrap();
     Launch::up(PROGRAM, dir.path()).argument("--config").argument(config)
 }

@@ -15,13 +15,23 @@ use crate::PROGRAM;
 /// Events before and after the streams are deleted.
 const EVENTS: usize = 40;
 
+/// `up` with short limits: suspects of a new stream wait until a call for the old one must have ended, and a replay that
+/// adds rows until a sink's call must have.
+fn launch(dir: &TempDir) -> Launch {
+    let config = dir.path().join("headrace.toml");
+    let text = format!(
+        "nats.clock_skew_ms = 100\nsinks.clickhouse = {{ linger_ms = 50, insert_timeout_s = 1, clock_skew_ms = 200 }}\n\
+         sinks.file = {{ dir = '{}', timeout_ms = 1000 }}\n",
+        dir.path().join("out").display()
+    );
+    std::fs::write(&config, text).unwrap();
+    Launch::up(PROGRAM, dir.path()).argument("--config").argument(config)
+}
+
 #[tokio::test]
 async fn deleted_streams_come_back_and_every_event_is_one_row() {
     let dir = TempDir::new().unwrap();
-    let config = dir.path().join("headrace.toml");
-    // Suspects of a new stream wait until a call for the old one must have ended: a short limit keeps that short.
-    std::fs::write(&config, "[sinks.clickhouse]\nlinger_ms = 50\ninsert_timeout_s = 1\n").unwrap();
-    let up = Launch::up(PROGRAM, dir.path()).argument("--config").argument(&config).start().await;
+    let up = launch(&dir).start().await;
     let (hook, stored) = (Hook::of(up.ready()), Stored::of(up.ready()).await);
     let body = |number: usize| format!(r#"{{"action":"created","organization":{{"login":"acme"}},"number":{number}}}"#);
     let before: Vec<String> = (0..EVENTS).map(|_| guid()).collect();
@@ -75,7 +85,7 @@ async fn deleted_streams_come_back_and_every_event_is_one_row() {
 #[tokio::test]
 async fn a_consumer_that_somebody_changed_is_changed_back() {
     let dir = TempDir::new().unwrap();
-    let up = Launch::up(PROGRAM, dir.path()).start().await;
+    let up = launch(&dir).start().await;
     let (hook, stored) = (Hook::of(up.ready()), Stored::of(up.ready()).await);
     let body = r#"{"action":"created","organization":{"login":"acme"}}"#;
     hook.store("team", &guid(), body).await;

@@ -5,10 +5,15 @@ use std::time::Duration;
 
 use headrace_tests::faults::{Fault, Options, Scenario, run};
 use tempfile::TempDir;
+use tokio::sync::Semaphore;
+
+/// A scenario keeps two cores busy: no more than two at once, however many threads there are.
+static TURNS: Semaphore = Semaphore::const_new(2);
 
 /// Runs faults for so long, and until there were so many kinds of them; a run that failed is made again with the seed
 /// in its message.
 async fn survives(seed: u64, seconds: u64, kinds_min: usize, scenario: Scenario) {
+    let _turn = TURNS.acquire().await.unwrap();
     let dir = TempDir::new().unwrap();
     let options = Options {
         program: (env!("CARGO_BIN_EXE_headrace").into(), Vec::new()),
@@ -41,12 +46,12 @@ async fn nothing_is_lost_or_twice_when_processes_die() {
         Fault::KillNats,
         Fault::KillClickHouse,
     ];
-    survives(1, 25, 4, Scenario { faults: FAULTS, ..Scenario::ONE }).await;
+    survives(1, 15, 4, Scenario { faults: FAULTS, ..Scenario::ONE }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopped_process_that_goes_on_writes_nothing_twice() {
-    survives(2, 12, 1, Scenario { faults: &[Fault::FreezeSink, Fault::FreezePipeline], ..Scenario::ONE }).await;
+    survives(2, 12, 2, Scenario { faults: &[Fault::FreezeSink, Fault::FreezePipeline], ..Scenario::ONE }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -60,11 +65,11 @@ async fn nothing_is_lost_or_twice_when_receivers_refuse() {
         Fault::ReceiversAway,
         Fault::Rescale,
     ];
-    survives(4, 25, 2, Scenario { faults: FAULTS, ..Scenario::ONE }).await;
+    survives(4, 12, 3, Scenario { faults: FAULTS, ..Scenario::ONE }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_twice_on_a_bad_network() {
     const FAULTS: &[Fault] = &[Fault::NetworkNats, Fault::NetworkClickHouse, Fault::NetworkGateway];
-    survives(3, 20, 2, Scenario { faults: FAULTS, ..Scenario::ONE }).await;
+    survives(3, 12, 2, Scenario { faults: FAULTS, ..Scenario::ONE }).await;
 }

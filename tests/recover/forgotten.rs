@@ -25,7 +25,7 @@ use crate::servers::{SECRET, Servers, role};
 use crate::testbed::{Gaps, NAMES, Testbed, holds_each_once};
 
 /// A claim runs out soon after its holder was killed.
-const CONFIG: &str = "pipeline.ack_wait_s = 5\nsinks.clickhouse.insert_timeout_s = 1";
+const CONFIG: &str = "pipeline.ack_wait_s = 2";
 /// Deliveries after the damage.
 const LATE: usize = 20;
 

@@ -32,14 +32,16 @@ impl Servers {
         Self { nats: Nats::start().await, clickhouse: clickhouse::start(config).await.unwrap() }
     }
 
-    /// Writes the configuration of all roles, with the lines `more` besides.
+    /// Writes the configuration of all roles, with the lines `more` besides. What somebody held who is gone comes back
+    /// soon.
     pub(crate) fn configure(&self, testbed: &Testbed, more: &str) -> PathBuf {
         let (nats, clickhouse) = (self.nats.server().url(), self.clickhouse.url());
         let streams = "max_age_hours = 24\nmax_bytes = 67108864\n";
         let streams = ["raw", "events", "alerts", "dead"].map(|name| format!("[streams.{name}]\n{streams}")).concat();
         let more = format!(
             "nats.url = '{nats}'\nsinks.clickhouse.url = '{clickhouse}'\nadmin.listen = '127.0.0.1:0'\n\
-             ingest.listen = '127.0.0.1:0'\nstreams.duplicate_window_s = 10\ningest.github.secrets = ['{SECRET}']\n\
+             ingest.listen = '127.0.0.1:0'\nstreams.duplicate_window_s = 4\ningest.github.secrets = ['{SECRET}']\n\
+             nats.clock_skew_ms = 100\nsinks.clickhouse.insert_timeout_s = 1\nsinks.clickhouse.clock_skew_ms = 200\n\
              {more}\n{streams}"
         );
         testbed.configure("grace_s = 1", &more)

@@ -90,7 +90,7 @@ impl Testbed {
         // As GitHub Enterprise Server has it: below a path.
         let url = self.github.url();
         let text = format!(
-            "{more}\n[recover]\napi_url = '{url}/api/v3'\ninterval_s = 1\nlease_s = 5\ntimeout_ms = 2000\n{lines}\n\
+            "{more}\n[recover]\napi_url = '{url}/api/v3'\ninterval_s = 1\nlease_s = 3\ntimeout_ms = 2000\n{lines}\n\
              [[recover.hooks]]\nkind = 'app'\napp_id = {APP_ID}\nprivate_key_file = '{key}'\n\
              [[recover.hooks]]\nkind = 'organization'\norganization = 'acme'\nhook_id = 7\ntoken = '{TOKEN}'\n\
              [[recover.hooks]]\nkind = 'repository'\nrepository = 'acme/app'\nhook_id = 8\napp_id = {APP_ID}\n\

@@ -260,12 +260,12 @@ async fn first_deliveries_that_wait_for_the_sink_are_not_overtaken() {
     let state = testbed.stored.jetstream().get_key_value("state").await.unwrap();
     let revision = async || state.entry("lease.replay").await.ok().flatten().map(|entry| entry.revision);
     let thaw = async {
-        // Its lease is renewed every few seconds: it has been waiting since before the second.
-        let first = poll::until("a replay runs", CEILING, revision).await.unwrap();
-        let renewed = async || revision().await.filter(|&now| now > first);
-        let second = poll::until("it goes on", CEILING, renewed).await.unwrap();
-        let renewed = async || revision().await.filter(|&now| now > second);
-        poll::until("it goes on", CEILING, renewed).await.unwrap();
+        // Its lease is renewed every half second: it has been waiting since long before the last of these.
+        let mut last = poll::until("a replay runs", CEILING, revision).await.unwrap();
+        for _ in 0..6 {
+            let renewed = async || revision().await.filter(|&now| now > last);
+            last = poll::until("it goes on", CEILING, renewed).await.unwrap();
+        }
         assert_eq!(testbed.counts("events").await, (0, 0));
         signal(testbed.up.pid(), Signal::CONT);
     };

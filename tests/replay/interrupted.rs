@@ -5,12 +5,22 @@ use crate::{ASSETS, Testbed};
 const COUNT: usize = 220;
 
 #[tokio::test]
-async fn a_killed_replay_is_finished_by_the_same_command() {
+async fn a_replay_that_was_killed_while_it_replaced_rows_is_finished_by_the_same_command() {
+    replaces_every_row_though_killed_at(&["before_replace:2", "before_removal:3"]).await;
+}
+
+#[tokio::test]
+async fn a_replay_that_was_killed_beside_its_progress_is_finished_by_the_same_command() {
+    // The second has noted all.
+    replaces_every_row_though_killed_at(&["before_progress:2", "after_progress:4"]).await;
+}
+
+async fn replaces_every_row_though_killed_at(points: &[&str]) {
     let testbed = Testbed::start().await;
     testbed.publicize("acme", COUNT).await;
     let ids = testbed.dump("id, received_at", "events").await;
     // Of five batches; each is a removal from `events` and none from `raw`.
-    for point in ["before_replace:2", "before_removal:3", "before_progress:2", "after_progress:1"] {
+    for point in points {
         let killed = testbed.replay_until(point, ASSETS, "--from 1h").await;
         assert_eq!(killed.code, None, "{point}: {killed:?}");
         assert_eq!(testbed.counts("events").await.1, COUNT as u64, "{point}: an event is never absent");
@@ -25,13 +35,23 @@ async fn a_killed_replay_is_finished_by_the_same_command() {
 }
 
 #[tokio::test]
-async fn a_killed_rebuild_is_finished_by_the_same_command() {
+async fn a_rebuild_that_was_killed_between_its_steps_is_finished_by_the_same_command() {
+    // Nothing is noted before it is proven: the second begins with the first batch again.
+    fills_empty_tables_though_killed_at(&["before_removal:4", "after_progress:5"]).await;
+}
+
+#[tokio::test]
+async fn a_rebuild_that_was_killed_before_its_progress_is_finished_by_the_same_command() {
+    fills_empty_tables_though_killed_at(&["before_progress:3"]).await;
+}
+
+async fn fills_empty_tables_though_killed_at(points: &[&str]) {
     let testbed = Testbed::start().await;
     testbed.publicize("acme", COUNT).await;
     let before = testbed.dumps().await;
     testbed.execute("TRUNCATE TABLE events").await;
     testbed.execute("TRUNCATE TABLE raw").await;
-    for point in ["before_removal:4", "before_progress:3", "after_progress:5"] {
+    for point in points {
         let killed = testbed.replay_until(point, "", "--from 1h").await;
         assert_eq!(killed.code, None, "{point}: {killed:?}");
     }
@@ -42,10 +62,19 @@ async fn a_killed_rebuild_is_finished_by_the_same_command() {
 }
 
 #[tokio::test]
-async fn a_killed_side_table_is_finished_by_the_same_command() {
+async fn a_side_table_that_was_killed_before_its_progress_is_finished_by_the_same_command() {
+    fills_a_side_table_though_killed_at(&["before_removal:2", "before_progress:1"]).await;
+}
+
+#[tokio::test]
+async fn a_side_table_that_was_killed_after_its_progress_is_finished_by_the_same_command() {
+    fills_a_side_table_though_killed_at(&["after_progress:2"]).await;
+}
+
+async fn fills_a_side_table_though_killed_at(points: &[&str]) {
     let testbed = Testbed::start().await;
     testbed.publicize("acme", COUNT).await;
-    for point in ["before_removal:2", "before_progress:1", "after_progress:2"] {
+    for point in points {
         let killed = testbed.replay_until(point, "", "--from 1h --into tried").await;
         assert_eq!(killed.code, None, "{point}: {killed:?}");
     }

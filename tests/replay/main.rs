@@ -22,8 +22,10 @@ use tempfile::TempDir;
 
 /// The binary under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_headrace");
-/// Small batches and short limits, so that a few hundred deliveries are many batches.
-const CLICKHOUSE: &str = "[sinks.clickhouse]\nlinger_ms = 50\ninsert_timeout_s = 2\nbatch_events_max = 50\n";
+/// Small batches, so that a few hundred deliveries are many, and short times: what a killed replay leaves is waited for.
+const CLICKHOUSE: &str = "nats.clock_skew_ms = 100\nreplay.lease_s = 2\n\
+                          [sinks.clickhouse]\nlinger_ms = 50\ninsert_timeout_s = 1\nclock_skew_ms = 100\n\
+                          batch_events_max = 50\n";
 /// An asset list that applies to every repository of acme.
 const ASSETS: &str = "[[pipeline.enrich.assets]]\nname = \"acme\"\nrepository = \"acme/*\"\nowner = \"payments\"\n";
 /// What the events themselves are, whatever was stored when.

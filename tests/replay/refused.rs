@@ -50,7 +50,8 @@ async fn one_replay_runs_at_a_time() {
     let nats = config::Nats { url: testbed.up.ready().nats.clone().unwrap(), ..config::Nats::default() };
     let broker = Broker::connect(&nats, &streams(), "test").await.unwrap();
     let store = StateStore::open(&broker).await.unwrap();
-    let mut lease = Lease::new(store, "lease.replay", "another", Duration::from_secs(5));
+    // Longer than that of the replay's own configuration: it waits as long as the other counts on it.
+    let mut lease = Lease::new(store, "lease.replay", "another", Duration::from_secs(4));
     assert!(lease.claim().await.unwrap());
     let refused = tokio::select! {
         refused = testbed.replay("", "--from 1h") => refused,

@@ -17,6 +17,9 @@ use crate::settings::{self, Document, Loaded, Problems};
 /// What `local.sync_interval_ms` may be besides 0. More often, and syncs follow each other without a pause; less
 /// often than the server's own two minutes serves nobody.
 const SYNC_INTERVAL_MS: RangeInclusive<u64> = 100..=120_000;
+/// What `nats.clock_skew_ms` may be. Even the clocks of one machine are read at different moments; what differs by more
+/// than a minute is not set at all.
+const CLOCK_SKEW_MS: RangeInclusive<u64> = 10..=60_000;
 
 /// Headrace's configuration. Every setting has a default; a secret `x` may be given as `x_file`, the
 /// path of a file that holds it; `HEADRACE__A__B` in the environment overrides `a.b`.
@@ -43,6 +46,8 @@ pub struct Config {
     pub pipeline: headrace_stages::chains::Config,
     /// Where events and alerts go. A sink runs when its table is there.
     pub sinks: Sinks,
+    /// The command `replay`.
+    pub replay: Replay,
     /// How processes stop.
     pub shutdown: Shutdown,
     /// The servers that `up` starts.
@@ -104,6 +109,28 @@ pub struct Sinks {
     pub jira: Option<jira::Config>,
     /// Scored events and alerts as JSON lines.
     pub file: Option<file::Config>,
+}
+
+/// The command `replay`.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Replay {
+    /// How long a replay that was killed keeps the next one waiting, in seconds, 1 to 600. Default: 10. Example: 30.
+    pub lease_s: u64,
+}
+
+impl Default for Replay {
+    fn default() -> Self {
+        Self { lease_s: 10 }
+    }
+}
+
+impl Replay {
+    /// `lease_s` as a duration.
+    #[must_use]
+    pub const fn lease(self) -> Duration {
+        Duration::from_secs(self.lease_s)
+    }
 }
 
 /// How processes stop.
@@ -211,6 +238,10 @@ impl Config {
     pub fn validate_replay(&self) -> Vec<Invalid> {
         let mut problems = self.validate(&[crate::role::Role::Pipeline]);
         problems.extend(self.sinks.validate_clickhouse("sinks"));
+        let lease_s = self.replay.lease_s;
+        if !(1..=600).contains(&lease_s) {
+            problems.push(Invalid::new("replay.lease_s", format!("expected 1 to 600, found {lease_s}")));
+        }
         problems
     }
 
@@ -243,7 +274,7 @@ impl Config {
         problems
     }
 
-    fn validate_shared(&self) -> Vec<Invalid> {
+    fn validate_nats(&self) -> Vec<Invalid> {
         let mut problems = Vec::new();
         let mut refuse = |path: &str, message: String| problems.push(Invalid::new(path, message));
         if self.nats.url.is_empty() {
@@ -264,13 +295,23 @@ impl Config {
             let message = format!("expected a subject such as `_INBOX_ingest`, found `{}`", nats.inbox_prefix);
             refuse("nats.inbox_prefix", message);
         }
+        if !CLOCK_SKEW_MS.contains(&nats.clock_skew_ms) {
+            let (min, max) = (CLOCK_SKEW_MS.start(), CLOCK_SKEW_MS.end());
+            refuse("nats.clock_skew_ms", format!("expected {min} to {max}, found {}", nats.clock_skew_ms));
+        }
+        problems
+    }
+
+    fn validate_shared(&self) -> Vec<Invalid> {
+        let mut problems = self.validate_nats();
+        let mut refuse = |path: &str, message: String| problems.push(Invalid::new(path, message));
         if ![1, 3, 5].contains(&self.streams.replicas) {
             refuse("streams.replicas", format!("expected 1, 3 or 5, found {}", self.streams.replicas));
         }
-        if !(10..=3_600).contains(&self.streams.duplicate_window_s) {
+        if !(2..=3_600).contains(&self.streams.duplicate_window_s) {
             refuse(
                 "streams.duplicate_window_s",
-                format!("expected 10 to 3600, found {}", self.streams.duplicate_window_s),
+                format!("expected 2 to 3600, found {}", self.streams.duplicate_window_s),
             );
         }
         let limits = [
@@ -366,6 +407,38 @@ mod tests {
             let problems = Config { local, ..Config::default() }.validate(&[]);
             let found = problems.iter().any(|problem| problem.path == "local.sync_interval_ms");
             assert_eq!(found, refused, "{sync_interval_ms}");
+        }
+    }
+
+    #[test]
+    fn the_duplicate_window_and_what_clocks_may_differ_have_bounds() {
+        let streams = |duplicate_window_s| Streams { duplicate_window_s, ..Streams::default() };
+        let nats = |clock_skew_ms| Nats { clock_skew_ms, ..Nats::default() };
+        let window =
+            |seconds| ("streams.duplicate_window_s", Config { streams: streams(seconds), ..Config::default() });
+        let skew = |millis| ("nats.clock_skew_ms", Config { nats: nats(millis), ..Config::default() });
+        for ((path, config), refused) in [
+            (window(1), true),
+            (window(2), false),
+            (window(3_600), false),
+            (window(3_601), true),
+            (skew(9), true),
+            (skew(10), false),
+            (skew(60_000), false),
+            (skew(60_001), true),
+        ] {
+            let problems = config.validate(&[]);
+            assert_eq!(problems.iter().any(|problem| problem.path == path), refused, "{path}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn the_lease_of_a_replay_is_of_its_concern_only() {
+        for (lease_s, refused) in [(0, true), (1, false), (600, false), (601, true)] {
+            let config = Config { replay: Replay { lease_s }, ..Config::default() };
+            let is_told = |problems: Vec<Invalid>| problems.iter().any(|problem| problem.path == "replay.lease_s");
+            assert_eq!(is_told(config.validate_replay()), refused, "{lease_s}");
+            assert!(!is_told(config.validate(&[Role::Pipeline])));
         }
     }
 

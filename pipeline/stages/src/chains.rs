@@ -33,7 +33,8 @@ pub struct Config {
     pub chains: Vec<Vec<String>>,
     /// Readers of each chain in each process; each works on up to 256 events at a time.
     pub lanes: usize,
-    /// How long a process may hold a message without a word before another gets it, in seconds.
+    /// How long a process may hold a message without a word before another gets it, in seconds, 1 to 600. Default: 30.
+    /// Example: 60.
     pub ack_wait_s: u64,
     /// Whether normalize checks each stored signature again, with the secrets of `ingest.github`. Then what somebody
     /// else than the gateway has put into RAW goes to DEAD as `unverified`, and so does what was signed with a secret
@@ -78,10 +79,10 @@ impl Config {
         if !(1..=64).contains(&self.lanes) {
             problems.push(Invalid::new(format!("{path}.lanes"), format!("expected 1 to 64, found {}", self.lanes)));
         }
-        if !(5..=600).contains(&self.ack_wait_s) {
+        if !(1..=600).contains(&self.ack_wait_s) {
             problems.push(Invalid::new(
                 format!("{path}.ack_wait_s"),
-                format!("expected 5 to 600 seconds, found {}", self.ack_wait_s),
+                format!("expected 1 to 600 seconds, found {}", self.ack_wait_s),
             ));
         }
         problems.extend(self.enrich.validate(&format!("{path}.enrich")));
@@ -220,5 +221,14 @@ mod tests {
             assert_eq!(cut(wrong).validate("pipeline")[0].path, "pipeline.chains", "{wrong:?}");
         }
         assert!(Config::default().validate("pipeline").is_empty());
+    }
+
+    #[test]
+    fn a_message_is_held_for_a_second_to_ten_minutes() {
+        for (ack_wait_s, refused) in [(0, true), (1, false), (600, false), (601, true)] {
+            let problems = Config { ack_wait_s, ..Config::default() }.validate("pipeline");
+            let found = problems.iter().any(|problem| problem.path == "pipeline.ack_wait_s");
+            assert_eq!(found, refused, "{ack_wait_s}");
+        }
     }
 }

@@ -63,6 +63,7 @@ impl fmt::Debug for Config {
             batch_bytes_max,
             linger_ms,
             insert_timeout_s,
+            clock_skew_ms,
         } = self;
         f.debug_struct("Config")
             .field("url", &redact_url(url))
@@ -75,6 +76,7 @@ impl fmt::Debug for Config {
             .field("batch_bytes_max", batch_bytes_max)
             .field("linger_ms", linger_ms)
             .field("insert_timeout_s", insert_timeout_s)
+            .field("clock_skew_ms", clock_skew_ms)
             .finish()
     }
 }

@@ -30,7 +30,7 @@ use self::access::DEFAULT_USER;
 use self::classify::fault;
 pub use self::read::received::{RawTable, Received};
 pub use self::write::gaps::{Gaps, GapsRow};
-use self::write::insert::Table;
+use self::write::insert::{Table, Times};
 pub use self::write::rewrite::{ITEMS_MAX, Rewrite, Unproven, Written};
 use self::write::{migrate, side};
 
@@ -64,6 +64,9 @@ pub struct Config {
     /// Time the server may spend on one insert, in seconds. It is given to the server too, so that an
     /// insert that we gave up cannot succeed later on.
     pub insert_timeout_s: u64,
+    /// How much the clocks of ClickHouse's servers and ours may differ, in milliseconds, 10 to 60000. Rows are refused
+    /// that come so close to the end of the time in which they are ours. Default: 2000. Example: 5000.
+    pub clock_skew_ms: u64,
 }
 
 impl Default for Config {
@@ -79,6 +82,7 @@ impl Default for Config {
             batch_bytes_max: 32 << 20,
             linger_ms: 500,
             insert_timeout_s: 10,
+            clock_skew_ms: 2_000,
         }
     }
 }
@@ -113,6 +117,9 @@ impl Config {
         if !(1..=600).contains(&self.insert_timeout_s) {
             refuse("insert_timeout_s", format!("expected 1 to 600, found {}", self.insert_timeout_s));
         }
+        if !(10..=60_000).contains(&self.clock_skew_ms) {
+            refuse("clock_skew_ms", format!("expected 10 to 60000, found {}", self.clock_skew_ms));
+        }
         problems
     }
 
@@ -130,7 +137,7 @@ impl Config {
 
     fn options(&self, filters: Vec<String>) -> SinkOptions {
         // A call looks up, and inserts.
-        let call_timeout = Duration::from_secs(self.insert_timeout_s * 2 + 2);
+        let call_timeout = self.insert_limit() * 2 + self.clock_skew();
         SinkOptions {
             filters,
             batching: BatchPolicy {
@@ -159,13 +166,17 @@ impl Config {
     /// The sink for events.
     #[must_use]
     pub fn events(&self) -> Events {
-        Events { table: Table::new(self.client(), "events", "clickhouse", self.insert_timeout_s), config: self.clone() }
+        Events { table: self.table("events", "clickhouse"), config: self.clone() }
     }
 
     /// The sink for bodies.
     #[must_use]
     pub fn raw(&self) -> Raw {
-        Raw { table: Table::new(self.client(), "raw", "clickhouse-raw", self.insert_timeout_s), config: self.clone() }
+        Raw { table: self.table("raw", "clickhouse-raw"), config: self.clone() }
+    }
+
+    fn table(&self, name: &str, component: &'static str) -> Table {
+        Table::new(self.client(), name, component, Times { limit: self.insert_limit(), clock_skew: self.clock_skew() })
     }
 
     /// The table of bodies as a record of what was received.
@@ -177,7 +188,7 @@ impl Config {
     /// The table of what became of deliveries, by hook and hour.
     #[must_use]
     pub fn gaps(&self) -> Gaps {
-        Gaps::new(self.client(), self.insert_timeout_s)
+        Gaps::new(self.client(), self.insert_limit())
     }
 
     /// Whether the server answers and accepts us.
@@ -214,6 +225,12 @@ impl Config {
         Duration::from_secs(self.insert_timeout_s)
     }
 
+    /// `clock_skew_ms` as a duration.
+    #[must_use]
+    pub const fn clock_skew(&self) -> Duration {
+        Duration::from_millis(self.clock_skew_ms)
+    }
+
     /// The moment by the server's clock.
     ///
     /// # Errors
@@ -237,14 +254,14 @@ impl Config {
     /// server's clock are replaced. No two writers may have the same name.
     #[must_use]
     pub fn events_rewritten(&self, window: &Window, since: Timestamp, writer: &str) -> Rewrite<Event> {
-        let table = Table::new(self.client(), "events", "clickhouse", self.insert_timeout_s).scoped(writer);
+        let table = self.table("events", "clickhouse").scoped(writer);
         Rewrite::replacing(table, window, since)
     }
 
     /// The table `raw`, to which bodies are added that it lacks. No two writers may have the same name.
     #[must_use]
     pub fn bodies_completed(&self, since: Timestamp, writer: &str) -> Rewrite<RawDelivery> {
-        let table = Table::new(self.client(), "raw", "clickhouse-raw", self.insert_timeout_s).scoped(writer);
+        let table = self.table("raw", "clickhouse-raw").scoped(writer);
         Rewrite::completing(table, since)
     }
 
@@ -252,7 +269,7 @@ impl Config {
     /// the same name.
     #[must_use]
     pub fn side_table(&self, name: &str, writer: &str) -> Rewrite<Event> {
-        let table = Table::new(self.client(), name, "clickhouse", self.insert_timeout_s).scoped(writer);
+        let table = self.table(name, "clickhouse").scoped(writer);
         Rewrite::completing(table, Timestamp::default())
     }
 

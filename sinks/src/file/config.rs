@@ -19,11 +19,14 @@ pub struct Config {
     /// How many files set aside are kept of each kind; older ones are deleted. 0 keeps all. Default:
     /// 16. Example: 0.
     pub keep_files_max: usize,
+    /// Longest time for one write to the disk, in milliseconds, 100 to 600000; what takes longer is tried again, and other
+    /// processes get its records after twice as long. Default: 10000. Example: 30000.
+    pub timeout_ms: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { dir: PathBuf::new(), rotate_bytes_max: 256 << 20, keep_files_max: 16 }
+        Self { dir: PathBuf::new(), rotate_bytes_max: 256 << 20, keep_files_max: 16, timeout_ms: 10_000 }
     }
 }
 
@@ -41,6 +44,10 @@ impl Config {
             let message = format!("expected 4096 bytes or more, found {}", self.rotate_bytes_max);
             problems.push(Invalid::new(format!("{path}.rotate_bytes_max"), message));
         }
+        if !(100..=600_000).contains(&self.timeout_ms) {
+            let message = format!("expected 100 to 600000, found {}", self.timeout_ms);
+            problems.push(Invalid::new(format!("{path}.timeout_ms"), message));
+        }
         problems
     }
 }
@@ -55,7 +62,7 @@ mod tests {
             config.validate("sinks.file").into_iter().map(|problem| problem.path).collect()
         };
         assert!(paths(&Config { dir: "out".into(), ..Config::default() }).is_empty());
-        let bad = Config { rotate_bytes_max: 4_095, ..Config::default() };
-        assert_eq!(paths(&bad), ["sinks.file.dir", "sinks.file.rotate_bytes_max"]);
+        let bad = Config { rotate_bytes_max: 4_095, timeout_ms: 99, ..Config::default() };
+        assert_eq!(paths(&bad), ["sinks.file.dir", "sinks.file.rotate_bytes_max", "sinks.file.timeout_ms"]);
     }
 }

@@ -75,7 +75,7 @@ impl Config {
     #[must_use]
     pub fn options<T: Line>(&self) -> SinkOptions {
         // A disk that is slower than this is a fault.
-        let call_timeout = Duration::from_secs(10);
+        let call_timeout = Duration::from_millis(self.timeout_ms);
         SinkOptions {
             filters: vec![T::SUBJECTS.to_owned()],
             batching: BatchPolicy {

@@ -19,7 +19,10 @@ use crate::harness::CEILING;
 
 /// Quick retries, and so few attempts that an outage which cost attempts would be found out.
 pub const POLICY: RetryPolicy =
-    RetryPolicy { attempts_max: 5, backoff_min: Duration::from_millis(20), backoff_max: Duration::from_millis(400) };
+    RetryPolicy { attempts_max: 5, backoff_min: Duration::from_millis(10), backoff_max: Duration::from_millis(100) };
+
+/// How long the broker waits for a word on a message of a stage: what a killed worker held comes again then.
+pub const ACK_WAIT: Duration = Duration::from_secs(2);
 
 /// The consumer's name in every suite.
 pub const COMPONENT: &str = "conformance";

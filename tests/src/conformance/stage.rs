@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use async_nats::jetstream::message::StreamMessage;
 use async_trait::async_trait;
-use headrace_runtime::broker::Stream;
+use headrace_runtime::broker::{Broker, Stream};
 use headrace_runtime::component::stage::Verdict;
 use headrace_runtime::component::stage::{BoxedStage, Stage};
 use headrace_runtime::component::subscription::Subscription;
+use headrace_runtime::config;
 use headrace_runtime::consume::chain::{ChainLoop, Pace};
 use headrace_runtime::fault::Fault;
 use headrace_runtime::message::payload::{Outgoing, Payload, Product};
@@ -23,7 +23,7 @@ use headrace_schemas::header;
 use rustix::process::Signal;
 use tokio::sync::watch;
 
-use super::{COMPONENT, POLICY, Workers};
+use super::{ACK_WAIT, COMPONENT, POLICY, Workers};
 use crate::harness::samples::{Sample, unreadable};
 use crate::harness::{Nats, until};
 use crate::product::process::{freeze, signal};
@@ -121,16 +121,15 @@ impl<C: Case> Testbed<C> {
     }
 
     async fn run(&self) -> Workers {
-        self.run_workers(2).await
+        self.run_workers(2, self.nats.broker().await)
     }
 
-    async fn run_workers(&self, count: usize) -> Workers {
-        let broker = self.nats.broker().await;
+    fn run_workers(&self, count: usize, broker: Broker) -> Workers {
         let subscription = Subscription {
             component: COMPONENT.to_owned(),
             stream: C::In::STREAM,
             filters: Vec::new(),
-            ack_wait: Duration::from_secs(5),
+            ack_wait: ACK_WAIT,
             unsettled_max: 1_024,
         };
         let stage = Disturbed { inner: self.case.stage(), disturbance: Arc::clone(&self.disturbance) };
@@ -146,7 +145,9 @@ impl<C: Case> Testbed<C> {
     /// answer any more, and kills that server.
     async fn lose_the_words_on_a_batch(&self) -> Workers {
         self.disturbance.holds_left.store(1, Ordering::SeqCst);
-        let workers = self.run_workers(1).await;
+        // Each missed word takes this long.
+        let broker = self.nats.broker_with(config::Nats { timeout_ms: 2_000, ..config::Nats::default() }).await;
+        let workers = self.run_workers(1, broker);
         until("a batch is in the making", || self.disturbance.held.load(Ordering::SeqCst) == 1).await;
         let server = self.nats.server().pid().expect("the server of this test runs");
         freeze(server).await;

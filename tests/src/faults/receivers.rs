@@ -8,6 +8,7 @@ use tokio::time::sleep;
 use super::history::History;
 use super::plan::Plan;
 use super::report::Report;
+use super::setup::RECEIVER_TIMEOUT_MS;
 use crate::standin::jira::{self, Jira};
 use crate::standin::server::{Failure, When, Which};
 use crate::standin::splunk::{self, Splunk};
@@ -24,13 +25,15 @@ impl Receivers {
     }
 
     /// The configuration of their sinks: events that a rule matched, and their alerts. One window of time
-    /// holds the whole run, so that the alerts are as many as actors and repositories.
+    /// holds the whole run, so that the alerts are as many as actors and repositories. A request that was given up may
+    /// still be answered here, on a machine that is busy: within the time that is left for Jira's index.
     pub(super) fn configuration(&self) -> String {
         format!(
             "pipeline.alert.window_minutes = 8640\n\
-             sinks.splunk = {{ url = '{}', token = '{}', index = '{}', linger_ms = 100, min_severity = 'low' }}\n\
+             sinks.splunk = {{ url = '{}', token = '{}', index = '{}', linger_ms = 100, \
+             timeout_ms = {RECEIVER_TIMEOUT_MS}, min_severity = 'low' }}\n\
              sinks.jira = {{ url = '{}', email = '{}', api_token = '{}', project = '{}', linger_ms = 100, \
-             index_lag_ms = 100 }}\n",
+             timeout_ms = {RECEIVER_TIMEOUT_MS}, index_lag_ms = 500 }}\n",
             self.splunk.url(),
             splunk::TOKEN,
             splunk::INDEX,

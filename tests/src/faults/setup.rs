@@ -6,9 +6,13 @@ use super::Options;
 use super::load::{SECRET, WINDOW_S};
 
 /// `ack_wait` of the chains in these runs, in seconds.
-pub(super) const ACK_WAIT_S: u64 = 5;
+pub(super) const ACK_WAIT_S: u64 = 4;
 /// The limit of one insert in these runs, in seconds.
-pub(super) const INSERT_S: u64 = 2;
+pub(super) const INSERT_S: u64 = 1;
+/// The longest request to Splunk or Jira in these runs, in milliseconds.
+pub(super) const RECEIVER_TIMEOUT_MS: u64 = 1_000;
+/// The longest `ack_wait` of a sink that comes of these, in seconds: that of Jira's, whose calls are six requests.
+pub(super) const SINK_ACK_WAIT_S: u64 = RECEIVER_TIMEOUT_MS * 6 * 2 / 1_000;
 
 pub(super) fn configuration(
     nats: &str,
@@ -21,11 +25,12 @@ pub(super) fn configuration(
     let limits = format!("max_age_hours = 24, max_bytes = {}", options.stream_bytes_max);
     format!(
         "admin.listen = '127.0.0.1:0'\n\
-         nats = {{ url = '{nats}', timeout_ms = 3000 }}\n\
+         nats = {{ url = '{nats}', timeout_ms = 3000, clock_skew_ms = 100 }}\n\
          ingest = {{ listen = '{gateway}', answer_max_ms = 4000, github.secrets = ['{SECRET}'] }}\n\
          pipeline.ack_wait_s = {ACK_WAIT_S}\n\
          retry = {{ backoff_min_ms = 200, backoff_max_ms = 2000 }}\n\
-         sinks.clickhouse = {{ url = 'http://{clickhouse}', insert_timeout_s = {INSERT_S}, linger_ms = 200 }}\n\
+         sinks.clickhouse = {{ url = 'http://{clickhouse}', insert_timeout_s = {INSERT_S}, clock_skew_ms = 200, \
+         linger_ms = 200 }}\n\
          {more}\
          [streams]\n\
          replicas = {replicas}\n\

@@ -21,11 +21,9 @@ use super::plan::{Fault, Plan};
 use super::process::Process;
 use super::proxy::Proxy;
 use super::receivers::Receivers;
-use super::setup::{ACK_WAIT_S, INSERT_S, configuration};
+use super::setup::{ACK_WAIT_S, INSERT_S, SINK_ACK_WAIT_S, configuration};
 use crate::harness::{consumed, servers};
 
-/// `ack_wait` of the sinks that comes of it, in seconds (`sinks::clickhouse::Config::event_options`).
-const SINK_ACK_WAIT_S: u64 = (INSERT_S * 2 + 2) * 2;
 /// What must hold each id once.
 const TABLES: [&str; 2] = ["events", "raw"];
 /// The most processes of a role.

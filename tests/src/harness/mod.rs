@@ -127,8 +127,14 @@ impl Nats {
 
     /// A new connection, as a process would make one.
     pub async fn broker(&self) -> Broker {
+        self.broker_with(config::Nats::default()).await
+    }
+
+    /// The same with settings of its own, but for the address.
+    pub async fn broker_with(&self, settings: config::Nats) -> Broker {
         let urls: Vec<String> = [&self.server].into_iter().chain(&self.others).map(nats::Running::url).collect();
-        let nats = config::Nats { url: urls.join(","), ..config::Nats::default() };
+        // One machine has one clock.
+        let nats = config::Nats { url: urls.join(","), clock_skew_ms: 100, ..settings };
         Broker::connect(&nats, &self.streams, "test").await.expect("the server of this test runs")
     }
 

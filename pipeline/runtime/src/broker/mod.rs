@@ -95,6 +95,7 @@ pub struct Broker {
     duplicate_window: Duration,
     replicated: bool,
     timeout: Duration,
+    clock_skew: Duration,
     disconnects: Disconnects,
     changed_back: Arc<Mutex<HashMap<String, Instant>>>,
 }
@@ -174,6 +175,7 @@ impl Broker {
             duplicate_window: streams.duplicate_window(),
             replicated: streams.replicas > 1,
             timeout: nats.timeout(),
+            clock_skew: nats.clock_skew(),
             disconnects,
             changed_back: Arc::default(),
         })
@@ -258,6 +260,11 @@ impl Broker {
     #[must_use]
     pub const fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// How much the clocks of the broker's servers and ours may differ.
+    pub(crate) const fn clock_skew(&self) -> Duration {
+        self.clock_skew
     }
 
     /// The payload of a message of `stream`, as the stream's leader has it.

@@ -58,6 +58,9 @@ pub struct Nats {
     /// How long `run` waits at its start until NATS answers and has its streams, in seconds; then it ends with
     /// an error. Once started it waits for ever.
     pub start_wait_s: u64,
+    /// How much the clocks of the broker's servers and ours may differ, in milliseconds, 10 to 60000. After a restart of
+    /// the broker a sink waits so much longer before it believes a look-up. Default: 2000. Example: 5000.
+    pub clock_skew_ms: u64,
 }
 
 /// Every field, but of `url` no password.
@@ -74,6 +77,7 @@ impl fmt::Debug for Nats {
             ca_path,
             timeout_ms,
             start_wait_s,
+            clock_skew_ms,
         } = self;
         f.debug_struct("Nats")
             .field("url", &redact_url(url))
@@ -86,6 +90,7 @@ impl fmt::Debug for Nats {
             .field("ca_path", ca_path)
             .field("timeout_ms", timeout_ms)
             .field("start_wait_s", start_wait_s)
+            .field("clock_skew_ms", clock_skew_ms)
             .finish()
     }
 }
@@ -103,6 +108,7 @@ impl Default for Nats {
             ca_path: None,
             timeout_ms: 5_000,
             start_wait_s: 60,
+            clock_skew_ms: 2_000,
         }
     }
 }
@@ -130,6 +136,12 @@ impl Nats {
         Duration::from_secs(self.start_wait_s)
     }
 
+    /// `clock_skew_ms` as a duration.
+    #[must_use]
+    pub const fn clock_skew(&self) -> Duration {
+        Duration::from_millis(self.clock_skew_ms)
+    }
+
     /// `timeout_ms` as a duration.
     #[must_use]
     pub const fn timeout(&self) -> Duration {
@@ -143,8 +155,8 @@ impl Nats {
 pub struct Streams {
     /// Copies of each stream: 1, or 3 on a cluster of three or more servers.
     pub replicas: usize,
-    /// How long the broker recognizes a repeated message, in seconds. A longer window costs broker
-    /// memory, about 100 bytes per message; repeats beyond it are recognized in ClickHouse.
+    /// How long the broker recognizes a repeated message, in seconds, 2 to 3600. A longer window costs broker
+    /// memory, about 100 bytes per message; repeats beyond it are recognized in ClickHouse. Default: 120. Example: 600.
     pub duplicate_window_s: u64,
     /// Bodies as they came: the replay window.
     #[serde(deserialize_with = "partial::raw")]

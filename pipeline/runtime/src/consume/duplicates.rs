@@ -11,7 +11,6 @@ use std::time::Duration;
 use headrace_schemas::time::Timestamp;
 
 use crate::message::Delivered;
-use crate::message::incarnation::BROKER_CLOCK_SKEW;
 
 /// A message's position in its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,14 +38,20 @@ pub(crate) struct DuplicateCheck {
     pub(crate) first_redriven: Option<u64>,
     /// How near to each other two messages of an identity may be; `None` when they may be as near as can be.
     pub(crate) apart: Option<Duration>,
+    /// How much the clocks of the broker's servers may differ, by which messages are dated.
+    pub(crate) clock_skew: Duration,
 }
 
 impl DuplicateCheck {
     /// What is known of `positions`, before `oldest` is.
-    pub(crate) fn of(positions: impl Iterator<Item = Position> + Clone, apart: Option<Duration>) -> Self {
+    pub(crate) fn of(
+        positions: impl Iterator<Item = Position> + Clone,
+        apart: Option<Duration>,
+        clock_skew: Duration,
+    ) -> Self {
         let first = positions.clone().map(|position| position.sequence).min().unwrap_or_default();
         let first_redriven = positions.filter(|position| position.redriven).map(|position| position.sequence).min();
-        Self { oldest: None, first, first_redriven, apart }
+        Self { oldest: None, first, first_redriven, apart, clock_skew }
     }
 
     /// Whether nobody else has a message before all of ours.
@@ -67,7 +72,7 @@ impl DuplicateCheck {
         match self.apart {
             // The oldest may be of this very event.
             Some(_) if oldest.redriven => false,
-            Some(apart) => position.stored_at.since(oldest.stored_at) + BROKER_CLOCK_SKEW < apart,
+            Some(apart) => position.stored_at.since(oldest.stored_at) + self.clock_skew < apart,
             // What lies between ours others may have: they must keep their order elsewhere.
             None => self.are_first(),
         }
@@ -79,6 +84,7 @@ mod tests {
     use super::*;
 
     const WINDOW: Duration = Duration::from_secs(120);
+    const CLOCK_SKEW: Duration = Duration::from_secs(2);
 
     /// A message stored in the second of its sequence.
     fn position(sequence: u64) -> Position {
@@ -92,7 +98,7 @@ mod tests {
 
     /// Which of `ours` may be looked up while `oldest` is not settled.
     fn allowed(oldest: Option<Position>, ours: &[Position], apart: Option<Duration>) -> Vec<u64> {
-        let check = DuplicateCheck { oldest, ..DuplicateCheck::of(ours.iter().copied(), apart) };
+        let check = DuplicateCheck { oldest, ..DuplicateCheck::of(ours.iter().copied(), apart, CLOCK_SKEW) };
         ours.iter().filter(|position| check.may_be_looked_up(**position)).map(|position| position.sequence).collect()
     }
 

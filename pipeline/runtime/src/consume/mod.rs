@@ -32,8 +32,8 @@ use crate::consume::pull::Pull;
 use crate::message::Delivered;
 use crate::message::incarnation::{Forgotten, Incarnation};
 
-/// How long a request for messages stays open at the broker.
-const REQUEST_OPEN: Duration = Duration::from_secs(5);
+/// How long a request for messages stays open at the broker, at most.
+const REQUEST_OPEN_MAX: Duration = Duration::from_secs(5);
 /// Whether the consumer still has the configuration that we gave it is checked so often.
 const CONFIG_CHECK_PERIOD: Duration = Duration::from_secs(5);
 
@@ -43,6 +43,7 @@ pub struct Subscriber {
     stream: Stream,
     broker: Broker,
     incarnation: Option<Incarnation>,
+    request_open: Duration,
     open: Option<(Pull, Instant)>,
     config: ObservedConfig,
     config_seen_at: Instant,
@@ -86,7 +87,9 @@ impl Subscriber {
             .with_context(|| format!("cannot open the consumer {} on {stream}", subscription.component))?;
         let (config, config_seen_at) = (ObservedConfig::of(consumer.cached_info()), Instant::now());
         let (stream, broker) = (subscription.stream, broker.clone());
-        Ok(Self { consumer, stream, broker, incarnation: None, open: None, config, config_seen_at })
+        // A message counts as ours from the moment at which it was asked for: of `ack_wait` half must be left.
+        let request_open = REQUEST_OPEN_MAX.min(subscription.ack_wait / 2);
+        Ok(Self { consumer, stream, broker, incarnation: None, request_open, open: None, config, config_seen_at })
     }
 
     /// The next messages, as soon as there is one: at most `max` and `bytes_max` bytes, those that are there already.
@@ -102,7 +105,7 @@ impl Subscriber {
     ) -> anyhow::Result<Vec<Delivered>> {
         if self.open.is_none() {
             let requested_at = Instant::now();
-            self.open = Some((self.request(max, bytes_max, REQUEST_OPEN).await?, requested_at));
+            self.open = Some((self.request(max, bytes_max, self.request_open).await?, requested_at));
         }
         let Some((pull, requested_at)) = &mut self.open else { return Ok(Vec::new()) };
         let first = tokio::select! {

@@ -25,7 +25,7 @@ use crate::crash::{self, Point};
 use crate::fault::panics::caught;
 use crate::fault::{DeadReason, DiscardReason, Fault, FaultClass};
 use crate::message::Delivered;
-use crate::message::incarnation::{BROKER_CLOCK_SKEW, Incarnation};
+use crate::message::incarnation::Incarnation;
 use crate::message::payload::Payload;
 use crate::observe::metrics::{seconds, seconds_since};
 use crate::retry::Attempt;
@@ -110,7 +110,7 @@ impl<S: Sink> SinkLoop<S> {
     /// Gives back what was held in an earlier incarnation, or may be in a stream that is gone, until a call of that incarnation must
     /// have ended: before that no look-up of it can be believed. Nothing of it is read.
     async fn give_back_early(&self, messages: Vec<Delivered>, incarnation: &Incarnation) -> Vec<Delivered> {
-        let needed = self.call_timeout + BROKER_CLOCK_SKEW;
+        let needed = self.call_timeout + self.broker.clock_skew();
         let wait = needed.saturating_sub(Timestamp::now().since(incarnation.since()));
         if wait.is_zero() {
             return messages;
@@ -222,6 +222,7 @@ impl<S: Sink> SinkLoop<S> {
         let mut check = DuplicateCheck::of(
             sub_batch.messages.iter().map(Position::of),
             S::Item::DUPLICATES_APART.then_some(window),
+            self.broker.clock_skew(),
         );
         let began = Instant::now();
         loop {
@@ -263,7 +264,7 @@ impl<S: Sink> SinkLoop<S> {
             if stop.is_cancelled() && failures > 0 {
                 // A call without a clear answer may have its effect until its time has passed; before that no look-up
                 // of another process can be believed.
-                let wait = self.call_timeout + BROKER_CLOCK_SKEW;
+                let wait = self.call_timeout + self.broker.clock_skew();
                 self.give_back(&sub_batch.messages, || Outcome::NotYet { wait }).await;
                 continue;
             }

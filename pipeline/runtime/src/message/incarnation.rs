@@ -10,7 +10,6 @@
 //! stored in it within the first duplicate window may be the copy of what the lost one had, and is a suspect too.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::consumer::Info;
@@ -19,9 +18,6 @@ use headrace_schemas::time::Timestamp;
 use crate::broker::recreate::{KV_STATE, created_at};
 use crate::broker::{Broker, Stream};
 use crate::state::StateStore;
-
-/// The clocks of the broker's servers, and ours, may differ by so much.
-pub(crate) const BROKER_CLOCK_SKEW: Duration = Duration::from_secs(2);
 
 /// What the broker may have forgotten of a message, by the time at which it was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 //!
 //! No clocks are compared. A contender takes the lease over when it has watched the same revision for
 //! the whole `ttl` by its own clock, and the holder stops to count on it `ttl` after the beginning of its
-//! last renewal; the holder's time therefore ends before a contender's can begin.
+//! last renewal; the holder's time therefore ends before a contender's can begin. The `ttl` is a setting, and two
+//! processes may have different ones: the holder's is written into the lease, and the longer of the two counts.
 
 use std::time::Duration;
 
@@ -16,24 +17,80 @@ use crate::state::{Entry, StateStore};
 pub struct Lease {
     store: StateStore,
     key: &'static str,
-    holder: Bytes,
+    holder: String,
     ttl: Duration,
-    /// The revision that another holds, and since when we have been watching it.
-    watched: Option<(u64, Instant)>,
+    watched: Option<Watched>,
     held_until: Option<Instant>,
 }
 
+/// What another holds.
+#[derive(Clone, Copy, Debug)]
+struct Watched {
+    revision: u64,
+    since: Instant,
+    /// It has expired when its revision has stayed the same for so long.
+    ttl: Duration,
+}
+
+impl Watched {
+    /// The lease at `revision`, which was `earlier` when it was last looked at.
+    fn at(revision: u64, ttl: Duration, earlier: Option<Self>) -> Self {
+        let same = earlier.filter(|earlier| earlier.revision == revision);
+        Self { revision, since: same.map_or_else(Instant::now, |same| same.since), ttl }
+    }
+
+    fn has_expired(self) -> bool {
+        self.since.elapsed() >= self.ttl
+    }
+}
+
+/// What stands in a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Claim<'a> {
+    holder: &'a str,
+    /// For how long the holder counts on it; an earlier release did not tell.
+    ttl: Option<Duration>,
+}
+
+impl<'a> Claim<'a> {
+    /// `None` when the lease was given back.
+    fn read(value: &'a [u8]) -> Option<Self> {
+        // What is no text is somebody's all the same.
+        let text = std::str::from_utf8(value).unwrap_or("?");
+        let (holder, ttl) = match text.rsplit_once(' ') {
+            Some((holder, millis)) => (holder, millis.parse::<u64>().ok().map(Duration::from_millis)),
+            None => (text, None),
+        };
+        (!text.is_empty()).then_some(Self { holder, ttl })
+    }
+
+    /// For how long a contender that counts with `own` must have seen it unchanged.
+    fn watched_for(&self, own: Duration) -> Duration {
+        self.ttl.map_or(own, |ttl| ttl.max(own))
+    }
+
+    fn write(holder: &str, ttl: Duration) -> Bytes {
+        format!("{holder} {}", ttl.as_millis()).into()
+    }
+}
+
 impl Lease {
-    /// A claim to the lease `key` by `holder`, a name that no other process has.
+    /// A claim to the lease `key` by `holder`, a name without spaces that no other process has.
     #[must_use]
     pub fn new(store: StateStore, key: &'static str, holder: &str, ttl: Duration) -> Self {
-        Self { store, key, holder: Bytes::copy_from_slice(holder.as_bytes()), ttl, watched: None, held_until: None }
+        Self { store, key, holder: holder.to_owned(), ttl, watched: None, held_until: None }
     }
 
     /// How often to renew the lease, or to ask for it.
     #[must_use]
     pub fn period(&self) -> Duration {
         self.ttl / 4
+    }
+
+    /// After how long without a sign of life of its holder it is free for us, as far as we know of the holder.
+    #[must_use]
+    pub fn expires_after(&self) -> Duration {
+        self.watched.map_or(self.ttl, |watched| watched.ttl)
     }
 
     /// Whether it is certain that no other process holds it at this moment.
@@ -50,7 +107,8 @@ impl Lease {
         let began = Instant::now();
         let entry = self.store.load(self.key).await?;
         let is_free = entry.as_ref().is_none_or(|entry| self.is_free(entry));
-        if is_free && self.store.save(self.key, self.holder.clone(), entry.as_ref()).await? {
+        let claim = Claim::write(&self.holder, self.ttl);
+        if is_free && self.store.save(self.key, claim, entry.as_ref()).await? {
             self.held_until = Some(began + self.ttl);
             self.watched = None;
         } else {
@@ -60,16 +118,10 @@ impl Lease {
     }
 
     fn is_free(&mut self, entry: &Entry) -> bool {
-        if entry.value.is_empty() || entry.value == self.holder {
-            return true;
-        }
-        match self.watched {
-            Some((revision, since)) if revision == entry.revision => since.elapsed() >= self.ttl,
-            _ => {
-                self.watched = Some((entry.revision, Instant::now()));
-                false
-            }
-        }
+        let Some(claim) = Claim::read(&entry.value).filter(|claim| claim.holder != self.holder) else { return true };
+        let watched = Watched::at(entry.revision, claim.watched_for(self.ttl), self.watched);
+        self.watched = Some(watched);
+        watched.has_expired()
     }
 
     /// Renews the lease until it is lost.
@@ -93,9 +145,62 @@ impl Lease {
         self.held_until = None;
         // Best effort: without it another waits for `ttl`.
         if let Ok(Some(entry)) = self.store.load(self.key).await
-            && entry.value == self.holder
+            && Claim::read(&entry.value).is_some_and(|claim| claim.holder == self.holder)
         {
             let _ = self.store.save(self.key, Bytes::new(), Some(&entry)).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const MILLI: Duration = Duration::from_millis(1);
+
+    const fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_claim_tells_its_holder_and_for_how_long() {
+        let written = Claim::write("one", seconds(10));
+        assert_eq!(Claim::read(&written), Some(Claim { holder: "one", ttl: Some(seconds(10)) }));
+        assert_eq!(Claim::read(b"one"), Some(Claim { holder: "one", ttl: None }), "of an earlier release");
+        assert_eq!(Claim::read(b""), None, "it was given back");
+        assert!(Claim::read(b"\xff").is_some(), "it is somebody's");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longer_of_the_two_times_is_waited_for() {
+        for (own, value, expected) in [
+            (seconds(1), Claim::write("another", seconds(10)), seconds(10)),
+            (seconds(10), Claim::write("another", seconds(1)), seconds(10)),
+            (seconds(3), Bytes::from_static(b"another"), seconds(3)),
+        ] {
+            let needed = Claim::read(&value).unwrap().watched_for(own);
+            let mut watched = Watched::at(7, needed, None);
+            assert!(!watched.has_expired(), "{value:?}");
+            advance(expected - MILLI).await;
+            watched = Watched::at(7, needed, Some(watched));
+            assert!(!watched.has_expired(), "{value:?}");
+            advance(MILLI).await;
+            watched = Watched::at(7, needed, Some(watched));
+            assert!(watched.has_expired(), "{value:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_begins_the_wait_anew() {
+        let mut watched = Watched::at(7, seconds(2), None);
+        advance(seconds(2) - MILLI).await;
+        watched = Watched::at(8, seconds(2), Some(watched));
+        advance(seconds(2) - MILLI).await;
+        watched = Watched::at(8, seconds(2), Some(watched));
+        assert!(!watched.has_expired());
+        advance(MILLI).await;
+        assert!(watched.has_expired());
     }
 }

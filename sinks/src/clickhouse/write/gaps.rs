@@ -49,9 +49,10 @@ pub struct Gaps {
 }
 
 impl Gaps {
-    pub(crate) fn new(client: Client, limit_s: u64) -> Self {
-        let client = client.with_setting("async_insert", "0").with_setting("max_execution_time", limit_s.to_string());
-        Self { client, limit: Duration::from_secs(limit_s) }
+    pub(crate) fn new(client: Client, limit: Duration) -> Self {
+        let seconds = limit.as_secs().to_string();
+        let client = client.with_setting("async_insert", "0").with_setting("max_execution_time", seconds);
+        Self { client, limit }
     }
 
     /// Writes `rows`; the same rows once more change nothing.

@@ -38,8 +38,6 @@ use crate::clickhouse::classify::{Failure, fault, of_look_up};
 
 /// Room for a look-up with so many ids, each of a tenant of its own, in bytes: by default ClickHouse takes 256 KiB.
 const LOOKUP_BYTES_MAX: &str = "2097152";
-/// Clocks of ClickHouse and the sinks may differ by so much.
-pub(crate) const SERVER_CLOCK_SKEW: Duration = Duration::from_secs(2);
 /// Clocks of GitHub and the gateways may differ by so much.
 const CLOCK_SKEW: Duration = Duration::from_secs(600);
 
@@ -80,28 +78,37 @@ impl Stored {
     }
 }
 
+/// The times that an insert depends on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// How long the server may spend on one, in whole seconds.
+    pub(crate) limit: Duration,
+    /// How much its clock and ours may differ.
+    pub(crate) clock_skew: Duration,
+}
+
 /// A table that holds each identity once.
 pub(crate) struct Table {
     client: Client,
     name: String,
     /// What the tokens of its inserts are bound to besides the messages.
     scope: String,
-    limit: Duration,
+    times: Times,
     already_there: Counter,
     conflicts: Counter,
 }
 
 impl Table {
-    pub(crate) fn new(client: Client, name: &str, component: &'static str, limit_s: u64) -> Self {
+    pub(crate) fn new(client: Client, name: &str, component: &'static str, times: Times) -> Self {
         let client = client
             // We make our own batches; the server must answer when the rows are stored.
             .with_setting("async_insert", "0")
             .with_setting("insert_deduplicate", "1")
-            .with_setting("max_execution_time", limit_s.to_string());
+            .with_setting("max_execution_time", times.limit.as_secs().to_string());
         let already_there = counter!(ALREADY_THERE, "component" => component);
         let conflicts = counter!(CONFLICTS, "component" => component);
         let (name, scope) = (name.to_owned(), name.to_owned());
-        Self { client, name, scope, limit: Duration::from_secs(limit_s), already_there, conflicts }
+        Self { client, name, scope, times, already_there, conflicts }
     }
 
     /// The same table for rows that others than its sink's make of the same messages: a token of theirs must
@@ -118,9 +125,9 @@ impl Table {
         &self.name
     }
 
-    /// The time that the server may spend on an insert.
-    pub(crate) const fn limit(&self) -> Duration {
-        self.limit
+    /// The times that its inserts depend on.
+    pub(crate) const fn times(&self) -> Times {
+        self.times
     }
 
     /// Inserts what of `batch` is not there.
@@ -153,7 +160,7 @@ impl Table {
             && unclear
             && batch.is_suspect()
         {
-            *retry_after = Some(self.limit + Duration::from_secs(1));
+            *retry_after = Some(self.times.limit + Duration::from_secs(1));
         }
         if too_much { BatchResult::TooMuch(fault) } else { BatchResult::Whole(fault) }
     }
@@ -163,7 +170,8 @@ impl Table {
         if items.is_empty() {
             return Ok(());
         }
-        let valid_until = valid_until(valid_for, self.limit);
+        let Times { limit, .. } = self.times;
+        let valid_until = valid_until(valid_for, self.times);
         let token = Batch::<T>::token(items.iter().map(|item| (item.sequence, item.value.identity())), &self.scope);
         let send = async {
             let mut insert = self
@@ -171,7 +179,7 @@ impl Table {
                 .insert::<T::Row>(&self.name)
                 .await?
                 .with_setting("insert_deduplication_token", token)
-                .with_timeouts(Some(self.limit), Some(self.limit));
+                .with_timeouts(Some(limit), Some(limit));
             for item in items {
                 insert.write(&T::row(item, valid_until)).await?;
             }
@@ -227,8 +235,8 @@ fn drop_stored<T: Rows>(items: &mut Vec<&Item<T>>, stored: &[Stored]) -> u64 {
 
 /// Until when the server may take rows, in microseconds since the epoch by the clock that ClickHouse
 /// shares with us: as long as they are ours, less what the clocks may differ, and no longer than `limit`.
-fn valid_until(valid_for: Duration, limit: Duration) -> i64 {
-    let valid_for = valid_for.saturating_sub(SERVER_CLOCK_SKEW).min(limit);
+fn valid_until(valid_for: Duration, Times { limit, clock_skew }: Times) -> i64 {
+    let valid_for = valid_for.saturating_sub(clock_skew).min(limit);
     Timestamp::now().as_micros().saturating_add(i64::try_from(valid_for.as_micros()).unwrap_or(i64::MAX))
 }
 

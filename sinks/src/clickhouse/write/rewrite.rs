@@ -25,7 +25,7 @@ use headrace_runtime::message::payload::{Content, Identity};
 use headrace_schemas::time::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::insert::{Rows, SERVER_CLOCK_SKEW, Table, span, tenants};
+use super::insert::{Rows, Table, Times, span, tenants};
 use crate::clickhouse::classify::{Failure, fault};
 
 /// Most items of a call. Look-ups and removals read whole hours of the table: the more at once, the fewer.
@@ -253,11 +253,12 @@ impl<T: Rows> Rewrite<T> {
 
     async fn insert(&self, items: &[&Item<T>]) -> Result<(), Fault> {
         // Nobody else is to write them, as the replay's lease tells; but a process that was stopped may have lost it.
-        match self.table.insert(items, self.table.limit() + SERVER_CLOCK_SKEW).await {
+        let Times { limit, clock_skew } = self.table.times();
+        match self.table.insert(items, limit + clock_skew).await {
             Ok(()) => Ok(()),
             // Until the server's limit has passed a look-up would prove nothing.
             Err(Failure { fault: Fault { class: FaultClass::Transient { .. }, source }, unclear: true, .. }) => {
-                Err(Fault::transient_after(Some(self.table.limit() + SERVER_CLOCK_SKEW), source))
+                Err(Fault::transient_after(Some(limit + clock_skew), source))
             }
             Err(failure) => Err(failure.fault),
         }

@@ -16,7 +16,6 @@ mod write;
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::CommandFactory as _;
@@ -49,10 +48,6 @@ use crate::settings::Loaded;
 
 /// Key of the lease.
 const LEASE: &str = "lease.replay";
-/// A replay that was killed holds the lease for so long.
-const LEASE_TTL: Duration = Duration::from_secs(10);
-/// Clocks of several ClickHouse servers, or of one and ours, may differ by so much.
-const CLOCK_SKEW: Duration = Duration::from_secs(2);
 
 pub(crate) async fn replay(arguments: Replay) -> anyhow::Result<()> {
     let to = upper_end(&arguments)?;
@@ -62,7 +57,8 @@ pub(crate) async fn replay(arguments: Replay) -> anyhow::Result<()> {
     let store = StateStore::open(&broker).await.context("is `headrace run` or `headrace up` set up there?")?;
     // A new name each time: whatever an earlier one has sent is its own.
     let writer = hex::encode(rand::random::<[u8; 16]>());
-    let (mut lease, mut status_line) = (Lease::new(store.clone(), LEASE, &writer, LEASE_TTL), StatusLine::new());
+    let ttl = config.replay.lease();
+    let (mut lease, mut status_line) = (Lease::new(store.clone(), LEASE, &writer, ttl), StatusLine::new());
     take(&mut lease, &mut status_line).await?;
     let stop = stop_signal()?;
     let run = Run { arguments: &arguments, to, config: &config, clickhouse, broker: &broker, store, writer: &writer };
@@ -137,8 +133,9 @@ fn load(arguments: &Replay, data_dir: &Path) -> anyhow::Result<Loaded<Config>> {
 
 /// Takes the lease, also from a replay that was killed.
 async fn take(lease: &mut Lease, status_line: &mut StatusLine) -> anyhow::Result<()> {
-    let deadline = Instant::now() + LEASE_TTL * 2;
+    let began = Instant::now();
     while !lease.claim().await.map_err(|fault| fault.source)? {
+        let deadline = began + lease.expires_after() * 2;
         anyhow::ensure!(Instant::now() < deadline, "another replay is running; wait for its end, or stop it");
         status_line.update(|| "another replay runs or was killed; waiting for its lease to end".to_owned());
         sleep(lease.period()).await;
@@ -177,7 +174,7 @@ impl Run<'_> {
                 events: self.clickhouse.events_rewritten(&window, record.since, self.writer),
                 shared: Some(Shared {
                     bodies: self.clickhouse.bodies_completed(record.since, self.writer),
-                    proven_after: self.clickhouse.event_options().call_timeout + CLOCK_SKEW,
+                    proven_after: self.clickhouse.event_options().call_timeout + self.clickhouse.clock_skew(),
                 }),
             },
         };
@@ -212,12 +209,12 @@ impl Run<'_> {
             record.from, record.to
         ));
         // What the earlier process has sent may be stored until then, and must be seen when it is looked up.
-        sleep(self.clickhouse.insert_limit() + CLOCK_SKEW).await;
+        sleep(self.clickhouse.insert_limit() + self.clickhouse.clock_skew()).await;
         record
     }
 
     async fn begin(&self, journal: &mut Journal, status_line: &mut StatusLine) -> anyhow::Result<Record> {
-        let (from, to) = (self.arguments.from.at, self.to);
+        let (from, to, clock_skew) = (self.arguments.from.at, self.to, self.clickhouse.clock_skew());
         let held = stream_reader::held(self.broker).await?;
         let Some(oldest) = held.since else {
             anyhow::bail!("RAW holds no delivery; how long it keeps them is set by `streams.raw`")
@@ -227,7 +224,7 @@ impl Run<'_> {
             "expected a window that RAW still holds, found one that ends at {to}; its oldest delivery was stored at \
              {oldest}. How long it keeps them is set by `streams.raw`"
         );
-        if from < oldest.minus(CLOCK_SKEW) {
+        if from < oldest.minus(clock_skew) {
             status_line
                 .print(&format!("RAW holds deliveries since {oldest} only; what was received before is not replayed"));
         }
@@ -236,8 +233,8 @@ impl Run<'_> {
         }
         // Every row that the sinks have stored by now is older than this, whatever server's clock it has.
         let since = self.clickhouse.now().await.map_err(|fault| fault.source)?;
-        let since = Timestamp::from_micros(since.as_micros() + CLOCK_SKEW.as_micros() as i64);
-        sleep(CLOCK_SKEW * 2).await;
+        let since = Timestamp::from_micros(since.as_micros() + clock_skew.as_micros() as i64);
+        sleep(clock_skew * 2).await;
         let record = Record { from, to, since, last: held.last, through: None, totals: Totals::default() };
         journal.write(Some(&record)).await.map_err(|fault| fault.source)?;
         Ok(record)
