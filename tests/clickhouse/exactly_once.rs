@@ -19,7 +19,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::{ClickHouseCase, MINUTE, assert_all, batch, ready};
+use super::{ClickHouseCase, MINUTE, assert_all, batch, ready};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_batch_again_makes_no_second_rows() {

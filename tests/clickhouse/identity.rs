@@ -17,8 +17,8 @@ use headrace_tests::product::process::gone;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::exactly_once::sinks;
-use crate::{ClickHouseCase, MINUTE, assert_all, ready};
+use super::exactly_once::sinks;
+use super::{ClickHouseCase, MINUTE, assert_all, ready};
 
 /// What came of a table's rows: tenant, id, hash, in this order.
 const DELIVERIES: &str = "SELECT tenant, id, event, sha256 FROM headrace.raw ORDER BY tenant, event, sha256";

@@ -19,7 +19,7 @@ use headrace_tests::standin::clickhouse::start_small;
 use headrace_tests::standin::server::When;
 use tempfile::TempDir;
 
-use crate::ClickHouseCase;
+use super::ClickHouseCase;
 
 /// Bodies, of 360 MiB together.
 const BODIES: u16 = 40;

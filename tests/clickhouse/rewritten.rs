@@ -10,7 +10,7 @@ use headrace_schemas::time::Timestamp;
 use headrace_sinks::clickhouse::Rewrite;
 use headrace_tests::standin::server::{Failure, When, Which};
 
-use crate::{ClickHouseCase, MINUTE, assert_all, batch, ready};
+use super::{ClickHouseCase, MINUTE, assert_all, batch, ready};
 
 /// A rewriting of everything that was received within a minute.
 fn rewriting(case: &ClickHouseCase, since: Timestamp, writer: &str) -> Rewrite<Event> {

@@ -13,7 +13,7 @@ use headrace_tests::product::process::Launch;
 use headrace_tests::product::stored::Stored;
 use tempfile::TempDir;
 
-use crate::{PROGRAM, bury, dead};
+use super::{PROGRAM, bury, dead};
 
 /// More than fits into a message.
 const LARGE_BYTES: usize = 9 << 20;

@@ -9,7 +9,7 @@ use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::product::process::Launch;
 use serde_json::json;
 
-use crate::{PROGRAM, Server, good};
+use super::{PROGRAM, Server, good};
 
 #[tokio::test]
 async fn dead_letters_are_found_by_every_filter() {

@@ -14,7 +14,7 @@ use headrace_tests::standin::splunk::{self, Splunk};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::PROGRAM;
+use super::PROGRAM;
 
 const EVENTS: usize = 12;
 

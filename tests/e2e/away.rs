@@ -10,8 +10,8 @@ use headrace_tests::product::process::Launch;
 use headrace_tests::product::stored::Stored;
 use tempfile::TempDir;
 
-use crate::PROGRAM;
-use crate::roles::configuration;
+use super::PROGRAM;
+use super::roles::configuration;
 
 /// Nobody listens there.
 const REFUSED: &str = "http://127.0.0.1:1";

@@ -7,7 +7,7 @@ use headrace_tests::product::stored::Stored;
 use serde_json::{Map, Value};
 use tempfile::TempDir;
 
-use crate::PROGRAM;
+use super::PROGRAM;
 
 /// Ways to cut the chain; the first is the default.
 const CHAINS: [&str; 3] = [

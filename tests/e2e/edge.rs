@@ -17,7 +17,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::PROGRAM;
+use super::PROGRAM;
 
 /// The gateway answers within this time, whatever happens: GitHub waits for 10 s.
 const ANSWER_MAX: Duration = Duration::from_secs(8);

@@ -13,7 +13,7 @@ use headrace_tests::product::stored::Stored;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::PROGRAM;
+use super::PROGRAM;
 
 /// Id and SHA-256 of a body, in order.
 type Bodies = Vec<(String, String)>;

@@ -18,7 +18,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-use crate::PROGRAM;
+use super::PROGRAM;
 
 /// More deliveries than any of these streams has room for.
 const DELIVERIES_MAX: usize = 5_000;

@@ -10,7 +10,7 @@ use headrace_tests::product::process::Launch;
 use headrace_tests::product::stored::{self, Stored};
 use tempfile::TempDir;
 
-use crate::PROGRAM;
+use super::PROGRAM;
 
 /// How much more memory the process may hold afterwards; the bodies together are some 40 MB, three times over.
 const MEMORY_BYTES_MAX: u64 = 384 << 20;

@@ -10,7 +10,7 @@ use headrace_tests::product::process::{Launch, command, complained, freeze, gone
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::PROGRAM;
+use super::PROGRAM;
 
 #[tokio::test]
 async fn a_second_signal_ends_everything_at_once() {

@@ -3,8 +3,8 @@
 use headrace_tests::product::process::Launch;
 use tempfile::TempDir;
 
-use crate::PROGRAM;
-use crate::roles::{check, configuration, servers_with};
+use super::PROGRAM;
+use super::roles::{check, configuration, servers_with};
 
 #[tokio::test]
 async fn a_user_in_the_address_of_clickhouse_works() {

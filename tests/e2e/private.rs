@@ -9,7 +9,7 @@ use headrace_tests::product::process::Launch;
 use headrace_tests::product::stored::Stored;
 use tempfile::TempDir;
 
-use crate::PROGRAM;
+use super::PROGRAM;
 
 #[tokio::test]
 async fn nobody_else_can_read_what_up_keeps_or_says() {

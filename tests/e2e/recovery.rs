@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::PROGRAM;
+use super::PROGRAM;
 
 /// Requests under way at once.
 const SENDERS: usize = 8;

@@ -7,7 +7,7 @@ use std::path::Path;
 use headrace_tests::product::process::Launch;
 use tempfile::TempDir;
 
-use crate::PROGRAM;
+use super::PROGRAM;
 
 /// A start that must fail. Returns its exit code and its last message, which begins with `error: `.
 async fn refused(launch: Launch) -> (Option<i32>, String) {

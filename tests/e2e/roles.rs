@@ -12,7 +12,7 @@ use headrace_tests::product::process::{Launch, command, complained, said};
 use headrace_tests::product::stored::Stored;
 use tempfile::TempDir;
 
-use crate::PROGRAM;
+use super::PROGRAM;
 
 const SECRET: &str = "a secret of many processes";
 

@@ -18,7 +18,7 @@ use rustix::process::geteuid;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::PROGRAM;
+use super::PROGRAM;
 
 /// The account `nobody`, by its number on Linux.
 const NOBODY: u32 = 65_534;

@@ -10,7 +10,7 @@ use headrace_tests::product::process::{Launch, command, complained};
 use headrace_tests::product::stored::Stored;
 use tempfile::TempDir;
 
-use crate::PROGRAM;
+use super::PROGRAM;
 
 /// Events before and after the streams are deleted.
 const EVENTS: usize = 40;

@@ -1,6 +1,8 @@
 //! The promise, under faults: the fast subset. The long run is the bench `faults`.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod cluster;
+
 use std::time::Duration;
 
 use headrace_tests::faults::{Fault, Options, Scenario, run};

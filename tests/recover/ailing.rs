@@ -9,7 +9,7 @@ use headrace_tests::product::stored::Stored;
 use headrace_tests::standin::server::{Failure, When, Which};
 use rustix::process::Signal;
 
-use crate::testbed::{Gaps, NAMES, ORG_HOOK, Testbed, holds_each_once};
+use super::testbed::{Gaps, NAMES, ORG_HOOK, Testbed, holds_each_once};
 
 #[tokio::test]
 async fn a_github_that_limits_fails_or_hangs_is_waited_for() {

@@ -20,9 +20,9 @@ use headrace_tests::product::stored::Stored;
 use headrace_tests::standin::github::APP_HOOK;
 use rustix::process::Signal;
 
-use crate::PROGRAM;
-use crate::servers::{SECRET, Servers, role};
-use crate::testbed::{Gaps, NAMES, Testbed, holds_each_once};
+use super::PROGRAM;
+use super::servers::{SECRET, Servers, role};
+use super::testbed::{Gaps, NAMES, Testbed, holds_each_once};
 
 /// A claim runs out soon after its holder was killed.
 const CONFIG: &str = "pipeline.ack_wait_s = 2";

@@ -9,8 +9,8 @@ use headrace_tests::standin::github::APP_HOOK;
 use headrace_tests::standin::server::{Failure, When, Which};
 use serde_json::json;
 
-use crate::PROGRAM;
-use crate::testbed::{Gaps, NAMES, ORG_HOOK, REPO_HOOK, Testbed, holds_each_once};
+use super::PROGRAM;
+use super::testbed::{Gaps, NAMES, ORG_HOOK, REPO_HOOK, Testbed, holds_each_once};
 
 #[tokio::test]
 async fn what_was_missed_while_the_gateway_was_down_is_stored_once() {

@@ -8,8 +8,8 @@ use headrace_tests::product::process::Running;
 use headrace_tests::product::stored::Stored;
 use headrace_tests::standin::github::APP_HOOK;
 
-use crate::servers::{SECRET, Servers, role};
-use crate::testbed::{Gaps, NAMES, ORG_HOOK, Testbed, holds_each_once};
+use super::servers::{SECRET, Servers, role};
+use super::testbed::{Gaps, NAMES, ORG_HOOK, Testbed, holds_each_once};
 
 /// Whether the process looks for missed deliveries, by its own word.
 async fn leads(process: &Running) -> bool {

@@ -9,8 +9,8 @@ use headrace_local::install::{Installer, Silent};
 use headrace_tests::harness::Nats;
 use headrace_tests::product::process::{Launch, Running};
 
-use crate::PROGRAM;
-use crate::testbed::Testbed;
+use super::PROGRAM;
+use super::testbed::Testbed;
 
 /// What deliveries are signed with.
 pub(crate) const SECRET: &str = "a secret of this test";

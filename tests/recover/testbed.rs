@@ -10,7 +10,7 @@ use headrace_tests::standin::github::{APP_HOOK, APP_ID, GitHub, TOKEN};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::PROGRAM;
+use super::PROGRAM;
 
 /// The organization's hook, by its route at GitHub.
 pub(crate) const ORG_HOOK: &str = "/orgs/acme/hooks/7";

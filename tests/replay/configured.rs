@@ -3,9 +3,9 @@
 use headrace_tests::product::process::{Launch, command};
 use tempfile::TempDir;
 
-use crate::{CLICKHOUSE, Done, PROGRAM, Testbed};
+use super::{CLICKHOUSE, Done, PROGRAM, Testbed};
 
-/// A rule of one's own, which matches what [`crate::publicized`] makes.
+/// A rule of one's own, which matches what [`super::publicized`] makes.
 const RULE: &str = "title: Anything made public\nid: 5d6f1f0a-3c53-4f0c-9d0a-2f9f0e6d4c11\nstatus: stable\n\
                     description: A rule of one's own.\nauthor: us\ndate: 2026-01-01\n\
                     logsource:\n  product: github\n  service: audit\n\

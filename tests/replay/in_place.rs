@@ -14,7 +14,7 @@ use headrace_tests::product::hook::{guid, sha256};
 use headrace_tests::product::process::{freeze, signal};
 use rustix::process::Signal;
 
-use crate::{ASSETS, Testbed, publicized};
+use super::{ASSETS, Testbed, publicized};
 
 #[tokio::test]
 async fn rows_are_those_of_the_present_configuration() {

@@ -1,6 +1,6 @@
 //! `kill -9` at any moment, then the same command again: right rows, none lost, none twice.
 
-use crate::{ASSETS, Testbed};
+use super::{ASSETS, Testbed};
 
 const COUNT: usize = 220;
 
@@ -80,6 +80,6 @@ async fn fills_a_side_table_though_killed_at(points: &[&str]) {
     }
     let done = testbed.replay("", "--from 1h --into tried").await;
     done.says(&format!("{COUNT} deliveries replayed into tried"));
-    assert_eq!(testbed.dump(crate::COLUMNS, "tried").await, testbed.dump(crate::COLUMNS, "events").await);
+    assert_eq!(testbed.dump(super::COLUMNS, "tried").await, testbed.dump(super::COLUMNS, "events").await);
     testbed.up.stop().await;
 }

@@ -3,7 +3,7 @@
 use headrace_tests::examples::{self, BODIES};
 use headrace_tests::product::hook::guid;
 
-use crate::Testbed;
+use super::Testbed;
 
 /// More than fits into a message.
 const LARGE_BYTES: usize = 9 << 20;

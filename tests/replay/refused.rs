@@ -10,7 +10,7 @@ use headrace_tests::harness::streams;
 use headrace_tests::product::process::{command, complained};
 use tempfile::TempDir;
 
-use crate::{PROGRAM, Testbed};
+use super::{PROGRAM, Testbed};
 
 #[tokio::test]
 async fn windows_and_tables_that_cannot_be_are_told() {

@@ -1,7 +1,5 @@
 //! Who may do what in NATS: the users of each role on a real nats-server, and the product with them.
 
-#![allow(clippy::unwrap_used, reason = "all of this program is a test")]
-
 mod forged;
 mod page;
 mod rights;

@@ -1,5 +1,4 @@
 //! What a cluster of NATS servers does otherwise than a server alone.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,5 +1,4 @@
 //! The ClickHouse sinks on the real engine, behind a proxy that fails on command.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod exactly_once;
 mod identity;

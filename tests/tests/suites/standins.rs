@@ -1,5 +1,4 @@
 //! The stand-ins refuse what the real receivers refuse.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use headrace_tests::standin::jira::{API_TOKEN, EMAIL, Jira};
 use headrace_tests::standin::splunk::{INDEX, Splunk, TOKEN};

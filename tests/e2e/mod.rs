@@ -3,8 +3,6 @@
 //! Each test has a directory and ports of its own; what they share is in `headrace_tests::product`. A
 //! start costs about half a second, so that what does not disturb each other is asked of one process.
 
-#![allow(clippy::unwrap_used, reason = "all of this program is a test")]
-
 mod alerts;
 mod away;
 mod chains;

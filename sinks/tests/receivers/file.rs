@@ -1,5 +1,4 @@
 //! The file sink on a real directory.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,5 +1,4 @@
 //! The stand-in for GitHub refuses what GitHub refuses, and sends nothing twice by itself.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::time::Duration;
 

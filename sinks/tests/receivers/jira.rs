@@ -1,5 +1,4 @@
 //! The Jira sink against a stand-in that follows Atlassian's published REST API.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;

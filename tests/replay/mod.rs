@@ -1,7 +1,5 @@
 //! `headrace replay` as people use it: the real binary beside a running `up`, on real servers.
 
-#![allow(clippy::unwrap_used, reason = "all of this program is a test")]
-
 mod configured;
 mod in_place;
 mod interrupted;

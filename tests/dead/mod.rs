@@ -1,7 +1,5 @@
 //! `headrace dead` as people use it: the real binary on a real nats-server.
 
-#![allow(clippy::unwrap_used, reason = "all of this program is a test")]
-
 mod rows;
 mod tool;
 

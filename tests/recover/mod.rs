@@ -3,8 +3,6 @@
 //! [`testbed`] sets GitHub and the product up beside each other, [`servers`] its roles as processes of their own. Intervals are seconds here, and every wait is for a
 //! condition.
 
-#![allow(clippy::unwrap_used, reason = "all of this program is a test")]
-
 mod ailing;
 mod forgotten;
 mod missed;

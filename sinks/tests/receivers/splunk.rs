@@ -1,5 +1,4 @@
 //! The Splunk sink against a stand-in that follows Splunk's published protocol.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::io::Read as _;
 use std::time::Duration;

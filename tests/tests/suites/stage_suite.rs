@@ -1,5 +1,4 @@
 //! The suite for stages, proven on the smallest stage there is.
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use async_trait::async_trait;
 use headrace_runtime::broker::Stream;

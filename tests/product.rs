@@ -1,0 +1,7 @@
+//! The product as its users have it: the binary, on real servers. What the tests share is in `headrace_tests::product`.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod access;
+mod dead;
+mod e2e;
+mod recover;

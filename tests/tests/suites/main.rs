@@ -1,0 +1,7 @@
+//! Whether the suites and stand-ins find what they are for.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod bad_products;
+mod stage_suite;
+mod standin_github;
+mod standins;
