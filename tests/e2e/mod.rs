@@ -8,6 +8,7 @@ mod away;
 mod chains;
 mod edge;
 mod examples;
+mod first_event;
 mod full;
 mod hostile;
 mod layering;
