@@ -20,7 +20,7 @@ const SERVER_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) async fn check(arguments: Check) -> anyhow::Result<()> {
     let loaded = config::load(arguments.config.config.as_deref(), |config| config.validate(&ALL_ROLES))?;
-    loaded.check(loaded.value.validate(&ALL_ROLES))?;
+    loaded.check(config::told(loaded.value.validate(&ALL_ROLES)))?;
     println!("ok      configuration");
     let config = loaded.value;
     let mut failed = 0;

@@ -1,6 +1,5 @@
 //! The whole configuration, composed of the parts' own.
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -8,11 +7,13 @@ use std::time::Duration;
 
 use headrace_local::nats::SyncInterval;
 use headrace_runtime::config::{Invalid, Nats, Retry, Streams};
+use headrace_settings::{Document, Loaded, Problems, Variables};
 use headrace_sinks::{clickhouse, file, jira, splunk};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::settings::{self, Document, Loaded, Problems};
+/// What the names of variables that are settings begin with.
+pub const PREFIX: &str = "HEADRACE__";
 
 /// What `local.sync_interval_ms` may be besides 0. More often, and syncs follow each other without a pause; less
 /// often than the server's own two minutes serves nobody.
@@ -167,21 +168,27 @@ impl Default for Local {
 /// # Errors
 /// Every problem at once.
 pub fn load(path: Option<&Path>, values: impl Fn(&Config) -> Vec<Invalid>) -> Result<Loaded<Config>, Problems> {
-    settings::read::<Config>(path, environment(), values)
+    headrace_settings::read(path, &variables(), |config| told(values(config)))
 }
 
 /// Of the environment, what is meant as a setting.
-pub(crate) fn environment() -> impl Iterator<Item = (OsString, OsString)> {
-    std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HEADRACE__"))
+pub(crate) fn variables() -> Variables {
+    Variables::of(PREFIX, std::env::vars_os())
 }
 
 /// The same as [`load`], of a text and variables that were read before.
 pub(crate) fn load_text(
     document: Option<Document<'_>>,
-    environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
+    variables: &Variables,
     values: impl Fn(&Config) -> Vec<Invalid>,
 ) -> Result<Loaded<Config>, Problems> {
-    settings::load_with::<Config>(document, environment, values)
+    headrace_settings::load_with(document, variables, |config| told(values(config)))
+}
+
+/// What the parts found, for the library that reads their configuration and of which they know nothing.
+#[must_use]
+pub fn told(invalid: Vec<Invalid>) -> Vec<headrace_settings::Invalid> {
+    invalid.into_iter().map(|Invalid { path, message }| headrace_settings::Invalid { path, message }).collect()
 }
 
 impl Config {
@@ -334,20 +341,23 @@ impl Sinks {
 }
 
 #[cfg(test)]
+mod bad_input;
+
+#[cfg(test)]
 mod tests {
+    use headrace_settings::reference;
+
     use super::*;
     use crate::cli::Role;
-    use crate::settings::reference;
 
     fn read(text: &str) -> Loaded<Config> {
-        let none: [(OsString, OsString); 0] = [];
-        settings::load(Some(Document { name: "headrace.toml", text }), none)
+        headrace_settings::load(Some(Document { name: "headrace.toml", text }), &Variables::default())
             .unwrap_or_else(|problems| panic!("{problems}\n{text}"))
     }
 
     #[test]
     fn the_reference_is_a_configuration_with_every_setting() {
-        let reference = reference::<Config>();
+        let reference = reference::<Config>(PREFIX);
         assert_eq!(format!("{:?}", read(&reference).value), format!("{:?}", Config::default()));
         for setting in
             ["listen", "secrets", "chains", "by_login", "assets", "rules_dirs", "window_minutes", "batch_events_max"]
@@ -414,7 +424,7 @@ mod tests {
         let streams = read("[streams.events]\nmax_bytes = 1048576\n").value.streams;
         assert_eq!((streams.events.max_age_hours, streams.events.max_bytes), (72, 1 << 20));
         assert_eq!(streams.raw.max_bytes, 10 << 30);
-        assert!(reference::<Config>().contains("#max_age_hours = 72"));
+        assert!(reference::<Config>(PREFIX).contains("#max_age_hours = 72"));
     }
 
     #[test]

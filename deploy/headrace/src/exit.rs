@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use crate::settings::Problems;
+use headrace_settings::Problems;
+
 use crate::stop::ForcedExit;
 
 /// It failed.

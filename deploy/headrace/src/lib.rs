@@ -26,7 +26,6 @@ mod run;
 mod running;
 mod secret_origin;
 mod send;
-pub mod settings;
 mod started;
 mod stop;
 mod telemetry;
@@ -63,7 +62,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Replay(replay) => block_on(replay::replay(replay)),
         Command::Query(query) => block_on(query::query(query)),
         Command::Config => {
-            print!("{}", settings::reference::<config::Config>());
+            print!("{}", headrace_settings::reference::<config::Config>(config::PREFIX));
             Ok(())
         }
         Command::Clickhouse(clickhouse) => clickhouse::serve(clickhouse),

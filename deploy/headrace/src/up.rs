@@ -14,13 +14,14 @@ use headrace_local::nats::SyncInterval;
 use headrace_local::{clickhouse, nats};
 use headrace_runtime::config::Invalid;
 use headrace_runtime::secret::{Secret, redact_url};
+use headrace_settings::{Loaded, Origin};
 use headrace_sinks::file;
 use tokio::sync::watch;
 
 use crate::access::User;
 use crate::brokers::{self, Brokers};
 use crate::cli::Up;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::data_dir::DataDir;
 use crate::last_up::LastUp;
 use crate::plain;
@@ -28,7 +29,6 @@ use crate::ready::{Ready, ReadyFiles};
 use crate::roles::{CLICKHOUSE, CLICKHOUSE_RAW, Process};
 use crate::run::ALL_ROLES;
 use crate::secret_origin::SecretOrigin;
-use crate::settings::{Loaded, Origin};
 use crate::started::{self, Awaited, until_ready};
 use crate::stop::Stop;
 use crate::telemetry;
@@ -70,7 +70,7 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     let mut config = loaded.value.clone();
     // What the servers' addresses will be is not known yet; all else must be right before they start.
     let placeholder = with_servers(&config, "nats://127.0.0.1:1", "http://127.0.0.1:1");
-    loaded.check(placeholder.validate(&ALL_ROLES))?;
+    loaded.check(config::told(placeholder.validate(&ALL_ROLES)))?;
 
     let servers = tokio::select! {
         started = start_servers(&config, &data) => started?,

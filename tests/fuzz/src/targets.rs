@@ -3,8 +3,7 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use headrace::config::Config;
-use headrace::settings::{self, Document};
+use headrace::config::{Config, PREFIX, told};
 use headrace_ingest::config::{GitHub, Scoped, Tenants};
 use headrace_ingest::github::{Claim, Keys, MediaType, form_payload, parse_signature};
 use headrace_ingest::tenant::{login_of, names_of};
@@ -16,6 +15,7 @@ use headrace_schemas::event::{Category, Event, Severity};
 use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;
 use headrace_schemas::{catalog, codec, header, subject};
+use headrace_settings::{Document, Variables};
 use headrace_stages::normalize::normalize as normalized;
 use headrace_stages::score::{self, Score};
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -189,11 +189,12 @@ pub fn settings(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let (document, variable) = text.split_once('\u{1}').unwrap_or((&text, ""));
     let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
-    let variables = [(format!("HEADRACE__{name}"), value.to_owned())];
-    match settings::load::<Config>(Some(Document { name: "headrace.toml", text: document }), variables) {
+    let variables = Variables::of(PREFIX, [(format!("{PREFIX}{name}"), value.to_owned())]);
+    let document = Document { name: "headrace.toml", text: document };
+    match headrace_settings::load::<Config>(Some(document), &variables) {
         Ok(loaded) => {
             let invalid = loaded.value.validate(&[headrace::cli::Role::Ingest, headrace::cli::Role::Pipeline]);
-            let _ = loaded.check(invalid).map_err(|problems| problems.to_string());
+            let _ = loaded.check(told(invalid)).map_err(|problems| problems.to_string());
         }
         Err(problems) => assert!(!problems.to_string().is_empty()),
     }

@@ -28,6 +28,7 @@ use headrace_runtime::state::StateStore;
 use headrace_runtime::state::lease::Lease;
 use headrace_schemas::subject;
 use headrace_schemas::time::Timestamp;
+use headrace_settings::Loaded;
 use headrace_sinks::clickhouse;
 use headrace_stages::chains;
 use sha2::{Digest as _, Sha256};
@@ -44,7 +45,6 @@ use crate::last_up::LastUp;
 use crate::roles::verify;
 use crate::run::stop_signal;
 use crate::running;
-use crate::settings::Loaded;
 use crate::up;
 
 /// Key of the lease.
@@ -113,7 +113,7 @@ fn configured(arguments: &Replay) -> anyhow::Result<Config> {
         }
         *config = up::with_servers(config, &nats, &clickhouse);
     }
-    loaded.check(loaded.value.validate_replay())?;
+    loaded.check(config::told(loaded.value.validate_replay()))?;
     Ok(loaded.value)
 }
 

@@ -1,6 +1,5 @@
 //! A configuration with every kind of setting, and the checks that its tests share.
 
-mod bad_input;
 mod environment;
 mod forms;
 mod kinds;
@@ -14,7 +13,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::{Document, Loaded, Problems, load};
+use crate::{Document, Loaded, Problems, Variables, load};
 
 /// A secret as the product has it: its schema says so, and nothing prints it.
 #[derive(Clone, Default, Deserialize, Serialize, PartialEq)]
@@ -202,14 +201,18 @@ enum Action {
     Raise { by: u8 },
 }
 
-const NO_ENVIRONMENT: [(&str, &str); 0] = [];
+const PREFIX: &str = "HEADRACE__";
 
 fn load_text(text: &str) -> Result<Loaded<Config>, Problems> {
-    load(Some(Document { name: "h.toml", text }), NO_ENVIRONMENT)
+    load(Some(Document { name: "h.toml", text }), &Variables::default())
 }
 
 fn load_with(text: &str, environment: &[(&str, &str)]) -> Result<Loaded<Config>, Problems> {
-    load(Some(Document { name: "h.toml", text }), environment.iter().copied())
+    load(Some(Document { name: "h.toml", text }), &variables(environment))
+}
+
+fn variables(environment: &[(&str, &str)]) -> Variables {
+    Variables::of(PREFIX, environment.iter().copied())
 }
 
 /// The lines that a refused configuration shows, without the closing one.

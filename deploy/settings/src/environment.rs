@@ -1,4 +1,5 @@
-//! Environment variables laid over a document: `HEADRACE__SINKS__SPLUNK__TOKEN` sets `sinks.splunk.token`.
+//! Environment variables laid over a document: with the prefix `HEADRACE__`, `HEADRACE__SINKS__SPLUNK__TOKEN` sets
+//! `sinks.splunk.token`.
 //!
 //! The schema says how a variable's text is read, so a password of digits stays a string.
 
@@ -10,71 +11,81 @@ use serde_json::Value as Json;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
-use super::origin::{Origin, Sources, Span, item_path, key_path};
-use super::problem::{Finding, Problem};
-use super::schema::Schema;
-use super::shape::{Kinds, Shape};
-use super::{Table, Value, suggest};
-
-/// What the name of a variable that sets a setting starts with.
-const PREFIX: &str = "HEADRACE__";
+use crate::origin::{Origin, Sources, Span, item_path, key_path};
+use crate::problem::{Finding, Problem};
+use crate::schema::Schema;
+use crate::shape::{Kinds, Shape};
+use crate::{Table, Value, suggest};
 
 /// What separates the keys in the name of a variable.
 const SEPARATOR: &str = "__";
 
 /// A variable that sets a setting.
-pub(super) struct Variable {
+struct Variable {
     name: String,
     text: String,
 }
 
-/// The variables that set settings, outer tables first, and a problem for each that is no text.
-pub(super) fn select(
-    environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
-) -> (Vec<Variable>, Vec<Problem>) {
-    let mut variables = Vec::new();
-    let mut problems = Vec::new();
-    for (name, text) in environment {
-        let name = name.into().to_string_lossy().into_owned();
-        if !name.starts_with(PREFIX) {
-            continue;
+/// The variables that set settings, outer tables first. It has no Debug: secrets are among them.
+#[derive(Default)]
+pub struct Variables {
+    prefix: String,
+    given: Vec<Variable>,
+    /// A problem for each that is no text.
+    pub(crate) unreadable: Vec<Problem>,
+}
+
+impl Variables {
+    /// Those of `environment`, outside of tests [`std::env::vars_os`], whose names begin with `prefix`.
+    pub fn of(prefix: &str, environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>) -> Self {
+        let mut variables = Self { prefix: prefix.to_owned(), ..Self::default() };
+        for (name, text) in environment {
+            let name = name.into().to_string_lossy().into_owned();
+            if !name.starts_with(prefix) {
+                continue;
+            }
+            match text.into().into_string() {
+                Ok(text) => variables.given.push(Variable { name, text }),
+                Err(_) => variables.unreadable.push(Problem {
+                    origin: Origin::Environment { variable: name.into() },
+                    path: String::new(),
+                    message: "the value is not UTF-8 text".to_owned(),
+                }),
+            }
         }
-        match text.into().into_string() {
-            Ok(text) => variables.push(Variable { name, text }),
-            Err(_) => problems.push(Problem {
-                origin: Origin::Environment { variable: name.into() },
-                path: String::new(),
-                message: "the value is not UTF-8 text".to_owned(),
-            }),
-        }
+        // A table given as a whole comes before its keys, which then override it.
+        variables.given.sort_by_key(|variable| (variable.name.to_lowercase(), variable.name.clone()));
+        variables
     }
-    // A table given as a whole comes before its keys, which then override it.
-    variables.sort_by_key(|variable| (variable.name.to_lowercase(), variable.name.clone()));
-    (variables, problems)
+
+    /// Names and texts; secrets are among them.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.given.iter().map(|variable| (variable.name.as_str(), variable.text.as_str()))
+    }
 }
 
 /// Lays the variables over a document.
-pub(super) fn overlay<'i>(
+pub(crate) fn overlay<'i>(
     table: &mut Table<'i>,
-    variables: &'i [Variable],
+    variables: &'i Variables,
     schema: &Schema,
     sources: &mut Sources<'_>,
     findings: &mut Vec<Finding>,
 ) {
     let mut seen: BTreeMap<String, &str> = BTreeMap::new();
-    for variable in variables {
+    for variable in &variables.given {
         let span = sources.add_variable(&variable.name);
         if let Some(first) = seen.insert(variable.name.to_lowercase(), &variable.name) {
             findings.push(Finding::new(span, "", format!("sets the same setting as `{first}`; keep one of the two")));
             continue;
         }
-        let name = variable.name[PREFIX.len()..].to_lowercase();
+        let name = variable.name[variables.prefix.len()..].to_lowercase();
         let segments: Vec<&str> = name.split(SEPARATOR).collect();
         if segments.contains(&"") {
             findings.push(Finding::new(span, "", "names no setting: one of its keys is empty"));
             continue;
         }
-        let overlay = Overlay { schema, sources, variable, span };
+        let overlay = Overlay { schema, sources, prefix: &variables.prefix, variable, span };
         // What a refused variable has begun to build would only be reported a second time.
         let before = table.clone();
         if let Err(finding) = overlay.set_in_table(table, &schema.shapes(schema.root()), &segments, "") {
@@ -88,6 +99,7 @@ pub(super) fn overlay<'i>(
 struct Overlay<'o, 'i> {
     schema: &'o Schema,
     sources: &'o Sources<'o>,
+    prefix: &'o str,
     variable: &'i Variable,
     span: Span,
 }
@@ -181,11 +193,11 @@ impl<'i> Overlay<'_, 'i> {
 
     /// The variable's name with another key in the place of the first of the remaining segments.
     fn name_with(&self, segments: &[&str], meant: &str) -> String {
-        let mut keys: Vec<&str> = self.variable.name[PREFIX.len()..].split(SEPARATOR).collect();
+        let mut keys: Vec<&str> = self.variable.name[self.prefix.len()..].split(SEPARATOR).collect();
         let meant = meant.to_uppercase();
         let index = keys.len() - segments.len();
         keys[index] = &meant;
-        format!("{PREFIX}{}", keys.join(SEPARATOR))
+        format!("{}{}", self.prefix, keys.join(SEPARATOR))
     }
 
     /// Removes the document's `token` where the variable gives `token_file`, and the other way round.

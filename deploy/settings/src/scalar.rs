@@ -3,12 +3,12 @@
 use serde_json::{Number, Value as Json};
 use toml::de::{DeInteger, DeValue};
 
-use super::secret::Exposure;
-use super::shape::{Bounds, Kinds, Shape};
-use super::suggest;
+use crate::secret::Exposure;
+use crate::shape::{Bounds, Kinds, Shape};
+use crate::suggest;
 
 /// Refuses a value that none of the shapes, all of its kind, allows.
-pub(super) fn check(value: &DeValue<'_>, shapes: &[&Shape<'_>], exposure: Exposure) -> Result<(), String> {
+pub(crate) fn check(value: &DeValue<'_>, shapes: &[&Shape<'_>], exposure: Exposure) -> Result<(), String> {
     let errors = shapes.iter().map(|shape| check_one(value, shape, exposure));
     let Some(errors) = errors.map(Result::err).collect::<Option<Vec<String>>>() else {
         return Ok(());
@@ -36,7 +36,7 @@ fn check_one(value: &DeValue<'_>, shape: &Shape<'_>, exposure: Exposure) -> Resu
 }
 
 /// The message for a string that is none of the words of an enum.
-pub(super) fn unknown_word(text: &str, words: &[&str], exposure: Exposure) -> String {
+pub(crate) fn unknown_word(text: &str, words: &[&str], exposure: Exposure) -> String {
     let listed = suggest::list(words);
     if exposure == Exposure::Secret {
         return format!("unknown value; expected one of {listed}");
@@ -49,7 +49,7 @@ pub(super) fn unknown_word(text: &str, words: &[&str], exposure: Exposure) -> St
 }
 
 /// The message for a value of the wrong kind.
-pub(super) fn wrong_kind(value: &DeValue<'_>, expected: Kinds) -> String {
+pub(crate) fn wrong_kind(value: &DeValue<'_>, expected: Kinds) -> String {
     // The likeliest slip of all, in the environment above all.
     let example = if expected == Kinds::ARRAY { " such as [\"a\", \"b\"]" } else { "" };
     format!("expected {}{example}, found {}", describe(expected), describe(Kinds::of(value)))
@@ -96,7 +96,7 @@ fn check_length(text: &str, bounds: &Bounds<'_>) -> Result<(), String> {
 }
 
 /// Refuses a count outside of its bounds.
-pub(super) fn count_error(count: u64, low: Option<u64>, high: Option<u64>, noun: &str) -> Result<(), String> {
+pub(crate) fn count_error(count: u64, low: Option<u64>, high: Option<u64>, noun: &str) -> Result<(), String> {
     let plural = |n: u64| if n == 1 { "" } else { "s" };
     match (low, high) {
         (Some(low), _) if count < low => Err(format!("needs at least {low} {noun}{}", plural(low))),
@@ -106,7 +106,7 @@ pub(super) fn count_error(count: u64, low: Option<u64>, high: Option<u64>, noun:
 }
 
 /// The smallest and largest integer allowed, from the bounds or else from the width of the type.
-pub(super) fn integer_range(bounds: &Bounds<'_>) -> (Option<i128>, Option<i128>) {
+pub(crate) fn integer_range(bounds: &Bounds<'_>) -> (Option<i128>, Option<i128>) {
     let (low, high) = match bounds.format {
         Some("uint8") => (Some(0), Some(u8::MAX.into())),
         Some("uint16") => (Some(0), Some(u16::MAX.into())),
@@ -122,7 +122,7 @@ pub(super) fn integer_range(bounds: &Bounds<'_>) -> (Option<i128>, Option<i128>)
 }
 
 /// A range in words, with a space before; empty if there is no bound.
-pub(super) fn range_words<N: std::fmt::Display>(range: (Option<N>, Option<N>)) -> String {
+pub(crate) fn range_words<N: std::fmt::Display>(range: (Option<N>, Option<N>)) -> String {
     match range {
         (Some(low), Some(high)) => format!(" from {low} to {high}"),
         (Some(low), None) => format!(" of at least {low}"),

@@ -7,11 +7,11 @@
 use schemars::JsonSchema;
 use serde_json::Value as Json;
 
-use super::choice::common_tag;
-use super::origin::{key_path, quoted_key};
-use super::schema::{Schema, SecretForm};
-use super::shape::{Additional, Kinds, Shape};
-use super::words::{self, inline};
+use crate::choice::common_tag;
+use crate::origin::{key_path, quoted_key};
+use crate::schema::{Schema, SecretForm};
+use crate::shape::{Additional, Kinds, Shape};
+use crate::words::{self, inline};
 
 /// How deep tables are described, so that a type that holds itself ends.
 const DEPTH_MAX: usize = 8;
@@ -19,19 +19,12 @@ const DEPTH_MAX: usize = 8;
 /// The key shown where a map takes any.
 const EXAMPLE_KEY: &str = "example";
 
-const INTRODUCTION: &str = "\
-# Every setting, with its default. Uncomment a line that starts with `#` and no space to change it.
-#
-# An environment variable overrides the file: HEADRACE__TABLE__KEY sets `key` in `[table]`.
-# A secret `x` may be given as `x_file`, the path of a file that holds it.
-";
-
 /// The reference of the settings of `T`, from its doc comments, defaults and examples.
 ///
-/// A required setting shows the first example of its type (`#[schemars(example = …)]`), else a placeholder.
-pub fn reference<T: JsonSchema>() -> String {
+/// Variables that override it begin with `prefix`, such as `HEADRACE__`. A required setting shows the first example of its type (`#[schemars(example = …)]`), else a placeholder.
+pub fn reference<T: JsonSchema>(prefix: &str) -> String {
     let schema = Schema::of::<T>();
-    let mut writer = Writer { schema: &schema, text: INTRODUCTION.to_owned(), depth: 0 };
+    let mut writer = Writer { schema: &schema, text: introduction(prefix), depth: 0 };
     let shapes = schema.shapes(schema.root());
     if let Some(shape) = shapes.first() {
         if !shape.descriptions.is_empty() {
@@ -41,6 +34,17 @@ pub fn reference<T: JsonSchema>() -> String {
         writer.properties(shape, shape.default, "", Style::Live);
     }
     writer.text
+}
+
+fn introduction(prefix: &str) -> String {
+    format!(
+        "\
+# Every setting, with its default. Uncomment a line that starts with `#` and no space to change it.
+#
+# An environment variable overrides the file: {prefix}TABLE__KEY sets `key` in `[table]`.
+# A secret `x` may be given as `x_file`, the path of a file that holds it.
+"
+    )
 }
 
 /// How much of a table is commented out.

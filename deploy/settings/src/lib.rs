@@ -1,9 +1,9 @@
-//! Settings: one TOML file, overridden by `HEADRACE__…` environment variables, read into any `T`.
+//! Settings: one TOML file, overridden by environment variables, read into any `T`.
 //!
 //! [`load`] shows every problem of a configuration at once, each with its line and column or its
 //! variable, and never prints the value of a secret. The schema generated from `T` is the only
 //! description of what is allowed: the checks, the overrides and [`reference()`] all read it.
-//! Nothing here knows the product's settings. Start at [`load`], then `check.rs`.
+//! Nothing here knows the product. Start at [`load`], then `check.rs`.
 
 mod check;
 mod choice;
@@ -23,7 +23,6 @@ mod tests;
 mod words;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -32,7 +31,7 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::DeTable;
 
-pub use headrace_runtime::config::Invalid;
+pub use environment::Variables;
 pub use origin::{Origin, item_path, key_path};
 pub use problem::{Problem, Problems};
 pub use reference::reference;
@@ -41,6 +40,15 @@ use check::Checker;
 use origin::{ROOT, Sources};
 use problem::Finding;
 use schema::Schema;
+
+/// A value of right form that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// Where it is: `sinks.splunk.url`, `ingest.secrets[0]`.
+    pub path: String,
+    /// What was expected, what was found, what to do.
+    pub message: String,
+}
 
 /// The text of a configuration file and the name shown in its problems.
 #[derive(Clone, Copy, Debug)]
@@ -105,15 +113,15 @@ impl<T> Loaded<T> {
 /// problems are shown at once. A configuration of right form is not given to it: see [`Loaded::check`].
 pub fn read<T: DeserializeOwned + JsonSchema>(
     path: Option<&Path>,
-    environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
+    variables: &Variables,
     values: impl Fn(&T) -> Vec<Invalid>,
 ) -> Result<Loaded<T>, Problems> {
     let Some(path) = path else {
-        return load_with(None, environment, values);
+        return load_with(None, variables, values);
     };
     let name = path.display().to_string();
     match std::fs::read_to_string(path) {
-        Ok(text) => load_with(Some(Document { name: &name, text: &text }), environment, values),
+        Ok(text) => load_with(Some(Document { name: &name, text: &text }), variables, values),
         Err(error) => {
             let file: Arc<str> = name.into();
             let origin = Origin::whole(Some(&file));
@@ -125,36 +133,33 @@ pub fn read<T: DeserializeOwned + JsonSchema>(
 
 /// Loads a configuration from a document and the environment, which wins over the document.
 ///
-/// Only variables that start with `HEADRACE__` are read: `HEADRACE__SINKS__SPLUNK__TOKEN` sets
-/// `sinks.splunk.token`. The caller passes the environment, [`std::env::vars_os`] outside of tests.
 /// Any secret `x` may be given as `x_file`, the path of a file that holds it; a relative path is
 /// taken from the working directory.
 pub fn load<T: DeserializeOwned + JsonSchema>(
     document: Option<Document<'_>>,
-    environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
+    variables: &Variables,
 ) -> Result<Loaded<T>, Problems> {
-    load_with(document, environment, |_| Vec::new())
+    load_with(document, variables, |_| Vec::new())
 }
 
 /// The same as [`load`]; `values` is asked as by [`read()`].
-pub(crate) fn load_with<T: DeserializeOwned + JsonSchema>(
+pub fn load_with<T: DeserializeOwned + JsonSchema>(
     document: Option<Document<'_>>,
-    environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
+    variables: &Variables,
     values: impl Fn(&T) -> Vec<Invalid>,
 ) -> Result<Loaded<T>, Problems> {
     let schema = Schema::of::<T>();
-    let (variables, unreadable) = environment::select(environment);
     let mut sources = Sources::new(document);
     let file = sources.file();
     let text = document.map_or("", |document| document.text);
 
     let (mut table, broken) = document::parse(text);
     let mut checker = Checker::new(&schema);
-    environment::overlay(&mut table, &variables, &schema, &mut sources, &mut checker.findings);
+    environment::overlay(&mut table, variables, &schema, &mut sources, &mut checker.findings);
     checker.document(&mut table);
     let findings = document::screen(checker.findings, broken, &sources);
 
-    let mut problems: Vec<Problem> = unreadable;
+    let mut problems = variables.unreadable.clone();
     problems.extend(findings.into_iter().map(|finding| finding.at(&sources)));
     if !problems.is_empty() {
         let more = rest::problems(table, &problems, &sources, values);

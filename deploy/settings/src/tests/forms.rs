@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::super::{Document, Loaded, Problems, load, reference};
-use super::{NO_ENVIRONMENT, Secret};
+use super::{PREFIX, Secret};
+use crate::{Document, Loaded, Problems, Variables, load, reference};
 
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(deny_unknown_fields, default)]
@@ -53,7 +53,7 @@ enum Vault {
 }
 
 fn load_forms(text: &str) -> Result<Loaded<Forms>, Problems> {
-    load(Some(Document { name: "f.toml", text }), NO_ENVIRONMENT)
+    load(Some(Document { name: "f.toml", text }), &Variables::default())
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn maps_of_secrets_take_files_too() {
 
 #[test]
 fn the_reference_of_a_type_that_holds_itself_ends() {
-    let text = reference::<Forms>();
+    let text = reference::<Forms>(PREFIX);
     let loaded = load_forms(&text);
     assert_eq!(loaded.unwrap().value, Forms::default(), "{text}");
 }

@@ -1,7 +1,7 @@
 //! Where settings come from, and problems that the product's validation finds.
 
-use super::super::{Invalid, Origin, item_path, key_path, load};
-use super::{Config, NO_ENVIRONMENT, load_text, load_with};
+use super::{Config, load_text, load_with};
+use crate::{Invalid, Origin, Variables, item_path, key_path, load};
 
 const TEXT: &str = r#"name = "a"
 [ingest]
@@ -59,7 +59,7 @@ HEADRACE__INGEST__PORT: ingest.port: is wrong
 
 #[test]
 fn without_a_file_a_default_is_shown_as_the_configuration() {
-    let loaded = load::<Config>(None, NO_ENVIRONMENT).unwrap();
+    let loaded = load::<Config>(None, &Variables::default()).unwrap();
     assert_eq!(loaded.value, Config::default());
     assert_eq!(loaded.locate("ingest.secrets"), Origin::Default);
     let invalid = Invalid { path: "ingest.secrets".to_owned(), message: "needs one secret".to_owned() };

@@ -1,7 +1,7 @@
 //! Each kind of problem, with its exact position and words.
 
-use super::super::{Document, Loaded, Problems, load, read};
-use super::{Config, NO_ENVIRONMENT, Timeout, check, lines, load_text};
+use super::{Config, Timeout, check, lines, load_text};
+use crate::{Document, Loaded, Problems, Variables, load, read};
 
 #[test]
 fn a_sound_document_has_no_problems() {
@@ -163,9 +163,10 @@ fn a_required_key_of_the_document_is_shown_at_the_file() {
         #[allow(dead_code, reason = "read by serde alone")]
         name: String,
     }
-    let loaded: Result<Loaded<Strict>, Problems> = load(Some(Document { name: "s.toml", text: "" }), NO_ENVIRONMENT);
+    let loaded: Result<Loaded<Strict>, Problems> =
+        load(Some(Document { name: "s.toml", text: "" }), &Variables::default());
     assert_eq!(loaded.unwrap_err().to_string(), "s.toml: name: missing required key\n1 problem in s.toml");
-    let loaded: Result<Loaded<Strict>, Problems> = load(None, NO_ENVIRONMENT);
+    let loaded: Result<Loaded<Strict>, Problems> = load(None, &Variables::default());
     assert_eq!(
         loaded.unwrap_err().to_string(),
         "configuration: name: missing required key\n1 problem in the configuration"
@@ -220,7 +221,7 @@ h.toml:7:8: ingest.port: out of range: expected an integer from 0 to 65535, foun
 #[test]
 fn an_unreadable_file_is_a_problem_of_the_file() {
     let path = std::path::Path::new("/nowhere/h.toml");
-    let shown = read::<Config>(Some(path), NO_ENVIRONMENT, |_| Vec::new()).unwrap_err().to_string();
+    let shown = read::<Config>(Some(path), &Variables::default(), |_| Vec::new()).unwrap_err().to_string();
     assert!(shown.starts_with("/nowhere/h.toml: the configuration cannot be read: No such file"), "{shown}");
     assert!(shown.ends_with("\n1 problem in /nowhere/h.toml"), "{shown}");
 }

@@ -6,10 +6,10 @@
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 
-use super::origin::{self, ROOT, Sources};
-use super::{Invalid, Loaded, Problem, Table, Value};
+use crate::origin::{self, ROOT, Sources};
+use crate::{Invalid, Loaded, Problem, Table, Value};
 
-pub(super) fn problems<T: DeserializeOwned>(
+pub(crate) fn problems<T: DeserializeOwned>(
     mut table: Table<'_>,
     known: &[Problem],
     sources: &Sources<'_>,

@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-use super::super::{Document, load};
-use super::{Config, Secret, Store, Timeout, lines, load_with};
+use super::{Config, PREFIX, Secret, Store, Timeout, lines, load_with, variables};
+use crate::{Document, Variables, load};
 
 const SPLUNK: &str = "[sinks.splunk]\nurl = 'http://a'\ntoken = 'hunter2'\n";
 
@@ -166,7 +166,7 @@ fn two_spellings_of_one_variable_are_a_problem() {
 #[test]
 fn a_value_that_is_no_text_is_a_problem() {
     let environment = [(OsString::from("HEADRACE__NAME"), OsString::from_vec(vec![0xff]))];
-    let loaded = load::<Config>(None, environment);
+    let loaded = load::<Config>(None, &Variables::of(PREFIX, environment));
     let shown = loaded.unwrap_err().to_string();
     assert_eq!(shown, "HEADRACE__NAME: the value is not UTF-8 text\n1 problem in the environment");
 }
@@ -174,7 +174,7 @@ fn a_value_that_is_no_text_is_a_problem() {
 #[test]
 fn problems_of_file_and_environment_are_counted_together() {
     let document = Document { name: "h.toml", text: "nam = 1" };
-    let loaded = load::<Config>(Some(document), [("HEADRACE__NAM", "x")]);
+    let loaded = load::<Config>(Some(document), &variables(&[("HEADRACE__NAM", "x")]));
     let expected = "\
 h.toml:1:1: nam: unknown key; did you mean `name`?
 HEADRACE__NAM: nam: unknown key; did you mean `HEADRACE__NAME`?

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::Value as Json;
 
-use super::shape::{Kinds, Shape};
+use crate::shape::{Kinds, Shape};
 
 /// How many references may lead from one place to its shapes; more can only be a circle.
 const DEPTH_MAX: usize = 32;
@@ -18,13 +18,13 @@ const DEPTH_MAX: usize = 32;
 const FILE_SUFFIX: &str = "_file";
 
 /// The schema of a configuration type.
-pub(super) struct Schema {
+pub(crate) struct Schema {
     root: Json,
 }
 
 /// How a secret is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SecretForm {
+pub(crate) enum SecretForm {
     /// One string: the whole file, without its last line break.
     One,
     /// A list of strings: one for each line.
@@ -32,18 +32,18 @@ pub(super) enum SecretForm {
 }
 
 impl Schema {
-    pub(super) fn of<T: JsonSchema>() -> Self {
+    pub(crate) fn of<T: JsonSchema>() -> Self {
         let schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>();
         Self { root: schema.to_value() }
     }
 
     /// The schema of the whole document.
-    pub(super) fn root(&self) -> &Json {
+    pub(crate) fn root(&self) -> &Json {
         &self.root
     }
 
     /// The alternatives that a schema allows in TOML; null is not among them.
-    pub(super) fn shapes<'s>(&'s self, node: &'s Json) -> Vec<Shape<'s>> {
+    pub(crate) fn shapes<'s>(&'s self, node: &'s Json) -> Vec<Shape<'s>> {
         let mut shapes = self.expand(node, 0);
         shapes.retain_mut(|shape| {
             shape.kinds = shape.kinds.common(Kinds::ALL);
@@ -81,7 +81,7 @@ impl Schema {
     }
 
     /// How a value is a secret, if it is one.
-    pub(super) fn secret_form(&self, node: &Json) -> Option<SecretForm> {
+    pub(crate) fn secret_form(&self, node: &Json) -> Option<SecretForm> {
         let shapes = self.shapes(node);
         let one = |shape: &Shape<'_>| shape.is_secret && shape.kinds.admits(Kinds::STRING);
         let many = |shape: &Shape<'_>| {
@@ -92,7 +92,7 @@ impl Schema {
     }
 
     /// The secret that a key gives by file: `token` for `token_file`, unless that is a key itself.
-    pub(super) fn secret_of<'k>(&self, shape: &Shape<'_>, key: &'k str) -> Option<(&'k str, SecretForm)> {
+    pub(crate) fn secret_of<'k>(&self, shape: &Shape<'_>, key: &'k str) -> Option<(&'k str, SecretForm)> {
         if shape.property(key).is_some() {
             return None;
         }
@@ -101,12 +101,12 @@ impl Schema {
     }
 
     /// The key that names the file of a secret.
-    pub(super) fn file_key(stem: &str) -> String {
+    pub(crate) fn file_key(stem: &str) -> String {
         format!("{stem}{FILE_SUFFIX}")
     }
 
     /// Every key that tables of these shapes may have, with the keys for secrets in files.
-    pub(super) fn known_keys(&self, shapes: &[Shape<'_>]) -> BTreeSet<String> {
+    pub(crate) fn known_keys(&self, shapes: &[Shape<'_>]) -> BTreeSet<String> {
         let properties = shapes.iter().flat_map(|shape| &shape.properties);
         let keys = properties.flat_map(|(key, node)| {
             let file = self.secret_form(node).map(|_| Self::file_key(key));

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::origin::{Origin, Sources, Span};
+use crate::origin::{Origin, Sources, Span};
 
 /// One thing to correct in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct Problems {
 }
 
 impl Problems {
-    pub(super) fn new(file: Option<Arc<str>>, mut problems: Vec<Problem>) -> Self {
+    pub(crate) fn new(file: Option<Arc<str>>, mut problems: Vec<Problem>) -> Self {
         problems.sort_by(|a, b| (&a.origin, &a.path).cmp(&(&b.origin, &b.path)));
         Self { file, problems }
     }
@@ -74,30 +74,30 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problems {}
 
 /// A problem whose place is still a range of offsets.
-pub(super) struct Finding {
-    pub(super) span: Span,
+pub(crate) struct Finding {
+    pub(crate) span: Span,
     path: String,
     message: String,
-    pub(super) cause: Cause,
+    pub(crate) cause: Cause,
 }
 
 /// Whether a problem is in what was written or in what was left out.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(crate) enum Cause {
     Written,
     Missing,
 }
 
 impl Finding {
-    pub(super) fn new(span: Span, path: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn new(span: Span, path: impl Into<String>, message: impl Into<String>) -> Self {
         Self { span, path: path.into(), message: message.into(), cause: Cause::Written }
     }
 
-    pub(super) fn missing(span: Span, path: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn missing(span: Span, path: impl Into<String>, message: impl Into<String>) -> Self {
         Self { cause: Cause::Missing, ..Self::new(span, path, message) }
     }
 
-    pub(super) fn at(self, sources: &Sources<'_>) -> Problem {
+    pub(crate) fn at(self, sources: &Sources<'_>) -> Problem {
         Problem { origin: sources.origin(&self.span), path: self.path, message: self.message }
     }
 }

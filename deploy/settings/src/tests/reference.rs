@@ -1,7 +1,7 @@
 //! The generated reference.
 
-use super::super::reference;
-use super::{Config, Ingest, Level, Store, Timeout, lines, load_text};
+use super::{Config, Ingest, Level, PREFIX, Store, Timeout, lines, load_text};
+use crate::reference;
 
 /// The reference with every setting uncommented.
 fn uncommented(text: &str) -> String {
@@ -12,14 +12,14 @@ fn uncommented(text: &str) -> String {
 
 #[test]
 fn the_reference_as_it_is_changes_nothing() {
-    let text = reference::<Config>();
+    let text = reference::<Config>(PREFIX);
     assert_eq!(lines(load_text(&text)), Vec::<String>::new(), "{text}");
     assert_eq!(load_text(&text).unwrap().value, Config::default());
 }
 
 #[test]
 fn the_reference_uncommented_has_no_problems_and_the_defaults() {
-    let text = uncommented(&reference::<Config>());
+    let text = uncommented(&reference::<Config>(PREFIX));
     assert_eq!(lines(load_text(&text)), Vec::<String>::new(), "{text}");
     let value = load_text(&text).unwrap().value;
     assert_eq!(value.level, Level::Info);
@@ -33,7 +33,7 @@ fn the_reference_uncommented_has_no_problems_and_the_defaults() {
 
 #[test]
 fn every_table_and_key_is_described() {
-    let text = reference::<Config>();
+    let text = reference::<Config>(PREFIX);
     let expected = [
         "\n# How much is logged.\n# - \"info\": Lifecycle only.\n",
         "\n# one of \"off\", \"info\", \"debug\"; default \"info\"\n#level = \"info\"\n",

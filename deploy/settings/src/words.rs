@@ -2,16 +2,16 @@
 
 use serde_json::{Number, Value as Json};
 
-use super::origin::quoted_key;
-use super::scalar::{integer_range, range_words};
-use super::schema::Schema;
-use super::shape::{Kinds, Shape};
+use crate::origin::quoted_key;
+use crate::scalar::{integer_range, range_words};
+use crate::schema::Schema;
+use crate::shape::{Kinds, Shape};
 
 /// How deep a placeholder is built, so that a type that holds itself ends.
 const DEPTH_MAX: usize = 8;
 
 /// A type in words, such as `integer from 1 to 65535 or string`.
-pub(super) fn kinds(schema: &Schema, shapes: &[Shape<'_>]) -> String {
+pub(crate) fn kinds(schema: &Schema, shapes: &[Shape<'_>]) -> String {
     let words: Vec<String> = shapes.iter().flat_map(Shape::words).map(|word| format!("\"{word}\"")).collect();
     let mut kinds = Vec::new();
     match words.as_slice() {
@@ -64,7 +64,7 @@ fn integer(shape: &Shape<'_>) -> String {
 }
 
 /// A value to show for a type that has neither a default nor an example.
-pub(super) fn placeholder(schema: &Schema, shape: &Shape<'_>) -> String {
+pub(crate) fn placeholder(schema: &Schema, shape: &Shape<'_>) -> String {
     placeholder_at(schema, shape, 0)
 }
 
@@ -98,7 +98,7 @@ fn placeholder_at(schema: &Schema, shape: &Shape<'_>, depth: usize) -> String {
 }
 
 /// A JSON value on one line of TOML.
-pub(super) fn inline(value: &Json) -> String {
+pub(crate) fn inline(value: &Json) -> String {
     match value {
         // TOML has no null; one that stands in a list has no better form than an empty string.
         Json::Null => "\"\"".to_owned(),

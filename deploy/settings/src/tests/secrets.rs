@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-use super::super::{Document, Origin, load};
-use super::{Config, NO_ENVIRONMENT, Secret, Store, lines, load_text, load_with};
+use super::{Config, Secret, Store, lines, load_text, load_with};
+use crate::{Document, Origin, Variables, load};
 
 /// A folder with one file of secrets in it.
 fn file(content: &[u8]) -> (TempDir, PathBuf) {
@@ -152,7 +152,7 @@ fn what_serde_says_of_a_secret_is_not_shown() {
         key: Hexadecimal,
     }
     let document = Document { name: "h.toml", text: "key = 'hunter\"2'" };
-    let shown = load::<Keys>(Some(document), NO_ENVIRONMENT).unwrap_err().to_string();
+    let shown = load::<Keys>(Some(document), &Variables::default()).unwrap_err().to_string();
     assert!(shown.starts_with("h.toml:1:7: key: the value is refused"), "{shown}");
     assert!(!shown.contains("hunter"), "{shown}");
 }
@@ -166,13 +166,13 @@ fn numbers_marked_as_secrets_are_not_shown_either() {
         pin: u8,
     }
     let document = Document { name: "h.toml", text: "pin = 1234" };
-    let shown = load::<Pins>(Some(document), NO_ENVIRONMENT).unwrap_err().to_string();
+    let shown = load::<Pins>(Some(document), &Variables::default()).unwrap_err().to_string();
     assert!(!shown.contains("1234"), "{shown}");
 }
 
 #[test]
 fn debug_of_a_loaded_configuration_shows_no_secret() {
     let text = "[sinks.splunk]\nurl = 'http://a'\ntoken = 'hunter2'";
-    let loaded: super::super::Loaded<Config> = load_text(text).unwrap();
+    let loaded: crate::Loaded<Config> = load_text(text).unwrap();
     assert!(!format!("{loaded:?}").contains("hunter2"));
 }

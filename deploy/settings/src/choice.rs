@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 
 use toml::de::DeValue;
 
-use super::origin::Span;
-use super::scalar;
-use super::schema::Schema;
-use super::secret::Exposure;
-use super::shape::{Kinds, Shape};
-use super::{Table, suggest};
+use crate::origin::Span;
+use crate::scalar;
+use crate::schema::Schema;
+use crate::secret::Exposure;
+use crate::shape::{Kinds, Shape};
+use crate::{Table, suggest};
 
 /// What a table was taken for.
-pub(super) enum Choice<'c, 's> {
+pub(crate) enum Choice<'c, 's> {
     /// This alternative.
     One(&'c Shape<'s>),
     /// None: the key that names the alternative has a wrong value.
@@ -24,7 +24,7 @@ pub(super) enum Choice<'c, 's> {
 }
 
 /// Chooses among shapes of tables, of which there is at least one.
-pub(super) fn choose<'c, 's>(
+pub(crate) fn choose<'c, 's>(
     shapes: &[&'c Shape<'s>],
     table: &Table<'_>,
     schema: &Schema,
@@ -40,7 +40,7 @@ pub(super) fn choose<'c, 's>(
 }
 
 /// The key that names the alternative in every one of them.
-pub(super) fn common_tag<'s>(shapes: &[&Shape<'s>]) -> Option<&'s str> {
+pub(crate) fn common_tag<'s>(shapes: &[&Shape<'s>]) -> Option<&'s str> {
     let keys = |shape: &&Shape<'s>| shape.tags().into_keys().collect::<BTreeSet<&str>>();
     let common = shapes.iter().map(keys).reduce(|a, b| &a & &b)?;
     common.into_iter().next()

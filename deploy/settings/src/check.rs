@@ -7,19 +7,19 @@ use serde_json::Value as Json;
 use toml::Spanned;
 use toml::de::{DeArray, DeString, DeValue};
 
-use super::choice::{Choice, choose};
-use super::origin::{ROOT, Span, item_path, key_path};
-use super::problem::Finding;
-use super::schema::{Schema, SecretForm};
-use super::secret::{self, Content, Exposure, Secrets};
-use super::shape::{Kinds, Shape};
-use super::{Table, Value, scalar, suggest};
+use crate::choice::{Choice, choose};
+use crate::origin::{ROOT, Span, item_path, key_path};
+use crate::problem::Finding;
+use crate::schema::{Schema, SecretForm};
+use crate::secret::{self, Content, Exposure, Secrets};
+use crate::shape::{Kinds, Shape};
+use crate::{Table, Value, scalar, suggest};
 
 /// The walk, with what it has found so far.
-pub(super) struct Checker<'s> {
+pub(crate) struct Checker<'s> {
     schema: &'s Schema,
-    pub(super) findings: Vec<Finding>,
-    pub(super) secrets: Secrets,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) secrets: Secrets,
 }
 
 /// Where the walk is.
@@ -30,12 +30,12 @@ struct Location<'p> {
 }
 
 impl<'s> Checker<'s> {
-    pub(super) fn new(schema: &'s Schema) -> Self {
+    pub(crate) fn new(schema: &'s Schema) -> Self {
         Self { schema, findings: Vec::new(), secrets: Secrets::default() }
     }
 
     /// Checks a whole document and puts the content of files where their secrets belong.
-    pub(super) fn document(&mut self, table: &mut Table<'_>) {
+    pub(crate) fn document(&mut self, table: &mut Table<'_>) {
         let shapes = self.schema.shapes(self.schema.root());
         let shapes: Vec<&Shape<'s>> = shapes.iter().filter(|shape| shape.kinds.admits(Kinds::TABLE)).collect();
         self.table(table, &ROOT, &shapes, Location { path: "", exposure: Exposure::Open });

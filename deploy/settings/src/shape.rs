@@ -7,24 +7,24 @@ use toml::de::DeValue;
 
 /// A set of kinds of values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Kinds(u8);
+pub(crate) struct Kinds(u8);
 
 impl Kinds {
-    pub(super) const NONE: Self = Self(0);
-    pub(super) const STRING: Self = Self(1);
-    pub(super) const INTEGER: Self = Self(1 << 1);
-    pub(super) const FLOAT: Self = Self(1 << 2);
-    pub(super) const BOOLEAN: Self = Self(1 << 3);
-    pub(super) const ARRAY: Self = Self(1 << 4);
-    pub(super) const TABLE: Self = Self(1 << 5);
-    pub(super) const DATETIME: Self = Self(1 << 6);
+    pub(crate) const NONE: Self = Self(0);
+    pub(crate) const STRING: Self = Self(1);
+    pub(crate) const INTEGER: Self = Self(1 << 1);
+    pub(crate) const FLOAT: Self = Self(1 << 2);
+    pub(crate) const BOOLEAN: Self = Self(1 << 3);
+    pub(crate) const ARRAY: Self = Self(1 << 4);
+    pub(crate) const TABLE: Self = Self(1 << 5);
+    pub(crate) const DATETIME: Self = Self(1 << 6);
     /// Serde reads the integer `1` as the float 1.0, so a number is either.
-    pub(super) const NUMBER: Self = Self(Self::INTEGER.0 | Self::FLOAT.0);
+    pub(crate) const NUMBER: Self = Self(Self::INTEGER.0 | Self::FLOAT.0);
     /// What TOML can write; JSON's null is not among it.
-    pub(super) const ALL: Self = Self((1 << 7) - 1);
+    pub(crate) const ALL: Self = Self((1 << 7) - 1);
     const NULL: Self = Self(1 << 7);
 
-    pub(super) fn of(value: &DeValue<'_>) -> Self {
+    pub(crate) fn of(value: &DeValue<'_>) -> Self {
         match value {
             DeValue::String(_) => Self::STRING,
             DeValue::Integer(_) => Self::INTEGER,
@@ -61,22 +61,22 @@ impl Kinds {
         }
     }
 
-    pub(super) fn and(self, other: Self) -> Self {
+    pub(crate) fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    pub(super) fn admits(self, other: Self) -> bool {
+    pub(crate) fn admits(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
 
-    pub(super) fn common(self, other: Self) -> Self {
+    pub(crate) fn common(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 }
 
 /// What a table allows beside its properties.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Additional<'s> {
+pub(crate) enum Additional<'s> {
     /// Nothing is said: keys are free only if no property is declared either.
     Unsaid,
     Denied,
@@ -85,39 +85,39 @@ pub(super) enum Additional<'s> {
 
 /// The bounds of a value, each of them if the schema has it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Bounds<'s> {
-    pub(super) minimum: Option<&'s Number>,
-    pub(super) maximum: Option<&'s Number>,
-    pub(super) format: Option<&'s str>,
-    pub(super) characters_min: Option<u64>,
-    pub(super) characters_max: Option<u64>,
-    pub(super) items_min: Option<u64>,
-    pub(super) items_max: Option<u64>,
+pub(crate) struct Bounds<'s> {
+    pub(crate) minimum: Option<&'s Number>,
+    pub(crate) maximum: Option<&'s Number>,
+    pub(crate) format: Option<&'s str>,
+    pub(crate) characters_min: Option<u64>,
+    pub(crate) characters_max: Option<u64>,
+    pub(crate) items_min: Option<u64>,
+    pub(crate) items_max: Option<u64>,
 }
 
 /// One alternative of a schema.
 #[derive(Clone, Debug)]
-pub(super) struct Shape<'s> {
-    pub(super) kinds: Kinds,
+pub(crate) struct Shape<'s> {
+    pub(crate) kinds: Kinds,
     /// The only values allowed, if any is listed.
-    pub(super) constants: Vec<&'s Json>,
+    pub(crate) constants: Vec<&'s Json>,
     /// Keys in the order of the schema.
-    pub(super) properties: Vec<(&'s str, &'s Json)>,
-    pub(super) required: BTreeSet<&'s str>,
-    pub(super) additional: Additional<'s>,
-    pub(super) items: Option<&'s Json>,
-    pub(super) leading_items: Vec<&'s Json>,
-    pub(super) bounds: Bounds<'s>,
-    pub(super) is_secret: bool,
+    pub(crate) properties: Vec<(&'s str, &'s Json)>,
+    pub(crate) required: BTreeSet<&'s str>,
+    pub(crate) additional: Additional<'s>,
+    pub(crate) items: Option<&'s Json>,
+    pub(crate) leading_items: Vec<&'s Json>,
+    pub(crate) bounds: Bounds<'s>,
+    pub(crate) is_secret: bool,
     /// From the outermost to the innermost.
-    pub(super) descriptions: Vec<&'s str>,
-    pub(super) default: Option<&'s Json>,
-    pub(super) examples: Vec<&'s Json>,
+    pub(crate) descriptions: Vec<&'s str>,
+    pub(crate) default: Option<&'s Json>,
+    pub(crate) examples: Vec<&'s Json>,
 }
 
 impl<'s> Shape<'s> {
     /// A shape that allows anything.
-    pub(super) fn any() -> Self {
+    pub(crate) fn any() -> Self {
         Self {
             kinds: Kinds::ALL,
             constants: Vec::new(),
@@ -135,7 +135,7 @@ impl<'s> Shape<'s> {
     }
 
     /// What a schema object says itself, without its references and alternatives.
-    pub(super) fn own(schema: &'s Map<String, Json>) -> Self {
+    pub(crate) fn own(schema: &'s Map<String, Json>) -> Self {
         let list = |key| schema.get(key).and_then(Json::as_array).into_iter().flatten();
         let constants: Vec<&Json> = schema.get("const").into_iter().chain(list("enum")).collect();
         let properties = schema.get("properties").and_then(Json::as_object);
@@ -166,7 +166,7 @@ impl<'s> Shape<'s> {
     }
 
     /// The shape of a value that has both shapes, if there can be one; `self` is the outer one.
-    pub(super) fn merge(&self, inner: &Self) -> Option<Self> {
+    pub(crate) fn merge(&self, inner: &Self) -> Option<Self> {
         let mut merged = self.clone();
         merged.kinds = self.kinds.common(inner.kinds);
         if merged.kinds == Kinds::NONE {
@@ -192,12 +192,12 @@ impl<'s> Shape<'s> {
         Some(merged)
     }
 
-    pub(super) fn property(&self, key: &str) -> Option<&'s Json> {
+    pub(crate) fn property(&self, key: &str) -> Option<&'s Json> {
         self.properties.iter().find(|(name, _)| *name == key).map(|(_, node)| *node)
     }
 
     /// The schema of a key, if the table may have it; `None` inside is a key with any value.
-    pub(super) fn child(&self, key: &str) -> Option<&'s Json> {
+    pub(crate) fn child(&self, key: &str) -> Option<&'s Json> {
         match (self.property(key), self.additional) {
             (Some(node), _) => Some(node),
             (None, Additional::Each(node)) => Some(node),
@@ -208,17 +208,17 @@ impl<'s> Shape<'s> {
     }
 
     /// The schema of an element of an array.
-    pub(super) fn item(&self, index: usize) -> Option<&'s Json> {
+    pub(crate) fn item(&self, index: usize) -> Option<&'s Json> {
         self.leading_items.get(index).copied().or(self.items)
     }
 
     /// The string constants, for enums.
-    pub(super) fn words(&self) -> impl Iterator<Item = &'s str> {
+    pub(crate) fn words(&self) -> impl Iterator<Item = &'s str> {
         self.constants.iter().filter_map(|constant| constant.as_str())
     }
 
     /// The required key whose only value names the alternative, with that value.
-    pub(super) fn tags(&self) -> BTreeMap<&'s str, &'s str> {
+    pub(crate) fn tags(&self) -> BTreeMap<&'s str, &'s str> {
         let word = |node: &'s Json| node.get("const").and_then(Json::as_str);
         let tags = self.properties.iter().filter(|(key, _)| self.required.contains(key));
         tags.filter_map(|(key, node)| Some((*key, word(node)?))).collect()
