@@ -162,8 +162,7 @@ impl Default for Local {
     }
 }
 
-/// Reads the configuration from `path` and the environment. Its values are not validated yet; `values`
-/// is asked about them only where its form has problems too.
+/// Reads the configuration from `path` and the environment. `values` says what is wrong with its values.
 ///
 /// # Errors
 /// Every problem at once.
@@ -182,7 +181,7 @@ pub(crate) fn load_text(
     variables: &Variables,
     values: impl Fn(&Config) -> Vec<Invalid>,
 ) -> Result<Loaded<Config>, Problems> {
-    headrace_settings::load_with(document, variables, |config| told(values(config)))
+    headrace_settings::load(document, variables, |config| told(values(config)))
 }
 
 /// What the parts found, for the library that reads their configuration and of which they know nothing.
@@ -351,7 +350,7 @@ mod tests {
     use crate::cli::Role;
 
     fn read(text: &str) -> Loaded<Config> {
-        headrace_settings::load(Some(Document { name: "headrace.toml", text }), &Variables::default())
+        headrace_settings::load(Some(Document { name: "headrace.toml", text }), &Variables::default(), |_| Vec::new())
             .unwrap_or_else(|problems| panic!("{problems}\n{text}"))
     }
 

@@ -18,9 +18,7 @@ pub(crate) const ALL_ROLES: [Role; 4] = [Role::Ingest, Role::Pipeline, Role::Sin
 
 pub(crate) async fn run(arguments: Run) -> anyhow::Result<()> {
     let roles = if arguments.roles.is_empty() { ALL_ROLES.to_vec() } else { arguments.roles };
-    let loaded = config::load(arguments.config.config.as_deref(), |config| config.validate(&roles))?;
-    loaded.check(config::told(loaded.value.validate(&roles)))?;
-    let config = loaded.value;
+    let config = config::load(arguments.config.config.as_deref(), |config| config.validate(&roles))?.value;
     telemetry::install(&config.log)?;
     let mut stop = Stop::listen()?;
     let ready_files = ReadyFiles::claim(arguments.ready_file)?;

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use crate::access::User;
 use crate::brokers::{self, Brokers};
 use crate::cli::Up;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::last_up::LastUp;
 use crate::plain;
@@ -67,10 +67,7 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     let data = DataDir::open(&arguments.data_dir)?;
     let ready_files = ReadyFiles::claim([data.join(READY_FILE)].into_iter().chain(arguments.ready_file.clone()))?;
     let secret = complete(&mut loaded, &arguments, &data)?;
-    let mut config = loaded.value.clone();
-    // What the servers' addresses will be is not known yet; all else must be right before they start.
-    let placeholder = with_servers(&config, "nats://127.0.0.1:1", "http://127.0.0.1:1");
-    loaded.check(config::told(placeholder.validate(&ALL_ROLES)))?;
+    let mut config = loaded.value;
 
     let servers = tokio::select! {
         started = start_servers(&config, &data) => started?,
@@ -108,7 +105,10 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
 
 /// What is wrong with the values, whatever `up` is going to fill in.
 fn values(config: &Config) -> Vec<Invalid> {
-    let mut config = with_servers(config, "nats://127.0.0.1:1", "http://127.0.0.1:1");
+    let mut config = config.clone();
+    config.sinks.clickhouse.get_or_insert_default();
+    // What the servers' addresses will be is not known yet; all else must be right before they start.
+    let mut config = with_servers(&config, "nats://127.0.0.1:1", "http://127.0.0.1:1");
     if config.ingest.github.secrets.is_empty() && config.ingest.github.scoped.is_empty() {
         config.ingest.github.secrets.push(Secret::new("made at the start"));
     }

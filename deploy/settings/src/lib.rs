@@ -12,7 +12,6 @@ mod environment;
 mod origin;
 mod problem;
 mod reference;
-mod rest;
 mod scalar;
 mod schema;
 mod secret;
@@ -20,9 +19,9 @@ mod shape;
 mod suggest;
 #[cfg(test)]
 mod tests;
+mod values;
 mod words;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -37,7 +36,7 @@ pub use problem::{Problem, Problems};
 pub use reference::reference;
 
 use check::Checker;
-use origin::{ROOT, Sources};
+use origin::{Origins, ROOT, Sources};
 use problem::Finding;
 use schema::Schema;
 
@@ -59,13 +58,12 @@ pub struct Document<'a> {
     pub text: &'a str,
 }
 
-/// A configuration that is well formed, with the origin of each of its settings.
+/// A configuration without problems, with the origin of each of its settings.
 #[derive(Debug)]
 pub struct Loaded<T> {
-    /// The configuration. What its values mean is not checked yet: see [`Loaded::check`].
+    /// The configuration.
     pub value: T,
-    file: Option<Arc<str>>,
-    origins: BTreeMap<String, Origin>,
+    origins: Origins,
 }
 
 impl<T> Loaded<T> {
@@ -73,55 +71,33 @@ impl<T> Loaded<T> {
     ///
     /// The answer is [`Origin::Default`] for a setting that was not given. Keys may be written bare or quoted.
     pub fn locate(&self, path: &str) -> Origin {
-        let found = self.origins.get(&origin::plain(path));
-        found.cloned().unwrap_or(Origin::Default)
+        self.origins.exact(path)
     }
 
-    /// Turns what validation found into problems of the same form as those of [`load`].
+    /// Refuses what is wrong with values that were filled in after loading, as [`load`] does.
     ///
-    /// A setting left at its default is shown at the nearest table around it that was given.
-    pub fn check(&self, invalid: Vec<Invalid>) -> Result<(), Problems> {
-        if invalid.is_empty() {
-            return Ok(());
-        }
-        let problems = invalid.into_iter().map(|found| self.problem(found));
-        Err(Problems::new(self.file.clone(), problems.collect()))
-    }
-
-    fn problem(&self, found: Invalid) -> Problem {
-        Problem { origin: self.nearest(&found.path), path: found.path, message: found.message }
-    }
-
-    fn nearest(&self, path: &str) -> Origin {
-        let path = origin::plain(path);
-        let mut rest = path.as_str();
-        loop {
-            if let Some(origin) = self.origins.get(rest) {
-                return origin.clone();
-            }
-            match rest.rfind(['.', '[']) {
-                Some(end) => rest = &rest[..end],
-                None => return Origin::whole(self.file.as_ref()),
-            }
-        }
+    /// # Errors
+    /// Every problem at once, if there is one.
+    pub fn refuse(&self, invalid: Vec<Invalid>) -> Result<(), Problems> {
+        self.origins.refuse(invalid)
     }
 }
 
 /// Reads the file at `path`, if there is one to read, and loads it as [`load`] does.
 ///
-/// When its form has problems, `values` is asked what is wrong with the values of the rest, so that all
-/// problems are shown at once. A configuration of right form is not given to it: see [`Loaded::check`].
+/// # Errors
+/// Every problem at once.
 pub fn read<T: DeserializeOwned + JsonSchema>(
     path: Option<&Path>,
     variables: &Variables,
     values: impl Fn(&T) -> Vec<Invalid>,
 ) -> Result<Loaded<T>, Problems> {
     let Some(path) = path else {
-        return load_with(None, variables, values);
+        return load(None, variables, values);
     };
     let name = path.display().to_string();
     match std::fs::read_to_string(path) {
-        Ok(text) => load_with(Some(Document { name: &name, text: &text }), variables, values),
+        Ok(text) => load(Some(Document { name: &name, text: &text }), variables, values),
         Err(error) => {
             let file: Arc<str> = name.into();
             let origin = Origin::whole(Some(&file));
@@ -133,17 +109,14 @@ pub fn read<T: DeserializeOwned + JsonSchema>(
 
 /// Loads a configuration from a document and the environment, which wins over the document.
 ///
-/// Any secret `x` may be given as `x_file`, the path of a file that holds it; a relative path is
-/// taken from the working directory.
+/// `values` says what is wrong with values of right form; it is asked even where the form of others is wrong, so that
+/// all problems are shown at once. A setting left at its default is then shown at the nearest table around it that was
+/// given. Any secret `x` may be given as `x_file`, the path of a file that holds it; a relative path is taken from the
+/// working directory.
+///
+/// # Errors
+/// Every problem at once.
 pub fn load<T: DeserializeOwned + JsonSchema>(
-    document: Option<Document<'_>>,
-    variables: &Variables,
-) -> Result<Loaded<T>, Problems> {
-    load_with(document, variables, |_| Vec::new())
-}
-
-/// The same as [`load`]; `values` is asked as by [`read()`].
-pub fn load_with<T: DeserializeOwned + JsonSchema>(
     document: Option<Document<'_>>,
     variables: &Variables,
     values: impl Fn(&T) -> Vec<Invalid>,
@@ -162,16 +135,18 @@ pub fn load_with<T: DeserializeOwned + JsonSchema>(
     let mut problems = variables.unreadable.clone();
     problems.extend(findings.into_iter().map(|finding| finding.at(&sources)));
     if !problems.is_empty() {
-        let more = rest::problems(table, &problems, &sources, values);
+        let more = values::problems(table, &problems, &sources, values);
         problems.extend(more);
         return Err(Problems::new(file, problems));
     }
 
     let paths = origin::paths(&table);
-    let origins = paths.iter().map(|(path, span)| (origin::plain(path), sources.origin(span))).collect();
-    let document = Spanned::new(ROOT, table);
-    match T::deserialize(toml::de::Deserializer::from(document)) {
-        Ok(value) => Ok(Loaded { value, file, origins }),
+    let origins = Origins::new(&paths, &sources);
+    match T::deserialize(toml::de::Deserializer::from(Spanned::new(ROOT, table))) {
+        Ok(value) => {
+            origins.refuse(values(&value))?;
+            Ok(Loaded { value, origins })
+        }
         Err(error) => {
             let problem = refused(&error, &paths, &checker.secrets).at(&sources);
             Err(Problems::new(file, vec![problem]))

@@ -4,13 +4,14 @@
 //! variable gets the next free range. So one range says both the source and the position, for our
 //! own checks and for serde's errors alike.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use toml::de::DeValue;
 
-use crate::{Document, Table, Value};
+use crate::{Document, Invalid, Problem, Problems, Table, Value};
 
 /// A range in the space of offsets.
 pub(crate) type Span = Range<usize>;
@@ -127,6 +128,53 @@ impl<'a> Sources<'a> {
         // A byte order mark takes no column on the screen.
         let column = before.trim_start_matches('\u{feff}').chars().count() + 1;
         Origin::Position { file: Arc::clone(file), line: line + 1, column }
+    }
+}
+
+/// Where every setting that was given was given.
+#[derive(Debug)]
+pub(crate) struct Origins {
+    file: Option<Arc<str>>,
+    given: BTreeMap<String, Origin>,
+}
+
+impl Origins {
+    pub(crate) fn new(paths: &[(String, Span)], sources: &Sources<'_>) -> Self {
+        let given = paths.iter().map(|(path, span)| (plain(path), sources.origin(span)));
+        Self { file: sources.file(), given: given.collect() }
+    }
+
+    /// Where the setting at `path` was given.
+    pub(crate) fn exact(&self, path: &str) -> Origin {
+        self.given.get(&plain(path)).cloned().unwrap_or(Origin::Default)
+    }
+
+    /// Turns what validation found, if anything, into problems.
+    pub(crate) fn refuse(&self, invalid: Vec<Invalid>) -> Result<(), Problems> {
+        if invalid.is_empty() {
+            return Ok(());
+        }
+        let problems = invalid.into_iter().map(|found| self.problem(found));
+        Err(Problems::new(self.file.clone(), problems.collect()))
+    }
+
+    pub(crate) fn problem(&self, found: Invalid) -> Problem {
+        Problem { origin: self.nearest(&found.path), path: found.path, message: found.message }
+    }
+
+    /// Where the setting at `path` was given, else the nearest table around it.
+    fn nearest(&self, path: &str) -> Origin {
+        let path = plain(path);
+        let mut rest = path.as_str();
+        loop {
+            if let Some(origin) = self.given.get(rest) {
+                return origin.clone();
+            }
+            match rest.rfind(['.', '[']) {
+                Some(end) => rest = &rest[..end],
+                None => return Origin::whole(self.file.as_ref()),
+            }
+        }
     }
 }
 

@@ -8,8 +8,9 @@ use super::{Config, PREFIX, told};
 /// Loads `text` and `variables`; what is wrong is written out, as a user would see it.
 fn check(text: &str, variables: &[(String, String)]) -> String {
     let document = Document { name: "headrace.toml", text };
-    match load::<Config>(Some(document), &Variables::of(PREFIX, variables.iter().cloned())) {
-        Ok(loaded) => format!("{:?}", loaded.check(told(loaded.value.validate(&crate::run::ALL_ROLES)))),
+    let variables = Variables::of(PREFIX, variables.iter().cloned());
+    match load(Some(document), &variables, |config: &Config| told(config.validate(&crate::run::ALL_ROLES))) {
+        Ok(loaded) => format!("{loaded:?}"),
         Err(problems) => problems.to_string(),
     }
 }

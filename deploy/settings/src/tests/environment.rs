@@ -166,7 +166,7 @@ fn two_spellings_of_one_variable_are_a_problem() {
 #[test]
 fn a_value_that_is_no_text_is_a_problem() {
     let environment = [(OsString::from("HEADRACE__NAME"), OsString::from_vec(vec![0xff]))];
-    let loaded = load::<Config>(None, &Variables::of(PREFIX, environment));
+    let loaded = load::<Config>(None, &Variables::of(PREFIX, environment), |_| Vec::new());
     let shown = loaded.unwrap_err().to_string();
     assert_eq!(shown, "HEADRACE__NAME: the value is not UTF-8 text\n1 problem in the environment");
 }
@@ -174,7 +174,7 @@ fn a_value_that_is_no_text_is_a_problem() {
 #[test]
 fn problems_of_file_and_environment_are_counted_together() {
     let document = Document { name: "h.toml", text: "nam = 1" };
-    let loaded = load::<Config>(Some(document), &variables(&[("HEADRACE__NAM", "x")]));
+    let loaded = load::<Config>(Some(document), &variables(&[("HEADRACE__NAM", "x")]), |_| Vec::new());
     let expected = "\
 h.toml:1:1: nam: unknown key; did you mean `name`?
 HEADRACE__NAM: nam: unknown key; did you mean `HEADRACE__NAME`?

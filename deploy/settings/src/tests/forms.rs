@@ -53,7 +53,7 @@ enum Vault {
 }
 
 fn load_forms(text: &str) -> Result<Loaded<Forms>, Problems> {
-    load(Some(Document { name: "f.toml", text }), &Variables::default())
+    load(Some(Document { name: "f.toml", text }), &Variables::default(), |_| Vec::new())
 }
 
 #[test]

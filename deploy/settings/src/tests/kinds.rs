@@ -164,9 +164,9 @@ fn a_required_key_of_the_document_is_shown_at_the_file() {
         name: String,
     }
     let loaded: Result<Loaded<Strict>, Problems> =
-        load(Some(Document { name: "s.toml", text: "" }), &Variables::default());
+        load(Some(Document { name: "s.toml", text: "" }), &Variables::default(), |_| Vec::new());
     assert_eq!(loaded.unwrap_err().to_string(), "s.toml: name: missing required key\n1 problem in s.toml");
-    let loaded: Result<Loaded<Strict>, Problems> = load(None, &Variables::default());
+    let loaded: Result<Loaded<Strict>, Problems> = load(None, &Variables::default(), |_| Vec::new());
     assert_eq!(
         loaded.unwrap_err().to_string(),
         "configuration: name: missing required key\n1 problem in the configuration"

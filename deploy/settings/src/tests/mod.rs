@@ -204,11 +204,11 @@ enum Action {
 const PREFIX: &str = "HEADRACE__";
 
 fn load_text(text: &str) -> Result<Loaded<Config>, Problems> {
-    load(Some(Document { name: "h.toml", text }), &Variables::default())
+    load(Some(Document { name: "h.toml", text }), &Variables::default(), |_| Vec::new())
 }
 
 fn load_with(text: &str, environment: &[(&str, &str)]) -> Result<Loaded<Config>, Problems> {
-    load(Some(Document { name: "h.toml", text }), &variables(environment))
+    load(Some(Document { name: "h.toml", text }), &variables(environment), |_| Vec::new())
 }
 
 fn variables(environment: &[(&str, &str)]) -> Variables {

@@ -1,7 +1,7 @@
 //! Where settings come from, and problems that the product's validation finds.
 
 use super::{Config, load_text, load_with};
-use crate::{Invalid, Origin, Variables, item_path, key_path, load};
+use crate::{Document, Invalid, Origin, Variables, item_path, key_path, load};
 
 const TEXT: &str = r#"name = "a"
 [ingest]
@@ -44,9 +44,9 @@ fn every_setting_is_located() {
 fn invalid_settings_are_shown_like_other_problems() {
     let invalid = |path: &str| Invalid { path: path.to_owned(), message: "is wrong".to_owned() };
     let loaded = load_with(TEXT, &[("HEADRACE__INGEST__PORT", "1")]).unwrap();
-    assert!(loaded.check(Vec::new()).is_ok());
+    assert!(loaded.refuse(Vec::new()).is_ok());
     let paths = ["ingest.port", "labels", "ingest.workers", "ingest.secrets[1]", "rules[0].header"];
-    let shown = loaded.check(paths.map(invalid).to_vec()).unwrap_err().to_string();
+    let shown = loaded.refuse(paths.map(invalid).to_vec()).unwrap_err().to_string();
     let expected = "\
 h.toml: labels: is wrong
 h.toml:2:1: ingest.workers: is wrong
@@ -58,12 +58,20 @@ HEADRACE__INGEST__PORT: ingest.port: is wrong
 }
 
 #[test]
+fn what_is_wrong_with_values_is_asked_when_the_form_is_right() {
+    let document = Document { name: "h.toml", text: "\nname = 'a'" };
+    let invalid = |config: &Config| vec![Invalid { path: "name".to_owned(), message: format!("is {}", config.name) }];
+    let shown = load(Some(document), &Variables::default(), invalid).unwrap_err().to_string();
+    assert_eq!(shown, "h.toml:2:8: name: is a\n1 problem in h.toml");
+}
+
+#[test]
 fn without_a_file_a_default_is_shown_as_the_configuration() {
-    let loaded = load::<Config>(None, &Variables::default()).unwrap();
+    let loaded = load::<Config>(None, &Variables::default(), |_| Vec::new()).unwrap();
     assert_eq!(loaded.value, Config::default());
     assert_eq!(loaded.locate("ingest.secrets"), Origin::Default);
     let invalid = Invalid { path: "ingest.secrets".to_owned(), message: "needs one secret".to_owned() };
-    let shown = loaded.check(vec![invalid]).unwrap_err().to_string();
+    let shown = loaded.refuse(vec![invalid]).unwrap_err().to_string();
     assert_eq!(shown, "configuration: ingest.secrets: needs one secret\n1 problem in the configuration");
 }
 

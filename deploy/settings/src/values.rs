@@ -6,8 +6,8 @@
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 
-use crate::origin::{self, ROOT, Sources};
-use crate::{Invalid, Loaded, Problem, Table, Value};
+use crate::origin::{self, Origins, ROOT, Sources};
+use crate::{Invalid, Problem, Table, Value};
 
 pub(crate) fn problems<T: DeserializeOwned>(
     mut table: Table<'_>,
@@ -16,12 +16,10 @@ pub(crate) fn problems<T: DeserializeOwned>(
     values: impl Fn(&T) -> Vec<Invalid>,
 ) -> Vec<Problem> {
     known.iter().for_each(|problem| take_out(&mut table, &problem.path));
-    let paths = origin::paths(&table);
-    let origins = paths.iter().map(|(path, span)| (origin::plain(path), sources.origin(span))).collect();
+    let origins = Origins::new(&origin::paths(&table), sources);
     let Ok(value) = T::deserialize(toml::de::Deserializer::from(Spanned::new(ROOT, table))) else { return Vec::new() };
-    let loaded = Loaded { value, file: sources.file(), origins };
     let is_new = |found: &Invalid| !known.iter().any(|problem| touches(&problem.path, &found.path));
-    values(&loaded.value).into_iter().filter(is_new).map(|found| loaded.problem(found)).collect()
+    values(&value).into_iter().filter(is_new).map(|found| origins.problem(found)).collect()
 }
 
 /// Removes the setting at `path`, or the innermost table around it that can be told from it.
