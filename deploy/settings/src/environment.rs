@@ -7,14 +7,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-use serde_json::Value as Json;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use crate::origin::{Origin, Sources, Span, item_path, key_path};
 use crate::problem::{Finding, Problem};
-use crate::schema::Schema;
-use crate::shape::{Kinds, Shape};
+use crate::schema::{Form, Keys, Node, file_key};
 use crate::{Table, Value, suggest};
 
 /// What separates the keys in the name of a variable.
@@ -68,7 +66,7 @@ impl Variables {
 pub(crate) fn overlay<'i>(
     table: &mut Table<'i>,
     variables: &'i Variables,
-    schema: &Schema,
+    root: &Node,
     sources: &mut Sources<'_>,
     findings: &mut Vec<Finding>,
 ) {
@@ -85,19 +83,63 @@ pub(crate) fn overlay<'i>(
             findings.push(Finding::new(span, "", "names no setting: one of its keys is empty"));
             continue;
         }
-        let overlay = Overlay { schema, sources, prefix: &variables.prefix, variable, span };
-        // What a refused variable has begun to build would only be reported a second time.
-        let before = table.clone();
-        if let Err(finding) = overlay.set_in_table(table, &schema.shapes(schema.root()), &segments, "") {
-            *table = before;
-            findings.push(finding);
+        let overlay = Overlay { sources, prefix: &variables.prefix, variable, span };
+        match overlay.route(root, table, &segments) {
+            Ok(route) => overlay.place(table, &route.steps, route.twin.as_deref(), overlay.parse(route.form)),
+            Err(finding) => findings.push(finding),
         }
+    }
+}
+
+/// Where the name of a variable leads. Nothing is written before the whole name is known to lead somewhere.
+struct Route<'n> {
+    steps: Vec<Step>,
+    /// What may stand there; none for the file of a secret, whose path is a text.
+    form: Option<&'n Form>,
+    /// The other key of the same secret: `token` of `token_file`, and the other way round.
+    twin: Option<String>,
+}
+
+/// A step from a table or list into it.
+enum Step {
+    Key(String),
+    Item(usize),
+}
+
+/// What the document has where a route leads through, if anything.
+#[derive(Clone, Copy)]
+enum Held<'t, 'i> {
+    Table(&'t Table<'i>),
+    List(&'t DeArray<'i>),
+    Other,
+}
+
+impl<'t, 'i> Held<'t, 'i> {
+    fn of(value: Option<&'t Value<'i>>) -> Self {
+        match value.map(Spanned::get_ref) {
+            Some(DeValue::Table(table)) => Self::Table(table),
+            Some(DeValue::Array(items)) => Self::List(items),
+            _ => Self::Other,
+        }
+    }
+
+    fn get(self, key: &str) -> Self {
+        match self {
+            Self::Table(table) => Self::of(table.get(key)),
+            Self::List(_) | Self::Other => Self::Other,
+        }
+    }
+
+    /// The key of a table as it is written there, of which `segment` is the spelling in a variable.
+    fn key(self, segment: &str) -> Option<&'t str> {
+        let Self::Table(table) = self else { return None };
+        let mut keys = table.keys().map(|key| &**key.get_ref());
+        keys.find(|key| suggest::normal(key) == suggest::normal(segment))
     }
 }
 
 /// One variable on its way to its place.
 struct Overlay<'o, 'i> {
-    schema: &'o Schema,
     sources: &'o Sources<'o>,
     prefix: &'o str,
     variable: &'i Variable,
@@ -105,133 +147,132 @@ struct Overlay<'o, 'i> {
 }
 
 impl<'i> Overlay<'_, 'i> {
-    fn set_in_table(
-        &self,
-        table: &mut Table<'i>,
-        shapes: &[Shape<'_>],
-        segments: &[&str],
-        path: &str,
-    ) -> Result<(), Finding> {
-        let Some((_, rest)) = segments.split_first() else {
-            return Ok(());
-        };
-        let key = self.resolve(table, shapes, segments, path)?;
-        let path = key_path(path, &key);
-        if rest.is_empty() {
-            self.remove_twin(table, shapes, &key);
-        }
-        let shapes = self.children(shapes, &key);
-        let empty = || Spanned::new(self.span.clone(), DeValue::Table(DeTable::new()));
-        let entry = table.entry(Spanned::new(self.span.clone(), Cow::Owned(key)));
-        self.set(entry.or_insert_with(empty), &shapes, rest, &path)
-    }
-
-    fn set(&self, value: &mut Value<'i>, shapes: &[Shape<'_>], segments: &[&str], path: &str) -> Result<(), Finding> {
-        let Some((segment, rest)) = segments.split_first() else {
-            *value = self.parse(shapes);
-            return Ok(());
-        };
-        match value.get_mut() {
-            DeValue::Array(items) => self.set_in_array(items, shapes, segment, rest, path),
-            DeValue::Table(table) => self.set_in_table(table, shapes, segments, path),
-            // The document has something else where the variable has a table, and the variable wins.
-            other => {
-                *other = DeValue::Table(DeTable::new());
-                self.set(value, shapes, segments, path)
+    fn route<'n>(&self, root: &'n Node, table: &Table<'_>, segments: &[&str]) -> Result<Route<'n>, Finding> {
+        let (mut node, mut held) = (root, Held::Table(table));
+        let (mut steps, mut path, mut twin) = (Vec::new(), String::new(), None);
+        for (index, segment) in segments.iter().enumerate() {
+            match &node.form {
+                Form::Table(keys) => {
+                    let key = self.key(keys, segments, index, &path)?;
+                    path = key_path(&path, &key);
+                    held = held.get(&key);
+                    steps.push(Step::Key(key.clone()));
+                    match keys.get(&key) {
+                        Some(inner) => {
+                            twin = inner.secret_form().map(|_| file_key(&key));
+                            node = inner;
+                        }
+                        None => {
+                            let stem = keys.secret_of(&key).map(|(stem, _)| stem.to_owned());
+                            return match segments.get(index + 1) {
+                                None => Ok(Route { steps, form: None, twin: stem }),
+                                Some(below) => Err(self.nothing_below(below, &path)),
+                            };
+                        }
+                    }
+                }
+                Form::Map(entry) => {
+                    // `acme-eu` cannot be spelt by a variable, but it is meant when the document has it.
+                    let key = held.key(segment).unwrap_or(segment).to_owned();
+                    path = key_path(&path, &key);
+                    node = entry;
+                    held = held.get(&key);
+                    twin = None;
+                    steps.push(Step::Key(key));
+                }
+                Form::List(item) => {
+                    let items: &[Value<'_>] = if let Held::List(items) = held { &items[..] } else { &[] };
+                    let count = items.len();
+                    let Some(at) = segment.parse::<usize>().ok().filter(|at| *at < count) else {
+                        let message = format!("no element {} in an array of {count}", suggest::echo(segment));
+                        return Err(Finding::new(self.span.clone(), path, message));
+                    };
+                    path = item_path(&path, at);
+                    node = item;
+                    held = Held::of(items.get(at));
+                    twin = None;
+                    steps.push(Step::Item(at));
+                }
+                Form::Text | Form::Secret | Form::Word(_) | Form::Integer(_) | Form::Boolean => {
+                    return Err(self.nothing_below(segment, &path));
+                }
             }
         }
+        Ok(Route { steps, form: Some(&node.form), twin })
     }
 
-    fn set_in_array(
-        &self,
-        items: &mut DeArray<'i>,
-        shapes: &[Shape<'_>],
-        segment: &str,
-        rest: &[&str],
-        path: &str,
-    ) -> Result<(), Finding> {
-        let count = items.len();
-        let index = segment.parse::<usize>().ok();
-        let Some((index, item)) = index.and_then(|index| Some((index, items.get_mut(index)?))) else {
-            let message = format!("no element {} in an array of {count}", suggest::echo(segment));
-            return Err(Finding::new(self.span.clone(), path, message));
-        };
-        let nodes = shapes.iter().filter_map(|shape| shape.item(index));
-        let shapes: Vec<Shape<'_>> = nodes.flat_map(|node| self.schema.shapes(node)).collect();
-        self.set(item, &shapes, rest, &item_path(path, index))
-    }
-
-    /// The key that the first of the remaining segments of the variable's name means.
-    fn resolve(
-        &self,
-        table: &Table<'_>,
-        shapes: &[Shape<'_>],
-        segments: &[&str],
-        path: &str,
-    ) -> Result<String, Finding> {
-        let segment = segments.first().copied().unwrap_or_default();
-        let known = self.schema.known_keys(shapes);
-        let is_meant = |key: &&str| suggest::normal(key) == suggest::normal(segment);
-        let is_allowed = |key: &str| {
-            let allows = |shape: &Shape<'_>| shape.child(key).is_some() || self.schema.secret_of(shape, key).is_some();
-            shapes.iter().filter(|shape| shape.kinds.admits(Kinds::TABLE)).any(allows)
-        };
-        let present = table.keys().map(|key| key.get_ref().as_ref()).filter(|key| is_allowed(key));
-        if let Some(key) = known.iter().map(String::as_str).chain(present).find(is_meant) {
-            return Ok(key.to_owned());
-        }
-        if is_allowed(segment) {
-            return Ok(segment.to_owned());
+    /// The key that a segment of the variable's name means.
+    fn key(&self, keys: &Keys, segments: &[&str], index: usize, path: &str) -> Result<String, Finding> {
+        let segment = segments[index];
+        let known = keys.known();
+        if let Some(key) = known.iter().find(|key| suggest::normal(key) == suggest::normal(segment)) {
+            return Ok(key.clone());
         }
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
         let message = match suggest::nearest(segment, &known) {
-            Some(meant) => format!("unknown key; did you mean `{}`?", self.name_with(segments, meant)),
+            Some(meant) => format!("unknown key; did you mean `{}`?", self.name_with(index, meant)),
             None => suggest::unknown_key(segment, &known),
         };
         Err(Finding::new(self.span.clone(), key_path(path, segment), message))
     }
 
-    /// The variable's name with another key in the place of the first of the remaining segments.
-    fn name_with(&self, segments: &[&str], meant: &str) -> String {
+    fn nothing_below(&self, segment: &str, path: &str) -> Finding {
+        Finding::new(self.span.clone(), key_path(path, segment), suggest::unknown_key(segment, &[]))
+    }
+
+    /// The variable's name with another key in the place of one of its segments.
+    fn name_with(&self, index: usize, meant: &str) -> String {
         let mut keys: Vec<&str> = self.variable.name[self.prefix.len()..].split(SEPARATOR).collect();
         let meant = meant.to_uppercase();
-        let index = keys.len() - segments.len();
         keys[index] = &meant;
         format!("{}{}", self.prefix, keys.join(SEPARATOR))
     }
 
-    /// Removes the document's `token` where the variable gives `token_file`, and the other way round.
-    ///
-    /// The two are one setting, and the environment wins. Both in the environment stay, for the check to refuse.
-    fn remove_twin(&self, table: &mut Table<'_>, shapes: &[Shape<'_>], key: &str) {
-        let file = Schema::file_key(key);
-        let stem = |file| shapes.iter().find_map(|shape| self.schema.secret_of(shape, file));
-        let twin = match (stem(key), stem(file.as_str())) {
-            (Some((stem, _)), _) => stem,
-            (None, Some(_)) => &file,
-            (None, None) => return,
-        };
-        if table.get(twin).is_some_and(|value| !self.sources.is_variable(&value.span())) {
+    /// Puts `value` where `steps` lead from a table, and makes the tables on the way.
+    fn place(&self, table: &mut Table<'i>, steps: &[Step], twin: Option<&str>, value: Value<'i>) {
+        let Some((Step::Key(key), rest)) = steps.split_first() else { return };
+        // The two keys of a secret are one setting, and the environment wins. Both in the environment stay, for the
+        // check to refuse.
+        if let Some(twin) = twin
+            && rest.is_empty()
+            && table.get(twin).is_some_and(|given| !self.sources.is_variable(&given.span()))
+        {
             table.remove(twin);
+        }
+        let entry = table.entry(Spanned::new(self.span.clone(), Cow::Owned(key.clone())));
+        self.place_within(entry.or_insert_with(|| self.empty_table()), rest, twin, value);
+    }
+
+    fn place_within(&self, outer: &mut Value<'i>, steps: &[Step], twin: Option<&str>, value: Value<'i>) {
+        match steps.split_first() {
+            None => *outer = value,
+            Some((Step::Item(index), rest)) => {
+                if let DeValue::Array(items) = outer.get_mut()
+                    && let Some(item) = items.get_mut(*index)
+                {
+                    self.place_within(item, rest, twin, value);
+                }
+            }
+            Some((Step::Key(_), _)) => {
+                // Where the document has something else than the variable's table, the variable wins.
+                if !outer.get_ref().is_table() {
+                    *outer = self.empty_table();
+                }
+                if let DeValue::Table(table) = outer.get_mut() {
+                    self.place(table, steps, twin, value);
+                }
+            }
         }
     }
 
-    fn children<'s>(&'s self, shapes: &[Shape<'s>], key: &str) -> Vec<Shape<'s>> {
-        let node = |shape: &Shape<'s>| -> Option<&'s Json> {
-            if self.schema.secret_of(shape, key).is_some() { None } else { shape.child(key) }
-        };
-        shapes.iter().filter_map(node).flat_map(|node| self.schema.shapes(node)).collect()
+    fn empty_table(&self) -> Value<'i> {
+        Spanned::new(self.span.clone(), DeValue::Table(DeTable::new()))
     }
 
-    /// Reads the variable's text as what the schema expects.
-    fn parse(&self, shapes: &[Shape<'_>]) -> Value<'i> {
+    /// Reads the variable's text as what may stand there.
+    fn parse(&self, form: Option<&Form>) -> Value<'i> {
         let text = self.variable.text.as_str();
-        let kinds = shapes.iter().fold(Kinds::NONE, |kinds, shape| kinds.and(shape.kinds));
-        let parsed = DeValue::parse(text.trim()).ok().filter(|value| {
-            let kind = Kinds::of(value.get_ref());
-            kind != Kinds::STRING && kinds.admits(kind)
-        });
-        match parsed {
+        match DeValue::parse(text.trim()).ok().filter(|value| is_meant(form, value.get_ref())) {
             Some(value) => self.own(value),
             None => Spanned::new(self.span.clone(), DeValue::String(Cow::Borrowed(text))),
         }
@@ -257,4 +298,15 @@ impl<'i> Overlay<'_, 'i> {
         };
         Spanned::new(self.span.clone(), owned)
     }
+}
+
+/// Whether a text that can be read as `value` is meant so: a password of digits is not.
+fn is_meant(form: Option<&Form>, value: &DeValue<'_>) -> bool {
+    matches!(
+        (form, value),
+        (Some(Form::Integer(_)), DeValue::Integer(_))
+            | (Some(Form::Boolean), DeValue::Boolean(_))
+            | (Some(Form::List(_)), DeValue::Array(_))
+            | (Some(Form::Table(_) | Form::Map(_)), DeValue::Table(_))
+    )
 }

@@ -1,26 +1,25 @@
 //! Settings: one TOML file, overridden by environment variables, read into any `T`.
 //!
-//! [`load`] shows every problem of a configuration at once, each with its line and column or its
-//! variable, and never prints the value of a secret. The schema generated from `T` is the only
-//! description of what is allowed: the checks, the overrides and [`reference()`] all read it.
-//! Nothing here knows the product. Start at [`load`], then `check.rs`.
+//! [`load`] shows every problem of a configuration at once, each with its line and column or its variable, and never
+//! prints the value of a secret. The JSON schema of `T` is the only description of what is allowed: the checks, the
+//! overrides and the [`reference()`] all come from it. Nothing here knows the product. Start at [`load`], then
+//! `schema.rs` and `check.rs`.
+//!
+//! A field says its range once: `#[schemars(range(min = 1, max = 64))]`. A text is a secret when its type's schema has
+//! `"x-secret": true`; it may then be given as `x_file`.
 
 mod check;
-mod choice;
 mod document;
 mod environment;
 mod origin;
 mod problem;
 mod reference;
-mod scalar;
 mod schema;
 mod secret;
-mod shape;
 mod suggest;
 #[cfg(test)]
 mod tests;
 mod values;
-mod words;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -38,7 +37,7 @@ pub use reference::reference;
 use check::Checker;
 use origin::{Origins, ROOT, Sources};
 use problem::Finding;
-use schema::Schema;
+use schema::Node;
 
 /// A value of right form that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,14 +120,14 @@ pub fn load<T: DeserializeOwned + JsonSchema>(
     variables: &Variables,
     values: impl Fn(&T) -> Vec<Invalid>,
 ) -> Result<Loaded<T>, Problems> {
-    let schema = Schema::of::<T>();
+    let root = Node::of::<T>();
     let mut sources = Sources::new(document);
     let file = sources.file();
     let text = document.map_or("", |document| document.text);
 
     let (mut table, broken) = document::parse(text);
-    let mut checker = Checker::new(&schema);
-    environment::overlay(&mut table, variables, &schema, &mut sources, &mut checker.findings);
+    let mut checker = Checker::new(&root);
+    environment::overlay(&mut table, variables, &root, &mut sources, &mut checker.findings);
     checker.document(&mut table);
     let findings = document::screen(checker.findings, broken, &sources);
 

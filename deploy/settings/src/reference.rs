@@ -1,37 +1,25 @@
 //! The reference of a configuration: a TOML document written from the doc comments of its types.
 //!
-//! Prose lines start with `# `; a line that starts with `#` and no space is a setting to uncomment.
-//! Only tables whose presence changes nothing stand uncommented, so the document as it is loads
-//! like an empty one.
+//! Prose lines start with `# `. A line that starts with `#` and no space is a setting with its whole path, so that any
+//! of them may be uncommented by itself. The document has no table headers: a line below one would change its meaning.
 
 use schemars::JsonSchema;
 use serde_json::Value as Json;
 
-use crate::choice::common_tag;
 use crate::origin::{key_path, quoted_key};
-use crate::schema::{Schema, SecretForm};
-use crate::shape::{Additional, Kinds, Shape};
-use crate::words::{self, inline};
+use crate::schema::{Form, Keys, Node, SecretForm, file_key};
 
-/// How deep tables are described, so that a type that holds itself ends.
-const DEPTH_MAX: usize = 8;
-
-/// The key shown where a map takes any.
-const EXAMPLE_KEY: &str = "example";
-
-/// The reference of the settings of `T`, from its doc comments, defaults and examples.
+/// The reference of the settings of `T`, from its doc comments, ranges, defaults and examples. Variables that override
+/// them begin with `prefix`, such as `HEADRACE__`.
 ///
-/// Variables that override it begin with `prefix`, such as `HEADRACE__`. A required setting shows the first example of its type (`#[schemars(example = …)]`), else a placeholder.
+/// A setting without a default shows its first example (`#[schemars(example = …)]`), else a placeholder.
 pub fn reference<T: JsonSchema>(prefix: &str) -> String {
-    let schema = Schema::of::<T>();
-    let mut writer = Writer { schema: &schema, text: introduction(prefix), depth: 0 };
-    let shapes = schema.shapes(schema.root());
-    if let Some(shape) = shapes.first() {
-        if !shape.descriptions.is_empty() {
-            writer.text.push_str("#\n");
-            writer.description(&shape.descriptions);
-        }
-        writer.properties(shape, shape.default, "", Style::Live);
+    let root = Node::of::<T>();
+    let mut writer = Writer { text: introduction(prefix) };
+    if let Form::Table(keys) = &root.form {
+        writer.prose("");
+        writer.description(&root, "");
+        writer.keys(keys, "");
     }
     writer.text
 }
@@ -39,280 +27,162 @@ pub fn reference<T: JsonSchema>(prefix: &str) -> String {
 fn introduction(prefix: &str) -> String {
     format!(
         "\
-# Every setting, with its default. Uncomment a line that starts with `#` and no space to change it.
+# Every setting, with its default. A line that starts with `#` and no space is one: uncomment any of them by itself.
+# They stand above the first `[table]` of a file; below one, write the rest of the name alone.
 #
-# An environment variable overrides the file: {prefix}TABLE__KEY sets `key` in `[table]`.
+# An environment variable overrides the file: {prefix}A__B sets `a.b`.
 # A secret `x` may be given as `x_file`, the path of a file that holds it.
 "
     )
 }
 
-/// How much of a table is commented out.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Style {
-    /// Its header stands, its keys are to be uncommented.
-    Live,
-    /// Header and keys are to be uncommented.
-    Commented,
-}
-
-/// A property to describe.
-struct Entry<'s> {
-    key: &'s str,
-    shapes: Vec<Shape<'s>>,
-    secret: Option<SecretForm>,
-    presence: Presence<'s>,
-}
-
-/// What holds where a property is not given.
-#[derive(Clone, Copy)]
-enum Presence<'s> {
-    Required,
-    Default(&'s Json),
-    Optional,
-    /// The property stands for every entry of a map.
-    Entry,
-}
-
-impl<'s> Entry<'s> {
-    fn default(&self) -> Option<&'s Json> {
-        match self.presence {
-            Presence::Default(default) => Some(default),
-            Presence::Required | Presence::Optional | Presence::Entry => None,
-        }
-    }
-}
-
-struct Writer<'s> {
-    schema: &'s Schema,
+struct Writer {
     text: String,
-    depth: usize,
 }
 
-impl<'s> Writer<'s> {
-    /// Describes the keys of a table, then the tables in it, as TOML wants them ordered.
-    fn properties(&mut self, shape: &Shape<'s>, default: Option<&'s Json>, path: &str, style: Style) {
-        if self.depth == DEPTH_MAX {
-            return;
+impl Writer {
+    /// Describes the settings of a table, then the tables in it.
+    fn keys(&mut self, keys: &Keys, path: &str) {
+        for (key, node) in &keys.nodes {
+            if !matches!(node.form, Form::Table(_)) {
+                self.setting(keys, key, node, &key_path(path, key));
+            }
         }
-        self.depth += 1;
-        let properties = shape.properties.iter();
-        let entries = properties.map(|(key, node)| self.entry(shape, key, node, default));
-        let (tables, leaves): (Vec<_>, Vec<_>) = entries.partition(|entry| self.is_section(&entry.shapes));
-        for entry in &leaves {
-            self.leaf(entry);
+        for (key, node) in &keys.nodes {
+            if let Form::Table(inner) = &node.form {
+                self.section(node, inner, &key_path(path, key));
+            }
         }
-        for entry in &tables {
-            self.section(entry, &key_path(path, entry.key), style);
-        }
-        self.depth -= 1;
     }
 
-    fn entry(&self, table: &Shape<'s>, key: &'s str, node: &'s Json, outer: Option<&'s Json>) -> Entry<'s> {
-        let shapes = self.schema.shapes(node);
-        let secret = self.schema.secret_form(node);
-        // The table's own default says more than its type's: it is the default in this place.
-        let inherited = outer.and_then(|table| table.get(key));
-        let own = node.get("default").or_else(|| shapes.first().and_then(|shape| shape.default));
-        let default = inherited.or(own).filter(|default| !default.is_null() && secret.is_none());
-        let presence = match default {
-            _ if table.required.contains(key) => Presence::Required,
-            Some(default) => Presence::Default(default),
-            None => Presence::Optional,
-        };
-        Entry { key, shapes, secret, presence }
+    fn section(&mut self, node: &Node, keys: &Keys, path: &str) {
+        self.text.push_str(&format!("\n# ---- {path} ----\n"));
+        self.description(node, "");
+        if node.default.is_none() {
+            self.prose("Absent by default; any of its settings makes it present.");
+        }
+        self.keys(keys, path);
     }
 
-    /// Whether a property is written with a header: a table, a map, or a list of tables.
-    fn is_section(&self, shapes: &[Shape<'s>]) -> bool {
-        let is_table = |shape: &Shape<'s>| shape.kinds == Kinds::TABLE;
-        let is_list = |shape: &Shape<'s>| {
-            let items = shape.item(0).map(|item| self.schema.shapes(item)).unwrap_or_default();
-            shape.kinds == Kinds::ARRAY && !items.is_empty() && items.iter().all(is_table)
-        };
-        !shapes.is_empty() && (shapes.iter().all(is_table) || shapes.iter().all(is_list))
-    }
-
-    fn leaf(&mut self, entry: &Entry<'s>) {
+    fn setting(&mut self, table: &Keys, key: &str, node: &Node, path: &str) {
         self.text.push('\n');
-        let shared = common_descriptions(&entry.shapes);
-        self.description(&shared);
-        for shape in entry.shapes.iter().filter(|_| entry.shapes.len() > 1) {
-            let own = shape.descriptions.get(shared.len());
-            if let (Some(word), Some(own)) = (shape.words().next(), own) {
-                self.prose(&format!("- \"{word}\": {own}"));
+        self.description(node, "");
+        self.words(node, "");
+        self.prose(&facts(table, key, node));
+        if let Some(keys) = tables_in(node) {
+            self.prose("Each has these keys:");
+            for (key, node) in &keys.nodes {
+                self.prose(&format!("- {key}: {}", facts(keys, key, node)));
+                self.description(node, "    ");
+                self.words(node, "    ");
             }
         }
-        self.prose(&self.facts(entry));
-        // A default comes first: an example would change what it stands for.
-        let mut examples = entry.shapes.iter().flat_map(|shape| &shape.examples).copied();
-        let value = match (entry.default().or_else(|| examples.next()), entry.shapes.first()) {
-            (Some(value), _) => inline(value),
-            (None, Some(shape)) => words::placeholder(self.schema, shape),
-            (None, None) => "\"\"".to_owned(),
-        };
-        self.setting(&format!("{} = {value}", quoted_key(entry.key)));
+        self.text.push_str(&format!("#{path} = {}\n", shown(node)));
     }
 
-    /// The line that says type, default and whether a key is required or secret.
-    fn facts(&self, entry: &Entry<'s>) -> String {
-        let presence = match entry.presence {
-            Presence::Required => "required".to_owned(),
-            Presence::Default(default) => format!("default {}", inline(default)),
-            Presence::Optional => "optional".to_owned(),
-            Presence::Entry => format!("`{}` stands for any key", entry.key),
-        };
-        let file = Schema::file_key(entry.key);
-        let secret = match entry.secret {
-            Some(SecretForm::One) => format!("; secret, or `{file}`"),
-            Some(SecretForm::Many) => format!("; secret, or `{file}` with one in each line"),
-            None => String::new(),
-        };
-        format!("{}; {presence}{secret}", words::kinds(self.schema, &entry.shapes))
-    }
-
-    fn section(&mut self, entry: &Entry<'s>, path: &str, outer: Style) {
-        let Some(first) = entry.shapes.first() else {
-            return;
-        };
-        self.text.push('\n');
-        self.description(&common_descriptions(&entry.shapes));
-        match entry.presence {
-            Presence::Required => self.prose("Required."),
-            Presence::Optional => self.prose("Optional: absent by default."),
-            Presence::Entry => self.prose(&format!("`{}` stands for any key.", entry.key)),
-            // The keys of a map or list have no lines of their own for what is there by default.
-            Presence::Default(default) if first.properties.is_empty() && is_filled(default) => {
-                self.prose(&format!("Default: {}", inline(default)));
-            }
-            Presence::Default(_) => {}
-        }
-        let style = if self.stands_alone(entry) { outer } else { Style::Commented };
-        if first.kinds == Kinds::ARRAY {
-            let items = first.item(0).map(|item| self.schema.shapes(item)).unwrap_or_default();
-            self.alternatives(&items, None, path, &format!("[[{path}]]"), style);
-        } else {
-            self.alternatives(&entry.shapes, entry.default(), path, &format!("[{path}]"), style);
-        }
-    }
-
-    /// Describes a table: its first alternative to be uncommented, the others to be read.
-    fn alternatives(
-        &mut self,
-        shapes: &[Shape<'s>],
-        default: Option<&'s Json>,
-        path: &str,
-        header: &str,
-        style: Style,
-    ) {
-        let shared = common_descriptions(shapes).len();
-        let shapes = default_first(shapes, default);
-        let tag = common_tag(&shapes).filter(|_| shapes.len() > 1);
-        for (index, shape) in shapes.iter().enumerate() {
-            let own = shape.descriptions.get(shared..).unwrap_or_default();
-            if index == 0 {
-                self.description(own);
-                self.header(header, style);
-                self.table(shape, default, path, style);
-                continue;
-            }
-            let tag = tag.and_then(|key| Some(format!("With {key} = \"{}\":", shape.tags().get(key)?)));
-            self.text.push_str("#\n");
-            self.prose(tag.as_deref().unwrap_or("Or:"));
-            let mut inner = Writer { schema: self.schema, text: String::new(), depth: self.depth };
-            inner.description(own);
-            inner.header(header, Style::Commented);
-            inner.table(shape, None, path, Style::Commented);
-            for line in inner.text.lines() {
-                let line = if line.starts_with("# ") { line } else { line.strip_prefix('#').unwrap_or(line) };
-                self.prose(&format!("    {line}"));
+    /// The words that have a meaning to tell.
+    fn words(&mut self, node: &Node, indent: &str) {
+        let Form::Word(words) = &node.form else { return };
+        for word in words {
+            if let Some(description) = &word.description {
+                self.prose(&format!("{indent}- \"{}\": {description}", word.text));
             }
         }
     }
 
-    fn table(&mut self, shape: &Shape<'s>, default: Option<&'s Json>, path: &str, style: Style) {
-        let Additional::Each(node) = shape.additional else {
-            return self.properties(shape, default, path, style);
-        };
-        self.properties(shape, default, path, style);
-        let entry = Entry {
-            key: EXAMPLE_KEY,
-            shapes: self.schema.shapes(node),
-            secret: self.schema.secret_form(node),
-            presence: Presence::Entry,
-        };
-        if self.is_section(&entry.shapes) {
-            self.section(&entry, &key_path(path, EXAMPLE_KEY), Style::Commented);
-        } else {
-            self.leaf(&entry);
+    fn description(&mut self, node: &Node, indent: &str) {
+        for line in node.description.as_deref().unwrap_or_default().lines() {
+            self.prose(&format!("{indent}{line}"));
         }
     }
 
-    /// Whether the header may stand uncommented: an empty table must mean the same as no table.
-    fn stands_alone(&self, entry: &Entry<'s>) -> bool {
-        let ([shape], Some(default)) = (entry.shapes.as_slice(), entry.default()) else {
-            return false;
-        };
-        let is_own = |(key, node): &(&str, &Json)| default.get(key) == node.get("default");
-        let is_same = match shape.properties.as_slice() {
-            [] => !is_filled(default),
-            properties => properties.iter().all(is_own),
-        };
-        shape.kinds == Kinds::TABLE && shape.required.is_empty() && is_same
-    }
-
-    fn header(&mut self, header: &str, style: Style) {
-        match style {
-            Style::Live => self.text.push_str(&format!("{header}\n")),
-            Style::Commented => self.setting(header),
-        }
-    }
-
-    fn setting(&mut self, line: &str) {
-        self.text.push_str(&format!("#{line}\n"));
-    }
-
-    /// Writes the outermost description: a field's comment says what its type's says, for this place.
-    fn description(&mut self, descriptions: &[&str]) {
-        if let Some(description) = descriptions.first() {
-            self.prose(description);
-        }
-    }
-
+    /// Writes a comment; the space after `#` tells it from a setting.
     fn prose(&mut self, text: &str) {
-        for line in text.lines() {
+        let lines = if text.is_empty() { "\n" } else { text };
+        for line in lines.lines() {
             self.text.push_str(format!("# {line}").trim_end());
             self.text.push('\n');
         }
     }
 }
 
-fn is_filled(default: &Json) -> bool {
-    match default {
-        Json::Object(pairs) => !pairs.is_empty(),
-        Json::Array(items) => !items.is_empty(),
-        _ => true,
+/// The keys of the tables that a list holds, if it holds tables.
+fn tables_in(node: &Node) -> Option<&Keys> {
+    let Form::List(item) = &node.form else { return None };
+    let Form::Table(keys) = &item.form else { return None };
+    Some(keys)
+}
+
+/// Form and range, default, example, and whether it is required or secret.
+fn facts(table: &Keys, key: &str, node: &Node) -> String {
+    let default = default(node);
+    let mut facts = vec![node.form.to_string()];
+    facts.push(match default {
+        _ if table.is_required(key) => "required".to_owned(),
+        Some(default) => format!("default {}", inline(default)),
+        None => "optional".to_owned(),
+    });
+    // Where there is no default to show, the line below shows the example itself.
+    if let (Some(_), Some(example)) = (default, node.examples.first()) {
+        facts.push(format!("example {}", inline(example)));
+    }
+    match node.secret_form() {
+        Some(SecretForm::One) => facts.push(format!("secret, or `{}`", file_key(key))),
+        Some(SecretForm::Many) => facts.push(format!("secret, or `{}` with one in each line", file_key(key))),
+        None => {}
+    }
+    facts.join("; ")
+}
+
+/// The default to show: a secret has none, and that of a list of tables says less than an example.
+fn default(node: &Node) -> Option<&Json> {
+    node.default.as_ref().filter(|_| node.secret_form().is_none() && tables_in(node).is_none())
+}
+
+/// The value in a setting's line.
+fn shown(node: &Node) -> String {
+    default(node).or(node.examples.first()).map_or_else(|| placeholder(node), inline)
+}
+
+/// A value to show for a setting that has neither a default nor an example.
+fn placeholder(node: &Node) -> String {
+    match &node.form {
+        Form::Text | Form::Secret => "\"...\"".to_owned(),
+        Form::Word(words) => format!("\"{}\"", words.first().map(|word| word.text.as_str()).unwrap_or_default()),
+        Form::Integer(integers) => {
+            let first = integers.only.first().copied();
+            first.or(integers.min).or(integers.max).unwrap_or_default().to_string()
+        }
+        Form::Boolean => "false".to_owned(),
+        Form::List(item) => format!("[{}]", shown(item)),
+        Form::Map(_) => "{}".to_owned(),
+        Form::Table(keys) => {
+            let required = keys.nodes.iter().filter(|(key, _)| keys.is_required(key));
+            let pairs = required.map(|(key, node)| format!("{} = {}", quoted_key(key), shown(node)));
+            inline_table(&pairs.collect::<Vec<String>>())
+        }
     }
 }
 
-/// The alternatives with the one that the default has in front.
-fn default_first<'c, 's>(shapes: &'c [Shape<'s>], default: Option<&Json>) -> Vec<&'c Shape<'s>> {
-    let mut shapes: Vec<&Shape<'s>> = shapes.iter().collect();
-    if let (Some(tag), Some(default)) = (common_tag(&shapes), default) {
-        let word = default.get(tag).and_then(Json::as_str);
-        // The sort is stable, so the others keep their order.
-        shapes.sort_by_key(|shape| shape.tags().get(tag).copied() != word);
+/// A JSON value on one line of TOML.
+fn inline(value: &Json) -> String {
+    match value {
+        // TOML has no null; one that stands in a list has no better form than an empty string.
+        Json::Null => "\"\"".to_owned(),
+        Json::String(text) => toml::Value::String(text.clone()).to_string(),
+        Json::Array(items) => {
+            let items: Vec<String> = items.iter().map(inline).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Json::Object(pairs) => {
+            let given = pairs.iter().filter(|(_, value)| !value.is_null());
+            let pairs = given.map(|(key, value)| format!("{} = {}", quoted_key(key), inline(value)));
+            inline_table(&pairs.collect::<Vec<String>>())
+        }
+        Json::Bool(_) | Json::Number(_) => value.to_string(),
     }
-    shapes
 }
 
-/// The descriptions that all alternatives share: those of the property and its type.
-fn common_descriptions<'s>(shapes: &[Shape<'s>]) -> Vec<&'s str> {
-    let Some(first) = shapes.first() else {
-        return Vec::new();
-    };
-    let is_common =
-        |(index, text): &(usize, &&str)| shapes.iter().all(|shape| shape.descriptions.get(*index) == Some(*text));
-    let common = first.descriptions.iter().enumerate().take_while(is_common);
-    common.map(|(_, text)| *text).collect()
+fn inline_table(pairs: &[String]) -> String {
+    if pairs.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", pairs.join(", ")) }
 }

@@ -3,8 +3,6 @@
 use std::fs::File;
 use std::io::Read;
 
-use toml::de::DeValue;
-
 use crate::origin::{ROOT, Span};
 use crate::schema::SecretForm;
 
@@ -42,13 +40,6 @@ fn without_line_break(text: &str) -> &str {
     text.strip_suffix('\r').unwrap_or(text)
 }
 
-/// Whether messages may repeat a value.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Exposure {
-    Open,
-    Secret,
-}
-
 /// The secrets of a configuration while it is loaded, to keep them out of serde's messages.
 #[derive(Default)]
 pub(crate) struct Secrets {
@@ -57,12 +48,9 @@ pub(crate) struct Secrets {
 }
 
 impl Secrets {
-    pub(crate) fn add(&mut self, span: Span, value: &DeValue<'_>) {
+    pub(crate) fn add(&mut self, span: Span, text: &str) {
         self.spans.push(span);
-        // A number would be found in messages that have nothing to do with it.
-        if let DeValue::String(text) = value {
-            self.texts.push(text.to_string());
-        }
+        self.texts.push(text.to_owned());
     }
 
     /// A message about the value at `span` that shows no secret.

@@ -49,3 +49,12 @@ pub(crate) fn unknown_key(key: &str, known: &[&str]) -> String {
         None => format!("unknown key; known here: {}", list(known)),
     }
 }
+
+/// The message for a text that is none of the words of an enum.
+pub(crate) fn unknown_word(text: &str, words: &[&str]) -> String {
+    let unknown = format!("unknown value {}; expected one of {}", echo(text), list(words));
+    match nearest(text, words) {
+        Some(meant) => format!("{unknown}; did you mean `{meant}`?"),
+        None => unknown,
+    }
+}

@@ -76,8 +76,8 @@ fn records() -> Vec<Vec<u8>> {
 
 fn settings() -> Vec<Vec<u8>> {
     let reference = headrace_settings::reference::<Config>(PREFIX);
-    let uncommented: String =
-        reference.lines().map(|line| line.trim_start_matches("# ")).collect::<Vec<_>>().join("\n");
+    let settings = reference.lines().filter_map(|line| line.strip_prefix('#'));
+    let uncommented = settings.filter(|line| !line.starts_with(' ')).collect::<Vec<_>>().join("\n");
     vec![
         reference.into_bytes(),
         uncommented.into_bytes(),

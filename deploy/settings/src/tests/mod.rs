@@ -62,12 +62,9 @@ struct Config {
     ingest: Ingest,
     /// Where events go.
     sinks: Sinks,
-    /// Tenants by organization.
-    tenants: BTreeMap<String, Tenant>,
     /// Free labels.
+    #[schemars(example = serde_json::json!({ "two words": "yes" }))]
     labels: BTreeMap<String, String>,
-    /// Where bodies are kept.
-    store: Store,
     /// Rules, in the order in which they apply.
     rules: Vec<Rule>,
 }
@@ -78,16 +75,14 @@ struct Config {
 struct Ingest {
     /// The port to listen on.
     port: u16,
-    /// The workers, at most 64.
+    /// The workers.
     #[schemars(range(min = 1, max = 64))]
     workers: u32,
-    /// Seconds, or text such as `10s`.
-    timeout: Timeout,
+    /// The copies.
+    #[schemars(extend("enum" = [1, 3, 5]))]
+    replicas: usize,
     /// Whether to compress.
     compress: bool,
-    /// The share of events to keep.
-    #[schemars(range(min = 0.0, max = 1.0))]
-    share: f64,
     /// The largest body, if there is a limit.
     body_bytes_max: Option<u64>,
     /// The webhook secrets, newest first.
@@ -101,21 +96,13 @@ impl Default for Ingest {
         Self {
             port: 8080,
             workers: 2,
-            timeout: Timeout::Seconds(10),
+            replicas: 1,
             compress: true,
-            share: 1.0,
             body_bytes_max: None,
             secrets: Vec::new(),
             chains: vec![vec!["normalize".to_owned()]],
         }
     }
-}
-
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(untagged)]
-enum Timeout {
-    Seconds(u64),
-    Text(String),
 }
 
 /// The sinks.
@@ -138,15 +125,6 @@ struct Splunk {
     index: Option<String>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(deny_unknown_fields, default)]
-struct Tenant {
-    /// The name shown.
-    title: String,
-    /// The key that signs its exports.
-    key: Option<Secret>,
-}
-
 /// How much is logged.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "snake_case")]
@@ -159,32 +137,10 @@ enum Level {
     Off,
 }
 
-/// A store of bodies.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-enum Store {
-    /// A folder.
-    Folder {
-        /// The folder's path.
-        path: String,
-    },
-    /// A bucket.
-    Bucket {
-        /// The bucket's name.
-        bucket: String,
-        /// The access key.
-        access_key: Secret,
-    },
-    /// None at all.
-    #[default]
-    Nowhere,
-}
-
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(deny_unknown_fields)]
 struct Rule {
     /// The rule's name.
-    #[schemars(length(min = 1))]
     name: String,
     /// What it does.
     action: Action,
@@ -193,12 +149,11 @@ struct Rule {
     header: Option<Secret>,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "snake_case")]
 enum Action {
     Drop,
-    Tag(String),
-    Raise { by: u8 },
+    Tag,
 }
 
 const PREFIX: &str = "HEADRACE__";

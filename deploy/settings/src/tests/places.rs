@@ -10,8 +10,8 @@ secrets = ["a",
 [sinks]
 splunk.url = "http://a"
 splunk.token = "t"
-[tenants."two words"]
-title = "x"
+[labels]
+"two words" = "x"
 [[rules]]
 name = "a"
 action = "drop"
@@ -26,13 +26,13 @@ fn every_setting_is_located() {
         ("ingest.secrets[1]", "h.toml:4:3"),
         ("sinks.splunk", "h.toml:6:1"),
         ("sinks.splunk.url", "h.toml:6:14"),
-        ("tenants.\"two words\".title", "h.toml:9:9"),
-        ("tenants.two words.title", "h.toml:9:9"),
+        ("labels.\"two words\"", "h.toml:9:15"),
+        ("labels.two words", "h.toml:9:15"),
         ("rules[0]", "h.toml:10:1"),
         ("rules[0].action", "h.toml:12:10"),
         ("ingest.port", "HEADRACE__INGEST__PORT"),
         ("ingest.workers", "default"),
-        ("labels", "default"),
+        ("level", "default"),
     ];
     let loaded = load_with(TEXT, &[("HEADRACE__INGEST__PORT", "1")]).unwrap();
     for (path, expected) in cases {
@@ -45,10 +45,10 @@ fn invalid_settings_are_shown_like_other_problems() {
     let invalid = |path: &str| Invalid { path: path.to_owned(), message: "is wrong".to_owned() };
     let loaded = load_with(TEXT, &[("HEADRACE__INGEST__PORT", "1")]).unwrap();
     assert!(loaded.refuse(Vec::new()).is_ok());
-    let paths = ["ingest.port", "labels", "ingest.workers", "ingest.secrets[1]", "rules[0].header"];
+    let paths = ["ingest.port", "level", "ingest.workers", "ingest.secrets[1]", "rules[0].header"];
     let shown = loaded.refuse(paths.map(invalid).to_vec()).unwrap_err().to_string();
     let expected = "\
-h.toml: labels: is wrong
+h.toml: level: is wrong
 h.toml:2:1: ingest.workers: is wrong
 h.toml:4:3: ingest.secrets[1]: is wrong
 h.toml:10:1: rules[0].header: is wrong
@@ -89,5 +89,5 @@ fn paths_quote_what_toml_quotes() {
 fn the_document_is_the_origin_of_what_it_sets_only() {
     let loaded = load_text("ingest.port = 3").unwrap();
     assert_eq!(loaded.locate("ingest.port"), Origin::Position { file: "h.toml".into(), line: 1, column: 15 });
-    assert_eq!(loaded.locate("ingest.share"), Origin::Default);
+    assert_eq!(loaded.locate("ingest.workers"), Origin::Default);
 }
