@@ -64,10 +64,12 @@ impl<'n> Checker<'n> {
 
     fn table(&mut self, table: &mut Table<'_>, span: &Span, keys: &Keys, path: &str) {
         let by_file = self.read_secrets(table, keys, path);
+        for key in table.keys().filter(|key| keys.get(key.get_ref()).is_none()) {
+            self.unknown_key(key, table, keys, path);
+        }
         for (key, value) in table.iter_mut() {
-            match keys.get(key.get_ref()) {
-                Some(node) => self.value(value, node, &key_path(path, key.get_ref())),
-                None => self.unknown_key(key, keys, path),
+            if let Some(node) = keys.get(key.get_ref()) {
+                self.value(value, node, &key_path(path, key.get_ref()));
             }
         }
         for key in &keys.required {
@@ -81,19 +83,25 @@ impl<'n> Checker<'n> {
         }
     }
 
-    fn unknown_key(&mut self, key: &Spanned<DeString<'_>>, keys: &Keys, path: &str) {
+    /// An unknown key stands for the one that was meant, unless that one is given too.
+    fn unknown_key(&mut self, key: &Spanned<DeString<'_>>, table: &Table<'_>, keys: &Keys, path: &str) {
         let name: &str = key.get_ref();
         let known = keys.known();
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        let meant = suggest::nearest(name, &known);
         let is_on_top = matches!(&self.root.form, Form::Table(top) if !path.is_empty() && top.get(name).is_some());
-        let message = match suggest::nearest(name, &known) {
+        let message = match meant {
             // The reference's lines are dotted from the top; below a header one of them means something else.
             None if is_on_top => {
                 format!("unknown key; lines that begin with `{name}` belong above the first `[table]` of the file")
             }
             _ => suggest::unknown_key(name, &known),
         };
-        self.find(key.span(), &key_path(path, name), message);
+        let finding = Finding::new(key.span(), key_path(path, name), message);
+        self.findings.push(match meant.map(|meant| keys.setting(meant)).filter(|meant| !table.contains_key(*meant)) {
+            Some(meant) => finding.standing_for(key_path(path, meant)),
+            None => finding,
+        });
     }
 
     /// Puts the content of each `x_file` at `x`; answers every `x` so given, readable or not.
@@ -116,7 +124,10 @@ impl<'n> Checker<'n> {
                         let stem = Cow::Owned(stem.clone());
                         table.insert(Spanned::new(key.span(), stem), Spanned::new(value.span(), content));
                     }
-                    Err(message) => self.find(value.span(), &file_path, message),
+                    Err(message) => {
+                        let finding = Finding::new(value.span(), file_path, message);
+                        self.findings.push(finding.standing_for(key_path(path, &stem)));
+                    }
                 }
             }
             given.insert(stem);

@@ -153,7 +153,7 @@ impl<'i> Overlay<'_, 'i> {
         for (index, segment) in segments.iter().enumerate() {
             match &node.form {
                 Form::Table(keys) => {
-                    let key = self.key(keys, segments, index, &path)?;
+                    let key = self.key(keys, held, segments, index, &path)?;
                     path = key_path(&path, &key);
                     held = held.get(&key);
                     steps.push(Step::Key(key.clone()));
@@ -202,18 +202,30 @@ impl<'i> Overlay<'_, 'i> {
     }
 
     /// The key that a segment of the variable's name means.
-    fn key(&self, keys: &Keys, segments: &[&str], index: usize, path: &str) -> Result<String, Finding> {
+    fn key(
+        &self,
+        keys: &Keys,
+        held: Held<'_, '_>,
+        segments: &[&str],
+        index: usize,
+        path: &str,
+    ) -> Result<String, Finding> {
         let segment = segments[index];
         let known = keys.known();
         if let Some(key) = known.iter().find(|key| suggest::normal(key) == suggest::normal(segment)) {
             return Ok(key.clone());
         }
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
-        let message = match suggest::nearest(segment, &known) {
+        let meant = suggest::nearest(segment, &known);
+        let message = match meant {
             Some(meant) => format!("unknown key; did you mean `{}`?", self.name_with(index, meant)),
             None => suggest::unknown_key(segment, &known),
         };
-        Err(Finding::new(self.span.clone(), key_path(path, segment), message))
+        let finding = Finding::new(self.span.clone(), key_path(path, segment), message);
+        Err(match meant.map(|meant| keys.setting(meant)).filter(|meant| held.key(meant).is_none()) {
+            Some(meant) => finding.standing_for(key_path(path, meant)),
+            None => finding,
+        })
     }
 
     fn nothing_below(&self, segment: &str, path: &str) -> Finding {

@@ -101,7 +101,7 @@ pub fn read<T: DeserializeOwned + JsonSchema>(
             let file: Arc<str> = name.into();
             let origin = Origin::whole(Some(&file));
             let message = format!("the configuration cannot be read: {error}");
-            Err(Problems::new(Some(file), vec![Problem { origin, path: String::new(), message }]))
+            Err(Problems::new(Some(file), vec![Problem { origin, path: String::new(), message }], Vec::new()))
         }
     }
 }
@@ -114,7 +114,7 @@ pub fn read<T: DeserializeOwned + JsonSchema>(
 /// working directory.
 ///
 /// # Errors
-/// Every problem at once.
+/// Every problem at once, the causes before what may follow from them.
 pub fn load<T: DeserializeOwned + JsonSchema>(
     document: Option<Document<'_>>,
     variables: &Variables,
@@ -129,14 +129,12 @@ pub fn load<T: DeserializeOwned + JsonSchema>(
     let mut checker = Checker::new(&root);
     environment::overlay(&mut table, variables, &root, &mut sources, &mut checker.findings);
     checker.document(&mut table);
-    let findings = document::screen(checker.findings, broken, &sources);
-
-    let mut problems = variables.unreadable.clone();
-    problems.extend(findings.into_iter().map(|finding| finding.at(&sources)));
-    if !problems.is_empty() {
-        let more = values::problems(table, &problems, &sources, values);
-        problems.extend(more);
-        return Err(Problems::new(file, problems));
+    let findings = problem::without_consequences(document::screen(checker.findings, broken, &sources));
+    if !findings.is_empty() || !variables.unreadable.is_empty() {
+        let further = values::problems(table, &findings, &sources, values);
+        let mut causes = variables.unreadable.clone();
+        causes.extend(findings.into_iter().map(|finding| finding.at(&sources)));
+        return Err(Problems::new(file, causes, further));
     }
 
     let paths = origin::paths(&table);
@@ -148,7 +146,7 @@ pub fn load<T: DeserializeOwned + JsonSchema>(
         }
         Err(error) => {
             let problem = refused(&error, &paths, &checker.secrets).at(&sources);
-            Err(Problems::new(file, vec![problem]))
+            Err(Problems::new(file, vec![problem], Vec::new()))
         }
     }
 }

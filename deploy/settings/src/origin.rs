@@ -155,7 +155,7 @@ impl Origins {
             return Ok(());
         }
         let problems = invalid.into_iter().map(|found| self.problem(found));
-        Err(Problems::new(self.file.clone(), problems.collect()))
+        Err(Problems::new(self.file.clone(), Vec::new(), problems.collect()))
     }
 
     pub(crate) fn problem(&self, found: Invalid) -> Problem {

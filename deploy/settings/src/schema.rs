@@ -107,6 +107,11 @@ impl Keys {
         Some((stem, self.get(stem)?.secret_form()?))
     }
 
+    /// The setting that a key gives, itself or by file.
+    pub(crate) fn setting<'k>(&self, key: &'k str) -> &'k str {
+        self.secret_of(key).map_or(key, |(stem, _)| stem)
+    }
+
     /// Every key that the table may have, with those for secrets in files, in alphabetic order.
     pub(crate) fn known(&self) -> Vec<String> {
         let keys = self.nodes.iter().flat_map(|(key, node)| {

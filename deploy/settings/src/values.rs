@@ -1,24 +1,26 @@
 //! What is wrong with the values of a configuration whose form has problems elsewhere.
 //!
-//! The settings with problems are taken out; what is left is read with their defaults. So both kinds of
-//! problems are shown at once. Where too little is left to be read, only the first kind is.
+//! The settings with problems are taken out; what is left is read with their defaults. So both kinds of problems are
+//! shown at once, without what only follows from a problem of form. Where too little is left to be read, only the first
+//! kind is.
 
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 
 use crate::origin::{self, Origins, ROOT, Sources};
+use crate::problem::Finding;
 use crate::{Invalid, Problem, Table, Value};
 
 pub(crate) fn problems<T: DeserializeOwned>(
     mut table: Table<'_>,
-    known: &[Problem],
+    known: &[Finding],
     sources: &Sources<'_>,
     values: impl Fn(&T) -> Vec<Invalid>,
 ) -> Vec<Problem> {
-    known.iter().for_each(|problem| take_out(&mut table, &problem.path));
+    known.iter().for_each(|finding| take_out(&mut table, finding.path()));
     let origins = Origins::new(&origin::paths(&table), sources);
     let Ok(value) = T::deserialize(toml::de::Deserializer::from(Spanned::new(ROOT, table))) else { return Vec::new() };
-    let is_new = |found: &Invalid| !known.iter().any(|problem| touches(&problem.path, &found.path));
+    let is_new = |found: &Invalid| !known.iter().any(|finding| finding.explains(&found.path));
     values(&value).into_iter().filter(is_new).map(|found| origins.problem(found)).collect()
 }
 
@@ -35,12 +37,4 @@ fn take_out(table: &mut Table<'_>, path: &str) {
         table = inner;
     }
     table.remove(key);
-}
-
-/// Whether a problem at `known` explains one at `found`: it is the same setting, in it or around it.
-fn touches(known: &str, found: &str) -> bool {
-    let within = |outer: &str, inner: &str| {
-        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-    };
-    !known.is_empty() && (within(known, found) || within(found, known))
 }

@@ -103,13 +103,13 @@ fn problems_of_form_and_of_value_are_shown_together() {
     assert_eq!(
         paths,
         [
+            "ingest.listen",
+            "pipelin",
+            "shutdown.grace_s",
             "nats.url",
             "ingest.github.secrets",
             "ingest.answer_max_ms",
-            "ingest.listen",
-            "pipelin",
-            "pipeline.lanes",
-            "shutdown.grace_s"
+            "pipeline.lanes"
         ],
         "{problems}"
     );

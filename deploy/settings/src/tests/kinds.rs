@@ -1,7 +1,7 @@
 //! Each kind of problem, with its exact position and words.
 
-use super::{Action, Config, check, lines, load_text};
-use crate::{Document, Loaded, Problems, Variables, load, read};
+use super::{Action, Config, check, lines, load_text, variables};
+use crate::{Document, Invalid, Loaded, Problems, Variables, load, read};
 
 #[test]
 fn a_sound_document_has_no_problems() {
@@ -208,6 +208,67 @@ h.toml:5:7: sinks.splunk.url: expected a string, found an integer
 h.toml:7:8: ingest.port: out of range: expected an integer from 0 to 65535, found 99999
 5 problems in h.toml";
     assert_eq!(shown, expected);
+}
+
+#[test]
+fn what_was_meant_by_a_misspelt_key_is_not_missing() {
+    check(&[
+        ("rules = [{ nam = 'a', action = 'tag' }]", &["h.toml:1:12: rules[0].nam: unknown key; did you mean `name`?"]),
+        (
+            "[sinks.splunk]\nurl = 'http://a'\ntokn_file = '/nowhere'",
+            &["h.toml:3:1: sinks.splunk.tokn_file: unknown key; did you mean `token_file`?"],
+        ),
+        (
+            "[sinks.splunk]\nurll = 'http://a'\nurl = 'http://b'\nindx = 'a'",
+            &[
+                "h.toml:1:1: sinks.splunk.token: missing required key; give it or `token_file`",
+                "h.toml:2:1: sinks.splunk.urll: unknown key; did you mean `url`?",
+                "h.toml:4:1: sinks.splunk.indx: unknown key; did you mean `index`?",
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn what_follows_from_the_form_is_not_told_of_the_values() {
+    let refused = |text: &str, environment: &[(&str, &str)]| {
+        let values = |config: &Config| {
+            let wrong = |path: &str| Invalid { path: path.to_owned(), message: "is wrong".to_owned() };
+            let needs_secret = config.ingest.secrets.is_empty().then(|| wrong("ingest.secrets"));
+            let needs_name = config.name.is_empty().then(|| wrong("name"));
+            needs_name.into_iter().chain(needs_secret).collect()
+        };
+        let loaded: Result<Loaded<Config>, Problems> =
+            load(Some(Document { name: "h.toml", text }), &variables(environment), values);
+        lines(loaded)
+    };
+    // The name is wrong by itself, and comes after what is wrong with the form.
+    assert_eq!(
+        refused("[ingest]\nsecrets_file = '/nowhere'", &[]),
+        [
+            "h.toml:2:16: ingest.secrets_file: the secret file `/nowhere` cannot be read: No such file or directory (os error 2)",
+            "h.toml: name: is wrong",
+        ]
+    );
+    assert_eq!(
+        refused("nam = 'a'\n[ingest]\nsecrts = ['a']", &[]),
+        [
+            "h.toml:1:1: nam: unknown key; did you mean `name`?",
+            "h.toml:3:1: ingest.secrts: unknown key; did you mean `secrets`?",
+        ]
+    );
+    assert_eq!(
+        refused("", &[("HEADRACE__NAM", "a"), ("HEADRACE__INGEST__SECRET_FILE", "/nowhere")]),
+        [
+            "HEADRACE__INGEST__SECRET_FILE: ingest.secret_file: unknown key; did you mean `HEADRACE__INGEST__SECRETS_FILE`?",
+            "HEADRACE__NAM: nam: unknown key; did you mean `HEADRACE__NAME`?",
+        ]
+    );
+    // It is empty by itself, so another key that is near to it explains nothing.
+    assert_eq!(
+        refused("name = ''\nnamee = 'a'\ningest.secrets = ['a']", &[]),
+        ["h.toml:2:1: namee: unknown key; did you mean `name`?", "h.toml:1:8: name: is wrong"]
+    );
 }
 
 #[test]
