@@ -66,12 +66,31 @@ fn nats_syncs_every_second_unless_told_otherwise() {
     let local = |text: &str| read(text).value.local;
     assert_eq!(local("").sync_interval(), SyncInterval::Every(Duration::from_secs(1)));
     assert_eq!(local("local.sync_interval_ms = 0").sync_interval(), SyncInterval::Always);
-    for (sync_interval_ms, refused) in [(0, false), (99, true), (100, false), (120_000, false), (120_001, true)] {
+    for (sync_interval_ms, refused) in [(0, false), (99, true), (1, true), (100, false), (120_000, false)] {
         let local = Local { sync_interval_ms, ..Local::default() };
         let problems = Config { local, ..Config::default() }.validate(&[]);
         let found = problems.iter().any(|problem| problem.path == "local.sync_interval_ms");
         assert_eq!(found, refused, "{sync_interval_ms}");
     }
+}
+
+#[test]
+fn numbers_that_bound_each_other_are_compared() {
+    let told = |text: &str| -> Vec<String> {
+        let config = read(&format!("nats.url = 'nats://a'\ningest.github.secrets = ['one']\n{text}")).value;
+        let problems = config.validate(&[Role::Ingest]).into_iter();
+        problems.map(|problem| format!("{}: {}", problem.path, problem.message)).collect()
+    };
+    assert!(told("retry = { backoff_min_ms = 5, backoff_max_ms = 5 }").is_empty());
+    assert_eq!(
+        told("retry = { backoff_min_ms = 5, backoff_max_ms = 4 }"),
+        ["retry.backoff_max_ms: expected no less than `retry.backoff_min_ms` (5), found 4"]
+    );
+    assert!(told("ingest.body_max_bytes = 9\ningest.in_flight_max_bytes = 9").is_empty());
+    assert_eq!(
+        told("ingest.body_max_bytes = 9\ningest.in_flight_max_bytes = 8"),
+        ["ingest.in_flight_max_bytes: expected no less than `body_max_bytes` (9), found 8"]
+    );
 }
 
 #[test]
@@ -103,13 +122,13 @@ fn problems_of_form_and_of_value_are_shown_together() {
     assert_eq!(
         paths,
         [
+            "ingest.answer_max_ms",
             "ingest.listen",
             "pipelin",
+            "pipeline.lanes",
             "shutdown.grace_s",
             "nats.url",
-            "ingest.github.secrets",
-            "ingest.answer_max_ms",
-            "pipeline.lanes"
+            "ingest.github.secrets"
         ],
         "{problems}"
     );
