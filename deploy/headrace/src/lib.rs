@@ -28,6 +28,7 @@ mod secret_origin;
 mod send;
 mod started;
 mod stop;
+mod stream_sizes;
 mod telemetry;
 mod up;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use headrace_local::nats::SyncInterval;
 use headrace_local::{clickhouse, nats};
 use headrace_runtime::config::Invalid;
 use headrace_runtime::secret::{Secret, redact_url};
-use headrace_settings::{Loaded, Origin};
+use headrace_settings::Loaded;
 use headrace_sinks::file;
 use tokio::sync::watch;
 
@@ -31,6 +31,7 @@ use crate::run::ALL_ROLES;
 use crate::secret_origin::SecretOrigin;
 use crate::started::{self, Awaited, until_ready};
 use crate::stop::Stop;
+use crate::stream_sizes;
 use crate::telemetry;
 
 /// The ready file that every `up` keeps in its data directory.
@@ -118,9 +119,7 @@ fn values(config: &Config) -> Vec<Invalid> {
 /// Fills in what `up` decides itself: ports from the command line, the secret, the sinks. Returns where the secret
 /// comes from.
 fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyhow::Result<SecretOrigin> {
-    // The table alone says nothing: the printed reference has it, with every size commented out.
-    let sizes = ["streams.raw", "streams.events", "streams.alerts", "streams.dead"];
-    let sized_by_user = sizes.iter().any(|size| !matches!(loaded.locate(size), Origin::Default));
+    let are_sized_by_user = stream_sizes::are_given(loaded);
     let config = &mut loaded.value;
     let ports = [
         (arguments.gateway_port, &mut config.ingest.listen),
@@ -145,25 +144,11 @@ fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyh
     }
     if config.nats.url.is_empty() {
         brokers::use_own_users(data, &mut config.nats);
-        if !sized_by_user {
-            fit_streams(config, data.path())?;
+        if !are_sized_by_user {
+            stream_sizes::fit(&mut config.streams, data.path())?;
         }
     }
     Ok(secret)
-}
-
-/// Makes the default streams smaller where the disk is: together they take half of what is free.
-fn fit_streams(config: &mut Config, path: &Path) -> anyhow::Result<()> {
-    let disk = rustix::fs::statvfs(path).with_context(|| format!("cannot see how much disk {} has", path.display()))?;
-    let free = disk.f_bavail * disk.f_frsize;
-    let streams = &mut config.streams;
-    let all = [&mut streams.raw, &mut streams.events, &mut streams.alerts, &mut streams.dead];
-    let wanted: u64 = all.iter().map(|limits| limits.max_bytes).sum();
-    let share = (free as f64 / 2.0 / wanted as f64).min(1.0);
-    for limits in all {
-        limits.max_bytes = ((limits.max_bytes as f64 * share) as u64).max(8 << 20);
-    }
-    Ok(())
 }
 
 /// The configuration with the servers that it does not name.
