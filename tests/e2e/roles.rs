@@ -141,6 +141,15 @@ async fn the_reference_is_a_configuration() {
 }
 
 #[tokio::test]
+async fn editors_are_given_a_json_schema() {
+    let printed = command(PROGRAM, ["config", "--schema"]).await;
+    assert!(printed.status.success());
+    let schema: serde_json::Value = serde_json::from_str(&said(&printed)).unwrap();
+    assert_eq!(schema["$schema"], "http://json-schema.org/draft-07/schema#");
+    assert!(schema["properties"]["pipeline"].is_object(), "{schema}");
+}
+
+#[tokio::test]
 async fn the_help_of_every_command_has_an_example() {
     let help = said(&command(PROGRAM, ["--help"]).await);
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());

@@ -62,8 +62,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Dead(dead) => block_on(dead::dead(dead)),
         Command::Replay(replay) => block_on(replay::replay(replay)),
         Command::Query(query) => block_on(query::query(query)),
-        Command::Config => {
+        Command::Config { schema: false } => {
             print!("{}", headrace_settings::reference::<config::Config>(config::PREFIX));
+            Ok(())
+        }
+        Command::Config { schema: true } => {
+            print!("{}", headrace_settings::json_schema::<config::Config>());
             Ok(())
         }
         Command::Clickhouse(clickhouse) => clickhouse::serve(clickhouse),

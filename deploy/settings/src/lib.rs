@@ -2,14 +2,15 @@
 //!
 //! [`load`] shows every problem of a configuration at once, each with its line and column or its variable, and never
 //! prints the value of a secret. The JSON schema of `T` is the only description of what is allowed: the checks, the
-//! overrides and the [`reference()`] all come from it. Nothing here knows the product. Start at [`load`], then
-//! `schema.rs` and `check.rs`.
+//! overrides, the [`reference()`] and the [`json_schema()`] for editors all come from it. Nothing here knows the
+//! product. Start at [`load`], then `schema.rs` and `check.rs`.
 //!
 //! A field says its range once: `#[schemars(range(min = 1, max = 64))]`. A text is a secret when its type's schema has
 //! `"x-secret": true`; it may then be given as `x_file`.
 
 mod check;
 mod document;
+mod editor;
 mod environment;
 mod origin;
 mod problem;
@@ -29,6 +30,7 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::DeTable;
 
+pub use editor::json_schema;
 pub use environment::Variables;
 pub use origin::{Origin, item_path, key_path};
 pub use problem::{Problem, Problems};

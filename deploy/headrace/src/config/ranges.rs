@@ -1,6 +1,7 @@
-//! The ranges of numbers: each is enforced where the number was given, and shown in the reference.
+//! The ranges of numbers: each is enforced where the number was given, and shown in the reference and to editors.
 
-use headrace_settings::{Document, Variables, reference};
+use headrace_settings::{Document, Variables, json_schema, reference};
+use serde_json::{Value, json};
 
 use super::{Config, PREFIX};
 
@@ -59,9 +60,22 @@ fn told(key: &str, value: i64) -> Option<String> {
     loaded.err().map(|problems| problems.to_string())
 }
 
+/// The setting `key` in the JSON Schema.
+fn exported<'s>(root: &'s Value, key: &str) -> &'s Value {
+    key.split('.').fold(root, |schema, key| &referred(root, schema)["properties"][key])
+}
+
+/// What a schema refers to: the reference stands alone, in `allOf` beside other keywords, or in an `anyOf` that a null
+/// was taken out of.
+fn referred<'s>(root: &'s Value, schema: &'s Value) -> &'s Value {
+    let target = [schema, &schema["allOf"][0], &schema["anyOf"][0]].into_iter().find_map(|part| part["$ref"].as_str());
+    target.map_or(schema, |target| root.pointer(target.trim_start_matches('#')).unwrap())
+}
+
 #[test]
 fn each_range_is_enforced_with_its_place_and_printed() {
     let reference = reference::<Config>(PREFIX);
+    let schema: Value = serde_json::from_str(&json_schema::<Config>()).unwrap();
     for (key, min, max) in RANGES {
         let words = match max {
             Some(max) => format!("integer from {min} to {max}"),
@@ -81,6 +95,8 @@ fn each_range_is_enforced_with_its_place_and_printed() {
         let line = reference.find(&format!("\n#{key} = ")).unwrap_or_else(|| panic!("{key} is not in {reference}"));
         let facts = reference[..line].lines().last().unwrap_or_default();
         assert!(facts.starts_with(&format!("# {words}; ")), "{key}: {facts}");
+        let exported = exported(&schema, key);
+        assert_eq!((&exported["minimum"], &exported["maximum"]), (&json!(min), &json!(max)), "{key}: {exported}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! A configuration with every kind of setting, and the checks that its tests share.
 
+mod editor;
 mod environment;
 mod forms;
 mod kinds;
