@@ -86,6 +86,7 @@ pub struct GitHub {
     /// those of entries that list no organizations. The sender, and the owner of a fork, are not asked about.
     pub secrets: Vec<Secret>,
     /// Secrets that are valid for certain organizations, for an enterprise or for a hook only.
+    #[schemars(example = serde_json::json!([{ "organization": "acme", "secrets": ["..."] }]))]
     pub scoped: Vec<Scoped>,
 }
 

@@ -47,6 +47,9 @@ pub struct Config {
     #[schemars(range(min = 1, max = 600))]
     pub lease_s: u64,
     /// The hooks whose deliveries are looked after.
+    #[schemars(example = serde_json::json!([
+        { "kind": "organization", "organization": "acme", "hook_id": 12_345_678, "token": "github_pat_11..." },
+    ]))]
     pub hooks: Vec<Hook>,
 }
 
