@@ -25,25 +25,31 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Largest body in bytes; GitHub sends at most 25 MiB.
     pub body_max_bytes: usize,
-    /// Every request is answered within this many milliseconds, at most 8000: GitHub waits for 10 s.
+    /// Every request is answered within this many milliseconds: GitHub waits for 10 s.
+    #[schemars(range(min = 100, max = ANSWER_MAX_MS))]
     pub answer_max_ms: u64,
     /// A connection that brings no complete head of a request for so many milliseconds is closed, however it trickles;
     /// so is one that has no request.
+    #[schemars(range(min = 100, max = HEAD_MAX_MS))]
     pub head_max_ms: u64,
     /// Connections held at once, fewer when the limit of open files allows fewer, which is raised to the hard limit.
     /// When all places are taken, connections that wait for their peer for half a second or longer are dropped for
     /// new ones: of the address that has most of them, first those without a complete head, then those whose body
     /// comes slowest, last those whose latest request was verified. Nobody is dropped while there is room, so that a
     /// load balancer, whose connections all have one address, needs no exception.
+    #[schemars(range(min = 1))]
     pub connections_max: usize,
     /// Verified deliveries being stored at once; further ones wait a second, then are answered 503. A request whose
     /// body has not come, or that is not signed, takes no place of theirs.
+    #[schemars(range(min = 1))]
     pub in_flight_max: usize,
     /// Bytes of bodies held at once, at least `body_max_bytes`. Room is taken for what has come of a body, never for
     /// what is announced. When there is none for what comes next, the body that comes slowest is dropped after half a
     /// second; who finds no room within a second is answered 503.
+    #[schemars(range(max = u32::MAX))]
     pub in_flight_max_bytes: usize,
     /// Verified requests per second, over all senders; more are answered 429. Unset means no limit.
+    #[schemars(range(max = u32::MAX))]
     pub requests_per_second_max: Option<NonZeroU32>,
     /// GitHub webhooks.
     pub github: GitHub,
@@ -80,6 +86,7 @@ pub struct GitHub {
     /// those of entries that list no organizations. The sender, and the owner of a fork, are not asked about.
     pub secrets: Vec<Secret>,
     /// Secrets that are valid for certain organizations, for an enterprise or for a hook only.
+    #[schemars(example = serde_json::json!([{ "organization": "acme", "secrets": ["..."] }]))]
     pub scoped: Vec<Scoped>,
 }
 
@@ -143,30 +150,9 @@ impl Config {
     pub fn validate(&self, path: &str) -> Vec<Invalid> {
         let mut problems = Vec::new();
         let mut refuse = |field: &str, message: String| problems.push(Invalid::new(format!("{path}.{field}"), message));
-        if !(100..=ANSWER_MAX_MS).contains(&self.answer_max_ms) {
-            refuse(
-                "answer_max_ms",
-                format!("expected 100 to {ANSWER_MAX_MS} (GitHub waits for 10 s), found {}", self.answer_max_ms),
-            );
-        }
-        if !(100..=HEAD_MAX_MS).contains(&self.head_max_ms) {
-            refuse("head_max_ms", format!("expected 100 to {HEAD_MAX_MS} (ten minutes), found {}", self.head_max_ms));
-        }
-        for (field, value) in [("connections_max", self.connections_max), ("in_flight_max", self.in_flight_max)] {
-            if value == 0 {
-                refuse(field, "expected at least 1, found 0".to_owned());
-            }
-        }
-        if self.in_flight_max_bytes < self.body_max_bytes || self.in_flight_max_bytes > u32::MAX as usize {
-            refuse(
-                "in_flight_max_bytes",
-                format!(
-                    "expected `body_max_bytes` ({}) to {}, found {}",
-                    self.body_max_bytes,
-                    u32::MAX,
-                    self.in_flight_max_bytes
-                ),
-            );
+        let (bytes, body) = (self.in_flight_max_bytes, self.body_max_bytes);
+        if bytes < body {
+            refuse("in_flight_max_bytes", format!("expected no less than `body_max_bytes` ({body}), found {bytes}"));
         }
         if self.github.secrets.is_empty() && self.github.scoped.is_empty() {
             refuse(

@@ -20,6 +20,7 @@ const ALLOWED: [(&str, &[&str]); 5] = [
             "headrace-local",
             "headrace-runtime",
             "headrace-schemas",
+            "headrace-settings",
             "headrace-sinks",
             "headrace-stages",
         ],

@@ -71,8 +71,8 @@ async fn every_problem_of_a_configuration_is_told_at_once() {
     for problem in [
         format!("{place}:3:1: ingest.in_flight: "),
         format!("{place}:5:17: streams.raw.max_age_hours: "),
-        format!("{place}:2:17: ingest.answer_max_ms: expected 100 to 8000"),
-        format!("{place}:8:9: pipeline.lanes: expected 1 to 64, found 0"),
+        format!("{place}:2:17: ingest.answer_max_ms: out of range: expected an integer from 100 to 8000, found 9000"),
+        format!("{place}:8:9: pipeline.lanes: out of range: expected an integer from 1 to 64, found 0"),
         format!("4 problems in {place}"),
     ] {
         assert!(log.contains(&problem), "no `{problem}` in\n{log}");
@@ -83,9 +83,9 @@ async fn every_problem_of_a_configuration_is_told_at_once() {
     let (code, log) = with(&config).refused().await;
     assert_eq!(code, Some(2), "{log}");
     for problem in [
-        format!("{place}:2:17: ingest.answer_max_ms: expected 100 to 8000"),
-        format!("{place}:4:17: streams.raw.max_age_hours: expected at least 1, found 0"),
-        format!("{place}:7:9: pipeline.lanes: expected 1 to 64, found 0"),
+        format!("{place}:2:17: ingest.answer_max_ms: out of range: expected an integer from 100 to 8000, found 9000"),
+        format!("{place}:4:17: streams.raw.max_age_hours: out of range: expected an integer of at least 1, found 0"),
+        format!("{place}:7:9: pipeline.lanes: out of range: expected an integer from 1 to 64, found 0"),
         format!("3 problems in {place}"),
     ] {
         assert!(log.contains(&problem), "no `{problem}` in\n{log}");

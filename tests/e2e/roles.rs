@@ -126,19 +126,27 @@ dir = "{out}"
 async fn the_reference_is_a_configuration() {
     let printed = command(PROGRAM, ["config"]).await;
     assert!(printed.status.success());
-    let text = said(&printed);
-    let table: toml::Table = text.parse().unwrap();
-    assert!(table.contains_key("ingest") && table.contains_key("streams"), "{table:?}");
-
     // With what has no default, it is a whole configuration; only the servers are not there.
+    let text = said(&printed).replacen("\n#nats.url = \"\"\n", "\nnats.url = \"nats://127.0.0.1:1\"\n", 1);
+    let text = text.replacen("\n#ingest.github.secrets = ", "\ningest.github.secrets = [\"one\"] #", 1);
+    let table: toml::Table = text.parse().unwrap();
+    assert!(table.contains_key("ingest") && table.contains_key("nats") && table.len() == 2, "{table:?}");
+
     let dir = TempDir::new().unwrap();
     let config = dir.path().join("headrace.toml");
-    let text = text.replacen("\n#url = \"\"\n", "\nurl = \"nats://127.0.0.1:1\"\n", 1);
-    let text = text.replacen("\n#secrets = ", "\nsecrets = [\"one\"] #", 1);
     std::fs::write(&config, text).unwrap();
     let (code, report, problem) = check(&config).await;
     assert_eq!(code, Some(1), "{report}{problem}");
     assert!(report.starts_with("ok      configuration\nfailed  nats nats://127.0.0.1:1: "), "{report}{problem}");
+}
+
+#[tokio::test]
+async fn editors_are_given_a_json_schema() {
+    let printed = command(PROGRAM, ["config", "--schema"]).await;
+    assert!(printed.status.success());
+    let schema: serde_json::Value = serde_json::from_str(&said(&printed)).unwrap();
+    assert_eq!(schema["$schema"], "http://json-schema.org/draft-07/schema#");
+    assert!(schema["properties"]["pipeline"].is_object(), "{schema}");
 }
 
 #[tokio::test]

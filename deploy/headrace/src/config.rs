@@ -1,25 +1,21 @@
 //! The whole configuration, composed of the parts' own.
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
 use headrace_local::nats::SyncInterval;
 use headrace_runtime::config::{Invalid, Nats, Retry, Streams};
+use headrace_settings::{Document, Loaded, Problems, Variables};
 use headrace_sinks::{clickhouse, file, jira, splunk};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::settings::{self, Document, Loaded, Problems};
+/// What the names of variables that are settings begin with.
+pub const PREFIX: &str = "HEADRACE__";
 
-/// What `local.sync_interval_ms` may be besides 0. More often, and syncs follow each other without a pause; less
-/// often than the server's own two minutes serves nobody.
-const SYNC_INTERVAL_MS: RangeInclusive<u64> = 100..=120_000;
-/// What `nats.clock_skew_ms` may be. Even the clocks of one machine are read at different moments; what differs by more
-/// than a minute is not set at all.
-const CLOCK_SKEW_MS: RangeInclusive<u64> = 10..=60_000;
+/// The least that `local.sync_interval_ms` may be besides 0. More often, and syncs follow each other without a pause.
+const SYNC_INTERVAL_MIN_MS: u64 = 100;
 
 /// Headrace's configuration. Every setting has a default; a secret `x` may be given as `x_file`, the
 /// path of a file that holds it; `HEADRACE__A__B` in the environment overrides `a.b`.
@@ -115,7 +111,8 @@ pub struct Sinks {
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Replay {
-    /// How long a replay that was killed keeps the next one waiting, in seconds, 1 to 600. Default: 10. Example: 30.
+    /// How long a replay that was killed keeps the next one waiting, in seconds. Example: 30.
+    #[schemars(range(min = 1, max = 600))]
     pub lease_s: u64,
 }
 
@@ -139,6 +136,7 @@ impl Replay {
 pub struct Shutdown {
     /// How long work under way may take to finish, in seconds. What does not is done again by the next
     /// process.
+    #[schemars(range(min = 1, max = 300))]
     pub grace_s: u64,
 }
 
@@ -164,9 +162,11 @@ pub struct Local {
     pub nats_listen: SocketAddr,
     /// Where the embedded ClickHouse listens; port 0 takes any free one.
     pub clickhouse_listen: SocketAddr,
-    /// How often NATS syncs to disk what it has confirmed, in milliseconds, 100 to 120000. A power cut
+    /// How often NATS syncs to disk what it has confirmed, in milliseconds, 100 or more. A power cut
     /// (not a crash) may lose what was confirmed since. 0 syncs each message before it is confirmed:
     /// nothing is lost, and a disk takes a few hundred to a few thousand messages a second.
+    // Less often than the server's own two minutes serves nobody.
+    #[schemars(range(max = 120_000))]
     pub sync_interval_ms: u64,
 }
 
@@ -188,27 +188,32 @@ impl Default for Local {
     }
 }
 
-/// Reads the configuration from `path` and the environment. Its values are not validated yet; `values`
-/// is asked about them only where its form has problems too.
+/// Reads the configuration from `path` and the environment. `values` says what is wrong with its values.
 ///
 /// # Errors
 /// Every problem at once.
 pub fn load(path: Option<&Path>, values: impl Fn(&Config) -> Vec<Invalid>) -> Result<Loaded<Config>, Problems> {
-    settings::read::<Config>(path, environment(), values)
+    headrace_settings::read(path, &variables(), |config| told(values(config)))
 }
 
 /// Of the environment, what is meant as a setting.
-pub(crate) fn environment() -> impl Iterator<Item = (OsString, OsString)> {
-    std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HEADRACE__"))
+pub(crate) fn variables() -> Variables {
+    Variables::of(PREFIX, std::env::vars_os())
 }
 
 /// The same as [`load`], of a text and variables that were read before.
 pub(crate) fn load_text(
     document: Option<Document<'_>>,
-    environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
+    variables: &Variables,
     values: impl Fn(&Config) -> Vec<Invalid>,
 ) -> Result<Loaded<Config>, Problems> {
-    settings::load_with::<Config>(document, environment, values)
+    headrace_settings::load(document, variables, |config| told(values(config)))
+}
+
+/// What the parts found, for the library that reads their configuration and of which they know nothing.
+#[must_use]
+pub fn told(invalid: Vec<Invalid>) -> Vec<headrace_settings::Invalid> {
+    invalid.into_iter().map(|Invalid { path, message }| headrace_settings::Invalid { path, message }).collect()
 }
 
 impl Config {
@@ -238,10 +243,6 @@ impl Config {
     pub fn validate_replay(&self) -> Vec<Invalid> {
         let mut problems = self.validate(&[crate::role::Role::Pipeline]);
         problems.extend(self.sinks.validate_clickhouse("sinks"));
-        let lease_s = self.replay.lease_s;
-        if !(1..=600).contains(&lease_s) {
-            problems.push(Invalid::new("replay.lease_s", format!("expected 1 to 600, found {lease_s}")));
-        }
         problems
     }
 
@@ -274,7 +275,7 @@ impl Config {
         problems
     }
 
-    fn validate_nats(&self) -> Vec<Invalid> {
+    fn validate_shared(&self) -> Vec<Invalid> {
         let mut problems = Vec::new();
         let mut refuse = |path: &str, message: String| problems.push(Invalid::new(path, message));
         if self.nats.url.is_empty() {
@@ -295,58 +296,17 @@ impl Config {
             let message = format!("expected a subject such as `_INBOX_ingest`, found `{}`", nats.inbox_prefix);
             refuse("nats.inbox_prefix", message);
         }
-        if !CLOCK_SKEW_MS.contains(&nats.clock_skew_ms) {
-            let (min, max) = (CLOCK_SKEW_MS.start(), CLOCK_SKEW_MS.end());
-            refuse("nats.clock_skew_ms", format!("expected {min} to {max}, found {}", nats.clock_skew_ms));
-        }
-        problems
-    }
-
-    fn validate_shared(&self) -> Vec<Invalid> {
-        let mut problems = self.validate_nats();
-        let mut refuse = |path: &str, message: String| problems.push(Invalid::new(path, message));
-        if ![1, 3, 5].contains(&self.streams.replicas) {
-            refuse("streams.replicas", format!("expected 1, 3 or 5, found {}", self.streams.replicas));
-        }
-        if !(2..=3_600).contains(&self.streams.duplicate_window_s) {
-            refuse(
-                "streams.duplicate_window_s",
-                format!("expected 2 to 3600, found {}", self.streams.duplicate_window_s),
-            );
-        }
-        let limits = [
-            ("raw", self.streams.raw),
-            ("events", self.streams.events),
-            ("alerts", self.streams.alerts),
-            ("dead", self.streams.dead),
-        ];
-        for (name, limits) in limits {
-            if limits.max_age_hours == 0 {
-                refuse(&format!("streams.{name}.max_age_hours"), "expected at least 1, found 0".to_owned());
-            }
-            if limits.max_bytes < 1 << 20 {
-                refuse(
-                    &format!("streams.{name}.max_bytes"),
-                    format!("expected at least 1048576, found {}", limits.max_bytes),
-                );
-            }
-        }
         let sync_interval_ms = self.local.sync_interval_ms;
-        if sync_interval_ms != 0 && !SYNC_INTERVAL_MS.contains(&sync_interval_ms) {
-            let (min, max) = (SYNC_INTERVAL_MS.start(), SYNC_INTERVAL_MS.end());
-            refuse("local.sync_interval_ms", format!("expected 0 or {min} to {max}, found {sync_interval_ms}"));
+        if (1..SYNC_INTERVAL_MIN_MS).contains(&sync_interval_ms) {
+            let message = format!("expected 0, or {SYNC_INTERVAL_MIN_MS} or more, found {sync_interval_ms}");
+            refuse("local.sync_interval_ms", message);
         }
-        if self.retry.attempts_max == 0 {
-            refuse("retry.attempts_max", "expected at least 1, found 0".to_owned());
-        }
-        if self.retry.backoff_min_ms == 0 || self.retry.backoff_max_ms < self.retry.backoff_min_ms {
+        let (min, max) = (self.retry.backoff_min_ms, self.retry.backoff_max_ms);
+        if max < min {
             refuse(
                 "retry.backoff_max_ms",
-                "expected no less than `retry.backoff_min_ms`, which is at least 1".to_owned(),
+                format!("expected no less than `retry.backoff_min_ms` ({min}), found {max}"),
             );
-        }
-        if !(1..=300).contains(&self.shutdown.grace_s) {
-            refuse("shutdown.grace_s", format!("expected 1 to 300, found {}", self.shutdown.grace_s));
         }
         problems
     }
@@ -375,143 +335,10 @@ impl Sinks {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::role::Role;
-    use crate::settings::reference;
+mod bad_input;
 
-    fn read(text: &str) -> Loaded<Config> {
-        let none: [(OsString, OsString); 0] = [];
-        settings::load(Some(Document { name: "headrace.toml", text }), none)
-            .unwrap_or_else(|problems| panic!("{problems}\n{text}"))
-    }
+#[cfg(test)]
+mod ranges;
 
-    #[test]
-    fn the_reference_is_a_configuration_with_every_setting() {
-        let reference = reference::<Config>();
-        assert_eq!(format!("{:?}", read(&reference).value), format!("{:?}", Config::default()));
-        for setting in
-            ["listen", "secrets", "chains", "by_login", "assets", "rules_dirs", "window_minutes", "batch_events_max"]
-        {
-            assert!(reference.contains(setting), "{setting} is not in the reference:\n{reference}");
-        }
-    }
-
-    #[test]
-    fn nats_syncs_every_second_unless_told_otherwise() {
-        let local = |text: &str| read(text).value.local;
-        assert_eq!(local("").sync_interval(), SyncInterval::Every(Duration::from_secs(1)));
-        assert_eq!(local("local.sync_interval_ms = 0").sync_interval(), SyncInterval::Always);
-        for (sync_interval_ms, refused) in [(0, false), (99, true), (100, false), (120_000, false), (120_001, true)] {
-            let local = Local { sync_interval_ms, ..Local::default() };
-            let problems = Config { local, ..Config::default() }.validate(&[]);
-            let found = problems.iter().any(|problem| problem.path == "local.sync_interval_ms");
-            assert_eq!(found, refused, "{sync_interval_ms}");
-        }
-    }
-
-    #[test]
-    fn the_duplicate_window_and_what_clocks_may_differ_have_bounds() {
-        let streams = |duplicate_window_s| Streams { duplicate_window_s, ..Streams::default() };
-        let nats = |clock_skew_ms| Nats { clock_skew_ms, ..Nats::default() };
-        let window =
-            |seconds| ("streams.duplicate_window_s", Config { streams: streams(seconds), ..Config::default() });
-        let skew = |millis| ("nats.clock_skew_ms", Config { nats: nats(millis), ..Config::default() });
-        for ((path, config), refused) in [
-            (window(1), true),
-            (window(2), false),
-            (window(3_600), false),
-            (window(3_601), true),
-            (skew(9), true),
-            (skew(10), false),
-            (skew(60_000), false),
-            (skew(60_001), true),
-        ] {
-            let problems = config.validate(&[]);
-            assert_eq!(problems.iter().any(|problem| problem.path == path), refused, "{path}: {problems:?}");
-        }
-    }
-
-    #[test]
-    fn the_lease_of_a_replay_is_of_its_concern_only() {
-        for (lease_s, refused) in [(0, true), (1, false), (600, false), (601, true)] {
-            let config = Config { replay: Replay { lease_s }, ..Config::default() };
-            let is_told = |problems: Vec<Invalid>| problems.iter().any(|problem| problem.path == "replay.lease_s");
-            assert_eq!(is_told(config.validate_replay()), refused, "{lease_s}");
-            assert!(!is_told(config.validate(&[Role::Pipeline])));
-        }
-    }
-
-    #[test]
-    fn who_connects_to_nats_is_said_once_and_verifying_needs_secrets() {
-        let paths = |text: &str| -> Vec<String> {
-            let text = format!("nats.url = 'nats://a'\n{text}");
-            read(&text).value.validate(&[Role::Pipeline]).into_iter().map(|problem| problem.path).collect()
-        };
-        assert!(paths("nats.users_dir = '/run/nats'").is_empty());
-        assert_eq!(paths("nats.users_dir = '/run/nats'\nnats.user = 'ingest'"), ["nats.users_dir"]);
-        assert_eq!(paths("nats.users_dir = '/run/nats'\nnats.token = 't'"), ["nats.users_dir"]);
-        assert!(paths("nats.inbox_prefix = '_INBOX.ingest-1'").is_empty());
-        for prefix in ["", "_INBOX.", "_INBOX.>", "a b"] {
-            assert_eq!(paths(&format!("nats.inbox_prefix = '{prefix}'")), ["nats.inbox_prefix"]);
-        }
-        assert_eq!(paths("pipeline.verify = true"), ["ingest.github.secrets"]);
-        assert!(paths("pipeline.verify = true\ningest.github.secrets = ['one']").is_empty());
-    }
-
-    #[test]
-    fn problems_of_form_and_of_value_are_shown_together() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("headrace.toml");
-        let text = "[ingest]\nanswer_max_ms = 9000\nlisten = 5\n[pipelin]\n[pipeline]\nlanes = 0\n[shutdown]\ngrace_s = \"x\"\n";
-        std::fs::write(&path, text).unwrap();
-        let problems = load(Some(&path), |config| config.validate(&[Role::Ingest, Role::Pipeline])).unwrap_err();
-        let paths: Vec<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
-        assert_eq!(
-            paths,
-            [
-                "nats.url",
-                "ingest.github.secrets",
-                "ingest.answer_max_ms",
-                "ingest.listen",
-                "pipelin",
-                "pipeline.lanes",
-                "shutdown.grace_s"
-            ],
-            "{problems}"
-        );
-    }
-
-    #[test]
-    fn limits_may_be_given_in_part() {
-        let streams = read("[streams.events]\nmax_bytes = 1048576\n").value.streams;
-        assert_eq!((streams.events.max_age_hours, streams.events.max_bytes), (72, 1 << 20));
-        assert_eq!(streams.raw.max_bytes, 10 << 30);
-        assert!(reference::<Config>().contains("#max_age_hours = 72"));
-    }
-
-    #[test]
-    fn the_defaults_lack_only_what_nobody_can_guess() {
-        let paths: Vec<String> = Config::default()
-            .validate(&[Role::Ingest, Role::Pipeline, Role::Sinks])
-            .into_iter()
-            .map(|problem| problem.path)
-            .collect();
-        assert_eq!(paths, ["nats.url", "ingest.github.secrets"]);
-    }
-
-    #[test]
-    fn recovery_needs_the_permanent_record() {
-        let text =
-            "[recover]\n[[recover.hooks]]\nkind = 'organization'\norganization = 'acme'\nhook_id = 7\ntoken = 't'\n";
-        let paths = |text: &str, roles: &[Role]| -> Vec<String> {
-            read(text).value.validate(roles).into_iter().map(|problem| problem.path).collect()
-        };
-        assert_eq!(paths(text, &[Role::Recover]), ["nats.url", "sinks.clickhouse"]);
-        let with_sink = format!("{text}[sinks.clickhouse]\n");
-        assert_eq!(paths(&with_sink, &[Role::Recover]), ["nats.url", "sinks.clickhouse.url"]);
-        assert_eq!(paths(&with_sink, &[Role::Sinks, Role::Recover]), ["nats.url", "sinks.clickhouse.url"]);
-        assert_eq!(paths("", &[Role::Recover]), ["nats.url", "recover"]);
-        assert_eq!(paths("", &[Role::Sinks, Role::Recover]), ["nats.url"]);
-    }
-}
+#[cfg(test)]
+mod tests;

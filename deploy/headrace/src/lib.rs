@@ -11,7 +11,6 @@ mod installation;
 pub mod nats;
 mod process;
 pub mod role;
-pub mod settings;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -47,8 +46,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Dead(dead) => block_on(dead::dead(dead)),
         Command::Replay(replay) => block_on(replay::replay(replay)),
         Command::Query(query) => block_on(query::query(query)),
-        Command::Config => {
-            print!("{}", settings::reference::<config::Config>());
+        Command::Config { schema: false } => {
+            print!("{}", headrace_settings::reference::<config::Config>(config::PREFIX));
+            Ok(())
+        }
+        Command::Config { schema: true } => {
+            print!("{}", headrace_settings::json_schema::<config::Config>());
             Ok(())
         }
         Command::Clickhouse(clickhouse) => clickhouse::serve(clickhouse),

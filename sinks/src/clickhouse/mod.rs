@@ -56,16 +56,21 @@ pub struct Config {
     /// Whether to create and update the tables. Off where another user does it with `headrace check --migrate`.
     pub migrate: bool,
     /// Most events in one insert. Large ones are far cheaper: 10,000 to 50,000 is best.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub batch_events_max: usize,
     /// Most bytes of messages in one insert, with the bodies that they refer to; a larger body is inserted alone.
+    #[schemars(range(min = 1_048_576))]
     pub batch_bytes_max: usize,
     /// Longest wait for a batch to fill, in milliseconds: what it adds to an event's way.
+    #[schemars(range(min = 10, max = 60_000))]
     pub linger_ms: u64,
     /// Time the server may spend on one insert, in seconds. It is given to the server too, so that an
     /// insert that we gave up cannot succeed later on.
+    #[schemars(range(min = 1, max = 600))]
     pub insert_timeout_s: u64,
-    /// How much the clocks of ClickHouse's servers and ours may differ, in milliseconds, 10 to 60000. Rows are refused
-    /// that come so close to the end of the time in which they are ours. Default: 2000. Example: 5000.
+    /// How much the clocks of ClickHouse's servers and ours may differ, in milliseconds. Rows are refused that come so
+    /// close to the end of the time in which they are ours. Example: 5000.
+    #[schemars(range(min = 10, max = 60_000))]
     pub clock_skew_ms: u64,
 }
 
@@ -104,21 +109,6 @@ impl Config {
         let plain = |char: char| char.is_ascii_alphanumeric() || char == '_';
         if self.database.is_empty() || !self.database.chars().all(plain) {
             refuse("database", format!("expected letters, digits and `_`, found `{}`", self.database));
-        }
-        if !(1..=1_000_000).contains(&self.batch_events_max) {
-            refuse("batch_events_max", format!("expected 1 to 1000000, found {}", self.batch_events_max));
-        }
-        if self.batch_bytes_max < 1 << 20 {
-            refuse("batch_bytes_max", format!("expected at least 1048576, found {}", self.batch_bytes_max));
-        }
-        if !(10..=60_000).contains(&self.linger_ms) {
-            refuse("linger_ms", format!("expected 10 to 60000, found {}", self.linger_ms));
-        }
-        if !(1..=600).contains(&self.insert_timeout_s) {
-            refuse("insert_timeout_s", format!("expected 1 to 600, found {}", self.insert_timeout_s));
-        }
-        if !(10..=60_000).contains(&self.clock_skew_ms) {
-            refuse("clock_skew_ms", format!("expected 10 to 60000, found {}", self.clock_skew_ms));
         }
         problems
     }

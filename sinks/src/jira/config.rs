@@ -10,7 +10,7 @@ use headrace_schemas::event::Severity;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::shared::http::{check_positive, check_url};
+use crate::shared::http::check_url;
 use crate::shared::severity;
 
 /// One Jira Cloud ticket per alert, with comments as it grows. Tried only against a stand-in that
@@ -40,10 +40,13 @@ pub struct Config {
     /// `["headrace"]`. Example: `["headrace", "github"]`.
     pub labels: Vec<String>,
     /// Most alerts in a batch. Default: 10. Example: 1.
+    #[schemars(range(min = 1, max = BATCH_EVENTS_MAX))]
     pub batch_events_max: usize,
     /// Longest wait for a batch to fill, in milliseconds. Default: 1000. Example: 200.
+    #[schemars(range(min = 1))]
     pub linger_ms: u64,
     /// Longest wait for the answer to one request, in milliseconds. Default: 10000. Example: 30000.
+    #[schemars(range(min = 1))]
     pub timeout_ms: u64,
     /// How long Jira's search may miss a ticket that was just created, in milliseconds. After a
     /// creation without a clear answer, this long passes before a ticket that is not found is
@@ -83,14 +86,8 @@ impl Config {
     #[must_use]
     pub fn validate(&self, path: &str) -> Vec<Invalid> {
         let at = |field: &str| format!("{path}.{field}");
-        let mut problems: Vec<Invalid> = [
-            check_url(&self.url, &at("url"), "https://acme.atlassian.net"),
-            check_positive(self.linger_ms, at("linger_ms")),
-            check_positive(self.timeout_ms, at("timeout_ms")),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
+        let url = check_url(&self.url, &at("url"), "https://acme.atlassian.net");
+        let mut problems: Vec<Invalid> = url.into_iter().collect();
         let mut expect = |good: bool, field: &str, message: &str| {
             if !good {
                 problems.push(Invalid::new(at(field), message));
@@ -102,8 +99,6 @@ impl Config {
         let key = "expected a project key such as `SEC`: a capital letter, then capital letters, digits or `_`";
         expect(is_project_key(&self.project), "project", key);
         expect(!self.issue_type.trim().is_empty(), "issue_type", "expected a name such as `Task`, found nothing");
-        let batch = format!("expected 1 to {BATCH_EVENTS_MAX}, found {}", self.batch_events_max);
-        expect((1..=BATCH_EVENTS_MAX).contains(&self.batch_events_max), "batch_events_max", &batch);
         for label in &self.labels {
             let good = !label.is_empty() && label.len() <= 255 && !label.contains(char::is_whitespace);
             expect(good, "labels", &format!("expected labels of 1 to 255 bytes without spaces, found `{label}`"));
@@ -157,23 +152,11 @@ mod tests {
         let bad = Config {
             project: "SEC\" OR project = \"HR".to_owned(),
             issue_type: " ".to_owned(),
-            batch_events_max: 51,
-            linger_ms: 0,
-            timeout_ms: 0,
             labels: vec!["two words".to_owned()],
             priorities: BTreeMap::from([("bad".to_owned(), String::new())]),
             ..good
         };
-        let fields = [
-            "linger_ms",
-            "timeout_ms",
-            "project",
-            "issue_type",
-            "batch_events_max",
-            "labels",
-            "priorities",
-            "priorities",
-        ];
+        let fields = ["project", "issue_type", "labels", "priorities", "priorities"];
         assert_eq!(paths(&bad), fields.map(|field| format!("sinks.jira.{field}")));
     }
 }

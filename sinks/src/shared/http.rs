@@ -104,11 +104,6 @@ pub(crate) fn check_url(url: &str, path: &str, example: &str) -> Option<Invalid>
     Some(Invalid::new(path, format!("expected the receiver's base URL such as `{example}`, found {problem}")))
 }
 
-/// What is wrong with a duration or a count that must not be zero, if anything is.
-pub(crate) fn check_positive(value: u64, path: String) -> Option<Invalid> {
-    (value == 0).then(|| Invalid::new(path, "expected more than 0, found 0"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

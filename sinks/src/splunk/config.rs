@@ -9,7 +9,7 @@ use headrace_schemas::event::Severity;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::shared::http::{check_positive, check_url};
+use crate::shared::http::check_url;
 
 /// Scored events to Splunk's HTTP Event Collector (HEC). Tried only against a stand-in that follows
 /// the published protocol, not against a Splunk server.
@@ -36,14 +36,18 @@ pub struct Config {
     /// cannot pass it on.
     pub compress: bool,
     /// Most events in a batch. Default: 500. Example: 2000.
+    #[schemars(range(min = 1))]
     pub batch_events_max: usize,
     /// Most bytes in a request, before compression; a larger batch takes several requests, and an
     /// event larger than this is sent alone. Default: 1000000, what Splunk Cloud accepts. Example:
     /// 5000000.
+    #[schemars(range(min = 10_000))]
     pub batch_bytes_max: usize,
     /// Longest wait for a batch to fill, in milliseconds. Default: 1000. Example: 200.
+    #[schemars(range(min = 1))]
     pub linger_ms: u64,
     /// Longest wait for the answer to one request, in milliseconds. Default: 10000. Example: 30000.
+    #[schemars(range(min = 1))]
     pub timeout_ms: u64,
     /// A file of CA certificates (PEM) to trust besides the system's. Default: none. Example:
     /// `/etc/headrace/splunk-ca.pem`.
@@ -80,15 +84,8 @@ impl Config {
     #[must_use]
     pub fn validate(&self, path: &str) -> Vec<Invalid> {
         let at = |field: &str| format!("{path}.{field}");
-        let mut problems: Vec<Invalid> = [
-            check_url(&self.url, &at("url"), "https://splunk.example.com:8088"),
-            check_positive(self.batch_events_max as u64, at("batch_events_max")),
-            check_positive(self.linger_ms, at("linger_ms")),
-            check_positive(self.timeout_ms, at("timeout_ms")),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
+        let url = check_url(&self.url, &at("url"), "https://splunk.example.com:8088");
+        let mut problems: Vec<Invalid> = url.into_iter().collect();
         if self.url.contains("/services/") {
             let message = "expected the base URL, found one with `/services/`; leave the endpoint's path out";
             problems.push(Invalid::new(at("url"), message));
@@ -97,10 +94,6 @@ impl Config {
             let message =
                 "expected a HEC token of printable ASCII characters; create one in Splunk under Settings › Data inputs";
             problems.push(Invalid::new(at("token"), message));
-        }
-        if self.batch_bytes_max < 10_000 {
-            let message = format!("expected 10000 bytes or more, found {}", self.batch_bytes_max);
-            problems.push(Invalid::new(at("batch_bytes_max"), message));
         }
         problems
     }
@@ -130,17 +123,9 @@ mod tests {
         let bad = Config {
             url: "https://splunk.example.com/services/collector".to_owned(),
             token: Secret::new("two words"),
-            batch_events_max: 0,
-            batch_bytes_max: 9_999,
-            linger_ms: 0,
-            timeout_ms: 0,
             ..good
         };
-        assert_eq!(
-            paths(&bad),
-            ["batch_events_max", "linger_ms", "timeout_ms", "url", "token", "batch_bytes_max"]
-                .map(|field| format!("sinks.splunk.{field}"))
-        );
+        assert_eq!(paths(&bad), ["sinks.splunk.url", "sinks.splunk.token"]);
         assert!(bad.validate("x").iter().all(|problem| !problem.message.contains("two words")));
     }
 }

@@ -1,5 +1,6 @@
 //! What a target begins with: good input, and bad input of every kind that has ever been trouble.
 
+use headrace::config::{Config, PREFIX};
 use headrace_runtime::message::payload::{Product as _, RawDelivery};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
@@ -74,9 +75,9 @@ fn records() -> Vec<Vec<u8>> {
 }
 
 fn settings() -> Vec<Vec<u8>> {
-    let reference = headrace::settings::reference::<headrace::config::Config>();
-    let uncommented: String =
-        reference.lines().map(|line| line.trim_start_matches("# ")).collect::<Vec<_>>().join("\n");
+    let reference = headrace_settings::reference::<Config>(PREFIX);
+    let settings = reference.lines().filter_map(|line| line.strip_prefix('#'));
+    let uncommented = settings.filter(|line| !line.starts_with(' ')).collect::<Vec<_>>().join("\n");
     vec![
         reference.into_bytes(),
         uncommented.into_bytes(),

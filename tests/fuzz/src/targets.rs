@@ -3,8 +3,7 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use headrace::config::Config;
-use headrace::settings::{self, Document};
+use headrace::config::{Config, PREFIX, told};
 use headrace_ingest::config::{GitHub, Scoped, Tenants};
 use headrace_ingest::github::tenant::{login_of, names_of};
 use headrace_ingest::github::{Claim, Keys, MediaType, form_payload, parse_signature};
@@ -16,6 +15,7 @@ use headrace_schemas::event::{Category, Event, Severity};
 use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;
 use headrace_schemas::{catalog, codec, header, subject, token};
+use headrace_settings::{Document, Variables, load};
 use headrace_stages::normalize::normalize as normalized;
 use headrace_stages::score::{self, Score};
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -189,13 +189,11 @@ pub fn settings(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let (document, variable) = text.split_once('\u{1}').unwrap_or((&text, ""));
     let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
-    let variables = [(format!("HEADRACE__{name}"), value.to_owned())];
-    match settings::load::<Config>(Some(Document { name: "headrace.toml", text: document }), variables) {
-        Ok(loaded) => {
-            let invalid = loaded.value.validate(&[headrace::role::Role::Ingest, headrace::role::Role::Pipeline]);
-            let _ = loaded.check(invalid).map_err(|problems| problems.to_string());
-        }
-        Err(problems) => assert!(!problems.to_string().is_empty()),
+    let variables = Variables::of(PREFIX, [(format!("{PREFIX}{name}"), value.to_owned())]);
+    let document = Document { name: "headrace.toml", text: document };
+    let roles = [headrace::role::Role::Ingest, headrace::role::Role::Pipeline];
+    if let Err(problems) = load(Some(document), &variables, |config: &Config| told(config.validate(&roles))) {
+        assert!(!problems.to_string().is_empty());
     }
 }
 

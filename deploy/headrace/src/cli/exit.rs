@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
+use headrace_settings::Problems;
+
 use crate::process::stop::ForcedExit;
-use crate::settings::Problems;
 
 /// It failed.
 const FAILED: u8 = 1;

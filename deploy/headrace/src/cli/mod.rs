@@ -63,9 +63,13 @@ pub enum Command {
     /// Ask ClickHouse: that of the running `up`, or of the configuration. It changes nothing without --write.
     #[command(after_help = format!("Examples:\n  headrace query 'SELECT * FROM headrace.events ORDER BY occurred_at DESC LIMIT 3 FORMAT Vertical'\n  headrace query - < report.sql\n\n{EXIT_CODES}"))]
     Query(Query),
-    /// Print the reference of the configuration: a TOML file with every setting, its meaning and default.
-    #[command(after_help = format!("Example:\n  headrace config > headrace.toml\n\n{EXIT_CODES}"))]
-    Config,
+    /// Print the reference of the configuration: a TOML file with every setting, its meaning, range and default.
+    #[command(after_help = format!("Examples:\n  headrace config > headrace.toml\n  headrace config --schema > headrace.schema.json\n\nWith `#:schema ./headrace.schema.json` as its first line, editors check and complete headrace.toml.\n\n{EXIT_CODES}"))]
+    Config {
+        /// Print the JSON Schema instead, by which editors check and complete the file.
+        #[arg(long)]
+        schema: bool,
+    },
     /// Run the embedded ClickHouse as a server of its own, speaking ClickHouse's HTTP protocol.
     #[command(after_help = format!("Example:\n  headrace clickhouse --data-dir ./clickhouse --listen 127.0.0.1:8123\n\n{EXIT_CODES}"))]
     Clickhouse(Clickhouse),

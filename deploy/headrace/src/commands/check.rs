@@ -19,10 +19,8 @@ use crate::role::ALL_ROLES;
 const SERVER_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) async fn check(arguments: Check) -> anyhow::Result<()> {
-    let loaded = config::load(arguments.config.config.as_deref(), |config| config.validate(&ALL_ROLES))?;
-    loaded.check(loaded.value.validate(&ALL_ROLES))?;
+    let config = config::load(arguments.config.config.as_deref(), |config| config.validate(&ALL_ROLES))?.value;
     println!("ok      configuration");
-    let config = loaded.value;
     let mut failed = 0;
     let mut report = |name: &str, result: Result<(), String>| match result {
         Ok(()) => println!("ok      {name}"),

@@ -16,9 +16,7 @@ use crate::role::{ALL_ROLES, Role};
 
 pub(crate) async fn run(arguments: Run) -> anyhow::Result<()> {
     let roles = if arguments.roles.is_empty() { ALL_ROLES.to_vec() } else { arguments.roles };
-    let loaded = config::load(arguments.config.config.as_deref(), |config| config.validate(&roles))?;
-    loaded.check(loaded.value.validate(&roles))?;
-    let config = loaded.value;
+    let config = config::load(arguments.config.config.as_deref(), |config| config.validate(&roles))?.value;
     telemetry::install(&config.log)?;
     let mut stop = Stop::listen()?;
     let ready_files = ReadyFiles::claim(arguments.ready_file)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use headrace_local::nats::SyncInterval;
 use headrace_local::{clickhouse, nats};
 use headrace_runtime::config::Invalid;
 use headrace_runtime::secret::{Secret, redact_url};
+use headrace_settings::Loaded;
 use headrace_sinks::file;
 use tokio::sync::watch;
 
@@ -25,6 +26,7 @@ use crate::installation::data_dir::{CLICKHOUSE_PASSWORD, CLICKHOUSE_READER_PASSW
 use crate::installation::last_up::LastUp;
 use crate::installation::ready::{READY_FILE, Ready, ReadyFiles};
 use crate::installation::secret_origin::SecretOrigin;
+use crate::installation::stream_sizes;
 use crate::nats::connections::{self, Brokers};
 use crate::nats::users::User;
 use crate::process::Process;
@@ -33,7 +35,6 @@ use crate::process::stop::Stop;
 use crate::process::telemetry;
 use crate::role::ALL_ROLES;
 use crate::role::{CLICKHOUSE, CLICKHOUSE_RAW};
-use crate::settings::{Loaded, Origin};
 
 /// How long a server may take to stop before it is killed, which loses nothing that was confirmed.
 const SERVER_GRACE: Duration = Duration::from_secs(2);
@@ -61,10 +62,7 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     let data = DataDir::open(&arguments.data_dir)?;
     let ready_files = ReadyFiles::claim([data.join(READY_FILE)].into_iter().chain(arguments.ready_file.clone()))?;
     let secret = complete(&mut loaded, &arguments, &data)?;
-    let mut config = loaded.value.clone();
-    // What the servers' addresses will be is not known yet; all else must be right before they start.
-    let placeholder = with_servers(&config, "nats://127.0.0.1:1", "http://127.0.0.1:1");
-    loaded.check(placeholder.validate(&ALL_ROLES))?;
+    let mut config = loaded.value;
 
     let servers = tokio::select! {
         started = start_servers(&config, &data) => started?,
@@ -102,7 +100,10 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
 
 /// What is wrong with the values, whatever `up` is going to fill in.
 fn values(config: &Config) -> Vec<Invalid> {
-    let mut config = with_servers(config, "nats://127.0.0.1:1", "http://127.0.0.1:1");
+    let mut config = config.clone();
+    config.sinks.clickhouse.get_or_insert_default();
+    // What the servers' addresses will be is not known yet; all else must be right before they start.
+    let mut config = with_servers(&config, "nats://127.0.0.1:1", "http://127.0.0.1:1");
     if config.ingest.github.secrets.is_empty() && config.ingest.github.scoped.is_empty() {
         config.ingest.github.secrets.push(Secret::new("made at the start"));
     }
@@ -112,9 +113,7 @@ fn values(config: &Config) -> Vec<Invalid> {
 /// Fills in what `up` decides itself: ports from the command line, the secret, the sinks. Returns where the secret
 /// comes from.
 fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyhow::Result<SecretOrigin> {
-    // The table alone says nothing: the printed reference has it, with every size commented out.
-    let sizes = ["streams.raw", "streams.events", "streams.alerts", "streams.dead"];
-    let sized_by_user = sizes.iter().any(|size| !matches!(loaded.locate(size), Origin::Default));
+    let are_sized_by_user = stream_sizes::are_given(loaded);
     let config = &mut loaded.value;
     let ports = [
         (arguments.gateway_port, &mut config.ingest.listen),
@@ -139,25 +138,11 @@ fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyh
     }
     if config.nats.url.is_empty() {
         connections::use_own_users(data, &mut config.nats);
-        if !sized_by_user {
-            fit_streams(config, data.path())?;
+        if !are_sized_by_user {
+            stream_sizes::fit(&mut config.streams, data.path())?;
         }
     }
     Ok(secret)
-}
-
-/// Makes the default streams smaller where the disk is: together they take half of what is free.
-fn fit_streams(config: &mut Config, path: &Path) -> anyhow::Result<()> {
-    let disk = rustix::fs::statvfs(path).with_context(|| format!("cannot see how much disk {} has", path.display()))?;
-    let free = disk.f_bavail * disk.f_frsize;
-    let streams = &mut config.streams;
-    let all = [&mut streams.raw, &mut streams.events, &mut streams.alerts, &mut streams.dead];
-    let wanted: u64 = all.iter().map(|limits| limits.max_bytes).sum();
-    let share = (free as f64 / 2.0 / wanted as f64).min(1.0);
-    for limits in all {
-        limits.max_bytes = ((limits.max_bytes as f64 * share) as u64).max(8 << 20);
-    }
-    Ok(())
 }
 
 /// The configuration with the servers that it does not name.

@@ -2,15 +2,16 @@
 //! computes. It is kept in the directory as it was read, secrets included, and only its owner may read it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use headrace_runtime::config::Invalid;
+use headrace_settings::{Document, Loaded, Variables};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{self, Config};
 use crate::installation::private;
-use crate::settings::{Document, Loaded};
 
 /// The file in the data directory.
 const FILE: &str = "last-up.json";
@@ -41,7 +42,9 @@ impl LastUp {
         values: impl Fn(&Config) -> Vec<Invalid>,
     ) -> anyhow::Result<(Self, Loaded<Config>)> {
         let directory = std::env::current_dir().context("cannot tell the working directory")?;
-        let environment: BTreeMap<String, String> = environment().collect();
+        let variables = config::variables();
+        let owned = |(name, text): (&str, &str)| (name.to_owned(), text.to_owned());
+        let environment: BTreeMap<String, String> = variables.iter().map(owned).collect();
         let Some(path) = config else {
             let loaded = config::load(None, values)?;
             return Ok((Self { directory, file: None, environment }, loaded));
@@ -52,7 +55,7 @@ impl LastUp {
             anyhow::bail!("cannot read the configuration {}", path.display());
         };
         let name = path.display().to_string();
-        let loaded = config::load_text(Some(Document { name: &name, text: &text }), config::environment(), values)?;
+        let loaded = config::load_text(Some(Document { name: &name, text: &text }), &variables, values)?;
         let path = std::path::absolute(path).with_context(|| format!("cannot tell where {name} is"))?;
         Ok((Self { directory, file: Some(ConfigCopy { path, text }), environment }, loaded))
     }
@@ -85,11 +88,12 @@ impl LastUp {
                 self.directory.display()
             )
         })?;
-        let mut variables = self.environment.clone();
-        variables.extend(environment());
+        let kept = self.environment.iter().map(|(name, text)| (OsString::from(name), OsString::from(text)));
+        let environment: BTreeMap<OsString, OsString> = kept.chain(std::env::vars_os()).collect();
+        let variables = Variables::of(config::PREFIX, environment);
         let name = self.file.as_ref().map(|file| file.path.display().to_string()).unwrap_or_default();
         let document = self.file.as_ref().map(|file| Document { name: &name, text: &file.text });
-        Ok(config::load_text(document, variables, values)?)
+        Ok(config::load_text(document, &variables, values)?)
     }
 
     /// Whose configuration it is, for a person.
@@ -113,12 +117,6 @@ impl LastUp {
         }
         told
     }
-}
-
-/// The variables of this process that are settings. One that is no text was refused when they were loaded.
-fn environment() -> impl Iterator<Item = (String, String)> {
-    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-    config::environment().map(move |(name, value)| (text(name), text(value)))
 }
 
 #[cfg(test)]

@@ -6,3 +6,4 @@ pub(crate) mod private;
 pub(crate) mod ready;
 pub(crate) mod running;
 pub(crate) mod secret_origin;
+pub(crate) mod stream_sizes;

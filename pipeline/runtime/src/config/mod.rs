@@ -58,8 +58,9 @@ pub struct Nats {
     /// How long `run` waits at its start until NATS answers and has its streams, in seconds; then it ends with
     /// an error. Once started it waits for ever.
     pub start_wait_s: u64,
-    /// How much the clocks of the broker's servers and ours may differ, in milliseconds, 10 to 60000. After a restart of
-    /// the broker a sink waits so much longer before it believes a look-up. Default: 2000. Example: 5000.
+    /// How much the clocks of the broker's servers and ours may differ, in milliseconds. After a restart of
+    /// the broker a sink waits so much longer before it believes a look-up. Example: 5000.
+    #[schemars(range(min = 10, max = 60_000))]
     pub clock_skew_ms: u64,
 }
 
@@ -154,9 +155,11 @@ impl Nats {
 #[serde(deny_unknown_fields, default)]
 pub struct Streams {
     /// Copies of each stream: 1, or 3 on a cluster of three or more servers.
+    #[schemars(extend("enum" = [1, 3, 5]))]
     pub replicas: usize,
-    /// How long the broker recognizes a repeated message, in seconds, 2 to 3600. A longer window costs broker
-    /// memory, about 100 bytes per message; repeats beyond it are recognized in ClickHouse. Default: 120. Example: 600.
+    /// How long the broker recognizes a repeated message, in seconds. A longer window costs broker
+    /// memory, about 100 bytes per message; repeats beyond it are recognized in ClickHouse.
+    #[schemars(range(min = 2, max = 3_600))]
     pub duplicate_window_s: u64,
     /// Bodies as they came: the replay window.
     #[serde(deserialize_with = "partial::raw")]
@@ -238,8 +241,10 @@ mod partial {
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Messages older than this many hours are removed.
+    #[schemars(range(min = 1))]
     pub max_age_hours: u64,
     /// The stream holds at most this many bytes.
+    #[schemars(range(min = 1_048_576))]
     pub max_bytes: u64,
 }
 
@@ -255,10 +260,12 @@ impl Default for Limits {
 pub struct Retry {
     /// Attempts that an event's own temporary failures may cost before it is dead-lettered. A receiver
     /// that is down altogether costs none.
+    #[schemars(range(min = 1, max = u32::MAX))]
     pub attempts_max: u32,
     /// Pause after the first failure, in milliseconds; it doubles with each further one.
+    #[schemars(range(min = 1))]
     pub backoff_min_ms: u64,
-    /// The longest pause, in milliseconds.
+    /// The longest pause, in milliseconds; no less than `backoff_min_ms`.
     pub backoff_max_ms: u64,
 }
 

@@ -13,7 +13,6 @@ use bytes::Bytes;
 use futures::future::join_all;
 use headrace_runtime::component::stage::Stage;
 use headrace_runtime::component::stage::Verdict;
-use headrace_runtime::config::Invalid;
 use headrace_runtime::fault::Fault;
 use headrace_runtime::state::StateStore;
 use headrace_schemas::alert::Alert;
@@ -31,26 +30,15 @@ const CONFLICTS_MAX: usize = 16;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Matches of the same rule by the same actor in the same repository within this many minutes are
-    /// one alert. Windows begin at whole multiples of it, UTC. What counts is when the event was first sent.
+    /// one alert. Windows begin at whole multiples of it, UTC. What counts is when the event was first sent. What was
+    /// counted is kept for seven days.
+    #[schemars(range(min = 1, max = 8_640))]
     pub window_minutes: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self { window_minutes: 60 }
-    }
-}
-
-impl Config {
-    /// What is wrong with these values, below `path`.
-    #[must_use]
-    pub fn validate(&self, path: &str) -> Vec<Invalid> {
-        // State is kept for seven days.
-        if (1..=6 * 24 * 60).contains(&self.window_minutes) {
-            return Vec::new();
-        }
-        let message = format!("expected 1 to 8640 minutes (six days), found {}", self.window_minutes);
-        vec![Invalid::new(format!("{path}.window_minutes"), message)]
     }
 }
 

@@ -23,6 +23,9 @@ use self::assets::Assets;
 pub struct Config {
     /// What matters to the company and who answers for it. An entry applies to the events that all of
     /// its patterns match.
+    #[schemars(example = serde_json::json!([
+        { "name": "payments", "repository": "acme/payments-*", "owner": "team-payments", "criticality": "high" },
+    ]))]
     pub assets: Vec<Asset>,
 }
 

@@ -21,12 +21,14 @@ use anyhow::Context as _;
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 use headrace_runtime::broker::Broker;
+use headrace_runtime::config::Invalid;
 use headrace_runtime::consume::stream_reader::{self, Window};
 use headrace_runtime::secret::Secret;
 use headrace_runtime::state::StateStore;
 use headrace_runtime::state::lease::Lease;
 use headrace_schemas::time::Timestamp;
 use headrace_schemas::token;
+use headrace_settings::Loaded;
 use headrace_sinks::clickhouse;
 use headrace_stages::chains;
 use sha2::{Digest as _, Sha256};
@@ -44,7 +46,6 @@ use crate::installation::running;
 use crate::nats::connections::connect_admin;
 use crate::process::stop::stop_signal;
 use crate::process::verify;
-use crate::settings::Loaded;
 
 /// Key of the lease.
 const LEASE: &str = "lease.replay";
@@ -109,7 +110,7 @@ fn configured(arguments: &Replay) -> anyhow::Result<Config> {
         }
         *config = up::with_servers(config, &nats, &clickhouse);
     }
-    loaded.check(loaded.value.validate_replay())?;
+    loaded.refuse(config::told(loaded.value.validate_replay()))?;
     Ok(loaded.value)
 }
 
@@ -117,7 +118,7 @@ fn configured(arguments: &Replay) -> anyhow::Result<Config> {
 /// owners and the matches of own rules out of every row.
 fn load(arguments: &Replay, data_dir: &Path) -> anyhow::Result<Loaded<Config>> {
     if arguments.place.config.config.is_some() || arguments.defaults {
-        return Ok(config::load(arguments.place.config.config.as_deref(), Config::validate_replay)?);
+        return Ok(config::load(arguments.place.config.config.as_deref(), values)?);
     }
     let Some(last_up) = LastUp::read(data_dir)? else {
         let problem = format!(
@@ -128,7 +129,19 @@ fn load(arguments: &Replay, data_dir: &Path) -> anyhow::Result<Loaded<Config>> {
         return Err(Cli::command().error(ErrorKind::MissingRequiredArgument, problem).into());
     };
     eprintln!("{}", last_up.told());
-    last_up.load(Config::validate_replay)
+    last_up.load(values)
+}
+
+/// What is wrong with the values, whatever a running `up` is going to fill in.
+fn values(config: &Config) -> Vec<Invalid> {
+    let mut config = config.clone();
+    let names_clickhouse = config.sinks.clickhouse.get_or_insert_default().url.is_empty();
+    let is_filled_in = config.nats.url.is_empty() || names_clickhouse;
+    let github = &mut config.ingest.github;
+    if is_filled_in && github.secrets.is_empty() && github.scoped.is_empty() {
+        github.secrets.push(Secret::new("that of the running process"));
+    }
+    up::with_servers(&config, "nats://127.0.0.1:1", "http://127.0.0.1:1").validate_replay()
 }
 
 /// Takes the lease, also from a replay that was killed.

@@ -7,7 +7,7 @@ const LISTED_MAX: usize = 12;
 const ECHO_MAX: usize = 64;
 
 /// The known word nearest to `word`, if one is near enough to be meant.
-pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+pub(crate) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     let plain = normal(word);
     let near = |known: &&'k str| {
         let distance = strsim::damerau_levenshtein(&plain, &normal(known));
@@ -19,12 +19,12 @@ pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
 }
 
 /// A word as compared with others: case, dashes and underscores make no difference.
-pub(super) fn normal(word: &str) -> String {
+pub(crate) fn normal(word: &str) -> String {
     word.to_lowercase().replace('-', "_")
 }
 
 /// A word as repeated in a message.
-pub(super) fn echo(word: &str) -> String {
+pub(crate) fn echo(word: &str) -> String {
     let mut shown: String = word.chars().take(ECHO_MAX).flat_map(char::escape_debug).collect();
     if word.chars().nth(ECHO_MAX).is_some() {
         shown.push('…');
@@ -33,7 +33,7 @@ pub(super) fn echo(word: &str) -> String {
 }
 
 /// Words listed in a message, bounded.
-pub(super) fn list(known: &[&str]) -> String {
+pub(crate) fn list(known: &[&str]) -> String {
     let mut listed: Vec<String> = known.iter().take(LISTED_MAX).map(|word| format!("`{word}`")).collect();
     if known.len() > LISTED_MAX {
         listed.push(format!("and {} more", known.len() - LISTED_MAX));
@@ -42,10 +42,19 @@ pub(super) fn list(known: &[&str]) -> String {
 }
 
 /// The message for a key that is not known where it stands.
-pub(super) fn unknown_key(key: &str, known: &[&str]) -> String {
+pub(crate) fn unknown_key(key: &str, known: &[&str]) -> String {
     match nearest(key, known) {
         Some(meant) => format!("unknown key; did you mean `{meant}`?"),
         None if known.is_empty() => "unknown key; no key is known here".to_owned(),
         None => format!("unknown key; known here: {}", list(known)),
+    }
+}
+
+/// The message for a text that is none of the words of an enum.
+pub(crate) fn unknown_word(text: &str, words: &[&str]) -> String {
+    let unknown = format!("unknown value {}; expected one of {}", echo(text), list(words));
+    match nearest(text, words) {
+        Some(meant) => format!("{unknown}; did you mean `{meant}`?"),
+        None => unknown,
     }
 }

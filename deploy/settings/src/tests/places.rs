@@ -1,7 +1,7 @@
 //! Where settings come from, and problems that the product's validation finds.
 
-use super::super::{Invalid, Origin, item_path, key_path, load};
-use super::{Config, NO_ENVIRONMENT, load_text, load_with};
+use super::{Config, load_text, load_with};
+use crate::{Document, Invalid, Origin, Variables, item_path, key_path, load};
 
 const TEXT: &str = r#"name = "a"
 [ingest]
@@ -10,8 +10,8 @@ secrets = ["a",
 [sinks]
 splunk.url = "http://a"
 splunk.token = "t"
-[tenants."two words"]
-title = "x"
+[labels]
+"two words" = "x"
 [[rules]]
 name = "a"
 action = "drop"
@@ -26,13 +26,13 @@ fn every_setting_is_located() {
         ("ingest.secrets[1]", "h.toml:4:3"),
         ("sinks.splunk", "h.toml:6:1"),
         ("sinks.splunk.url", "h.toml:6:14"),
-        ("tenants.\"two words\".title", "h.toml:9:9"),
-        ("tenants.two words.title", "h.toml:9:9"),
+        ("labels.\"two words\"", "h.toml:9:15"),
+        ("labels.two words", "h.toml:9:15"),
         ("rules[0]", "h.toml:10:1"),
         ("rules[0].action", "h.toml:12:10"),
         ("ingest.port", "HEADRACE__INGEST__PORT"),
         ("ingest.workers", "default"),
-        ("labels", "default"),
+        ("level", "default"),
     ];
     let loaded = load_with(TEXT, &[("HEADRACE__INGEST__PORT", "1")]).unwrap();
     for (path, expected) in cases {
@@ -44,11 +44,11 @@ fn every_setting_is_located() {
 fn invalid_settings_are_shown_like_other_problems() {
     let invalid = |path: &str| Invalid { path: path.to_owned(), message: "is wrong".to_owned() };
     let loaded = load_with(TEXT, &[("HEADRACE__INGEST__PORT", "1")]).unwrap();
-    assert!(loaded.check(Vec::new()).is_ok());
-    let paths = ["ingest.port", "labels", "ingest.workers", "ingest.secrets[1]", "rules[0].header"];
-    let shown = loaded.check(paths.map(invalid).to_vec()).unwrap_err().to_string();
+    assert!(loaded.refuse(Vec::new()).is_ok());
+    let paths = ["ingest.port", "level", "ingest.workers", "ingest.secrets[1]", "rules[0].header"];
+    let shown = loaded.refuse(paths.map(invalid).to_vec()).unwrap_err().to_string();
     let expected = "\
-h.toml: labels: is wrong
+h.toml: level: is wrong
 h.toml:2:1: ingest.workers: is wrong
 h.toml:4:3: ingest.secrets[1]: is wrong
 h.toml:10:1: rules[0].header: is wrong
@@ -58,12 +58,20 @@ HEADRACE__INGEST__PORT: ingest.port: is wrong
 }
 
 #[test]
+fn what_is_wrong_with_values_is_asked_when_the_form_is_right() {
+    let document = Document { name: "h.toml", text: "\nname = 'a'" };
+    let invalid = |config: &Config| vec![Invalid { path: "name".to_owned(), message: format!("is {}", config.name) }];
+    let shown = load(Some(document), &Variables::default(), invalid).unwrap_err().to_string();
+    assert_eq!(shown, "h.toml:2:8: name: is a\n1 problem in h.toml");
+}
+
+#[test]
 fn without_a_file_a_default_is_shown_as_the_configuration() {
-    let loaded = load::<Config>(None, NO_ENVIRONMENT).unwrap();
+    let loaded = load::<Config>(None, &Variables::default(), |_| Vec::new()).unwrap();
     assert_eq!(loaded.value, Config::default());
     assert_eq!(loaded.locate("ingest.secrets"), Origin::Default);
     let invalid = Invalid { path: "ingest.secrets".to_owned(), message: "needs one secret".to_owned() };
-    let shown = loaded.check(vec![invalid]).unwrap_err().to_string();
+    let shown = loaded.refuse(vec![invalid]).unwrap_err().to_string();
     assert_eq!(shown, "configuration: ingest.secrets: needs one secret\n1 problem in the configuration");
 }
 
@@ -81,5 +89,5 @@ fn paths_quote_what_toml_quotes() {
 fn the_document_is_the_origin_of_what_it_sets_only() {
     let loaded = load_text("ingest.port = 3").unwrap();
     assert_eq!(loaded.locate("ingest.port"), Origin::Position { file: "h.toml".into(), line: 1, column: 15 });
-    assert_eq!(loaded.locate("ingest.share"), Origin::Default);
+    assert_eq!(loaded.locate("ingest.workers"), Origin::Default);
 }

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use toml::de::DeTable;
 
-use super::Table;
-use super::origin::Sources;
-use super::problem::{Cause, Finding};
+use crate::Table;
+use crate::origin::Sources;
+use crate::problem::{Cause, Finding};
 
 /// Parses a document, with a finding for each syntax error.
-pub(super) fn parse(text: &str) -> (Table<'_>, Vec<Finding>) {
+pub(crate) fn parse(text: &str) -> (Table<'_>, Vec<Finding>) {
     let (table, errors) = DeTable::parse_recoverable(text);
     let findings = errors.into_iter().map(|error| {
         let span = error.span().unwrap_or(text.len()..text.len());
@@ -22,7 +22,7 @@ pub(super) fn parse(text: &str) -> (Table<'_>, Vec<Finding>) {
 ///
 /// The parser recovers by guessing: later errors of a line, and anything found on a line it guessed
 /// at or missing from the document, may be its invention.
-pub(super) fn screen(mut findings: Vec<Finding>, mut broken: Vec<Finding>, sources: &Sources<'_>) -> Vec<Finding> {
+pub(crate) fn screen(mut findings: Vec<Finding>, mut broken: Vec<Finding>, sources: &Sources<'_>) -> Vec<Finding> {
     if broken.is_empty() {
         return findings;
     }

@@ -1,6 +1,6 @@
 //! A configuration with every kind of setting, and the checks that its tests share.
 
-mod bad_input;
+mod editor;
 mod environment;
 mod forms;
 mod kinds;
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::{Document, Loaded, Problems, load};
+use crate::{Document, Loaded, Problems, Variables, load};
 
 /// A secret as the product has it: its schema says so, and nothing prints it.
 #[derive(Clone, Default, Deserialize, Serialize, PartialEq)]
@@ -63,12 +63,9 @@ struct Config {
     ingest: Ingest,
     /// Where events go.
     sinks: Sinks,
-    /// Tenants by organization.
-    tenants: BTreeMap<String, Tenant>,
     /// Free labels.
+    #[schemars(example = serde_json::json!({ "two words": "yes" }))]
     labels: BTreeMap<String, String>,
-    /// Where bodies are kept.
-    store: Store,
     /// Rules, in the order in which they apply.
     rules: Vec<Rule>,
 }
@@ -79,16 +76,14 @@ struct Config {
 struct Ingest {
     /// The port to listen on.
     port: u16,
-    /// The workers, at most 64.
+    /// The workers.
     #[schemars(range(min = 1, max = 64))]
     workers: u32,
-    /// Seconds, or text such as `10s`.
-    timeout: Timeout,
+    /// The copies.
+    #[schemars(extend("enum" = [1, 3, 5]))]
+    replicas: usize,
     /// Whether to compress.
     compress: bool,
-    /// The share of events to keep.
-    #[schemars(range(min = 0.0, max = 1.0))]
-    share: f64,
     /// The largest body, if there is a limit.
     body_bytes_max: Option<u64>,
     /// The webhook secrets, newest first.
@@ -102,21 +97,13 @@ impl Default for Ingest {
         Self {
             port: 8080,
             workers: 2,
-            timeout: Timeout::Seconds(10),
+            replicas: 1,
             compress: true,
-            share: 1.0,
             body_bytes_max: None,
             secrets: Vec::new(),
             chains: vec![vec!["normalize".to_owned()]],
         }
     }
-}
-
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(untagged)]
-enum Timeout {
-    Seconds(u64),
-    Text(String),
 }
 
 /// The sinks.
@@ -139,15 +126,6 @@ struct Splunk {
     index: Option<String>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(deny_unknown_fields, default)]
-struct Tenant {
-    /// The name shown.
-    title: String,
-    /// The key that signs its exports.
-    key: Option<Secret>,
-}
-
 /// How much is logged.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "snake_case")]
@@ -160,32 +138,10 @@ enum Level {
     Off,
 }
 
-/// A store of bodies.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-enum Store {
-    /// A folder.
-    Folder {
-        /// The folder's path.
-        path: String,
-    },
-    /// A bucket.
-    Bucket {
-        /// The bucket's name.
-        bucket: String,
-        /// The access key.
-        access_key: Secret,
-    },
-    /// None at all.
-    #[default]
-    Nowhere,
-}
-
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(deny_unknown_fields)]
 struct Rule {
     /// The rule's name.
-    #[schemars(length(min = 1))]
     name: String,
     /// What it does.
     action: Action,
@@ -194,22 +150,25 @@ struct Rule {
     header: Option<Secret>,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "snake_case")]
 enum Action {
     Drop,
-    Tag(String),
-    Raise { by: u8 },
+    Tag,
 }
 
-const NO_ENVIRONMENT: [(&str, &str); 0] = [];
+const PREFIX: &str = "HEADRACE__";
 
 fn load_text(text: &str) -> Result<Loaded<Config>, Problems> {
-    load(Some(Document { name: "h.toml", text }), NO_ENVIRONMENT)
+    load(Some(Document { name: "h.toml", text }), &Variables::default(), |_| Vec::new())
 }
 
 fn load_with(text: &str, environment: &[(&str, &str)]) -> Result<Loaded<Config>, Problems> {
-    load(Some(Document { name: "h.toml", text }), environment.iter().copied())
+    load(Some(Document { name: "h.toml", text }), &variables(environment), |_| Vec::new())
+}
+
+fn variables(environment: &[(&str, &str)]) -> Variables {
+    Variables::of(PREFIX, environment.iter().copied())
 }
 
 /// The lines that a refused configuration shows, without the closing one.

@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-use super::super::{Document, load};
-use super::{Config, Secret, Store, Timeout, lines, load_with};
+use super::{Config, PREFIX, Secret, lines, load_with, variables};
+use crate::{Document, Variables, load};
 
 const SPLUNK: &str = "[sinks.splunk]\nurl = 'http://a'\ntoken = 'hunter2'\n";
 
@@ -21,14 +21,13 @@ fn variables_are_read_as_the_schema_says() {
         ("HEADRACE__NAME", "12"),
         ("HEADRACE__INGEST__PORT", " 81 "),
         ("HEADRACE__ingest__Compress", "false"),
-        ("HEADRACE__INGEST__SHARE", "0.5"),
-        ("HEADRACE__INGEST__TIMEOUT", "30"),
         ("HEADRACE__INGEST__BODY_BYTES_MAX", "9"),
         ("HEADRACE__INGEST__CHAINS", "[['a'], ['b']]"),
         ("HEADRACE__SINKS__SPLUNK__TOKEN", "0123"),
         ("HEADRACE__LABELS__REGION", "true"),
-        ("HEADRACE__STORE", "{ kind = 'folder', path = '/a' }"),
-        ("HEADRACE__STORE__PATH", "/b"),
+        ("HEADRACE__LABELS", "{ region = 'eu', zone = 'a' }"),
+        ("HEADRACE__RULES", "[{ name = 'a', action = 'drop' }]"),
+        ("HEADRACE__RULES__0__NAME", "b"),
         ("HEADRACE_LOG", "other"),
         ("HEADRACE", "other"),
         ("PATH", "/bin"),
@@ -37,27 +36,26 @@ fn variables_are_read_as_the_schema_says() {
     assert_eq!(value.name, "12");
     assert_eq!(value.ingest.port, 81);
     assert!(!value.ingest.compress);
-    assert_eq!(value.ingest.share, 0.5);
-    assert_eq!(value.ingest.timeout, Timeout::Seconds(30));
     assert_eq!(value.ingest.body_bytes_max, Some(9));
     assert_eq!(value.ingest.chains, [["a"], ["b"]]);
     assert_eq!(value.sinks.splunk.unwrap().token, Secret("0123".to_owned()));
     assert_eq!(value.labels["region"], "true");
-    assert_eq!(value.store, Store::Folder { path: "/b".to_owned() });
+    assert_eq!(value.labels["zone"], "a");
+    assert_eq!(value.rules[0].name, "b");
 }
 
 #[test]
 fn variables_reach_elements_and_keys_with_dashes_that_the_document_has() {
-    let text = "[[rules]]\nname = 'a'\naction = 'drop'\n[tenants.My-Org]\ntitle = 'x'\n";
-    let environment = [("HEADRACE__RULES__0__NAME", "b"), ("HEADRACE__TENANTS__MY_ORG__TITLE", "y")];
+    let text = "[[rules]]\nname = 'a'\naction = 'drop'\n[labels]\nMy-Org = 'x'\n";
+    let environment = [("HEADRACE__RULES__0__NAME", "b"), ("HEADRACE__LABELS__MY_ORG", "y")];
     let value = load_with(text, &environment).unwrap().value;
     assert_eq!(value.rules[0].name, "b");
-    assert_eq!(value.tenants["My-Org"].title, "y");
-    assert_eq!(value.tenants.len(), 1);
+    assert_eq!(value.labels["My-Org"], "y");
+    assert_eq!(value.labels.len(), 1);
 }
 
 #[test]
-fn problems_name_the_variable() {
+fn names_that_lead_nowhere_are_told() {
     check(&[
         (
             "",
@@ -80,6 +78,26 @@ fn problems_name_the_variable() {
         ),
         ("", "HEADRACE__NAME__X", "1", &["HEADRACE__NAME__X: name.x: unknown key; no key is known here"]),
         ("name = 'a'", "HEADRACE__NAME__X", "1", &["HEADRACE__NAME__X: name.x: unknown key; no key is known here"]),
+        ("", "HEADRACE__RULES__0__NAME", "t", &["HEADRACE__RULES__0__NAME: rules: no element `0` in an array of 0"]),
+        (
+            "rules = []",
+            "HEADRACE__RULES__0__NAME",
+            "t",
+            &["HEADRACE__RULES__0__NAME: rules: no element `0` in an array of 0"],
+        ),
+        (
+            "",
+            "HEADRACE__INGEST____PORT",
+            "1",
+            &["HEADRACE__INGEST____PORT: names no setting: one of its keys is empty"],
+        ),
+        ("", "HEADRACE__", "1", &["HEADRACE__: names no setting: one of its keys is empty"]),
+    ]);
+}
+
+#[test]
+fn problems_name_the_variable() {
+    check(&[
         (
             "",
             "HEADRACE__INGEST__PORT",
@@ -108,38 +126,10 @@ fn problems_name_the_variable() {
         ),
         (
             "",
-            "HEADRACE__STORE",
-            "{ kind = 'folder', pth = 'a' }",
-            &[
-                "HEADRACE__STORE: store.path: missing required key",
-                "HEADRACE__STORE: store.pth: unknown key; did you mean `path`?",
-            ],
-        ),
-        (
-            "",
             "HEADRACE__SINKS__SPLUNK__TOKEN",
             "t",
             &["HEADRACE__SINKS__SPLUNK__TOKEN: sinks.splunk.url: missing required key"],
         ),
-        (
-            "",
-            "HEADRACE__RULES__0__NAME",
-            "t",
-            &["HEADRACE__RULES__0__NAME: rules.0: unknown key; no key is known here"],
-        ),
-        (
-            "rules = []",
-            "HEADRACE__RULES__0__NAME",
-            "t",
-            &["HEADRACE__RULES__0__NAME: rules: no element `0` in an array of 0"],
-        ),
-        (
-            "",
-            "HEADRACE__INGEST____PORT",
-            "1",
-            &["HEADRACE__INGEST____PORT: names no setting: one of its keys is empty"],
-        ),
-        ("", "HEADRACE__", "1", &["HEADRACE__: names no setting: one of its keys is empty"]),
         (
             SPLUNK,
             "HEADRACE__SINKS__SPLUNK__URL",
@@ -166,7 +156,7 @@ fn two_spellings_of_one_variable_are_a_problem() {
 #[test]
 fn a_value_that_is_no_text_is_a_problem() {
     let environment = [(OsString::from("HEADRACE__NAME"), OsString::from_vec(vec![0xff]))];
-    let loaded = load::<Config>(None, environment);
+    let loaded = load::<Config>(None, &Variables::of(PREFIX, environment), |_| Vec::new());
     let shown = loaded.unwrap_err().to_string();
     assert_eq!(shown, "HEADRACE__NAME: the value is not UTF-8 text\n1 problem in the environment");
 }
@@ -174,7 +164,7 @@ fn a_value_that_is_no_text_is_a_problem() {
 #[test]
 fn problems_of_file_and_environment_are_counted_together() {
     let document = Document { name: "h.toml", text: "nam = 1" };
-    let loaded = load::<Config>(Some(document), [("HEADRACE__NAM", "x")]);
+    let loaded = load::<Config>(Some(document), &variables(&[("HEADRACE__NAM", "x")]), |_| Vec::new());
     let expected = "\
 h.toml:1:1: nam: unknown key; did you mean `name`?
 HEADRACE__NAM: nam: unknown key; did you mean `HEADRACE__NAME`?

@@ -3,22 +3,20 @@
 use std::fs::File;
 use std::io::Read;
 
-use toml::de::DeValue;
-
-use super::origin::{ROOT, Span};
-use super::schema::SecretForm;
+use crate::origin::{ROOT, Span};
+use crate::schema::SecretForm;
 
 /// The largest file of secrets. It bounds memory when a path names a device or a log by mistake.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// What a file of secrets holds.
-pub(super) enum Content {
+pub(crate) enum Content {
     One(String),
     Many(Vec<String>),
 }
 
 /// Reads a file of secrets; the error names the path and the reason, never the content.
-pub(super) fn read(path: &str, form: SecretForm) -> Result<Content, String> {
+pub(crate) fn read(path: &str, form: SecretForm) -> Result<Content, String> {
     let refused = |reason: &str| format!("the secret file `{path}` cannot be read: {reason}");
     let file = File::open(path).map_err(|error| refused(&error.to_string()))?;
     let mut bytes = Vec::new();
@@ -42,33 +40,23 @@ fn without_line_break(text: &str) -> &str {
     text.strip_suffix('\r').unwrap_or(text)
 }
 
-/// Whether messages may repeat a value.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Exposure {
-    Open,
-    Secret,
-}
-
 /// The secrets of a configuration while it is loaded, to keep them out of serde's messages.
 #[derive(Default)]
-pub(super) struct Secrets {
+pub(crate) struct Secrets {
     spans: Vec<Span>,
     texts: Vec<String>,
 }
 
 impl Secrets {
-    pub(super) fn add(&mut self, span: Span, value: &DeValue<'_>) {
+    pub(crate) fn add(&mut self, span: Span, text: &str) {
         self.spans.push(span);
-        // A number would be found in messages that have nothing to do with it.
-        if let DeValue::String(text) = value {
-            self.texts.push(text.to_string());
-        }
+        self.texts.push(text.to_owned());
     }
 
     /// A message about the value at `span` that shows no secret.
     ///
     /// An error of a table may quote a secret inside of it, hence the search for the texts too.
-    pub(super) fn redact(&self, message: &str, span: &Span) -> String {
+    pub(crate) fn redact(&self, message: &str, span: &Span) -> String {
         let escaped = |text: &String| text.escape_debug().to_string();
         let quoted =
             |text: &String| !text.is_empty() && (message.contains(text.as_str()) || message.contains(&escaped(text)));

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-use super::super::{Document, Origin, load};
-use super::{Config, NO_ENVIRONMENT, Secret, Store, lines, load_text, load_with};
+use super::{Config, Secret, lines, load_text, load_with};
+use crate::{Document, Origin, Variables, load};
 
 /// A folder with one file of secrets in it.
 fn file(content: &[u8]) -> (TempDir, PathBuf) {
@@ -32,13 +32,11 @@ fn a_secret_is_read_from_its_file_without_one_line_break() {
 }
 
 #[test]
-fn files_work_in_lists_maps_and_alternatives() {
+fn files_work_in_lists() {
     let (_folder, path) = file(b"one\n\n  \ntwo\r\n");
     let path = path.display();
     let text = format!(
         "ingest.secrets_file = '{path}'\n\
-         [tenants.acme]\nkey_file = '{path}'\n\
-         [store]\nkind = 'bucket'\nbucket = 'b'\naccess_key_file = '{path}'\n\
          [[rules]]\nname = 'a'\naction = 'drop'\nheader_file = '{path}'\n"
     );
     let loaded = load_text(&text).unwrap();
@@ -46,8 +44,6 @@ fn files_work_in_lists_maps_and_alternatives() {
     let value = loaded.value;
     let whole = secret("one\n\n  \ntwo");
     assert_eq!(value.ingest.secrets, [secret("one"), secret("two")]);
-    assert_eq!(value.tenants["acme"].key.as_ref(), Some(&whole));
-    assert_eq!(value.store, Store::Bucket { bucket: "b".to_owned(), access_key: whole.clone() });
     assert_eq!(value.rules[0].header.as_ref(), Some(&whole));
 }
 
@@ -103,9 +99,8 @@ fn an_unreadable_file_is_shown_with_its_path_and_reason() {
 
 #[test]
 fn only_secrets_have_files() {
-    let expected = [
-        "h.toml:1:1: name_file: unknown key; known here: `ingest`, `labels`, `level`, `name`, `rules`, `sinks`, `store`, `tenants`",
-    ];
+    let expected =
+        ["h.toml:1:1: name_file: unknown key; known here: `ingest`, `labels`, `level`, `name`, `rules`, `sinks`"];
     assert_eq!(lines(load_text("name_file = '/a'")), expected);
 }
 
@@ -121,7 +116,8 @@ fn no_problem_shows_a_secret() {
         "[sinks.splunk]\ntoken = hunter2",
         "[ingest]\nsecrets = 'hunter2'",
         "[ingest]\nsecrets = ['a', ['hunter2']]",
-        "[store]\nkind = 'folder'\naccess_key = 'hunter2'",
+        "[[rules]]\nname = 'a'\naction = 'dorp'\nheader = 'hunter2'",
+        "[[rules]]\nname = 'a'\naction = 'drop'\nheader.hunter2 = 'hunter2'",
     ];
     for text in cases {
         let shown = load_text(text).unwrap_err().to_string();
@@ -147,32 +143,20 @@ fn what_serde_says_of_a_secret_is_not_shown() {
     }
 
     #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
+    #[serde(deny_unknown_fields)]
     struct Keys {
         #[allow(dead_code, reason = "read by serde alone")]
         key: Hexadecimal,
     }
     let document = Document { name: "h.toml", text: "key = 'hunter\"2'" };
-    let shown = load::<Keys>(Some(document), NO_ENVIRONMENT).unwrap_err().to_string();
+    let shown = load::<Keys>(Some(document), &Variables::default(), |_| Vec::new()).unwrap_err().to_string();
     assert!(shown.starts_with("h.toml:1:7: key: the value is refused"), "{shown}");
     assert!(!shown.contains("hunter"), "{shown}");
 }
 
 #[test]
-fn numbers_marked_as_secrets_are_not_shown_either() {
-    #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
-    struct Pins {
-        #[allow(dead_code, reason = "read by serde alone")]
-        #[schemars(extend("x-secret" = true))]
-        pin: u8,
-    }
-    let document = Document { name: "h.toml", text: "pin = 1234" };
-    let shown = load::<Pins>(Some(document), NO_ENVIRONMENT).unwrap_err().to_string();
-    assert!(!shown.contains("1234"), "{shown}");
-}
-
-#[test]
 fn debug_of_a_loaded_configuration_shows_no_secret() {
     let text = "[sinks.splunk]\nurl = 'http://a'\ntoken = 'hunter2'";
-    let loaded: super::super::Loaded<Config> = load_text(text).unwrap();
+    let loaded: crate::Loaded<Config> = load_text(text).unwrap();
     assert!(!format!("{loaded:?}").contains("hunter2"));
 }

@@ -1,9 +1,10 @@
 //! Problems of a configuration: what a person reads, all of them at once.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use super::origin::{Origin, Sources, Span};
+use crate::origin::{Origin, Sources, Span};
 
 /// One thing to correct in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +30,8 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Every problem of a configuration, in the order of their positions.
+/// Every problem of a configuration: first those of its form, then those of its values, which may follow from them;
+/// each in the order of their positions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems {
     file: Option<Arc<str>>,
@@ -37,9 +39,12 @@ pub struct Problems {
 }
 
 impl Problems {
-    pub(super) fn new(file: Option<Arc<str>>, mut problems: Vec<Problem>) -> Self {
-        problems.sort_by(|a, b| (&a.origin, &a.path).cmp(&(&b.origin, &b.path)));
-        Self { file, problems }
+    pub(crate) fn new(file: Option<Arc<str>>, form: Vec<Problem>, values: Vec<Problem>) -> Self {
+        let sorted = |mut problems: Vec<Problem>| {
+            problems.sort_by(|a, b| (&a.origin, &a.path).cmp(&(&b.origin, &b.path)));
+            problems
+        };
+        Self { file, problems: [sorted(form), sorted(values)].concat() }
     }
 
     /// The problems in the order in which they are shown.
@@ -74,30 +79,61 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problems {}
 
 /// A problem whose place is still a range of offsets.
-pub(super) struct Finding {
-    pub(super) span: Span,
+pub(crate) struct Finding {
+    pub(crate) span: Span,
     path: String,
     message: String,
-    pub(super) cause: Cause,
+    pub(crate) cause: Cause,
+    /// The setting that was meant by what is wrong, and whose value is therefore not known.
+    stands_for: Option<String>,
 }
 
 /// Whether a problem is in what was written or in what was left out.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(crate) enum Cause {
     Written,
     Missing,
 }
 
 impl Finding {
-    pub(super) fn new(span: Span, path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { span, path: path.into(), message: message.into(), cause: Cause::Written }
+    pub(crate) fn new(span: Span, path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { span, path: path.into(), message: message.into(), cause: Cause::Written, stands_for: None }
     }
 
-    pub(super) fn missing(span: Span, path: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn missing(span: Span, path: impl Into<String>, message: impl Into<String>) -> Self {
         Self { cause: Cause::Missing, ..Self::new(span, path, message) }
     }
 
-    pub(super) fn at(self, sources: &Sources<'_>) -> Problem {
+    /// Says which setting was meant.
+    pub(crate) fn standing_for(self, path: String) -> Self {
+        Self { stands_for: Some(path), ..self }
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Whether a problem at `path` may come from this one: of the same setting, of one in it or of one around it.
+    pub(crate) fn explains(&self, path: &str) -> bool {
+        [Some(&self.path), self.stands_for.as_ref()].into_iter().flatten().any(|known| touches(known, path))
+    }
+
+    pub(crate) fn at(self, sources: &Sources<'_>) -> Problem {
         Problem { origin: sources.origin(&self.span), path: self.path, message: self.message }
     }
+}
+
+/// Drops each missing key that was given under a wrong name.
+pub(crate) fn without_consequences(mut findings: Vec<Finding>) -> Vec<Finding> {
+    let meant: BTreeSet<String> = findings.iter().filter_map(|finding| finding.stands_for.clone()).collect();
+    findings.retain(|finding| finding.cause == Cause::Written || !meant.contains(&finding.path));
+    findings
+}
+
+/// Whether one of two paths is the other, in it or around it.
+fn touches(known: &str, found: &str) -> bool {
+    let within = |outer: &str, inner: &str| {
+        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    !known.is_empty() && (within(known, found) || within(found, known))
 }

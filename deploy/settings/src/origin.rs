@@ -4,31 +4,32 @@
 //! variable gets the next free range. So one range says both the source and the position, for our
 //! own checks and for serde's errors alike.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use toml::de::DeValue;
 
-use super::{Document, Table, Value};
+use crate::{Document, Invalid, Problem, Problems, Table, Value};
 
 /// A range in the space of offsets.
-pub(super) type Span = Range<usize>;
+pub(crate) type Span = Range<usize>;
 
 /// The range of the document as a whole, apart from every real one.
-pub(super) const ROOT: Span = usize::MAX..usize::MAX;
+pub(crate) const ROOT: Span = usize::MAX..usize::MAX;
 
 /// Where a setting was given. The order is the order in which problems are shown.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
     /// The file as a whole.
     File {
-        /// The file's name as given to [`load`](super::load).
+        /// The file's name as given to [`load`](crate::load).
         file: Arc<str>,
     },
     /// A position in the file.
     Position {
-        /// The file's name as given to [`load`](super::load).
+        /// The file's name as given to [`load`](crate::load).
         file: Arc<str>,
         /// The line, from 1.
         line: usize,
@@ -46,7 +47,7 @@ pub enum Origin {
 
 impl Origin {
     /// The whole of the file, or of a configuration that has no file.
-    pub(super) fn whole(file: Option<&Arc<str>>) -> Self {
+    pub(crate) fn whole(file: Option<&Arc<str>>) -> Self {
         match file {
             Some(file) => Self::File { file: Arc::clone(file) },
             None => Self::Default,
@@ -66,7 +67,7 @@ impl fmt::Display for Origin {
 }
 
 /// The file and the variables in one space of offsets.
-pub(super) struct Sources<'a> {
+pub(crate) struct Sources<'a> {
     file: Option<(Arc<str>, &'a str)>,
     line_starts: Vec<usize>,
     variables: Vec<(usize, Arc<str>)>,
@@ -74,7 +75,7 @@ pub(super) struct Sources<'a> {
 }
 
 impl<'a> Sources<'a> {
-    pub(super) fn new(document: Option<Document<'a>>) -> Self {
+    pub(crate) fn new(document: Option<Document<'a>>) -> Self {
         let text = document.map_or("", |document| document.text);
         let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1));
         Self {
@@ -86,12 +87,12 @@ impl<'a> Sources<'a> {
         }
     }
 
-    pub(super) fn file(&self) -> Option<Arc<str>> {
+    pub(crate) fn file(&self) -> Option<Arc<str>> {
         self.file.as_ref().map(|(name, _)| Arc::clone(name))
     }
 
     /// Gives a variable the next free range.
-    pub(super) fn add_variable(&mut self, name: &str) -> Span {
+    pub(crate) fn add_variable(&mut self, name: &str) -> Span {
         let start = self.end;
         self.variables.push((start, name.into()));
         self.end += 1;
@@ -99,12 +100,12 @@ impl<'a> Sources<'a> {
     }
 
     /// Whether a range lies in an environment variable.
-    pub(super) fn is_variable(&self, span: &Span) -> bool {
+    pub(crate) fn is_variable(&self, span: &Span) -> bool {
         *span != ROOT && self.variables.first().is_some_and(|(first, _)| span.start >= *first)
     }
 
     /// The lines of the file that a range touches, from 0; none for a range outside of it.
-    pub(super) fn lines(&self, span: &Span) -> Range<usize> {
+    pub(crate) fn lines(&self, span: &Span) -> Range<usize> {
         if *span == ROOT || self.is_variable(span) {
             return 0..0;
         }
@@ -112,7 +113,7 @@ impl<'a> Sources<'a> {
         line(span.start) - 1..line(span.end.saturating_sub(1).max(span.start))
     }
 
-    pub(super) fn origin(&self, span: &Span) -> Origin {
+    pub(crate) fn origin(&self, span: &Span) -> Origin {
         if *span == ROOT {
             return Origin::whole(self.file.as_ref().map(|(name, _)| name));
         }
@@ -130,6 +131,53 @@ impl<'a> Sources<'a> {
     }
 }
 
+/// Where every setting that was given was given.
+#[derive(Debug)]
+pub(crate) struct Origins {
+    file: Option<Arc<str>>,
+    given: BTreeMap<String, Origin>,
+}
+
+impl Origins {
+    pub(crate) fn new(paths: &[(String, Span)], sources: &Sources<'_>) -> Self {
+        let given = paths.iter().map(|(path, span)| (plain(path), sources.origin(span)));
+        Self { file: sources.file(), given: given.collect() }
+    }
+
+    /// Where the setting at `path` was given.
+    pub(crate) fn exact(&self, path: &str) -> Origin {
+        self.given.get(&plain(path)).cloned().unwrap_or(Origin::Default)
+    }
+
+    /// Turns what validation found, if anything, into problems.
+    pub(crate) fn refuse(&self, invalid: Vec<Invalid>) -> Result<(), Problems> {
+        if invalid.is_empty() {
+            return Ok(());
+        }
+        let problems = invalid.into_iter().map(|found| self.problem(found));
+        Err(Problems::new(self.file.clone(), Vec::new(), problems.collect()))
+    }
+
+    pub(crate) fn problem(&self, found: Invalid) -> Problem {
+        Problem { origin: self.nearest(&found.path), path: found.path, message: found.message }
+    }
+
+    /// Where the setting at `path` was given, else the nearest table around it.
+    fn nearest(&self, path: &str) -> Origin {
+        let path = plain(path);
+        let mut rest = path.as_str();
+        loop {
+            if let Some(origin) = self.given.get(rest) {
+                return origin.clone();
+            }
+            match rest.rfind(['.', '[']) {
+                Some(end) => rest = &rest[..end],
+                None => return Origin::whole(self.file.as_ref()),
+            }
+        }
+    }
+}
+
 /// The path of `key` in the table at `parent`; a key that TOML wants quoted is quoted.
 pub fn key_path(parent: &str, key: &str) -> String {
     let key = quoted_key(key);
@@ -142,7 +190,7 @@ pub fn item_path(parent: &str, index: usize) -> String {
 }
 
 /// A key as TOML writes it.
-pub(super) fn quoted_key(key: &str) -> String {
+pub(crate) fn quoted_key(key: &str) -> String {
     let is_bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if !key.is_empty() && key.chars().all(is_bare) {
         return key.to_owned();
@@ -156,12 +204,12 @@ pub(super) fn quoted_key(key: &str) -> String {
 }
 
 /// A path without quotes, so that a path is found however its keys were written.
-pub(super) fn plain(path: &str) -> String {
+pub(crate) fn plain(path: &str) -> String {
     path.replace('"', "")
 }
 
 /// The path and range of everything in a document, parents before children.
-pub(super) fn paths(table: &Table<'_>) -> Vec<(String, Span)> {
+pub(crate) fn paths(table: &Table<'_>) -> Vec<(String, Span)> {
     let mut found = Vec::new();
     table_paths(table, "", &mut found);
     found

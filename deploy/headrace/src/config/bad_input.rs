@@ -1,15 +1,16 @@
 //! Texts that are no configuration: told as problems, never a panic, on a stack of usual size.
 
+use headrace_settings::{Document, Variables, load, reference};
 use proptest::prelude::*;
 
-use super::super::{Document, load, reference};
-use crate::config::Config;
+use super::{Config, PREFIX, told};
 
 /// Loads `text` and `variables`; what is wrong is written out, as a user would see it.
 fn check(text: &str, variables: &[(String, String)]) -> String {
     let document = Document { name: "headrace.toml", text };
-    match load::<Config>(Some(document), variables.iter().cloned()) {
-        Ok(loaded) => format!("{:?}", loaded.check(loaded.value.validate(&crate::role::ALL_ROLES))),
+    let variables = Variables::of(PREFIX, variables.iter().cloned());
+    match load(Some(document), &variables, |config: &Config| told(config.validate(&crate::role::ALL_ROLES))) {
+        Ok(loaded) => format!("{loaded:?}"),
         Err(problems) => problems.to_string(),
     }
 }
@@ -62,7 +63,9 @@ proptest! {
 
     #[test]
     fn a_spoilt_reference_is_read_or_told(at in any::<prop::sample::Index>(), spoil in "[\\[\\]{}=\"'#.,\n\\\\é\u{0}]{1,3}") {
-        let mut text = reference::<Config>();
+        let reference = reference::<Config>(PREFIX);
+        let settings = reference.lines().filter_map(|line| line.strip_prefix('#'));
+        let mut text = settings.filter(|line| !line.starts_with(' ')).collect::<Vec<&str>>().join("\n");
         let mut at = at.index(text.len());
         while !text.is_char_boundary(at) {
             at -= 1;

@@ -1,0 +1,171 @@
+//! What the whole configuration accepts and refuses, and what its reference shows.
+
+use std::time::Duration;
+
+use headrace_local::nats::SyncInterval;
+use headrace_settings::{Document, Loaded, Origin, Problems, Variables, reference};
+
+use super::{Config, Local, PREFIX, load};
+use crate::role::Role;
+
+fn load_text(text: &str) -> Result<Loaded<Config>, Problems> {
+    let document = Document { name: "headrace.toml", text };
+    headrace_settings::load(Some(document), &Variables::default(), |_| Vec::new())
+}
+
+fn read(text: &str) -> Loaded<Config> {
+    load_text(text).unwrap_or_else(|problems| panic!("{problems}\n{text}"))
+}
+
+/// The lines of a reference that are settings, without their `#`.
+fn settings(text: &str) -> Vec<&str> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix('#'));
+    lines.filter(|line| !line.is_empty() && !line.starts_with(' ')).collect()
+}
+
+#[test]
+fn the_reference_is_a_configuration_with_every_setting() {
+    let reference = reference::<Config>(PREFIX);
+    assert_eq!(format!("{:?}", read(&reference).value), format!("{:?}", Config::default()));
+    for setting in
+        ["listen", "secrets", "chains", "by_login", "assets", "rules_dirs", "window_minutes", "batch_events_max"]
+    {
+        assert!(reference.contains(setting), "{setting} is not in the reference:\n{reference}");
+    }
+}
+
+#[test]
+fn every_line_of_the_reference_may_be_uncommented_by_itself_and_sets_nothing_else() {
+    let text = reference::<Config>(PREFIX);
+    let path = |line: &str| line.split_once(" = ").unwrap().0.to_owned();
+    let paths: Vec<String> = settings(&text).into_iter().map(path).collect();
+    for (line, own) in settings(&text).into_iter().zip(&paths) {
+        let loaded = read(line);
+        let set: Vec<&String> = paths.iter().filter(|path| loaded.locate(path) != Origin::Default).collect();
+        assert_eq!(set, [own], "{line}");
+    }
+}
+
+#[test]
+fn the_lines_of_the_reference_may_be_uncommented_together_in_any_order() {
+    let text = reference::<Config>(PREFIX);
+    let mut lines = settings(&text);
+    assert!(lines.len() > 90, "{lines:?}");
+    read(&lines.join("\n"));
+    lines.reverse();
+    read(&lines.join("\n"));
+    // By their last letters: tables are torn apart.
+    lines.sort_by_key(|line| line.chars().rev().collect::<String>());
+    let config = read(&lines.join("\n")).value;
+    assert_eq!(config.streams.events.max_age_hours, 72);
+    // What stands in the lines of lists is worth copying.
+    assert_eq!(config.recover.as_ref().map(|recover| recover.validate("recover")), Some(Vec::new()));
+    assert_eq!(config.ingest.github.scoped[0].organization.as_deref(), Some("acme"));
+    assert!(config.pipeline.enrich.validate("enrich").is_empty());
+    assert!(config.recover.is_some() && config.sinks.jira.is_some());
+}
+
+#[test]
+fn nats_syncs_every_second_unless_told_otherwise() {
+    let local = |text: &str| read(text).value.local;
+    assert_eq!(local("").sync_interval(), SyncInterval::Every(Duration::from_secs(1)));
+    assert_eq!(local("local.sync_interval_ms = 0").sync_interval(), SyncInterval::Always);
+    for (sync_interval_ms, refused) in [(0, false), (99, true), (1, true), (100, false), (120_000, false)] {
+        let local = Local { sync_interval_ms, ..Local::default() };
+        let problems = Config { local, ..Config::default() }.validate(&[]);
+        let found = problems.iter().any(|problem| problem.path == "local.sync_interval_ms");
+        assert_eq!(found, refused, "{sync_interval_ms}");
+    }
+}
+
+#[test]
+fn numbers_that_bound_each_other_are_compared() {
+    let told = |text: &str| -> Vec<String> {
+        let config = read(&format!("nats.url = 'nats://a'\ningest.github.secrets = ['one']\n{text}")).value;
+        let problems = config.validate(&[Role::Ingest]).into_iter();
+        problems.map(|problem| format!("{}: {}", problem.path, problem.message)).collect()
+    };
+    assert!(told("retry = { backoff_min_ms = 5, backoff_max_ms = 5 }").is_empty());
+    assert_eq!(
+        told("retry = { backoff_min_ms = 5, backoff_max_ms = 4 }"),
+        ["retry.backoff_max_ms: expected no less than `retry.backoff_min_ms` (5), found 4"]
+    );
+    assert!(told("ingest.body_max_bytes = 9\ningest.in_flight_max_bytes = 9").is_empty());
+    assert_eq!(
+        told("ingest.body_max_bytes = 9\ningest.in_flight_max_bytes = 8"),
+        ["ingest.in_flight_max_bytes: expected no less than `body_max_bytes` (9), found 8"]
+    );
+}
+
+#[test]
+fn who_connects_to_nats_is_said_once_and_verifying_needs_secrets() {
+    let paths = |text: &str| -> Vec<String> {
+        let text = format!("nats.url = 'nats://a'\n{text}");
+        read(&text).value.validate(&[Role::Pipeline]).into_iter().map(|problem| problem.path).collect()
+    };
+    assert!(paths("nats.users_dir = '/run/nats'").is_empty());
+    assert_eq!(paths("nats.users_dir = '/run/nats'\nnats.user = 'ingest'"), ["nats.users_dir"]);
+    assert_eq!(paths("nats.users_dir = '/run/nats'\nnats.token = 't'"), ["nats.users_dir"]);
+    assert!(paths("nats.inbox_prefix = '_INBOX.ingest-1'").is_empty());
+    for prefix in ["", "_INBOX.", "_INBOX.>", "a b"] {
+        assert_eq!(paths(&format!("nats.inbox_prefix = '{prefix}'")), ["nats.inbox_prefix"]);
+    }
+    assert_eq!(paths("pipeline.verify = true"), ["ingest.github.secrets"]);
+    assert!(paths("pipeline.verify = true\ningest.github.secrets = ['one']").is_empty());
+}
+
+#[test]
+fn problems_of_form_and_of_value_are_shown_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("headrace.toml");
+    let text =
+        "[ingest]\nanswer_max_ms = 9000\nlisten = 5\n[pipelin]\n[pipeline]\nlanes = 0\n[shutdown]\ngrace_s = \"x\"\n";
+    std::fs::write(&path, text).unwrap();
+    let problems = load(Some(&path), |config| config.validate(&[Role::Ingest, Role::Pipeline])).unwrap_err();
+    let paths: Vec<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
+    assert_eq!(
+        paths,
+        [
+            "ingest.answer_max_ms",
+            "ingest.listen",
+            "pipelin",
+            "pipeline.lanes",
+            "shutdown.grace_s",
+            "nats.url",
+            "ingest.github.secrets"
+        ],
+        "{problems}"
+    );
+}
+
+#[test]
+fn limits_may_be_given_in_part() {
+    let streams = read("[streams.events]\nmax_bytes = 1048576\n").value.streams;
+    assert_eq!((streams.events.max_age_hours, streams.events.max_bytes), (72, 1 << 20));
+    assert_eq!(streams.raw.max_bytes, 10 << 30);
+    assert!(reference::<Config>(PREFIX).contains("\n#streams.events.max_age_hours = 72\n"));
+}
+
+#[test]
+fn the_defaults_lack_only_what_nobody_can_guess() {
+    let paths: Vec<String> = Config::default()
+        .validate(&[Role::Ingest, Role::Pipeline, Role::Sinks])
+        .into_iter()
+        .map(|problem| problem.path)
+        .collect();
+    assert_eq!(paths, ["nats.url", "ingest.github.secrets"]);
+}
+
+#[test]
+fn recovery_needs_the_permanent_record() {
+    let text = "[recover]\n[[recover.hooks]]\nkind = 'organization'\norganization = 'acme'\nhook_id = 7\ntoken = 't'\n";
+    let paths = |text: &str, roles: &[Role]| -> Vec<String> {
+        read(text).value.validate(roles).into_iter().map(|problem| problem.path).collect()
+    };
+    assert_eq!(paths(text, &[Role::Recover]), ["nats.url", "sinks.clickhouse"]);
+    let with_sink = format!("{text}[sinks.clickhouse]\n");
+    assert_eq!(paths(&with_sink, &[Role::Recover]), ["nats.url", "sinks.clickhouse.url"]);
+    assert_eq!(paths(&with_sink, &[Role::Sinks, Role::Recover]), ["nats.url", "sinks.clickhouse.url"]);
+    assert_eq!(paths("", &[Role::Recover]), ["nats.url", "recover"]);
+    assert_eq!(paths("", &[Role::Sinks, Role::Recover]), ["nats.url"]);
+}

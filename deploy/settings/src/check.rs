@@ -1,0 +1,198 @@
+//! The walk of a document against the tree: finds everything wrong in it, reads files of secrets.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use toml::Spanned;
+use toml::de::{DeArray, DeInteger, DeString, DeValue};
+
+use crate::origin::{ROOT, Span, item_path, key_path};
+use crate::problem::Finding;
+use crate::schema::{Form, Integers, Keys, Node, SecretForm, Word, file_key};
+use crate::secret::{self, Content, Secrets};
+use crate::{Table, Value, suggest};
+
+/// The walk, with what it has found so far.
+pub(crate) struct Checker<'n> {
+    root: &'n Node,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) secrets: Secrets,
+}
+
+impl<'n> Checker<'n> {
+    pub(crate) fn new(root: &'n Node) -> Self {
+        Self { root, findings: Vec::new(), secrets: Secrets::default() }
+    }
+
+    /// Checks a whole document and puts the content of files where their secrets belong.
+    pub(crate) fn document(&mut self, table: &mut Table<'_>) {
+        let root = self.root;
+        if let Form::Table(keys) = &root.form {
+            self.table(table, &ROOT, keys, "");
+        }
+    }
+
+    fn value(&mut self, value: &mut Value<'_>, node: &Node, path: &str) {
+        let span = value.span();
+        match (&node.form, value.get_mut()) {
+            (Form::Table(keys), DeValue::Table(table)) => self.table(table, &span, keys, path),
+            (Form::Map(entry), DeValue::Table(table)) => {
+                for (key, value) in table.iter_mut() {
+                    self.value(value, entry, &key_path(path, key.get_ref()));
+                }
+            }
+            (Form::List(item), DeValue::Array(items)) => {
+                for (index, value) in items.iter_mut().enumerate() {
+                    self.value(value, item, &item_path(path, index));
+                }
+            }
+            (Form::Secret, DeValue::String(text)) => self.secrets.add(span, text),
+            (Form::Text, DeValue::String(_)) | (Form::Boolean, DeValue::Boolean(_)) => {}
+            (Form::Word(words), DeValue::String(text)) => {
+                if let Err(message) = among(text, words) {
+                    self.find(span, path, message);
+                }
+            }
+            (Form::Integer(integers), DeValue::Integer(number)) => {
+                if let Err(message) = in_range(number, integers) {
+                    self.find(span, path, message);
+                }
+            }
+            (form, found) => self.find(span, path, wrong_form(form, found)),
+        }
+    }
+
+    fn table(&mut self, table: &mut Table<'_>, span: &Span, keys: &Keys, path: &str) {
+        let by_file = self.read_secrets(table, keys, path);
+        for key in table.keys().filter(|key| keys.get(key.get_ref()).is_none()) {
+            self.unknown_key(key, table, keys, path);
+        }
+        for (key, value) in table.iter_mut() {
+            if let Some(node) = keys.get(key.get_ref()) {
+                self.value(value, node, &key_path(path, key.get_ref()));
+            }
+        }
+        for key in &keys.required {
+            if !table.contains_key(key.as_str()) && !by_file.contains(key) {
+                let message = match keys.get(key).and_then(Node::secret_form) {
+                    Some(_) => format!("missing required key; give it or `{}`", file_key(key)),
+                    None => "missing required key".to_owned(),
+                };
+                self.findings.push(Finding::missing(span.clone(), key_path(path, key), message));
+            }
+        }
+    }
+
+    /// An unknown key stands for the one that was meant, unless that one is given too.
+    fn unknown_key(&mut self, key: &Spanned<DeString<'_>>, table: &Table<'_>, keys: &Keys, path: &str) {
+        let name: &str = key.get_ref();
+        let known = keys.known();
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        let meant = suggest::nearest(name, &known);
+        let is_on_top = matches!(&self.root.form, Form::Table(top) if !path.is_empty() && top.get(name).is_some());
+        let message = match meant {
+            // The reference's lines are dotted from the top; below a header one of them means something else.
+            None if is_on_top => {
+                format!("unknown key; lines that begin with `{name}` belong above the first `[table]` of the file")
+            }
+            _ => suggest::unknown_key(name, &known),
+        };
+        let finding = Finding::new(key.span(), key_path(path, name), message);
+        self.findings.push(match meant.map(|meant| keys.setting(meant)).filter(|meant| !table.contains_key(*meant)) {
+            Some(meant) => finding.standing_for(key_path(path, meant)),
+            None => finding,
+        });
+    }
+
+    /// Puts the content of each `x_file` at `x`; answers every `x` so given, readable or not.
+    fn read_secrets(&mut self, table: &mut Table<'_>, keys: &Keys, path: &str) -> BTreeSet<String> {
+        let owned = |key: &Spanned<DeString<'_>>| {
+            let (stem, form) = keys.secret_of(key.get_ref())?;
+            Some((key.get_ref().to_string(), stem.to_owned(), form))
+        };
+        let files: Vec<(String, String, SecretForm)> = table.keys().filter_map(owned).collect();
+        let mut given = BTreeSet::new();
+        for (name, stem, form) in files {
+            let Some((key, value)) = table.remove_entry(name.as_str()) else { continue };
+            let file_path = key_path(path, &name);
+            if table.contains_key(stem.as_str()) {
+                self.find(key.span(), &file_path, format!("`{stem}` is given too; keep one of the two"));
+            } else {
+                match read_secret(&value, form) {
+                    Ok(content) => {
+                        // The file's path stands for the secret in every later message.
+                        let stem = Cow::Owned(stem.clone());
+                        table.insert(Spanned::new(key.span(), stem), Spanned::new(value.span(), content));
+                    }
+                    Err(message) => {
+                        let finding = Finding::new(value.span(), file_path, message);
+                        self.findings.push(finding.standing_for(key_path(path, &stem)));
+                    }
+                }
+            }
+            given.insert(stem);
+        }
+        given
+    }
+
+    fn find(&mut self, span: Span, path: &str, message: String) {
+        self.findings.push(Finding::new(span, path, message));
+    }
+}
+
+fn read_secret<'i>(value: &Value<'_>, form: SecretForm) -> Result<DeValue<'i>, String> {
+    let DeValue::String(file) = value.get_ref() else { return Err(wrong_form(&Form::Text, value.get_ref())) };
+    Ok(match secret::read(file, form)? {
+        Content::One(text) => DeValue::String(Cow::Owned(text)),
+        Content::Many(texts) => {
+            let mut items = DeArray::new();
+            for text in texts {
+                items.push(Spanned::new(value.span(), DeValue::String(Cow::Owned(text))));
+            }
+            DeValue::Array(items)
+        }
+    })
+}
+
+/// Refuses a text that is none of the words.
+fn among(text: &str, words: &[Word]) -> Result<(), String> {
+    if words.iter().any(|word| word.text == text) {
+        return Ok(());
+    }
+    let words: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
+    Err(suggest::unknown_word(text, &words))
+}
+
+/// Refuses a whole number outside of what its field declares. A secret is a text, so the number may be shown.
+fn in_range(number: &DeInteger<'_>, integers: &Integers) -> Result<(), String> {
+    // What no field has room for is told here too: serde would stop at it.
+    let bits = i128::from(i64::MIN)..=i128::from(u64::MAX);
+    match i128::from_str_radix(number.as_str(), number.radix()).ok().filter(|value| bits.contains(value)) {
+        Some(value) if integers.admits(value) => Ok(()),
+        Some(_) if !integers.only.is_empty() => Err(format!("out of range: expected {integers}, found {number}")),
+        Some(_) => Err(format!("out of range: expected an {integers}, found {number}")),
+        None => Err(format!("out of range: expected an integer of 64 bits, found {number}")),
+    }
+}
+
+/// The message for a value of the wrong form, which it does not show.
+fn wrong_form(form: &Form, found: &DeValue<'_>) -> String {
+    let expected = match form {
+        Form::Table(_) | Form::Map(_) => "a table",
+        // The likeliest slip of all, in the environment above all.
+        Form::List(_) => "an array such as [\"a\", \"b\"]",
+        Form::Text | Form::Secret | Form::Word(_) => "a string",
+        Form::Integer(_) => "an integer",
+        Form::Boolean => "a boolean",
+    };
+    let found = match found {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date-time",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    };
+    format!("expected {expected}, found {found}")
+}

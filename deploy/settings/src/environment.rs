@@ -1,0 +1,324 @@
+//! Environment variables laid over a document: with the prefix `HEADRACE__`, `HEADRACE__SINKS__SPLUNK__TOKEN` sets
+//! `sinks.splunk.token`.
+//!
+//! The schema says how a variable's text is read, so a password of digits stays a string.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use toml::Spanned;
+use toml::de::{DeArray, DeTable, DeValue};
+
+use crate::origin::{Origin, Sources, Span, item_path, key_path};
+use crate::problem::{Finding, Problem};
+use crate::schema::{Form, Keys, Node, file_key};
+use crate::{Table, Value, suggest};
+
+/// What separates the keys in the name of a variable.
+const SEPARATOR: &str = "__";
+
+/// A variable that sets a setting.
+struct Variable {
+    name: String,
+    text: String,
+}
+
+/// The variables that set settings, outer tables first. It has no Debug: secrets are among them.
+#[derive(Default)]
+pub struct Variables {
+    prefix: String,
+    given: Vec<Variable>,
+    /// A problem for each that is no text.
+    pub(crate) unreadable: Vec<Problem>,
+}
+
+impl Variables {
+    /// Those of `environment`, outside of tests [`std::env::vars_os`], whose names begin with `prefix`.
+    pub fn of(prefix: &str, environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>) -> Self {
+        let mut variables = Self { prefix: prefix.to_owned(), ..Self::default() };
+        for (name, text) in environment {
+            let name = name.into().to_string_lossy().into_owned();
+            if !name.starts_with(prefix) {
+                continue;
+            }
+            match text.into().into_string() {
+                Ok(text) => variables.given.push(Variable { name, text }),
+                Err(_) => variables.unreadable.push(Problem {
+                    origin: Origin::Environment { variable: name.into() },
+                    path: String::new(),
+                    message: "the value is not UTF-8 text".to_owned(),
+                }),
+            }
+        }
+        // A table given as a whole comes before its keys, which then override it.
+        variables.given.sort_by_key(|variable| (variable.name.to_lowercase(), variable.name.clone()));
+        variables
+    }
+
+    /// Names and texts; secrets are among them.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.given.iter().map(|variable| (variable.name.as_str(), variable.text.as_str()))
+    }
+}
+
+/// Lays the variables over a document.
+pub(crate) fn overlay<'i>(
+    table: &mut Table<'i>,
+    variables: &'i Variables,
+    root: &Node,
+    sources: &mut Sources<'_>,
+    findings: &mut Vec<Finding>,
+) {
+    let mut seen: BTreeMap<String, &str> = BTreeMap::new();
+    for variable in &variables.given {
+        let span = sources.add_variable(&variable.name);
+        if let Some(first) = seen.insert(variable.name.to_lowercase(), &variable.name) {
+            findings.push(Finding::new(span, "", format!("sets the same setting as `{first}`; keep one of the two")));
+            continue;
+        }
+        let name = variable.name[variables.prefix.len()..].to_lowercase();
+        let segments: Vec<&str> = name.split(SEPARATOR).collect();
+        if segments.contains(&"") {
+            findings.push(Finding::new(span, "", "names no setting: one of its keys is empty"));
+            continue;
+        }
+        let overlay = Overlay { sources, prefix: &variables.prefix, variable, span };
+        match overlay.route(root, table, &segments) {
+            Ok(route) => overlay.place(table, &route.steps, route.twin.as_deref(), overlay.parse(route.form)),
+            Err(finding) => findings.push(finding),
+        }
+    }
+}
+
+/// Where the name of a variable leads. Nothing is written before the whole name is known to lead somewhere.
+struct Route<'n> {
+    steps: Vec<Step>,
+    /// What may stand there; none for the file of a secret, whose path is a text.
+    form: Option<&'n Form>,
+    /// The other key of the same secret: `token` of `token_file`, and the other way round.
+    twin: Option<String>,
+}
+
+/// A step from a table or list into it.
+enum Step {
+    Key(String),
+    Item(usize),
+}
+
+/// What the document has where a route leads through, if anything.
+#[derive(Clone, Copy)]
+enum Held<'t, 'i> {
+    Table(&'t Table<'i>),
+    List(&'t DeArray<'i>),
+    Other,
+}
+
+impl<'t, 'i> Held<'t, 'i> {
+    fn of(value: Option<&'t Value<'i>>) -> Self {
+        match value.map(Spanned::get_ref) {
+            Some(DeValue::Table(table)) => Self::Table(table),
+            Some(DeValue::Array(items)) => Self::List(items),
+            _ => Self::Other,
+        }
+    }
+
+    fn get(self, key: &str) -> Self {
+        match self {
+            Self::Table(table) => Self::of(table.get(key)),
+            Self::List(_) | Self::Other => Self::Other,
+        }
+    }
+
+    /// The key of a table as it is written there, of which `segment` is the spelling in a variable.
+    fn key(self, segment: &str) -> Option<&'t str> {
+        let Self::Table(table) = self else { return None };
+        let mut keys = table.keys().map(|key| &**key.get_ref());
+        keys.find(|key| suggest::normal(key) == suggest::normal(segment))
+    }
+}
+
+/// One variable on its way to its place.
+struct Overlay<'o, 'i> {
+    sources: &'o Sources<'o>,
+    prefix: &'o str,
+    variable: &'i Variable,
+    span: Span,
+}
+
+impl<'i> Overlay<'_, 'i> {
+    fn route<'n>(&self, root: &'n Node, table: &Table<'_>, segments: &[&str]) -> Result<Route<'n>, Finding> {
+        let (mut node, mut held) = (root, Held::Table(table));
+        let (mut steps, mut path, mut twin) = (Vec::new(), String::new(), None);
+        for (index, segment) in segments.iter().enumerate() {
+            match &node.form {
+                Form::Table(keys) => {
+                    let key = self.key(keys, held, segments, index, &path)?;
+                    path = key_path(&path, &key);
+                    held = held.get(&key);
+                    steps.push(Step::Key(key.clone()));
+                    match keys.get(&key) {
+                        Some(inner) => {
+                            twin = inner.secret_form().map(|_| file_key(&key));
+                            node = inner;
+                        }
+                        None => {
+                            let stem = keys.secret_of(&key).map(|(stem, _)| stem.to_owned());
+                            return match segments.get(index + 1) {
+                                None => Ok(Route { steps, form: None, twin: stem }),
+                                Some(below) => Err(self.nothing_below(below, &path)),
+                            };
+                        }
+                    }
+                }
+                Form::Map(entry) => {
+                    // `acme-eu` cannot be spelt by a variable, but it is meant when the document has it.
+                    let key = held.key(segment).unwrap_or(segment).to_owned();
+                    path = key_path(&path, &key);
+                    node = entry;
+                    held = held.get(&key);
+                    twin = None;
+                    steps.push(Step::Key(key));
+                }
+                Form::List(item) => {
+                    let items: &[Value<'_>] = if let Held::List(items) = held { &items[..] } else { &[] };
+                    let count = items.len();
+                    let Some(at) = segment.parse::<usize>().ok().filter(|at| *at < count) else {
+                        let message = format!("no element {} in an array of {count}", suggest::echo(segment));
+                        return Err(Finding::new(self.span.clone(), path, message));
+                    };
+                    path = item_path(&path, at);
+                    node = item;
+                    held = Held::of(items.get(at));
+                    twin = None;
+                    steps.push(Step::Item(at));
+                }
+                Form::Text | Form::Secret | Form::Word(_) | Form::Integer(_) | Form::Boolean => {
+                    return Err(self.nothing_below(segment, &path));
+                }
+            }
+        }
+        Ok(Route { steps, form: Some(&node.form), twin })
+    }
+
+    /// The key that a segment of the variable's name means.
+    fn key(
+        &self,
+        keys: &Keys,
+        held: Held<'_, '_>,
+        segments: &[&str],
+        index: usize,
+        path: &str,
+    ) -> Result<String, Finding> {
+        let segment = segments[index];
+        let known = keys.known();
+        if let Some(key) = known.iter().find(|key| suggest::normal(key) == suggest::normal(segment)) {
+            return Ok(key.clone());
+        }
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        let meant = suggest::nearest(segment, &known);
+        let message = match meant {
+            Some(meant) => format!("unknown key; did you mean `{}`?", self.name_with(index, meant)),
+            None => suggest::unknown_key(segment, &known),
+        };
+        let finding = Finding::new(self.span.clone(), key_path(path, segment), message);
+        Err(match meant.map(|meant| keys.setting(meant)).filter(|meant| held.key(meant).is_none()) {
+            Some(meant) => finding.standing_for(key_path(path, meant)),
+            None => finding,
+        })
+    }
+
+    fn nothing_below(&self, segment: &str, path: &str) -> Finding {
+        Finding::new(self.span.clone(), key_path(path, segment), suggest::unknown_key(segment, &[]))
+    }
+
+    /// The variable's name with another key in the place of one of its segments.
+    fn name_with(&self, index: usize, meant: &str) -> String {
+        let mut keys: Vec<&str> = self.variable.name[self.prefix.len()..].split(SEPARATOR).collect();
+        let meant = meant.to_uppercase();
+        keys[index] = &meant;
+        format!("{}{}", self.prefix, keys.join(SEPARATOR))
+    }
+
+    /// Puts `value` where `steps` lead from a table, and makes the tables on the way.
+    fn place(&self, table: &mut Table<'i>, steps: &[Step], twin: Option<&str>, value: Value<'i>) {
+        let Some((Step::Key(key), rest)) = steps.split_first() else { return };
+        // The two keys of a secret are one setting, and the environment wins. Both in the environment stay, for the
+        // check to refuse.
+        if let Some(twin) = twin
+            && rest.is_empty()
+            && table.get(twin).is_some_and(|given| !self.sources.is_variable(&given.span()))
+        {
+            table.remove(twin);
+        }
+        let entry = table.entry(Spanned::new(self.span.clone(), Cow::Owned(key.clone())));
+        self.place_within(entry.or_insert_with(|| self.empty_table()), rest, twin, value);
+    }
+
+    fn place_within(&self, outer: &mut Value<'i>, steps: &[Step], twin: Option<&str>, value: Value<'i>) {
+        match steps.split_first() {
+            None => *outer = value,
+            Some((Step::Item(index), rest)) => {
+                if let DeValue::Array(items) = outer.get_mut()
+                    && let Some(item) = items.get_mut(*index)
+                {
+                    self.place_within(item, rest, twin, value);
+                }
+            }
+            Some((Step::Key(_), _)) => {
+                // Where the document has something else than the variable's table, the variable wins.
+                if !outer.get_ref().is_table() {
+                    *outer = self.empty_table();
+                }
+                if let DeValue::Table(table) = outer.get_mut() {
+                    self.place(table, steps, twin, value);
+                }
+            }
+        }
+    }
+
+    fn empty_table(&self) -> Value<'i> {
+        Spanned::new(self.span.clone(), DeValue::Table(DeTable::new()))
+    }
+
+    /// Reads the variable's text as what may stand there.
+    fn parse(&self, form: Option<&Form>) -> Value<'i> {
+        let text = self.variable.text.as_str();
+        match DeValue::parse(text.trim()).ok().filter(|value| is_meant(form, value.get_ref())) {
+            Some(value) => self.own(value),
+            None => Spanned::new(self.span.clone(), DeValue::String(Cow::Borrowed(text))),
+        }
+    }
+
+    /// Gives a parsed value and all inside of it the variable's range.
+    fn own(&self, value: Value<'i>) -> Value<'i> {
+        let owned = match value.into_inner() {
+            DeValue::Table(table) => DeValue::Table(
+                table
+                    .into_iter()
+                    .map(|(key, value)| (Spanned::new(self.span.clone(), key.into_inner()), self.own(value)))
+                    .collect(),
+            ),
+            DeValue::Array(items) => {
+                let mut owned = DeArray::new();
+                for item in items {
+                    owned.push(self.own(item));
+                }
+                DeValue::Array(owned)
+            }
+            scalar => scalar,
+        };
+        Spanned::new(self.span.clone(), owned)
+    }
+}
+
+/// Whether a text that can be read as `value` is meant so: a password of digits is not.
+fn is_meant(form: Option<&Form>, value: &DeValue<'_>) -> bool {
+    matches!(
+        (form, value),
+        (Some(Form::Integer(_)), DeValue::Integer(_))
+            | (Some(Form::Boolean), DeValue::Boolean(_))
+            | (Some(Form::List(_)), DeValue::Array(_))
+            | (Some(Form::Table(_) | Form::Map(_)), DeValue::Table(_))
+    )
+}

@@ -1,0 +1,166 @@
+//! Settings: one TOML file, overridden by environment variables, read into any `T`.
+//!
+//! [`load`] shows every problem of a configuration at once, each with its line and column or its variable, and never
+//! prints the value of a secret. The JSON schema of `T` is the only description of what is allowed: the checks, the
+//! overrides, the [`reference()`] and the [`json_schema()`] for editors all come from it. Nothing here knows the
+//! product. Start at [`load`], then `schema.rs` and `check.rs`.
+//!
+//! A field says its range once: `#[schemars(range(min = 1, max = 64))]`. A text is a secret when its type's schema has
+//! `"x-secret": true`; it may then be given as `x_file`.
+
+mod check;
+mod document;
+mod editor;
+mod environment;
+mod origin;
+mod problem;
+mod reference;
+mod schema;
+mod secret;
+mod suggest;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+use toml::de::DeTable;
+
+pub use editor::json_schema;
+pub use environment::Variables;
+pub use origin::{Origin, item_path, key_path};
+pub use problem::{Problem, Problems};
+pub use reference::reference;
+
+use check::Checker;
+use origin::{Origins, ROOT, Sources};
+use problem::Finding;
+use schema::Node;
+
+/// A value of right form that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// Where it is: `sinks.splunk.url`, `ingest.secrets[0]`.
+    pub path: String,
+    /// What was expected, what was found, what to do.
+    pub message: String,
+}
+
+/// The text of a configuration file and the name shown in its problems.
+#[derive(Clone, Copy, Debug)]
+pub struct Document<'a> {
+    /// How problems name the file, usually the path as the user gave it.
+    pub name: &'a str,
+    /// The TOML text.
+    pub text: &'a str,
+}
+
+/// A configuration without problems, with the origin of each of its settings.
+#[derive(Debug)]
+pub struct Loaded<T> {
+    /// The configuration.
+    pub value: T,
+    origins: Origins,
+}
+
+impl<T> Loaded<T> {
+    /// Where the setting at `path` was given, such as `sinks.splunk.url` or `ingest.secrets[0]`.
+    ///
+    /// The answer is [`Origin::Default`] for a setting that was not given. Keys may be written bare or quoted.
+    pub fn locate(&self, path: &str) -> Origin {
+        self.origins.exact(path)
+    }
+
+    /// Refuses what is wrong with values that were filled in after loading, as [`load`] does.
+    ///
+    /// # Errors
+    /// Every problem at once, if there is one.
+    pub fn refuse(&self, invalid: Vec<Invalid>) -> Result<(), Problems> {
+        self.origins.refuse(invalid)
+    }
+}
+
+/// Reads the file at `path`, if there is one to read, and loads it as [`load`] does.
+///
+/// # Errors
+/// Every problem at once.
+pub fn read<T: DeserializeOwned + JsonSchema>(
+    path: Option<&Path>,
+    variables: &Variables,
+    values: impl Fn(&T) -> Vec<Invalid>,
+) -> Result<Loaded<T>, Problems> {
+    let Some(path) = path else {
+        return load(None, variables, values);
+    };
+    let name = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => load(Some(Document { name: &name, text: &text }), variables, values),
+        Err(error) => {
+            let file: Arc<str> = name.into();
+            let origin = Origin::whole(Some(&file));
+            let message = format!("the configuration cannot be read: {error}");
+            Err(Problems::new(Some(file), vec![Problem { origin, path: String::new(), message }], Vec::new()))
+        }
+    }
+}
+
+/// Loads a configuration from a document and the environment, which wins over the document.
+///
+/// `values` says what is wrong with values of right form; it is asked even where the form of others is wrong, so that
+/// all problems are shown at once. A setting left at its default is then shown at the nearest table around it that was
+/// given. Any secret `x` may be given as `x_file`, the path of a file that holds it; a relative path is taken from the
+/// working directory.
+///
+/// # Errors
+/// Every problem at once, the causes before what may follow from them.
+pub fn load<T: DeserializeOwned + JsonSchema>(
+    document: Option<Document<'_>>,
+    variables: &Variables,
+    values: impl Fn(&T) -> Vec<Invalid>,
+) -> Result<Loaded<T>, Problems> {
+    let root = Node::of::<T>();
+    let mut sources = Sources::new(document);
+    let file = sources.file();
+    let text = document.map_or("", |document| document.text);
+
+    let (mut table, broken) = document::parse(text);
+    let mut checker = Checker::new(&root);
+    environment::overlay(&mut table, variables, &root, &mut sources, &mut checker.findings);
+    checker.document(&mut table);
+    let findings = problem::without_consequences(document::screen(checker.findings, broken, &sources));
+    if !findings.is_empty() || !variables.unreadable.is_empty() {
+        let further = values::problems(table, &findings, &sources, values);
+        let mut causes = variables.unreadable.clone();
+        causes.extend(findings.into_iter().map(|finding| finding.at(&sources)));
+        return Err(Problems::new(file, causes, further));
+    }
+
+    let paths = origin::paths(&table);
+    let origins = Origins::new(&paths, &sources);
+    match T::deserialize(toml::de::Deserializer::from(Spanned::new(ROOT, table))) {
+        Ok(value) => {
+            origins.refuse(values(&value))?;
+            Ok(Loaded { value, origins })
+        }
+        Err(error) => {
+            let problem = refused(&error, &paths, &checker.secrets).at(&sources);
+            Err(Problems::new(file, vec![problem], Vec::new()))
+        }
+    }
+}
+
+/// What serde refused although the schema allows it, such as a malformed URL.
+fn refused(error: &toml::de::Error, paths: &[(String, origin::Span)], secrets: &secret::Secrets) -> Finding {
+    let span = error.span().unwrap_or(ROOT);
+    // The innermost comes last: an array of tables shares its span with its first table.
+    let path = paths.iter().rev().find(|(_, known)| *known == span);
+    let message = secrets.redact(error.message(), &span);
+    Finding::new(span, path.map(|(path, _)| path.as_str()).unwrap_or_default(), message)
+}
+
+type Table<'i> = DeTable<'i>;
+type Value<'i> = Spanned<toml::de::DeValue<'i>>;

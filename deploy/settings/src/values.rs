@@ -1,0 +1,40 @@
+//! What is wrong with the values of a configuration whose form has problems elsewhere.
+//!
+//! The settings with problems are taken out; what is left is read with their defaults. So both kinds of problems are
+//! shown at once, without what only follows from a problem of form. Where too little is left to be read, only the first
+//! kind is.
+
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+
+use crate::origin::{self, Origins, ROOT, Sources};
+use crate::problem::Finding;
+use crate::{Invalid, Problem, Table, Value};
+
+pub(crate) fn problems<T: DeserializeOwned>(
+    mut table: Table<'_>,
+    known: &[Finding],
+    sources: &Sources<'_>,
+    values: impl Fn(&T) -> Vec<Invalid>,
+) -> Vec<Problem> {
+    known.iter().for_each(|finding| take_out(&mut table, finding.path()));
+    let origins = Origins::new(&origin::paths(&table), sources);
+    let Ok(value) = T::deserialize(toml::de::Deserializer::from(Spanned::new(ROOT, table))) else { return Vec::new() };
+    let is_new = |found: &Invalid| !known.iter().any(|finding| finding.explains(&found.path));
+    values(&value).into_iter().filter(is_new).map(|found| origins.problem(found)).collect()
+}
+
+/// Removes the setting at `path`, or the innermost table around it that can be told from it.
+fn take_out(table: &mut Table<'_>, path: &str) {
+    let plain = origin::plain(path);
+    // An item of a list has its own problems; the others of the list are of no use without it.
+    let whole = plain.split('[').next().unwrap_or_default();
+    let Some((parents, key)) = whole.rsplit_once('.').or(Some(("", whole))) else { return };
+    let mut table = table;
+    for parent in parents.split('.').filter(|parent| !parent.is_empty()) {
+        let Some(inner) = table.get_mut(parent).map(Value::get_mut) else { return };
+        let toml::de::DeValue::Table(inner) = inner else { return };
+        table = inner;
+    }
+    table.remove(key);
+}
