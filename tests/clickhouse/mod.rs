@@ -167,7 +167,10 @@ impl Case for RawCase {
     const PROMISE: Promise = Promise::Once;
 
     async fn start() -> Self {
-        Self(ClickHouseCase::start().await)
+        let case = ClickHouseCase::start().await;
+        // The tables must be there to refuse a row.
+        case.with_long_timeout().migrate().await.unwrap();
+        Self(case)
     }
     fn sink(&self) -> Raw {
         self.0.config().raw()
@@ -190,6 +193,10 @@ impl Case for RawCase {
     fn release(&self) {
         self.0.release();
     }
+    fn refuse(&self, id: &str) {
+        let name = id.replace(|char: char| !char.is_ascii_alphanumeric(), "_");
+        self.0.query(&format!("ALTER TABLE headrace.raw ADD CONSTRAINT {name} CHECK id != '{id}'"));
+    }
     fn down(&self) {
         self.0.down();
     }
@@ -197,15 +204,31 @@ impl Case for RawCase {
         self.0.up().await;
     }
     async fn break_access(&self) {
-        self.0.break_access().await;
+        self.0.query("RENAME TABLE headrace.raw TO headrace.aside");
+        self.0.query("CREATE TABLE headrace.raw (nothing UInt8) ENGINE = Memory");
     }
     async fn mend(&self) {
-        self.0.mend().await;
+        self.0.query("DROP TABLE headrace.raw SYNC");
+        self.0.query("RENAME TABLE headrace.aside TO headrace.raw");
     }
 }
 
 mod raw {
-    headrace_tests::sink_conformance!(super::RawCase: success, transient, down, timeouts, lost_answers, duplicates, late_duplicates, shutdown, crash);
+    headrace_tests::sink_conformance!(
+        super::RawCase: success,
+        partial_failure,
+        poison,
+        panics,
+        transient,
+        down,
+        timeouts,
+        lost_answers,
+        broken,
+        duplicates,
+        late_duplicates,
+        shutdown,
+        crash,
+    );
 }
 
 fn batch(numbers: std::ops::Range<u16>, suspect: bool, valid_for: Duration) -> Batch<Event> {

@@ -92,6 +92,7 @@ sink_conformance!(
     unreadable_messages,
     partial_failure,
     poison,
+    panics,
     transient,
     down,
     timeouts,
