@@ -249,7 +249,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 fn assert_all(result: &BatchResult, count: usize) {
     match result {
         BatchResult::Each(results) => {
-            assert!(results.len() == count && results.iter().all(Result::is_ok), "{results:?}")
+            assert!(results.len() == count && results.iter().all(Result::is_ok), "{results:?}");
         }
         BatchResult::Whole(fault) | BatchResult::TooMuch(fault) => panic!("{fault}"),
     }

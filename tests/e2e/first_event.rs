@@ -17,7 +17,7 @@ async fn the_readmes_commands_and_those_that_up_prints_show_a_first_event() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("headrace-data");
     let up = Launch::up(PROGRAM, dir.path()).replace("--data-dir", &data).within(dir.path()).start().await;
-    let stored = Stored::of(&up.ready()).await;
+    let stored = Stored::of(up.ready()).await;
     let count = "SELECT count() FROM events WHERE actor = 'mona' AND risk = 65";
 
     let [first, examples] = shell_blocks(README, "## A first event").try_into().unwrap();

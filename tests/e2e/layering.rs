@@ -109,7 +109,7 @@ fn used(text: &str) -> BTreeSet<String> {
         let name = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
         match rest.strip_prefix('{') {
             Some(group) => {
-                used.extend(group.split('}').next().unwrap_or_default().split(',').map(|own| name(own.trim())))
+                used.extend(group.split('}').next().unwrap_or_default().split(',').map(|own| name(own.trim())));
             }
             None => _ = used.insert(name(rest)),
         }

@@ -214,7 +214,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Every sink; a new one is a line here and one in [`SINKS`].
+    /// Every sink; a new one is a line here and one in [`crate::role::SINKS`].
     fn sinks(&mut self, config: &Config) -> anyhow::Result<()> {
         let sinks = &config.sinks;
         let broker = self.brokers.need(User::Sinks)?;

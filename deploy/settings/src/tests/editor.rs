@@ -25,7 +25,7 @@ fn accepts(root: &Json, schema: &Json, value: &Json) -> Result<(), String> {
                 true
             }
             "anyOf" => list().any(|schema| accepted(schema).is_ok()),
-            "oneOf" => list().filter(|schema| accepted(*schema).is_ok()).count() == 1,
+            "oneOf" => list().filter(|schema| accepted(schema).is_ok()).count() == 1,
             "not" => accepted(meant).is_err(),
             "enum" => list().any(|word| word == value),
             "const" => meant == value,
