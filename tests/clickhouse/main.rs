@@ -1,6 +1,7 @@
 //! The ClickHouse sinks on the real engine, behind a proxy that fails on command.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod comments;
 mod exactly_once;
 mod identity;
 mod large;
