@@ -23,13 +23,19 @@ async fn a_taken_port_is_named_with_its_setting() {
     for (option, setting) in [
         ("--gateway-port", "`ingest.listen`"),
         ("--metrics-port", "`admin.listen`"),
-        ("--nats-port", "--nats-port"),
-        ("--clickhouse-port", "--clickhouse-port"),
+        ("--nats-port", "`local.nats_listen`"),
+        ("--clickhouse-port", "`local.clickhouse_listen`"),
     ] {
         let dir = TempDir::new().unwrap();
         let (code, error) = refused(Launch::up(PROGRAM, dir.path()).replace(option, port.as_str())).await;
         assert_eq!(code, Some(1), "{error}");
-        assert!(error.contains(&port) && error.contains(setting), "{option}: {error}");
+        let owner = format!("process {}", std::process::id());
+        for told in [port.as_str(), option, setting, owner.as_str()] {
+            assert!(error.contains(told), "{option}: no `{told}` in {error}");
+        }
+        if error.contains(".listen`") {
+            assert!(!dir.path().join("data/nats").exists(), "{option}: nothing was started");
+        }
     }
 }
 

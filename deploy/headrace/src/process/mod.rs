@@ -1,5 +1,6 @@
 //! What a process consists of: the tasks of its roles, under one supervisor.
 
+pub(crate) mod listeners;
 mod recover;
 pub(crate) mod started;
 pub(crate) mod stop;
@@ -40,6 +41,7 @@ use tokio::net::TcpListener;
 use crate::config::Config;
 use crate::nats::connections::Brokers;
 use crate::nats::users::User;
+use crate::process::listeners::Listeners;
 use crate::role::{CLICKHOUSE, CLICKHOUSE_RAW, FILE_ALERTS, FILE_EVENTS, JIRA, Role, SPLUNK};
 
 /// How long the bucket of the state may take to answer: a cluster may be choosing its leader.
@@ -71,8 +73,14 @@ struct Builder<'a> {
 }
 
 impl Process {
-    /// Starts the tasks of `roles`. `config` has been validated, and the topology is there.
-    pub(crate) async fn start(config: &Config, roles: &[Role], brokers: &Brokers) -> anyhow::Result<Self> {
+    /// Starts the tasks of `roles`, whose ports are in `listeners`. `config` has been validated, and the topology is
+    /// there.
+    pub(crate) async fn start(
+        config: &Config,
+        roles: &[Role],
+        brokers: &Brokers,
+        listeners: Listeners,
+    ) -> anyhow::Result<Self> {
         let handle = metrics::install().context("cannot set up metrics")?;
         let mut builder = Builder {
             brokers,
@@ -82,20 +90,20 @@ impl Process {
             subscriptions: Vec::new(),
             sinks: BTreeSet::new(),
         };
-        let stores = roles
-            .contains(&Role::Ingest)
-            .then(|| StoreHealth::new(builder.health.register("ingest"), store_health::FAILURE_TTL));
+        let (admin_listener, admin_address) = listeners.admin.listen()?;
+        let gateway = listeners.gateway.map(|port| {
+            let stores = StoreHealth::new(builder.health.register("ingest"), store_health::FAILURE_TTL);
+            anyhow::Ok((port.listen()?, stores))
+        });
+        let gateway = gateway.transpose()?;
         let admin = Admin {
             metrics: handle.clone(),
             health: builder.health.clone(),
             broker: brokers.first().clone(),
-            stores: stores.clone(),
+            stores: gateway.as_ref().map(|(_, stores)| stores.clone()),
         };
-        // Ports first: a taken one must be told before anything is consumed.
-        let (admin_listener, admin_address) = bind(config.admin.listen, "admin.listen").await?;
         let mut gateway_address = None;
-        if let Some(stores) = stores {
-            let (listener, address) = bind(config.ingest.listen, "ingest.listen").await?;
+        if let Some(((listener, address), stores)) = gateway {
             let gateway = Gateway::new(&config.ingest, &config.tenants, brokers.need(User::Ingest)?, stores);
             builder.listen(Group::Ingest, "gateway", listener, move |listener, stop| {
                 gateway.clone().serve(listener, stop)
@@ -283,13 +291,4 @@ pub(crate) fn verify(config: &Config) -> Option<Verify> {
         let verify: Verify = Arc::new(move |raw| keys.check_stored(raw));
         verify
     })
-}
-
-/// Binds `address`, the value of `setting`.
-async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<(std::net::TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}; stop what does, or set `{setting}` to another address (port 0 takes any free port)")
-    })?;
-    let bound = listener.local_addr().context("a listener without an address")?;
-    Ok((listener.into_std().context("cannot share a listener")?, bound))
 }
