@@ -100,6 +100,25 @@ async fn every_problem_of_a_configuration_is_told_at_once() {
 }
 
 #[tokio::test]
+async fn a_rule_that_could_never_match_is_named_with_its_field() {
+    let dir = TempDir::new().unwrap();
+    let (config, rule) = (dir.path().join("headrace.toml"), dir.path().join("own.yml"));
+    let rules_dirs = format!("[pipeline.score]\nrules_dirs = ['{}']\n", dir.path().display());
+    std::fs::write(&config, rules_dirs).unwrap();
+    let text = "title: Anything made public\nid: 5d6f1f0a-3c53-4f0c-9d0a-2f9f0e6d4c11\n\
+                logsource: { product: github, service: audit }\n\
+                detection:\n  selection: { actoin: repo.access }\n  condition: selection\nlevel: high\n";
+    std::fs::write(&rule, text).unwrap();
+    let (code, log) = Launch::up(PROGRAM, dir.path()).argument("--config").argument(&config).refused().await;
+    assert_eq!(code, Some(2), "{log}");
+    let told = format!("{}: \"Anything made public\" tests the field `actoin`", rule.display());
+    for told in [told.as_str(), "did you mean `action`?", "pipeline/stages/rules/README.md"] {
+        assert!(log.contains(told), "no `{told}` in\n{log}");
+    }
+    assert!(!dir.path().join("data/nats").exists(), "nothing was started");
+}
+
+#[tokio::test]
 async fn a_full_disk_is_told_with_the_path() {
     // Writing to this device fails as on a full disk, with the kernel's own error, whoever runs the test.
     let dir = TempDir::new().unwrap();

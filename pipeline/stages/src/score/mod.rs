@@ -8,6 +8,7 @@ mod builtin;
 #[cfg(test)]
 mod content_tests;
 mod evidence;
+mod field_names;
 mod fields;
 mod files;
 mod risk;
