@@ -8,6 +8,7 @@ use headrace_tests::product::process::Launch;
 use tempfile::TempDir;
 
 use crate::PROGRAM;
+use crate::roles::check;
 
 /// A start that must fail. Returns its exit code and its last message, which begins with `error: `.
 async fn refused(launch: Launch) -> (Option<i32>, String) {
@@ -116,6 +117,19 @@ async fn a_rule_that_could_never_match_is_named_with_its_field() {
         assert!(log.contains(told), "no `{told}` in\n{log}");
     }
     assert!(!dir.path().join("data/nats").exists(), "nothing was started");
+}
+
+#[tokio::test]
+async fn a_tenant_that_is_written_otherwise_is_told() {
+    let dir = TempDir::new().unwrap();
+    let config = dir.path().join("headrace.toml");
+    let text = "nats.url = 'nats://127.0.0.1:1'\ningest.github.secrets = ['a secret']\n\
+                [tenants.by_login]\nacme = 'Corp EU'\nocto = 'octo'\n";
+    std::fs::write(&config, text).unwrap();
+    let (_, report, problem) = check(&config).await;
+    let told = "warning tenants.by_login: the tenant `Corp EU` is `corp_20eu` in subjects, rows, alerts and filters";
+    assert!(report.contains(told), "{report}{problem}");
+    assert_eq!(report.matches("warning").count(), 1, "{report}");
 }
 
 #[tokio::test]

@@ -23,6 +23,9 @@ pub(crate) async fn check(arguments: Check) -> anyhow::Result<()> {
     loaded.check(loaded.value.validate(&ALL_ROLES))?;
     println!("ok      configuration");
     let config = loaded.value;
+    for respelt in config.tenants.respelt() {
+        println!("warning {respelt}");
+    }
     let mut failed = 0;
     let mut report = |name: &str, result: Result<(), String>| match result {
         Ok(()) => println!("ok      {name}"),

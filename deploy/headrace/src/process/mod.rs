@@ -104,6 +104,9 @@ impl Process {
         };
         let mut gateway_address = None;
         if let Some(((listener, address), stores)) = gateway {
+            for respelt in config.tenants.respelt() {
+                tracing::warn!(tenant = respelt.tenant, token = respelt.token, "{respelt}");
+            }
             let gateway = Gateway::new(&config.ingest, &config.tenants, brokers.need(User::Ingest)?, stores);
             builder.listen(Group::Ingest, "gateway", listener, move |listener, stop| {
                 gateway.clone().serve(listener, stop)
