@@ -30,7 +30,7 @@ async fn whatever_comes_in_is_stored_whole_or_refused_with_a_reason() {
     let ready = up.ready();
     let (hook, stored) = (Hook::of(ready), Stored::of(ready).await);
 
-    bad_signatures_store_nothing(ready, &hook, &stored).await;
+    bad_signatures_store_nothing(&up, &hook, &stored).await;
     a_large_body_arrives_whole(&hook, &stored).await;
     a_form_is_the_same_event(ready, &hook, &stored).await;
     an_unknown_kind_is_carried(&hook, &stored).await;
@@ -56,9 +56,9 @@ fn publicized(actor: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-async fn bad_signatures_store_nothing(ready: &Ready, hook: &Hook, stored: &Stored) {
+async fn bad_signatures_store_nothing(up: &Running, hook: &Hook, stored: &Stored) {
     let body = publicized("mallory");
-    let good = signature(ready.webhook_secret.as_deref().unwrap(), &body);
+    let good = signature(up.ready().webhook_secret.as_deref().unwrap(), &body);
     let unsigned = || hook.unsigned("repository", &guid(), body.clone());
     let signed = |value: &str| unsigned().header(header::GITHUB_SIGNATURE, value);
     let before = stored.count(Stream::Raw).await;
@@ -75,6 +75,9 @@ async fn bad_signatures_store_nothing(ready: &Ready, hook: &Hook, stored: &Store
         assert_eq!((answer.status, answer.body["error"].as_str()), (401, Some(reason)), "{}", answer.body);
     }
     assert_eq!(stored.count(Stream::Raw).await, before);
+    let log = up.log();
+    assert!(log.contains("deliveries with a bad signature were refused") && log.contains("127.0.0.1"), "{log}");
+    assert!(!log.contains("mallory") && !log.contains(&good), "the log holds nothing of a body: {log}");
 }
 
 async fn a_large_body_arrives_whole(hook: &Hook, stored: &Stored) {
