@@ -30,6 +30,7 @@ async fn whatever_comes_in_is_stored_whole_or_refused_with_a_reason() {
     let ready = up.ready();
     let (hook, stored) = (Hook::of(ready), Stored::of(ready).await);
 
+    all_consumers_are_told_in_one_line(&up);
     bad_signatures_store_nothing(&up, &hook, &stored).await;
     a_large_body_arrives_whole(&hook, &stored).await;
     a_form_is_the_same_event(ready, &hook, &stored).await;
@@ -54,6 +55,14 @@ fn publicized(actor: &str) -> Vec<u8> {
     })
     .to_string()
     .into_bytes()
+}
+
+fn all_consumers_are_told_in_one_line(up: &Running) {
+    let log = up.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("each consumer goes on where it stopped")).collect();
+    let [line] = lines.as_slice() else { panic!("expected one line: {log}") };
+    assert!(line.contains("normalize on RAW") && line.contains("clickhouse on EVENTS"), "{line}");
+    assert!(!log.contains("incarnation"), "{log}");
 }
 
 async fn bad_signatures_store_nothing(up: &Running, hook: &Hook, stored: &Stored) {

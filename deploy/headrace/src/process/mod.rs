@@ -125,6 +125,7 @@ impl Process {
         }
         builder
             .listen(Group::Service, "admin", admin_listener, move |listener, stop| admin.clone().serve(listener, stop));
+        builder.tell_consumers();
         let subscriptions = builder.subscriptions.clone();
         builder
             .supervisor
@@ -147,6 +148,18 @@ impl Process {
 }
 
 impl Builder<'_> {
+    /// One line for all: what each consumer does next shows in its health and its lag.
+    fn tell_consumers(&self) {
+        let told = |(_, Subscription { component, stream, .. }): &(Broker, Subscription)| {
+            format!("{component} on {}", stream.name())
+        };
+        let consumers: Vec<String> = self.subscriptions.iter().map(told).collect();
+        if !consumers.is_empty() {
+            let (count, consumers) = (consumers.len(), consumers.join(", "));
+            tracing::info!(count, consumers, "reading the streams; each consumer goes on where it stopped");
+        }
+    }
+
     fn listen<F, Fut>(&mut self, group: Group, name: &str, listener: std::net::TcpListener, serve: F)
     where
         F: Fn(TcpListener, tokio_util::sync::CancellationToken) -> Fut + Clone + Send + Sync + 'static,

@@ -97,6 +97,8 @@ pub struct Broker {
     timeout: Duration,
     disconnects: Disconnects,
     changed_back: Arc<Mutex<HashMap<String, Instant>>>,
+    /// The incarnation in which each consumer was last seen, so that a change is told once and not by every worker.
+    incarnations: Arc<Mutex<HashMap<String, String>>>,
 }
 
 /// A consumer is changed back at most once in this time, and what it is changed to meanwhile is left: two processes of
@@ -176,6 +178,7 @@ impl Broker {
             timeout: nats.timeout(),
             disconnects,
             changed_back: Arc::default(),
+            incarnations: Arc::default(),
         })
     }
 
@@ -218,6 +221,13 @@ impl Broker {
             changed_back.insert(consumer.to_owned(), Instant::now());
         }
         may
+    }
+
+    /// Notes that `consumer` was seen in `incarnation`. True when this process has seen it in another before.
+    pub(crate) fn is_reborn(&self, consumer: &str, incarnation: &str) -> bool {
+        let mut incarnations = self.incarnations.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = incarnations.insert(consumer.to_owned(), incarnation.to_owned());
+        before.is_some_and(|before| before != incarnation)
     }
 
     /// The disconnects of the connection from now on.
