@@ -91,6 +91,11 @@ impl Rules {
         self.known.is_empty()
     }
 
+    /// The ids of the rules that are tried, in no order.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &str> {
+        self.known.keys().map(String::as_str)
+    }
+
     /// Rules that were left out.
     #[must_use]
     pub fn skipped(&self) -> &[Skipped] {
