@@ -41,6 +41,7 @@ async fn whatever_comes_in_is_stored_whole_or_refused_with_a_reason() {
     a_second_process_is_refused(&up, &dir).await;
     stored.settled().await;
     every_step_is_counted(ready).await;
+    streams_are_measured(ready).await;
     a_silent_broker_is_told_in_time(ready, &hook, &stored).await;
     up.stop().await;
 }
@@ -270,11 +271,39 @@ async fn every_step_is_counted(ready: &Ready) {
     ] {
         assert!(value(series) > 0.0, "{series}");
     }
+    for series in [
+        r#"headrace_dead_letters_total{component="clickhouse",reason="rejected"}"#,
+        r#"headrace_rule_matches_total{rule="#,
+    ] {
+        assert!(metrics.contains(series), "no {series} in\n{metrics}");
+    }
+    for series in [
+        r#"headrace_delivered_total{component="normalize"}"#,
+        r#"headrace_published_total{component="clickhouse"}"#,
+        r#"headrace_sink_call_seconds_count{component="alert"}"#,
+    ] {
+        assert_eq!(sample(&metrics, series), None, "{series}");
+    }
+    assert!(metrics.contains("headrace_build_info{version="), "{metrics}");
     let components = ["normalize", "alert", "clickhouse", "clickhouse-raw", "file-events", "file-alerts"];
     for component in components {
         value(&format!("headrace_consumer_lag{{component=\"{component}\"}}"));
         assert!((value(&format!("headrace_healthy{{component=\"{component}\"}}")) - 1.0).abs() < f64::EPSILON);
     }
+}
+
+/// Measured every few seconds, with the rights of one of the NATS users.
+async fn streams_are_measured(ready: &Ready) {
+    let measured = async || {
+        let (_, metrics) = get(&format!("{}/metrics", ready.metrics)).await;
+        let value = |series: &str| sample(&metrics, series);
+        let is_full = value(r#"headrace_stream_bytes{stream="RAW"}"#)? > 0.0
+            && value(r#"headrace_stream_max_bytes{stream="RAW"}"#)? > 0.0
+            && value(r#"headrace_dead_letters_waiting{component="normalize"}"#)? > 0.0;
+        value(r#"headrace_consumer_oldest_unsettled_seconds{component="clickhouse",stream="EVENTS"}"#)?;
+        is_full.then_some(())
+    };
+    headrace_local::poll::until("the streams are measured", CEILING, measured).await.unwrap();
 }
 
 /// Last of all: the broker is stopped for a while.

@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use headrace_ingest::gateway::Gateway;
 use headrace_ingest::github::Keys;
 use headrace_runtime::broker::Broker;
-use headrace_runtime::broker::{recreate, retention};
+use headrace_runtime::broker::{measure, recreate, retention};
 use headrace_runtime::component::sink::{Sink, SinkOptions};
 use headrace_runtime::component::stage::BoxedStage;
 use headrace_runtime::component::subscription::Subscription;
@@ -44,6 +44,11 @@ use crate::nats::users::User;
 use crate::process::listeners::Listeners;
 use crate::role::{CLICKHOUSE, CLICKHOUSE_RAW, FILE_ALERTS, FILE_EVENTS, JIRA, Role, SPLUNK};
 
+/// The commit that this program was built from.
+const COMMIT: &str = match option_env!("HEADRACE_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
 /// How long the bucket of the state may take to answer: a cluster may be choosing its leader.
 const STATE_WITHIN: Duration = Duration::from_secs(60);
 /// What alert adds to the way of an event that a rule matched.
@@ -82,6 +87,7 @@ impl Process {
         listeners: Listeners,
     ) -> anyhow::Result<Self> {
         let handle = metrics::install().context("cannot set up metrics")?;
+        metrics::tell_build(env!("CARGO_PKG_VERSION"), COMMIT);
         let mut builder = Builder {
             brokers,
             policy: config.retry.policy(),
@@ -192,11 +198,13 @@ impl Builder<'_> {
         self.chain(config.alert_subscription(), Pace::Gathered { linger: ALERT_LINGER }, alerts, 1)?;
         match self.brokers.of(User::Retention).cloned() {
             Some(broker) => {
+                let own = broker.clone();
+                self.supervisor.spawn(Group::Service, "measure", move |stop| measure::run(own.clone(), stop));
                 self.supervisor.spawn(Group::Service, "retention", move |stop| retention::run(broker.clone(), stop));
             }
             None => tracing::warn!(
                 file = User::Retention.password_file(),
-                "full streams are left to another process: retention has no password here"
+                "full streams are left to another process, and their figures: retention has no password here"
             ),
         }
         Ok(())

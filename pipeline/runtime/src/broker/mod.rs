@@ -1,6 +1,7 @@
 //! The connection to NATS, and what Headrace keeps there: four streams, the object store bucket
 //! `bodies`, the KV buckets `schemas`, `state` and `recovery`.
 
+pub mod measure;
 pub mod progress;
 pub mod recreate;
 pub mod retention;
