@@ -1,12 +1,14 @@
 //! Configuration of the gateway.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use headrace_runtime::config::Invalid;
 use headrace_runtime::secret::Secret;
+use headrace_schemas::token;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -129,7 +131,42 @@ pub struct Tenants {
     /// Tenant by login of organization, repository owner or account, in any letter case. A login that
     /// is not here is a tenant of its own. Example: `acme-eu = "acme"`. When `acme` has secrets of its own
     /// (`ingest.github.scoped`), they alone sign for `acme-eu` too, unless it has some itself.
+    ///
+    /// A tenant is written in lower-case letters, digits, `_` and `-`, in subjects, rows, alerts and filters. Any other
+    /// byte becomes `_` and two hex digits: `Corp EU` is `corp_20eu` everywhere. The start and `headrace check` warn of
+    /// such a name.
     pub by_login: BTreeMap<String, String>,
+}
+
+/// A configured tenant that is written otherwise everywhere else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Respelt<'a> {
+    /// As it is configured.
+    pub tenant: &'a str,
+    /// As it is in subjects, rows, alerts and filters.
+    pub token: String,
+}
+
+impl fmt::Display for Respelt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tenant, token } = self;
+        write!(
+            f,
+            "tenants.by_login: the tenant `{}` is `{token}` in subjects, rows, alerts and filters; name it so, or choose \
+             lower-case letters, digits, `_` and `-`",
+            tenant.escape_debug()
+        )
+    }
+}
+
+impl Tenants {
+    /// The tenants that are written otherwise everywhere else, each once.
+    #[must_use]
+    pub fn respelt(&self) -> Vec<Respelt<'_>> {
+        let tenants: BTreeSet<&str> = self.by_login.values().map(String::as_str).collect();
+        let spelt = tenants.into_iter().map(|tenant| Respelt { tenant, token: token::escaped(tenant) });
+        spelt.filter(|Respelt { tenant, token }| token != tenant).collect()
+    }
 }
 
 impl Config {
@@ -189,5 +226,20 @@ impl Config {
             }
         }
         problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_that_is_written_otherwise_is_told_once() {
+        let by_login = [("acme", "Corp EU"), ("acme-eu", "Corp EU"), ("octo", "octo"), ("beta", "Beta")];
+        let by_login = by_login.map(|(login, tenant)| (login.to_owned(), tenant.to_owned())).into();
+        let tenants = Tenants { by_login };
+        let respelt: Vec<(&str, String)> =
+            tenants.respelt().into_iter().map(|Respelt { tenant, token }| (tenant, token)).collect();
+        assert_eq!(respelt, [("Beta", "beta".to_owned()), ("Corp EU", "corp_20eu".to_owned())]);
     }
 }

@@ -1,5 +1,6 @@
 //! The ClickHouse sinks on the real engine, behind a proxy that fails on command.
 
+mod comments;
 mod exactly_once;
 mod identity;
 mod large;

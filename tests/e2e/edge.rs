@@ -73,6 +73,17 @@ fn publicized(actor: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
+async fn all_consumers_are_told_in_one_line() {
+    let testbed = Testbed::start().await;
+    let log = testbed.up.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("each consumer goes on where it stopped")).collect();
+    let [line] = lines.as_slice() else { panic!("expected one line: {log}") };
+    assert!(line.contains("normalize on RAW") && line.contains("clickhouse on EVENTS"), "{line}");
+    assert!(!log.contains("incarnation"), "{log}");
+    testbed.up.stop().await;
+}
+
+#[tokio::test]
 async fn bad_signatures_store_nothing() {
     let testbed = Testbed::start().await;
     let (hook, stored) = (&testbed.hook, &testbed.stored);
@@ -100,6 +111,9 @@ async fn bad_signatures_store_nothing() {
         r#"headrace_ingest_requests_total{reason="signature_wrong"}"#,
     ];
     testbed.until_counted(&reasons).await;
+    let log = testbed.up.log();
+    assert!(log.contains("deliveries with a bad signature were refused") && log.contains("127.0.0.1"), "{log}");
+    assert!(!log.contains("mallory") && !log.contains(&good), "the log holds nothing of a body: {log}");
     testbed.up.stop().await;
 }
 
@@ -303,6 +317,21 @@ async fn every_step_is_counted(testbed: &Testbed) {
         r#"headrace_deliver_seconds_count{component="clickhouse"}"#,
     ];
     testbed.until_counted(&series).await;
+    let (_, metrics) = get(&format!("{}/metrics", testbed.ready().metrics)).await;
+    for series in [
+        r#"headrace_dead_letters_total{component="clickhouse",reason="rejected"}"#,
+        r#"headrace_rule_matches_total{rule="#,
+        "headrace_build_info{version=",
+    ] {
+        assert!(metrics.contains(series), "no {series} in\n{metrics}");
+    }
+    for series in [
+        r#"headrace_delivered_total{component="normalize"}"#,
+        r#"headrace_published_total{component="clickhouse"}"#,
+        r#"headrace_sink_call_seconds_count{component="alert"}"#,
+    ] {
+        assert_eq!(sample(&metrics, series), None, "{series}");
+    }
     for component in ["normalize", "alert", "clickhouse", "clickhouse-raw", "file-events", "file-alerts"] {
         let is_told = |metrics: &str| {
             let value = |name: &str| sample(metrics, &format!("{name}{{component=\"{component}\"}}"));
@@ -310,6 +339,17 @@ async fn every_step_is_counted(testbed: &Testbed) {
         };
         testbed.until_metrics(&format!("{component} is well and tells what waits for it"), is_told).await;
     }
+    testbed.until_metrics("the streams are measured", streams_are_measured).await;
+}
+
+/// Measured every few seconds, with the rights of one of the NATS users.
+fn streams_are_measured(metrics: &str) -> bool {
+    let is_positive = |series: &str| sample(metrics, series).is_some_and(|value| value > 0.0);
+    is_positive(r#"headrace_stream_bytes{stream="RAW"}"#)
+        && is_positive(r#"headrace_stream_max_bytes{stream="RAW"}"#)
+        && is_positive(r#"headrace_dead_letters_waiting{component="normalize"}"#)
+        && sample(metrics, r#"headrace_consumer_oldest_unsettled_seconds{component="clickhouse",stream="EVENTS"}"#)
+            .is_some()
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use headrace_tests::product::process::Launch;
 use tempfile::TempDir;
 
 use super::PROGRAM;
+use super::roles::check;
 
 /// A start that must fail. Returns its exit code and its last message, which begins with `error: `.
 async fn refused(launch: Launch) -> (Option<i32>, String) {
@@ -23,13 +24,19 @@ async fn a_taken_port_is_named_with_its_setting() {
     for (option, setting) in [
         ("--gateway-port", "`ingest.listen`"),
         ("--metrics-port", "`admin.listen`"),
-        ("--nats-port", "--nats-port"),
-        ("--clickhouse-port", "--clickhouse-port"),
+        ("--nats-port", "`local.nats_listen`"),
+        ("--clickhouse-port", "`local.clickhouse_listen`"),
     ] {
         let dir = TempDir::new().unwrap();
         let (code, error) = refused(Launch::up(PROGRAM, dir.path()).replace(option, port.as_str())).await;
         assert_eq!(code, Some(1), "{error}");
-        assert!(error.contains(&port) && error.contains(setting), "{option}: {error}");
+        let owner = format!("process {}", std::process::id());
+        for told in [port.as_str(), option, setting, owner.as_str()] {
+            assert!(error.contains(told), "{option}: no `{told}` in {error}");
+        }
+        if error.contains(".listen`") {
+            assert!(!dir.path().join("data/nats").exists(), "{option}: nothing was started");
+        }
     }
 }
 
@@ -91,6 +98,38 @@ async fn every_problem_of_a_configuration_is_told_at_once() {
         assert!(log.contains(&problem), "no `{problem}` in\n{log}");
     }
     assert!(!dir.path().join("data/nats").exists(), "nothing was started");
+}
+
+#[tokio::test]
+async fn a_rule_that_could_never_match_is_named_with_its_field() {
+    let dir = TempDir::new().unwrap();
+    let (config, rule) = (dir.path().join("headrace.toml"), dir.path().join("own.yml"));
+    let rules_dirs = format!("[pipeline.score]\nrules_dirs = ['{}']\n", dir.path().display());
+    std::fs::write(&config, rules_dirs).unwrap();
+    let text = "title: Anything made public\nid: 5d6f1f0a-3c53-4f0c-9d0a-2f9f0e6d4c11\n\
+                logsource: { product: github, service: audit }\n\
+                detection:\n  selection: { actoin: repo.access }\n  condition: selection\nlevel: high\n";
+    std::fs::write(&rule, text).unwrap();
+    let (code, log) = Launch::up(PROGRAM, dir.path()).argument("--config").argument(&config).refused().await;
+    assert_eq!(code, Some(2), "{log}");
+    let told = format!("{}: \"Anything made public\" tests the field `actoin`", rule.display());
+    for told in [told.as_str(), "did you mean `action`?", "pipeline/stages/rules/README.md"] {
+        assert!(log.contains(told), "no `{told}` in\n{log}");
+    }
+    assert!(!dir.path().join("data/nats").exists(), "nothing was started");
+}
+
+#[tokio::test]
+async fn a_tenant_that_is_written_otherwise_is_told() {
+    let dir = TempDir::new().unwrap();
+    let config = dir.path().join("headrace.toml");
+    let text = "nats.url = 'nats://127.0.0.1:1'\ningest.github.secrets = ['a secret']\n\
+                [tenants.by_login]\nacme = 'Corp EU'\nocto = 'octo'\n";
+    std::fs::write(&config, text).unwrap();
+    let (_, report, problem) = check(&config).await;
+    let told = "warning tenants.by_login: the tenant `Corp EU` is `corp_20eu` in subjects, rows, alerts and filters";
+    assert!(report.contains(told), "{report}{problem}");
+    assert_eq!(report.matches("warning").count(), 1, "{report}");
 }
 
 #[tokio::test]

@@ -11,5 +11,5 @@ mod net;
 pub mod poll;
 mod start;
 
-pub use self::net::free_port;
+pub use self::net::{free_port, listener_on};
 pub use self::start::StartError;

@@ -52,7 +52,8 @@ pub(crate) fn is_taken(address: SocketAddr) -> bool {
 }
 
 /// Who listens on a port, as far as this user may know: `nats-server (process 4711)`.
-pub(crate) fn listener_on(port: u16) -> String {
+#[must_use]
+pub fn listener_on(port: u16) -> String {
     owner(port).unwrap_or_else(|| "owner unknown, perhaps another user's".to_owned())
 }
 

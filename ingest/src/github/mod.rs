@@ -1,5 +1,6 @@
 //! GitHub webhooks: verify, find the tenant, store, answer.
 
+mod denial_log;
 mod denied;
 mod digest;
 mod envelope;
@@ -37,6 +38,7 @@ use crate::receive::body::discard;
 use crate::receive::reply::Refusal;
 use crate::receive::{Shared, body};
 
+use self::denial_log::DenialLog;
 pub use self::denied::Denied;
 use self::envelope::Envelope;
 pub use self::media_type::{MediaType, form_payload};
@@ -89,12 +91,14 @@ struct Source {
     shared: Arc<Shared>,
     keys: Keys,
     signals: Signals,
+    denials: DenialLog,
 }
 
 /// The routes: `POST /webhooks/github` takes every kind, `/webhooks/github/{family}` those of one family.
 pub(crate) fn routes(shared: &Arc<Shared>, tenants: &Tenants) -> Router {
     let keys = Keys::new(&shared.config.github, tenants);
-    let source = Arc::new(Source { shared: Arc::clone(shared), keys, signals: Signals::new() });
+    let source =
+        Arc::new(Source { shared: Arc::clone(shared), keys, signals: Signals::new(), denials: DenialLog::default() });
     let any = |State(source), request| receive(source, None, request);
     let mut routes = Router::new().route("/webhooks/github", post(any));
     for family in Family::ALL {
@@ -118,6 +122,9 @@ async fn receive(source: Arc<Source>, family: Option<Family>, request: Request) 
     match stored.instrument(span).await {
         Ok(answer) => answer,
         Err(refusal) => {
+            if let Refusal::Denied { code, status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. } = refusal {
+                source.denials.add(code, &headers, connection.map(Connection::peer));
+            }
             discard(&mut body, &headers, deadline).await;
             refusal.into_response()
         }

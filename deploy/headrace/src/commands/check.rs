@@ -21,6 +21,9 @@ const SERVER_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) async fn check(arguments: Check) -> anyhow::Result<()> {
     let config = config::load(arguments.config.config.as_deref(), |config| config.validate(&ALL_ROLES))?.value;
     println!("ok      configuration");
+    for respelt in config.tenants.respelt() {
+        println!("warning {respelt}");
+    }
     let mut failed = 0;
     let mut report = |name: &str, result: Result<(), String>| match result {
         Ok(()) => println!("ok      {name}"),

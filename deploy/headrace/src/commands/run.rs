@@ -9,6 +9,7 @@ use crate::config::{self, Config};
 use crate::installation::ready::{Ready, ReadyFiles};
 use crate::nats::connections::Brokers;
 use crate::process::Process;
+use crate::process::listeners::{Listeners, Settings};
 use crate::process::started::{self, Awaited, until_ready};
 use crate::process::stop::Stop;
 use crate::process::telemetry;
@@ -20,6 +21,7 @@ pub(crate) async fn run(arguments: Run) -> anyhow::Result<()> {
     telemetry::install(&config.log)?;
     let mut stop = Stop::listen()?;
     let ready_files = ReadyFiles::claim(arguments.ready_file)?;
+    let listeners = Listeners::bind(&config, &roles, &Settings::CONFIGURED)?;
 
     let brokers = retry_within(config.nats.start_wait(), async || {
         let brokers = Brokers::connect(&config, &roles, "headrace").await?;
@@ -31,7 +33,7 @@ pub(crate) async fn run(arguments: Run) -> anyhow::Result<()> {
         () = stop.signalled() => return Ok(()),
     };
     let process = tokio::select! {
-        process = Process::start(&config, &roles, &brokers) => process?,
+        process = Process::start(&config, &roles, &brokers, listeners) => process?,
         () = stop.signalled() => return Ok(()),
     };
     let told = tokio::select! {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +29,7 @@ use crate::installation::stream_sizes;
 use crate::nats::connections::{self, Brokers};
 use crate::nats::users::User;
 use crate::process::Process;
+use crate::process::listeners::{Listeners, Settings, reachable};
 use crate::process::started::{self, Awaited, until_ready};
 use crate::process::stop::Stop;
 use crate::process::telemetry;
@@ -63,6 +63,7 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     let ready_files = ReadyFiles::claim([data.join(READY_FILE)].into_iter().chain(arguments.ready_file.clone()))?;
     let secret = complete(&mut loaded, &arguments, &data)?;
     let mut config = loaded.value;
+    let listeners = Listeners::bind(&config, &ALL_ROLES, &Settings::OF_UP)?;
 
     let servers = tokio::select! {
         started = start_servers(&config, &data) => started?,
@@ -74,7 +75,7 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
     let starting = async {
         let brokers = Brokers::connect(&config, &ALL_ROLES, "headrace up").await?;
         brokers.first().ensure_topology(&config.streams).await?;
-        Process::start(&config, &ALL_ROLES, &brokers).await
+        Process::start(&config, &ALL_ROLES, &brokers, listeners).await
     };
     let process = tokio::select! {
         process = starting => process?,
@@ -177,7 +178,11 @@ async fn start_servers(config: &Config, data: &DataDir) -> anyhow::Result<Server
         server.sync_interval = config.local.sync_interval();
         server.restart.grace = SERVER_GRACE;
         server.users = connections::own_users(data)?;
-        Ok(Some(nats::start(server).await.context("cannot start NATS (another port: --nats-port)")?))
+        Ok(Some(
+            nats::start(server)
+                .await
+                .context("cannot start NATS (another port: `local.nats_listen` or --nats-port)")?,
+        ))
     };
     let clickhouse = async {
         let Some(library) = library else { return anyhow::Ok(None) };
@@ -197,7 +202,11 @@ async fn start_servers(config: &Config, data: &DataDir) -> anyhow::Result<Server
         let mut server = clickhouse::Config::new(program, arguments.to_vec(), data.join("clickhouse"));
         server.listen = config.local.clickhouse_listen;
         server.restart.grace = SERVER_GRACE;
-        Ok(Some(clickhouse::start(server).await.context("cannot start ClickHouse (another port: --clickhouse-port)")?))
+        Ok(Some(
+            clickhouse::start(server)
+                .await
+                .context("cannot start ClickHouse (another port: `local.clickhouse_listen` or --clickhouse-port)")?,
+        ))
     };
     let (nats, clickhouse) = tokio::try_join!(nats, clickhouse)?;
     Ok(Servers { nats, clickhouse })
@@ -296,14 +305,6 @@ async fn first_of<F: Future<Output = Result<(), watch::error::RecvError>> + Unpi
         ready.map_or(std::task::Poll::Pending, std::task::Poll::Ready)
     })
     .await
-}
-
-/// An address that this machine can connect to: a listener on all interfaces is reached on loopback.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
-    }
-    address
 }
 
 fn greet(

@@ -1,5 +1,6 @@
 //! What a process consists of: the tasks of its roles, under one supervisor.
 
+pub(crate) mod listeners;
 mod recover;
 pub(crate) mod started;
 pub(crate) mod stop;
@@ -14,7 +15,7 @@ use anyhow::Context as _;
 use headrace_ingest::gateway::Gateway;
 use headrace_ingest::github::Keys;
 use headrace_runtime::broker::Broker;
-use headrace_runtime::broker::{recreate, retention};
+use headrace_runtime::broker::{measure, recreate, retention};
 use headrace_runtime::component::sink::{Sink, SinkOptions};
 use headrace_runtime::component::stage::BoxedStage;
 use headrace_runtime::component::subscription::Subscription;
@@ -40,8 +41,14 @@ use tokio::net::TcpListener;
 use crate::config::Config;
 use crate::nats::connections::Brokers;
 use crate::nats::users::User;
+use crate::process::listeners::Listeners;
 use crate::role::{CLICKHOUSE, CLICKHOUSE_RAW, FILE_ALERTS, FILE_EVENTS, JIRA, Role, SPLUNK};
 
+/// The commit that this program was built from.
+const COMMIT: &str = match option_env!("HEADRACE_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
 /// How long the bucket of the state may take to answer: a cluster may be choosing its leader.
 const STATE_WITHIN: Duration = Duration::from_secs(60);
 /// What alert adds to the way of an event that a rule matched.
@@ -71,9 +78,16 @@ struct Builder<'a> {
 }
 
 impl Process {
-    /// Starts the tasks of `roles`. `config` has been validated, and the topology is there.
-    pub(crate) async fn start(config: &Config, roles: &[Role], brokers: &Brokers) -> anyhow::Result<Self> {
+    /// Starts the tasks of `roles`, whose ports are in `listeners`. `config` has been validated, and the topology is
+    /// there.
+    pub(crate) async fn start(
+        config: &Config,
+        roles: &[Role],
+        brokers: &Brokers,
+        listeners: Listeners,
+    ) -> anyhow::Result<Self> {
         let handle = metrics::install().context("cannot set up metrics")?;
+        metrics::tell_build(env!("CARGO_PKG_VERSION"), COMMIT);
         let mut builder = Builder {
             brokers,
             policy: config.retry.policy(),
@@ -82,20 +96,23 @@ impl Process {
             subscriptions: Vec::new(),
             sinks: BTreeSet::new(),
         };
-        let stores = roles
-            .contains(&Role::Ingest)
-            .then(|| StoreHealth::new(builder.health.register("ingest"), store_health::FAILURE_TTL));
+        let (admin_listener, admin_address) = listeners.admin.listen()?;
+        let gateway = listeners.gateway.map(|port| {
+            let stores = StoreHealth::new(builder.health.register("ingest"), store_health::FAILURE_TTL);
+            anyhow::Ok((port.listen()?, stores))
+        });
+        let gateway = gateway.transpose()?;
         let admin = Admin {
             metrics: handle.clone(),
             health: builder.health.clone(),
             broker: brokers.first().clone(),
-            stores: stores.clone(),
+            stores: gateway.as_ref().map(|(_, stores)| stores.clone()),
         };
-        // Ports first: a taken one must be told before anything is consumed.
-        let (admin_listener, admin_address) = bind(config.admin.listen, "admin.listen").await?;
         let mut gateway_address = None;
-        if let Some(stores) = stores {
-            let (listener, address) = bind(config.ingest.listen, "ingest.listen").await?;
+        if let Some(((listener, address), stores)) = gateway {
+            for respelt in config.tenants.respelt() {
+                tracing::warn!(tenant = respelt.tenant, token = respelt.token, "{respelt}");
+            }
             let gateway = Gateway::new(&config.ingest, &config.tenants, brokers.need(User::Ingest)?, stores);
             builder.listen(Group::Ingest, "gateway", listener, move |listener, stop| {
                 gateway.clone().serve(listener, stop)
@@ -114,6 +131,7 @@ impl Process {
         }
         builder
             .listen(Group::Service, "admin", admin_listener, move |listener, stop| admin.clone().serve(listener, stop));
+        builder.tell_consumers();
         let subscriptions = builder.subscriptions.clone();
         builder
             .supervisor
@@ -136,6 +154,18 @@ impl Process {
 }
 
 impl Builder<'_> {
+    /// One line for all: what each consumer does next shows in its health and its lag.
+    fn tell_consumers(&self) {
+        let told = |(_, Subscription { component, stream, .. }): &(Broker, Subscription)| {
+            format!("{component} on {}", stream.name())
+        };
+        let consumers: Vec<String> = self.subscriptions.iter().map(told).collect();
+        if !consumers.is_empty() {
+            let (count, consumers) = (consumers.len(), consumers.join(", "));
+            tracing::info!(count, consumers, "reading the streams; each consumer goes on where it stopped");
+        }
+    }
+
     fn listen<F, Fut>(&mut self, group: Group, name: &str, listener: std::net::TcpListener, serve: F)
     where
         F: Fn(TcpListener, tokio_util::sync::CancellationToken) -> Fut + Clone + Send + Sync + 'static,
@@ -168,11 +198,13 @@ impl Builder<'_> {
         self.chain(config.alert_subscription(), Pace::Gathered { linger: ALERT_LINGER }, alerts, 1)?;
         match self.brokers.of(User::Retention).cloned() {
             Some(broker) => {
+                let own = broker.clone();
+                self.supervisor.spawn(Group::Service, "measure", move |stop| measure::run(own.clone(), stop));
                 self.supervisor.spawn(Group::Service, "retention", move |stop| retention::run(broker.clone(), stop));
             }
             None => tracing::warn!(
                 file = User::Retention.password_file(),
-                "full streams are left to another process: retention has no password here"
+                "full streams are left to another process, and their figures: retention has no password here"
             ),
         }
         Ok(())
@@ -283,13 +315,4 @@ pub(crate) fn verify(config: &Config) -> Option<Verify> {
         let verify: Verify = Arc::new(move |raw| keys.check_stored(raw));
         verify
     })
-}
-
-/// Binds `address`, the value of `setting`.
-async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<(std::net::TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}; stop what does, or set `{setting}` to another address (port 0 takes any free port)")
-    })?;
-    let bound = listener.local_addr().context("a listener without an address")?;
-    Ok((listener.into_std().context("cannot share a listener")?, bound))
 }

@@ -1,6 +1,7 @@
 //! The connection to NATS, and what Headrace keeps there: four streams, the object store bucket
 //! `bodies`, the KV buckets `schemas`, `state` and `recovery`.
 
+pub mod measure;
 pub mod progress;
 pub mod recreate;
 pub mod retention;
@@ -98,6 +99,8 @@ pub struct Broker {
     clock_skew: Duration,
     disconnects: Disconnects,
     changed_back: Arc<Mutex<HashMap<String, Instant>>>,
+    /// The incarnation in which each consumer was last seen, so that a change is told once and not by every worker.
+    incarnations: Arc<Mutex<HashMap<String, String>>>,
 }
 
 /// A consumer is changed back at most once in this time, and what it is changed to meanwhile is left: two processes of
@@ -178,6 +181,7 @@ impl Broker {
             clock_skew: nats.clock_skew(),
             disconnects,
             changed_back: Arc::default(),
+            incarnations: Arc::default(),
         })
     }
 
@@ -220,6 +224,13 @@ impl Broker {
             changed_back.insert(consumer.to_owned(), Instant::now());
         }
         may
+    }
+
+    /// Notes that `consumer` was seen in `incarnation`. True when this process has seen it in another before.
+    pub(crate) fn is_reborn(&self, consumer: &str, incarnation: &str) -> bool {
+        let mut incarnations = self.incarnations.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = incarnations.insert(consumer.to_owned(), incarnation.to_owned());
+        before.is_some_and(|before| before != incarnation)
     }
 
     /// The disconnects of the connection from now on.

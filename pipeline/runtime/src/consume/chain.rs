@@ -71,6 +71,8 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
     pub async fn run_worker(&self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut subscriber = Subscriber::open(&self.broker, &self.subscription).await?;
         let publisher = Publisher::new(&self.broker);
+        // So that its series begin at 0.
+        self.settler.metrics.chain();
         self.settler.health.healthy();
         while !stop.is_cancelled() {
             let (mut messages, slice) = match self.pace {
@@ -279,8 +281,9 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
             }
             None => {
                 crash::pass(Point::AfterPubAck);
-                self.settler.metrics.published.increment(published);
-                self.settler.metrics.publish_seconds.record(seconds_since(received_at));
+                let metrics = self.settler.metrics.chain();
+                metrics.published.increment(published);
+                metrics.publish_seconds.record(seconds_since(received_at));
                 Outcome::Done
             }
         };
@@ -301,7 +304,11 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         };
         // As many at once as a slice has messages.
         let others = join_all(known.into_iter().map(is_other)).await;
-        self.settler.metrics.conflicts.increment(others.into_iter().filter(|is_other| *is_other).count() as u64);
+        self.settler
+            .metrics
+            .chain()
+            .conflicts
+            .increment(others.into_iter().filter(|is_other| *is_other).count() as u64);
     }
 
     async fn give_back(&self, messages: &[Delivered]) {

@@ -64,6 +64,8 @@ impl<S: Sink> SinkLoop<S> {
     /// When the broker refuses the consumer; the supervisor starts the worker again.
     pub async fn run_worker(&self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut subscriber = Subscriber::open(&self.broker, &self.subscription).await?;
+        // So that its series begin at 0.
+        self.settler.metrics.sink();
         self.await_receiver(&stop).await;
         while !stop.is_cancelled() {
             let BatchPolicy { events_max, bytes_max, linger } = self.batching;
@@ -347,8 +349,8 @@ impl<S: Sink> SinkLoop<S> {
         crash::pass(Point::BeforeInsert);
         let answer = timeout(self.call_timeout, caught("the sink", self.sink.deliver(batch))).await;
         crash::pass(Point::AfterInsert);
-        self.settler.metrics.call_seconds.record(seconds(began.elapsed()));
-        self.settler.metrics.call_events.record(batch.items().len() as f64);
+        self.settler.metrics.sink().call_seconds.record(seconds(began.elapsed()));
+        self.settler.metrics.sink().call_events.record(batch.items().len() as f64);
         match answer {
             Ok(answer) => answer.unwrap_or_else(BatchResult::Whole),
             Err(_) => BatchResult::TooMuch(timed_out(self.call_timeout)),
@@ -361,7 +363,7 @@ impl<S: Sink> SinkLoop<S> {
         let outcomes = sub_batch.batch.items().iter().zip(results).map(|(item, result)| match result {
             Ok(()) => {
                 delivered += 1;
-                self.settler.metrics.deliver_seconds.record(seconds_since(item.value.received_at()));
+                self.settler.metrics.sink().deliver_seconds.record(seconds_since(item.value.received_at()));
                 Outcome::Done
             }
             Err(fault) => {
@@ -374,7 +376,7 @@ impl<S: Sink> SinkLoop<S> {
         });
         let outcomes: Vec<Outcome> = outcomes.collect();
         let pause = self.settler.settle_all(sub_batch.messages.iter().zip(outcomes).collect()).await;
-        self.settler.metrics.delivered.increment(delivered);
+        self.settler.metrics.sink().delivered.increment(delivered);
         match (delivered, unanswered, pause) {
             // Already reported as broken by the settler.
             (_, _, Some(_)) => {}

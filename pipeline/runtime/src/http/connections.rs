@@ -232,6 +232,13 @@ impl Drop for Opened {
 }
 
 impl Connection {
+    /// Whose it is: an IPv4 address, or the network of an IPv6 address that one customer gets (/64). Behind a load
+    /// balancer that is the load balancer.
+    #[must_use]
+    pub fn peer(&self) -> IpAddr {
+        self.0.peer
+    }
+
     /// Its present request was verified: until its next one it goes last.
     pub fn prove(&self) {
         self.0.proven.store(true, Ordering::Relaxed);

@@ -84,7 +84,18 @@ impl Incarnation {
         };
         let duplicates_until = duplicates_unknown_until(broker, stream).await?;
         let duplicates_until = duplicates_until.unwrap_or(Forgotten::NOTHING.duplicates_until);
-        tracing::info!(component = info.name, incarnation = &*name, %since, "new incarnation of the consumer");
+        if broker.is_reborn(&info.name, &name) {
+            tracing::info!(
+                component = info.name,
+                incarnation = &*name,
+                %since,
+                "NATS may have forgotten its latest deliveries to this consumer: it was started again, its leader changed, \
+                 or the consumer was made anew. What was stored before is looked up before it is delivered again"
+            );
+        } else {
+            // The usual case at a start, once for each worker.
+            tracing::debug!(component = info.name, incarnation = &*name, %since, "incarnation of the consumer");
+        }
         Ok(Self { name, forgotten: Forgotten { deliveries_until: since, duplicates_until } })
     }
 }

@@ -1,13 +1,11 @@
 //! Every metric's name, unit and meaning, in one table, and their set-up.
 //!
-//! Labels come from bounded enums and configured names only: component, outcome, reason, stream.
+//! Labels come from bounded enums and configured names only: component, outcome, reason, stream, rule.
 
 use std::time::Duration;
 
 use headrace_schemas::time::Timestamp;
-use metrics::{
-    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
-};
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// Requests by `reason`: `accepted`, `duplicate`, or the reason for which they were refused.
@@ -60,6 +58,20 @@ pub const PENDING: &str = "headrace_consumer_pending";
 pub const PURGED: &str = "headrace_stream_purged_total";
 /// Streams and buckets that somebody deleted and that were made anew, by `stream`: what they held is lost.
 pub const RECREATED: &str = "headrace_streams_recreated_total";
+/// Age of the oldest message that a consumer has not settled, 0 when all are, by `component` and `stream`.
+pub const OLDEST_SECONDS: &str = "headrace_consumer_oldest_unsettled_seconds";
+/// Messages in a stream, by `stream`.
+pub const STREAM_MESSAGES: &str = "headrace_stream_messages";
+/// Bytes in a stream, by `stream`.
+pub const STREAM_BYTES: &str = "headrace_stream_bytes";
+/// Bytes that a stream may hold, by `stream`; 0 when it has no limit.
+pub const STREAM_BYTES_MAX: &str = "headrace_stream_max_bytes";
+/// Dead letters that wait for a person, by `component`.
+pub const DEAD_WAITING: &str = "headrace_dead_letters_waiting";
+/// Events that a detection rule matched, by `rule`, its id. Events that are scored again count again.
+pub const RULE_MATCHES: &str = "headrace_rule_matches_total";
+/// 1, with the `version` and the `commit` that the process was built from.
+pub const BUILD_INFO: &str = "headrace_build_info";
 /// 1 when the component is healthy, 0 when it is not, by `component`.
 pub const HEALTHY: &str = "headrace_healthy";
 
@@ -99,7 +111,18 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     Ok(handle)
 }
 
+/// Tells which build this process is.
+pub fn tell_build(version: &'static str, commit: &'static str) {
+    gauge!(BUILD_INFO, "version" => version, "commit" => commit).set(1.0);
+}
+
 fn describe() {
+    describe_counters();
+    describe_histograms();
+    describe_gauges();
+}
+
+fn describe_counters() {
     let counters = [
         (REQUESTS, Unit::Count, "Webhook requests by reason."),
         (VERIFIED, Unit::Count, "Webhook requests whose signature was verified."),
@@ -115,6 +138,7 @@ fn describe() {
         (CONFLICTS, Unit::Count, "Deliveries under the id of an event that was made of another kind or body."),
         (PURGED, Unit::Count, "Messages removed from a full stream after every consumer had settled them."),
         (RECREATED, Unit::Count, "Streams that somebody deleted and that were made anew; what they held is lost."),
+        (RULE_MATCHES, Unit::Count, "Events that a detection rule matched, by the rule's id."),
         (RECOVERY_RUNS, Unit::Count, "Runs over a hook's deliveries, by hook and outcome."),
         (RECOVERY_ASKED, Unit::Count, "Redeliveries asked for, by hook and outcome."),
         (RECOVERY_SHOWN, Unit::Count, "Writes to ClickHouse's table `gaps`, by hook and outcome."),
@@ -122,6 +146,9 @@ fn describe() {
     for (name, unit, text) in counters {
         describe_counter!(name, unit, text);
     }
+}
+
+fn describe_histograms() {
     let histograms = [
         (STORE_SECONDS, Unit::Seconds, "From receiving a request to its PubAck."),
         (PUBLISH_SECONDS, Unit::Seconds, "From receiving an event to its publication by a chain."),
@@ -132,6 +159,9 @@ fn describe() {
     for (name, unit, text) in histograms {
         describe_histogram!(name, unit, text);
     }
+}
+
+fn describe_gauges() {
     let gauges = [
         (IN_FLIGHT, Unit::Count, "Webhook requests being served."),
         (IN_FLIGHT_BYTES, Unit::Bytes, "Room taken for the bodies of webhook requests being served."),
@@ -139,6 +169,12 @@ fn describe() {
         (CONNECTIONS, Unit::Count, "Open connections, by listener."),
         (LAG, Unit::Count, "Messages of a consumer that wait."),
         (PENDING, Unit::Count, "Messages of a consumer that are delivered but not settled."),
+        (OLDEST_SECONDS, Unit::Seconds, "Age of the oldest message that a consumer has not settled; 0 when all are."),
+        (STREAM_MESSAGES, Unit::Count, "Messages in a stream."),
+        (STREAM_BYTES, Unit::Bytes, "Bytes in a stream."),
+        (STREAM_BYTES_MAX, Unit::Bytes, "Bytes that a stream may hold; 0 when it has no limit."),
+        (DEAD_WAITING, Unit::Count, "Dead letters that wait for a person, by component."),
+        (BUILD_INFO, Unit::Count, "1, with the version and the commit that the process was built from."),
         (HEALTHY, Unit::Count, "1 when the component is healthy, 0 when it is not."),
         (RECOVERY_LEADER, Unit::Count, "1 in the process that looks for missed deliveries, 0 in those that stand by."),
         (RECOVERY_DELIVERIES, Unit::Count, "Deliveries of the past week, by hook and what became of them."),
@@ -147,88 +183,6 @@ fn describe() {
     ];
     for (name, unit, text) in gauges {
         describe_gauge!(name, unit, text);
-    }
-}
-
-/// The standard signals of one component that takes messages from a stream.
-#[derive(Clone)]
-pub struct ComponentMetrics {
-    component: String,
-    /// Messages published and confirmed.
-    pub published: Counter,
-    /// Received to published.
-    pub publish_seconds: Histogram,
-    /// Events delivered.
-    pub delivered: Counter,
-    /// Received to delivered.
-    pub deliver_seconds: Histogram,
-    /// Duration of one call of the sink.
-    pub call_seconds: Histogram,
-    /// Events per call of the sink.
-    pub call_events: Histogram,
-    /// Given back untouched.
-    pub lapsed: Counter,
-    /// Under a known id, and of another kind or body.
-    pub conflicts: Counter,
-    acked: Counter,
-    held_bytes: Gauge,
-}
-
-/// Bytes that are held; given back when it is dropped, also by who is cut off.
-pub(crate) struct HeldBytes {
-    gauge: Gauge,
-    bytes: f64,
-}
-
-impl Drop for HeldBytes {
-    fn drop(&mut self) {
-        self.gauge.decrement(self.bytes);
-    }
-}
-
-impl ComponentMetrics {
-    /// The signals of the component called `component`.
-    #[must_use]
-    pub fn new(component: &str) -> Self {
-        let label = || component.to_owned();
-        Self {
-            published: counter!(PUBLISHED, "component" => label()),
-            publish_seconds: histogram!(PUBLISH_SECONDS, "component" => label()),
-            delivered: counter!(DELIVERED, "component" => label()),
-            deliver_seconds: histogram!(DELIVER_SECONDS, "component" => label()),
-            call_seconds: histogram!(CALL_SECONDS, "component" => label()),
-            call_events: histogram!(CALL_EVENTS, "component" => label()),
-            lapsed: counter!(LAPSED, "component" => label()),
-            held_bytes: gauge!(HELD_BYTES, "component" => label()),
-            conflicts: counter!(CONFLICTS, "component" => label()),
-            acked: counter!(SETTLED, "component" => label(), "outcome" => "done"),
-            component: component.to_owned(),
-        }
-    }
-
-    /// Counts `bytes` as held.
-    pub(crate) fn hold(&self, bytes: usize) -> HeldBytes {
-        let (gauge, bytes) = (self.held_bytes.clone(), bytes as f64);
-        gauge.increment(bytes);
-        HeldBytes { gauge, bytes }
-    }
-
-    /// Counts one settled message.
-    pub fn settled(&self, outcome: &'static str) {
-        match outcome {
-            "done" => self.acked.increment(1),
-            other => counter!(SETTLED, "component" => self.component.clone(), "outcome" => other).increment(1),
-        }
-    }
-
-    /// Counts one dead letter.
-    pub fn dead(&self, reason: &'static str) {
-        counter!(DEAD, "component" => self.component.clone(), "reason" => reason).increment(1);
-    }
-
-    /// Counts one discarded event.
-    pub fn discarded(&self, reason: &'static str) {
-        counter!(DISCARDED, "component" => self.component.clone(), "reason" => reason).increment(1);
     }
 }
 

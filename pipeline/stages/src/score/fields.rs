@@ -17,7 +17,7 @@ pub(crate) struct Fields<'a> {
 }
 
 /// Fields that any event may have, besides its attributes and `changes.<field>.before|after`.
-const NAMES: [&str; 38] = [
+pub(crate) const NAMES: [&str; 38] = [
     "@timestamp",
     "action",
     "actor",

@@ -27,6 +27,10 @@ pub struct Config {
     /// Ids of rules not to use, of Headrace or of one's own. Default: none.
     /// Example: `["0f5c1b8e-6a0d-4c0b-9f57-6f2f0c7f3b11"]`.
     pub disabled: Vec<String>,
+    /// Fields that rules may test though Headrace knows none of that name, for rules that are also used elsewhere. Any
+    /// other unknown field is refused, because a rule with a misspelt one never matches. Default: none.
+    /// Example: `["user_agent_parsed"]`.
+    pub foreign_fields: Vec<String>,
 }
 
 impl Config {
@@ -56,6 +60,7 @@ impl Rules {
             search(&mut loader, directory, DEPTH_MAX);
         }
         loader.disable(&config.disabled);
+        loader.allow(&config.foreign_fields);
         loader.compile()
     }
 }

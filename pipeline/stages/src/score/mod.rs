@@ -8,15 +8,20 @@ mod builtin;
 #[cfg(test)]
 mod content_tests;
 mod evidence;
+mod field_names;
 mod fields;
 mod files;
 mod risk;
 mod rules;
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 use headrace_runtime::component::stage::Stage;
 use headrace_runtime::component::stage::Verdict;
+use headrace_runtime::observe::metrics::RULE_MATCHES;
 use headrace_schemas::event::{Assessment, Event};
+use metrics::{Counter, counter};
 
 pub use files::Config;
 pub use rules::{Problem, Refused, Rules, Skipped};
@@ -25,13 +30,17 @@ pub use rules::{Problem, Refused, Rules, Skipped};
 #[derive(Debug)]
 pub struct Score {
     rules: Rules,
+    /// Matches of each rule, by its id.
+    matched: HashMap<String, Counter>,
 }
 
 impl Score {
     /// Scores by `rules`.
     #[must_use]
-    pub const fn new(rules: Rules) -> Self {
-        Self { rules }
+    pub fn new(rules: Rules) -> Self {
+        let counter = |id: &str| (id.to_owned(), counter!(RULE_MATCHES, "rule" => id.to_owned()));
+        let matched = rules.ids().map(counter).collect();
+        Self { rules, matched }
     }
 
     /// The stage as configured.
@@ -56,6 +65,7 @@ impl Score {
     #[must_use]
     pub fn assess(&self, event: &Event) -> Assessment {
         let matches = self.rules.matches(event);
+        matches.iter().filter_map(|found| self.matched.get(&found.rule)).for_each(|matched| matched.increment(1));
         let criticality = event.enrichment.as_ref().and_then(|enrichment| enrichment.criticality);
         risk::assess(matches, criticality)
     }

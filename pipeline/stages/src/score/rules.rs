@@ -12,6 +12,7 @@ use rsigma_eval::{Engine, EvaluationResult, MatchDetailLevel};
 use rsigma_parser::{ConditionExpr, Level, LogSource, SelectorPattern, SigmaRule, Status, parse_sigma_yaml};
 
 use crate::score::evidence;
+use crate::score::field_names;
 use crate::score::fields::Fields;
 
 /// Rules that may be loaded together.
@@ -90,6 +91,11 @@ impl Rules {
         self.known.is_empty()
     }
 
+    /// The ids of the rules that are tried, in no order.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &str> {
+        self.known.keys().map(String::as_str)
+    }
+
     /// Rules that were left out.
     #[must_use]
     pub fn skipped(&self) -> &[Skipped] {
@@ -121,6 +127,8 @@ pub(crate) struct Loader {
     rules: BTreeMap<String, Loaded>,
     skipped: Vec<Skipped>,
     problems: Vec<Problem>,
+    /// Fields that rules may test though no event has them.
+    foreign_fields: Vec<String>,
 }
 
 struct Loaded {
@@ -161,6 +169,11 @@ impl Loader {
         }
     }
 
+    /// Lets rules test these fields though no event has them.
+    pub(crate) fn allow(&mut self, foreign_fields: &[String]) {
+        self.foreign_fields.extend_from_slice(foreign_fields);
+    }
+
     /// Forgets the rules that configuration disables.
     pub(crate) fn disable(&mut self, ids: &[String]) {
         for id in ids {
@@ -184,6 +197,12 @@ impl Loader {
         let mut engine = Engine::new();
         engine.set_match_detail(MatchDetailLevel::Summary);
         let loaded: Vec<Loaded> = std::mem::take(&mut self.rules).into_values().collect();
+        // Only now: what is wrong with a rule that is disabled is nobody's concern.
+        for Loaded { file, rule, .. } in &loaded {
+            for problem in field_names::problems(rule, &self.foreign_fields) {
+                self.problem(file, format!("\"{}\" {problem}", rule.title));
+            }
+        }
         for (at, error) in engine.add_rules(loaded.iter().map(|loaded| &loaded.rule)) {
             self.problem(&loaded[at].file, format!("\"{}\": {error}", loaded[at].rule.title));
         }

@@ -16,7 +16,7 @@ struct Migration {
 }
 
 /// All migrations, in order. One that was released is never changed.
-const MIGRATIONS: [Migration; 5] = [
+const MIGRATIONS: [Migration; 9] = [
     Migration { version: 1, name: "events", sql: include_str!("migrations/0001_events.sql") },
     Migration { version: 2, name: "raw", sql: include_str!("migrations/0002_raw.sql") },
     Migration { version: 3, name: "gaps", sql: include_str!("migrations/0003_gaps.sql") },
@@ -26,6 +26,15 @@ const MIGRATIONS: [Migration; 5] = [
         name: "conflicting_deliveries",
         sql: include_str!("migrations/0005_conflicting_deliveries.sql"),
     },
+    // A statement changes one table. `IF EXISTS`, so that a column that somebody dropped stops no process.
+    Migration { version: 6, name: "events_comments", sql: include_str!("migrations/0006_events_comments.sql") },
+    Migration { version: 7, name: "raw_comments", sql: include_str!("migrations/0007_raw_comments.sql") },
+    Migration {
+        version: 8,
+        name: "conflicting_deliveries_comments",
+        sql: include_str!("migrations/0008_conflicting_deliveries_comments.sql"),
+    },
+    Migration { version: 9, name: "migrations_comments", sql: include_str!("migrations/0009_migrations_comments.sql") },
 ];
 
 /// The tables and views that they make.

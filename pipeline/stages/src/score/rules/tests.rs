@@ -43,6 +43,10 @@ fn a_mistake_is_told_with_what_to_do() {
         (("condition: selection", "condition: selection\n  timeframe: 5m"), "has a timeframe"),
         (("action: repo.access", "action|re: '('"), "regex"),
         (("action: repo.access", "action|like: a"), "like"),
+        (("action: repo.access", "actoin: repo.access"), "\"Thing done\" tests the field `actoin`, which no event has"),
+        (("action: repo.access", "actoin: repo.access"), "did you mean `action`?"),
+        (("action: repo.access", "branch|fieldref: defualt_branch"), "did you mean `default_branch`?"),
+        (("action: repo.access", "CommandLine: a"), "no event has. All fields are in pipeline/stages/rules/README.md"),
         (("detection:", "detection: ]"), "YAML"),
     ] {
         let message = check(&rule(&[replaced]));
@@ -50,6 +54,21 @@ fn a_mistake_is_told_with_what_to_do() {
     }
     assert_eq!(check("action: global\nlevel: high\n"), "expected a Sigma rule, found no document");
     assert_eq!(check("# nothing"), "Document is not a YAML mapping");
+}
+
+#[test]
+fn a_foreign_field_is_allowed_where_it_is_configured_and_in_a_rule_that_is_disabled() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("a.yml"), rule(&[("action: repo.access", "EventID: 1")])).unwrap();
+    let mut config = Config { rules_dirs: vec![directory.path().to_owned()], ..Config::default() };
+    let problems = config.validate("pipeline.score");
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].path, "pipeline.score.rules_dirs");
+    assert!(problems[0].message.contains("a.yml: \"Thing done\" tests the field `EventID`"), "{problems:?}");
+    config.foreign_fields = vec!["EventID".to_owned()];
+    assert!(config.validate("pipeline.score").is_empty());
+    config = Config { foreign_fields: vec![], disabled: vec![ID.to_owned()], ..config };
+    assert!(config.validate("pipeline.score").is_empty());
 }
 
 #[test]
@@ -119,7 +138,7 @@ fn directories_add_rules_and_configuration_takes_them_away() {
     write("team/a.yml", &rule(&[]));
     write("team/..data/a.yml", &rule(&[]));
     write("README.md", "no rule");
-    let mut config = Config { rules_dirs: vec![directory.path().to_owned()], disabled: vec![] };
+    let mut config = Config { rules_dirs: vec![directory.path().to_owned()], ..Config::default() };
     let own = Rules::load(&Config::default()).unwrap().len();
     assert_eq!(Rules::load(&config).unwrap().len(), own + 1);
     config.disabled = vec![ID.to_owned()];

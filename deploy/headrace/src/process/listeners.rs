@@ -1,0 +1,131 @@
+//! The ports of a process, taken before anything else is started: a taken one is told at once, and by whom.
+//!
+//! Until [`Port::listen`] nobody is let in: a load balancer is refused and asks another process, where a connection that
+//! is accepted and not served would keep it waiting.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use tokio::net::TcpSocket;
+
+use crate::config::Config;
+use crate::role::Role;
+
+/// Connections that may wait to be accepted; the kernel allows fewer where `net.core.somaxconn` is lower.
+const BACKLOG: u32 = 1_024;
+
+/// What decides where a process listens, in words for a person.
+pub(crate) struct Settings {
+    gateway: &'static str,
+    admin: &'static str,
+}
+
+impl Settings {
+    /// The configuration alone.
+    pub(crate) const CONFIGURED: Self = Self { gateway: "`ingest.listen`", admin: "`admin.listen`" };
+    /// The configuration, and the options of `up`.
+    pub(crate) const OF_UP: Self =
+        Self { gateway: "`ingest.listen` or --gateway-port", admin: "`admin.listen` or --metrics-port" };
+}
+
+/// The ports of a process.
+pub(crate) struct Listeners {
+    /// For operators.
+    pub(crate) admin: Port,
+    /// For senders, when the process has a gateway.
+    pub(crate) gateway: Option<Port>,
+}
+
+impl Listeners {
+    /// Takes the ports that `roles` need.
+    ///
+    /// # Errors
+    /// When one is taken, with its owner as far as this user may know it.
+    pub(crate) fn bind(config: &Config, roles: &[Role], settings: &Settings) -> anyhow::Result<Self> {
+        let has_gateway = roles.contains(&Role::Ingest);
+        let gateway = has_gateway.then(|| Port::bind(config.ingest.listen, settings.gateway)).transpose()?;
+        Ok(Self { admin: Port::bind(config.admin.listen, settings.admin)?, gateway })
+    }
+}
+
+/// A port that is ours.
+pub(crate) struct Port {
+    socket: TcpSocket,
+    address: SocketAddr,
+}
+
+impl Port {
+    fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<Self> {
+        let bound = || -> std::io::Result<Self> {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            // Connections of an earlier process may still be closing; one that listens is a conflict all the same.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            let address = socket.local_addr()?;
+            Ok(Self { socket, address })
+        };
+        bound().map_err(|error| refused(error, address, setting))
+    }
+
+    /// Lets connections in. Returns also where.
+    ///
+    /// # Errors
+    /// When somebody else listens there by now.
+    pub(crate) fn listen(self) -> anyhow::Result<(std::net::TcpListener, SocketAddr)> {
+        let address = self.address;
+        let listener = self.socket.listen(BACKLOG).with_context(|| format!("cannot listen on {address}"))?;
+        Ok((listener.into_std().context("cannot share a listener")?, address))
+    }
+}
+
+/// An address that this machine can connect to: a listener on all interfaces is reached on loopback.
+pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    address
+}
+
+/// Why `address`, the value of `setting`, cannot be had, and what to do.
+fn refused(error: std::io::Error, address: SocketAddr, setting: &str) -> anyhow::Error {
+    let remedy = format!("set {setting} to another one; port 0 takes any free one");
+    let message = if error.kind() == ErrorKind::AddrInUse {
+        let owner = headrace_local::listener_on(address.port());
+        format!("cannot listen on {address}, where another program does: {owner}; stop it, or {remedy}")
+    } else {
+        format!("cannot listen on {address}; {remedy}")
+    };
+    anyhow::Error::new(error).context(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_taken_port_is_told_with_its_owner_and_its_setting() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut config = Config::default();
+        config.admin.listen.set_port(0);
+        config.ingest.listen = taken.local_addr().unwrap();
+        let Err(error) = Listeners::bind(&config, &[Role::Ingest], &Settings::OF_UP) else { panic!("it is taken") };
+        let (error, owner) = (format!("{error:#}"), format!("process {}", std::process::id()));
+        for told in [config.ingest.listen.to_string().as_str(), owner.as_str(), "`ingest.listen` or --gateway-port"] {
+            assert!(error.contains(told), "{told}: {error}");
+        }
+        // Who has no gateway needs no port for it.
+        assert!(Listeners::bind(&config, &[Role::Sinks], &Settings::CONFIGURED).is_ok());
+    }
+
+    #[tokio::test]
+    async fn nobody_is_let_in_before_it_listens() {
+        let port = Port::bind(SocketAddr::from(([127, 0, 0, 1], 0)), "`admin.listen`").unwrap();
+        let address = port.address;
+        let refused = std::net::TcpStream::connect(address).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        let (_listener, bound) = port.listen().unwrap();
+        assert_eq!(bound, address);
+        assert!(std::net::TcpStream::connect(address).is_ok());
+    }
+}

@@ -1,0 +1,171 @@
+//! Measures the streams for operators: how full they are, how old the oldest message is that a consumer has not
+//! settled, and whose dead letters wait.
+//!
+//! It asks as the user of `retention` may, who sees every consumer, also one that is none of Headrace's.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::consumer::Info;
+use async_nats::jetstream::stream;
+use futures::TryStreamExt as _;
+use headrace_schemas::time::Timestamp;
+use metrics::gauge;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::progress::oldest_unsettled;
+use crate::broker::{Broker, Stream};
+use crate::observe::metrics::{DEAD_WAITING, OLDEST_SECONDS, STREAM_BYTES, STREAM_BYTES_MAX, STREAM_MESSAGES};
+
+/// How often to look.
+const PERIOD: Duration = Duration::from_secs(10);
+/// What takes the broker more than a moment is asked so often.
+const SLOW_PERIOD: Duration = Duration::from_secs(60);
+/// The subjects of DEAD, of components and tenants, are listed each time while they are no more than these.
+const SUBJECTS_MAX: u64 = 1_000;
+
+/// A consumer: its stream and its name.
+type Place = (&'static str, String);
+
+/// What was measured before.
+#[derive(Default)]
+struct Measured {
+    /// The oldest message above a consumer's floor, which stays the same while the floor does. It is read with its
+    /// payload, so that it is not read again each time.
+    oldest: HashMap<Place, Oldest>,
+    /// Consumers with an age.
+    consumers: BTreeSet<Place>,
+    /// Components with dead letters.
+    dead: BTreeSet<String>,
+    /// When the subjects of DEAD were last listed, and what it held: messages, first and last sequence.
+    listed: Option<(Instant, [u64; 3])>,
+}
+
+struct Oldest {
+    floor: u64,
+    stored_at: Option<Timestamp>,
+    asked_at: Instant,
+}
+
+/// Runs until `stop`.
+///
+/// # Errors
+/// When the broker does not answer.
+pub async fn run(broker: Broker, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut measured = Measured::default();
+    let mut ticks = tokio::time::interval(PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        measured.look(&broker).await?;
+    }
+}
+
+impl Measured {
+    async fn look(&mut self, broker: &Broker) -> anyhow::Result<()> {
+        let mut consumers = BTreeSet::new();
+        for stream in Stream::ALL {
+            let name = stream.name();
+            let handle = broker.jetstream().get_stream(name).await;
+            let handle = handle.with_context(|| format!("cannot open the stream {name}"))?;
+            fill(name, handle.cached_info());
+            if stream == Stream::Dead {
+                self.dead(&handle).await?;
+                continue;
+            }
+            let found: Vec<Info> = handle
+                .consumers()
+                .try_collect()
+                .await
+                .with_context(|| format!("cannot list the consumers of {name}"))?;
+            // One without a name of its own is somebody's passing reader.
+            for info in found.iter().filter(|info| info.config.durable_name.is_some()) {
+                let age = self.age(broker, stream, info).await?;
+                gauge!(OLDEST_SECONDS, "component" => info.name.clone(), "stream" => name).set(age.as_secs_f64());
+                consumers.insert((name, info.name.clone()));
+            }
+        }
+        // One that is gone has nothing unsettled, and would keep its last age for ever.
+        for (stream, gone) in self.consumers.difference(&consumers) {
+            gauge!(OLDEST_SECONDS, "component" => gone.clone(), "stream" => *stream).set(0.0);
+        }
+        self.oldest.retain(|place, _| consumers.contains(place));
+        self.consumers = consumers;
+        Ok(())
+    }
+
+    /// How old the oldest message is that the consumer has not settled.
+    async fn age(&mut self, broker: &Broker, stream: Stream, info: &Info) -> anyhow::Result<Duration> {
+        let place = (stream.name(), info.name.clone());
+        if info.num_pending == 0 && info.num_ack_pending == 0 {
+            self.oldest.remove(&place);
+            return Ok(Duration::ZERO);
+        }
+        let floor = info.ack_floor.stream_sequence;
+        // Asked again after a while all the same: the stream's limits may have removed it.
+        let known =
+            self.oldest.get(&place).filter(|known| known.floor == floor && known.asked_at.elapsed() < SLOW_PERIOD);
+        let stored_at = match known {
+            Some(known) => known.stored_at,
+            None => {
+                let oldest = oldest_unsettled(broker, stream, info).await?;
+                let stored_at = oldest.map(|message| Timestamp::from_unix_nanos(message.time.unix_timestamp_nanos()));
+                self.oldest.insert(place, Oldest { floor, stored_at, asked_at: Instant::now() });
+                stored_at
+            }
+        };
+        Ok(stored_at.map_or(Duration::ZERO, |stored_at| Timestamp::now().since(stored_at)))
+    }
+
+    /// Counts the dead letters of each component. Their bytes are known of all together only.
+    async fn dead(&mut self, handle: &stream::Stream) -> anyhow::Result<()> {
+        let state = &handle.cached_info().state;
+        let holds = [state.messages, state.first_sequence, state.last_sequence];
+        let is_known = self.listed.is_some_and(|(at, held)| {
+            held == holds || (state.subjects_count > SUBJECTS_MAX && at.elapsed() < SLOW_PERIOD)
+        });
+        if is_known {
+            return Ok(());
+        }
+        let cannot = "cannot list the subjects of DEAD";
+        let mut subjects = handle.info_with_subjects(Stream::Dead.subjects()).await.context(cannot)?;
+        let mut waiting: BTreeMap<String, usize> = BTreeMap::new();
+        while let Some((subject, count)) = subjects.try_next().await.context(cannot)? {
+            *waiting.entry(component_of(&subject).to_owned()).or_default() += count;
+        }
+        let gone = self.dead.iter().filter(|component| !waiting.contains_key(*component));
+        gone.for_each(|component| gauge!(DEAD_WAITING, "component" => component.clone()).set(0.0));
+        for (component, count) in &waiting {
+            gauge!(DEAD_WAITING, "component" => component.clone()).set(*count as f64);
+        }
+        self.dead = waiting.into_keys().collect();
+        self.listed = Some((Instant::now(), holds));
+        Ok(())
+    }
+}
+
+fn fill(name: &'static str, info: &stream::Info) {
+    gauge!(STREAM_MESSAGES, "stream" => name).set(info.state.messages as f64);
+    gauge!(STREAM_BYTES, "stream" => name).set(info.state.bytes as f64);
+    gauge!(STREAM_BYTES_MAX, "stream" => name).set(info.config.max_bytes.max(0) as f64);
+}
+
+/// The component in a subject of DEAD: `dead.<component>.<tenant>`.
+fn component_of(subject: &str) -> &str {
+    subject.split('.').nth(1).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_of_dead_tells_the_component() {
+        assert_eq!(component_of(&headrace_schemas::subject::dead("clickhouse-raw", "acme")), "clickhouse-raw");
+    }
+}
