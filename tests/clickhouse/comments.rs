@@ -1,6 +1,6 @@
 //! What the tables say of themselves.
 
-use crate::ready;
+use super::ready;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_column_of_every_table_tells_what_it_holds() {
