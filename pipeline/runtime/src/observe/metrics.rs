@@ -174,7 +174,7 @@ pub struct ComponentMetrics {
     held_bytes: Gauge,
 }
 
-/// Bytes that are held; given back when it is dropped, also by who is cut off.
+/// Bytes that count as held until this is dropped, also when its task is cut off.
 pub(crate) struct HeldBytes {
     gauge: Gauge,
     bytes: f64,
