@@ -1,9 +1,9 @@
 //! Where events and alerts go: one folder per sink.
 //!
-//! A sink turns a batch into requests to its receiver and the receiver's answers into
-//! [`Fault`](headrace_runtime::fault::Fault)s. It never retries, sleeps, acknowledges or spawns: the
-//! loop in [`headrace_runtime::consume::sink`] does. Each has a `Config` that is validated without
-//! touching the network and then built. Every sink runs the same conformance suite in `tests/`.
+//! A sink turns a batch into requests to its receiver, and the receiver's answers into
+//! [`Fault`](headrace_runtime::fault::Fault)s. It never retries, sleeps, acknowledges or spawns: the loop in
+//! [`headrace_runtime::consume::sink`] does. Each sink has a `Config`, which is validated without touching the network
+//! and then built. Every sink runs the same conformance suite in `tests/`.
 
 pub mod clickhouse;
 pub mod file;
@@ -14,8 +14,8 @@ pub mod splunk;
 /// Every sink, by the name of its folder, which is its name in the configuration.
 pub const NAMES: &[&str] = &["clickhouse", "file", "jira", "splunk"];
 
-/// Bytes of messages that a batch takes at most, besides each sink's own limits: no less than the
-/// 8 MiB that NATS recommends as the highest `max_payload`, so that no message is too large to take.
+/// The most bytes of messages in a batch, besides each sink's own limits: no less than the 8 MiB that NATS recommends
+/// as the highest `max_payload`, so that no message is too large to take.
 const MESSAGES_BYTES_MAX: usize = 8 << 20;
 
 #[cfg(test)]

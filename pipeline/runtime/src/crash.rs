@@ -1,7 +1,7 @@
 //! Named places at which a fault test ends the process, as `kill -9` would.
 //!
-//! Off unless `HEADRACE_CRASH_AT=<point>:<n>` is set: then the n-th passing of the point is the last.
-//! It is part of every build, so that the tests run what users run; a passing costs a load and a branch.
+//! Off unless `HEADRACE_CRASH_AT=<point>:<n>` is set. Then the process ends when it passes the point for the n-th time.
+//! This is part of every build, so that the tests run what users run. Each passing costs a load and a branch.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,12 +1,11 @@
-//! The machinery under every stage and sink: the only code that consumes JetStream or settles a
-//! message.
+//! The machinery under every stage and sink. No other code consumes JetStream or settles a message.
 //!
 //! | room | what is in it |
 //! |---|---|
 //! | [`component`] | the contracts: stage, sink, what they are given |
-//! | [`consume`] | takes messages and runs components on them; [`consume::stream_reader`] reads what a stream still holds |
+//! | [`consume`] | takes messages and runs components on them; [`consume::stream_reader`] reads what RAW still holds |
 //! | [`settle`] | decides what becomes of a message and carries it out; dead letters |
-//! | [`publish`] | stores messages, and knows which the broker has stored |
+//! | [`publish`] | publishes messages, and knows which of them the broker has stored |
 //! | [`message`] | what travels: a message that was delivered, and what it carries |
 //! | [`state`] | small values in JetStream KV; leases |
 //! | [`broker`] | the connection to NATS; its streams and buckets, made, watched and kept from filling up |
@@ -14,7 +13,7 @@
 //! | [`http`] | the HTTP server under the gateway and under the operators' port |
 //!
 //! Each room uses only rooms below it; a test fails on a circle. Components ([`component::stage::Stage`],
-//! [`component::sink::Sink`]) return values; [`settle::settle`] alone decides what becomes of a message.
+//! [`component::sink::Sink`]) return values. [`settle::settle`] alone decides what becomes of a message.
 
 pub mod broker;
 pub mod component;

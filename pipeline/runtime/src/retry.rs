@@ -1,4 +1,4 @@
-//! How often and how long to try again; waiting for a broker that is just being started.
+//! How often to try again and how long to wait, and how to wait for a broker that is just starting.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use tokio::time::{Instant, sleep};
 pub struct Attempt(pub u32);
 
 impl Attempt {
-    /// Delivered before: its effects may exist already.
+    /// Whether the message was delivered before, so that its effects may exist already.
     #[must_use]
     pub const fn is_repeat(self) -> bool {
         self.0 > 1
     }
 }
 
-/// How long and how often to try.
+/// How often to try, and how long to wait between attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// Attempts that an event's own transient faults may cost before it is dead-lettered.
@@ -46,8 +46,8 @@ impl RetryPolicy {
 /// The pause between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Tries `attempt` until it succeeds, or until `within` has passed, or it fails in a way that waiting does not
-/// mend. The first failure is logged, because somebody may be waiting for the start.
+/// Tries `attempt` until it succeeds, until `within` has passed, or until it fails in a way that waiting does not mend.
+/// The first failure is logged, because somebody may be waiting for the start.
 ///
 /// # Errors
 /// The last failure.

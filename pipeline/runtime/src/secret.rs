@@ -6,11 +6,11 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, Serializer};
 
-/// A token, password or key. It has no `Display`; its `Debug` and `Serialize` (which the reference of the
-/// configuration needs) give nothing of it away.
+/// A token, password or key. It has no `Display`. Its `Debug` and its `Serialize`, which the reference of the
+/// configuration needs, reveal nothing of it.
 ///
-/// Its schema carries `x-secret`, by which the configuration loader offers the `_file` variant and
-/// keeps the value out of messages.
+/// Its schema carries `x-secret`, which tells the configuration loader to offer the `_file` variant and to keep the
+/// value out of messages.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
@@ -34,18 +34,18 @@ impl Secret {
     }
 }
 
-/// `url` for a message: the password of each of several URLs, separated by commas, is `***`. What stands before an `@`
-/// without a name is one too: NATS takes it for a token. In doubt it hides more.
+/// `url` for a message, where it may be several URLs separated by commas: each password is `***`. Text before an `@`
+/// without a user name is hidden too, because NATS takes it for a token. In doubt this hides more.
 #[must_use]
 pub fn redact_url(url: &str) -> String {
-    // Schemes separate URLs better than commas, which passwords may hold.
+    // Split at the schemes and not at the commas, because passwords may hold commas.
     let parts: Vec<Cow<'_, str>> = url.split("://").map(redact_part).collect();
     parts.join("://")
 }
 
-/// What follows a scheme, up to the next one.
+/// Redacts what follows a scheme, up to the next one.
 fn redact_part(part: &str) -> Cow<'_, str> {
-    // The last one: a password that was not escaped may hold others.
+    // Split at the last `@`: a password that was not escaped may hold others.
     let (credentials, rest) =
         part.rsplit_once('@').map_or((None, part), |(credentials, rest)| (Some(credentials), rest));
     let rest = match rest.split_once('?') {

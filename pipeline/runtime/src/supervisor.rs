@@ -1,8 +1,8 @@
 //! Every task of a process, by name, and the order in which they stop.
 //!
-//! Nothing else spawns. A task that fails is started again after a pause; a task that panics counts
-//! as failed. On shutdown the groups stop in the order of [`Group`]: first no request is accepted,
-//! then nothing new is pulled, then what is under way finishes within the grace time.
+//! Nothing else spawns. A task that fails is started again after a pause, and a panic counts as a failure. On shutdown
+//! the groups stop in the order of [`Group`]: first no request is accepted, then nothing new is pulled, then the work
+//! that is under way finishes within the grace time.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -37,7 +37,7 @@ const RESTARTS: RetryPolicy = RetryPolicy {
     backoff_min: Duration::from_millis(200),
     backoff_max: Duration::from_secs(10),
 };
-/// A task that ran this long had recovered: its next failure counts as the first.
+/// A task that ran for this long had recovered, so its next failure counts as the first.
 const RECOVERED_AFTER: Duration = Duration::from_secs(60);
 
 /// Holds the tasks of a process.
@@ -64,8 +64,8 @@ impl Supervisor {
         self.groups[index(group)].0.clone()
     }
 
-    /// Runs `start` as the task `name` until its group stops. When it fails it is started again after
-    /// a pause; when it returns `Ok` it is done.
+    /// Runs `start` as the task `name` until its group stops. When it fails, it is started again after a pause. When it
+    /// returns `Ok`, it is done.
     pub fn spawn<F, Fut>(&mut self, group: Group, name: impl Into<String>, start: F)
     where
         F: Fn(CancellationToken) -> Fut + Send + Sync + 'static,
@@ -76,8 +76,8 @@ impl Supervisor {
         tasks.spawn(async move { keep_running(&name, &stop, |stop| Box::pin(start(stop))).await });
     }
 
-    /// Stops everything in order; true when all finished within `grace`, false when some had to be
-    /// cut off (their messages come back by redelivery).
+    /// Stops everything in order. Returns whether all finished within `grace`; the rest is cut off, and its messages
+    /// come back by redelivery.
     pub async fn shutdown(mut self, grace: Duration) -> bool {
         let deadline = Instant::now() + grace;
         let mut clean = true;
@@ -102,7 +102,7 @@ async fn keep_running(name: &str, stop: &CancellationToken, start: impl Fn(Cance
     let mut failures = 0;
     while !stop.is_cancelled() {
         let began = Instant::now();
-        // A task of its own, so that a panic is an error here and takes nothing else down.
+        // Run it as a task of its own, so that a panic becomes an error here and takes nothing else down.
         let mut task = JoinSet::new();
         task.spawn(start(stop.clone()));
         let failure = match task.join_next().await {

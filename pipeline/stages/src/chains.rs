@@ -1,7 +1,7 @@
 //! Which stages run, in which chains, and the registration of each.
 //!
-//! By default all are fused. Configuration may cut the chain; then `events.<handover>.…` carries the
-//! hand-over, and each part scales by itself.
+//! By default all stages are fused. Configuration may cut the chain; then `events.<handover>.…` carries the hand-over,
+//! and each part scales by itself.
 
 use headrace_runtime::broker::Stream;
 use headrace_runtime::component::stage::{BoxedStage, fuse};
@@ -34,14 +34,15 @@ pub struct Config {
     /// Readers of each chain in each process; each works on up to 256 events at a time.
     #[schemars(range(min = 1, max = 64))]
     pub lanes: usize,
-    /// How long a process may hold a message without a word before another gets it, in seconds.
+    /// How long a process may hold a message without an acknowledgement, of any kind, before another gets it, in
+    /// seconds.
     #[schemars(range(min = 1, max = 600))]
     pub ack_wait_s: u64,
-    /// Whether normalize checks each stored signature again, with the secrets of `ingest.github`. Then what somebody
-    /// else than the gateway has put into RAW goes to DEAD as `unverified`, and so does what was signed with a secret
-    /// that is no longer there. It costs about a millisecond for each MiB of bodies.
+    /// Whether normalize checks each stored signature again, with the secrets of `ingest.github`. Then a delivery goes
+    /// to DEAD as `unverified` when somebody other than the gateway has put it into RAW, or when the secret that signed
+    /// it is no longer there. It costs about a millisecond for each MiB of bodies.
     pub verify: bool,
-    /// What is known of actors and repositories beyond the event.
+    /// What is known about actors and repositories beyond the event.
     pub enrich: enrich::Config,
     /// Rules and risk.
     pub score: score::Config,
@@ -101,8 +102,8 @@ impl Config {
 
 /// A chain ready to run.
 pub struct Chain {
-    /// Which messages it takes. It is named for its first stage, so that a chain that is cut or fused
-    /// anew goes on where it was.
+    /// Which messages it takes. The consumer is named after the chain's first stage, so that a chain that is cut or
+    /// fused anew goes on where it was.
     pub subscription: Subscription,
     /// Its stages, fused.
     pub stages: Stages,
@@ -116,7 +117,8 @@ pub enum Stages {
     FromEvents(BoxedStage<Event, Event>),
 }
 
-/// Builds the configured chains; `config` must have been validated. With `verify`, normalize takes only what passes it.
+/// Builds the configured chains; `config` must have been validated. With `verify`, normalize takes only deliveries that
+/// pass it.
 ///
 /// # Errors
 /// When a rule or a pattern cannot be used.

@@ -1,5 +1,5 @@
-//! Who we are to ClickHouse, and its address without that. A password may be given as a part of the URL; it must go
-//! into no message.
+//! Who we are to ClickHouse, and its address without credentials. The URL may contain a password, which must not get
+//! into any message.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use reqwest::Url;
 
 use super::Config;
 
-/// ClickHouse's own name for whoever gives none.
+/// The user that ClickHouse assumes when none is given.
 pub(super) const DEFAULT_USER: &str = "default";
 
 /// How to reach the server.
@@ -23,7 +23,7 @@ pub struct Access {
 }
 
 impl Config {
-    /// What the URL and the settings beside it mean.
+    /// The address and credentials from the URL and the settings beside it.
     #[must_use]
     pub fn access(&self) -> Access {
         let Some(mut url) = self.url_with_user() else {
@@ -49,7 +49,7 @@ impl Config {
     }
 }
 
-/// Every field, but of the URL no password.
+/// Prints every field, but no password in the URL.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {

@@ -9,7 +9,7 @@ use headrace_runtime::fault::{DeadReason, Fault, FaultClass};
 pub(crate) struct Failure {
     pub(crate) fault: Fault,
     pub(crate) unclear: bool,
-    /// Less at once might have been stored.
+    /// A smaller insert might have been stored.
     pub(crate) too_much: bool,
 }
 
@@ -45,7 +45,7 @@ const POISON: [u32; 11] = [
     321, // VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE
 ];
 
-/// Codes after which the insert may have happened: the server itself does not know, or stopped waiting.
+/// Codes after which the insert may have happened: the server does not know itself, or it stopped waiting.
 const UNCLEAR: [u32; 5] = [
     159, // TIMEOUT_EXCEEDED
     209, // SOCKET_TIMEOUT
@@ -54,7 +54,7 @@ const UNCLEAR: [u32; 5] = [
     394, // QUERY_WAS_CANCELLED
 ];
 
-/// Codes that speak of the size of an insert, or of the time that it took.
+/// Codes that blame the size of an insert, or the time that it took.
 const TOO_MUCH: [u32; 7] = [
     158, // TOO_MANY_ROWS
     159, // TIMEOUT_EXCEEDED
@@ -65,8 +65,8 @@ const TOO_MUCH: [u32; 7] = [
     396, // TOO_MANY_ROWS_OR_BYTES
 ];
 
-/// Classifies `error`. What is not known to be otherwise is transient: nothing is dead-lettered for a
-/// failure that nobody has understood.
+/// Classifies `error`. Any failure that is not known to be otherwise is transient, so that nothing is dead-lettered for
+/// a failure that nobody has understood.
 pub(crate) fn fault(error: Error) -> Failure {
     let code = match &error {
         Error::BadResponse(text) => exception_code(text),
@@ -96,7 +96,7 @@ pub(crate) fn fault(error: Error) -> Failure {
     Failure { fault, unclear, too_much }
 }
 
-/// What a failed look-up means: it wrote nothing, and no item of the batch is to blame for what the table says.
+/// What a failed look-up means: it wrote nothing, and what the table says is no item's fault.
 pub(crate) fn of_look_up(Failure { mut fault, too_much, .. }: Failure) -> Failure {
     if matches!(fault.class, FaultClass::Poison(_)) {
         fault = Fault::transient(
@@ -106,8 +106,8 @@ pub(crate) fn of_look_up(Failure { mut fault, too_much, .. }: Failure) -> Failur
     Failure { fault, unclear: false, too_much }
 }
 
-/// The number in `Code: 60. DB::Exception: …`, or the bare number that the client gives when the answer
-/// had no text. It is the protocol's form of an error; the client keeps no other.
+/// The number in `Code: 60. DB::Exception: …`, or the bare number that the client gives when the answer had no text.
+/// This is how the protocol tells an error, and the client keeps no other form.
 fn exception_code(text: &str) -> Option<u32> {
     let start = text.find("Code: ").map_or(text, |at| &text[at + "Code: ".len()..]);
     let digits = start.len() - start.trim_start_matches(|char: char| char.is_ascii_digit()).len();

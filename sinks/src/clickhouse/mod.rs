@@ -1,7 +1,7 @@
 //! ClickHouse, in bulk: events into `events`, bodies into `raw`, each exactly once.
 //!
-//! `write` holds all that writes: how once is kept is told in `write/insert.rs`, and the tables are made by the numbered
-//! files in `write/migrations/`. `read` holds the queries. What failures mean is told in `classify.rs`.
+//! `write` holds all that writes: `write/insert.rs` says how an event gets only one row, and the numbered files in
+//! `write/migrations/` make the tables. `read` holds the queries. `classify.rs` says what failures mean.
 
 mod access;
 mod classify;
@@ -41,7 +41,7 @@ pub(crate) const LOOKUP_MAX: usize = 4_000;
 #[derive(Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Address of the HTTP interface; user and password may be in it. `up` starts an embedded server when this is
+    /// Address of the HTTP interface, which may contain user and password. `up` starts an embedded server when this is
     /// empty. Example: `https://clickhouse.example.com:8443`.
     pub url: String,
     /// Database; it is created when it does not exist.
@@ -61,15 +61,15 @@ pub struct Config {
     /// Most bytes of messages in one insert, with the bodies that they refer to; a larger body is inserted alone.
     #[schemars(range(min = 1_048_576))]
     pub batch_bytes_max: usize,
-    /// Longest wait for a batch to fill, in milliseconds: what it adds to an event's way.
+    /// Longest wait for a batch to fill, in milliseconds. Each event waits up to this long.
     #[schemars(range(min = 10, max = 60_000))]
     pub linger_ms: u64,
-    /// Time the server may spend on one insert, in seconds. It is given to the server too, so that an
-    /// insert that we gave up cannot succeed later on.
+    /// Time the server may spend on one insert, in seconds. The server gets this limit too, so that an insert that we
+    /// gave up cannot succeed later.
     #[schemars(range(min = 1, max = 600))]
     pub insert_timeout_s: u64,
-    /// How much the clocks of ClickHouse's servers and ours may differ, in milliseconds. Rows are refused that come so
-    /// close to the end of the time in which they are ours. Example: 5000.
+    /// How much the clocks of ClickHouse's servers and ours may differ, in milliseconds. The server refuses rows that
+    /// come this close to the end of the time in which they are ours. Example: 5000.
     #[schemars(range(min = 10, max = 60_000))]
     pub clock_skew_ms: u64,
 }
@@ -126,7 +126,7 @@ impl Config {
     }
 
     fn options(&self, filters: Vec<String>) -> SinkOptions {
-        // A call looks up, and inserts.
+        // A call may look up and then insert.
         let call_timeout = self.insert_limit() * 2 + self.clock_skew();
         SinkOptions {
             filters,
@@ -137,7 +137,7 @@ impl Config {
             },
             call_timeout,
             ack_wait: call_timeout * 2,
-            // One at a time: more would only make the inserts smaller.
+            // One worker: more would only make the inserts smaller.
             workers: 1,
         }
     }
@@ -186,7 +186,7 @@ impl Config {
     /// # Errors
     /// Transient when it is away, broken when a person must act.
     pub async fn reach(&self) -> Result<(), Fault> {
-        // Without the database, which may not exist yet.
+        // Not in our database, which may not exist yet.
         let client = self.client().with_database("default");
         client.query("SELECT 1").fetch_one::<u8>().await.map(|_| ()).map_err(|error| fault(error).fault)
     }
@@ -199,7 +199,7 @@ impl Config {
         migrate::run(&self.client(), &self.database).await
     }
 
-    /// Makes the tables ready to be filled once more, also those that were dropped.
+    /// Makes the tables ready to be filled once more, including those that were dropped.
     ///
     /// # Errors
     /// Transient when the server is away, broken when it refuses.
@@ -209,7 +209,7 @@ impl Config {
         if self.migrate { migrate::restore(&client, database).await } else { migrate::verify(&client, database).await }
     }
 
-    /// How long after it was sent an insert may still succeed.
+    /// How long after it was sent an insert can still succeed.
     #[must_use]
     pub const fn insert_limit(&self) -> Duration {
         Duration::from_secs(self.insert_timeout_s)
@@ -221,7 +221,7 @@ impl Config {
         Duration::from_millis(self.clock_skew_ms)
     }
 
-    /// The moment by the server's clock.
+    /// The time by the server's clock.
     ///
     /// # Errors
     /// Transient when the server is away, broken when it refuses.
@@ -231,8 +231,8 @@ impl Config {
         now.map(Timestamp::from_micros).map_err(|error| fault(error).fault)
     }
 
-    /// Makes the table `name`, which has the columns of `events` and the comment `comment`; does nothing when it is
-    /// there with that very comment.
+    /// Makes the table `name`, with the columns of `events` and the comment `comment`. Does nothing when it is there
+    /// with that very comment.
     ///
     /// # Errors
     /// Broken when there is another table of that name.
@@ -248,7 +248,7 @@ impl Config {
         Rewrite::replacing(table, window, since)
     }
 
-    /// The table `raw`, to which bodies are added that it lacks. No two writers may have the same name.
+    /// The table `raw`, to add the bodies that it lacks. No two writers may have the same name.
     #[must_use]
     pub fn bodies_completed(&self, since: Timestamp, writer: &str) -> Rewrite<RawDelivery> {
         let table = self.table("raw", "clickhouse-raw").scoped(writer);

@@ -10,18 +10,19 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The directory; made if absent, and used by one process at a time. Only the account that writes them can read
-    /// the files (mode 0600), and a directory that was made (0700). Required. Example: `/var/lib/headrace/out`.
+    /// The directory. It is made if absent, and only one process at a time may use it. Only the account that writes the
+    /// files can read them (mode 0600), and the same goes for a directory that was made (0700). Required. Example:
+    /// `/var/lib/headrace/out`.
     pub dir: PathBuf,
     /// A file that has grown to this many bytes is set aside as `events.000001.jsonl` and so on.
     /// Default: 268435456 (256 MiB). Example: 10485760.
     #[schemars(range(min = 4_096))]
     pub rotate_bytes_max: u64,
-    /// How many files set aside are kept of each kind; older ones are deleted. 0 keeps all. Default:
+    /// How many files set aside are kept of each kind. Older ones are deleted; 0 keeps all. Default: 16. Example: 0.
     /// 16. Example: 0.
     pub keep_files_max: usize,
-    /// Longest time for one write to the disk, in milliseconds; what takes longer is tried again, and other
-    /// processes get its records after twice as long. Example: 30000.
+    /// Longest time for one write to the disk, in milliseconds. A write that takes longer is tried again, and other
+    /// processes get its records after twice this time. Example: 30000.
     #[schemars(range(min = 100, max = 600_000))]
     pub timeout_ms: u64,
 }

@@ -1,9 +1,9 @@
 //! Scored events and alerts as JSON lines in files, for machines without a SIEM and for forwarders
 //! that tail files.
 //!
-//! A batch counts as delivered once it is on disk (fsync). The file is the delivery log: it holds
-//! every record at least once, with its stable id, and never half a line: what a crash left of one is
-//! cut off at the next start. The files themselves are [`writer`]'s.
+//! A batch counts as delivered once it is on disk (fsync). The file is the delivery log: it holds every record at least
+//! once, with its stable id. Every line in it is whole: when a crash leaves half a line, the next start cuts it off.
+//! [`writer`] handles the files themselves.
 
 mod config;
 mod writer;
@@ -27,7 +27,7 @@ use serde::Serialize;
 pub use self::config::Config;
 use self::writer::{OpenError, Writer};
 
-/// Records written to memory before other tasks may run: about 10 µs each.
+/// How many records are written to memory before other tasks may run: about 10 µs each.
 const SLICE: usize = 32;
 
 /// What can be written as a line.
@@ -74,7 +74,7 @@ impl Config {
     /// The options with which it takes records of type `T`.
     #[must_use]
     pub fn options<T: Line>(&self) -> SinkOptions {
-        // A disk that is slower than this is a fault.
+        // A slower disk is a fault.
         let call_timeout = Duration::from_millis(self.timeout_ms);
         SinkOptions {
             filters: vec![T::SUBJECTS.to_owned()],
@@ -131,8 +131,8 @@ impl<T> File<T> {
 
 impl State {
     fn run(&mut self, work: impl FnOnce(&mut Writer) -> io::Result<()>) -> Result<(), Fault> {
-        // Taken out, so that a failed file is closed and opened anew: after a failed sync the kernel
-        // may call pages clean that are not on disk.
+        // Take it out, so that a file that fails is closed and opened anew: after a failed sync the kernel may call
+        // pages clean that are not on disk.
         let mut writer = match self.writer.take().filter(Writer::is_in_place) {
             Some(writer) => writer,
             None => Writer::open(&self.dir, self.name, self.rotation).map_err(|failure| self.fault(failure))?,

@@ -1,7 +1,7 @@
-//! One growing file of whole lines: append and sync, set aside when large, repair at opening.
+//! One growing file of whole lines: append and sync, set aside when large, repair when opened.
 //!
-//! Blocking, and for one process at a time: a lock file keeps a second one out. Nothing here knows
-//! what is in a line.
+//! It blocks, and it is for one process at a time: a lock file keeps a second one out. Nothing here knows what is in a
+//! line.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -10,15 +10,16 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
 
-/// How much is read at once when the last line break is searched from the end.
+/// How many bytes are read at once while searching for the last line break from the end.
 const REPAIR_STEP_BYTES: u64 = 64 << 10;
 
-/// Events are for the account that writes them: who else may read them is decided where they are handed on.
+/// Only the account that writes the events may read the file. Who else may read them is decided where they are passed
+/// on.
 const FILE_MODE: u32 = 0o600;
-/// The same for a directory that is made here. One that was there before is as somebody wanted it.
+/// The same for a directory that is made here. A directory that was there before stays as somebody wanted it.
 const DIRECTORY_MODE: u32 = 0o700;
 
-/// When a file is set aside and how many of those are kept.
+/// When a file is set aside, and how many such files are kept.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rotation {
     pub(super) rotate_bytes: u64,
@@ -73,8 +74,8 @@ impl Writer {
         Ok(Self { dir: dir.to_owned(), name, rotation, file, bytes, lock })
     }
 
-    /// Whether the file is still the one under its name. Moved or deleted by somebody, it would take
-    /// everything with it.
+    /// Whether the file is still the one under its name. If somebody moved or deleted it, everything written to it
+    /// would go with it.
     pub(super) fn is_in_place(&self) -> bool {
         let named = fs::metadata(self.dir.join(format!("{}.jsonl", self.name)));
         let (Ok(named), Ok(open)) = (named, self.file.metadata()) else { return false };
@@ -114,8 +115,8 @@ impl Writer {
 }
 
 impl Drop for Writer {
-    /// Closing the file is not enough: a child that this process is just starting has it too until it runs its
-    /// own program, and with it the lock.
+    /// Closing the file is not enough: a child process that is just being started holds the file too, and with it the
+    /// lock, until it runs its own program.
     fn drop(&mut self) {
         if let Err(error) = self.lock.unlock() {
             tracing::warn!(name = self.name, %error, "cannot unlock the file; it is free when this process ends");
@@ -158,10 +159,11 @@ fn open_repaired(path: &Path) -> io::Result<(File, u64)> {
     Ok((file, whole))
 }
 
-/// Takes a file from all other accounts: an earlier release made it for everybody, or one of them put it there.
+/// Denies all other accounts access to a file: an earlier release made it readable for all, or another account put it
+/// there.
 fn close_to_others(file: &File) -> io::Result<()> {
     let found = file.metadata()?;
-    // A device is nobody's log.
+    // A device is not a log of ours.
     if !found.is_file() {
         return Ok(());
     }

@@ -12,14 +12,14 @@ use serde::de::DeserializeOwned;
 
 use crate::shared::http::{Answer, NoAnswer};
 
-/// Why a request did not succeed, by whom it concerns.
+/// Why a request did not succeed, and whom that concerns.
 #[derive(Debug)]
 pub(super) enum ApiError {
     /// Jira as a whole: no item is to blame, and going on is pointless.
     Receiver(Fault),
     /// This item: poison, or not yet certain.
     Item(Fault),
-    /// Either: Jira failed inside, perhaps over this very item.
+    /// Either: Jira failed internally, perhaps because of this very item.
     Internal(Fault),
     /// The ticket that was meant is not there any more.
     Gone,
@@ -43,7 +43,7 @@ struct ErrorCollection {
     errors: BTreeMap<String, String>,
 }
 
-/// Reads a success as `T`, or tells what went wrong and whether it may have had an effect.
+/// Reads a success as `T`, or says what went wrong and whether it may have had an effect.
 pub(super) fn classify<T: DeserializeOwned>(answer: Result<Answer, NoAnswer>) -> Result<T, (ApiError, Effect)> {
     let answer = answer.map_err(|no_answer| {
         let effect = if no_answer.unsent { Effect::None } else { Effect::Possible };
@@ -53,7 +53,7 @@ pub(super) fn classify<T: DeserializeOwned>(answer: Result<Answer, NoAnswer>) ->
     let receiver = |fault| ApiError::Receiver(fault);
     Err(match answer.status {
         200..=299 => {
-            // 204 has no body: whoever expects none reads it as null.
+            // 204 has no body; read it as null.
             let body = if answer.body.is_empty() { b"null" } else { answer.body.as_slice() };
             return serde_json::from_slice(body).map_err(|_| {
                 let fault = Fault::transient(anyhow!("expected an answer of Jira, found {}", found()));
@@ -83,8 +83,8 @@ fn transient(answer: &Answer) -> Fault {
     Fault::transient_after(answer.retry_after, problem)
 }
 
-/// A 400. The fields that come from the alert are to blame on the alert; all others come from the
-/// configuration or are demanded by the project, and no alert is to blame for them.
+/// Classifies a 400. Fields that come from the alert are the alert's fault. All others come from the configuration, or
+/// the project demands them, so no alert is to blame.
 fn refused(answer: &Answer) -> ApiError {
     let Ok(ErrorCollection { messages, errors }) = serde_json::from_slice(&answer.body) else {
         let found = format!("HTTP {} with {}", answer.status, answer.excerpt());

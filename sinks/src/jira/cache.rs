@@ -1,12 +1,12 @@
-//! What this process knows of the tickets of recent alerts, so that Jira's search, which lags behind,
-//! is asked only for what nobody here has seen.
+//! What this process knows about the tickets of recent alerts. Jira's search lags behind, so it is asked only about
+//! alerts whose ticket this process has not seen.
 
 use std::collections::{HashMap, VecDeque};
 
 use headrace_schemas::alert::Alert;
 use tokio::time::Instant;
 
-/// Alerts remembered; the oldest is forgotten first and then found by search.
+/// How many alerts are remembered. The oldest is forgotten first, and is then found by search.
 const ALERTS_MAX: usize = 10_000;
 
 /// A ticket and what was last said in it.
@@ -28,12 +28,12 @@ impl Ticket {
     }
 }
 
-/// What is known of an alert's ticket.
+/// What is known about an alert's ticket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Known {
     /// It exists.
     Ticket(Ticket),
-    /// It may exist: a search that began after this moment would find it.
+    /// It may exist. A search that begins after this moment would find it.
     Unclear { searchable_from: Instant },
 }
 

@@ -16,9 +16,9 @@ use crate::shared::http;
 
 /// What the account must be allowed to do in the project.
 const PERMISSIONS: [&str; 4] = ["BROWSE_PROJECTS", "CREATE_ISSUES", "ADD_COMMENTS", "EDIT_ISSUES"];
-/// Tickets per page of a search: as many as alerts in the largest batch, and twins.
+/// Tickets per page of a search: enough for the alerts of the largest batch, and for twins.
 const PAGE: usize = 100;
-/// Pages of a search. More tickets than this for one batch is nothing that this sink made.
+/// The most pages of a search. This sink never makes more tickets than that for one batch.
 const PAGES_MAX: usize = 10;
 
 /// Speaks to one project.
@@ -146,7 +146,7 @@ impl Jira {
         Ok(())
     }
 
-    /// The tickets of `alerts` (ids) that Jira's search knows, by alert id; of twins the oldest.
+    /// The tickets of `alerts` (ids) that Jira's search knows, by alert id. Of twins it is the oldest.
     ///
     /// The search lags behind writes by seconds to minutes. Its parameter `reconcileIssues` makes it
     /// current for issues whose ids one knows; those are in our cache and need no search, so it is
@@ -190,7 +190,7 @@ impl Jira {
         Ok(Ticket { issue: id, said_count: alert.count, said_risk: alert.risk })
     }
 
-    /// Tells in the ticket how the alert has grown.
+    /// Comments in the ticket how the alert has grown.
     pub(super) async fn comment(&self, ticket: &Ticket, alert: &Alert) -> Result<(), ApiError> {
         let issue = &ticket.issue;
         let request = self.request(Method::POST, &format!("issue/{issue}/comment"));
@@ -203,7 +203,8 @@ impl Jira {
         Ok(())
     }
 
-    /// An error of a request that names no ticket: nothing in it comes from one alert.
+    /// Reads an error of a request that names no ticket. No single alert is to blame, because nothing in the request
+    /// comes from one.
     fn set_up(&self, error: ApiError) -> ApiError {
         let fault = match error {
             ApiError::Gone => Fault::broken(anyhow!("no Jira Cloud at {}; check `url`", self.config.url)),
@@ -214,8 +215,7 @@ impl Jira {
     }
 }
 
-/// A ticket that a search found. Without its property (deleted by somebody) it counts as never
-/// updated.
+/// A ticket that a search found. When somebody deleted its property, it counts as never updated.
 fn known(issue: &Issue) -> Ticket {
     let property = issue.properties.get(ticket::PROPERTY);
     let number = |name: &str| property.and_then(|property| property[name].as_i64());

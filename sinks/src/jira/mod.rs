@@ -1,17 +1,17 @@
 //! One Jira Cloud ticket per alert.
 //!
-//! A ticket carries a label made of the alert's id and is looked up by it before one is created. But
-//! Jira's search lags behind its writes, so "not found" proves nothing about the last minute:
+//! A ticket carries a label made of the alert's id. Before one is created, it is looked up by that label. But Jira's
+//! search lags behind its writes, so "not found" proves nothing about the last minute:
 //!
 //! * Tickets that this process created or found are remembered and need no search.
-//! * Where somebody else may have begun (a redelivered message, an update of an alert whose opening
-//!   this process did not see) or a creation had no clear answer, `index_lag_ms` passes before "not
-//!   found" is believed and a ticket is created.
+//! * Somebody else may have begun (a redelivered message, or an update of an alert whose opening this process did not
+//!   see), or a creation may have had no clear answer. Then `index_lag_ms` passes before "not found" is believed and a
+//!   ticket is created.
 //!
-//! What remains: two tickets when Jira's index lags longer than `index_lag_ms` after such a moment, or
-//! when two processes take two copies of the same opening message within that time. Comments, unlike
-//! tickets, come at least once. Tried against a stand-in that follows the published REST API only,
-//! never against Jira. Requests are in [`client`], answers in [`answer`], the text in [`ticket`].
+//! Two tickets are still possible: when Jira's index lags longer than `index_lag_ms` after such a moment, or when two
+//! processes take duplicates of the same opening message within that time. Comments, unlike tickets, come at least
+//! once. This was tried only against a stand-in that follows the published REST API, never against Jira. Requests are
+//! in [`client`], answers in [`answer`], the text in [`ticket`].
 
 mod answer;
 mod cache;
@@ -36,9 +36,9 @@ use self::answer::{ApiError, Effect};
 use self::cache::{Known, Ticket, TicketCache};
 pub use self::config::Config;
 
-/// Requests that one call may take the full timeout for.
+/// How many requests of one call may take the full timeout.
 const SLOW_REQUESTS_MAX: u32 = 6;
-/// Requests that one alert may take: comment and property.
+/// How many requests one alert may take: comment and property.
 const REQUESTS_PER_ALERT: u32 = 2;
 
 /// The sink.
@@ -78,7 +78,7 @@ impl Config {
             },
             call_timeout,
             ack_wait: call_timeout * 2,
-            // One after the other: the messages of an alert must not overtake each other.
+            // One worker: the messages of an alert must not overtake each other.
             workers: 1,
         }
     }
@@ -96,8 +96,8 @@ impl Sink for Jira {
         alert.severity >= self.min_severity
     }
 
-    /// What was done for a batch is remembered, so that a batch presented again goes on where it
-    /// stopped; hence a receiver that goes away in the middle fails the batch as a whole.
+    /// The sink remembers what it has done for a batch, so that a batch that is presented again goes on where it
+    /// stopped. So when the receiver goes away in the middle, the batch fails as a whole.
     async fn deliver(&self, batch: &Batch<Alert>) -> BatchResult {
         let began = Instant::now();
         if let Err(error) = self.look_up(batch.items()).await {
@@ -125,7 +125,7 @@ impl Sink for Jira {
                 }
             });
         }
-        // Jira fails inside, and nothing went well: ask whether it is Jira or the alert.
+        // Jira failed internally, and nothing succeeded: ask whether it is Jira or the alert.
         if internal
             && results.iter().all(Result::is_err)
             && let Err(fault) = self.check().await
@@ -159,7 +159,7 @@ impl Jira {
         Ok(())
     }
 
-    /// Does for one alert what is to be done. `searched_at` is when the look-up began.
+    /// Opens or updates the ticket of one alert, if needed. `searched_at` is when the look-up began.
     async fn file(&self, item: &Item<Alert>, searched_at: Instant) -> Result<(), ApiError> {
         let alert = &item.value;
         let known = self.cache().get(&alert.id).cloned();
@@ -178,7 +178,7 @@ impl Jira {
     }
 
     async fn create(&self, alert: &Alert) -> Result<(), ApiError> {
-        // Noted beforehand: this call may be cut off at any moment, with the request on its way.
+        // Note this beforehand: the call may be cut off at any moment, with the request on its way.
         let searchable_from = Instant::now() + self.timeout + self.index_lag;
         self.cache().set(&alert.id, Known::Unclear { searchable_from });
         match self.client.create(alert).await {
@@ -187,7 +187,8 @@ impl Jira {
                 Ok(())
             }
             Err((error, Effect::None)) => {
-                // Due: the next presentation searches and, not finding it, creates.
+                // Searchable from now on: when the alert is presented again, it is searched for and, if not found,
+                // created.
                 self.cache().set(&alert.id, Known::Unclear { searchable_from: Instant::now() });
                 Err(error)
             }
@@ -214,7 +215,7 @@ impl Jira {
     }
 }
 
-/// Whether a ticket exists is not yet certain.
+/// It is not yet certain whether a ticket exists.
 fn not_yet(wait: Duration) -> ApiError {
     let problem = anyhow!("the alert may have a ticket that Jira's search does not show yet");
     ApiError::Item(Fault::transient_after(Some(wait), problem))

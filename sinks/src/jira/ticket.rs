@@ -18,8 +18,8 @@ const TEXT_CHARS_MAX: usize = 250;
 /// The issue property in which a ticket carries what was last said in it.
 pub(super) const PROPERTY: &str = "headrace";
 
-/// The label that a ticket is found by: `headrace-` and 128 bits of the alert id's SHA-256. A label,
-/// because JQL finds an issue's own properties only when an app declares them.
+/// The label by which a ticket is found: `headrace-` and 128 bits of the alert id's SHA-256. It is a label, because JQL
+/// finds an issue's own properties only when an app declares them.
 pub(super) fn label(alert: &str) -> String {
     let hash = Sha256::digest(alert.as_bytes());
     let hex: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();

@@ -1,5 +1,5 @@
-//! What sinks over HTTP share: the client, the bounded reading of an answer, and the class of a
-//! request that got none. What an answer means is each sink's own `classify`.
+//! What sinks over HTTP share: the client, the bounded reading of an answer, and the class of a request that got none.
+//! Each sink's own `classify` says what an answer means.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use headrace_runtime::fault::Fault;
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Certificate, Client, RequestBuilder, Url, redirect};
 
-/// An answer longer than this is cut; receivers answer with a few hundred bytes, a search with more.
+/// A longer answer is cut. Receivers answer with a few hundred bytes, a search with more.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// How much of an unexpected answer an error message shows, in characters.
 const EXCERPT_CHARS: usize = 300;
@@ -63,7 +63,7 @@ pub(crate) fn client(timeout: Duration, ca_path: Option<&Path>) -> anyhow::Resul
 /// Why there is no answer.
 #[derive(Debug)]
 pub(crate) struct NoAnswer {
-    /// The request did not leave this machine: it has no effect for certain.
+    /// The request did not leave this machine, so it certainly has no effect.
     pub(crate) unsent: bool,
     /// The class of the failure, always transient, with its cause.
     pub(crate) fault: Fault,
@@ -73,7 +73,7 @@ pub(crate) struct NoAnswer {
 pub(crate) async fn send(request: RequestBuilder) -> Result<Answer, NoAnswer> {
     let no_answer = |error: reqwest::Error| {
         let unsent = error.is_connect() || error.is_builder();
-        // The URL may be long, and the component's name tells which it is.
+        // Leave out the URL: it may be long, and the component's name tells which receiver it is.
         let cause = anyhow::Error::new(error.without_url()).context("the receiver did not answer");
         NoAnswer { unsent, fault: Fault::transient(cause) }
     };

@@ -15,11 +15,11 @@ use crate::shared::http::Answer;
 pub(super) enum Disposition {
     /// All are accepted.
     Accepted,
-    /// Those before `at` are accepted, that one is refused for good, HEC did not look at the others.
+    /// The events before `at` are accepted. The one at `at` is refused for good. HEC did not look at the others.
     Refused { at: usize, why: String },
-    /// One or more are to blame and HEC does not tell which.
+    /// One or more events are to blame, and HEC does not tell which.
     Unplaced { why: String },
-    /// Those before `at` are accepted, no other is to blame.
+    /// The events before `at` are accepted. None of the others is to blame.
     Stopped { at: usize, fault: Fault },
 }
 
@@ -56,7 +56,8 @@ pub(super) fn classify(answer: &Answer, count: usize) -> Disposition {
             Some(at) => Disposition::Refused { at, why: format!("Splunk refuses the event: {said}") },
             None => Disposition::Unplaced { why: format!("Splunk refuses the request: {said}") },
         },
-        // No data: something on the way took the body. Server trouble, full queues, shutting down.
+        // 5 means no data: something on the way took the body. The others mean server trouble, full queues or shutting
+        // down.
         5 | 8 | 9 | 18..=20 | 23 | 26 | 27 => {
             stopped(Fault::transient_after(answer.retry_after, anyhow!("Splunk cannot take events now: {said}")))
         }
@@ -64,7 +65,7 @@ pub(super) fn classify(answer: &Answer, count: usize) -> Disposition {
     }
 }
 
-/// What an answer of no known code means: from a proxy, another program, or a later Splunk.
+/// What an answer without a known code means. It may come from a proxy, another program or a later Splunk.
 fn without_code(answer: &Answer) -> Disposition {
     let found = format!("HTTP {} with {}", answer.status, answer.excerpt());
     let fault = match answer.status {

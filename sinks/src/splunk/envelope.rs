@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::Config;
 
-/// Events written before other tasks may run: about 30 µs each, compression included.
+/// How many events are written before other tasks may run: about 30 µs each, compression included.
 const SLICE: usize = 16;
 
 /// What is the same in every envelope.
@@ -40,7 +40,7 @@ impl Frame {
 /// The body of one request.
 pub(super) struct Packed {
     pub(super) body: Vec<u8>,
-    /// How many events are in it, from the first: at least one.
+    /// How many events are in it, counted from the first: at least one.
     pub(super) events: usize,
 }
 

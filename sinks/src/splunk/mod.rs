@@ -1,11 +1,10 @@
 //! Scored events to Splunk's HTTP Event Collector (HEC).
 //!
-//! One JSON envelope per event, many to a request. Receivers get every event at least once, with its
-//! stable id in the indexed field `event_id`. It is one of its `tenant`: a search that drops repeats must
-//! go by both, and Splunk itself drops none. HEC answers when an event is in its queue; indexer
-//! acknowledgement (`useACK`) is not used. Tried against a stand-in that follows Splunk's published
-//! protocol only, never against a Splunk server. What an answer means is in [`answer`], what is sent in
-//! [`envelope`].
+//! One JSON envelope per event, many in a request. Receivers get every event at least once, with its stable id in the
+//! indexed field `event_id`. An id is unique only within its `tenant`, so a search that drops repeats must go by both;
+//! Splunk itself drops none. HEC answers when an event is in its queue. Indexer acknowledgement (`useACK`) is not used.
+//! This was tried only against a stand-in that follows Splunk's published protocol, never against a Splunk server. What
+//! an answer means is in [`answer`], what is sent in [`envelope`].
 
 mod answer;
 mod config;
@@ -28,7 +27,7 @@ pub use self::config::Config;
 use self::envelope::{Frame, Packed, pack};
 use crate::shared::http::{Answer, NoAnswer, client, send};
 
-/// Requests that one call may take the full timeout for.
+/// How many requests of one call may take the full timeout.
 const SLOW_REQUESTS_MAX: u32 = 3;
 
 /// The sink.
@@ -91,7 +90,7 @@ impl Sink for Splunk {
     async fn check(&self) -> Result<(), Fault> {
         let health = send(self.client.get(self.health_url.clone())).await.map_err(|no_answer| no_answer.fault)?;
         classify_health(&health)?;
-        // Nothing is indexed by an empty body, and HEC looks at the token before the body.
+        // Splunk indexes nothing from an empty body, and HEC checks the token before the body.
         let probe = self.post(Vec::new(), false).await.map_err(|no_answer| no_answer.fault)?;
         classify_probe(&probe)
     }
@@ -155,8 +154,8 @@ impl Splunk {
     }
 }
 
-/// The answer for a batch of which the last events were not reached: they come again. As long as
-/// nothing is known of any event, the batch as a whole comes again and none loses an attempt.
+/// The answer for a batch whose last events were not reached: they come again. As long as nothing is known about any
+/// event, the batch as a whole comes again and no event loses an attempt.
 fn stopped(mut results: Vec<Result<(), Fault>>, count: usize, fault: Fault) -> BatchResult {
     if results.is_empty() {
         return BatchResult::Whole(fault);

@@ -1,5 +1,5 @@
-//! The connection to NATS, and what Headrace keeps there: four streams, the object store bucket
-//! `bodies`, the KV buckets `schemas`, `state` and `recovery`.
+//! The connection to NATS, and what Headrace keeps there: four streams, the object store bucket `bodies`, and the KV
+//! buckets `schemas`, `state` and `recovery`.
 
 pub mod measure;
 pub mod progress;
@@ -23,8 +23,9 @@ use tokio::time::Instant;
 use crate::config::{Limits, Nats, Streams};
 use crate::secret::redact_url;
 
-/// The oldest NATS whose consumers do not skip what is given the sequences of messages that it lost: it puts
-/// them back when it starts (nats-server's pull request 7692). Major, minor and patch version.
+/// The oldest NATS that we accept: major, minor and patch version. From this version on, NATS puts its consumers back
+/// when it starts after losing messages. Consumers of older versions skip the new messages that get the lost sequences
+/// (nats-server's pull request 7692).
 const NATS_MIN: (i64, i64, i64) = (2, 14, 0);
 /// Publishes that may wait for their confirmation at once, in one process.
 const UNCONFIRMED_MAX: usize = 16_384;
@@ -36,7 +37,7 @@ pub const BODIES: &str = "bodies";
 pub const SCHEMAS: &str = "schemas";
 /// Bucket of what stages remember across events.
 pub const STATE: &str = "state";
-/// Bucket of what is known of missed deliveries.
+/// Bucket of what is known about missed deliveries.
 pub const RECOVERY: &str = "recovery";
 
 /// One of the four streams.
@@ -48,7 +49,7 @@ pub enum Stream {
     Events,
     /// Alerts.
     Alerts,
-    /// What can never succeed.
+    /// Messages that were given up.
     Dead,
 }
 
@@ -103,23 +104,23 @@ pub struct Broker {
     incarnations: Arc<Mutex<HashMap<String, String>>>,
 }
 
-/// A consumer is changed back at most once in this time, and what it is changed to meanwhile is left: two processes of
-/// different configurations would change it in turn for ever.
+/// A consumer is changed back at most once in this time, and a second change is left in place. Otherwise two processes
+/// with different configurations would change it in turn for ever.
 const CHANGED_BACK_EVERY: Duration = Duration::from_secs(600);
 
-/// Tells [`Disconnects`] of a connection.
+/// Tells [`Disconnects`] when a connection is lost.
 #[derive(Clone)]
 pub(crate) struct Connection(watch::Sender<u64>);
 
 impl Connection {
-    /// It was lost.
+    /// The connection was lost.
     pub(crate) fn lost(&self) {
         self.0.send_modify(|count| *count += 1);
     }
 }
 
-/// Waits for the moments at which a connection is lost. What was asked of the server by it is not answered then, but for
-/// rare words of a cluster that come by the next.
+/// Waits until the connection is lost. The server then does not answer what it was asked over that connection, except
+/// that in a cluster an answer may, rarely, come over the next connection.
 #[derive(Clone)]
 pub(crate) struct Disconnects(watch::Receiver<u64>);
 
@@ -129,22 +130,23 @@ impl Disconnects {
         (Connection(sender), Self(receiver))
     }
 
-    /// Waits for the next loss after this was made, or forgot. To drop the wait forgets nothing.
+    /// Waits for the next loss since this was made or last forgot. Dropping the wait forgets nothing.
     pub(crate) async fn next(&mut self) {
         if self.0.changed().await.is_err() {
-            // Nobody is left to tell: the connection was closed for good, and what waits has its own timeout.
+            // The connection was closed for good, so no further loss will be reported. Whoever waits has a timeout of
+            // its own.
             std::future::pending::<()>().await;
         }
     }
 
-    /// Forgets what was lost so far.
+    /// Forgets the losses so far.
     pub(crate) fn forget(&mut self) {
         self.0.mark_unchanged();
     }
 }
 
 impl Broker {
-    /// Connects; afterwards the connection is kept up for ever.
+    /// Connects. From then on the client keeps the connection up for ever.
     ///
     /// # Errors
     /// When no server answers within the configured time, it refuses us, or it is too old.
@@ -216,7 +218,7 @@ impl Broker {
         self.client.connection_state() == ConnectionState::Connected
     }
 
-    /// Whether `consumer` may be changed back now; then not for [`CHANGED_BACK_EVERY`].
+    /// Whether `consumer` may be changed back now. After a yes, the answer is no for [`CHANGED_BACK_EVERY`].
     pub(crate) fn may_change_back(&self, consumer: &str) -> bool {
         let mut changed_back = self.changed_back.lock().unwrap_or_else(PoisonError::into_inner);
         let may = changed_back.get(consumer).is_none_or(|at| at.elapsed() >= CHANGED_BACK_EVERY);
@@ -245,7 +247,7 @@ impl Broker {
         self.replicated
     }
 
-    /// The id of the server that we are connected to; it has a new one in each of its lives.
+    /// The id of the server that we are connected to. A server has a new one after each start.
     pub(crate) fn server_id(&self) -> String {
         self.client.server_info().server_id
     }
@@ -256,7 +258,7 @@ impl Broker {
         self.client.server_info().max_payload.saturating_sub(HEADER_ROOM_BYTES)
     }
 
-    /// The most bytes of a message as a request for messages counts them: with its headers and subjects.
+    /// The most bytes that a message can have, as a request for messages counts them: with headers and subjects.
     pub(crate) fn message_max(&self) -> usize {
         self.client.server_info().max_payload.saturating_add(HEADER_ROOM_BYTES)
     }
@@ -289,7 +291,7 @@ impl Broker {
         Ok(message.with_context(|| format!("cannot read message {sequence} of {name}"))?.payload)
     }
 
-    /// Writes everything that is buffered to the server, as far as it goes within the timeout.
+    /// Writes everything that is buffered to the server, as far as that is possible within the timeout.
     pub async fn flush(&self) {
         if let Ok(Err(error)) = tokio::time::timeout(self.timeout, self.client.flush()).await {
             tracing::warn!(%error, "the connection to NATS closed with unsent messages; they come again by redelivery");
@@ -330,7 +332,7 @@ async fn connect_options(nats: &Nats, name: &str, connection: Connection) -> any
             }
             async move {
                 match event {
-                    // Such as a right that our user lacks: what was asked for is not answered.
+                    // For example, our user lacks a right. NATS then does not answer the request itself.
                     Event::ServerError(error) => tracing::warn!(%error, "NATS refused what was asked"),
                     event => tracing::debug!(%event, "NATS connection event"),
                 }

@@ -1,4 +1,5 @@
-//! How far a component has come in its stream, for those who ask its receiver what it has.
+//! How far a component has come in its stream. Whoever looks into a receiver needs this, to know what the receiver
+//! cannot have yet.
 
 use anyhow::Context as _;
 use async_nats::jetstream::consumer::Info;
@@ -19,8 +20,8 @@ pub async fn last_sequence(broker: &Broker, stream: Stream) -> anyhow::Result<u6
     Ok(handle.cached_info().state.last_sequence)
 }
 
-/// How many messages of `stream` up to `sequence` the component has not settled, about; 0 when it has settled all
-/// of them, `None` when it has never run.
+/// About how many messages of `stream` up to `sequence` the component has not settled: 0 when it has settled all of
+/// them, `None` when it has never run.
 ///
 /// # Errors
 /// When the broker does not answer.
@@ -30,12 +31,12 @@ pub async fn unsettled(broker: &Broker, stream: Stream, component: &str, sequenc
     if oldest.is_none_or(|message| message.sequence > sequence) {
         return Ok(Some(0));
     }
-    // The server counts a message as pending a moment after it confirmed it.
+    // The server confirms a message a moment before it counts it as pending.
     let waiting = info.num_pending.saturating_add(info.num_ack_pending as u64).max(1);
     Ok(Some(sequence.saturating_sub(info.ack_floor.stream_sequence).min(waiting)))
 }
 
-/// What the broker knows of the component's consumer; `None` when it has never run.
+/// What the broker knows about the component's consumer; `None` when the component has never run.
 pub(crate) async fn state_of(broker: &Broker, stream: Stream, component: &str) -> anyhow::Result<Option<Info>> {
     let handle = broker.jetstream().get_stream_no_info(stream.name()).await.context("cannot open the stream")?;
     match handle.consumer_info(component).await {
@@ -45,21 +46,22 @@ pub(crate) async fn state_of(broker: &Broker, stream: Stream, component: &str) -
     }
 }
 
-/// The moment before which everything that was stored in `stream` has been settled by `component`; `None`
-/// when the component has never run.
+/// The time before which `component` has settled everything that was stored in `stream`; `None` when the component has
+/// never run.
 ///
 /// # Errors
 /// When the broker does not answer.
 pub async fn settled_through(broker: &Broker, stream: Stream, component: &str) -> anyhow::Result<Option<Timestamp>> {
-    // Before the question: what is stored while we ask is not covered by the answer.
+    // Take the time before asking: the answer does not cover what is stored while we ask.
     let asked_at = Timestamp::now();
     let Some(info) = state_of(broker, stream, component).await? else { return Ok(None) };
     let oldest = oldest_unsettled(broker, stream, &info).await?;
     Ok(Some(oldest.map_or(asked_at, |message| Timestamp::from_unix_nanos(message.time.unix_timestamp_nanos()))))
 }
 
-/// The first message above the floor of `consumer` that it reads. Sequences above the floor may be gone, or may
-/// never have been its own; the floor of a consumer of few subjects stays at the last message that was.
+/// The first message above the acknowledgement floor of `consumer` that the consumer reads. Sequences above the floor
+/// may be gone, or may never have been the consumer's own. The floor of a consumer of few subjects stays at its own
+/// last message.
 ///
 /// # Errors
 /// When the broker does not answer.
@@ -76,7 +78,7 @@ pub(crate) async fn oldest_unsettled(
     }
     let mut oldest: Option<StreamMessage> = None;
     for subject in subjects {
-        // From the stream's leader: a copy may not have the newest messages yet.
+        // Ask the stream's leader: a replica may not have the newest messages yet.
         match handle.get_first_raw_message_by_subject(subject, consumer.ack_floor.stream_sequence + 1).await {
             Ok(message) if oldest.as_ref().is_none_or(|oldest| message.sequence < oldest.sequence) => {
                 oldest = Some(message);

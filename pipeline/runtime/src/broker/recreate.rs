@@ -1,8 +1,8 @@
-//! Watches over the streams and buckets: one that somebody deletes comes back without a restart, and loudly.
+//! Watches the streams and buckets. When somebody deletes one, this makes it anew without a restart and logs an error.
 //!
-//! What it held is lost; nothing here can bring that back. Exactly once is kept over it: the consumers of a stream
-//! that was made anew have a new incarnation, and its messages are suspects for as long as the broker may not know their
-//! copies (see [`crate::message::incarnation`]).
+//! What the stream held is lost; this code cannot bring it back. Effects still happen exactly once: the consumers of
+//! the new stream have a new incarnation, and its messages are suspects for as long as the broker may not recognize
+//! duplicates of lost ones ([`crate::message::incarnation`]).
 
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ use crate::broker::{Broker, Stream};
 use crate::config::Streams;
 use crate::observe::metrics::RECREATED;
 
-/// How often to look. Meanwhile the gateway refuses what comes in, and GitHub does not send it again by itself.
+/// How often to look. Until a deleted stream is back, the gateway refuses deliveries, and GitHub does not send them
+/// again by itself.
 const PERIOD: Duration = Duration::from_secs(2);
 
 /// The streams behind the buckets.

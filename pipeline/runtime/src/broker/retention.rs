@@ -1,6 +1,6 @@
-//! Makes room in full streams: removes what every consumer has settled, and nothing else.
+//! Makes room in full streams. Removes messages that every consumer has settled, and nothing else.
 //!
-//! Streams refuse when they are full, because dropping the oldest would lose what was not read yet.
+//! A full stream refuses new messages, because dropping the oldest would lose messages that were not read yet.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use crate::observe::metrics::PURGED;
 
 /// How often to look.
 const PERIOD: Duration = Duration::from_secs(5);
-/// A stream fuller than this share of its bytes is relieved.
+/// A stream that is fuller than this share of its bytes gets room made.
 const HIGH_WATER: f64 = 0.75;
-/// So much of a relieved stream is kept when its consumers allow, for replay.
+/// This share stays filled, for replay. Where consumers are behind, more stays.
 const LOW_WATER: f64 = 0.5;
 
 /// Runs until `stop`.
@@ -47,13 +47,13 @@ async fn relieve(broker: &Broker, stream: Stream) -> anyhow::Result<()> {
     if limit <= 0 || (state.bytes as f64) < HIGH_WATER * limit as f64 {
         return Ok(());
     }
-    // Without a consumer there is no telling what was read: a stream that nobody reads stays as it is.
+    // Without a consumer nobody knows what was read, so a stream without consumers stays as it is.
     let consumers: Vec<_> = handle.consumers().try_collect().await.context("cannot list its consumers")?;
     let mut last = None;
     for consumer in &consumers {
         let oldest = oldest_unsettled(broker, stream, consumer).await;
         let oldest = oldest.with_context(|| format!("cannot tell what {} has settled", consumer.name))?;
-        // `state` is older than this: what came in between stays.
+        // `state` was read before this, so messages that came in between stay.
         let settled = oldest.map_or(state.last_sequence, |message| message.sequence - 1);
         if last.is_none_or(|(_, least)| settled < least) {
             last = Some((consumer.name.as_str(), settled));

@@ -1,6 +1,6 @@
-//! The streams and buckets, made as configured.
+//! Makes the streams and buckets as configured.
 //!
-//! What is there already as configured is left alone, so that a user who may not change streams can start a process.
+//! Whatever is already as configured is left alone, so that a user who may not change streams can start a process.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use headrace_schemas::codec::all_schemas;
 use crate::broker::{BODIES, Broker, RECOVERY, SCHEMAS, STATE, Stream};
 use crate::config::Streams;
 
-/// What a request ends with that NATS did not answer because our user may not make it.
+/// The advice for a request that NATS did not answer because our user may not make it.
 const RIGHTS: &str = "NATS does not answer a user without the right to change streams: run `headrace check --migrate` \
                       as one who has it";
 
 impl Broker {
-    /// Creates or updates the streams and buckets and publishes this release's schemas, where they are not there as
-    /// configured. Safe to call from every process at every start.
+    /// Creates or updates the streams and buckets that are not as configured, and publishes this release's schemas.
+    /// Every process may call it at every start.
     ///
     /// # Errors
     /// When JetStream is off, lacks room for the configured limits, or refuses a change.
@@ -45,7 +45,7 @@ impl Broker {
         self.publish_schemas().await
     }
 
-    /// Makes the bucket of the stages' state alone. Streams that are made after it count as made anew.
+    /// Makes only the bucket of the stages' state. Streams that are made after it count as made anew.
     pub(crate) async fn ensure_state(&self, streams: &Streams) -> anyhow::Result<()> {
         self.ensure_bucket(STATE, "what stages remember across events", hours(7 * 24), streams.replicas).await
     }
@@ -98,7 +98,7 @@ impl Broker {
         Ok(())
     }
 
-    /// How a stream is made; `None` when there is none.
+    /// A stream's configuration; `None` when there is no such stream.
     async fn config_of(&self, name: &str) -> anyhow::Result<Option<stream::Config>> {
         match self.jetstream().get_stream(name).await {
             Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
@@ -132,7 +132,8 @@ fn stream_config(stream: Stream, streams: &Streams) -> stream::Config {
         num_replicas: streams.replicas,
         duplicate_window: streams.duplicate_window().min(hours(limits.max_age_hours)),
         allow_direct: true,
-        // A person drops single dead letters of DEAD; nobody has a reason to take one message out of the others.
+        // A person removes single dead letters from DEAD. Nobody has a reason to remove a single message from the
+        // others.
         deny_delete: stream != Stream::Dead,
         // `retention` purges the others.
         deny_purge: stream == Stream::Dead,
@@ -153,8 +154,8 @@ fn bodies_config(streams: &Streams) -> stream::Config {
     }
 }
 
-/// What all buckets have in common, as NATS makes them, but for the roll-ups: with them whoever may write one key or body
-/// could remove all.
+/// What all buckets have in common: NATS' own settings for buckets, but without roll-ups. With roll-ups, whoever may
+/// write one key or body could remove all of them.
 fn bucket_config() -> stream::Config {
     stream::Config {
         discard: stream::DiscardPolicy::New,
@@ -167,12 +168,12 @@ fn bucket_config() -> stream::Config {
     }
 }
 
-/// `found` with what we decide of it as `wanted`. The rest is the operator's.
+/// `found`, with the settings that we decide taken from `wanted`. The rest is the operator's.
 fn merged(found: &stream::Config, wanted: stream::Config) -> stream::Config {
     stream::Config {
         subjects: wanted.subjects,
         max_age: wanted.max_age,
-        // Nothing is said of the bucket's size: none is as good as minus one.
+        // We set no size for buckets (0), which NATS may report as -1: keep what is there.
         max_bytes: if wanted.max_bytes == 0 { found.max_bytes } else { wanted.max_bytes },
         discard: wanted.discard,
         storage: wanted.storage,
@@ -184,7 +185,7 @@ fn merged(found: &stream::Config, wanted: stream::Config) -> stream::Config {
         },
         allow_direct: wanted.allow_direct,
         allow_rollup: wanted.allow_rollup,
-        // NATS does not take these back, and refuses a change that tries to.
+        // NATS never takes these two back, and refuses a change that tries to.
         deny_delete: wanted.deny_delete || found.deny_delete,
         deny_purge: wanted.deny_purge || found.deny_purge,
         ..found.clone()

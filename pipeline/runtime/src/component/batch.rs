@@ -14,13 +14,13 @@ pub struct Item<T> {
     pub value: T,
     /// An effect of it may exist already: look it up first.
     pub suspect: bool,
-    /// JetStream delivered its message before: somebody may have begun with it.
+    /// JetStream delivered its message before, so somebody may have worked on it.
     pub redelivered: bool,
     /// Sequence of its message in the stream.
     pub sequence: u64,
 }
 
-/// Values for a sink, in the order of their stream. Either all of them are suspects or none is.
+/// Values for a sink, in the order of their stream. Either all are suspects or none is.
 #[derive(Debug)]
 pub struct Batch<T> {
     items: Vec<Item<T>>,
@@ -46,15 +46,15 @@ impl<T> Batch<T> {
         self.items.first().is_some_and(|item| item.suspect)
     }
 
-    /// How long it is still ours alone: an effect must be complete within this time, or not begin.
+    /// How long it is still ours alone. An effect must be complete within this time, or not begin.
     #[must_use]
     pub fn valid_for(&self) -> Duration {
         self.valid_until.saturating_duration_since(Instant::now())
     }
 
-    /// Name of these items, given by sequence and identity, in this order, 32 hex digits: the same messages
-    /// have the same token, whenever they are presented, and any other set has another. The sequences
-    /// alone would not do: a broker that lost its newest messages gives their sequences again.
+    /// A name of 32 hex digits for these items, given by sequence and identity, in this order. The same messages have
+    /// the same token whenever they are presented, and any other set has another. Sequences alone are not enough: a
+    /// broker that lost its newest messages gives their sequences to others.
     #[must_use]
     pub fn token<'a>(items: impl Iterator<Item = (u64, Identity<&'a str>)>, scope: &str) -> String {
         let mut hash = Sha256::new();
@@ -77,7 +77,7 @@ impl<T> Batch<T> {
         self.items
     }
 
-    /// From now on effects of all items may exist.
+    /// Marks all items as suspects: from now on their effects may exist.
     pub(crate) fn suspect(&mut self) {
         self.items.iter_mut().for_each(|item| item.suspect = true);
     }

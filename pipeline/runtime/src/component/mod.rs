@@ -1,6 +1,7 @@
 //! The contracts of components: what a stage and a sink are, and what they are given.
 //!
-//! Components classify faults; they never retry, sleep, acknowledge or spawn. The loops in [`crate::consume`] call them.
+//! Components classify faults. They never retry, sleep, acknowledge or spawn. The loops in [`crate::consume`] call
+//! them.
 
 pub mod batch;
 pub mod sink;

@@ -24,7 +24,7 @@ pub trait Sink: Send + Sync + 'static {
     /// Transient when it is away, broken when a person must act.
     async fn check(&self) -> Result<(), Fault>;
 
-    /// Whether `item` is for this sink. What is not is discarded as filtered, and counted.
+    /// Whether `item` is for this sink. Any other item is discarded as filtered, and counted.
     fn wants(&self, _item: &Self::Item) -> bool {
         true
     }
@@ -38,11 +38,11 @@ pub trait Sink: Send + Sync + 'static {
 pub enum BatchResult {
     /// One answer for each item, in their order.
     Each(Vec<Result<(), Fault>>),
-    /// Nothing is known of any single item: the batch failed, or had no clear answer. It is presented
-    /// again unchanged; a poisoned batch of several is split to find the item that is to blame.
+    /// Nothing is known about any single item: the batch failed, or had no clear answer. It is presented again
+    /// unchanged. When a batch of several is poison, it is split to find the item that is to blame.
     Whole(Fault),
-    /// As [`Self::Whole`], and what failed may be the size of the batch or the time that it took. When it happens again
-    /// the batch is cut, and what is in its sub-batches is suspect.
+    /// As [`Self::Whole`], and the cause may be the size of the batch or the time that it took. When it happens again
+    /// the batch is cut, and its items become suspects.
     TooMuch(Fault),
 }
 
@@ -63,10 +63,10 @@ pub struct SinkOptions {
     pub batching: BatchPolicy,
     /// Longest time for one call.
     pub call_timeout: Duration,
-    /// How long the broker waits for a word on a message before it gives it to another; at least
+    /// How long the broker waits for an acknowledgement, of any kind, before it gives a message to another; at least
     /// twice `call_timeout`.
     pub ack_wait: Duration,
-    /// Batches in the making or on their way at once, in each process.
+    /// How many batches are gathered or delivered at once, in each process.
     pub workers: usize,
 }
 

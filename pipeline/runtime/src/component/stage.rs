@@ -15,7 +15,7 @@ pub trait Stage: Send + Sync + 'static {
     /// What it makes.
     type Out: Send;
 
-    /// The hand-over that its products go by: `normalized`, `enriched`, `scored`, `alerted`.
+    /// The hand-over by which its products go on: `normalized`, `enriched`, `scored`, `alerted`.
     fn handover(&self) -> &'static str;
 
     /// Answers for every event of `batch`, in its order.
@@ -72,7 +72,7 @@ impl<A: Send + 'static, B: Send + 'static, C: Send + 'static> Stage for Fused<A,
     }
 }
 
-/// The verdict on an event that became several: they go on together, or the event fails as a whole.
+/// The verdict on an event that became several. They go on together, or the event fails as a whole.
 fn merge<T>(parts: impl Iterator<Item = Verdict<T>>) -> Verdict<T> {
     let mut forward = Vec::new();
     let (mut failed, mut discarded) = (None, None);
@@ -93,7 +93,7 @@ fn merge<T>(parts: impl Iterator<Item = Verdict<T>>) -> Verdict<T> {
 /// A stage's answer for one event.
 #[derive(Debug)]
 pub enum Verdict<T> {
-    /// It goes on as these; none when its effect is carried by another event of the batch.
+    /// It goes on as these. None when another event of the batch carries its effect.
     Forward(Vec<T>),
     /// It is left out on purpose.
     Discard(DiscardReason),

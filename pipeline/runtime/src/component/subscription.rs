@@ -13,7 +13,7 @@ pub struct Subscription {
     pub stream: Stream,
     /// Subjects; empty means all of the stream.
     pub filters: Vec<String>,
-    /// How long a message may be held without a word before the broker gives it to another.
+    /// How long a message may be held without an acknowledgement, of any kind, before the broker gives it to another.
     pub ack_wait: Duration,
     /// Messages that may be unsettled at once, over all processes.
     pub unsettled_max: usize,

@@ -1,9 +1,8 @@
-//! An address of NATS taken apart. The client library does not read a user or a password from it, though NATS' own
-//! tools do.
+//! Takes an address of NATS apart. The client library reads no user or password from it, although NATS' own tools do.
 
 use crate::secret::Secret;
 
-/// Where servers are, and how to log in when the address says so.
+/// Where the servers are, and how to log in when the address says so.
 pub(crate) struct Address {
     pub(crate) servers: Vec<String>,
     pub(crate) login: Option<Login>,
@@ -17,7 +16,7 @@ pub(crate) enum Login {
 }
 
 impl Address {
-    /// Takes `url` apart: addresses separated by commas, of which the first with a login counts for all.
+    /// Takes `url` apart: addresses separated by commas. The first login in them counts for all.
     pub(crate) fn of(url: &str) -> Self {
         let (mut servers, mut login) = (Vec::new(), None);
         for part in url.split(',').map(str::trim) {
@@ -39,7 +38,7 @@ impl Login {
     }
 }
 
-/// `text` with its `%40` and the like as what they stand for (RFC 3986, section 2.1); anything else stays.
+/// `text` with `%40` and the like decoded (RFC 3986, section 2.1); anything else stays.
 fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -45,26 +45,26 @@ pub struct Nats {
     /// Token, instead of user and password.
     pub token: Secret,
     /// A directory of passwords, one file for each user that a process here connects as: `ingest`, `pipeline`,
-    /// `retention`, `sinks`, `recover`, and `admin` for `dead`, `replay`, `gaps` and whoever makes the streams. Each role
-    /// then has a connection and rights of its own. Instead of `user`, `token` and `credentials_path`.
+    /// `retention`, `sinks`, `recover`, and `admin` for `dead`, `replay`, `gaps` and whoever makes the streams. Each
+    /// role then has a connection and rights of its own. Instead of `user`, `token` and `credentials_path`.
     pub users_dir: Option<PathBuf>,
-    /// What the subjects of answers to us begin with. A user whose rights are narrow may subscribe to its own alone.
+    /// The prefix of the subjects on which we get answers. A user with narrow rights may subscribe only to its own.
     /// With `users_dir` it is `_INBOX_` and the user's name.
     pub inbox_prefix: String,
     /// A CA certificate (PEM) to trust besides the system's.
     pub ca_path: Option<PathBuf>,
     /// How long to wait for a connection and for each confirmation, in milliseconds.
     pub timeout_ms: u64,
-    /// How long `run` waits at its start until NATS answers and has its streams, in seconds; then it ends with
-    /// an error. Once started it waits for ever.
+    /// How long `run` waits at its start until NATS answers and has its streams, in seconds. Then it ends with an
+    /// error. Once started, it waits for ever.
     pub start_wait_s: u64,
-    /// How much the clocks of the broker's servers and ours may differ, in milliseconds. After a restart of
-    /// the broker a sink waits so much longer before it believes a look-up. Example: 5000.
+    /// How much the clocks of the broker's servers and ours may differ, in milliseconds. After a restart of the broker
+    /// a sink waits this much longer before it believes a look-up. Example: 5000.
     #[schemars(range(min = 10, max = 60_000))]
     pub clock_skew_ms: u64,
 }
 
-/// Every field, but of `url` no password.
+/// Prints every field, but no password in `url`.
 impl fmt::Debug for Nats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -115,7 +115,7 @@ impl Default for Nats {
 }
 
 impl Nats {
-    /// Connects to the servers at `url` instead; a user, password or token in it takes the place of those set here.
+    /// Connects to the servers at `url` instead. A user, password or token in it replaces those set here.
     pub fn reach(&mut self, url: &str) {
         let Address { servers, login } = Address::of(url);
         self.url = servers.join(",");
@@ -197,7 +197,7 @@ impl Streams {
     }
 }
 
-/// A table of limits may give one of the two; the other is then that stream's default.
+/// A table of limits may give only one of the two. The other is then that stream's default.
 mod partial {
     use serde::{Deserialize, Deserializer};
 

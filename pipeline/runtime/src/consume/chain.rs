@@ -24,22 +24,22 @@ use crate::publish::{Publisher, Stored, Unconfirmed};
 use crate::settle::Outcome;
 use crate::settle::settler::Settler;
 
-/// Events that a stage works on before it lets other tasks run: at about 10 µs each, the half
-/// millisecond that work may keep a reactor thread.
+/// How many events a stage works on before it lets other tasks run. At about 10 µs each, this is the half millisecond
+/// that work may keep a reactor thread.
 const SLICE: usize = 32;
-/// Messages that a worker takes at once.
+/// The most messages that a worker takes at once.
 const TAKE_MAX: usize = 256;
-/// Bytes of messages that a worker takes at once.
+/// The most bytes of messages that a worker takes at once.
 const TAKE_MAX_BYTES: usize = 16 << 20;
-/// Bytes that a slice holds, with the bodies that its messages refer to; a larger body travels alone.
+/// The most bytes of a slice, with the bodies that its messages refer to. A larger body travels alone.
 const SLICE_BYTES: usize = 16 << 20;
 
 /// How a chain takes messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// As they come: the shortest way for each.
+    /// As they come, so that each goes on as soon as possible.
     Prompt,
-    /// Gathered for so long and worked on together, for stages whose events belong together.
+    /// Gathered for a while and worked on together, for stages whose events belong together.
     Gathered {
         /// The longest wait for more.
         linger: Duration,
@@ -60,7 +60,7 @@ pub struct ChainLoop<In, Out> {
     pub settler: Settler,
 }
 
-/// A message, when its event was received, and what was sent for it or what becomes of it without.
+/// A message, when its event was received, and the products that were sent for it, or its outcome when none were.
 type OnItsWay = (Delivered, Timestamp, Result<Vec<Sent>, Outcome>);
 
 impl<In: Payload, Out: Product> ChainLoop<In, Out> {
@@ -99,8 +99,8 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         Ok(())
     }
 
-    /// Takes a slice all the way, and keeps it and those that wait ours meanwhile. Returns how long the consumer must
-    /// rest, when it must.
+    /// Takes a slice all the way. Meanwhile it keeps the slice and the waiting messages ours. Returns how long the
+    /// consumer must rest, when it must.
     async fn work(
         &self,
         publisher: &Publisher,
@@ -114,7 +114,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         let verdicts = self.process(&readable, inputs).await;
         debug_assert_eq!(verdicts.len(), readable.len(), "a stage answers for every event");
         let sent = self.send_all(publisher, readable, verdicts).await;
-        // Together: however many confirmations are lost with a server, they cost one timeout.
+        // Await them together: then all confirmations that are lost with a server cost one timeout.
         let confirmed = join_all(sent.into_iter().map(|(message, received_at, on_its_way)| async move {
             match on_its_way {
                 Ok(on_their_way) => {
@@ -126,12 +126,12 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         }));
         let (settled, known): (Vec<(Delivered, Outcome)>, Vec<Vec<Known>>) = confirmed.await.into_iter().unzip();
         let (messages, outcomes): (Vec<Delivered>, Vec<Outcome>) = settled.into_iter().unzip();
-        // A slice of which all has expired says nothing.
+        // A slice whose messages have all expired proves nothing.
         let published = !outcomes.is_empty() && !outcomes.iter().any(|it| matches!(it, Outcome::Unpublished(_)));
         // Ack only after the PubAck: a crash between the two costs a duplicate that the broker's
         // window or the suspect look-up drops, the other order loses the event.
         pause = pause.max(self.settler.settle_all(messages.iter().zip(outcomes).collect()).await);
-        // A chain whose products nobody takes does not work, though none of its messages is lost.
+        // A chain whose products are not stored is not healthy, though none of its messages is lost.
         if pause.is_none() && published {
             self.settler.health.healthy();
         }
@@ -139,8 +139,8 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         pause
     }
 
-    /// Renews the hold on `messages` and on those that wait, and leaves what was held for too long: no body is read for
-    /// what another has by now.
+    /// Renews the hold on `messages` and on the waiting ones. Removes from `messages` those that have expired, so that
+    /// no body is read for a message that another has by now.
     async fn leave_expired(&self, messages: &mut Vec<Delivered>, waiting: &[Delivered]) {
         let ack_wait = self.subscription.ack_wait;
         let held: Vec<&Delivered> = messages.iter().chain(waiting).collect();
@@ -185,8 +185,8 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         caught("reading it", In::read(message, &self.broker)).await.unwrap_or_else(Err)
     }
 
-    /// The stage's verdicts on `inputs`, which were read from `messages`. When it panics each is presented alone: only
-    /// those that it panics on pay for it.
+    /// The stage's verdicts on `inputs`, which were read from `messages`. When the stage panics, it gets each message
+    /// alone, so that only those on which it panics fail.
     async fn process(&self, messages: &[(Delivered, Timestamp)], inputs: Vec<In>) -> Vec<Verdict<Out>> {
         let fault = match caught("the stage", self.stage.process(inputs)).await {
             Ok(verdicts) => return verdicts,
@@ -200,13 +200,13 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
     }
 
     async fn process_alone(&self, message: &Delivered) -> Result<Verdict<Out>, Fault> {
-        // What was read at first went with the panic.
+        // Read it again: the first input was lost in the panic.
         let input = self.read(message).await?;
         let verdicts = caught("the stage", self.stage.process(vec![input])).await?;
         verdicts.into_iter().next().ok_or_else(|| Fault::transient(anyhow::anyhow!("the stage gave no answer")))
     }
 
-    /// Hands over what `verdicts` make of `messages`, all of it before any of it is confirmed.
+    /// Sends the products of `messages` according to `verdicts`. All are sent before any is confirmed.
     async fn send_all(
         &self,
         publisher: &Publisher,
@@ -221,7 +221,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
                 continue;
             }
             let on_its_way = match (verdict, &refused) {
-                // A connection that took one no more does not take the next: that costs its timeout once.
+                // A connection that refused one message does not take the next. So its timeout is waited for only once.
                 (Verdict::Forward(products), Some(why)) if !products.is_empty() => {
                     Err(Outcome::Unpublished(Fault::transient(anyhow::anyhow!("not sent after another: {why}"))))
                 }
@@ -260,7 +260,8 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         Ok(on_their_way)
     }
 
-    /// Waits for the broker's word on the products of a message. Returns also what the broker had already.
+    /// Waits until the broker has confirmed the products of a message. Also returns the products that the broker had
+    /// already.
     async fn confirm(&self, sent: Vec<Sent>, received_at: Timestamp) -> (Outcome, Vec<Known>) {
         let confirmed = |sent: Sent| async { (sent.unconfirmed.confirmed_or_cut_off().await, sent.content) };
         let results = join_all(sent.into_iter().map(confirmed)).await;
@@ -290,8 +291,9 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         (outcome, known)
     }
 
-    /// Counts products that the broker dropped although they were made of something else than the one that it has.
-    /// They are settled by now: a crash before this counts one too few, one that makes them come again one too many.
+    /// Counts the products that the broker dropped although they were made of other content than the one that it has.
+    /// The messages are settled by now: a crash before this counts one too few, and one that makes them come again
+    /// counts one too many.
     async fn count_conflicts(&self, known: Vec<Known>) {
         let is_other = |Known { sequence, content }: Known| async move {
             match self.broker.payload_at(Out::TO, sequence).await {
@@ -302,7 +304,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
                 }
             }
         };
-        // As many at once as a slice has messages.
+        // As many requests at once as a slice has messages.
         let others = join_all(known.into_iter().map(is_other)).await;
         self.settler
             .metrics
@@ -317,20 +319,20 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
     }
 }
 
-/// A product on its way, and what it was made of.
+/// A product on its way, and the content that it was made of.
 struct Sent {
     unconfirmed: Unconfirmed,
     content: Option<Content<String>>,
 }
 
-/// A product that the broker dropped because it has one of the same deduplication key, at `sequence`.
+/// A product that the broker dropped, because at `sequence` it has one with the same deduplication key.
 struct Known {
     sequence: u64,
     content: Content<String>,
 }
 
-/// What it means that a product could not be sent: the broker's trouble is not the event's, but a product
-/// that is larger than any message will never go.
+/// What becomes of a message whose product could not be sent. The broker's trouble is not the event's fault. But a
+/// product that is larger than any message can never be sent.
 fn unsent(fault: Fault) -> Outcome {
     match fault.class {
         FaultClass::Poison(_) => Outcome::Failed(fault),

@@ -1,10 +1,10 @@
-//! When a message may be looked up that can be the copy of an earlier one in its stream.
+//! The duplicate check: when a possible duplicate may be looked up.
 //!
-//! The earlier messages of its identity ([`crate::message::payload::Identity`]) must be settled by then, or their effect could
-//! come after the look-up. The broker tells only the oldest message that is not. That is enough, because it drops a
-//! message whose deduplication key it has had within its duplicate window, and that key is made of the identity: two
-//! messages of one are no nearer to each other than that. A message that was sent from DEAD again has a key of its own,
-//! and may be near.
+//! By then every earlier message of its identity ([`crate::message::payload::Identity`]) must be settled, or its effect
+//! could come after the look-up. The broker tells only the oldest unsettled message. That is enough: within its
+//! duplicate window the broker drops a second message with the same deduplication key, and the key is made of the
+//! identity. So two messages of one identity are at least that window apart. A message redriven from DEAD has a key of
+//! its own and may be nearer.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::message::Delivered;
 pub(crate) struct Position {
     pub(crate) sequence: u64,
     pub(crate) stored_at: Timestamp,
-    /// It was sent from DEAD again.
+    /// It was redriven from DEAD.
     pub(crate) redriven: bool,
 }
 
@@ -30,20 +30,20 @@ impl Position {
 /// What is known when some messages are to be looked up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DuplicateCheck {
-    /// The oldest message that is not settled, by us or others; `None` when all are.
+    /// The oldest unsettled message, whoever holds it; `None` when all are settled.
     pub(crate) oldest: Option<Position>,
-    /// The first of our messages.
+    /// The lowest sequence among our messages.
     pub(crate) first: u64,
-    /// The first of our messages that was sent from DEAD again.
+    /// The lowest sequence among our redriven messages.
     pub(crate) first_redriven: Option<u64>,
-    /// How near to each other two messages of an identity may be; `None` when they may be as near as can be.
+    /// The shortest time between two messages of one identity; `None` when they may follow at once.
     pub(crate) apart: Option<Duration>,
-    /// How much the clocks of the broker's servers may differ, by which messages are dated.
+    /// How much the clocks of the broker's servers may differ. Messages are dated by these clocks.
     pub(crate) clock_skew: Duration,
 }
 
 impl DuplicateCheck {
-    /// What is known of `positions`, before `oldest` is.
+    /// The check for `positions`. The caller sets `oldest`.
     pub(crate) fn of(
         positions: impl Iterator<Item = Position> + Clone,
         apart: Option<Duration>,
@@ -54,12 +54,12 @@ impl DuplicateCheck {
         Self { oldest: None, first, first_redriven, apart, clock_skew }
     }
 
-    /// Whether nobody else has a message before all of ours.
+    /// Whether no unsettled message precedes ours.
     pub(crate) fn are_first(&self) -> bool {
         self.oldest.is_none_or(|oldest| self.first <= oldest.sequence)
     }
 
-    /// Whether one of our messages may be looked up, which can be a copy.
+    /// Whether the possible duplicate at `position`, one of ours, may be looked up.
     pub(crate) fn may_be_looked_up(&self, position: Position) -> bool {
         let Some(oldest) = self.oldest else { return true };
         if position.sequence <= oldest.sequence {
@@ -70,10 +70,10 @@ impl DuplicateCheck {
             return self.first_redriven.is_some_and(|first| first <= oldest.sequence);
         }
         match self.apart {
-            // The oldest may be of this very event.
+            // The redriven message may be of the same event, however near it is.
             Some(_) if oldest.redriven => false,
             Some(apart) => position.stored_at.since(oldest.stored_at) + self.clock_skew < apart,
-            // What lies between ours others may have: they must keep their order elsewhere.
+            // Others may hold messages between ours. Their own check makes those wait for ours.
             None => self.are_first(),
         }
     }
@@ -86,7 +86,7 @@ mod tests {
     const WINDOW: Duration = Duration::from_secs(120);
     const CLOCK_SKEW: Duration = Duration::from_secs(2);
 
-    /// A message stored in the second of its sequence.
+    /// A message that was stored `sequence` seconds after the Unix epoch.
     fn position(sequence: u64) -> Position {
         let stored_at = Timestamp::from_micros(i64::try_from(sequence).unwrap() * 1_000_000);
         Position { sequence, stored_at, redriven: false }
@@ -107,7 +107,7 @@ mod tests {
         let ours = [position(10), position(100), position(1_000), position(1_117), position(1_118)];
         assert_eq!(allowed(None, &ours, Some(WINDOW)), [10, 100, 1_000, 1_117, 1_118]);
         assert_eq!(allowed(Some(position(1_000)), &ours, Some(WINDOW)), [10, 100, 1_000, 1_117]);
-        // Though everything before the first of them is settled.
+        // The later ones wait, although everything before our first is settled.
         assert_eq!(allowed(Some(position(10)), &ours, Some(WINDOW)), [10, 100]);
         assert_eq!(allowed(Some(position(5)), &ours, Some(WINDOW)), [10, 100]);
     }
@@ -122,7 +122,7 @@ mod tests {
         let ours = [redriven(10), redriven(11), redriven(12)];
         assert_eq!(allowed(Some(position(9)), &ours, Some(WINDOW)), [0; 0]);
         assert_eq!(allowed(Some(redriven(10)), &ours, Some(WINDOW)), [10, 11, 12]);
-        // An old message of ours says nothing of those between it and them.
+        // Our old message says nothing about the messages between it and the redriven one.
         assert_eq!(allowed(Some(position(1)), &[position(1), redriven(10)], Some(WINDOW)), [1]);
     }
 

@@ -1,4 +1,4 @@
-//! Keeps messages ours while they are worked on: progress acknowledgements within `ack_wait`.
+//! Keeps messages ours while they are worked on, by progress acknowledgements within `ack_wait`.
 
 use std::future::Future;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::message::Delivered;
 
-/// Runs `work` and keeps `held` ours meanwhile, thrice per `ack_wait`.
+/// Runs `work` and keeps `held` ours meanwhile, with three rounds of progress acknowledgements per `ack_wait`.
 pub(crate) async fn while_held<T>(held: &[&Delivered], ack_wait: Duration, work: impl Future<Output = T>) -> T {
     tokio::select! {
         done = work => done,
@@ -16,14 +16,14 @@ pub(crate) async fn while_held<T>(held: &[&Delivered], ack_wait: Duration, work:
     }
 }
 
-/// Sends a round of progress acknowledgements for `held` when it is time for one.
+/// Renews the hold on `held` when it is time to.
 pub(crate) async fn prolong_when_due(held: &[&Delivered], ack_wait: Duration) {
     if Instant::now() >= due(held, ack_wait) {
         prolong(held, ack_wait).await;
     }
 }
 
-/// The time until which nobody else is given any of `messages`.
+/// Nobody else is given any of `messages` before this time.
 pub(crate) fn held_until<'a>(messages: impl IntoIterator<Item = &'a Delivered>, ack_wait: Duration) -> Instant {
     messages.into_iter().map(|message| message.held_until(ack_wait)).min().unwrap_or_else(Instant::now)
 }
@@ -37,14 +37,14 @@ async fn keep<T>(held: &[&Delivered], ack_wait: Duration) -> T {
     }
 }
 
-/// When `held` are to be prolonged. Counted from when they were last known to be ours: calls and pauses that are each
-/// shorter put nothing off.
+/// When to renew the hold on `held`. The time counts from when they were last known to be ours, so that a series of
+/// short calls and pauses cannot put it off.
 fn due(held: &[&Delivered], ack_wait: Duration) -> Instant {
     held_until(held.iter().copied(), ack_wait) - ack_wait * 2 / 3
 }
 
-/// Sends one round of progress acknowledgements. Only a word that is back while `held` are still ours proves anything:
-/// the server gives the same on what another has by now.
+/// Sends one round of progress acknowledgements. The server's confirmation proves something only if it arrives while
+/// `held` are still ours: the server confirms just the same when another process has the messages.
 async fn prolong(held: &[&Delivered], ack_wait: Duration) {
     let Some((last, others)) = held.split_last() else { return };
     let (since, until) = (Instant::now(), held_until(held.iter().copied(), ack_wait));
@@ -54,7 +54,7 @@ async fn prolong(held: &[&Delivered], ack_wait: Duration) {
     for message in others {
         message.answer(AckKind::Progress).await;
     }
-    // The server takes acknowledgements of a connection in order: its word on the last covers all.
+    // The server handles a connection's acknowledgements in order, so its confirmation of the last covers all.
     if last.answer_confirmed(AckKind::Progress).await && Instant::now() < until {
         held.iter().for_each(|message| message.extend_hold(since));
     }

@@ -1,7 +1,8 @@
 //! A component's share of a stream: a durable pull consumer, read by a few workers.
 //!
-//! A worker asks for a batch, works on it to the end and asks again. What is in flight is therefore
-//! bounded by workers × batch, and nothing waits in a buffer while its `ack_wait` runs.
+//! A worker asks for a batch, works on it to the end and asks again. So at most workers × batch messages are in flight,
+//! and none waits in a buffer while its `ack_wait` runs. Nothing here decides what becomes of a message;
+//! [`crate::settle`] does. Read [`chain`] and [`sink`] next.
 
 pub mod chain;
 mod duplicates;
@@ -34,7 +35,7 @@ use crate::message::incarnation::{Forgotten, Incarnation};
 
 /// How long a request for messages stays open at the broker, at most.
 const REQUEST_OPEN_MAX: Duration = Duration::from_secs(5);
-/// Whether the consumer still has the configuration that we gave it is checked so often.
+/// How often to check that the consumer still has the configuration that we gave it.
 const CONFIG_CHECK_PERIOD: Duration = Duration::from_secs(5);
 
 /// One reader of a consumer.
@@ -49,13 +50,13 @@ pub struct Subscriber {
     config_seen_at: Instant,
 }
 
-/// What a consumer delivers and when, as the broker has it.
+/// A consumer's configuration, as the broker reports it.
 #[derive(Debug, PartialEq, Eq)]
 struct ObservedConfig(consumer::Config);
 
 impl ObservedConfig {
     fn of(info: &consumer::Info) -> Self {
-        // The server writes its own version among these.
+        // The server writes its own version into the metadata.
         Self(consumer::Config { metadata: HashMap::new(), ..info.config.clone() })
     }
 }
@@ -87,13 +88,13 @@ impl Subscriber {
             .with_context(|| format!("cannot open the consumer {} on {stream}", subscription.component))?;
         let (config, config_seen_at) = (ObservedConfig::of(consumer.cached_info()), Instant::now());
         let (stream, broker) = (subscription.stream, broker.clone());
-        // A message counts as ours from the moment at which it was asked for: of `ack_wait` half must be left.
+        // A message counts as ours from the moment of the request, so a request may use up at most half of `ack_wait`.
         let request_open = REQUEST_OPEN_MAX.min(subscription.ack_wait / 2);
         Ok(Self { consumer, stream, broker, incarnation: None, request_open, open: None, config, config_seen_at })
     }
 
-    /// The next messages, as soon as there is one: at most `max` and `bytes_max` bytes, those that are there already.
-    /// Empty when none came for a while or `stop` was cancelled.
+    /// Waits for a message and returns it with those that are there by then: at most `max` messages, and a request of
+    /// at most `bytes_max` bytes. Empty when none came for a while or `stop` was cancelled.
     ///
     /// # Errors
     /// When the broker refuses the request, such as after the consumer was deleted.
@@ -125,8 +126,8 @@ impl Subscriber {
         Ok(taken)
     }
 
-    /// Gathers up to `max` messages or `bytes_max` bytes for at most `linger`. Empty when none came or
-    /// `stop` was cancelled; what was gathered by then is returned, with the incarnation that it is of.
+    /// Gathers up to `max` messages or `bytes_max` bytes for at most `linger`, and returns them with their incarnation.
+    /// When `stop` is cancelled it returns what it has. Empty when none came.
     ///
     /// # Errors
     /// When the broker refuses the request.
@@ -137,7 +138,7 @@ impl Subscriber {
         linger: Duration,
         stop: &CancellationToken,
     ) -> anyhow::Result<(Vec<Delivered>, Incarnation)> {
-        // Before the request: what is delivered is then of this incarnation or a later one.
+        // Ask before the request, so that the messages are of this incarnation or a later one.
         let incarnation = self.incarnation().await?;
         let requested_at = Instant::now();
         let mut pull = self.request(max, bytes_max, linger).await?;
@@ -153,14 +154,16 @@ impl Subscriber {
         Ok((taken, incarnation))
     }
 
-    /// No request is smaller than a message may be: what fits into none would never come.
+    /// Asks for at least as many bytes as the largest message has. A message that fits into no request would never
+    /// come.
     async fn request(&mut self, max: usize, bytes_max: usize, open: Duration) -> anyhow::Result<Pull> {
         self.check_config().await?;
         Pull::request(&self.broker, &self.consumer, (max, bytes_max.max(self.broker.message_max())), open).await
     }
 
-    /// Another filter would keep messages from us without a word, another `ack_wait` give them to two at once. With
-    /// nothing in our hands is the moment to say so: a worker that is opened gives the consumer its own configuration.
+    /// Fails when somebody changed the consumer's configuration. Another filter would silently keep messages from us,
+    /// and another `ack_wait` could give a message to two workers at once. We check while we hold no messages, so
+    /// failing is safe: the supervisor starts the worker again, and [`Self::open`] restores the configuration.
     async fn check_config(&mut self) -> anyhow::Result<()> {
         if self.config_seen_at.elapsed() < CONFIG_CHECK_PERIOD {
             return Ok(());
@@ -194,7 +197,7 @@ impl Subscriber {
         Ok(())
     }
 
-    /// The present incarnation of the broker's memory of this consumer.
+    /// The consumer's present incarnation.
     ///
     /// # Errors
     /// When the broker does not answer.
@@ -205,8 +208,8 @@ impl Subscriber {
         Ok(incarnation)
     }
 
-    /// The position of the oldest message that is not settled, by anybody, and the incarnation that this was told in; `None`
-    /// when all are.
+    /// The present incarnation, and the position of the oldest unsettled message, whoever holds it; `None` when all are
+    /// settled.
     ///
     /// # Errors
     /// When the broker does not answer.
@@ -221,7 +224,7 @@ impl Subscriber {
         Ok((incarnation, oldest))
     }
 
-    /// Messages that wait, and messages delivered but not settled, over all workers and processes.
+    /// How many messages wait, and how many are delivered but not settled, over all workers and processes.
     ///
     /// # Errors
     /// When the broker does not answer.
@@ -231,13 +234,14 @@ impl Subscriber {
     }
 }
 
-/// A broker that lost its newest messages gives their sequences to others, and a consumer that has been given the
-/// lost ones would skip those without a word. NATS puts its consumers back when it starts ([`crate::broker`] asks for
-/// a version that does); where it did not, a person must know.
+/// Refuses a consumer that is beyond the end of its stream. A broker that lost its newest messages gives their
+/// sequences to new ones. A consumer that was given the lost messages would silently skip the new ones. NATS puts its
+/// consumers back when it starts ([`crate::broker`] requires a version that does). Where it did not, a person must
+/// know.
 async fn refuse_to_skip(broker: &Broker, subscription: &Subscription) -> anyhow::Result<()> {
     let (component, stream) = (&subscription.component, subscription.stream);
     let Some(info) = state_of(broker, stream, component).await? else { return Ok(()) };
-    // Asked for after the consumer's state: it can only be greater.
+    // Read this after the consumer's state, so that it can only be too high.
     let last = last_sequence(broker, stream).await?;
     let (delivered, stream) = (info.delivered.stream_sequence, stream.name());
     anyhow::ensure!(

@@ -1,10 +1,10 @@
 //! One request for messages of a pull consumer.
 //!
-//! The client library takes the server's word that a request is filled for the end of it. Where a consumer has replicas
-//! that word overtakes the messages: NATS sends a message when its servers agree that it is delivered, and the word at
-//! once (`consumer.go` of 2.15, `deliverMsg` and what follows it). The messages would go to nobody, and come again
-//! after `ack_wait`, before which the next request would go the same way: a component with a backlog would take
-//! nothing any more. Here a request is over when the messages are there that the word counts.
+//! The client library ends a request as soon as the server says that it is filled. Where a consumer has replicas, that
+//! notice overtakes the messages: NATS sends a message when its servers agree that it is delivered, but sends the
+//! notice at once (`consumer.go` of 2.15, `deliverMsg` and what follows it). The messages would reach nobody and come
+//! again after `ack_wait`. The next request would end the same way, so a component with a backlog would take nothing
+//! any more. Here a request ends only when as many messages have come as the notice counts.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -19,11 +19,11 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::broker::{Broker, Disconnects};
 
-/// How much later than it should the server's word on a request may come.
+/// How much later than due the server's notice of a request's end may come.
 const WORD_WAIT: Duration = Duration::from_secs(5);
-/// How long to wait for messages that the server's word has overtaken. A leader that is gone never sends them.
+/// How long to wait for messages that the notice has overtaken. A leader that is gone never sends them.
 const STRAGGLERS_WAIT: Duration = Duration::from_secs(2);
-/// How many messages the server has not sent when it ends a request.
+/// The header that says how many messages the server had not sent when it ended a request.
 const NOT_SENT: &str = "Nats-Pending-Messages";
 
 /// An open request.
@@ -60,14 +60,14 @@ impl Pull {
         Ok(Self { subscriber, context: context.clone(), max, taken: 0, sent: None, ends, disconnects })
     }
 
-    /// The next message; `None` at the end. To drop the wait for it loses nothing.
+    /// The next message; `None` at the end. Dropping the wait for it loses nothing.
     ///
     /// # Errors
     /// When the broker ends the request before it brought anything.
     pub(crate) async fn next(&mut self) -> Option<anyhow::Result<jetstream::Message>> {
         while self.taken < self.sent.unwrap_or(self.max) {
             let message = tokio::select! {
-                // What has come is taken, however late we ask.
+                // Take what has come first, however late we ask.
                 biased;
                 message = self.subscriber.next() => message?,
                 () = &mut self.ends => return None,
@@ -80,7 +80,7 @@ impl Pull {
             }
             match self.word(&message) {
                 Ok(()) => {}
-                // What it brought is whole.
+                // Keep what the request has brought.
                 Err(_) if self.taken > 0 => self.sent = Some(self.taken),
                 Err(error) => {
                     self.sent = Some(0);
@@ -91,7 +91,7 @@ impl Pull {
         None
     }
 
-    /// Takes note of what the server says of the request.
+    /// Takes in what the server says about the request.
     fn word(&mut self, message: &Message) -> anyhow::Result<()> {
         let status = message.status.unwrap_or(StatusCode::OK);
         if status == StatusCode::IDLE_HEARTBEAT {

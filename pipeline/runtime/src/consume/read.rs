@@ -1,6 +1,6 @@
-//! Reads what messages carry, within a bound of bytes that holds before anything is read.
+//! Reads what messages carry. The number of bytes is bounded before anything is read.
 //!
-//! A message may be a few hundred bytes and refer to a body of 25 MB: what a batch holds is counted by the bodies.
+//! A message of a few hundred bytes may refer to a body of 25 MB, so the bodies count towards a batch's size.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,10 +14,10 @@ use crate::message::Delivered;
 use crate::message::payload::{Payload, is_unanswered};
 use crate::settle::Outcome;
 
-/// Bodies that are fetched at once; each costs the server a consumer for that time.
+/// How many bodies are fetched at once. Each costs the server a consumer meanwhile.
 const FETCHED_AT_ONCE: usize = 16;
 
-/// How many of `sizes`, from the first, are at most `bytes_max` together. At least one: what is larger travels alone.
+/// How many of `sizes`, from the first, fit into `bytes_max` together. At least one: what is larger travels alone.
 pub(crate) fn within(sizes: impl Iterator<Item = usize>, bytes_max: usize) -> usize {
     let mut sum = 0_usize;
     let fitting = sizes.take_while(|size| {
@@ -27,9 +27,9 @@ pub(crate) fn within(sizes: impl Iterator<Item = usize>, bytes_max: usize) -> us
     fitting.count().max(1)
 }
 
-/// Reads `messages`, in their order. Of what cannot be read, what becomes of it.
+/// Reads `messages`, in their order. For a message that cannot be read, the result says what becomes of it.
 ///
-/// A broker that gives no body costs one timeout, however many there are to read.
+/// A broker that gives no body costs one timeout, however many messages there are.
 pub(crate) async fn read_all<T: Payload>(messages: &[Delivered], broker: &Broker) -> Vec<Result<T, Outcome>> {
     let away = AtomicBool::new(false);
     let mut values = Vec::with_capacity(messages.len());
@@ -44,7 +44,7 @@ async fn read<T: Payload>(message: &Delivered, broker: &Broker, away: &AtomicBoo
         return Err(Outcome::Unread(Fault::transient(anyhow::anyhow!("not read, because another body did not come"))));
     }
     caught("reading it", T::read(message, broker)).await.unwrap_or_else(Err).map_err(|fault| {
-        // The broker's trouble is not the event's: it is no attempt.
+        // The broker is to blame, not the event, so this counts as no attempt.
         if is_unanswered(&fault) {
             away.store(true, Ordering::Relaxed);
             return Outcome::Unread(fault);

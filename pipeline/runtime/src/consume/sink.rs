@@ -1,7 +1,9 @@
 //! The loop that runs a sink: gather → deliver → settle.
 //!
-//! A batch of which nothing is known is presented again unchanged, for as long as it takes: a receiver that is down
-//! costs no event an attempt. Only one that seems to be too large is cut. Meanwhile progress acknowledgements keep the batch ours.
+//! When a call fails as a whole, the loop sends the same batch again, unchanged, for as long as it takes: a receiver
+//! that is down costs no event an attempt. It splits a batch only when the batch seems too large, or when one of its
+//! events seems to be poison. Meanwhile progress acknowledgements keep the batch ours. No message is acknowledged
+//! before its item is delivered. Read [`crate::settle`] next.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -32,13 +34,14 @@ use crate::retry::Attempt;
 use crate::settle::Outcome;
 use crate::settle::settler::Settler;
 
-/// A batch is cut at this failure that may be its size: one lost answer says nothing of that.
+/// A batch is cut at this many failures that its size may explain. A single one may be just a lost answer.
 const CUT_AT: u32 = 2;
-/// A batch of no more bytes is not cut: a receiver that answers nothing, whatever the size, is not served by many calls.
+/// A batch of this many bytes or fewer is not cut. A receiver that answers nothing at any size gains nothing from more
+/// calls.
 const CUT_BYTES_MIN: usize = 1 << 20;
-/// How long copies are put off while an earlier one may be on its way.
+/// How long a possible duplicate is put off while an earlier message of its event may be unsettled.
 const DUPLICATES_WAIT: Duration = Duration::from_millis(500);
-/// How often to ask whether it is a batch's turn.
+/// How often to ask whether the batch's turn has come.
 const TURN_POLL: Duration = Duration::from_millis(20);
 
 /// Everything a sink's loop needs.
@@ -82,8 +85,8 @@ impl<S: Sink> SinkLoop<S> {
         Ok(())
     }
 
-    /// Reads and delivers what was gathered, so much at once as the batch's bytes allow: messages are small that refer to
-    /// large bodies. What waits is kept ours. Returns how long the consumer must rest.
+    /// Reads and delivers `messages` in portions of at most the batch's bytes, because a small message may refer to a
+    /// large body. Meanwhile it keeps the waiting ones ours. Returns how long the consumer must rest, when it must.
     async fn take_out(
         &self,
         mut messages: Vec<Delivered>,
@@ -109,8 +112,9 @@ impl<S: Sink> SinkLoop<S> {
         pause
     }
 
-    /// Gives back what was held in an earlier incarnation, or may be in a stream that is gone, until a call of that incarnation must
-    /// have ended: before that no look-up of it can be believed. Nothing of it is read.
+    /// Gives back, unread, the messages from before `incarnation` and those that may duplicate a message of a deleted
+    /// stream. A call of the earlier incarnation may still be running. Until it must have ended, no look-up of these
+    /// messages can be believed. Returns the other messages.
     async fn give_back_early(&self, messages: Vec<Delivered>, incarnation: &Incarnation) -> Vec<Delivered> {
         let needed = self.call_timeout + self.broker.clock_skew();
         let wait = needed.saturating_sub(Timestamp::now().since(incarnation.since()));
@@ -123,13 +127,13 @@ impl<S: Sink> SinkLoop<S> {
         others
     }
 
-    /// Whether another has `messages` for certain: no body is read for that.
+    /// Whether `messages` are certainly not ours any more, so that nobody need read their bodies.
     async fn is_lost(&self, messages: &[Delivered], incarnation: &Incarnation, subscriber: &mut Subscriber) -> bool {
         Instant::now() >= held_until(messages, self.subscription.ack_wait)
             || subscriber.incarnation().await.is_ok_and(|now| now != *incarnation)
     }
 
-    /// Waits until the receiver accepts us, so that nothing is taken from the stream before.
+    /// Waits until the receiver accepts us. Nothing is taken from the stream before that.
     async fn await_receiver(&self, stop: &CancellationToken) {
         let mut failures = 0;
         while !stop.is_cancelled() {
@@ -145,8 +149,8 @@ impl<S: Sink> SinkLoop<S> {
         }
     }
 
-    /// Reads the messages and settles those that are unreadable or not wanted. First deliveries and
-    /// suspects are sub-batches of their own.
+    /// Reads the messages and settles those that are unreadable or unwanted. Returns the others as two sub-batches,
+    /// first deliveries and suspects, and how long the consumer must rest, when it must.
     async fn read(
         &self,
         messages: Vec<Delivered>,
@@ -176,8 +180,8 @@ impl<S: Sink> SinkLoop<S> {
         (sub_batches.collect(), pause)
     }
 
-    /// Whether `sub_batch` is ours to deliver at this moment, and what of it: suspects of which a look-up cannot be believed
-    /// yet are given back.
+    /// Whether `sub_batch` is ours to deliver now. Suspects whose look-up cannot be believed yet are given back; the
+    /// rest is returned.
     async fn ownership(
         &self,
         sub_batch: SubBatch<S::Item>,
@@ -194,17 +198,17 @@ impl<S: Sink> SinkLoop<S> {
         }
         let ownership = match subscriber.incarnation().await {
             Ok(now) if now == *incarnation => Ok(Ownership::Owned { valid_until }),
-            // The broker has forgotten that it gave these to us, and gives them to others.
+            // The broker has forgotten that it gave us these messages, and gives them to others.
             Ok(_) => Ok(Ownership::Expired),
             Err(error) => Err(error),
         };
         (sub_batch, ownership)
     }
 
-    /// Keeps of suspects those of which a look-up can be believed, and gives the others back.
+    /// Keeps the messages whose look-up can be believed now, and gives the others back.
     ///
-    /// It cannot be believed while an effect may still come: of a copy, until no earlier message of its event can be
-    /// unsettled.
+    /// While an earlier message of the same event may be unsettled, its effect may still come. So the look-up of a
+    /// possible duplicate cannot be believed yet.
     async fn ready_for_lookup(
         &self,
         sub_batch: SubBatch<S::Item>,
@@ -230,12 +234,12 @@ impl<S: Sink> SinkLoop<S> {
         loop {
             match subscriber.oldest_unsettled().await {
                 Ok((now, oldest)) if now == *incarnation => check.oldest = oldest,
-                // Nothing of it is ours any more.
+                // In a new incarnation none of these messages is ours any more.
                 Ok(_) => return Ok(sub_batch),
                 Err(error) => return Err((sub_batch, error)),
             }
-            // Whoever has a message before ours is at work on it. What must keep its order is not given back at
-            // once: it would come back in another.
+            // Another worker is at work on the messages before ours. Messages that must keep their order are not given
+            // back at once, because they would come back in another order.
             if S::Item::DUPLICATES_APART || check.are_first() || began.elapsed() >= DUPLICATES_WAIT {
                 break;
             }
@@ -248,8 +252,8 @@ impl<S: Sink> SinkLoop<S> {
         Ok(ready)
     }
 
-    /// Delivers the sub-batches and all sub-batches that come of them, and keeps those that wait ours. Returns how long the consumer
-    /// must rest.
+    /// Delivers the sub-batches, and those that they are split into. Meanwhile it keeps the waiting messages ours.
+    /// Returns how long the consumer must rest, when it must.
     async fn deliver(
         &self,
         mut sub_batches: VecDeque<SubBatch<S::Item>>,
@@ -258,21 +262,21 @@ impl<S: Sink> SinkLoop<S> {
         subscriber: &mut Subscriber,
         stop: &CancellationToken,
     ) -> Option<Duration> {
-        // Failures since something went through, and those of them that may be the batch's size. Others between these say
-        // nothing: what was abandoned may still keep the receiver busy.
+        // Failures since the last success, and those among them that the batch's size may explain. Other failures in
+        // between do not reset the second count: a call that we abandoned may still keep the receiver busy.
         let (mut failures, mut too_much) = (0, 0);
         let mut pause = None;
         while let Some(sub_batch) = sub_batches.pop_front() {
             if stop.is_cancelled() && failures > 0 {
-                // A call without a clear answer may have its effect until its time has passed; before that no look-up
-                // of another process can be believed.
+                // A call without a clear answer may take effect until its time has passed. Until then no other process
+                // can believe a look-up.
                 let wait = self.call_timeout + self.broker.clock_skew();
                 self.give_back(&sub_batch.messages, || Outcome::NotYet { wait }).await;
                 continue;
             }
             let ack_wait = self.subscription.ack_wait;
             let all = all_of(&sub_batch, &sub_batches, waiting);
-            // Renew here too: if every call is short, the timer beside it never fires.
+            // Renew the hold here too: if every call is short, the timer in `while_held` never fires.
             prolong_when_due(&all, ack_wait).await;
             let (mut sub_batch, ownership) = self.ownership(sub_batch, incarnation, subscriber).await;
             if sub_batch.messages.is_empty() {
@@ -302,7 +306,7 @@ impl<S: Sink> SinkLoop<S> {
                 }
                 BatchResult::Whole(Fault { class: FaultClass::Poison(reason), .. }) if sub_batch.messages.len() > 1 => {
                     if reason == DeadReason::Panicked {
-                        // Before it panicked it may have delivered any of them.
+                        // The sink may have delivered any of them before it panicked.
                         sub_batch.batch.suspect();
                     }
                     sub_batch.halves().into_iter().rev().for_each(|half| sub_batches.push_front(half));
@@ -312,7 +316,8 @@ impl<S: Sink> SinkLoop<S> {
                 }
                 BatchResult::TooMuch(fault) if too_much >= CUT_AT && self.may_be_cut(&sub_batch) => {
                     failures += 1;
-                    // What the calls before did may show until the time of a call has passed; then it is looked up.
+                    // An earlier call may take effect until the time of a call has passed. Only after that can the
+                    // halves be looked up.
                     let pause = self.pause_after(&fault, failures).max(self.call_timeout);
                     while_held(&held, ack_wait, rest_for(pause, stop)).await;
                     sub_batch.batch.suspect();
@@ -332,7 +337,7 @@ impl<S: Sink> SinkLoop<S> {
         sub_batch.messages.len() > 1 && sub_batch.bytes() > CUT_BYTES_MIN
     }
 
-    /// Tells of a failure of the whole batch, and how long to wait before it is presented again.
+    /// Reports a failure of the whole batch. Returns how long to wait before the batch is sent again.
     fn pause_after(&self, fault: &Fault, failures: u32) -> Duration {
         self.report(fault);
         let policy = self.settler.policy();
@@ -340,7 +345,8 @@ impl<S: Sink> SinkLoop<S> {
             FaultClass::Transient { retry_after: Some(wish) } => wish,
             _ => Duration::ZERO,
         };
-        // A sink's own wish, within the time of a call, is a condition: the effect may still come until then.
+        // Honour the sink's own wish up to the time of a call, even beyond `backoff_max`: until then the failed call
+        // may still take effect.
         policy.backoff(Attempt(failures)).max(wish.min(policy.backoff_max.max(self.call_timeout)))
     }
 
@@ -367,7 +373,7 @@ impl<S: Sink> SinkLoop<S> {
                 Outcome::Done
             }
             Err(fault) => {
-                // Who refuses an item for itself is there and accepts us.
+                // A receiver that refuses a single item is up and accepts us.
                 if fault.class != FaultClass::Poison(DeadReason::Rejected) {
                     unanswered = Some(fault.to_string());
                 }
@@ -389,7 +395,8 @@ impl<S: Sink> SinkLoop<S> {
     async fn give_back(&self, messages: &[Delivered], outcome: impl Fn() -> Outcome) {
         let mut ours = Vec::with_capacity(messages.len());
         for message in messages {
-            // The broker would take our word on what another has by now.
+            // Never answer for an expired message: the broker would accept the answer although another process has the
+            // message.
             if Instant::now() >= message.held_until(self.subscription.ack_wait) {
                 self.settler.expire(message);
             } else {

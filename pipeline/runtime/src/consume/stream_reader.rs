@@ -1,8 +1,8 @@
-//! The deliveries that RAW still holds, read once more in their order: what `headrace replay` works on.
+//! Reads the deliveries that RAW still holds once more, in their order, for `headrace replay`.
 //!
-//! It settles nothing: its consumers are its own and forgotten, the components' places stay where they are.
-//! The broker sends a page without waiting for our word on it, so that one may be lost on the way; the
-//! consumer's own count of messages shows it, and the page is asked for again.
+//! It settles nothing. It makes consumers of its own, so the components keep their places. The broker sends a page
+//! without waiting for acknowledgements, so messages can be lost on the way. The consumer's own count of messages
+//! reveals that, and the page is asked for again.
 
 use std::time::Duration;
 
@@ -20,29 +20,29 @@ use crate::broker::{Broker, Stream};
 use crate::message::Delivered;
 use crate::message::incarnation::Forgotten;
 
-/// Most messages of a page.
+/// The most messages of a page.
 const PAGE: usize = 1_024;
-/// Most bytes of a page; no less than the broker's `max_payload`.
+/// The most bytes of a page; no less than the broker's `max_payload`.
 const PAGE_BYTES: usize = 16 << 20;
 /// The broker forgets a reader that was killed after this time.
 const READER_KEPT: Duration = Duration::from_secs(30);
-/// A gateway's clock may be ahead of the broker's by so much.
+/// How far a gateway's clock may be ahead of the broker's.
 const CLOCK_SKEW: Duration = Duration::from_secs(10);
 
-/// Deliveries that were received within some time.
+/// The deliveries that were received in a span of time.
 #[derive(Clone, Debug)]
 pub struct Window {
     /// Received then or later.
     pub from: Timestamp,
     /// Received before then.
     pub to: Timestamp,
-    /// Of this tenant; of all when there is none.
+    /// Of this tenant; `None` means of all tenants.
     pub tenant: Option<String>,
 }
 
 impl Window {
-    /// Whether `message` of RAW was received within the window. One that does not tell when is taken by the time at
-    /// which it was stored.
+    /// Whether `message` of RAW was received within the window. A message that does not tell when it was received
+    /// counts by the time at which it was stored.
     #[must_use]
     pub fn holds(&self, message: &Delivered) -> bool {
         let told = message.header(header::RECEIVED_AT).and_then(|micros| micros.parse().ok());
@@ -112,12 +112,10 @@ impl StreamReader {
         self.read.unwrap_or_default()
     }
 
-    /// The messages of the window on the next page, which may have none of them; `None` at the end. A message that was
-    /// received long before it was stored, as one that was sent again from DEAD, is found too: reading ends where RAW
-    /// ended, not with the window.
+    /// The window's messages on the next page, which may be none; `None` at the end. A redriven message was received
+    /// long before it was stored. To find such messages too, reading ends where RAW ended, not with the window.
     ///
-    /// # Errors
-    /// When the broker does not answer, or a page did not come whole. Called again, it reads the same page.
+    /// When the broker does not answer, or a page did not come whole. The next call reads the same page.
     pub async fn page(&mut self) -> anyhow::Result<Option<Vec<Delivered>>> {
         if self.position() >= self.last {
             return Ok(None);
@@ -174,7 +172,7 @@ impl StreamReader {
             let message = match next {
                 Some(Ok(message)) => message,
                 Some(Err(error)) if page.is_empty() => anyhow::bail!("the broker ended a page of RAW: {error}"),
-                // A page that reached its bytes ends so too; what it brought is whole.
+                // A page that reached its limit of bytes ends like this too. What it brought is complete.
                 Some(Err(_)) | None => return Ok(page),
             };
             let brought =
@@ -185,7 +183,7 @@ impl StreamReader {
         }
     }
 
-    /// Ends reading. Without it the broker keeps the reader for half a minute.
+    /// Ends reading. Without this call the broker keeps the reader for half a minute.
     pub async fn close(self) {
         let Some(reader) = self.reader else { return };
         let name = reader.consumer.cached_info().name.clone();

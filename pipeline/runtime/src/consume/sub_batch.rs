@@ -7,7 +7,7 @@ use crate::consume::read::within;
 use crate::message::Delivered;
 use crate::message::payload::Payload;
 
-/// A sub-batch: some of what was gathered, with the messages behind it, in the same order.
+/// Some of what was gathered: the items, and the messages behind them in the same order.
 pub(crate) struct SubBatch<T> {
     pub(crate) messages: Vec<Delivered>,
     pub(crate) batch: Batch<T>,
@@ -15,9 +15,9 @@ pub(crate) struct SubBatch<T> {
 
 /// Whether messages are ours to deliver.
 pub(crate) enum Ownership {
-    /// They are, until then.
+    /// Nobody else is given them before `valid_until`.
     Owned { valid_until: Instant },
-    /// They are not any more: the broker gives them to another.
+    /// They are not ours any more: the broker gives them to another.
     Expired,
 }
 
@@ -36,7 +36,7 @@ impl<T> SubBatch<T> {
         self.messages.iter().zip(self.batch.items().iter().map(|item| &item.value))
     }
 
-    /// Those that `chosen` chooses, and the others, in their order.
+    /// Splits into those that `chosen` chooses and the others. Both keep their order.
     pub(crate) fn partition(self, chosen: impl Fn(&Delivered, &T) -> bool) -> (Self, Self) {
         let (mut ours, mut others) = (Self::empty(), Self::empty());
         for (message, item) in self.messages.into_iter().zip(self.batch.into_items()) {
@@ -47,7 +47,7 @@ impl<T> SubBatch<T> {
         (ours, others)
     }
 
-    /// Two sub-batches of about the same number.
+    /// Two sub-batches of about as many messages each.
     pub(crate) fn halves(self) -> [Self; 2] {
         let middle = self.messages.len() / 2;
         self.split(middle)
@@ -66,12 +66,12 @@ impl<T> SubBatch<T> {
 }
 
 impl<T: Payload> SubBatch<T> {
-    /// What it holds in memory, about.
+    /// About how many bytes it takes in memory.
     pub(crate) fn bytes(&self) -> usize {
         self.batch.items().iter().map(|item| item.value.size()).sum()
     }
 
-    /// Two sub-batches that hold about the same, of a sub-batch of several.
+    /// Two sub-batches of about as many bytes each. Only for a sub-batch of two messages or more.
     pub(crate) fn cut(self) -> [Self; 2] {
         let sizes = self.batch.items().iter().map(|item| item.value.size());
         let middle = within(sizes, self.bytes() / 2).min(self.messages.len().saturating_sub(1));

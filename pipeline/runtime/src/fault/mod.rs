@@ -68,7 +68,7 @@ pub enum DeadReason {
     MissingHeader,
     /// The object that holds the body is gone.
     BodyLost,
-    /// The stored signature is not that of the body with a configured secret: a forgery, or the secret is gone.
+    /// No configured secret gives the stored signature for the body: a forgery, or the secret is gone.
     Unverified,
     /// The receiver refused this event for good.
     Rejected,

@@ -1,7 +1,6 @@
-//! A component that panics on a message: a fault of that message, and of no other.
+//! Turns a component's panic on a message into a fault of that message, and of no other.
 //!
-//! Without this its worker would end, start again and be given the same message again, for ever, with all that was
-//! taken beside it.
+//! Without this its worker would end, start again and be given the same messages again, for ever.
 
 use std::any::Any;
 use std::future::Future;
@@ -11,16 +10,16 @@ use futures::FutureExt as _;
 
 use crate::fault::{DeadReason, Fault};
 
-/// Runs `work` of `who`. A panic is a poison fault that names it.
+/// Runs `work` of `who`. A panic becomes a poison fault that names `who`.
 ///
-/// Nothing of a component outlives a call but what it guards itself, with locks that a panic poisons or atomics: what
-/// `AssertUnwindSafe` asserts.
+/// `AssertUnwindSafe` is right here: whatever of a component outlives a call is guarded by locks, which a panic
+/// poisons, or is atomic.
 pub(crate) async fn caught<T>(who: &str, work: impl Future<Output = T>) -> Result<T, Fault> {
     let ended = AssertUnwindSafe(work).catch_unwind().await;
     ended.map_err(|panic| Fault::poison(DeadReason::Panicked, anyhow::anyhow!("{who} panicked: {}", words(&*panic))))
 }
 
-/// What was said with the panic; where it happened is on stderr.
+/// The panic's message. The place of the panic is on stderr.
 fn words(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&'static str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")

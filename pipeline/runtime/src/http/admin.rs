@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `/metrics` on the port for operators: nothing of it is for the public.
+//! `/healthz`, `/readyz` and `/metrics` on the port for operators. None of it is for the public.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::observe::health::Health;
 use crate::observe::metrics::{LAG, PENDING};
 use crate::publish::store_health::StoreHealth;
 
-/// What the routes tell of.
+/// What the routes report on.
 #[derive(Clone)]
 pub struct Admin {
     /// The process's metrics.
@@ -32,11 +32,12 @@ pub struct Admin {
     pub health: Health,
     /// The broker.
     pub broker: Broker,
-    /// What the gateway's deliveries met, when the process has a gateway.
+    /// How the gateway's last attempts to store went, when the process has a gateway.
     pub stores: Option<StoreHealth>,
 }
 
-/// Connections at once. A scraper and a probe need a handful; every account of the machine reaches loopback.
+/// The most connections at once. A scraper and a probe need a handful, but every account of the machine can reach
+/// loopback.
 const CONNECTIONS_MAX: usize = 64;
 /// Longest time for the head of a request.
 const HEAD_MAX: Duration = Duration::from_secs(10);
@@ -73,7 +74,7 @@ async fn ready(Shared(admin): Shared<Admin>) -> Response {
     let (broker, gateway) = tokio::join!(within(admin.broker.ready()), within(stores));
     let ready = broker.is_ok() && gateway.is_ok();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    // A sink whose receiver is away does not make the process unready: it delays nobody else.
+    // A sink whose receiver is away does not make the process unready, because it delays nobody else.
     let body = json!({
         "ready": ready,
         "broker": broker.err(),
@@ -95,7 +96,7 @@ async fn metrics(Shared(admin): Shared<Admin>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
-/// Measures the backlog of `subscriptions`, each by the connection of its role, until `stop`, and does the recorder's
+/// Measures the backlog of `subscriptions` until `stop`, each over the connection of its role, and does the recorder's
 /// upkeep.
 ///
 /// # Errors

@@ -1,11 +1,13 @@
-//! The open connections of a server: what each waits for, and which of them go when there is room for no more.
+//! The open connections of a server: what each waits for, and which are dropped when there is no more room.
 //!
-//! A connection that waits for its peer costs the peer nothing, so that a stranger can open as many as there are
-//! places. When none is free, some of those that wait are dropped, in this order: first of the peer that has
-//! most of them; of its connections first those without a complete head, then those whose body comes slowest;
-//! last those that have carried a verified request. A connection may wait for [`STAY_MIN`] before it can go, which
-//! a sender needs for a head or for the next packet, and never goes while its request, which has come in whole,
-//! is being served. As long as there is room nobody is dropped: behind a load balancer all have one address.
+//! Waiting costs a peer nothing, so a stranger can open as many connections as there are places. When no place is free,
+//! some of the connections that wait for their peer are dropped. Those of the peer that has most of them go first. Of
+//! its connections, those without a complete head go before those whose body comes slowest. Connections that have
+//! carried a verified request go last of all.
+//!
+//! A connection may wait for [`STAY_MIN`] before it can be dropped, which is enough for a sender's head or next packet.
+//! It is never dropped while its request has come in whole and is being served. As long as there is room nobody is
+//! dropped, because behind a load balancer all peers have one address.
 
 use std::collections::HashMap;
 use std::io;
@@ -21,14 +23,14 @@ use tokio_util::sync::CancellationToken;
 use super::open_files;
 use crate::observe::metrics::{CONNECTIONS, CONNECTIONS_DROPPED};
 
-/// A connection may wait for its peer this long before it can be dropped for another. Under a flood it bounds how
-/// many connections a second are let in: those that fit, twice a second.
+/// A connection may wait for its peer this long before it can be dropped for another. Under a flood this bounds how
+/// many connections are let in per second: twice as many as there are places.
 pub const STAY_MIN: Duration = Duration::from_millis(500);
-/// A body that comes at this pace is never late: 25 MiB within eight seconds come fifty times as fast.
+/// A body that comes at this pace is never late. 25 MiB within eight seconds come fifty times as fast.
 const PACE_BYTES_PER_S: u64 = 64 << 10;
-/// Looking through all costs as much for one as for many: this part of the places is made free at once.
+/// Looking through all connections costs the same for one as for many. So one place in this many is made free at once.
 const SHED_PART: usize = 64;
-/// What is dropped is told at most so often.
+/// How often drops are reported at most.
 const REPORT_PERIOD: Duration = Duration::from_secs(10);
 
 const IDLE: u8 = 0;
@@ -38,9 +40,9 @@ const SERVED: u8 = 2;
 /// What connections that may be dropped wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waiting {
-    /// A head, or the rest of a body.
+    /// They wait for a head, or for the rest of a body.
     ForAnything,
-    /// The rest of a body, whose beginning takes room.
+    /// They wait for the rest of a body, whose beginning takes room.
     ForBody,
 }
 
@@ -73,9 +75,9 @@ struct State {
     peer: IpAddr,
     began: Instant,
     phase: AtomicU8,
-    /// Up to when, in microseconds, what came of it has earned its stay.
+    /// Until when what has come has earned it a stay, in microseconds since `began`.
     earned_us: AtomicU64,
-    /// It waits for us, not for its peer.
+    /// It waits for us, and not for its peer.
     held: AtomicBool,
     proven: AtomicBool,
     drop: CancellationToken,
@@ -89,8 +91,8 @@ pub(super) struct Opened {
 }
 
 impl Connections {
-    /// No connections yet, at most `max` at once, or fewer when the process may not open as many files. `listener`
-    /// names the server in metrics and messages.
+    /// No connections yet, and at most `max` at once, or fewer when the process may not open that many files.
+    /// `listener` names the server in metrics and messages.
     #[must_use]
     pub fn new(listener: &'static str, max: usize) -> Self {
         let possible = open_files::connections_max().unwrap_or(usize::MAX);
@@ -120,7 +122,7 @@ impl Connections {
         self.0.max
     }
 
-    /// Drops some of those that wait for `what`, if any has waited for [`STAY_MIN`]; how many.
+    /// Drops some of those that wait for `what`, if any has waited for [`STAY_MIN`]. Returns how many.
     pub fn shed(&self, what: Waiting) -> usize {
         let victims = self.victims(what);
         for (reason, connection) in &victims {
@@ -155,7 +157,8 @@ impl Connections {
         let order = |(proven, phase, late_us, connection): &(bool, u8, u64, Connection)| {
             (*proven, std::cmp::Reverse(most(&connection.0.peer)), *phase, std::cmp::Reverse(*late_us))
         };
-        // Bodies differ in what they hold, and one that has proven itself is worth keeping: one at a time.
+        // Drop one at a time when waiting for a body's room, because bodies differ in size. Also drop proven
+        // connections one at a time, because they are worth keeping.
         let count = if what == Waiting::ForBody { 1 } else { (self.0.max / SHED_PART).max(1) };
         if late.len() > count {
             late.select_nth_unstable_by_key(count, order);
@@ -168,7 +171,7 @@ impl Connections {
         late.into_iter().map(|(_, phase, _, connection)| (reason(phase), connection)).collect()
     }
 
-    /// Tells of a listener that does not accept.
+    /// Reports that a listener does not accept.
     pub(super) fn cannot_accept(&self, error: &io::Error) {
         tracing::debug!(%error, listener = self.0.listener, "cannot accept a connection");
         if self.due_report(0).is_some() {
@@ -239,26 +242,26 @@ impl Connection {
         self.0.peer
     }
 
-    /// Its present request was verified: until its next one it goes last.
+    /// Its present request was verified. Until its next request it is among the last to be dropped.
     pub fn prove(&self) {
         self.0.proven.store(true, Ordering::Relaxed);
     }
 
-    /// It waits for us, not for its peer: it is not dropped until [`Connection::goes_on`].
+    /// It waits for us, and not for its peer. It is not dropped until [`Connection::goes_on`].
     pub fn waits_for_us(&self) {
         self.0.held.store(true, Ordering::Relaxed);
     }
 
-    /// It goes on where it was.
+    /// It waits for its peer again, as before.
     pub fn goes_on(&self) {
         self.0.earned_us.store(micros(self.0.began), Ordering::Relaxed);
         self.0.held.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn request_began(&self, is_whole: bool) {
-        // A request that was given up while it waited.
+        // Clear this in case an earlier request was given up while it waited.
         self.0.held.store(false, Ordering::Relaxed);
-        // Load balancers carry requests of many senders over one connection: the next may be a stranger's.
+        // Load balancers carry requests of many senders over one connection, so the next request may be a stranger's.
         self.0.proven.store(false, Ordering::Relaxed);
         self.enter(if is_whole { SERVED } else { BODY });
     }
@@ -277,7 +280,7 @@ impl Connection {
         self.enter(IDLE);
     }
 
-    /// Resolves when it must go.
+    /// Resolves when the connection must close.
     pub(super) async fn dropped(&self) {
         self.0.drop.cancelled().await;
     }

@@ -1,8 +1,8 @@
 //! The HTTP server under the gateway and under the port for operators: bounded connections, bounded time for
 //! heads, a graceful end.
 //!
-//! It accepts for as long as a place is free or can be made free: [`connections`] says whose. What a request
-//! means is the routes' affair. `axum::serve` is not used because it bounds neither connections nor heads.
+//! It accepts for as long as a place is free or can be made free; [`connections`] decides whose. What a request means
+//! is up to the routes. `axum::serve` is not used, because it bounds neither connections nor heads.
 
 pub mod admin;
 pub mod connections;
@@ -30,9 +30,9 @@ use tokio_util::sync::CancellationToken;
 use self::connections::{Connections, Waiting};
 use self::watched::Watched;
 
-/// GitHub's headers are about 1 KiB; the buffer also carries the body, so that it is not tiny.
+/// GitHub's headers are about 1 KiB. The buffer also carries the body, so it is not tiny.
 const BUFFER_MAX_BYTES: usize = 64 << 10;
-/// While no place is free, connections are looked through so often.
+/// How often to look through the connections while no place is free.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Serves `routes` on `listener` until `stop`; then accepts nothing more and lets requests under way finish. A
@@ -56,15 +56,15 @@ pub async fn serve(
     http.timer(TokioTimer::new())
         .header_read_timeout(head_max)
         .max_buf_size(BUFFER_MAX_BYTES)
-        // A client that has said all may close its side and still hears the answer. One that is gone for good is
-        // noticed when the answer is written, which a request's time limit bounds.
+        // A client that has sent everything may close its side and still gets the answer. A client that is gone for
+        // good is noticed when the answer is written; a request's time limit bounds how long that takes.
         .half_close(true);
     loop {
         while tasks.try_join_next().is_some() {}
         let (stream, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
-                // The peer is gone already, or there are no more descriptors: others may still succeed.
+                // The peer is gone already, or there are no more descriptors. Other connections may still succeed.
                 Err(error) => {
                     recover(&error, connections).await;
                     continue;
@@ -109,7 +109,7 @@ pub async fn serve(
     Ok(())
 }
 
-/// A place for one more connection; when there is none, those that only wait make room.
+/// A place for one more connection. When there is none, connections that only wait make room.
 async fn find_place(places: &Arc<Semaphore>, connections: &Connections) -> anyhow::Result<OwnedSemaphorePermit> {
     loop {
         if let Ok(place) = Arc::clone(places).try_acquire_owned() {

@@ -1,4 +1,4 @@
-//! A request's body that tells its connection what came of it.
+//! A request's body that tells its connection how much of it has come.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

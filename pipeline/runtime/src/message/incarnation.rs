@@ -1,13 +1,12 @@
-//! One life of the broker's memory of a consumer.
+//! The incarnation of a consumer: one life of what the broker remembers of it.
 //!
-//! A NATS server that is killed forgets the latest deliveries and acknowledgements: it writes a
-//! consumer's state behind its clients' backs. Afterwards it hands out messages as if for the first
-//! time that others still hold, or have settled; a consumer that was removed and made anew has forgotten
-//! everything. So a message that was stored before the present incarnation began is a suspect, and what was
-//! taken in an earlier incarnation is no longer ours.
+//! A NATS server writes a consumer's state in the background, so a server that is killed forgets the latest deliveries
+//! and acknowledgements. Afterwards it hands out messages as if for the first time, although others still hold them or
+//! have settled them. A consumer that was removed and made anew has forgotten everything. So a message that was stored
+//! before the present incarnation began is a suspect, and what was taken in an earlier incarnation is no longer ours.
 //!
-//! A stream that was deleted and made anew has forgotten more: the ids by which the broker drops a copy. What is
-//! stored in it within the first duplicate window may be the copy of what the lost one had, and is a suspect too.
+//! A stream that was deleted and made anew has also forgotten the ids by which the broker drops duplicates. A message
+//! that is stored in it within the first duplicate window may duplicate one of the lost stream, so it is a suspect too.
 
 use std::sync::Arc;
 
@@ -19,17 +18,17 @@ use crate::broker::recreate::{KV_STATE, created_at};
 use crate::broker::{Broker, Stream};
 use crate::state::StateStore;
 
-/// What the broker may have forgotten of a message, by the time at which it was stored.
+/// What the broker may have forgotten about a message, by the time at which the message was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Forgotten {
-    /// Stored no later than this, it may have been delivered before without the broker knowing.
+    /// A message stored no later than this may have been delivered before without the broker knowing.
     pub(crate) deliveries_until: Timestamp,
-    /// Stored before this, it may be a copy that the broker did not recognize.
+    /// A message stored before this may be a duplicate that the broker did not recognize.
     pub(crate) duplicates_until: Timestamp,
 }
 
 impl Forgotten {
-    /// For readers whose effects the broker itself recognizes when they are repeated.
+    /// Nothing: for readers whose repeated effects the broker itself recognizes.
     pub(crate) const NOTHING: Self =
         Self { deliveries_until: Timestamp::from_micros(i64::MIN), duplicates_until: Timestamp::from_micros(i64::MIN) };
 }
@@ -38,12 +37,12 @@ impl Forgotten {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Incarnation {
     name: Arc<str>,
-    /// Of deliveries: when the incarnation was first seen, by the broker's clock, no earlier than it began.
+    /// Its `deliveries_until` is when the incarnation was first seen, by the broker's clock: no earlier than it began.
     forgotten: Forgotten,
 }
 
 impl Incarnation {
-    /// When it began, at the latest, by the broker's clock.
+    /// The latest time at which it can have begun, by the broker's clock.
     #[must_use]
     pub const fn since(&self) -> Timestamp {
         self.forgotten.deliveries_until
@@ -53,7 +52,8 @@ impl Incarnation {
         self.forgotten
     }
 
-    /// The incarnation of a consumer of `stream` that `info` was told in. `known` saves asking when it is still the same.
+    /// The incarnation that `info`, the state of a consumer of `stream`, belongs to. `known` saves further requests
+    /// when the incarnation is still the same.
     pub(crate) async fn of(broker: &Broker, stream: Stream, info: &Info, known: Option<&Self>) -> anyhow::Result<Self> {
         let leader = match &info.cluster {
             Some(cluster) => {
@@ -63,14 +63,14 @@ impl Incarnation {
                 )?;
                 Some((leader, since))
             }
-            // While such a consumer changes its leader it may be told without one, and with a state that is not
-            // to be believed.
+            // While such a consumer changes its leader, the broker may report it without a leader, and with a state
+            // that cannot be believed.
             None if broker.is_replicated() => anyhow::bail!("the consumer has no leader at the moment"),
             None => None,
         };
         let life = match leader {
             Some((leader, since)) => format!("{leader}@{}", since.unix_timestamp_nanos()),
-            // A server alone has a new id in each of its lives.
+            // A single server has a new id after each start.
             None => broker.server_id(),
         };
         let made_at = info.created.unix_timestamp_nanos();
@@ -100,7 +100,8 @@ impl Incarnation {
     }
 }
 
-/// When any process saw this incarnation first: processes that start later must know too.
+/// When the first process saw this incarnation. The time is stored, because processes that start later must know it
+/// too.
 async fn first_seen(broker: &Broker, component: &str, name: &str) -> anyhow::Result<Timestamp> {
     let store = StateStore::open(broker).await?;
     let key = format!("epoch.{component}");
@@ -108,19 +109,19 @@ async fn first_seen(broker: &Broker, component: &str, name: &str) -> anyhow::Res
         let entry = store.load(&key).await.map_err(|fault| fault.source)?;
         match &entry {
             Some(entry) if entry.value == name.as_bytes() => return Ok(entry.created),
-            // Whoever writes first has seen it first; read back what the broker made of it.
+            // The first to write has seen it first. Read back the time that the broker gave the entry.
             _ => store.save(&key, name.to_owned().into(), entry.as_ref()).await.map_err(|fault| fault.source)?,
         };
     }
 }
 
-/// Until when the broker may not know the earlier copy of what is stored in `stream`, because that was in a stream of
-/// the same name that is gone; `None` when it is the first.
+/// Until when the broker may not recognize duplicates in `stream`, because the earlier messages were in a deleted
+/// stream of the same name; `None` when there was no such stream.
 async fn duplicates_unknown_until(broker: &Broker, stream: Stream) -> anyhow::Result<Option<Timestamp>> {
     let gone = || format!("the stream {} is not there at the moment", stream.name());
     let made_at = created_at(broker, stream.name()).await?.with_context(gone)?;
-    // At an installation's first start every stream is made before this bucket, by [`crate::broker::recreate`] after it. Where both are gone
-    // when a process starts, as in an empty server, this cannot be told from a first start.
+    // An installation's first start makes every stream before this bucket; [`crate::broker::recreate`] makes a stream
+    // after it. When both are gone at a process's start, as on an empty server, that looks like a first start.
     let gone = "the bucket `state` is not there at the moment";
     let installed_at = created_at(broker, KV_STATE).await?.context(gone)?;
     let is_anew = made_at > installed_at;

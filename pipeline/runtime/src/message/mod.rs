@@ -18,10 +18,10 @@ use tokio::time::Instant;
 use crate::message::incarnation::Forgotten;
 use crate::retry::Attempt;
 
-/// What a body takes whose message does not tell its size: the largest that GitHub sends.
+/// The size to assume of a body whose message does not tell it, in bytes: the largest that GitHub sends.
 const BODY_BYTES_UNTOLD: usize = 25 << 20;
 
-/// A message with what JetStream tells of its delivery.
+/// A message, with what JetStream says about its delivery.
 pub struct Delivered {
     message: async_nats::Message,
     acker: jetstream::message::Acker,
@@ -38,8 +38,8 @@ pub struct Delivered {
 }
 
 impl Delivered {
-    /// Takes a message over. `requested_at` is when it was asked for: JetStream cannot have delivered
-    /// it earlier, whereas the time of reading it may be much later in a process that was stopped.
+    /// Takes a message over. `requested_at` is when we asked for it: JetStream cannot have delivered it earlier. The
+    /// time of reading would not do, because a process that was stopped may read it much later.
     ///
     /// # Errors
     /// When its reply subject is not JetStream's.
@@ -91,12 +91,12 @@ impl Delivered {
         self.headers()?.get(name).map(async_nats::HeaderValue::as_str)
     }
 
-    /// Whether it refers to a body in the bucket `bodies`.
+    /// Whether the message refers to a body in the bucket `bodies`.
     pub(crate) fn refers_to_body(&self) -> bool {
         self.header(header::BODY_OBJECT).is_some()
     }
 
-    /// Bytes that are held once it is read: its payload, or the body that it refers to.
+    /// How many bytes are held once the message is read: its payload, or the body that it refers to.
     #[must_use]
     pub fn bytes_when_read(&self) -> usize {
         if !self.refers_to_body() {
@@ -113,19 +113,24 @@ impl Delivered {
 
     /// Whether an effect of this message may exist already, so that it must be looked up first.
     ///
-    /// Six ways lead to a second copy: JetStream delivers again; it does and has forgotten that it
-    /// did ([`crate::message::incarnation`]); the sender delivers again after the broker's duplicate window; a process
-    /// that was stopped publishes late; a person sends from DEAD again ([`crate::settle::dead_letters`]) what one component
-    /// gave up and others did not; a stream was deleted and made anew ([`crate::broker::recreate`]). The third and fourth show as an id older than the window at its
-    /// reception, and as a message stored long after it.
+    /// An effect may exist for one of six reasons:
+    ///
+    /// * JetStream delivers the message again.
+    /// * JetStream delivers it again and has forgotten that it did before ([`crate::message::incarnation`]).
+    /// * The sender delivers it again after the broker's duplicate window. Its id was then older than the window at its
+    ///   reception.
+    /// * A process that was stopped publishes late. The message is then stored long after its reception.
+    /// * A person redrives a dead letter that one component gave up and others did not
+    ///   ([`crate::settle::dead_letters`]).
+    /// * The stream was deleted and made anew ([`crate::broker::recreate`]).
     #[must_use]
     pub fn is_suspect(&self, id: &EventId, received_at: Timestamp, window: Duration) -> bool {
         self.may_be_redelivered() || self.may_be_duplicate(id, received_at, window)
     }
 
-    /// Whether another message of the same event may be in the stream before this one.
+    /// Whether an earlier message of the stream may be of the same event.
     pub(crate) fn may_be_duplicate(&self, id: &EventId, received_at: Timestamp, window: Duration) -> bool {
-        // Half the window: the clocks of gateway and broker may differ.
+        // Half the window, because the clocks of gateway and broker may differ.
         let window = window / 2;
         self.is_redriven()
             || self.may_duplicate_lost()
@@ -133,53 +138,54 @@ impl Delivered {
             || self.stored_at.since(received_at) >= window
     }
 
-    /// Whether it was sent again from DEAD.
+    /// Whether it was redriven from DEAD.
     pub(crate) fn is_redriven(&self) -> bool {
         self.header(header::REDRIVES).is_some()
     }
 
-    /// Whether somebody may have begun with this message before: with this delivery not the first, or with
-    /// the one that this is the copy of.
+    /// Whether somebody may have worked on this message before: in an earlier delivery or, when it was redriven, on the
+    /// message that the dead letter was made from.
     #[must_use]
     pub fn may_be_redelivered(&self) -> bool {
         self.attempt.is_repeat() || self.is_of_earlier_incarnation() || self.is_redriven()
     }
 
-    /// Whether it was stored before the present incarnation of the broker's memory.
+    /// Whether it was stored before the consumer's present incarnation.
     pub(crate) fn is_of_earlier_incarnation(&self) -> bool {
         self.stored_at <= self.forgotten.deliveries_until
     }
 
-    /// Whether it may be the copy of a message of a stream that was deleted, which the present one cannot know.
+    /// Whether it may duplicate a message of a deleted stream, which the present stream cannot know.
     pub(crate) fn may_duplicate_lost(&self) -> bool {
         self.stored_at < self.forgotten.duplicates_until
     }
 
-    /// How many times it has been tried, this time included and those before it was last in DEAD.
+    /// How many times it has been tried, this time included. Attempts before its last stay in DEAD count too.
     #[must_use]
     pub fn attempts_in_all(&self) -> u64 {
         let before = self.header(header::ATTEMPTS_BEFORE).and_then(|count| count.parse::<u64>().ok());
         before.unwrap_or(0).saturating_add(u64::from(self.attempt.0))
     }
 
-    /// The time until which nobody else is given this message.
+    /// Nobody else is given this message before this time.
     pub(crate) fn held_until(&self, ack_wait: Duration) -> Instant {
         *self.held_since.lock().unwrap_or_else(PoisonError::into_inner) + ack_wait
     }
 
-    /// Notes that JetStream counts `ack_wait` from `since` at the earliest.
+    /// Notes that JetStream counts `ack_wait` from `since` or later.
     pub(crate) fn extend_hold(&self, since: Instant) {
         *self.held_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 
-    /// Sends an acknowledgement of any kind without waiting for the server: a lost one costs a redelivery.
+    /// Sends an acknowledgement of any kind without waiting for the server. A lost one costs a redelivery.
     pub(crate) async fn answer(&self, kind: AckKind) {
         if let Err(error) = self.acker.ack_with(kind).await {
             tracing::debug!(%error, origin = self.origin(), "acknowledgement not sent; the message comes again");
         }
     }
 
-    /// Sends an acknowledgement and waits until the server has taken it and all that were sent before.
+    /// Sends an acknowledgement, and waits until the server has taken it and all those sent before. Returns whether it
+    /// has.
     pub(crate) async fn answer_confirmed(&self, kind: AckKind) -> bool {
         self.acker.double_ack_with(kind).await.is_ok()
     }

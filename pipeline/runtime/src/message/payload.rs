@@ -31,36 +31,37 @@ pub trait Payload: Send + Sync + Sized + 'static {
     /// Poison when the message can never be read, transient when the broker is away.
     async fn read(message: &Delivered, broker: &Broker) -> Result<Self, Fault>;
 
-    /// Its event's or its own stable id.
+    /// The stable id of its event, or its own.
     fn id(&self) -> &str;
 
-    /// For what its effects happen once.
+    /// Its identity: effects happen once for each identity.
     fn identity(&self) -> Identity<&str>;
 
-    /// Whether two messages of one identity in a stream are no nearer to each other than the broker's duplicate window:
-    /// they have the same `Nats-Msg-Id`, unless they come from DEAD, and the broker drops what comes sooner.
+    /// Whether two messages of one identity are at least the broker's duplicate window apart in their stream. They have
+    /// the same `Nats-Msg-Id`, so within the window the broker drops the second one. Redriven messages are an
+    /// exception.
     const DUPLICATES_APART: bool = true;
 
     /// When the gateway received the event behind it.
     fn received_at(&self) -> Timestamp;
 
-    /// Size in memory, about, in bytes.
+    /// About how many bytes it takes in memory.
     fn size(&self) -> usize;
 }
 
-/// For what effects happen once. The id alone would not do: tenants do not choose theirs together, and it is outside
-/// the signature ([`headrace_schemas::id`]).
+/// What effects happen once for. The id alone is not enough: tenants choose their ids independently, and the id is
+/// outside the signature ([`headrace_schemas::id`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Identity<S> {
     /// The tenant.
     pub tenant: S,
     /// The id.
     pub id: S,
-    /// The kind and the body, where several under one id are kept; of other values nothing.
+    /// The kind and the body, for values of which several are kept under one id; empty for all others.
     pub content: Content<S>,
 }
 
-/// What a delivery says: two of one id are the same only when this is.
+/// What a delivery contains. Two deliveries under one id are the same only when their contents are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Content<S> {
     /// The source's name of the kind.
@@ -74,12 +75,13 @@ pub trait Product: Send + Sized + 'static {
     /// The stream that it goes to.
     const TO: Stream;
 
-    /// What was delivered that it was made of, when others may be made under its deduplication key of something else.
+    /// What the delivery behind it contained. `None` when products with its deduplication key are all made of the same
+    /// content.
     fn content(&self) -> Option<Content<String>> {
         None
     }
 
-    /// The same of a product as the broker has stored it; `None` also when it cannot be read.
+    /// As [`Self::content`], for a product that the broker has stored; `None` also when it cannot be read.
     fn content_of(_stored: &[u8]) -> Option<Content<String>> {
         None
     }
@@ -133,7 +135,7 @@ impl RawDelivery {
         hex::encode(Sha256::digest(body))
     }
 
-    /// What it says.
+    /// Its kind, and the hash of its body.
     #[must_use]
     pub fn content(&self) -> Content<&str> {
         Content { kind: &self.event, sha256: &self.sha256 }
@@ -169,7 +171,7 @@ impl Payload for RawDelivery {
             Some(object) => fetch_body(broker, object).await?,
             None => message.payload().clone(),
         };
-        // The gateway has computed it; a message that another wrote, or an earlier release, may be without it.
+        // The gateway computes the hash. A message of another writer, or of an earlier release, may lack it.
         let told = message.header(header::BODY_SHA256).filter(|text| is_sha256(text));
         let sha256 = told.map_or_else(|| Self::sha256_of(&body), str::to_owned);
         Ok(Self {
@@ -217,15 +219,15 @@ fn original_headers(message: &Delivered) -> Vec<(String, String)> {
         .filter(|(name, _)| !own(name.as_ref()))
         .flat_map(|(name, values)| values.iter().map(|value| (name.to_string(), value.as_str().to_owned())))
         .collect();
-    // The client library has them in a random order; a delivery that is read twice is twice the same.
+    // The client library keeps headers in a random order. Sorted, a delivery that is read twice is the same both times.
     original.sort();
     original
 }
 
-/// The most room that is made for a body before it is there, in bytes: above GitHub's largest.
+/// The most bytes to reserve for a body before it is there: more than GitHub's largest.
 const ROOM_BYTES_MAX: usize = 32 << 20;
 
-/// How the client library says that an object's description is none: it has no kind of its own for it.
+/// The client library's words for an object description that it cannot decode. It has no error kind for that.
 const UNDECODABLE: &str = "failed to decode info payload";
 
 /// The broker did not give a body.
@@ -242,10 +244,10 @@ pub(crate) async fn fetch_body(broker: &Broker, object: &str) -> Result<Bytes, F
     let within = broker.timeout();
     let late = |_| Fault::transient(Unanswered(object.to_owned()));
     let mut reader = timeout(within, open_body(broker, object)).await.map_err(late)??;
-    // With room to find the end without growing, which would double it.
-    // What the bucket says of the size is believed no further than that.
+    // Reserve a little more than the size: reaching the end of a full buffer would double it. The size that the bucket
+    // tells is not trusted beyond the limit.
     let mut body = Vec::with_capacity(reader.info().size.min(ROOM_BYTES_MAX) + 64);
-    // A word in time, however long all of it takes: a lost server costs one timeout, a slow one breaks nothing off.
+    // The timeout bounds each read, not the whole. So a lost server costs one timeout, and a slow one is not cut off.
     while timeout(within, reader.read_buf(&mut body)).await.map_err(late)?.map_err(Fault::transient)? > 0 {}
     Ok(body.into())
 }
@@ -349,7 +351,7 @@ impl Product for Alert {
         let headers = id_header(&self.id)?;
         Ok(Outgoing {
             subject: subject::alert(&self.tenant, self.severity, &self.rule),
-            // The id is made of the tenant too. The count tells one state of the alert from the next.
+            // The id is derived from the tenant too. The count tells one state of the alert from the next.
             message_id: format!("{}/{}", self.id, self.count),
             payload: encode(self)?,
             headers,
@@ -357,8 +359,8 @@ impl Product for Alert {
     }
 }
 
-/// The header with an id. An id that was read from a record may hold anything; the client library panics at
-/// a line break in a header.
+/// The header with an id. An id from a record may hold anything, and the client library panics at a line break in a
+/// header.
 fn id_header(id: &str) -> Result<HeaderMap, Fault> {
     let problem = |error| {
         Fault::poison(

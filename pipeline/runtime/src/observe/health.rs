@@ -18,7 +18,7 @@ pub enum State {
     Healthy,
     /// It recovers by itself: the other side is away or slow.
     Degraded(String),
-    /// A person must act; the text says what on.
+    /// A person must act; the text says on what.
     Broken(String),
 }
 
@@ -33,7 +33,7 @@ impl Health {
         Self::default()
     }
 
-    /// Names a component; it is [`State::Starting`] until it says otherwise.
+    /// Names a component. It is [`State::Starting`] until it reports something else.
     #[must_use]
     pub fn register(&self, component: &str) -> ComponentHealth {
         let own = ComponentHealth { component: component.to_owned(), all: self.clone() };
@@ -54,7 +54,7 @@ impl Health {
     }
 }
 
-/// One component's hold on its state.
+/// With this a component reports its state.
 #[derive(Clone)]
 pub struct ComponentHealth {
     component: String,
@@ -79,7 +79,7 @@ impl ComponentHealth {
 
     fn set(&self, state: State) {
         let mut states = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Called after every batch: a state that stays is not worth a metric update or a log line.
+        // This is called after every batch, and an unchanged state is not worth a metric update or a log line.
         let before = states.get(&self.component);
         if before == Some(&state) {
             return;

@@ -1,8 +1,9 @@
-//! Puts a body into the bucket `bodies`, in the form of NATS' object store, so that every client can read it.
+//! Puts a body into the bucket `bodies`, in the form of NATS' object store, so that every client can read it. The form
+//! is that of NATS' architecture decision record 20.
 //!
-//! The client library's own `put` looks for an earlier object and purges its chunks. A gateway must have no right to
-//! either: who may purge the bucket can lose bodies that were confirmed. What an object stored again leaves behind goes
-//! with its age. The form is that of NATS' architecture decision record 20.
+//! The client library's own `put` looks for an earlier object and purges its chunks. A gateway must have no right to do
+//! either: whoever may purge the bucket can lose bodies that were confirmed. When an object is stored again, the chunks
+//! of the first one stay until they are too old.
 
 use std::collections::HashMap;
 
@@ -17,17 +18,17 @@ use sha2::{Digest as _, Sha256};
 
 use crate::broker::{BODIES, Broker};
 
-/// Size of a chunk, as the client library has it.
+/// Size of a chunk, the same as the client library's.
 const CHUNK_BYTES: usize = 128 << 10;
 
-/// Stores `body` under `name`. Returns when the broker has confirmed all of it; before that nobody finds it.
+/// Stores `body` under `name`. Returns when the broker has confirmed all of it. Until then nobody finds it.
 ///
 /// # Errors
 /// When the broker does not answer or does not store it whole.
 pub(crate) async fn store(broker: &Broker, name: &str, body: &Bytes) -> anyhow::Result<()> {
     let jetstream = broker.jetstream();
     let hashed = body.clone();
-    // Megabytes: that would keep a thread of the reactor.
+    // To hash megabytes would block a thread of the reactor.
     let digest = tokio::task::spawn_blocking(move || Sha256::digest(&hashed)).await.context("hashing was cut off")?;
     let nuid = format!("{:032x}", rand::random::<u128>());
     let chunks = format!("$O.{BODIES}.C.{nuid}");

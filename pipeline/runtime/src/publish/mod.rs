@@ -1,4 +1,4 @@
-//! Publishes messages and knows which the broker has stored.
+//! Publishes messages, and knows which of them the broker has stored.
 
 mod bodies;
 pub mod store_health;
@@ -17,7 +17,7 @@ use crate::broker::{Broker, Disconnects};
 use crate::fault::Fault;
 use crate::message::payload::Outgoing;
 
-/// What the broker said of a stored message.
+/// What the broker said about a stored message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
     /// Its sequence in the stream.
@@ -29,8 +29,8 @@ pub struct Stored {
 /// Answers of a broker that has no room for a message: its stream is at its limit, or the disk is full.
 const FULL: [ErrorCode; 2] = [ErrorCode::STREAM_STORE_FAILED, ErrorCode::INSUFFICIENT_RESOURCES];
 
-/// Whether the broker said that it has no room for the message. Then it was not stored, which is more than is known
-/// of a message without an answer.
+/// Whether the broker said that it has no room for the message. Then the message was certainly not stored. Of a message
+/// without an answer nobody knows.
 #[must_use]
 pub fn is_full(fault: &Fault) -> bool {
     let answer = fault.source.chain().find_map(|cause| cause.downcast_ref::<jetstream::Error>());
@@ -42,13 +42,13 @@ type Ack = Pin<Box<dyn Future<Output = Result<PublishAck, PublishError>> + Send>
 /// A message on its way; [`Unconfirmed::confirmed`] tells how it ended.
 pub struct Unconfirmed {
     ack: Ack,
-    /// Counted from sending: of many that are on their way at once, all that are lost cost one timeout.
+    /// Counted from sending, so that all confirmations that are lost at once cost one timeout.
     until: Instant,
     disconnects: Disconnects,
 }
 
 impl Unconfirmed {
-    /// Waits for the broker's word that the message is stored.
+    /// Waits until the broker confirms that the message is stored.
     ///
     /// # Errors
     /// Transient, whatever the broker says: the message may or may not be stored.
@@ -56,8 +56,8 @@ impl Unconfirmed {
         confirmed_by(self.ack, self.until).await
     }
 
-    /// As [`Self::confirmed`], but waits no longer than the connection lives: for who makes the message again when it
-    /// fails. A word that comes by another connection is not waited for.
+    /// As [`Self::confirmed`], but gives up when the connection is lost, even though the confirmation might come over
+    /// the next one. For callers that make the message again when it fails.
     ///
     /// # Errors
     /// Transient, whatever the broker says: the message may or may not be stored.
@@ -96,8 +96,7 @@ impl Publisher {
         Self { jetstream: broker.jetstream().clone(), broker: broker.clone() }
     }
 
-    /// Sends `outgoing` in the trace `traceparent` and returns before it is confirmed, so that many
-    /// can be on their way.
+    /// Sends `outgoing` in the trace `traceparent`. Returns before it is confirmed, so that many can be on their way.
     ///
     /// # Errors
     /// Transient when it could not be handed to the connection.
@@ -120,7 +119,7 @@ impl Publisher {
         headers: HeaderMap,
         payload: Bytes,
     ) -> Result<Unconfirmed, Fault> {
-        // While the connection is down the client would queue what it is given; refuse instead.
+        // While the connection is down, the client would queue the message. Refuse it instead.
         if !self.broker.is_connected() {
             return Err(Fault::transient(anyhow::anyhow!("no connection to NATS")));
         }
@@ -137,8 +136,7 @@ impl Publisher {
 
     /// Stores `body` in the bucket `bodies` under `name` (claim check).
     ///
-    /// # Errors
-    /// Transient, when it may not be stored whole.
+    /// Transient when the body may not be stored whole.
     pub async fn store_body(&self, name: &str, body: &Bytes) -> Result<(), Fault> {
         let stored = bodies::store(&self.broker, name, body).await;
         stored.map_err(|error| Fault::transient(error.context("cannot store the body")))

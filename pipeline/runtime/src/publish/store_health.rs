@@ -1,11 +1,13 @@
-//! Whether deliveries can be stored, for `/readyz`: what the last one met, and where none came, a probe.
+//! Whether deliveries can be stored, for `/readyz`. The last delivery tells; when none came, a probe does.
 //!
-//! That the broker answers is not enough: with a full disk or a full stream it answers and stores nothing. The
-//! only proof is a message stored. So the outcome of the last delivery governs. A process that is not ready gets no
-//! more deliveries from its load balancer, which would keep it so for ever: [`FAILURE_TTL`] after a failure a probe
-//! decides instead. It asks whether RAW has room and writes a small value to the KV bucket `state`, on the same disk.
-//! A stream of NATS that refuses for itself alone, as one does after a write that failed, no probe can see without
-//! a message in RAW: then deliveries come again, fail again, and the process is not ready for another [`FAILURE_TTL`].
+//! An answer of the broker is not enough: with a full disk or a full stream it answers and stores nothing. Only a
+//! stored message proves that it stores, so the outcome of the last delivery decides. But a process that is not ready
+//! gets no more deliveries from its load balancer and would stay so for ever. So [`FAILURE_TTL`] after a failure a
+//! probe decides instead: it asks whether RAW has room, and writes a small value to the KV bucket `state`, on the same
+//! disk.
+//!
+//! A single stream of NATS may refuse alone, as one does after a failed write. No probe can see that without a message
+//! in RAW. Then deliveries come again and fail again, and the process is not ready for another [`FAILURE_TTL`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,9 +20,9 @@ use tokio::time::Instant;
 use crate::broker::{Broker, Stream};
 use crate::observe::health::ComponentHealth;
 
-/// A failure governs for so long, unless a delivery is stored.
+/// How long a failure decides, unless a delivery is stored.
 pub const FAILURE_TTL: Duration = Duration::from_secs(10);
-/// A success, of a probe or of the first delivery after a failure, is believed for so long.
+/// How long a success is believed: that of a probe, or of the first delivery after a failure.
 const FRESH: Duration = Duration::from_secs(5);
 /// The key that a probe writes.
 pub const PROBE_KEY: &str = "readiness";
@@ -32,7 +34,7 @@ pub struct StoreHealth(Arc<Inner>);
 struct Inner {
     health: ComponentHealth,
     failure_ttl: Duration,
-    /// Spares the lock to each delivery that is stored.
+    /// Saves each delivery that is stored from taking the lock.
     failing: AtomicBool,
     last: Mutex<LastAttempt>,
 }
@@ -45,7 +47,7 @@ enum LastAttempt {
 }
 
 impl StoreHealth {
-    /// The health of the component `health`, healthy to begin with. A failure governs for `failure_ttl`, usually [`FAILURE_TTL`].
+    /// Healthy to begin with. It reports to `health`. A failure decides for `failure_ttl`, usually [`FAILURE_TTL`].
     #[must_use]
     pub fn new(health: ComponentHealth, failure_ttl: Duration) -> Self {
         health.healthy();
@@ -59,7 +61,7 @@ impl StoreHealth {
 
     /// A delivery was stored.
     pub fn stored(&self) {
-        // Successes are not noted one by one: a probe every few seconds costs less than a lock for each delivery.
+        // Do not note every success: a probe every few seconds costs less than a lock for each delivery.
         if self.0.failing.load(Ordering::Relaxed) {
             self.works(&mut self.last());
         }

@@ -1,8 +1,8 @@
-//! Dead letters: looked at, sent through again, removed.
+//! Dead letters: listed, redriven, removed.
 //!
-//! Nothing here decides; a person does, see `headrace dead`. A dead letter leaves DEAD only when the broker
-//! has confirmed its copy, and a copy is always a suspect ([`crate::message::Delivered::is_suspect`]),
-//! so that it makes no second row wherever the first one went.
+//! Nothing here decides; a person does, with `headrace dead`. A dead letter leaves DEAD only when the broker has
+//! confirmed the message that was made from it. That message is always a suspect
+//! ([`crate::message::Delivered::is_suspect`]), so it makes no second row where the first message got through.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::broker::{Broker, Stream};
 use crate::message::payload;
 use crate::publish::Publisher;
 
-/// Dead letters read at once, without their payloads: about 1 KiB each.
+/// How many dead letters are read at once, without their payloads: about 1 KiB each.
 const PAGE: usize = 256;
 /// The broker forgets a reader that was killed after this time.
 const READER_KEPT: Duration = Duration::from_secs(30);
@@ -55,7 +55,7 @@ impl DeadLetter {
         self.headers.get(name).map_or("", async_nats::HeaderValue::as_str)
     }
 
-    /// How many times it has been taken out of DEAD.
+    /// How many times it has been redriven.
     #[must_use]
     pub fn redrives(&self) -> u64 {
         self.header(header::REDRIVES).parse().unwrap_or(0)
@@ -82,7 +82,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Component and tenant are in the subject, by which the broker has chosen already.
+    /// Checks all but component and tenant: these are in the subject, by which the broker has chosen already.
     fn takes(&self, dead_letter: &DeadLetter) -> bool {
         let is =
             |wanted: &Option<String>, name: &str| wanted.as_deref().is_none_or(|own| own == dead_letter.header(name));
@@ -94,17 +94,17 @@ impl Filter {
     }
 }
 
-/// What became of a dead letter that was to be sent through again.
+/// What became of a dead letter that was to be redriven.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Redriven {
-    /// Its copy is stored, the dead letter removed.
+    /// It is stored under its subject again, and the dead letter is removed.
     Sent {
-        /// The broker had the copy from an earlier try that was interrupted.
+        /// The broker had it already, from an earlier try that was interrupted.
         known: bool,
     },
-    /// It is not there, or not any more.
+    /// It is not in DEAD, or not any more.
     Gone,
-    /// It was left where it is, because it cannot be sent; in words.
+    /// It cannot be sent, so it was left in DEAD. The text says why.
     Kept(String),
 }
 
@@ -128,8 +128,8 @@ impl DeadLetters {
         Ok(Self { broker: broker.clone(), publisher: Publisher::new(broker), stream })
     }
 
-    /// A reader of the dead letters that are there now; those that come later, such as a copy that failed
-    /// again, are not read.
+    /// A reader of the dead letters that are there now. It does not read later ones, such as a redriven message that
+    /// failed again.
     ///
     /// # Errors
     /// When the broker does not answer.
@@ -164,8 +164,8 @@ impl DeadLetters {
         Ok(Some((DeadLetter::new(&message.subject, sequence, nanos, bytes, message.headers), message.payload)))
     }
 
-    /// The body of a dead letter whose payload is `payload`: itself, or the object in the bucket `bodies` that
-    /// the dead letter refers to.
+    /// The body of a dead letter with the payload `payload`: the payload itself, or the object in the bucket `bodies`
+    /// that the dead letter refers to.
     ///
     /// # Errors
     /// When the object is gone or the broker does not answer.
@@ -176,11 +176,10 @@ impl DeadLetters {
         }
     }
 
-    /// Sends a dead letter through again: publishes it to the subject it had, waits for the broker's word, and
-    /// only then removes it. Interrupted and called again, it does what is left.
+    /// Redrives a dead letter: publishes it to the subject that it had, waits until the broker has confirmed it, and
+    /// only then removes it. When it was interrupted, the next call does the rest.
     ///
-    /// # Errors
-    /// When the broker does not answer or does not store the copy; the dead letter is still there.
+    /// When the broker does not answer or does not store the message. The dead letter is then still there.
     pub async fn redrive(&self, sequence: u64) -> anyhow::Result<Redriven> {
         let Some((dead_letter, payload)) = self.get(sequence).await? else { return Ok(Redriven::Gone) };
         if let Some(problem) = self.unfit(&dead_letter).await? {
@@ -193,12 +192,13 @@ impl DeadLetters {
             Err(fault) => Err(fault),
         };
         let stored = stored.map_err(|fault| fault.source.context(format!("cannot publish dead letter {sequence}")))?;
-        // Only now: a crash between the two costs a second copy, the other order loses the event.
+        // Remove only after the broker has stored it: a crash between the two costs a duplicate, the other order loses
+        // the event.
         self.remove(sequence).await?;
         Ok(Redriven::Sent { known: stored.duplicate })
     }
 
-    /// Why a dead letter cannot be sent through again, in words.
+    /// Why a dead letter cannot be redriven, in words.
     async fn unfit(&self, dead_letter: &DeadLetter) -> anyhow::Result<Option<String>> {
         let own = dead_letter.header(header::DEAD_SUBJECT);
         if !subject::is_live(own) {
@@ -241,7 +241,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// The next dead letters that the filter takes; an empty page when none of a page is, `None` at the end.
+    /// The next dead letters that the filter takes. The page is empty when it takes none of them; `None` at the end.
     ///
     /// # Errors
     /// When the broker does not answer.
@@ -268,7 +268,7 @@ impl Reader {
         Ok((read > 0).then_some(dead_letters))
     }
 
-    /// Ends reading. Without it the broker keeps the reader's place for half a minute.
+    /// Ends reading. Without this call the broker keeps the reader for half a minute.
     pub async fn close(self) {
         let name = self.consumer.cached_info().name.clone();
         if let Err(error) = self.stream.delete_consumer(&name).await {
@@ -277,7 +277,7 @@ impl Reader {
     }
 }
 
-/// The headers of a dead letter's copy: those that the message had, and its history.
+/// The headers of the redriven message: those that the message had, and its history.
 fn live_headers(dead_letter: &DeadLetter) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, values) in dead_letter.headers.iter() {
@@ -286,9 +286,9 @@ fn live_headers(dead_letter: &DeadLetter) -> HeaderMap {
             values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
         }
     }
-    // Not the key that it had: within the duplicate window the broker would drop the copy. The same key
-    // for every try at this dead letter, so that a try after an interrupted one adds nothing.
-    // With the time, because a DEAD that was made anew gives its sequences again.
+    // The message needs a new deduplication key: within the duplicate window the broker would drop the old one. Every
+    // try at this dead letter uses the same key, so that a try after an interrupted one adds nothing. The time is part
+    // of the key, because a DEAD that was made anew gives out the same sequences again.
     let (id, place) =
         (dead_letter.header(header::ID), format!("{}@{}", dead_letter.sequence, dead_letter.died_at.as_micros()));
     headers.insert(header::MESSAGE_ID, format!("{id}/redrive/{place}"));

@@ -1,23 +1,24 @@
-//! How often a message failed here.
+//! How often a message failed in this process.
 //!
-//! The broker counts deliveries, and many are no failures: a look-up that would prove nothing yet, an expiry, a
-//! process that was stopped. Only failures may exhaust a message, so they are counted where they are seen.
+//! The broker counts deliveries, but many of them are no failures: the look-up would have proved nothing yet, the
+//! message expired, or the process was stopped. Only failures may exhaust a message, so they are counted where they are
+//! seen.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::retry::Attempt;
 
-/// The most messages that are remembered, some megabytes. More than a consumer has unsettled by far.
+/// The most messages to remember. They take some megabytes, and a consumer has far fewer unsettled.
 const MESSAGES_MAX: usize = 100_000;
 
-/// The failures of one component's messages in this process, by sequence. Another process, and the next, begin
-/// anew: a message is tried too often rather than given up too early.
+/// The failures of one component's messages in this process, by sequence. Another process, and the next start, count
+/// from zero: it is better to try a message too often than to give it up too early.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Failures(Arc<Mutex<HashMap<u64, u32>>>);
 
 impl Failures {
-    /// Counts one more; which it is.
+    /// Counts one more failure, and returns how many there are.
     pub(crate) fn add(&self, sequence: u64) -> Attempt {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if counts.len() >= MESSAGES_MAX && !counts.contains_key(&sequence) {

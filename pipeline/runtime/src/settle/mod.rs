@@ -1,6 +1,7 @@
-//! What becomes of a message after a component has answered: the one place where that is decided.
+//! Decides what becomes of a message after a component has answered. Nothing else decides that.
 //!
-//! Pure: no clock, no I/O. The loops in [`crate::consume::chain`] and [`crate::consume::sink`] carry it out.
+//! It is pure: no clock, no I/O. The loops in [`crate::consume::chain`] and [`crate::consume::sink`] call [`settler`],
+//! which carries it out.
 
 pub mod dead_letters;
 mod failures;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use crate::fault::{DeadReason, DiscardReason, Fault, FaultClass};
 use crate::retry::{Attempt, RetryPolicy};
 
-/// What is known of a message once its component has answered.
+/// What is known about a message once its component has answered.
 #[derive(Debug)]
 pub enum Outcome {
     /// All its effects are stored.
@@ -26,9 +27,9 @@ pub enum Outcome {
     Unread(Fault),
     /// We are shutting down and had not begun with it.
     Interrupted,
-    /// It cannot be told yet whether its effects exist.
+    /// It is not yet known whether its effects exist.
     NotYet {
-        /// When it may be told.
+        /// How long until that can be known.
         wait: Duration,
     },
 }
@@ -56,22 +57,22 @@ impl Outcome {
 pub enum Settlement {
     /// It is finished.
     Ack,
-    /// It comes again after the delay.
+    /// It is delivered again after the delay.
     Nak {
         /// At least this long.
         delay: Duration,
     },
     /// It goes to DEAD with the reason, then it is finished.
     DeadLetter(DeadReason),
-    /// It comes again after the delay, and until then its consumer takes nothing new.
+    /// It is delivered again after the delay. Until then its consumer takes nothing new.
     Pause {
         /// How long the consumer rests.
         delay: Duration,
     },
 }
 
-/// Decides what becomes of a message. For an event's own temporary failure `attempt` is how often it has failed
-/// so, which the broker does not count; for all else it is the delivery.
+/// Decides what becomes of a message. For the event's own temporary failure, `attempt` counts how often it has failed
+/// in that way, which the broker does not count. For anything else it counts deliveries.
 #[must_use]
 pub fn settle(outcome: &Outcome, attempt: Attempt, policy: &RetryPolicy) -> Settlement {
     let backoff = policy.backoff(attempt);
@@ -87,7 +88,7 @@ pub fn settle(outcome: &Outcome, attempt: Attempt, policy: &RetryPolicy) -> Sett
             FaultClass::Transient { .. } if attempt.0 >= policy.attempts_max => {
                 Settlement::DeadLetter(DeadReason::Exhausted)
             }
-            // A receiver's wish counts, but may not park an event for a day.
+            // Honour the receiver's wish, but do not let it park an event for a day.
             FaultClass::Transient { retry_after } => Settlement::Nak {
                 delay: retry_after.map_or(backoff, |wish| wish.clamp(backoff, policy.backoff_max.max(backoff))),
             },

@@ -1,4 +1,4 @@
-//! Carries out what [`settle`] decides: acknowledge, give back, dead-letter. Counts and logs it, once.
+//! Carries out what [`settle`] decides: acknowledge, deliver again, dead-letter, pause. It counts and logs each once.
 
 use std::time::Duration;
 
@@ -60,8 +60,8 @@ impl Settler {
 
     /// Settles each message after its outcome. Returns how long the consumer must rest, when it must.
     ///
-    /// Acknowledgements are sent without waiting for a word on them, and DEAD's confirmations are awaited together: a
-    /// broker that is lost costs one timeout, however many messages there are.
+    /// Acknowledgements are sent without waiting for a confirmation, and the confirmations of DEAD are awaited
+    /// together. So a broker that is lost costs one timeout, however many messages there are.
     pub async fn settle_all(&self, outcomes: Vec<(&Delivered, Outcome)>) -> Option<Duration> {
         let (mut pause, mut dead_letters) = (None, Vec::new());
         for (message, outcome) in outcomes {
@@ -72,7 +72,8 @@ impl Settler {
                     crash::pass(Point::AfterAck);
                 }
                 Settlement::Nak { delay } => {
-                    // Until something goes through again: a component of which nothing does must not look well.
+                    // Degraded until something goes through again: a component that gets nothing through must not look
+                    // healthy.
                     if matches!(outcome, Outcome::Unread(_) | Outcome::Unpublished(_)) {
                         self.health.degraded(describe(&outcome));
                     }
@@ -92,7 +93,7 @@ impl Settler {
         join_all(dead).await.into_iter().fold(pause, Option::max)
     }
 
-    /// What becomes of `message`; counts and logs it.
+    /// Decides what becomes of `message`, and counts and logs it.
     fn decide(&self, message: &Delivered, outcome: &Outcome) -> Settlement {
         self.metrics.settled(outcome.label());
         // The same trace id on every hop: with `debug` on, a delivery can be followed from request to row.
@@ -108,8 +109,8 @@ impl Settler {
         if let Outcome::Discarded(reason) = outcome {
             self.metrics.discarded(reason.code());
         }
-        // Deliveries that came to nothing are no attempts, and for the broker's trouble or a wrong
-        // configuration no event is to blame.
+        // Only the event's own failures count as attempts. A delivery may come to nothing without a failure, and for
+        // the broker's trouble or a wrong configuration no event is to blame.
         let attempt = match outcome {
             Outcome::Failed(Fault { class: FaultClass::Transient { .. }, .. }) => self.failures.add(message.sequence),
             _ => message.attempt,
@@ -117,7 +118,7 @@ impl Settler {
         settle(outcome, attempt, &self.policy)
     }
 
-    /// Forgets `message` untouched: it was held so long that the broker gives it to another.
+    /// Forgets `message` without answering: it was held so long that the broker gives it to another.
     pub fn expire(&self, message: &Delivered) {
         self.metrics.lapsed.increment(1);
         tracing::warn!(
@@ -168,13 +169,14 @@ impl Settler {
     fn dead_headers(&self, message: &Delivered, reason: DeadReason, detail: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, values) in message.headers().into_iter().flat_map(HeaderMap::iter) {
-            // The message's own deduplication key would keep a second dead letter of it from DEAD.
+            // Leave out NATS' own headers: with the message's deduplication key, DEAD would refuse a second dead letter
+            // of it.
             if !name.to_string().starts_with("Nats-") {
                 values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
             }
         }
         let origin = message.origin();
-        // With the time, because a broker that lost its newest messages gives their sequences again.
+        // The time is part of the key, because a broker that lost its newest messages gives their sequences to others.
         let message_id = format!("{}/{origin}@{}", self.component, message.stored_at.as_micros());
         headers.insert(header::MESSAGE_ID, message_id);
         headers.insert(header::DEAD_COMPONENT, self.component.as_str());
@@ -211,7 +213,7 @@ fn describe(outcome: &Outcome) -> String {
     }
 }
 
-/// NATS headers are lines: no line breaks, and no longer than a screen.
+/// `text` for a NATS header: without line breaks, which a header cannot hold, and cut to about a screen.
 fn one_line(text: &str) -> String {
     text.chars().take(1_000).map(|char| if char.is_control() { ' ' } else { char }).collect()
 }

@@ -1,9 +1,9 @@
 //! A lease in JetStream KV: of several processes that could do a job, one does it.
 //!
-//! No clocks are compared. A contender takes the lease over when it has watched the same revision for
-//! the whole `ttl` by its own clock, and the holder stops to count on it `ttl` after the beginning of its
-//! last renewal; the holder's time therefore ends before a contender's can begin. The `ttl` is a setting, and two
-//! processes may have different ones: the holder's is written into the lease, and the longer of the two counts.
+//! No clocks are compared. A contender takes the lease over when, by its own clock, it has seen the same revision for
+//! the whole `ttl`. The holder stops counting on the lease `ttl` after it began its last renewal. So the holder's time
+//! ends before a contender's can begin. The `ttl` is a setting, and two processes may have different ones: the holder
+//! writes its own into the lease, and the longer of the two counts.
 
 use std::time::Duration;
 
@@ -23,17 +23,17 @@ pub struct Lease {
     held_until: Option<Instant>,
 }
 
-/// What another holds.
+/// The lease that another process holds.
 #[derive(Clone, Copy, Debug)]
 struct Watched {
     revision: u64,
     since: Instant,
-    /// It has expired when its revision has stayed the same for so long.
+    /// The lease has expired when its revision has stayed the same for this long.
     ttl: Duration,
 }
 
 impl Watched {
-    /// The lease at `revision`, which was `earlier` when it was last looked at.
+    /// The lease at `revision`. `earlier` is what was seen at the last look.
     fn at(revision: u64, ttl: Duration, earlier: Option<Self>) -> Self {
         let same = earlier.filter(|earlier| earlier.revision == revision);
         Self { revision, since: same.map_or_else(Instant::now, |same| same.since), ttl }
@@ -48,14 +48,14 @@ impl Watched {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Claim<'a> {
     holder: &'a str,
-    /// For how long the holder counts on it; an earlier release did not tell.
+    /// For how long the holder counts on it. `None` when the holder is of an earlier release, which did not tell.
     ttl: Option<Duration>,
 }
 
 impl<'a> Claim<'a> {
     /// `None` when the lease was given back.
     fn read(value: &'a [u8]) -> Option<Self> {
-        // What is no text is somebody's all the same.
+        // A value that is no text is somebody's claim all the same.
         let text = std::str::from_utf8(value).unwrap_or("?");
         let (holder, ttl) = match text.rsplit_once(' ') {
             Some((holder, millis)) => (holder, millis.parse::<u64>().ok().map(Duration::from_millis)),
@@ -64,7 +64,7 @@ impl<'a> Claim<'a> {
         (!text.is_empty()).then_some(Self { holder, ttl })
     }
 
-    /// For how long a contender that counts with `own` must have seen it unchanged.
+    /// For how long a contender with the `ttl` `own` must have seen the claim unchanged.
     fn watched_for(&self, own: Duration) -> Duration {
         self.ttl.map_or(own, |ttl| ttl.max(own))
     }
@@ -87,7 +87,7 @@ impl Lease {
         self.ttl / 4
     }
 
-    /// After how long without a sign of life of its holder it is free for us, as far as we know of the holder.
+    /// How long after the holder's last sign of life the lease is free for us, as far as we know the holder.
     #[must_use]
     pub fn expires_after(&self) -> Duration {
         self.watched.map_or(self.ttl, |watched| watched.ttl)
@@ -137,13 +137,13 @@ impl Lease {
         }
     }
 
-    /// Gives the lease back, so that another need not wait.
+    /// Gives the lease back, so that another process need not wait.
     pub async fn release(&mut self) {
         if !self.is_held() {
             return;
         }
         self.held_until = None;
-        // Best effort: without it another waits for `ttl`.
+        // Best effort: if this fails, another process waits for `ttl`.
         if let Ok(Some(entry)) = self.store.load(self.key).await
             && Claim::read(&entry.value).is_some_and(|claim| claim.holder == self.holder)
         {

@@ -1,4 +1,4 @@
-//! What is remembered across events: small values in JetStream KV, changed by compare-and-set.
+//! What stages remember across events: small values in JetStream KV, changed by compare-and-set.
 
 pub mod lease;
 
@@ -55,7 +55,7 @@ impl StateStore {
     /// Transient, when the broker does not answer.
     pub async fn keys(&self, prefix: &str) -> Result<Vec<String>, Fault> {
         let list = async { anyhow::Ok(self.0.keys().await?.try_collect::<Vec<String>>().await?) };
-        // The client library waits for the last key for ever, also when that is removed meanwhile.
+        // The client library waits for the last key for ever, even when that key is removed meanwhile.
         let listed = timeout(LIST_WITHIN, list).await.context("the broker did not list all keys in time");
         let mut keys = listed.and_then(|listed| listed).context("cannot list state").map_err(Fault::transient)?;
         keys.retain(|key| key.starts_with(prefix));
@@ -75,8 +75,8 @@ impl StateStore {
         }))
     }
 
-    /// Writes `key`, provided that nobody wrote it since `read` (`None`: that it does not exist).
-    /// False when somebody did: read again and decide anew.
+    /// Writes `key`, provided that nobody has written it since `read`; with `None`, provided that it does not exist.
+    /// Returns false when somebody has: read again and decide anew.
     ///
     /// # Errors
     /// Transient, when the broker does not answer.

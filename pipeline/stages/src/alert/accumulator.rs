@@ -9,13 +9,13 @@ use headrace_schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// So many of the latest events are remembered, to count none of them twice. An event that comes again
-/// after more others than this, all of one alert, would be counted again; nothing else would happen.
+/// How many of the latest events are remembered, so that none is counted twice. An event that comes again after more
+/// than this many others of the same alert would be counted again; nothing else would happen.
 const REMEMBERED_MAX: usize = 512;
 
 /// GitHub sends again for three days, Enterprise Server for seven.
 const REPEATED_WITHIN: Duration = Duration::from_secs(8 * 24 * 3_600);
-/// GitHub's clock may be ahead of ours by so much.
+/// How far GitHub's clock may be ahead of ours.
 const CLOCK_SKEW_MAX: Duration = Duration::from_secs(600);
 
 /// An alert's state in KV.
@@ -30,8 +30,8 @@ pub(super) fn alert_id(event: &Event, found: &RuleMatch, window: Duration) -> St
     format!("{}-{}", fingerprint(event, found), window_start(sent_at(event), window).as_micros() / 1_000_000)
 }
 
-/// When the event was first sent, by its id: it is the same when it comes again hours later, so that it belongs to the
-/// same alert. Where the id does not tell, or tells what cannot be, when it was received.
+/// When the event was first sent, by its id. This time is the same when the event comes again hours later, so the event
+/// belongs to the same alert. When the id does not tell, or tells an impossible time, it is the time of reception.
 fn sent_at(event: &Event) -> Timestamp {
     let received_at = event.received_at;
     let plausible =
@@ -63,7 +63,7 @@ fn place(event: &Event) -> Option<&str> {
 }
 
 impl Accumulator {
-    /// Counts what is new in `found`; false when nothing is.
+    /// Counts what is new in `found`. Returns whether anything is.
     pub(super) fn add(&mut self, id: &str, found: &[(&Event, &RuleMatch)], window: Duration) -> bool {
         // An alert stays `opened` until a later batch: its first message may count several events.
         if let Some(alert) = self.alert.as_mut()
@@ -128,7 +128,7 @@ fn repeat(alert: &mut Alert, event: &Event) {
     alert.updated_at = alert.updated_at.max(event.received_at);
     alert.risk = alert.risk.max(event.assessment.as_ref().map_or(0, |assessment| assessment.risk));
     if alert.events.len() >= Alert::EVENTS_MAX {
-        // The first stays, the oldest of the others goes.
+        // Keep the first, and remove the oldest of the others.
         alert.events.remove(1);
     }
     alert.events.push(event.id.clone());
@@ -191,7 +191,7 @@ mod tests {
         for again in [-500, 7_200, 7 * 24 * 3_600] {
             assert_eq!(id(&received(again)), id(&first), "{again}");
         }
-        // Whoever makes an id up cannot choose any window.
+        // Somebody who makes up an id cannot choose any window.
         for unlikely in [-700, 9 * 24 * 3_600] {
             let event = received(unlikely);
             let window = window_start(event.received_at, WINDOW).as_micros() / 1_000_000;

@@ -1,7 +1,7 @@
 //! alert: rule matches → alerts, one per fingerprint (tenant, rule, actor, repository) and window.
 //!
-//! What an alert has counted is kept in JetStream KV under its id and changed by compare-and-set, so
-//! that any process can go on with it and an event that comes again is not counted again.
+//! What an alert has counted is kept in JetStream KV under its id and changed by compare-and-set. So any process can go
+//! on with it, and an event that comes again is not counted again.
 
 mod accumulator;
 
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use self::accumulator::{Accumulator, alert_id};
 
-/// Another process may change an alert at the same time; so often we read it again.
+/// How often we read an alert again when another process changes it at the same time.
 const CONFLICTS_MAX: usize = 16;
 
 /// Configuration of alert.
@@ -55,8 +55,8 @@ impl Alerts {
         Self { state, window: Duration::from_secs(config.window_minutes * 60) }
     }
 
-    /// Adds `found` to the alert `id` and returns the alert as it is then. Without anything new, such as
-    /// when the events come again after a crash, it returns the alert as it was: its message is the same.
+    /// Adds `found` to the alert `id`, and returns the alert as it is then. When nothing is new, such as when the
+    /// events come again after a crash, it returns the alert as it was, so its message is the same.
     async fn count(&self, id: &str, found: &[(&Event, &RuleMatch)]) -> Result<Alert, Fault> {
         let key = format!("alert.{id}");
         for _ in 0..CONFLICTS_MAX {
@@ -88,8 +88,8 @@ impl Stage for Alerts {
         "alerted"
     }
 
-    /// Events of one alert are counted together. The last of them carries its message on; the others
-    /// are done once they are counted.
+    /// Events of one alert are counted together. The last of them carries the alert's message; the others are done once
+    /// they are counted.
     async fn process(&self, batch: Vec<Event>) -> Vec<Verdict<Alert>> {
         let mut groups: BTreeMap<String, Vec<(usize, &RuleMatch)>> = BTreeMap::new();
         for (index, event) in batch.iter().enumerate() {

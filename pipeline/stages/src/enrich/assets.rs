@@ -86,7 +86,7 @@ impl Asset {
     }
 }
 
-/// GitHub's names have no letter case; `*` stays within one part of `owner/name`.
+/// GitHub's names ignore letter case; `*` stays within one part of `owner/name`.
 fn glob(pattern: &str) -> Result<Glob, globset::Error> {
     GlobBuilder::new(pattern).case_insensitive(true).literal_separator(true).build()
 }
@@ -113,7 +113,7 @@ impl Field {
         Ok(Self { set: set.build().context("cannot compile the asset patterns")?, entries, given })
     }
 
-    /// Takes out of `applies` the entries whose pattern of this field does not match `text`.
+    /// Removes from `applies` the entries whose pattern of this field does not match `text`.
     fn narrow(&self, text: Option<&str>, applies: &mut [bool]) {
         let mut matched = vec![false; applies.len()];
         if let Some(text) = text {
@@ -152,7 +152,7 @@ impl Knowledge for Assets {
         }
         let mut applies = vec![true; self.assets.len()];
         let repository = event.repository.as_ref().map(|repository| repository.full_name.as_str());
-        // A personal repository has no organization: its owner stands in.
+        // A personal repository has no organization, so its owner stands in.
         let owner = repository.and_then(|full_name| full_name.split('/').next());
         let organization = event.organization.as_ref().map(|organization| organization.login.as_str()).or(owner);
         self.organizations.narrow(organization, &mut applies);

@@ -1,7 +1,7 @@
-//! enrich: adds what is known of actor, repository and network beyond the body, at that time.
+//! enrich: adds what is known at that time about actor, repository and network, beyond the body.
 //!
-//! Each kind of knowledge is a [`Knowledge`]; the asset list is the first, GitHub's API is to be the
-//! next. One that is away answers with a fault, and the event waits for it.
+//! Each kind of knowledge is a [`Knowledge`]. The asset list is the first, GitHub's API is to be the next. When one of
+//! them is away, it answers with a fault and the event waits for it.
 
 mod assets;
 
@@ -41,10 +41,10 @@ impl Config {
     }
 }
 
-/// Something that knows more of an event than its body.
+/// Something that knows more about an event than its body says.
 #[async_trait]
 trait Knowledge: Send + Sync {
-    /// Adds to `enrichment` what it knows of `event`.
+    /// Adds to `enrichment` what it knows about `event`.
     async fn add(&self, event: &Event, enrichment: &mut Enrichment) -> Result<(), Fault>;
 }
 
@@ -56,8 +56,7 @@ pub struct Enrich {
 impl Enrich {
     /// The stage as configured.
     ///
-    /// # Errors
-    /// When a pattern cannot be compiled, which [`Config::validate`] tells beforehand.
+    /// When a pattern cannot be compiled. [`Config::validate`] finds that beforehand.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
         Ok(Self { knowledge: vec![Box::new(Assets::new(&config.assets)?)] })
     }

@@ -1,4 +1,5 @@
-//! Lets through what was signed by whom it says, before normalize. Whether it was is another's to know.
+//! Lets only deliveries with a valid signature through to normalize. Whether a signature is valid is decided by
+//! [`Verify`], which the caller gives.
 
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use headrace_runtime::fault::{DeadReason, Fault};
 use headrace_runtime::message::payload::RawDelivery;
 use tokio::task::spawn_blocking;
 
-/// Whether a stored delivery was signed as its source signs; if not, why not, in words.
+/// Whether a stored delivery was signed as its source signs. If not, the text says why not.
 pub type Verify = Arc<dyn Fn(&RawDelivery) -> Result<(), String> + Send + Sync>;
 
 /// The deliveries that pass.
@@ -28,7 +29,7 @@ impl Stage for Verified {
 
     async fn process(&self, batch: Vec<RawDelivery>) -> Vec<Verdict<RawDelivery>> {
         let verify = Arc::clone(&self.0);
-        // Bodies of megabytes, and each secret hashes all of them: that would keep a thread of the reactor.
+        // Each secret hashes whole bodies of megabytes, which would block a thread of the reactor.
         let verified = spawn_blocking(move || batch.into_iter().map(|raw| verdict(&verify, raw)).collect()).await;
         verified.unwrap_or_else(|ended| resume_unwind(ended.into_panic()))
     }

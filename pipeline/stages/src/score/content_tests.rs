@@ -1,4 +1,4 @@
-//! The detection content: each rule of `stages/rules/` is tried on the events of its file in
+//! Tests the detection content: each rule of `stages/rules/` is tried on the events of its file in
 //! `stages/rules/tests/`.
 
 use std::collections::{BTreeMap, BTreeSet};

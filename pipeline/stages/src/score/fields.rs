@@ -1,8 +1,8 @@
 //! [`Fields`]: an [`Event`] under the field names that Sigma rules use.
 //!
-//! The names are those of GitHub's audit log wherever it has one, so that rules written for the audit
-//! log run on webhooks too; `rules/README.md` is the table for people. Values are borrowed: nothing is
-//! built unless a rule asks for it, and no JSON at all while rules are tried.
+//! The names are those of GitHub's audit log wherever it has one, so that rules written for the audit log work on
+//! webhooks too. `rules/README.md` is the table for people. Values are borrowed: nothing is built unless a rule asks
+//! for it, and no JSON is built at all while rules are tried.
 
 use std::borrow::Cow;
 
@@ -58,8 +58,8 @@ pub(crate) const NAMES: [&str; 38] = [
     "webhook.action",
 ];
 
-/// First segments of all names: what the rule index asks for before it looks fields up. A field whose
-/// first segment is missing here is invisible to rules that only test it; a test holds the lists together.
+/// First segments of all names. The rule index asks for these before it looks fields up. A field whose first segment is
+/// missing here is invisible to rules that only test it; a test keeps the lists consistent.
 const ROOTS: [&str; 32] = [
     "@timestamp",
     "action",
@@ -155,7 +155,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// What enrich knows.
+    /// What enrich has added.
     fn enrichment(&self, name: &str) -> Option<EventValue<'_>> {
         let enrichment = self.event.enrichment.as_ref()?;
         match name.strip_prefix("enrichment.")? {
@@ -186,7 +186,7 @@ impl<'a> Fields<'a> {
         optional(attributes.get(name.strip_prefix("attributes.").unwrap_or(name)).map(String::as_str))
     }
 
-    /// Every field that is there, each under one name.
+    /// Every field that the event has, each under one name.
     fn each(&self, visit: &mut dyn FnMut(Cow<'_, str>, EventValue<'_>)) {
         for name in NAMES {
             if let Some(value) = self.named(name) {
@@ -273,7 +273,7 @@ fn array<'a>(values: impl ExactSizeIterator<Item = &'a str>) -> Option<EventValu
     (values.len() > 0).then(|| EventValue::Array(values.map(text).collect()))
 }
 
-/// The target, when it is someone: the audit log's `user`.
+/// The target, when it is a person: the audit log's `user`.
 fn person(target: Option<&Target>) -> Option<&Target> {
     target.filter(|target| matches!(target.kind.as_str(), "user" | "member"))
 }

@@ -1,4 +1,4 @@
-//! Where rules come from: those of Headrace and directories of one's own.
+//! Where rules come from: Headrace's own, and the operator's directories.
 
 use std::fs;
 use std::io;
@@ -13,7 +13,7 @@ use crate::score::rules::{DISABLED, Loader, Problem, Refused, Rules};
 
 /// The largest rule file, in bytes. SigmaHQ's largest has 30 KB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// How deep directories are searched, which also ends a directory that holds itself.
+/// How deep directories are searched. This also ends the search of a directory that contains itself.
 const DEPTH_MAX: usize = 16;
 
 /// Which detection rules score uses.
@@ -24,8 +24,8 @@ pub struct Config {
     /// Headrace brings along. Rules for other products than `github` are left out. Default: none.
     /// Example: `["/etc/headrace/rules"]`.
     pub rules_dirs: Vec<PathBuf>,
-    /// Ids of rules not to use, of Headrace or of one's own. Default: none.
-    /// Example: `["0f5c1b8e-6a0d-4c0b-9f57-6f2f0c7f3b11"]`.
+    /// Ids of rules not to use, of Headrace's or of your own. Default: none. Example:
+    /// `["0f5c1b8e-6a0d-4c0b-9f57-6f2f0c7f3b11"]`.
     pub disabled: Vec<String>,
     /// Fields that rules may test though Headrace knows none of that name, for rules that are also used elsewhere. Any
     /// other unknown field is refused, because a rule with a misspelt one never matches. Default: none.

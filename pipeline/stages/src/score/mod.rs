@@ -1,8 +1,8 @@
-//! score: says of each event which rules it matches, how bad that is and why.
+//! score: says which rules each event matches, how bad that is, and why.
 //!
-//! Rules are Sigma rules over [`fields`]; [`rules`] loads them, [`risk`] weighs what matched. The stage
-//! keeps nothing between events, so any number of processes may score. It never drops an event: one
-//! that no rule matches goes on with risk 0. What spans several events is alert's work.
+//! Rules are Sigma rules over [`fields`]. [`rules`] loads them, and [`risk`] weighs the matches. The stage keeps
+//! nothing between events, so any number of processes may score. It never drops an event: one that no rule matches goes
+//! on with risk 0. Patterns over several events are the work of alert.
 
 mod builtin;
 #[cfg(test)]
@@ -45,8 +45,7 @@ impl Score {
 
     /// The stage as configured.
     ///
-    /// # Errors
-    /// When a rule cannot be used, which [`Config::validate`] tells beforehand.
+    /// When a rule cannot be used. [`Config::validate`] finds that beforehand.
     pub fn from_config(config: &Config) -> Result<Self, Refused> {
         let rules = Rules::load(config)?;
         if let Some(first) = rules.skipped().first() {
@@ -61,7 +60,7 @@ impl Score {
         Ok(Self::new(rules))
     }
 
-    /// What the rules say of `event`.
+    /// What the rules say about `event`.
     #[must_use]
     pub fn assess(&self, event: &Event) -> Assessment {
         let matches = self.rules.matches(event);

@@ -1,17 +1,17 @@
 //! How matches become a risk from 0 to 100, with a reason for each point.
 //!
-//! The model adds: the worst match gives its level's points, further matches a little each, and the
-//! asset that was touched moves the sum. Without a match there is no risk, however much an asset
-//! matters. Who acted moves nothing: a rebate for bots would be a rebate for whoever steals a bot's
-//! token, and what is usual for an actor is for correlation to learn. `rules/README.md` has the table.
+//! The model adds. The worst match gives its level's points, further matches add a little each, and the asset that was
+//! touched moves the sum. Without a match there is no risk, however much an asset matters. Who acted changes nothing: a
+//! rebate for bots would be a rebate for whoever steals a bot's token, and learning what is usual for an actor is left
+//! to correlation. `rules/README.md` has the table.
 
 use headrace_schemas::event::{Assessment, Criticality, Reason, RuleMatch, Severity};
 
-/// Matches that an assessment carries, the worst ones: a set of careless rules must not make an event
-/// larger than the broker takes.
+/// How many matches an assessment carries: the worst ones. A set of careless rules must not make an event larger than
+/// the broker accepts.
 const MATCHES_MAX: usize = 32;
-/// What all further matches add together: the smallest step between two levels, so that no crowd of
-/// rules outranks one rule of the next level.
+/// The most that all further matches add together: the smallest step between two levels, so that no number of rules
+/// outranks one rule of the next level.
 const FURTHER_MAX: i32 = 15;
 /// The highest risk.
 const RISK_MAX: i32 = 100;

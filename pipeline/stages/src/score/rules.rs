@@ -1,8 +1,8 @@
 //! [`Rules`]: Sigma documents, read, checked and compiled.
 //!
-//! Every problem of every document is told at once. Rules that cannot apply to GitHub's events are
-//! left out and told, so that a whole collection of rules can be given; what looks like a mistake is
-//! refused. Correlations and filters are refused: this stage sees one event at a time.
+//! Every problem of every document is reported at once. Rules that cannot apply to GitHub's events are left out and
+//! reported, so that a whole collection of rules can be given. Whatever looks like a mistake is refused. So are
+//! correlations and filters: this stage sees one event at a time.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -15,9 +15,9 @@ use crate::score::evidence;
 use crate::score::field_names;
 use crate::score::fields::Fields;
 
-/// Rules that may be loaded together.
+/// The most rules that may be loaded together.
 const RULES_MAX: usize = 10_000;
-/// The setting that takes rules away, as a problem's place.
+/// The setting that disables rules, named as the place of a problem.
 pub(crate) const DISABLED: &str = "disabled";
 
 /// Rules ready to be tried on events.
@@ -183,7 +183,7 @@ impl Loader {
         }
     }
 
-    /// Notes a problem that is not a document's.
+    /// Notes a problem that belongs to no document.
     pub(crate) fn problem(&mut self, place: &str, message: String) {
         self.problems.push(Problem { place: place.to_owned(), message });
     }
@@ -265,7 +265,7 @@ fn template(rule: &SigmaRule) -> Result<RuleMatch, String> {
     Ok(RuleMatch { rule: id.to_owned(), title: rule.title.clone(), severity, techniques, controls, evidence: vec![] })
 }
 
-/// A pattern that names no detection: `all of` it would hold for every event.
+/// A pattern that names no detection. `all of` it would hold for every event.
 fn unmet_selector<'a>(condition: &'a ConditionExpr, rule: &SigmaRule) -> Option<&'a SelectorPattern> {
     match condition {
         ConditionExpr::Identifier(_) => None,

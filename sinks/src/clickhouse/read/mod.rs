@@ -1,3 +1,3 @@
-//! Everything that asks ClickHouse: the queries that commands, reports, dashboards and programs share belong here.
+//! The queries that commands, reports, dashboards and programs share.
 
 pub(crate) mod received;

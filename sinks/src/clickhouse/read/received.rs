@@ -1,4 +1,4 @@
-//! Which deliveries the table `raw` has: asked by those who must know whether one arrived.
+//! Asks which deliveries the table `raw` has, for code that must know whether one arrived.
 
 use clickhouse::{Client, Row};
 use headrace_runtime::fault::Fault;
@@ -13,7 +13,7 @@ pub struct RawTable {
     client: Client,
 }
 
-/// What was received under an id: one for each tenant and kind that came under it.
+/// What was received under an id. There is one for each tenant and kind that came under it.
 #[derive(Clone, Debug, PartialEq, Eq, Row, Deserialize)]
 pub struct Received {
     /// The event's id.
@@ -22,7 +22,7 @@ pub struct Received {
     pub tenant: String,
     /// The source's name of the kind.
     pub event: String,
-    /// When it came first, in microseconds since 1970.
+    /// When it first came, in microseconds since the Unix epoch.
     pub received_at: i64,
 }
 
@@ -38,7 +38,7 @@ impl RawTable {
     pub async fn received(&self, ids: &[String], from: Timestamp, to: Timestamp) -> Result<Vec<Received>, Fault> {
         let mut found = Vec::new();
         for part in ids.chunks(LOOKUP_MAX) {
-            // The times by which parts and granules are skipped; without them the whole table would be read.
+            // The times let ClickHouse skip parts and granules. Without them it would read the whole table.
             let query = self
                 .client
                 .query(

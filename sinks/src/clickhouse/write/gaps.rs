@@ -16,21 +16,21 @@ pub struct GapsRow {
     pub hook: String,
     /// The hour's beginning, in seconds since the Unix epoch.
     pub hour: u32,
-    /// Those that GitHub lists.
+    /// Deliveries that GitHub lists.
     pub delivered: u64,
-    /// Of those, stored when GitHub first sent them.
+    /// Of those, the ones stored when GitHub first sent them.
     pub seen: u64,
-    /// Of those, stored because they were sent again.
+    /// Of those, the ones stored because they were sent again.
     pub recovered: u64,
-    /// Of those, not yet to be told.
+    /// Of those, the ones whose state cannot be known yet.
     pub waiting: u64,
-    /// Of those, not stored.
+    /// Of those, the ones not stored.
     pub missing: u64,
-    /// Of the missing, those that GitHub refused to send again.
+    /// Of the missing, the ones that GitHub refused to send again.
     pub refused: u64,
-    /// Of the missing, those that GitHub no longer has.
+    /// Of the missing, the ones that GitHub no longer has.
     pub too_old: u64,
-    /// When it was so, in microseconds since the Unix epoch: of an hour's rows the latest counts.
+    /// When this was found, in microseconds since the Unix epoch. Of an hour's rows the latest counts.
     pub checked_at: i64,
 }
 
@@ -55,7 +55,7 @@ impl Gaps {
         Self { client, limit }
     }
 
-    /// Writes `rows`; the same rows once more change nothing.
+    /// Writes `rows`. Writing the same rows again changes nothing.
     ///
     /// # Errors
     /// Transient when the server is away, broken when a person must act.

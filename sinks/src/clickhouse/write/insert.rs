@@ -1,20 +1,20 @@
-//! Exactly once into a table.
+//! Inserts into a table exactly once.
 //!
-//! An acknowledgement follows the insert, so that a row that may be stored already always comes back
-//! as a *suspect*: delivered before, presented again by its sender, or published late
+//! A message is acknowledged after its insert. So a row that may be stored already always comes back as a *suspect*:
+//! delivered before, presented again by its sender, or published late
 //! ([`headrace_runtime::message::Delivered::is_suspect`]). Hence:
 //!
-//! * First deliveries are inserted straight. When the answer is not clear they are inserted again,
-//!   unchanged and under the same `insert_deduplication_token`; the token is made of their sequences and
-//!   identities, because ClickHouse silently drops *different* rows under a token that it knows.
-//! * Suspects are looked up, and those that are absent are inserted. When that answer is not clear
-//!   they are looked up again, but only when the server's time limit for the insert has passed: until
-//!   then the first insert may still succeed.
-//! * Rows carry the time until which their messages are ours. The server refuses them afterwards (the
-//!   column `valid_until` in the migrations): a process that was stopped in the middle of an insert, and
-//!   whose messages another process has taken over meanwhile, cannot insert when it goes on.
+//! * First deliveries are inserted without a look-up. When the answer is not clear, they are inserted again, unchanged
+//!   and under the same `insert_deduplication_token`. The token is made of their sequences and identities, because
+//!   ClickHouse silently drops *different* rows under a token that it knows.
+//! * Suspects are looked up, and the absent ones are inserted. When the answer to that insert is not clear, they are
+//!   looked up again, but only after the server's time limit for the insert has passed: until then the first insert may
+//!   still succeed.
+//! * Rows carry the time until which their messages are ours. The server refuses them afterwards (the column
+//!   `valid_until` in the migrations). A process that was stopped in the middle of an insert may have lost its messages
+//!   to another process, so it cannot insert when it goes on.
 //!
-//! What is there once is an [`Identity`]: in `events` a tenant and an id, in `raw` also the kind and the body, so that
+//! Each [`Identity`] is in the table once: in `events` a tenant and an id, in `raw` also the kind and the body, so that
 //! everything that was sent under one id is kept.
 
 use std::collections::hash_map::Entry;
@@ -36,9 +36,10 @@ use serde::Deserialize;
 use crate::clickhouse::LOOKUP_MAX;
 use crate::clickhouse::classify::{Failure, fault, of_look_up};
 
-/// Room for a look-up with so many ids, each of a tenant of its own, in bytes: by default ClickHouse takes 256 KiB.
+/// Room for a look-up of [`LOOKUP_MAX`] ids, each with a tenant of its own, in bytes. By default ClickHouse takes 256
+/// KiB.
 const LOOKUP_BYTES_MAX: &str = "2097152";
-/// Clocks of GitHub and the gateways may differ by so much.
+/// How much the clocks of GitHub and the gateways may differ.
 const CLOCK_SKEW: Duration = Duration::from_secs(600);
 
 /// An item that has a row.
@@ -54,15 +55,15 @@ pub(crate) trait Rows: Payload {
     /// The kind and the body that it was made of.
     fn content(&self) -> Content<&str>;
 
-    /// For what the row of a delivery is the only one.
+    /// The part of a delivery's identity that the table holds once.
     fn identity_of(delivery: Identity<&str>) -> Identity<&str>;
 
-    /// The row of `item`, borrowed from it, with the time (microseconds since the epoch) until which the
-    /// server may take it.
+    /// The row of `item`, borrowed from it. `valid_until` is the time until which the server may take it, in
+    /// microseconds since the Unix epoch.
     fn row(item: &Item<Self>, valid_until: i64) -> <Self::Row as Row>::Value<'_>;
 }
 
-/// What a look-up tells of a row.
+/// What a look-up tells about a row.
 #[derive(Debug, Row, Deserialize)]
 struct Stored {
     tenant: String,
@@ -81,7 +82,7 @@ impl Stored {
 /// The times that an insert depends on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
-    /// How long the server may spend on one, in whole seconds.
+    /// How long the server may spend on one insert, in whole seconds.
     pub(crate) limit: Duration,
     /// How much its clock and ours may differ.
     pub(crate) clock_skew: Duration,
@@ -91,7 +92,7 @@ pub(crate) struct Times {
 pub(crate) struct Table {
     client: Client,
     name: String,
-    /// What the tokens of its inserts are bound to besides the messages.
+    /// What the tokens of its inserts contain besides the messages.
     scope: String,
     times: Times,
     already_there: Counter,
@@ -111,8 +112,8 @@ impl Table {
         Self { client, name, scope, times, already_there, conflicts }
     }
 
-    /// The same table for rows that others than its sink's make of the same messages: a token of theirs must
-    /// not be known from the sink's inserts, or ClickHouse would drop them.
+    /// The same table for another writer than its sink, which makes rows of the same messages. Its tokens must differ
+    /// from those of the sink's inserts, or ClickHouse would drop its rows.
     pub(crate) fn scoped(self, scope: &str) -> Self {
         Self { scope: format!("{} {scope}", self.name), ..self }
     }
@@ -130,7 +131,7 @@ impl Table {
         self.times
     }
 
-    /// Inserts what of `batch` is not there.
+    /// Inserts the items of `batch` that are not in the table.
     pub(crate) async fn deliver<T: Rows>(&self, batch: &Batch<T>) -> BatchResult {
         let count = batch.items().len();
         let mut items: Vec<&Item<T>> = batch.items().iter().collect();
@@ -154,8 +155,8 @@ impl Table {
 
     /// What a failed insert of `batch` means for it.
     fn failed<T>(&self, Failure { mut fault, unclear, too_much }: Failure, batch: &Batch<T>) -> BatchResult {
-        // First deliveries go again at once and unchanged: the same rows under the same token. Suspects
-        // are looked up again, and until the server's limit has passed that would prove nothing.
+        // First deliveries go again at once and unchanged: the same rows under the same token. Suspects are looked up
+        // again, which would prove nothing before the server's limit has passed.
         if let FaultClass::Transient { retry_after } = &mut fault.class
             && unclear
             && batch.is_suspect()
@@ -165,7 +166,7 @@ impl Table {
         if too_much { BatchResult::TooMuch(fault) } else { BatchResult::Whole(fault) }
     }
 
-    /// Inserts `items`, which are not looked up; they are ours for `valid_for`.
+    /// Inserts `items` without looking them up. They are ours for `valid_for`.
     pub(crate) async fn insert<T: Rows>(&self, items: &[&Item<T>], valid_for: Duration) -> Result<(), Failure> {
         if items.is_empty() {
             return Ok(());
@@ -194,7 +195,7 @@ impl Table {
         let mut stored = Vec::new();
         for part in suspects.chunks(LOOKUP_MAX) {
             let ids: Vec<&str> = part.iter().map(|item| item.value.id()).collect();
-            // Without an end: the row may be that of a copy that was received later.
+            // Without an upper bound: the row may be that of a duplicate that was received later.
             let (from, _) = span(part);
             let [kind, sha256] = T::CONTENT.map(Identifier);
             let query = client
@@ -214,13 +215,13 @@ impl Table {
     }
 }
 
-/// The tenants among `names`, each once. Tables are ordered by them.
+/// The tenants among `names`, each once. The tables are ordered by tenant.
 pub(crate) fn tenants<'a>(names: impl Iterator<Item = Identity<&'a str>>) -> Vec<&'a str> {
     let tenants: BTreeSet<&str> = names.map(|name| name.tenant).collect();
     tenants.into_iter().collect()
 }
 
-/// Leaves the items that have no row yet. Of the others, how many were made of something else than the row.
+/// Keeps the items that have no row yet. Returns how many of the others were made of something else than the row.
 fn drop_stored<T: Rows>(items: &mut Vec<&Item<T>>, stored: &[Stored]) -> u64 {
     let there: HashMap<Identity<&str>, Content<&str>> =
         stored.iter().map(Stored::delivery).map(|row| (T::identity_of(row), row.content)).collect();
@@ -233,19 +234,19 @@ fn drop_stored<T: Rows>(items: &mut Vec<&Item<T>>, stored: &[Stored]) -> u64 {
     conflicts
 }
 
-/// Until when the server may take rows, in microseconds since the epoch by the clock that ClickHouse
-/// shares with us: as long as they are ours, less what the clocks may differ, and no longer than `limit`.
+/// Until when the server may take rows, in microseconds since the Unix epoch, by the clock that ClickHouse shares with
+/// us: as long as they are ours, less what the clocks may differ, and no longer than `limit`.
 fn valid_until(valid_for: Duration, Times { limit, clock_skew }: Times) -> i64 {
     let valid_for = valid_for.saturating_sub(clock_skew).min(limit);
     Timestamp::now().as_micros().saturating_add(i64::try_from(valid_for.as_micros()).unwrap_or(i64::MAX))
 }
 
-/// When the earlier copies of `items` can have been received. A message that comes again has the very
-/// time of its first delivery; one that its sender presents again cannot be older than its id.
+/// When earlier deliveries of `items` can have been received. A message that comes again has the very time of its first
+/// delivery. A delivery that its sender presents again cannot be older than its id.
 pub(crate) fn span<T: Payload>(items: &[&Item<T>]) -> (Timestamp, Timestamp) {
     let earliest = |item: &&Item<T>| {
         let received_at = item.value.received_at();
-        // A time to come is made up.
+        // An id with a time in the future is made up.
         let created_at = EventId::from_stored(item.value.id()).created_at().filter(|at| *at <= received_at);
         // GitHub redelivers for three days, GHES for seven.
         let created_at = created_at.unwrap_or_else(|| received_at.minus(Duration::from_secs(8 * 24 * 3_600)));
@@ -256,8 +257,8 @@ pub(crate) fn span<T: Payload>(items: &[&Item<T>]) -> (Timestamp, Timestamp) {
     (from, to)
 }
 
-/// Keeps the first of the items of each identity: a batch may hold a delivery and its repetition. Of the others, how
-/// many were made of something else than the first.
+/// Keeps the first item of each identity: a batch may hold a delivery and its repetition. Returns how many of the
+/// others were made of something else than the first.
 fn unique<T: Rows>(items: &mut Vec<&Item<T>>) -> u64 {
     let mut seen: HashMap<Identity<&str>, Content<&str>> = HashMap::with_capacity(items.len());
     let mut conflicts = 0;

@@ -1,7 +1,7 @@
 //! Brings the tables to this release's version: numbered SQL files, each applied once and recorded.
 //!
-//! Every file can be applied twice without harm, because two processes may begin at the same time and
-//! ClickHouse has no transactions over statements.
+//! Every file can be applied twice without harm: two processes may begin at the same time, and ClickHouse has no
+//! transactions over statements.
 
 use anyhow::Context as _;
 use clickhouse::Client;
@@ -43,7 +43,7 @@ const TABLES: [&str; 4] = ["events", "raw", "gaps", "conflicting_deliveries"];
 /// Creates the database and applies what is missing.
 pub(crate) async fn run(client: &Client, database: &str) -> Result<(), Fault> {
     let outside = client.clone().with_database("default");
-    // Atomic by name: in the embedded server the default engine of databases is another.
+    // Name the engine `Atomic`: the embedded server has another default engine for databases.
     execute(&outside, &format!("CREATE DATABASE IF NOT EXISTS {database} ENGINE = Atomic"), "the database").await?;
     let log = "CREATE TABLE IF NOT EXISTS migrations (version UInt32, name String, applied_at DateTime DEFAULT now()) \
                ENGINE = ReplacingMergeTree ORDER BY version COMMENT 'which migrations were applied'";
@@ -60,7 +60,7 @@ pub(crate) async fn run(client: &Client, database: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The same, and makes tables anew that were dropped after their migration had been recorded.
+/// As [`run`], and also makes tables anew that were dropped after their migration had been recorded.
 pub(crate) async fn restore(client: &Client, database: &str) -> Result<(), Fault> {
     run(client, database).await?;
     let query = client.query("SELECT count() FROM system.tables WHERE database = ? AND name IN ?");
@@ -75,7 +75,7 @@ pub(crate) async fn restore(client: &Client, database: &str) -> Result<(), Fault
     Ok(())
 }
 
-/// Checks that all migrations were applied, by whoever does it here.
+/// Checks that all migrations were applied, whoever applies them here.
 pub(crate) async fn verify(client: &Client, database: &str) -> Result<(), Fault> {
     let applied = applied(client).await?;
     refuse_newer(&applied)?;

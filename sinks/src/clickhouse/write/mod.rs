@@ -1,4 +1,4 @@
-//! Everything that writes to ClickHouse: inserts, each event once; tables and their migrations; rows written anew.
+//! Everything that writes to ClickHouse: inserts, each event once; tables and their migrations; rows that are replaced.
 
 pub(crate) mod gaps;
 pub(crate) mod insert;

@@ -1,15 +1,16 @@
-//! Rows that are written once more, beside the sink and without a second row for any event.
+//! Writes rows once more, beside the sink, and leaves no second row for any event.
 //!
-//! Each step may be repeated, so that whoever is killed begins again with the first:
+//! Each step may be repeated, so a process that was killed begins again with the first:
 //!
 //! 1. Look up which identities have a *fresh* row, inserted since the rewriting began, and which have an older one.
 //! 2. Insert what has no fresh row, and look up that it is there.
 //! 3. Delete the older rows of the identities that have a fresh one; never any other.
 //!
-//! An event that is there stays there throughout, so that a sink that looks it up always finds it; for a moment it
-//! has two rows. An event that was absent may be inserted by a sink at the same time, which looked it up before we
-//! inserted: such identities are *unproven* until the sink's time for a call has passed. Then the older of two rows
-//! goes. Of several bodies under one id the row is that of the same body as before, and where there is none, of the first.
+//! An event that has a row keeps one throughout, so that a sink that looks it up always finds it. For a moment it has
+//! two. For an event without a row, a sink may insert one at the same time if it looked the event up before we
+//! inserted. Such identities are *unproven* until the sink's time for a call has passed. Then the older of two rows is
+//! deleted. Of several bodies under one id, the new row is made of the same body as the old one, or of the first body
+//! when there was no row.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -28,27 +29,27 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::insert::{Rows, Table, Times, span, tenants};
 use crate::clickhouse::classify::{Failure, fault};
 
-/// Most items of a call. Look-ups and removals read whole hours of the table: the more at once, the fewer.
+/// The most items of a call. Look-ups and removals read whole hours of the table, so fewer and larger calls cost less.
 pub const ITEMS_MAX: usize = 8_000;
-/// Room for a statement with so many identities, in bytes.
+/// Room for a statement with [`ITEMS_MAX`] identities, in bytes.
 const STATEMENT_BYTES_MAX: &str = "4194304";
-/// How long the server may take to look up or delete rows. No statement that is late does harm.
+/// How long the server may take to look up or delete rows. A statement that is late does no harm.
 const STATEMENT_LIMIT_S: &str = "600";
 /// Later than any event.
 const END_OF_TIME: Timestamp = Timestamp::from_micros(4_102_444_800_000_000);
 
-/// A table that is written once more.
+/// A table whose rows are written once more.
 pub struct Rewrite<T> {
     table: Table,
-    /// For all but inserts.
+    /// The client for all statements but inserts.
     statements: Client,
     older: Older,
-    /// Rows that were inserted then or later are ours, or as good.
+    /// Rows that were inserted then or later are ours, or as good as ours.
     since: Timestamp,
     item: PhantomData<fn(T)>,
 }
 
-/// What becomes of rows that were there before.
+/// What becomes of the rows that were there before.
 enum Older {
     /// Those that were received in the window are replaced.
     Replaced(Window),
@@ -59,17 +60,17 @@ enum Older {
 /// What became of items.
 #[derive(Debug, Default)]
 pub struct Written {
-    /// Items whose event has a row of this rewriting by now.
+    /// Items whose event now has a row of this rewriting.
     pub fresh: u64,
     /// Rows that were inserted by this call.
     pub inserted: u64,
-    /// Events that have a row of another delivery, or any row where rows stay.
+    /// Events that kept the row of another delivery, or any row where rows stay.
     pub kept: u64,
-    /// Ids of which a sink may be inserting a row at this moment.
+    /// Identities for which a sink may be inserting a row at this moment.
     pub unproven: Unproven,
 }
 
-/// Identities to look at once more when the sink's time for a call has passed.
+/// Identities to check once more when the sink's time for a call has passed.
 #[derive(Clone, Debug, Default)]
 pub struct Unproven {
     names: Vec<Identity<String>>,
@@ -77,20 +78,20 @@ pub struct Unproven {
 }
 
 impl Unproven {
-    /// Whether there is nothing to look at.
+    /// Whether there is nothing to check.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
 }
 
-/// How many rows there are of an identity, and what the first of them was made of: of those that were inserted before
-/// the rewriting, if there are any, the one that was received first.
+/// How many rows an identity has, and what the first of them was made of. If any were inserted before the rewriting,
+/// the first is the one of those that was received first.
 #[derive(Debug, Row, Deserialize)]
 struct Found {
     tenant: String,
     id: String,
-    // Under the name of a column they would stand for it in GROUP BY.
+    // Not under the name of a column, because GROUP BY would then use these instead of the column.
     #[serde(rename = "first_kind")]
     kind: String,
     #[serde(rename = "first_sha256")]
@@ -101,7 +102,7 @@ struct Found {
     older: u64,
     /// Inserted before, received at another time.
     elsewhere: i64,
-    /// When the first of those that were inserted before was received, in microseconds since the Unix epoch.
+    /// When the first of the rows that were inserted before was received, in microseconds since the Unix epoch.
     first: i64,
 }
 
@@ -150,8 +151,8 @@ impl<T: Rows> Rewrite<T> {
         Self { table, statements, older, since, item: PhantomData }
     }
 
-    /// Writes `items`, at most [`ITEMS_MAX`] of them. To be repeated when it fails, after the wait that a
-    /// transient fault asks for.
+    /// Writes `items`, at most [`ITEMS_MAX`] of them. When it fails, repeat it after the wait that a transient fault
+    /// asks for.
     ///
     /// # Errors
     /// Poison when one of the items cannot be stored, transient when the server is away or its answer was not clear,
@@ -191,7 +192,7 @@ impl<T: Rows> Rewrite<T> {
         })
     }
 
-    /// Leaves one row of each of the identities, the latest.
+    /// Leaves one row of each identity: the latest.
     ///
     /// # Errors
     /// Transient when the server is away, broken when a person must act.
@@ -208,7 +209,7 @@ impl<T: Rows> Rewrite<T> {
         Ok(())
     }
 
-    /// The identities that have several rows, of the tenants and with the ids of `names`, and when the latest was
+    /// The identities that have several rows, among the tenants and ids of `names`, and when the latest row of each was
     /// inserted.
     async fn twice(
         &self,
@@ -237,9 +238,9 @@ impl<T: Rows> Rewrite<T> {
         Ok(rows.collect())
     }
 
-    /// Whether an event stays as it is, which `value` was delivered as too. The row of an event is that of its first
-    /// delivery: when that is not in the window, or no longer in RAW, its row is not ours to replace. Nor is it when it
-    /// was made of another body under the same id, which is the event.
+    /// Whether the event's row stays as it is, although `value` is a delivery of the event too. The row of an event is
+    /// that of its first delivery. When that delivery is not in the window or no longer in RAW, the row is not ours to
+    /// replace. Nor is it when the row was made of another body under the same id, because that body is the event.
     fn keeps(&self, found: &Found, value: &T) -> bool {
         let replaces = match self.older {
             Older::Replaced(_) => {
@@ -252,11 +253,12 @@ impl<T: Rows> Rewrite<T> {
     }
 
     async fn insert(&self, items: &[&Item<T>]) -> Result<(), Fault> {
-        // Nobody else is to write them, as the replay's lease tells; but a process that was stopped may have lost it.
+        // The replay's lease says that nobody else writes these items. But a process that was stopped may have lost the
+        // lease.
         let Times { limit, clock_skew } = self.table.times();
         match self.table.insert(items, limit + clock_skew).await {
             Ok(()) => Ok(()),
-            // Until the server's limit has passed a look-up would prove nothing.
+            // A look-up would prove nothing before the server's limit has passed.
             Err(Failure { fault: Fault { class: FaultClass::Transient { .. }, source }, unclear: true, .. }) => {
                 Err(Fault::transient_after(Some(limit + clock_skew), source))
             }
@@ -264,7 +266,7 @@ impl<T: Rows> Rewrite<T> {
         }
     }
 
-    /// Nothing is deleted before the row that replaces it has been seen.
+    /// Checks that the rows of `items` are there: no row is deleted before its replacement has been seen.
     async fn prove_inserted(&self, items: &[&Item<T>], from: Timestamp, to: Timestamp) -> Result<(), Fault> {
         let names: Vec<Identity<&str>> = items.iter().map(|item| item.value.identity()).collect();
         let there = self.look_up(&names, from, to).await?;
@@ -281,7 +283,7 @@ impl<T: Rows> Rewrite<T> {
         }
     }
 
-    /// What there is of `names`: received from `from` to `to`, and for those of which there is nothing, later.
+    /// The rows of `names` that were received from `from` to `to`. For identities that have none, also the later ones.
     async fn look_up(&self, names: &[Identity<&str>], from: Timestamp, to: Timestamp) -> Result<Vec<Found>, Fault> {
         let mut found = self.look_up_within(names, from, to).await?;
         let there = by_identity::<T>(&found);
@@ -304,7 +306,7 @@ impl<T: Rows> Rewrite<T> {
             Older::Kept => (Timestamp::default(), END_OF_TIME),
         };
         let (identity, [kind, sha256]) = (T::IDENTITY, T::CONTENT);
-        // Rows that were inserted before come first.
+        // Rows that were inserted before the rewriting come first.
         let of_first = "(inserted_at >= fromUnixTimestamp64Micro(?), received_at)";
         let query = self
             .statements
@@ -333,8 +335,8 @@ impl<T: Rows> Rewrite<T> {
         query.fetch_all::<Found>().await.map_err(|error| fault(error).fault)
     }
 
-    /// Deletes the rows of `names`, received from `from` to `to`, that were inserted before `before`. A statement of a
-    /// process that was stopped meanwhile does no harm: what came later is newer.
+    /// Deletes the rows of `names` that were received from `from` to `to` and inserted before `before`. A late
+    /// statement of a process that was stopped does no harm, because later rows are newer.
     async fn remove_before(
         &self,
         names: &[Identity<&str>],
@@ -343,7 +345,7 @@ impl<T: Rows> Rewrite<T> {
         before: Timestamp,
     ) -> Result<(), Fault> {
         let identity = T::IDENTITY;
-        // Tenants and ids by themselves too, by which parts and granules are skipped.
+        // Also name tenants and ids by themselves, so that ClickHouse can skip parts and granules by them.
         let query = self
             .statements
             .query(&format!(
@@ -362,12 +364,12 @@ impl<T: Rows> Rewrite<T> {
     }
 }
 
-/// What was found, by its identity.
+/// The found rows, by identity.
 fn by_identity<T: Rows>(found: &[Found]) -> HashMap<Identity<&str>, &Found> {
     found.iter().map(|found| (T::identity_of(found.delivery()), found)).collect()
 }
 
-/// Of the items of each identity the first whose content is that of the row, else the first.
+/// Of the items of each identity, the first with the same content as the row; if there is none, the first.
 fn choose<'a, T: Rows>(items: &[&'a Item<T>], before: &HashMap<Identity<&str>, &Found>) -> Vec<&'a Item<T>> {
     let is_of_row = |item: &Item<T>| {
         let found = before.get(&item.value.identity());

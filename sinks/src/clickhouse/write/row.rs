@@ -199,7 +199,7 @@ fn texts(list: &[String]) -> Vec<&str> {
     list.iter().map(String::as_str).collect()
 }
 
-/// What several matches say, each once, in their order.
+/// The texts of several matches, each once, in their order.
 fn gather(matches: &[RuleMatch], part: impl Fn(&RuleMatch) -> &Vec<String>) -> Vec<&str> {
     let mut all: Vec<&str> = Vec::new();
     for text in matches.iter().flat_map(part) {

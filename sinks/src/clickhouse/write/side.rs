@@ -1,11 +1,11 @@
-//! Tables beside `events`, of the same columns, that hold what a replay computes.
+//! Tables beside `events`, with the same columns, for what a replay computes.
 
 use clickhouse::Client;
 use headrace_runtime::fault::Fault;
 
 use crate::clickhouse::classify::fault;
 
-/// Makes the table `name` when it is not there; refuses one whose comment is another.
+/// Makes the table `name` when it is not there. Refuses a table with another comment.
 pub(crate) async fn create(client: &Client, database: &str, name: &str, comment: &str) -> Result<(), Fault> {
     let made = client.query("CREATE TABLE IF NOT EXISTS ? AS events COMMENT ?");
     let made = made.bind(clickhouse::sql::Identifier(name)).bind(comment).execute().await;

@@ -1,4 +1,4 @@
-//! Bodies that GitHub never sends: refused or read, in bounded time and memory, and never a panic.
+//! Bodies that GitHub never sends. They are refused or read, in bounded time and memory, and never cause a panic.
 
 use bytes::Bytes;
 use headrace_schemas::codec;
@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Largest event that any body makes; half of NATS' default `max_payload`, so that the stages after this
-/// one have room.
+/// The largest event that any body makes: half of NATS' default `max_payload`, so that the stages after this one have
+/// room.
 const EVENT_MAX_BYTES: usize = 512 << 10;
 
 fn raw(kind: &str, body: impl Into<Vec<u8>>) -> RawDelivery {
@@ -49,7 +49,7 @@ fn a_deeply_nested_body_ends_no_process() {
             assert!(check("repository_dispatch", nested(open, "", depth)).is_none(), "{depth} times {open}");
         }
     }
-    // As deep as is let through.
+    // As deep as is allowed.
     let depth = headrace_schemas::json::DEPTH_MAX - 1;
     assert!(check("repository_dispatch", nested("[", "]", depth)).is_some());
     let changes = format!(r#"{{"changes":{}1{}}}"#, r#"{"a":"#.repeat(depth), "}".repeat(depth));
@@ -188,7 +188,7 @@ proptest! {
     #[test]
     fn any_json_object_becomes_an_event(kind in "(issues|push|star|repository|check_run|member|[a-z_]{1,20})", body in bodies()) {
         let event = normalize(&raw(&kind, body.clone()));
-        // serde_json refuses what is no JSON; sonic-rs does not look into the escapes of what it skips.
+        // serde_json refuses whatever is no JSON. sonic-rs does not look into the escapes of values that it skips.
         if serde_json::from_str::<serde_json::Value>(&body).is_ok() {
             let event = event.unwrap();
             prop_assert_eq!(codec::decode::<Event>(&codec::encode(&event).unwrap()).unwrap(), event);

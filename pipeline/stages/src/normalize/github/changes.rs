@@ -1,6 +1,6 @@
-//! `changes` of a body: what was before and, where the body tells, what is now.
+//! The `changes` of a body: the value before and, where the body tells, the value now.
 //!
-//! A body of 25 MiB may name a million fields: looking stops at [`CHANGES_MAX`].
+//! A body of 25 MiB may name a million fields, so reading stops at [`CHANGES_MAX`].
 
 use headrace_schemas::event::Change;
 use sonic_rs::{JsonValueTrait as _, LazyValue};
@@ -16,7 +16,7 @@ const FIELD_MAX_CHARS: usize = 256;
 /// `changes.owner.from.user` is the deepest that GitHub sends.
 const DEPTH_MAX: usize = 3;
 
-/// What changed. `target` is where the values of now are.
+/// What changed. `target` holds the present values.
 pub(super) fn changes(body: &Object<'_>, target: Option<&Object<'_>>) -> Vec<Change> {
     let mut found = Vec::new();
     for entry in body.object(&["changes"]).map_or(&[][..], Object::entries) {
@@ -52,7 +52,7 @@ fn collect(field: &str, entry: &Entry<'_>, target: Option<&Object<'_>>, depth: u
     }
 }
 
-/// A value as text; compact JSON where it is none.
+/// A value as text; compact JSON when it is not a text.
 fn text(value: &LazyValue<'_>) -> Option<String> {
     if value.is_null() {
         return None;

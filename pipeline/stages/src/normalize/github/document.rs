@@ -1,11 +1,11 @@
-//! A JSON body, read only where it is asked for.
+//! A JSON body of which only the requested parts are read.
 //!
-//! An object that is asked for is split into its entries once; the values in it are skipped, not parsed,
-//! until they are asked for themselves. Asking for what is not there costs nothing: the JSON library's
-//! own look-up by path makes an error message for it.
+//! An object is split into its entries once, when it is requested. The values in it are skipped, not parsed, until they
+//! are requested themselves. Requesting an absent value costs nothing, whereas the JSON library's own look-up by path
+//! makes an error message for it.
 //!
-//! Whatever the body, what is made of it is bounded: its depth is checked before the parser sees it, so
-//! many keys of an object are kept, texts are cut. All of it stays in RAW.
+//! Whatever the body, the result is bounded: the depth is checked before the parser sees the body, only the first
+//! [`KEYS_MAX`] keys of an object are kept, and texts are cut. The whole body stays in RAW.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -13,7 +13,7 @@ use std::cell::OnceCell;
 use headrace_schemas::json;
 use sonic_rs::{JsonType, JsonValueTrait as _, LazyValue};
 
-/// Keys of an object that are kept, from the first; GitHub sends no more than a hundred.
+/// How many keys of an object are kept, from the first. GitHub sends no more than a hundred.
 const KEYS_MAX: usize = 256;
 /// A longer text is cut. GitHub's names and addresses are shorter, descriptions may be longer.
 const TEXT_MAX_CHARS: usize = 2_048;
@@ -31,7 +31,7 @@ pub(super) struct Entry<'a> {
 }
 
 impl<'a> Object<'a> {
-    /// Splits a body; what is wrong with it, in words, when it is no object.
+    /// Splits a body. When it is no object, the error says what is wrong with it.
     pub(super) fn parse(body: &'a [u8]) -> Result<Self, String> {
         if !json::is_shallow(body) {
             return Err(format!("expected a JSON object at most {} levels deep, found a deeper one", json::DEPTH_MAX));
@@ -43,12 +43,12 @@ impl<'a> Object<'a> {
     fn split(json: &'a [u8]) -> Result<Self, String> {
         let mut entries = Vec::with_capacity(32);
         for entry in sonic_rs::to_object_iter(json) {
-            // The library's message quotes the body over several lines; its first line says it.
+            // The library's message quotes the body over several lines. Its first line says what is wrong.
             let (key, value) = entry.map_err(|error| {
                 let problem = error.to_string();
                 format!("expected a JSON object: {}", problem.lines().next().unwrap_or_default())
             })?;
-            // The others are still read: a broken body is refused wherever it breaks.
+            // Keep reading beyond the limit, so that a broken body is refused wherever it breaks.
             if entries.len() < KEYS_MAX {
                 entries.push(Entry { key, value, inner: OnceCell::new() });
             }
@@ -56,7 +56,7 @@ impl<'a> Object<'a> {
         Ok(Self { entries })
     }
 
-    /// The object at `path`; no path is this one.
+    /// The object at `path`; this one when the path is empty.
     pub(super) fn object(&self, path: &[&str]) -> Option<&Self> {
         let Some((key, rest)) = path.split_first() else { return Some(self) };
         self.entry(key)?.object()?.object(rest)
@@ -127,7 +127,7 @@ pub(super) fn scalar(value: &LazyValue<'_>) -> Option<String> {
 
 /// `text`, or the first `max` characters of it and an ellipsis.
 pub(super) fn cut(text: &str, max: usize) -> String {
-    // Characters are bytes or more: most texts need no counting.
+    // A character has at least one byte, so most texts need no counting.
     if text.len() <= max {
         return text.to_owned();
     }

@@ -1,6 +1,6 @@
 //! A GitHub body → an [`Event`], by the catalog. No event is refused for being of an unknown kind.
 //!
-//! Only what the event needs is read; the rest of the body is skipped, not parsed.
+//! It reads only what the event needs. The rest of the body is skipped, not parsed.
 
 mod changes;
 mod document;
@@ -17,10 +17,10 @@ use headrace_schemas::time::Timestamp;
 
 use self::document::Object;
 
-/// A time in a body counts as that of the event only when it is at most this much older than the
-/// reception: GitHub redelivers for three days, and `updated_at` of an untouched thing may be years old.
+/// A time in a body counts as the event's time only when it is at most this much older than the reception. GitHub
+/// redelivers for three days, and `updated_at` of an untouched thing may be years old.
 const OCCURRED_BEFORE_MAX: Duration = Duration::from_secs(4 * 24 * 3_600);
-/// GitHub's clock may be ahead of ours by so much.
+/// How far GitHub's clock may be ahead of ours.
 const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
 
 /// Makes an event of a body.
@@ -43,7 +43,7 @@ pub fn normalize(raw: &RawDelivery) -> Result<Event, Fault> {
     Ok(event(raw, &document))
 }
 
-/// Media types have no letter case, and parameters may follow (RFC 9110, section 8.3.1).
+/// Media types ignore letter case, and parameters may follow (RFC 9110, section 8.3.1).
 fn is_form(media_type: &str) -> bool {
     let essence = media_type.split(';').next().unwrap_or_default();
     essence.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")

@@ -6,7 +6,7 @@ use crate::score::{Config, Score};
 
 const ID: &str = "11111111-1111-4111-8111-111111111111";
 
-/// A rule of which `replaced` lines are other than usual.
+/// A rule whose `replaced` lines differ from the usual ones.
 fn rule(replaced: &[(&str, &str)]) -> String {
     let usual = format!(
         "title: Thing done\nid: {ID}\nlogsource:\n  product: github\n  service: audit\n\
