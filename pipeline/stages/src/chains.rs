@@ -215,13 +215,4 @@ mod tests {
         }
         assert!(Config::default().validate("pipeline").is_empty());
     }
-
-    #[test]
-    fn a_message_is_held_for_a_second_to_ten_minutes() {
-        for (ack_wait_s, refused) in [(0, true), (1, false), (600, false), (601, true)] {
-            let problems = Config { ack_wait_s, ..Config::default() }.validate("pipeline");
-            let found = problems.iter().any(|problem| problem.path == "pipeline.ack_wait_s");
-            assert_eq!(found, refused, "{ack_wait_s}");
-        }
-    }
 }

@@ -5,12 +5,13 @@
 //! events seems to be poison. Meanwhile progress acknowledgements keep the batch ours. No message is acknowledged
 //! before its item is delivered. Read [`crate::settle`] next.
 
+mod ownership;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use headrace_schemas::id::EventId;
-use headrace_schemas::time::Timestamp;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
@@ -19,8 +20,7 @@ use crate::component::sink::{BatchResult, Sink};
 use crate::component::subscription::Subscription;
 use crate::consume::Subscriber;
 use crate::consume::chain::rest_for;
-use crate::consume::duplicates::{DuplicateCheck, Position};
-use crate::consume::hold::{held_until, prolong_when_due, while_held};
+use crate::consume::hold::{prolong_when_due, while_held};
 use crate::consume::read::{read_all, within};
 use crate::consume::sub_batch::{Ownership, SubBatch};
 use crate::crash::{self, Point};
@@ -39,10 +39,6 @@ const CUT_AT: u32 = 2;
 /// A batch of this many bytes or fewer is not cut. A receiver that answers nothing at any size gains nothing from more
 /// calls.
 const CUT_BYTES_MIN: usize = 1 << 20;
-/// How long a possible duplicate is put off while an earlier message of its event may be unsettled.
-const DUPLICATES_WAIT: Duration = Duration::from_millis(500);
-/// How often to ask whether the batch's turn has come.
-const TURN_POLL: Duration = Duration::from_millis(20);
 
 /// Everything a sink's loop needs.
 pub struct SinkLoop<S: Sink> {
@@ -112,27 +108,6 @@ impl<S: Sink> SinkLoop<S> {
         pause
     }
 
-    /// Gives back, unread, the messages from before `incarnation` and those that may duplicate a message of a deleted
-    /// stream. A call of the earlier incarnation may still be running. Until it must have ended, no look-up of these
-    /// messages can be believed. Returns the other messages.
-    async fn give_back_early(&self, messages: Vec<Delivered>, incarnation: &Incarnation) -> Vec<Delivered> {
-        let needed = self.call_timeout + self.broker.clock_skew();
-        let wait = needed.saturating_sub(Timestamp::now().since(incarnation.since()));
-        if wait.is_zero() {
-            return messages;
-        }
-        let is_early = |message: &Delivered| message.is_of_earlier_incarnation() || message.may_duplicate_lost();
-        let (early, others): (Vec<_>, Vec<_>) = messages.into_iter().partition(is_early);
-        self.give_back(&early, || Outcome::NotYet { wait }).await;
-        others
-    }
-
-    /// Whether `messages` are certainly not ours any more, so that nobody need read their bodies.
-    async fn is_lost(&self, messages: &[Delivered], incarnation: &Incarnation, subscriber: &mut Subscriber) -> bool {
-        Instant::now() >= held_until(messages, self.subscription.ack_wait)
-            || subscriber.incarnation().await.is_ok_and(|now| now != *incarnation)
-    }
-
     /// Waits until the receiver accepts us. Nothing is taken from the stream before that.
     async fn await_receiver(&self, stop: &CancellationToken) {
         let mut failures = 0;
@@ -178,78 +153,6 @@ impl<S: Sink> SinkLoop<S> {
         let pause = self.settler.settle_all(settled.iter().zip(outcomes).collect()).await;
         let sub_batches = [firsts, suspects].into_iter().filter(|sub_batch| !sub_batch.messages.is_empty());
         (sub_batches.collect(), pause)
-    }
-
-    /// Whether `sub_batch` is ours to deliver now. Suspects whose look-up cannot be believed yet are given back; the
-    /// rest is returned.
-    async fn ownership(
-        &self,
-        sub_batch: SubBatch<S::Item>,
-        incarnation: &Incarnation,
-        subscriber: &mut Subscriber,
-    ) -> (SubBatch<S::Item>, anyhow::Result<Ownership>) {
-        let sub_batch = match self.ready_for_lookup(sub_batch, incarnation, subscriber).await {
-            Ok(sub_batch) => sub_batch,
-            Err((sub_batch, error)) => return (sub_batch, Err(error)),
-        };
-        let valid_until = held_until(&sub_batch.messages, self.subscription.ack_wait);
-        if Instant::now() + self.call_timeout >= valid_until {
-            return (sub_batch, Ok(Ownership::Expired));
-        }
-        let ownership = match subscriber.incarnation().await {
-            Ok(now) if now == *incarnation => Ok(Ownership::Owned { valid_until }),
-            // The broker has forgotten that it gave us these messages, and gives them to others.
-            Ok(_) => Ok(Ownership::Expired),
-            Err(error) => Err(error),
-        };
-        (sub_batch, ownership)
-    }
-
-    /// Keeps the messages whose look-up can be believed now, and gives the others back.
-    ///
-    /// While an earlier message of the same event may be unsettled, its effect may still come. So the look-up of a
-    /// possible duplicate cannot be believed yet.
-    async fn ready_for_lookup(
-        &self,
-        sub_batch: SubBatch<S::Item>,
-        incarnation: &Incarnation,
-        subscriber: &mut Subscriber,
-    ) -> Result<SubBatch<S::Item>, (SubBatch<S::Item>, anyhow::Error)> {
-        if !sub_batch.batch.is_suspect() {
-            return Ok(sub_batch);
-        }
-        let window = self.broker.duplicate_window();
-        let may_be_duplicate = |message: &Delivered, item: &S::Item| {
-            message.may_be_duplicate(&EventId::from_stored(item.id()), item.received_at(), window)
-        };
-        if !sub_batch.iter().any(|(message, item)| may_be_duplicate(message, item)) {
-            return Ok(sub_batch);
-        }
-        let mut check = DuplicateCheck::of(
-            sub_batch.messages.iter().map(Position::of),
-            S::Item::DUPLICATES_APART.then_some(window),
-            self.broker.clock_skew(),
-        );
-        let began = Instant::now();
-        loop {
-            match subscriber.oldest_unsettled().await {
-                Ok((now, oldest)) if now == *incarnation => check.oldest = oldest,
-                // In a new incarnation none of these messages is ours any more.
-                Ok(_) => return Ok(sub_batch),
-                Err(error) => return Err((sub_batch, error)),
-            }
-            // Another worker is at work on the messages before ours. Messages that must keep their order are not given
-            // back at once, because they would come back in another order.
-            if S::Item::DUPLICATES_APART || check.are_first() || began.elapsed() >= DUPLICATES_WAIT {
-                break;
-            }
-            sleep(TURN_POLL).await;
-        }
-        let (ready, early) = sub_batch.partition(|message, item| {
-            !may_be_duplicate(message, item) || check.may_be_looked_up(Position::of(message))
-        });
-        self.give_back(&early.messages, || Outcome::NotYet { wait: DUPLICATES_WAIT }).await;
-        Ok(ready)
     }
 
     /// Delivers the sub-batches, and those that they are split into. Meanwhile it keeps the waiting messages ours.
