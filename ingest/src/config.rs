@@ -1,4 +1,4 @@
-//! Configuration of the gateway.
+//! Configuration of the gateway. Checks need no network: [`Config::validate`] finds what is wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,7 +12,7 @@ use headrace_schemas::token;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// GitHub waits 10 s for an answer (GitHub's webhook best practices); past this one it would not hear us.
+/// GitHub waits 10 s for an answer (GitHub's webhook best practices). It would not hear a later one.
 const ANSWER_MAX_MS: u64 = 8_000;
 /// Longer than any load balancer keeps an idle connection.
 const HEAD_MAX_MS: u64 = 600_000;
@@ -30,27 +30,28 @@ pub struct Config {
     /// Every request is answered within this many milliseconds: GitHub waits for 10 s.
     #[schemars(range(min = 100, max = ANSWER_MAX_MS))]
     pub answer_max_ms: u64,
-    /// A connection that brings no complete head of a request for so many milliseconds is closed, however it trickles;
-    /// so is one that has no request.
+    /// A connection is closed when it does not complete the head of a request within this many milliseconds, even if
+    /// bytes trickle in. The same holds for a connection without any request.
     #[schemars(range(min = 100, max = HEAD_MAX_MS))]
     pub head_max_ms: u64,
-    /// Connections held at once, fewer when the limit of open files allows fewer, which is raised to the hard limit.
-    /// When all places are taken, connections that wait for their peer for half a second or longer are dropped for
-    /// new ones: of the address that has most of them, first those without a complete head, then those whose body
-    /// comes slowest, last those whose latest request was verified. Nobody is dropped while there is room, so that a
-    /// load balancer, whose connections all have one address, needs no exception.
+    /// Most connections held at once. The process raises its limit of open files to the hard limit; if that still
+    /// allows fewer connections, fewer are held. When all places are taken, new connections replace those that have
+    /// waited for their peer for half a second or longer. These are taken from the address that has most of them: first
+    /// those without a complete head, then those whose body comes slowest, last those whose latest request was
+    /// verified. Nobody is dropped while there is room, so a load balancer, whose connections all have one address,
+    /// needs no exception.
     #[schemars(range(min = 1))]
     pub connections_max: usize,
-    /// Verified deliveries being stored at once; further ones wait a second, then are answered 503. A request whose
-    /// body has not come, or that is not signed, takes no place of theirs.
+    /// Most verified deliveries being stored at once. A further one waits for a second and is then answered 503. A
+    /// request takes no such place before its body has arrived and its signature is verified.
     #[schemars(range(min = 1))]
     pub in_flight_max: usize,
-    /// Bytes of bodies held at once, at least `body_max_bytes`. Room is taken for what has come of a body, never for
-    /// what is announced. When there is none for what comes next, the body that comes slowest is dropped after half a
-    /// second; who finds no room within a second is answered 503.
+    /// Most bytes of bodies held at once, at least `body_max_bytes`. A body takes room for what has arrived, never for
+    /// what is announced. When there is no room for the next bytes, the body that comes slowest is dropped after half a
+    /// second. A request that finds no room within a second is answered 503.
     #[schemars(range(max = u32::MAX))]
     pub in_flight_max_bytes: usize,
-    /// Verified requests per second, over all senders; more are answered 429. Unset means no limit.
+    /// Most verified requests per second, over all senders. Further ones are answered 429. Unset means no limit.
     #[schemars(range(max = u32::MAX))]
     pub requests_per_second_max: Option<NonZeroU32>,
     /// GitHub webhooks.
@@ -77,15 +78,15 @@ impl Default for Config {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct GitHub {
-    /// Webhook secrets of every hook and organization without an entry of its own in `scoped`. Several at once allow
-    /// a rotation: add the new one here, change it at GitHub, remove the old one.
+    /// Webhook secrets of every hook and organization without an entry of its own in `scoped`. You may list several at
+    /// once for a rotation: add the new one here, change it at GitHub, remove the old one.
     ///
     /// Which secret may sign what: a body names logins (of the organization, of the repository's owner, also in
-    /// `full_name`, and of the installation's account) and perhaps an enterprise. The secret that signed it must cover
-    /// each of them, or the answer is 403 `signature_foreign`. A login that an entry of `scoped` without `hook_id`
-    /// lists is covered by the secrets of such entries alone. So is a login that no entry lists, but whose tenant
-    /// (`tenants.by_login`) is that of a listed one. Any other login is covered by these secrets, and by
-    /// those of entries that list no organizations. The sender, and the owner of a fork, are not asked about.
+    /// `full_name`, and of the installation's account) and perhaps an enterprise. The secret that signed the body must
+    /// cover each of them, or the answer is 403 `signature_foreign`. If an entry of `scoped` without `hook_id` lists a
+    /// login, only the secrets of such entries cover it. The same holds for a login that no entry lists but that has
+    /// the tenant (`tenants.by_login`) of a listed one. Any other login is covered by the secrets here, and by those of
+    /// entries that list no organizations. The sender and the owner of a fork need no cover.
     pub secrets: Vec<Secret>,
     /// Secrets that are valid for certain organizations, for an enterprise or for a hook only.
     #[schemars(example = serde_json::json!([{ "organization": "acme", "secrets": ["..."] }]))]
@@ -100,17 +101,19 @@ pub struct Scoped {
     /// Login of the organization, or of the user, whose events these secrets sign, in any letter case.
     #[serde(default)]
     pub organization: Option<String>,
-    /// Further logins whose events they sign. An event that names several needs all of them here.
+    /// Further logins whose events these secrets sign. If an event names several logins, all of them must be listed
+    /// here.
     #[serde(default)]
     pub organizations: Vec<String>,
-    /// Slug of the enterprise whose events these secrets sign. Without organizations beside it they sign for each
-    /// organization that has no secrets of its own, in bodies that name the enterprise. An enterprise that is in no
-    /// entry may be named by any event.
+    /// Slug of the enterprise whose events these secrets sign. Without organizations beside it, they sign for each
+    /// organization that has no secrets of its own, in bodies that name the enterprise. Any event may name an
+    /// enterprise that is in no entry.
     #[serde(default)]
     pub enterprise: Option<String>,
-    /// The hook's id, as in its URL at GitHub and in `X-GitHub-Hook-ID`. Such a hook is served by these secrets alone.
-    /// The hook of a GitHub App signs for many organizations: without organizations beside it, for each that has no
-    /// secrets of its own; with them, for those alone, whether they have secrets of their own or not.
+    /// The hook's id, as in its URL at GitHub and in `X-GitHub-Hook-ID`. Only these secrets sign for that hook. The
+    /// hook of a GitHub App signs for many organizations. Without organizations beside it, the secrets sign for each
+    /// organization that has no secrets of its own. With organizations, they sign for those alone, whether or not those
+    /// have secrets of their own.
     #[serde(default)]
     pub hook_id: Option<u64>,
     /// The secrets.
@@ -118,7 +121,7 @@ pub struct Scoped {
 }
 
 impl Scoped {
-    /// Every login that is listed.
+    /// Every login that the entry lists.
     pub(crate) fn logins(&self) -> impl Iterator<Item = &str> {
         self.organization.iter().chain(&self.organizations).map(String::as_str)
     }
@@ -128,9 +131,9 @@ impl Scoped {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tenants {
-    /// Tenant by login of organization, repository owner or account, in any letter case. A login that
-    /// is not here is a tenant of its own. Example: `acme-eu = "acme"`. When `acme` has secrets of its own
-    /// (`ingest.github.scoped`), they alone sign for `acme-eu` too, unless it has some itself.
+    /// Tenant by login of organization, repository owner or account, in any letter case. A login that is not here is a
+    /// tenant of its own. Example: `acme-eu = "acme"`. When `acme` has secrets of its own (`ingest.github.scoped`),
+    /// only they sign for `acme-eu` too, unless `acme-eu` has secrets of its own.
     ///
     /// A tenant is written in lower-case letters, digits, `_` and `-`, in subjects, rows, alerts and filters. Any other
     /// byte becomes `_` and two hex digits: `Corp EU` is `corp_20eu` everywhere. The start and `headrace check` warn of

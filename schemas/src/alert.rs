@@ -6,7 +6,7 @@ use crate::event::Severity;
 use crate::id::EventId;
 use crate::time::Timestamp;
 
-/// A rule, an actor and a repository within a window of time, however many events they made.
+/// What one rule found about an actor and a repository within a window of time, in any number of events.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Alert {
     /// Stable id: the fingerprint and the start of the window. Tickets are keyed by it.
@@ -31,7 +31,7 @@ pub struct Alert {
     pub opened_at: Timestamp,
     /// When its latest event was received.
     pub updated_at: Timestamp,
-    /// Later events of this fingerprint open a new alert.
+    /// When its window ends. Later events of this fingerprint open a new alert.
     pub window_ends_at: Timestamp,
     /// Login of the actor.
     pub actor: Option<String>,
@@ -39,20 +39,20 @@ pub struct Alert {
     pub organization: Option<String>,
     /// `owner/name`.
     pub repository: Option<String>,
-    /// Who answers for the asset.
+    /// Who is responsible for the asset.
     pub owner: Option<String>,
     /// MITRE ATT&CK technique ids.
     pub techniques: Vec<String>,
     /// `field=value` pairs that made the first event match.
     pub evidence: Vec<String>,
-    /// Why the risk is what it is, a sentence each.
+    /// Why the risk is what it is, one sentence each.
     pub reasons: Vec<String>,
-    /// Ids of the events that made it, the first and the latest, at most [`Alert::EVENTS_MAX`].
+    /// Ids of its first event and of the latest ones, at most [`Alert::EVENTS_MAX`] in all.
     pub events: Vec<EventId>,
 }
 
 impl Alert {
-    /// How many event ids an alert carries; `count` goes on beyond it.
+    /// How many event ids an alert carries. `count` may be higher.
     pub const EVENTS_MAX: usize = 100;
 }
 

@@ -1,15 +1,15 @@
-//! What GitHub's event kinds and actions mean, as data: `catalog/github/events.csv` and
-//! `catalog/github/attributes.csv` (columns in `catalog/README.md`).
+//! What GitHub's event kinds and actions mean, as data: `catalog/github/events.csv` and `catalog/github/attributes.csv`
+//! (columns in `catalog/README.md`).
 //!
-//! A new event kind is a new row. Kinds that are in no row are carried all the same, as category
-//! `other`.
+//! A new event kind is a new row, and must never be code. A kind without a row is processed all the same, with the
+//! category `other`.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use crate::event::Category;
 
-/// The four groups of kinds, each with a webhook path of its own.
+/// The four groups of kinds. Each has a webhook path of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// Code, refs, CI, deployments, releases, repository settings.
@@ -26,7 +26,7 @@ impl Family {
     /// All families.
     pub const ALL: [Self; 4] = [Self::Repository, Self::Organization, Self::Security, Self::Collaboration];
 
-    /// The word in paths and in the catalog.
+    /// The family's word in paths and in the catalog.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -42,31 +42,31 @@ impl Family {
     }
 }
 
-/// One meaning: a row of the catalog with what it inherits from its kind's `*` row.
+/// One meaning: a row of the catalog, with what it inherits from its kind's `*` row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// What the event is about.
     pub category: Category,
     /// GitHub's audit-log name for the same act.
     pub audit_action: Option<&'static str>,
-    /// Noun for the target.
+    /// The noun for the target.
     pub target_kind: &'static str,
-    /// Where the target is in the body; the first path that leads to an object counts.
+    /// Where the target is in the body. The first path that leads to an object counts.
     pub target: Paths,
-    /// Where the target's name is, below the target; the first that leads to text or a number counts.
+    /// Where the target's name is, below the target. The first path that leads to text or a number counts.
     pub target_name: Paths,
-    /// Where the body tells how the act ended; `None` means it was done.
+    /// Where the body says how the act ended. `None` means that the act was done.
     pub outcome: Option<Path>,
     /// OCSF class uid.
     pub ocsf_class: i32,
 }
 
-/// Keys to follow, one after the other; none means the place itself.
+/// Keys to follow, one after the other. An empty path means the place itself.
 pub type Path = &'static [&'static str];
 /// Alternatives, tried in order.
 pub type Paths = &'static [Path];
 
-/// A fact particular to a kind.
+/// A fact specific to a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attribute {
     /// Its name in the event.
@@ -78,34 +78,34 @@ pub struct Attribute {
 /// One event kind.
 #[derive(Debug)]
 pub struct Kind {
-    /// The family whose path accepts it; `None` is accepted by all.
+    /// The family whose path accepts this kind. With `None`, every path does.
     pub family: Option<Family>,
-    /// Facts that events of this kind carry.
+    /// The facts that events of this kind carry.
     pub attributes: Vec<Attribute>,
     default: Entry,
     actions: HashMap<&'static str, Entry>,
 }
 
 impl Kind {
-    /// The meaning of `action`, or of the kind alone where the action is absent or unknown.
+    /// The meaning of `action`. If the action is absent or unknown, the meaning of the kind alone.
     #[must_use]
     pub fn entry(&self, action: Option<&str>) -> &Entry {
         action.and_then(|action| self.actions.get(action)).unwrap_or(&self.default)
     }
 }
 
-/// Looks a GitHub event kind up (the value of `X-GitHub-Event`).
+/// Looks up a GitHub event kind (the value of `X-GitHub-Event`).
 #[must_use]
 pub fn github(kind: &str) -> Option<&'static Kind> {
     GITHUB.get(kind)
 }
 
-/// Names of all GitHub kinds of the catalog, in no order.
+/// The names of all GitHub kinds in the catalog, in no order.
 pub fn github_kinds() -> impl Iterator<Item = &'static str> {
     GITHUB.keys().copied()
 }
 
-/// What is assumed of a kind that the catalog does not know.
+/// The meaning of a kind that the catalog does not know.
 #[must_use]
 pub fn unknown() -> &'static Entry {
     static UNKNOWN: Entry = Entry {
@@ -126,7 +126,7 @@ static GITHUB: LazyLock<HashMap<&'static str, Kind>> = LazyLock::new(|| {
     read(rows, attributes).unwrap_or_else(|problem| panic!("the catalog is tested to be readable: {problem}"))
 });
 
-/// Reads both tables. A row that breaks a rule of `catalog/README.md` is named with its line.
+/// Reads both tables. If a row breaks a rule of `catalog/README.md`, the error names its line.
 fn read(rows: &'static str, attributes: &'static str) -> Result<HashMap<&'static str, Kind>, String> {
     let mut kinds: HashMap<&'static str, Kind> = HashMap::new();
     for (number, line) in rows.lines().enumerate().skip(1) {
@@ -172,7 +172,7 @@ fn entry(cells: &[&'static str; 10], inherited: &Entry) -> Result<Entry, String>
     if !category.is_empty() {
         entry.category = Category::from_word(category).ok_or_else(|| format!("unknown category `{category}`"))?;
     }
-    // An audit name belongs to one act, so that an action never inherits it from its kind.
+    // An audit name belongs to one act, so an action never inherits it from its kind.
     entry.audit_action = Some(audit_action).filter(|name| !name.is_empty());
     if !target_kind.is_empty() {
         entry.target_kind = target_kind;
@@ -192,7 +192,7 @@ fn entry(cells: &[&'static str; 10], inherited: &Entry) -> Result<Entry, String>
     Ok(entry)
 }
 
-// Leaked once per process: the catalog lives as long as it does, and its users borrow from it freely.
+// Leaked once per process. The catalog lives as long as the process, so its users may borrow from it freely.
 fn alternatives(cell: &'static str) -> Paths {
     cell.split('|').map(keys).collect::<Vec<_>>().leak()
 }

@@ -1,8 +1,8 @@
-//! Avro single-object encoding: `C3 01`, the schema's 8-byte CRC-64-AVRO fingerprint, the datum.
+//! Avro single-object encoding: `C3 01`, the schema's 8-byte CRC-64-AVRO fingerprint, then the record.
 //!
-//! The `.avsc` files are the source. Encoding and decoding go between bytes and Rust types directly,
-//! without Avro's `Value`. A message written under an older released schema is decoded by that
-//! schema: fields added since take their serde default.
+//! The `.avsc` files are the source. This module converts between bytes and Rust types directly, without Avro's
+//! `Value`. It must still read what older releases wrote: it decodes such a message by its own schema, and fields that
+//! were added since take their serde default.
 
 use std::sync::LazyLock;
 
@@ -18,11 +18,11 @@ use crate::event::Event;
 
 /// The two bytes that open a single-object encoding (Avro 1.12 specification).
 const MARKER: [u8; 2] = [0xC3, 0x01];
-/// Marker and fingerprint.
+/// The marker and the fingerprint.
 const PREFIX_BYTES: usize = 10;
-/// Largest record in bytes, written or read. An event is a few hundred; the stages cut every text, so that
-/// even a body made for it stays far below. In Rust a record takes up to fifty times its bytes (a list of
-/// empty texts does), so that this also bounds what a message can make a reader allocate.
+/// Largest record in bytes, written or read. An event takes a few hundred. The stages cut every text, so even a body
+/// that was made to be large stays far below. In Rust, a record takes up to fifty times its bytes (a list of empty
+/// texts does). So this also bounds how much memory a message can make a reader allocate.
 pub const RECORD_MAX_BYTES: usize = 2 << 20;
 
 /// Why bytes could not be turned into a record, or a record into bytes.
@@ -31,10 +31,10 @@ pub enum CodecError {
     /// The bytes are not single-object encoded.
     #[error("expected an Avro single-object encoding (C3 01 and a fingerprint), found {found}")]
     NotSingleObject {
-        /// The first bytes in hex, or that it is too short.
+        /// The first bytes in hex, or that there are too few.
         found: String,
     },
-    /// The schema is not one this release knows.
+    /// This release does not know the schema.
     #[error(
         "unknown schema fingerprint {fingerprint:016x} for a record of type {record}; this release knows {known:016x}"
     )]
@@ -46,7 +46,7 @@ pub enum CodecError {
         /// The newest fingerprint of that type.
         known: u64,
     },
-    /// The record is larger than any may be.
+    /// The record is larger than [`RECORD_MAX_BYTES`].
     #[error("expected a record of type {record} of at most {RECORD_MAX_BYTES} bytes, found {bytes}")]
     TooLarge {
         /// The record type.
@@ -84,7 +84,7 @@ pub trait Record: Serialize + DeserializeOwned + Send + Sync + 'static {
     fn codec() -> &'static Codec;
 }
 
-/// A schema made ready for use: parsed, resolved, with its prefix.
+/// A schema that is ready for use: parsed, resolved, with its prefix.
 pub struct Codec {
     prefix: [u8; PREFIX_BYTES],
     writer: GenericDatumWriter<'static>,
@@ -93,15 +93,15 @@ pub struct Codec {
 
 impl Codec {
     fn new(avsc: &str) -> Self {
-        // The library believes a length of up to 512 MiB and allocates it before it looks for the bytes. Its
-        // limit is one of the process; nothing else here decodes Avro.
+        // By default, the library believes a length of up to 512 MiB and allocates it before it looks for the bytes.
+        // The limit is one for the whole process, which is fine: nothing else here decodes Avro.
         apache_avro::util::max_allocation_bytes(RECORD_MAX_BYTES);
         let schema = Schema::parse_str(avsc).expect("a test parses every .avsc file");
         let fingerprint = schema.fingerprint::<Rabin>();
         let mut prefix = [0; PREFIX_BYTES];
         prefix[..2].copy_from_slice(&MARKER);
         prefix[2..].copy_from_slice(&fingerprint.bytes);
-        // Leaked once per schema: the prepared reader and writer borrow it for the process's life.
+        // Leaked once per schema. The prepared reader and writer borrow it for the life of the process.
         let schema: &'static Schema = Box::leak(Box::new(schema));
         let writer = GenericDatumWriter::builder(schema).human_readable(false).build();
         let reader = GenericDatumReader::builder(schema).human_readable(false).build();
@@ -146,8 +146,8 @@ pub fn all_schemas() -> [(&'static str, u64, &'static str); 2] {
 /// Encodes `record` as one Avro single object.
 ///
 /// # Errors
-/// When the record does not follow its schema, which a test excludes for the types of this crate, or is
-/// larger than [`RECORD_MAX_BYTES`].
+/// When the record does not follow its schema, or is larger than [`RECORD_MAX_BYTES`]. For this crate's types, a test
+/// excludes the former.
 pub fn encode<R: Record>(record: &R) -> Result<Vec<u8>, CodecError> {
     let codec = R::codec();
     let mut bytes = Vec::with_capacity(1024);
@@ -163,8 +163,8 @@ pub fn encode<R: Record>(record: &R) -> Result<Vec<u8>, CodecError> {
 /// Decodes one Avro single object.
 ///
 /// # Errors
-/// When `bytes` are not a single object, of an unknown schema, larger than [`RECORD_MAX_BYTES`], or do not
-/// follow their schema.
+/// When `bytes` are not a single object, have an unknown schema, are larger than [`RECORD_MAX_BYTES`], or do not follow
+/// their schema.
 pub fn decode<R: Record>(bytes: &[u8]) -> Result<R, CodecError> {
     let codec = R::codec();
     within_limit::<R>(bytes.len())?;

@@ -1,7 +1,7 @@
-//! [`Event`]: who did what to which thing, when. One model for all kinds and sources.
+//! [`Event`]: who did what to which thing, and when. One model for all kinds and sources.
 //!
-//! The Avro source is `avro/event.avsc`; a test holds the two together. Optional parts are added by
-//! the stages: `enrichment` by enrich, `assessment` by score.
+//! The Avro source is `avro/event.avsc`; a test keeps the two together. The stages add the optional parts: enrich adds
+//! `enrichment`, score adds `assessment`.
 
 use std::collections::BTreeMap;
 
@@ -13,14 +13,14 @@ use crate::time::Timestamp;
 /// One thing that happened, normalized.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// Stable id; the same delivery has the same id for ever.
+    /// Stable id. The same delivery always has the same id.
     pub id: EventId,
     /// Whose event it is, as a subject token.
     pub tenant: String,
-    /// The source that took it in: `github`.
+    /// The source that received it: `github`.
     pub source: String,
-    /// The source's kind: `push`, `repository`, …; kinds unknown to the catalog keep their name and
-    /// get the category `other`.
+    /// The source's name of the kind: `push`, `repository`, …. A kind that the catalog does not know keeps its name
+    /// and gets the category `other`.
     pub kind: String,
     /// The webhook's `action`, for the kinds that have one.
     pub action: Option<String>,
@@ -32,7 +32,7 @@ pub struct Event {
     pub outcome: Outcome,
     /// OCSF class uid.
     pub ocsf_class: i32,
-    /// When it happened, as far as the body tells; else `received_at`.
+    /// When it happened, if the body says so; otherwise `received_at`.
     pub occurred_at: Timestamp,
     /// When the gateway received it.
     pub received_at: Timestamp,
@@ -44,13 +44,13 @@ pub struct Event {
     pub organization: Option<Organization>,
     /// The repository it belongs to.
     pub repository: Option<Repository>,
-    /// What changed, where the source tells.
+    /// What changed, if the source says so.
     pub changes: Vec<Change>,
-    /// Facts particular to the kind, named by the catalog: `ref`, `forced`, `permission`, ….
+    /// Facts specific to the kind, named by the catalog: `ref`, `forced`, `permission`, ….
     pub attributes: BTreeMap<String, String>,
-    /// Where the act came from, on sources that tell (the audit log).
+    /// Where the act came from, if the source says so (the audit log does).
     pub network: Option<Network>,
-    /// The body this event was made of.
+    /// The body from which this event was made.
     pub raw: RawReference,
     /// What is known about the actor and the repository beyond the body.
     #[serde(default)]
@@ -61,7 +61,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// The severity that the event's subject carries; `none` before score and without a match.
+    /// The severity that the event's subject carries. `none` before score, and when no rule matched.
     #[must_use]
     pub fn severity(&self) -> Severity {
         self.assessment.as_ref().map_or(Severity::None, |assessment| assessment.severity)
@@ -88,7 +88,7 @@ pub struct Target {
     pub id: Option<String>,
     /// What people call it.
     pub name: Option<String>,
-    /// Where to look at it.
+    /// A link to it for people.
     pub url: Option<String>,
 }
 
@@ -117,11 +117,11 @@ pub struct Repository {
 /// One field that changed. Values that are not text are compact JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// Dotted name under the body's `changes`.
+    /// Dotted name below the body's `changes`.
     pub field: String,
-    /// The value before, where the source tells.
+    /// The value before, if the source says so.
     pub before: Option<String>,
-    /// The value after, where the source tells.
+    /// The value after, if the source says so.
     pub after: Option<String>,
 }
 
@@ -136,7 +136,7 @@ pub struct Network {
     pub user_agent: Option<String>,
 }
 
-/// The body an event was made of.
+/// The body from which an event was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RawReference {
     /// Sequence in the stream RAW.
@@ -147,29 +147,29 @@ pub struct RawReference {
     pub bytes: i64,
 }
 
-/// What is known beyond the body, at the time of the event.
+/// What was known beyond the body at the time of the event.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Enrichment {
     /// Names of the entries of the asset list that apply.
     pub assets: Vec<String>,
-    /// Who answers for the asset.
+    /// Who is responsible for the asset.
     pub owner: Option<String>,
-    /// How much the asset matters; the highest of the entries that apply.
+    /// How much the asset matters: the highest value among the entries that apply.
     pub criticality: Option<Criticality>,
     /// Labels of all entries that apply, sorted.
     pub labels: Vec<String>,
 }
 
-/// What the rules say of an event.
+/// What the rules say about an event.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Assessment {
-    /// 0 (nothing known against it) to 100.
+    /// From 0 (nothing known against it) to 100.
     pub risk: i32,
     /// The highest level among the matches.
     pub severity: Severity,
     /// Every rule that matched.
     pub matches: Vec<RuleMatch>,
-    /// How `risk` came about: the points of all reasons, added and cut to 0–100, are the risk.
+    /// How `risk` came about: it is the sum of all reasons' points, limited to 0–100.
     pub reasons: Vec<Reason>,
 }
 
@@ -190,12 +190,12 @@ pub struct RuleMatch {
     pub evidence: Vec<String>,
 }
 
-/// One addend of a risk.
+/// One part of a risk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
     /// Stable code: `rule:<id>`, `asset:criticality`, ….
     pub code: String,
-    /// Points added (or taken, when negative).
+    /// Points added, or subtracted when negative.
     pub points: i32,
     /// One sentence for a person.
     pub text: String,
@@ -210,7 +210,7 @@ macro_rules! words {
         pub enum $name { $($(#[$variant_doc])* $variant,)+ }
 
         impl $name {
-            /// The word for this value, as subjects, rows and metrics carry it.
+            /// The word for this value in subjects, rows and metrics.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)+ }
@@ -238,7 +238,7 @@ words! {
         Repository => "repository",
         /// An organization itself and its settings.
         Organization => "organization",
-        /// Rules that protect: branch protection, rulesets.
+        /// Rules that protect code: branch protection, rulesets.
         Policy => "policy",
         /// Secrets and their scanning.
         Secrets => "secrets",
@@ -267,14 +267,14 @@ words! {
         Success => "success",
         /// It was tried and failed.
         Failure => "failure",
-        /// The source does not tell.
+        /// The source does not say.
         #[default]
         Unknown => "unknown",
     }
 }
 
 words! {
-    /// How bad, in Sigma's levels; `none` when no rule matched. Ordered.
+    /// How bad it is, in Sigma's levels, in order; `none` when no rule matched.
     Severity {
         /// No rule matched.
         #[default]
@@ -298,11 +298,11 @@ impl Severity {
 }
 
 words! {
-    /// How much an asset matters. Ordered.
+    /// How much an asset matters, in order.
     Criticality {
-        /// Little is lost with it.
+        /// Its loss costs little.
         Low => "low",
-        /// The usual.
+        /// As much as most assets.
         #[default]
         Medium => "medium",
         /// A team stops without it.

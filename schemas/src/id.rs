@@ -1,10 +1,10 @@
-//! The stable id of an event: `<source>:<the source's own id>`, and the keys that are made of it.
+//! The stable id of an event, `<source>:<the source's own id>`, and the keys that are made from it.
 //!
-//! Everything that must happen once (a row, a ticket, a SIEM event) happens once for a tenant and an id. The id is
-//! outside the signature: anybody with a secret can send other bytes under a known one, and the hook of a GitHub App and
-//! that of an organization do. So a *delivery* is more than its event: tenant, id, kind and body. The same delivery again
-//! is a repetition. Another delivery under a known id is stored too, and is still the same event: what the event says is
-//! what the first of them said that EVENTS stored.
+//! Everything that must exist once (a row, a ticket, a SIEM event) exists once for a tenant and an id. But GitHub does
+//! not sign the id: anybody with a secret can send other bytes under a known one. The hook of a GitHub App and that of
+//! an organization do so anyway. So a *delivery* is more than its event: tenant, id, kind and body. When the same
+//! delivery comes again, it is a repetition. When another delivery comes under a known id, it is stored too, but is
+//! still the same event. The event keeps the content of the first delivery that EVENTS stored.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::token;
 /// 100 ns intervals between the UUID epoch (1582-10-15) and the Unix epoch (RFC 9562, section 5.1).
 const UUID_EPOCH_TICKS: u64 = 0x01B2_1DD2_1381_4000;
 
-/// `github:<delivery GUID>` for webhooks. The same delivery presented again has the same id.
+/// `github:<delivery GUID>` for webhooks. When the same delivery comes again, it has the same id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct EventId(String);
@@ -30,7 +30,7 @@ impl EventId {
         Self(format!("github:{}", guid.to_ascii_lowercase()))
     }
 
-    /// An id that was read back from a header or a record.
+    /// An id that was read from a header or a record.
     #[must_use]
     pub fn from_stored(id: impl Into<String>) -> Self {
         Self(id.into())
@@ -42,28 +42,27 @@ impl EventId {
         &self.0
     }
 
-    /// The deduplication key of a delivery in RAW. 128 bits of the body's SHA-256 (`sha256`, hex) are enough: the broker
-    /// keeps the keys of its whole duplicate window in memory.
+    /// The deduplication key of a delivery in RAW. `sha256` is that of the body, in hex. 128 bits of it are enough, and
+    /// the broker keeps the keys of its whole duplicate window in memory.
     #[must_use]
     pub fn delivery_key(&self, tenant: &str, kind: &str, sha256: &str) -> String {
         format!("{}/{self}/{}/{}", token::escaped(tenant), token::escaped(kind), sha256.get(..32).unwrap_or(sha256))
     }
 
-    /// The deduplication key of the event in EVENTS, in the hand-over `handover`. Other deliveries of the event have
-    /// the same.
+    /// The deduplication key of the event in EVENTS, in the hand-over `handover`. All deliveries of the event share it.
     #[must_use]
     pub fn event_key(&self, tenant: &str, handover: &str) -> String {
         format!("{}/{self}/{handover}", token::escaped(tenant))
     }
 
-    /// The name of a body in the bucket `bodies`. No other body has it, or a reference in RAW would come to mean what
-    /// was sent later.
+    /// The name of a body in the bucket `bodies`. No two bodies share a name. Otherwise a body that is sent later could
+    /// replace the one that a reference in RAW means.
     #[must_use]
     pub fn body_object(&self, tenant: &str, sha256: &str) -> String {
         format!("{}/{self}/{sha256}", token::escaped(tenant))
     }
 
-    /// When the sender made this id, if the id tells: GitHub's delivery GUIDs are version 1 UUIDs.
+    /// When the sender made this id, if the id says so. GitHub's delivery GUIDs are version 1 UUIDs, which do.
     #[must_use]
     pub fn created_at(&self) -> Option<Timestamp> {
         let (_, own) = self.0.split_once(':')?;
@@ -78,8 +77,8 @@ impl EventId {
 
     /// Whether the broker's duplicate window may have missed an earlier copy of this event.
     ///
-    /// The window covers a delivery only when its id proves that it is younger than `window`; an id
-    /// that proves nothing (a GUID of another version, or of a time to come) may always be an old one come again.
+    /// The window covers a delivery only if its id proves that it is younger than `window`. Some ids prove nothing: a
+    /// GUID of another version, or with a time in the future. An old delivery may always come again under such an id.
     #[must_use]
     pub fn may_repeat(&self, received_at: Timestamp, window: Duration) -> bool {
         self.created_at()
@@ -99,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_version_1_guid_tells_its_age() {
-        // The GUID in GitHub's own documentation of webhook deliveries.
+        // This GUID is from GitHub's own documentation of webhook deliveries.
         let id = EventId::github("72d3162e-cc78-11e3-81ab-4c9367dc0958");
         assert_eq!(id.created_at().unwrap().to_string(), "2014-04-25T12:52:24.582507Z");
     }
@@ -112,7 +111,7 @@ mod tests {
         let after = |seconds: i64| Timestamp::from_micros(created_at.as_micros() + seconds * 1_000_000);
         assert!(!id.may_repeat(after(119), window));
         assert!(id.may_repeat(after(120), window));
-        // Whoever makes an id up may give it any time.
+        // Whoever invents an id may choose any time.
         assert!(!id.may_repeat(after(-119), window));
         assert!(id.may_repeat(after(-120), window));
         let random = EventId::github("0f8fad5b-d9cb-469f-a165-70867728950e");
@@ -132,7 +131,7 @@ mod tests {
         assert_ne!(id.event_key("octo", "scored"), id.event_key("acme", "scored"));
         assert_ne!(id.body_object("octo", &one), id.body_object("acme", &one));
         assert_ne!(id.body_object("acme", &other), id.body_object("acme", &one));
-        // A header must not hold a line break; a tenant is a text of the body.
+        // The tenant comes from the body, and a header must not hold a line break.
         assert_eq!(id.event_key("a\nb/c", "scored"), format!("a_0ab_2fc/{id}/scored"));
     }
 

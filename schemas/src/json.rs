@@ -1,22 +1,22 @@
-//! How deep a JSON text nests: asked before any parser reads it.
+//! How deeply a JSON text is nested. Ask this before any parser reads it.
 //!
-//! The parser of bodies, sonic-rs, calls itself for each level of what it skips, without a bound. A few
-//! thousand brackets would end the process that reads them, and again at every redelivery. This looks
-//! at bytes alone and never at what they mean.
+//! The parser of bodies, sonic-rs, recurses once for each level that it skips, without a bound. A few thousand brackets
+//! would crash the process that reads them, and crash it again at every redelivery. This module must never parse: it
+//! looks only at bytes.
 
-/// Deepest nesting of a body. GitHub's own are less than ten levels deep, the parts that users write
-/// (`client_payload`) no more than a hundred; a thread's stack of 2 MiB bears many times this.
+/// Deepest nesting of a body. GitHub's own parts are less than ten levels deep, and the parts that users write
+/// (`client_payload`) no more than a hundred. A thread's stack of 2 MiB can take many times this.
 pub const DEPTH_MAX: usize = 512;
 
-/// Whether objects and arrays in `json` are nested at most [`DEPTH_MAX`] deep. What is no JSON may be
-/// either.
+/// Whether objects and arrays in `json` are nested at most [`DEPTH_MAX`] deep. For a text that is not JSON, the answer
+/// may be either.
 #[must_use]
 pub fn is_shallow(json: &[u8]) -> bool {
-    // Nearly every body opens fewer altogether, which a search over vectors finds out.
+    // Nearly every body has fewer opening brackets in all, and a vectorized search finds that out.
     memchr::memchr2_iter(b'{', b'[', json).nth(DEPTH_MAX).is_none() || within(json, DEPTH_MAX)
 }
 
-/// Whether no more than `max` brackets outside of texts are open at any place.
+/// Whether at most `max` brackets outside of texts are open at any place.
 fn within(json: &[u8], max: usize) -> bool {
     let mut bytes = json.iter();
     let mut depth = 0_usize;

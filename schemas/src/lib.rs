@@ -1,9 +1,8 @@
-//! What every part of Headrace agrees on: the event model, its Avro form, subjects, headers and the
-//! catalog of event kinds.
+//! What all parts of Headrace agree on: the event model, its Avro form, subjects, headers and the catalog of event
+//! kinds.
 //!
-//! This crate does no I/O and knows nothing of NATS, HTTP or any sink. Start at [`event::Event`];
-//! how it travels is in [`codec`], [`subject`] and [`header`]; what GitHub's event kinds mean is
-//! data, read by [`catalog`].
+//! This crate must do no I/O, and knows nothing of NATS, HTTP or any sink. Start at [`event::Event`]. [`codec`],
+//! [`subject`] and [`header`] say how it travels. What GitHub's event kinds mean is data, and [`catalog`] reads it.
 
 pub mod alert;
 pub mod catalog;

@@ -1,6 +1,6 @@
-//! Subjects: how each stream's messages are addressed, and the one place where they are built.
+//! Subjects: how the messages of each stream are addressed. Subjects must be built only here.
 //!
-//! They consist of tokens ([`crate::token`]). Subscribers filter on them: `events.scored.acme.*.critical`.
+//! They consist of tokens ([`crate::token`]). Subscribers filter by them: `events.scored.acme.*.critical`.
 
 use crate::event::{Category, Severity};
 use crate::token::{self, BYTES_MAX, push};
@@ -22,13 +22,13 @@ pub fn raw(tenant: &str, source: &str, event: &str) -> String {
     join("raw", &[tenant, source, event])
 }
 
-/// The subjects of the deliveries of a tenant, or of all of them.
+/// The filter for the deliveries of a tenant, or of all tenants.
 #[must_use]
 pub fn raw_of(tenant: Option<&str>) -> String {
     tenant.map_or_else(|| RAW.to_owned(), |tenant| format!("raw.{}.>", token::escaped(tenant)))
 }
 
-/// `events.<stage>.<tenant>.<category>`: an event on its way between cut stages.
+/// `events.<stage>.<tenant>.<category>`: an event on its way from one chain to the next.
 #[must_use]
 pub fn handover(stage: &str, tenant: &str, category: Category) -> String {
     join("events", &[stage, tenant, category.as_str()])
@@ -43,7 +43,7 @@ pub fn scored(tenant: &str, category: Category, severity: Severity) -> String {
 /// Every finished event.
 pub const ALL_SCORED: &str = "events.scored.>";
 
-/// The finished events that at least one rule matched, as one filter per severity.
+/// The filters for finished events that at least one rule matched: one filter per severity.
 #[must_use]
 pub fn matched() -> Vec<String> {
     Severity::MATCHED.iter().map(|severity| format!("events.scored.*.*.{}", severity.as_str())).collect()
@@ -61,15 +61,15 @@ pub fn dead(component: &str, tenant: &str) -> String {
     join("dead", &[component, tenant])
 }
 
-/// The subjects of the dead letters of a component and a tenant, or of all of them.
+/// The filter for the dead letters of a component and a tenant. `None` means all of them.
 #[must_use]
 pub fn dead_of(component: Option<&str>, tenant: Option<&str>) -> String {
     let place = |name: Option<&str>| name.map_or_else(|| "*".to_owned(), token::escaped);
     format!("dead.{}.{}", place(component), place(tenant))
 }
 
-/// Whether `subject` is one that this module builds for RAW, EVENTS or ALERTS. What was read back from a
-/// header is checked by it, because nothing on the way to the broker checks a subject.
+/// Whether this module builds `subject` for RAW, EVENTS or ALERTS. Check a subject that was read from a header by this,
+/// because nothing on the way to the broker checks it.
 #[must_use]
 pub fn is_live(subject: &str) -> bool {
     let mut tokens = subject.split('.');
@@ -78,7 +78,7 @@ pub fn is_live(subject: &str) -> bool {
     live && (3..=4).contains(&count) && tokens.all(|own| token::escaped(own) == own)
 }
 
-/// The tenant token of any Headrace subject, read back from its place.
+/// The tenant token of any Headrace subject, read from its position.
 #[must_use]
 pub fn tenant_of(subject: &str) -> &str {
     let mut tokens = subject.split('.');
@@ -142,7 +142,7 @@ mod tests {
         }
     }
 
-    /// Any text, long ones too.
+    /// Any text, including long ones.
     fn any_text() -> impl Strategy<Value = String> {
         prop_oneof!["\\PC{0,40}", "[a-zA-Z.*> \r\n\0\u{202e}]{0,200}", "[a-z.]{2000,5000}"]
     }

@@ -1,7 +1,7 @@
 //! Points in time, in microseconds since the Unix epoch.
 //!
-//! One type for Avro (`timestamp-micros`), ClickHouse (`DateTime64(6)`) and JSON (RFC 3339), so that
-//! no part converts by hand.
+//! One type serves Avro (`timestamp-micros`), ClickHouse (`DateTime64(6)`) and JSON (RFC 3339), so that no part must
+//! convert by hand.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Microseconds since 1970-01-01T00:00:00Z.
 ///
-/// Human-readable formats carry RFC 3339 text, binary ones the integer.
+/// Human-readable formats carry RFC 3339 text. Binary formats carry the integer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The present moment by the system clock.
+    /// The present, by the system clock.
     #[must_use]
     pub fn now() -> Self {
         Self(Instant::now().as_microsecond())
@@ -35,7 +35,7 @@ impl Timestamp {
         Self(seconds.saturating_mul(1_000_000))
     }
 
-    /// From nanoseconds since the epoch, as NATS' client library gives them; what is less than a microsecond is dropped.
+    /// From nanoseconds since the epoch, as NATS' client library returns them. Parts of a microsecond are dropped.
     #[must_use]
     pub fn from_unix_nanos(nanos: i128) -> Self {
         Self(i64::try_from(nanos / 1_000).unwrap_or_default())
@@ -47,13 +47,13 @@ impl Timestamp {
         self.0
     }
 
-    /// Reads RFC 3339 text such as `2026-01-31T08:15:30Z`; `None` when it is anything else.
+    /// Reads RFC 3339 text such as `2026-01-31T08:15:30Z`. `None` for any other text.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         text.parse::<Instant>().ok().map(|at| Self(at.as_microsecond()))
     }
 
-    /// How much later `self` is than `earlier`; zero when it is not later.
+    /// How much later `self` is than `earlier`; zero if it is not later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))

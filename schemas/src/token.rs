@@ -1,22 +1,23 @@
-//! Tokens: one part of a subject or of a key.
+//! Tokens: the parts of subjects and keys.
 //!
-//! They are lower case and within `[a-z0-9_-]`; any other byte becomes `_` and two hex digits, and an empty token
-//! becomes `none`. A token that would be longer than [`BYTES_MAX`] is cut and ends in `-` and a hash of the whole.
+//! A token is lower case and within `[a-z0-9_-]`. Any other byte becomes `_` and two hex digits, and an empty text
+//! becomes `none`. A token must never be longer than [`BYTES_MAX`]: a longer one is cut, and ends in `-` and a hash of
+//! the whole.
 
 use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
 
-/// Longest token. NATS cuts a client off whose control line (subject, reply subject and sizes) is longer
-/// than 4096 bytes, and a tenant is a text of the body: without a bound, one body would take the
-/// connection from all others. Four tokens of this length leave most of the line free.
+/// Longest token, in bytes. NATS disconnects a client whose control line (subject, reply subject and sizes) is longer
+/// than 4096 bytes. A tenant comes from the body, so without a bound one body could cut the connection for everybody.
+/// Four tokens of this length leave most of the line free.
 pub const BYTES_MAX: usize = 128;
-/// Hex digits of the hash that ends a token that was cut: two long names share a token once in 2^64.
+/// Hex digits of the hash at the end of a cut token. Two long names share a token once in 2^64 cases.
 const HASH_DIGITS: usize = 16;
 /// The token of an empty text.
 pub const EMPTY: &str = "none";
 
-/// One subject token: lower case, `[a-z0-9_-]`, everything else escaped as `_` and two hex digits.
+/// The token of `text`: lower case, `[a-z0-9_-]`, everything else escaped as `_` and two hex digits.
 #[must_use]
 pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len().min(BYTES_MAX));
@@ -38,7 +39,7 @@ pub(crate) fn push(out: &mut String, text: &str) {
         if out.len() - begin > BYTES_MAX {
             out.truncate(begin + BYTES_MAX - HASH_DIGITS - 1);
             out.push('-');
-            // Of the lower-case text: letter case makes no difference here either.
+            // Hash the lower-case text, because letter case makes no difference here either.
             let hash = Sha256::digest(text.to_ascii_lowercase());
             hash[..HASH_DIGITS / 2]
                 .iter()
@@ -77,7 +78,7 @@ mod tests {
         assert_eq!(escaped(&long), long);
     }
 
-    /// Any text, long ones too.
+    /// Any text, including long ones.
     fn any_text() -> impl Strategy<Value = String> {
         prop_oneof!["\\PC{0,40}", "[a-zA-Z.*> \r\n\0\u{202e}]{0,200}", "[a-z.]{2000,5000}"]
     }

@@ -1,5 +1,5 @@
-//! The bodies that GitHub's partner Octokit publishes as examples: the npm package
-//! `@octokit/webhooks-examples`, 58 kinds of events with 329 bodies.
+//! The example bodies that GitHub's partner Octokit publishes: the npm package `@octokit/webhooks-examples`, with 329
+//! bodies of 58 kinds of events. Tests must send them as they are published.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const SHA256: &str = "89e6cb1c6345d32e3dd775617fa54effbdc26c859e514898d7728e95e9
 pub struct Example {
     /// The event kind: the value of `X-GitHub-Event`.
     pub kind: String,
-    /// The body, byte for byte as it stands in the package.
+    /// The body, byte for byte as in the package.
     pub body: Vec<u8>,
 }
 
@@ -34,9 +34,9 @@ struct Kind {
     examples: Vec<Box<RawValue>>,
 }
 
-/// Where the package's `index.json` is; installed when it is not there.
+/// The path of the package's `index.json`. Installs the package if it is not there.
 pub async fn index() -> PathBuf {
-    // Blocking: the first test on a machine downloads it.
+    // The installer blocks: the first test on a machine downloads the package.
     let install = || -> anyhow::Result<PathBuf> {
         let folder = Installer::for_user(Arc::new(Silent))?.npm_package(PACKAGE, VERSION, Some(SHA256))?;
         Ok(folder.join("api.github.com/index.json"))

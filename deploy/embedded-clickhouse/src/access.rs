@@ -1,7 +1,9 @@
-//! What the engine itself is told about access and memory: a configuration file of its own, written at each start. Its
-//! grants are a list of what is allowed; `FILE`, `URL`, `S3`, `REMOTE` and all other sources are not on it, nor are
-//! backups, dictionaries, functions, users and `SYSTEM` but for merges. Without such a file the engine would grant
-//! everything, and would read a `config.xml` that lies in the current directory.
+//! What the engine itself may access, and how much memory it may take. We write this as a configuration file at each
+//! start.
+//!
+//! The file's grants list what is allowed. `FILE`, `URL`, `S3`, `REMOTE` and all other sources must never be on that
+//! list, nor backups, dictionaries, functions and users, nor any `SYSTEM` command but those for merges. Without the
+//! file, the engine would grant everything, and would read a `config.xml` in the current directory.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -14,30 +16,30 @@ use super::policy::{ENGINES, IMPLIED_ENGINES, PARSER, TEMPORARY_BYTES_MAX};
 
 /// The file, in the data directory.
 const FILE: &str = "headrace-engine.xml";
-/// A folder that stays empty: where the engine looks for files, scripts, schemas and disks that statements name.
+/// A folder that stays empty. Here the engine looks for files, scripts, schemas and disks that statements name.
 const EMPTY: &str = "headrace-nothing";
 
-/// What may be done to every table.
+/// What a client may do to every table.
 const GRANTS: &str = "SHOW, SELECT, INSERT, ALTER, CREATE DATABASE, CREATE TABLE, CREATE VIEW, CREATE TEMPORARY TABLE, \
                       DROP DATABASE, DROP TABLE, DROP VIEW, UNDROP TABLE, TRUNCATE, OPTIMIZE, CHECK, KILL QUERY, \
                       SYSTEM MERGES, SYSTEM TTL MERGES, SYSTEM VIEWS";
 
-/// Settings with which each statement begins, where they differ from the engine's.
+/// The settings of each statement, where they differ from the engine's defaults.
 const PROFILE: [(&str, &str); 6] = [
-    // The broker is on the same disk: what a statement sorts there must leave it this much, 2 GiB.
+    // The broker is on the same disk. A statement that sorts on disk must leave 2 GiB free.
     ("min_free_disk_space_for_temporary_data", "2147483648"),
     // The engine would run the text `garbage` as `SELECT garbage`.
     ("implicit_select", "0"),
-    // They show this process's memory.
+    // Introspection functions show this process's memory.
     ("allow_introspection_functions", "0"),
-    // In the data of `VALUES`, where no statement shows them; see `policy::values_are_plain`.
+    // Do not evaluate expressions in the data of `VALUES`: no statement shows them. See `policy::values_are_plain`.
     ("input_format_values_interpret_expressions", "0"),
-    // It would evaluate them all the same, as templates.
+    // Templates would evaluate them all the same.
     ("input_format_values_deduce_templates_of_expressions", "0"),
     ("allow_ddl", "1"),
 ];
 
-/// Settings that no statement may change. The statement policy refuses them too; these are for what gets past it.
+/// Settings that no statement may change. The statement policy refuses them too; this list catches what gets past it.
 const FIXED: [&str; 16] = [
     "min_free_disk_space_for_temporary_data",
     "input_format_values_deduce_templates_of_expressions",
@@ -79,7 +81,7 @@ fn text(path: &Path, empty: &Path, memory: &Memory) -> String {
     let mut server = |name: &str, value: &str| {
         let _ = writeln!(text, "  <{name}>{value}</{name}>");
     };
-    // The engine's log would go to standard error; what fails is in the answer to who asked.
+    // Otherwise the engine's log would go to standard error. The client's answer already says what failed.
     server("logger", "<level>fatal</level>");
     server("users_config", &path);
     server("max_server_memory_usage", &memory.all_bytes.to_string());

@@ -1,6 +1,7 @@
-//! Takes from this process what a ClickHouse server does not need, for good: other people's files, connections to
-//! others, other programs. This is the layer below the statement policy, and holds even if that one fails. It uses
-//! Landlock, which every thread inherits from the one that began it; so it must run before any other thread exists.
+//! Takes from this process, for good, what a ClickHouse server does not need: other people's files, connections to
+//! other machines, other programs. This layer lies below the statement policy and holds even if that one fails. It uses
+//! Landlock, which every thread inherits from the thread that started it. So it must run before any other thread
+//! exists.
 
 use std::fs;
 use std::io;
@@ -13,8 +14,8 @@ use landlock::{
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 
-/// What the engine reads besides its data: libraries, time zones, names of hosts, and what the kernel tells of the
-/// machine and of this process.
+/// What the engine reads besides its data: libraries, time zones, host names, and what the kernel says about the
+/// machine and this process.
 const READ: [&str; 19] = [
     "/lib",
     "/lib64",
@@ -36,22 +37,22 @@ const READ: [&str; 19] = [
     "/sys/fs/cgroup",
     "/sys/devices/system",
 ];
-/// Devices that hold nothing.
+/// Devices that store nothing.
 const DEVICES: [&str; 4] = ["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"];
 
-/// How much of it the kernel enforces.
+/// How much of the confinement the kernel enforces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Confinement {
     /// Files and connections.
     Full,
-    /// An older kernel: files, not all connections.
+    /// An older kernel: files, but not all connections.
     Partial,
-    /// A kernel without Landlock, or with its first version: only the statement policy protects files.
+    /// A kernel without Landlock, or with its first version. Only the statement policy protects files.
     None,
 }
 
-/// Confines this process to `data_dir`, which is made if absent. To be called once, before other threads exist, and after all
-/// other files were read. Files that it makes later are for its user alone.
+/// Confines this process to `data_dir` and makes that directory if it is absent. Call it once, before other threads
+/// exist and after all other files were read. Only this process's user can read the files that it makes later.
 ///
 /// # Errors
 /// When the directory cannot be made. A kernel without Landlock is no error: the log says so.
@@ -75,8 +76,8 @@ fn restrict(data_dir: &Path, library: &Path) -> Result<Confinement, RulesetError
     let own = AccessFs::from_all(abi) & !AccessFs::Execute;
     let readable = READ.into_iter().map(PathBuf::from).chain([library.to_owned()]);
     let status = Ruleset::default()
-        // Landlock's first version forbids to link and to move files between directories, which the engine does: rather
-        // nothing of it than that.
+        // Landlock's first version forbids linking and moving files between directories, and the engine does both. On
+        // such a kernel we would rather not use Landlock at all.
         .set_compatibility(CompatLevel::SoftRequirement)
         .handle_access(AccessFs::Refer)?
         .set_compatibility(CompatLevel::BestEffort)
@@ -94,9 +95,10 @@ fn restrict(data_dir: &Path, library: &Path) -> Result<Confinement, RulesetError
     })
 }
 
-/// Connections and the parts of tables take descriptors; the soft limit is often 1,024, which programs may raise themselves.
+/// Connections and the parts of tables take descriptors. The soft limit is often 1,024, and a program may raise it
+/// itself.
 fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
-    // If it is refused, the old limit stays, and an insert that finds no descriptor fails by itself.
+    // If the system refuses, the old limit stays. An insert that finds no descriptor then fails by itself.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }

@@ -1,8 +1,8 @@
 //! ClickHouse without a ClickHouse server: the engine as a library ([`engine`]) behind its own HTTP protocol
 //! ([`front`]).
 //!
-//! It loads 566 MB, so that it belongs into a process of its own; `headrace_local::clickhouse` starts and supervises
-//! one. What clients may do there is said in `policy` and `access`. This crate knows nothing of Headrace.
+//! The engine loads 566 MB, so it belongs in a process of its own. `headrace_local::clickhouse` starts and supervises
+//! one. `policy` and `access` say what clients may do. This crate must never know anything of Headrace.
 
 mod access;
 mod confine;

@@ -1,30 +1,31 @@
-//! How much memory the engine may take: a share of what this machine, or the control group around it, has.
+//! How much memory the engine may take: a share of the machine's memory, or of the limit of its control group.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The engine's own default takes 0.9 of the machine, with Headrace and the broker on it.
+/// The engine's own default is 0.9 of the machine, but Headrace and the broker run there too.
 const SHARE: f64 = 0.5;
 /// The most that one statement may take, in bytes, on a large machine.
 const STATEMENT_BYTES_MAX: u64 = 4 << 30;
-/// What is taken for the machine's memory if the system does not tell, in bytes.
+/// What we assume for the machine's memory if the system does not say, in bytes.
 const UNKNOWN_BYTES: u64 = 4 << 30;
-/// The least that the engine starts with, in bytes.
+/// The least memory with which the engine starts, in bytes.
 pub(super) const BYTES_MIN: u64 = 256 << 20;
 
 /// Bounds, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Memory {
-    /// All statements, caches and merges together.
+    /// For all statements, caches and merges together.
     pub(super) all_bytes: u64,
-    /// One statement: at most half of all, so that a single one never takes the others' memory.
+    /// For one statement: at most half of all, so that a single statement never takes the others' memory.
     pub(super) statement_bytes: u64,
-    /// One statement of the user `reader`: all that may run at once take half together.
+    /// For one statement of the user `reader`. All that may run at once take half of the memory together.
     pub(super) read_bytes: u64,
 }
 
 impl Memory {
-    /// As configured, else a share of the machine's; `reads_max` statements of the user `reader` run at once.
+    /// The bounds: as configured, else a share of the machine's memory. `reads_max` statements of the user `reader` may
+    /// run at once.
     pub(super) fn new(configured: Option<u64>, reads_max: usize) -> Self {
         let all_bytes = configured.unwrap_or_else(|| (machine_bytes() as f64 * SHARE) as u64).max(BYTES_MIN);
         let statement_bytes = (all_bytes / 2).min(STATEMENT_BYTES_MAX);
@@ -38,7 +39,8 @@ fn machine_bytes() -> u64 {
     limits.chain(total_bytes()).min().unwrap_or(UNKNOWN_BYTES)
 }
 
-/// The files with the limits of the control group that `own` names, as `/proc/self/cgroup` does, and of all around it.
+/// The limit files of the control group that `own` names, and of all groups around it. `own` is the text of
+/// `/proc/self/cgroup`.
 fn limit_files(own: &str) -> Vec<PathBuf> {
     let group = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
     let groups = Path::new(group).ancestors().map(|group| Path::new("/sys/fs/cgroup").join(group).join("memory.max"));

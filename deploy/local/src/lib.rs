@@ -1,7 +1,8 @@
-//! Real servers on this machine, for `headrace up`, tests and benches: installed by pinned version into a cache, started
-//! as child processes that never outlive their parent, restarted when they die.
-//! This crate knows nothing of Headrace and writes nothing to stdout. Start with [`install`], then [`nats`] and
-//! [`clickhouse`]; [`child`] is what both run on.
+//! Real servers on this machine, for `headrace up`, tests and benches. They are installed by pinned version into a
+//! cache, run as child processes that never outlive their parent, and are restarted when they die.
+//!
+//! This crate must know nothing of Headrace and write nothing to stdout. Start with [`install`], then [`nats`] and
+//! [`clickhouse`]. Both run on [`child`].
 
 pub mod child;
 pub mod clickhouse;

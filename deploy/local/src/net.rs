@@ -1,5 +1,5 @@
-//! Ports and readiness: a free port, who holds a taken one, and the smallest possible HTTP question to a server on this
-//! machine. Only for loopback probes; this is no HTTP client.
+//! Ports and readiness: finds a free port, says who holds a taken one, and sends the smallest possible HTTP request to
+//! a server on this machine. Use it only for loopback probes; it must not become an HTTP client.
 
 use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
@@ -15,14 +15,14 @@ use tokio::net::TcpStream;
 /// How long one probe may take.
 const PROBE_MAX: Duration = Duration::from_secs(5);
 
-/// The first port that [`free_port`] gives: those of most well-known servers are below.
+/// The first port that [`free_port`] returns. Most well-known servers listen on lower ports.
 const FIRST_PORT: u16 = 10_000;
-/// How many ports it tries.
+/// How many ports [`free_port`] tries.
 const PORTS_TRIED: u64 = 64;
 
-/// A port that nobody listens on, and that the kernel gives to nobody, neither for an outgoing connection nor to who
-/// asks it for any port: a server that is started again finds it free. Another program may still choose it before it is
-/// used; who needs certainty starts again with another one.
+/// Finds a port on which nobody listens, and which the kernel assigns to nobody: neither to an outgoing connection nor
+/// to a program that asks for any port. So a server that is restarted finds its port free. Another program may still
+/// choose the port before it is used. If you need certainty, try again with another port.
 ///
 /// # Errors
 /// When nothing can listen on `host`.
@@ -37,21 +37,21 @@ pub fn free_port(host: IpAddr) -> std::io::Result<u16> {
             return Ok(port);
         }
     }
-    // There is none besides those that the kernel gives.
+    // There is no port outside the range that the kernel assigns.
     Ok(TcpListener::bind((host, 0))?.local_addr()?.port())
 }
 
-/// The first port that the kernel gives, of the text of its setting; 0 when it cannot be read.
+/// The first port that the kernel assigns, from the text of its setting. 0 if it cannot be read.
 fn given_from(range: &str) -> u16 {
     range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or_default()
 }
 
-/// Whether somebody listens there.
+/// Whether a program listens at `address`.
 pub(crate) fn is_taken(address: SocketAddr) -> bool {
     TcpListener::bind(address).is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
 }
 
-/// Who listens on a port, as far as this user may know: `nats-server (process 4711)`.
+/// The program that listens on a port, if this user may see it: `nats-server (process 4711)`.
 #[must_use]
 pub fn listener_on(port: u16) -> String {
     owner(port).unwrap_or_else(|| "owner unknown, perhaps another user's".to_owned())
@@ -64,11 +64,11 @@ fn owner(port: u16) -> Option<String> {
         .flat_map(|table| listening(&table, port))
         .collect();
     for process in fs::read_dir("/proc").ok()?.flatten() {
-        // `/proc/self` is a process that is listed under its number too.
+        // Skip `/proc/self`: the process behind it is also listed by its number.
         let name = process.file_name();
         let Some(pid) = name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) else { continue };
         let Ok(files) = fs::read_dir(process.path().join("fd")) else { continue };
-        // The file's metadata, not the link's: a socket's inode number is what the table shows.
+        // Use the metadata of the file, not of the link: the table shows a socket's inode number.
         let holds = files
             .flatten()
             .any(|file| fs::metadata(file.path()).is_ok_and(|metadata| sockets.contains(&metadata.ino())));
@@ -80,7 +80,7 @@ fn owner(port: u16) -> Option<String> {
     None
 }
 
-/// Inodes of listening sockets in a table of `/proc/net`.
+/// The inodes of the listening sockets in a table of `/proc/net`.
 fn listening(table: &str, port: u16) -> Vec<u64> {
     let suffix = format!(":{port:04X}");
     let socket = |line: &str| {
@@ -92,12 +92,12 @@ fn listening(table: &str, port: u16) -> Vec<u64> {
     table.lines().filter_map(socket).collect()
 }
 
-/// The status of `GET path`; `None` if there is no HTTP answer.
+/// The status of `GET path`. `None` if there is no HTTP answer.
 pub(crate) async fn http_status(address: SocketAddr, path: &str) -> Option<u16> {
     http_answer(address, path).await.map(|(status, _)| status)
 }
 
-/// Status and beginning of the body, at most some kilobytes, of an HTTP answer; `None` when there is none.
+/// The status of an HTTP answer, and the beginning of its body, at most some kilobytes. `None` if there is no answer.
 pub(crate) async fn http_answer(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     let asking = async {
         let mut stream = TcpStream::connect(address).await.ok()?;
@@ -113,7 +113,7 @@ pub(crate) async fn http_answer(address: SocketAddr, path: &str) -> Option<(u16,
     tokio::time::timeout(PROBE_MAX, asking).await.ok()?
 }
 
-/// What a server says first to whoever connects, at most some hundred bytes.
+/// The first text that a server sends to whoever connects, at most some hundred bytes.
 pub(crate) async fn greeting(address: SocketAddr) -> Option<String> {
     let probing = async {
         let mut stream = TcpStream::connect(address).await.ok()?;
@@ -124,7 +124,7 @@ pub(crate) async fn greeting(address: SocketAddr) -> Option<String> {
     tokio::time::timeout(PROBE_MAX, probing).await.ok()?
 }
 
-/// The address to probe a server that listens on `listen`, which may mean all interfaces.
+/// The address at which to probe a server that listens on `listen`. `listen` may mean all interfaces.
 pub(crate) fn reachable(listen: SocketAddr) -> SocketAddr {
     let mut address = listen;
     if listen.ip().is_unspecified() {

@@ -1,11 +1,12 @@
-//! Waiting for a condition instead of sleeping: what starting servers and testing them both need.
-//! Use a ceiling far beyond what is ever needed; it is paid only by what fails.
+//! Waits for a condition instead of sleeping. Starting servers and testing them both need this.
+//!
+//! Choose a ceiling far beyond what is ever needed: only a failing wait pays for it.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The condition did not come true in time.
+/// The condition did not become true in time.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: not within {ceiling:?}")]
 pub struct TimedOut {
@@ -13,10 +14,10 @@ pub struct TimedOut {
     ceiling: Duration,
 }
 
-/// Asks `condition` until it yields a value, every 5 ms at first and every 100 ms later on.
+/// Polls `condition` until it returns a value, every 5 ms at first and every 100 ms later.
 ///
 /// # Errors
-/// [`TimedOut`], naming `what`, when `ceiling` has passed. A condition that hangs is cut off there too.
+/// [`TimedOut`], naming `what`, when `ceiling` has passed. It also cuts off a condition that hangs.
 pub async fn until<T, F, Fut>(what: &str, ceiling: Duration, mut condition: F) -> Result<T, TimedOut>
 where
     F: FnMut() -> Fut,

@@ -1,5 +1,6 @@
 //! What starting any local server has in common: a port that is chosen once, the wait for an answer, and the errors.
-//! What a server is asked, and what else can go wrong with it, is its own module's business.
+//!
+//! Nothing here may know a particular server: its own module knows how to ask it, and what else can go wrong.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -8,13 +9,13 @@ use std::time::Duration;
 use crate::child::{Child, RestartPolicy, Service, SpawnError, Supervised, supervise};
 use crate::{net, poll};
 
-/// How often another free port is tried when a program took the chosen one in between.
+/// How often we try another free port when a program took the chosen one in between.
 const PORT_ATTEMPTS_MAX: u32 = 5;
 
-/// Why a server did not start. Nothing is left running then.
+/// Why a server did not start. No process is left running then.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Somebody listens on the port already.
+    /// Another program listens on the port already.
     #[error("port {port} is in use by another program: {owner}; stop it or choose another port")]
     PortInUse {
         /// The port.
@@ -22,18 +23,18 @@ pub enum StartError {
         /// Name and process id, if this user may know them.
         owner: String,
     },
-    /// No port could be had.
+    /// No free port was found.
     #[error("cannot find a free port on {host}")]
     NoPort {
-        /// The interface.
+        /// The address of the interface.
         host: IpAddr,
         /// The system's reason.
         source: io::Error,
     },
-    /// The program cannot be run.
+    /// The program could not be run.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
-    /// It ended while starting.
+    /// The server ended while it started.
     #[error("{name} ended while starting ({status}); its log says:\n{log}")]
     Exited {
         /// The server.
@@ -43,14 +44,14 @@ pub enum StartError {
         /// The last lines of its log.
         log: String,
     },
-    /// It runs and does not answer.
+    /// The server runs but does not answer.
     #[error("{name} does not answer on {address} after {within:?}; its log says:\n{log}")]
     Silent {
         /// The server.
         name: &'static str,
-        /// Where it should.
+        /// Where it should answer.
         address: SocketAddr,
-        /// The deadline.
+        /// How long it had.
         within: Duration,
         /// The last lines of its log.
         log: String,
@@ -58,18 +59,18 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// A port that we chose was taken between choosing and listening.
+    /// Whether another program took the port that we chose before the server listened on it.
     fn is_lost_port(&self, configured: u16) -> bool {
         match self {
             Self::PortInUse { port, .. } => *port != configured,
-            // No server has a code for it; both print the system's words.
+            // No server has an exit code for this, but each prints the system's words.
             Self::Exited { log, .. } => configured == 0 && log.to_lowercase().contains("address already in use"),
             Self::NoPort { .. } | Self::Spawn(_) | Self::Silent { .. } => false,
         }
     }
 }
 
-/// Replaces port 0 by a free one, which restarts then keep.
+/// Replaces port 0 by a free port. Restarts keep it.
 pub(crate) fn with_port(listen: SocketAddr) -> Result<SocketAddr, StartError> {
     let host = listen.ip();
     let port = match listen.port() {
@@ -79,7 +80,7 @@ pub(crate) fn with_port(listen: SocketAddr) -> Result<SocketAddr, StartError> {
     Ok(SocketAddr::new(host, port))
 }
 
-/// Fails, naming the owner, if somebody listens there.
+/// Fails, naming the owner, if a program listens at `address`.
 pub(crate) fn require_free(address: SocketAddr) -> Result<(), StartError> {
     if net::is_taken(address) {
         let port = address.port();
@@ -88,7 +89,7 @@ pub(crate) fn require_free(address: SocketAddr) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Waits until `answers` says so, the child ends, or `within` has passed.
+/// Waits until `answers` returns true, the child ends, or `within` has passed.
 pub(crate) async fn answered<F, Fut>(
     child: &Child,
     name: &'static str,
@@ -114,8 +115,8 @@ where
     }
 }
 
-/// Keeps a server running that listens on `configured`; with port 0, on another free port if the chosen one is lost.
-/// `make` chooses the ports; the second item of what it returns comes back with the running child.
+/// Keeps a server running that listens on `configured`. With port 0, it tries another free port if a program takes the
+/// chosen one. `make` chooses the ports. Its second value is returned with the running child.
 pub(crate) async fn keep_running<S, T>(
     configured: SocketAddr,
     policy: RestartPolicy,
@@ -142,7 +143,7 @@ where
     }
 }
 
-/// A server's error, as far as it is one of those that all have.
+/// The common part of a server's error, if it is one of those that all servers have.
 pub(crate) trait AsStartError {
     fn as_start_error(&self) -> Option<&StartError>;
 }

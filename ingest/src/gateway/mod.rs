@@ -1,4 +1,6 @@
-//! The gateway as a whole: the server, and the registry of its sources ([`sources`]).
+//! The gateway's server: it binds the routes of all sources and serves them.
+//!
+//! It knows no source by name: [`sources`] is their registry. Read `receive` next for what happens to every request.
 
 mod sources;
 
@@ -32,7 +34,8 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway as configured; `config` must have been validated. It tells `stores` what its deliveries meet.
+    /// Builds the gateway from `config`, which must have been validated. The gateway reports to `stores` whether its
+    /// deliveries are stored.
     #[must_use]
     pub fn new(config: &Config, tenants: &Tenants, broker: &Broker, stores: StoreHealth) -> Self {
         let connections = Connections::new("gateway", config.connections_max);
@@ -54,7 +57,7 @@ impl Gateway {
         http::serve(listener, self.routes(), &self.connections, self.shared.config.head_max(), stop).await
     }
 
-    /// The routes of all sources. What the public need not see is on the port for operators.
+    /// The routes of all sources, and `/healthz`. Everything that the public need not see is on the operators' port.
     fn routes(&self) -> Router {
         let answer_max = self.shared.config.answer_max();
         sources::routes(&self.shared, &self.tenants)

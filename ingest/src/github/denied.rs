@@ -1,24 +1,24 @@
-//! Why a delivery is not let in.
+//! Why a delivery is refused, in words for the sender. Read `verify` next for the rule.
 
 use axum::http::StatusCode;
 
 use crate::receive::reply::Refusal;
 
-/// Why a delivery is not let in, whoever brings it. No text gives a secret away, or which of several came close.
+/// Why a delivery is refused, whoever brings it. No text reveals a secret, or tells which of several came close.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// It is not signed.
+    /// It has no signature.
     #[error(
         "expected the header X-Hub-Signature-256, found none; set a secret for the webhook (the SHA-1 header X-Hub-Signature is not accepted)"
     )]
     SignatureMissing,
-    /// What should be its signature is none.
+    /// The signature's header holds something else.
     #[error("expected `sha256=` and 64 hex digits in the header X-Hub-Signature-256, found something else")]
     SignatureMalformed,
     /// No secret that is valid for the hook signed it.
     #[error("the signature does not match the body; the secret at GitHub must be one of those configured here")]
     SignatureWrong,
-    /// A secret signed it that does not cover everybody whom it names.
+    /// The secret that signed it does not cover everybody whom the body names.
     #[error(
         "the body names {names}, and the secret that signed it is not for that; sign with a secret of its own, or list it beside the secret in `ingest.github.scoped`"
     )]
@@ -26,7 +26,7 @@ pub enum Denied {
         /// Who is not covered, in words.
         names: String,
     },
-    /// A form without its field.
+    /// A form without the field `payload`.
     #[error(
         "expected a form with the field `payload`, found none; choose the content type application/json for the hook"
     )]

@@ -1,4 +1,6 @@
-//! What the headers of a delivery say, checked.
+//! What the headers of a delivery say, checked before the body is read.
+//!
+//! GitHub signs only the body, so no header proves who sent it or what it is. `verify` judges the signature.
 
 use async_nats::HeaderMap as NatsHeaders;
 use axum::http::{HeaderMap, HeaderName};
@@ -24,7 +26,7 @@ pub(super) const SOURCE: &str = "github";
 const EVENT_MAX_CHARS: usize = 64;
 /// What a delivery's GUID looks like.
 const GUID: &str = "a GUID as GitHub writes it (32 hex digits with hyphens, 8-4-4-4-12, without braces or prefix)";
-/// Most bytes of headers that are kept with a body; GitHub's are about 700. With those that DEAD adds they
+/// Most bytes of headers that are kept with a body. GitHub's are about 700. Together with those that DEAD adds, they
 /// stay within what the runtime leaves for headers below the broker's `max_payload`.
 const HEADERS_MAX_BYTES: usize = 8 << 10;
 
@@ -39,7 +41,7 @@ pub(super) struct Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    /// Checks the headers of a request to the path of `family`.
+    /// Checks the headers of a request. `family` is that of the path, if the path names one.
     pub(super) fn read(headers: &'a HeaderMap, family: Option<Family>) -> Result<Self, Refusal> {
         let media_type = MediaType::of(headers)?;
         body::check_encoding(headers)?;
@@ -68,7 +70,7 @@ impl<'a> Envelope<'a> {
         })
     }
 
-    /// The message for RAW, still without its body, of which it says the SHA-256.
+    /// The message for RAW, without its body so far. `sha256` is the hash of that body.
     pub(super) fn outgoing(&self, tenant: &str, received_at: Timestamp, sha256: &str) -> Outgoing {
         let mut headers = NatsHeaders::new();
         headers.insert(header::ID, self.id.as_str());
@@ -78,7 +80,7 @@ impl<'a> Envelope<'a> {
         headers.insert(header::BODY_SHA256, sha256);
         for (name, value) in self.headers {
             if let (Some(name), Ok(value)) = (original_name(name), value.to_str())
-                // Of a header that came twice the first was checked.
+                // If a header came twice, the first one was checked, so keep that one.
                 && headers.get(name).is_none()
             {
                 headers.insert(name, value);
@@ -93,8 +95,8 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// The name under which a header of the request is kept: those that say what the delivery is, by whom
-/// and how it is signed. HTTP names have no letter case, NATS names do: they are kept as GitHub writes them.
+/// The name under which a header of the request is kept. We keep the headers that say what the delivery is, who sent it
+/// and how it is signed. HTTP ignores letter case in names and NATS does not, so we spell them as GitHub does.
 fn original_name(name: &HeaderName) -> Option<&str> {
     match name.as_str() {
         "x-github-event" => Some(header::GITHUB_EVENT),
@@ -125,9 +127,9 @@ fn signature(headers: &HeaderMap) -> Result<[u8; 32], Denied> {
     value.to_str().ok().and_then(parse_signature).ok_or(Denied::SignatureMalformed)
 }
 
-/// One spelling of a GUID, letter case aside: with another, one delivery would be two events.
+/// Accepts one spelling of a GUID, in any letter case. With two spellings, one delivery would be two events.
 fn is_guid(text: &str) -> bool {
-    // Of the forms that the library reads, only this one is so long.
+    // Of the spellings that the library reads, only the hyphenated one has this length.
     text.len() == Hyphenated::LENGTH && Uuid::try_parse(text).is_ok()
 }
 
@@ -199,7 +201,7 @@ mod tests {
     }
 
     proptest! {
-        /// Any value of any header, and any further header, is refused or becomes a message.
+        /// The envelope refuses any header or turns it into a message; it never panics.
         #[test]
         fn any_headers_are_refused_or_kept(
             name in prop_oneof![

@@ -1,4 +1,4 @@
-//! The two forms in which GitHub sends a body.
+//! The two forms in which GitHub sends a body: JSON, and a form with the JSON in one field.
 
 use axum::http::{HeaderMap, header};
 
@@ -18,10 +18,10 @@ impl MediaType {
         Self::parse(headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default())
     }
 
-    /// The media type in a value of `Content-Type`.
+    /// Reads a value of `Content-Type`.
     ///
     /// # Errors
-    /// When it is another.
+    /// When it is any other media type.
     pub fn parse(value: &str) -> Result<Self, Denied> {
         let essence = value.split(';').next().unwrap_or_default().trim();
         if essence.eq_ignore_ascii_case("application/json") {
@@ -34,14 +34,14 @@ impl MediaType {
     }
 }
 
-/// The JSON in a form's field `payload`; bytes that are no UTF-8 are replaced. Of several fields the first counts, as
-/// in normalize.
+/// The JSON in a form's field `payload`. Bytes that are not UTF-8 are replaced. If the field occurs twice, the first
+/// counts, as in normalize.
 #[must_use]
 pub fn form_payload(form: &[u8]) -> Option<String> {
     payloads(form).next()
 }
 
-/// What is in each field `payload`.
+/// The text of each field `payload`.
 pub(super) fn form_payloads(form: &[u8]) -> Vec<String> {
     payloads(form).collect()
 }

@@ -1,4 +1,7 @@
 //! GitHub webhooks: verify, find the tenant, store, answer.
+//!
+//! A request is refused, or its body is stored unchanged. `verify` decides who may sign what, `envelope` checks the
+//! headers, and `recovery` asks GitHub for deliveries that did not arrive.
 
 mod denial_log;
 mod denied;
@@ -44,10 +47,10 @@ use self::envelope::Envelope;
 pub use self::media_type::{MediaType, form_payload};
 pub use self::verify::{Claim, Keys, parse_signature};
 
-/// Hashing this many bytes takes about half a millisecond: what takes longer leaves the reactor.
+/// Hashing this many bytes takes about half a millisecond. Longer work leaves the reactor.
 const INLINE_MAX_BYTES: usize = 512 << 10;
 
-/// The signals of the data path, looked up once.
+/// The metrics of the data path, looked up once.
 struct Signals {
     accepted: Counter,
     duplicate: Counter,
@@ -70,7 +73,7 @@ impl Signals {
     }
 }
 
-/// Counts a request as under way until it is dropped: one whose sender goes away ends without an answer.
+/// Counts a request as under way until it is dropped. When the sender goes away, the request ends without an answer.
 struct InFlight<'a>(&'a Gauge);
 
 impl<'a> InFlight<'a> {
@@ -131,7 +134,7 @@ async fn receive(source: Arc<Source>, family: Option<Family>, request: Request) 
     }
 }
 
-/// A request of which the head has come.
+/// A request whose head has arrived.
 struct IncomingRequest<'a> {
     headers: &'a HeaderMap,
     connection: Option<&'a Connection>,
@@ -156,14 +159,14 @@ async fn store(
     if let Some(connection) = connection {
         connection.prove();
     }
-    // Only now: who cannot sign takes no place of those who can.
+    // Not earlier: a sender that cannot sign must not take a place from those that can.
     let _slot = source.shared.admission.slot(deadline).await?;
     let time_left = deadline.saturating_duration_since(Instant::now());
     let stored = timeout_at(deadline, publish(source, &envelope, &tenant, received_at, traceparent, body));
     let stored = stored.await.unwrap_or(Err(Refusal::BrokerAway));
     match &stored {
         Ok(_) => source.shared.stores.stored(),
-        // A sender that took all the time says nothing of the broker.
+        // The sender took nearly all the time, so this failure says nothing about the broker.
         Err(_) if time_left < source.shared.broker.timeout().min(source.shared.config.answer_max()) / 2 => {}
         Err(refusal) => source.shared.stores.failed(&format!("the last delivery was not stored ({})", refusal.code())),
     }
@@ -172,7 +175,7 @@ async fn store(
     Ok(accepted(source, &envelope, stored))
 }
 
-/// The tenant of a delivery that may come in.
+/// Checks the signature and returns the delivery's tenant.
 async fn authorize(source: &Source, envelope: &Envelope<'_>, body: &Bytes) -> Result<String, Refusal> {
     let Envelope { hook_id, signature, media_type, .. } = *envelope;
     if body.len().saturating_mul(source.keys.tried(hook_id)) <= INLINE_MAX_BYTES {
@@ -192,7 +195,7 @@ async fn publish(
     body: Bytes,
 ) -> Result<Stored, Refusal> {
     let away = |fault: headrace_runtime::fault::Fault| {
-        // Not logged for each: it goes on for as long as a sink is away, and retention tells of it.
+        // Do not log each one: this lasts as long as a sink is away, and the runtime's retention reports it.
         if publish::is_full(&fault) {
             return Refusal::StreamFull;
         }
@@ -203,7 +206,7 @@ async fn publish(
     let mut outgoing = envelope.outgoing(tenant, received_at, &sha256);
     let length = body.len() as u64;
     if body.len() > source.shared.broker.payload_max() {
-        // Claim check. The object first: a reference in RAW must never point at nothing.
+        // Claim check. Store the object first: a reference in RAW must never point at nothing.
         let name = envelope.id.body_object(tenant, &sha256);
         if !source.shared.broker.is_connected() {
             return Err(Refusal::BrokerAway);

@@ -1,4 +1,4 @@
-//! A delivery that is stored already, checked once more as the gateway checked it.
+//! Checks a delivery in RAW again, by the same rule as the gateway did.
 
 use headrace_runtime::message::payload::RawDelivery;
 
@@ -6,11 +6,11 @@ use super::envelope::SOURCE;
 use super::verify::{Claim, Keys};
 
 impl Keys {
-    /// Whether the gateway would take `raw` in with these secrets. GitHub signs the body alone: the headers beside it,
-    /// and so the kind of the event, are no better known for it.
+    /// Checks whether the gateway would accept `raw` with these secrets. GitHub signs only the body. So the check says
+    /// nothing about the headers beside it, nor about the kind of the event, which is one of them.
     ///
     /// # Errors
-    /// Why it would not, in words.
+    /// Why the gateway would refuse it, in words.
     pub fn check_stored(&self, raw: &RawDelivery) -> Result<(), String> {
         if raw.source != SOURCE {
             return Err(format!(
@@ -18,7 +18,7 @@ impl Keys {
                 raw.source
             ));
         }
-        // Told by a header of the message, and what a row is compared by.
+        // Rows are compared by this hash, but it comes from a header of the message.
         if RawDelivery::sha256_of(&raw.body) != raw.sha256 {
             return Err("expected the hash of the body beside it, found another; stored by somebody else".to_owned());
         }

@@ -1,4 +1,6 @@
-//! Whose event it is: all that the gateway reads of a body.
+//! Whose event it is. The gateway reads nothing else of a body.
+//!
+//! A body is never parsed as a whole here: values that nobody asks for are skipped. `verify` decides by what is found.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
@@ -28,30 +30,31 @@ impl TenantMap {
     }
 }
 
-/// Everybody whom a body names as its owner: all whom the secret that signed it must cover.
+/// Everybody whom a body names as its owner. The secret that signed the body must cover all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
     /// The login that the body belongs to, as [`login_of`] finds it.
     pub login: Option<String>,
-    /// Logins of organization, repository owner (in `full_name` too) and installation account, in lower case. Of
-    /// equal keys every one counts: who reads a body after us may take another than the first.
+    /// Logins of organization, repository owner (in `full_name` too) and installation account, in lower case. If a key
+    /// occurs twice, both values count: a later reader of the body may take another than the first.
     pub logins: BTreeSet<String>,
     /// Slugs of the enterprise, in lower case.
     pub enterprises: BTreeSet<String>,
 }
 
-/// The login that a verified body belongs to: of the organization, else of the repository's owner, else
-/// of the installation's account; of equal keys the first counts, as in normalize. `None` when there is
-/// none, or when the body is no JSON object or too deep a one: that is normalize's to refuse, with the
-/// body in DEAD.
+/// The login that a verified body belongs to: of the organization, else of the repository's owner, else of the
+/// installation's account. If a key occurs twice, the first counts, as in normalize.
+///
+/// `None` when there is no login, and when the body is no JSON object or is nested too deeply. Normalize refuses a body
+/// of the last two kinds and puts it into DEAD.
 #[must_use]
 pub fn login_of(body: &[u8]) -> Option<String> {
     if !json::is_shallow(body) {
         return None;
     }
-    // Of organization, repository, installation: whether it came, and with which login.
+    // For organization, repository and installation: whether the key was there, and with which login.
     let mut found = [None, None, None];
-    // One pass over the top level; values that are not asked for are skipped, not parsed.
+    // One pass over the top level. Values under other keys are skipped, not parsed.
     for entry in sonic_rs::to_object_iter(body) {
         let (key, value) = entry.ok()?;
         if let Some(place) = LOGIN_PATHS.iter().position(|place| place.key == key)
@@ -67,7 +70,7 @@ pub fn login_of(body: &[u8]) -> Option<String> {
     found.into_iter().flatten().flatten().next()
 }
 
-/// Everybody whom a body names. It costs more than [`login_of`], which suffices where all secrets are good for all.
+/// Everybody whom a body names. It costs more than [`login_of`], which is enough when every secret covers everybody.
 #[must_use]
 pub fn names_of(body: &[u8]) -> Names {
     let mut names = Names { login: login_of(body), ..Names::default() };
@@ -104,13 +107,13 @@ fn owner(full_name: &str) -> &str {
     full_name.split('/').next().unwrap_or_default()
 }
 
-/// Where a body names an owner.
+/// Where a body names an owner: the key at the top level, and the path below it.
 struct LoginPath {
     key: &'static str,
     path: &'static [&'static str],
 }
 
-/// The most particular first.
+/// The most specific first.
 const LOGIN_PATHS: [LoginPath; 3] = [
     LoginPath { key: "organization", path: &["login"] },
     LoginPath { key: "repository", path: &["owner", "login"] },
@@ -118,7 +121,7 @@ const LOGIN_PATHS: [LoginPath; 3] = [
 ];
 
 impl LoginPath {
-    /// The login in the value of its key.
+    /// The login in `value`, which stands under this key.
     fn login(&self, value: &LazyValue<'_>) -> Option<String> {
         let mut value = value.clone();
         for wanted in self.path {
@@ -129,7 +132,7 @@ impl LoginPath {
     }
 }
 
-/// Calls `found` for each text at `path`, and for numbers and truth values, which normalize takes for texts.
+/// Calls `found` for each text at `path`. Numbers and booleans count too, because normalize takes them for texts.
 fn each(value: &LazyValue<'_>, path: &[&str], found: &mut impl FnMut(&str)) {
     let Some((wanted, rest)) = path.split_first() else {
         return match value.get_type() {
@@ -148,7 +151,7 @@ fn each(value: &LazyValue<'_>, path: &[&str], found: &mut impl FnMut(&str)) {
 fn entries<'a>(value: &LazyValue<'a>) -> Option<ObjectJsonIter<'a>> {
     match value.as_raw_cow() {
         Cow::Borrowed(json) if value.get_type() == JsonType::Object => Some(sonic_rs::to_object_iter(json)),
-        // Values of a borrowed body are borrowed.
+        // A value of a borrowed body is borrowed, so no object comes here.
         _ => None,
     }
 }
@@ -226,7 +229,7 @@ mod tests {
             prop_assert!(names.login.is_none_or(|login| names.logins.contains(&login.to_ascii_lowercase())));
         }
 
-        /// The library reads up to 64 bytes at once: what is looked for may lie across any border.
+        /// The library reads up to 64 bytes at once, so the login may lie across any such border.
         #[test]
         fn a_login_is_found_wherever_it_lies(before in "[ -!#-\\[\\]-~]{0,200}", login in any::<String>()) {
             let login = serde_json::to_string(&login).unwrap();

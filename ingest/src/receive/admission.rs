@@ -1,8 +1,8 @@
-//! What the gateway may hold at once. Each bound is here because memory is bounded whatever comes in.
+//! What the gateway may hold at once. These bounds keep memory bounded, whatever comes in.
 //!
-//! Nothing that costs a stranger nothing takes what a sender needs. Room is given for what came of a body and not for
-//! what is announced, and a body that stops coming loses it when others need it; a place among those being stored is
-//! taken by verified deliveries alone.
+//! A stranger must not be able to take, at no cost, what a sender needs. So a body gets room only for the bytes that
+//! have arrived, not for the announced length. A body that stops arriving loses its room when others need it. And only
+//! verified deliveries take a place among those that are being stored.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,24 +19,25 @@ use crate::receive::reply::Refusal;
 
 /// How long a request waits for room: long enough for a burst, short enough to answer in time.
 const ADMISSION_WAIT: Duration = Duration::from_secs(1);
-/// While requests wait for room, bodies that do not come are looked for so often.
+/// How often stalled bodies are looked for while requests wait for room.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Who is dropped gives its room back within this time; only then it can be told whether another must go.
+/// A dropped connection gives its room back within this time. Only then can we tell whether another must go.
 const LEAVE_WAIT: Duration = Duration::from_millis(2);
 
-/// Who may come in, and how much at once: the gateway's admission control. Cheap to clone; all clones are one.
+/// The gateway's admission control: who may come in, and how much at once. Cheap to clone; all clones share one state.
 #[derive(Clone)]
 pub(crate) struct Admission {
     slots: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
-    /// Whoever of those that wait for bytes drops others for them: one at a time, so that no more go than must.
+    /// Of the requests that wait for bytes, only the holder of this lock drops connections. So no more are dropped than
+    /// needed.
     shedder: Arc<Mutex<()>>,
     held: Gauge,
     rate: Option<(Arc<DefaultDirectRateLimiter>, u32)>,
     connections: Connections,
 }
 
-/// Room for what has come of a body, given back on drop.
+/// Room for the bytes of a body that have arrived. Dropping it gives the room back.
 pub(crate) struct Reservation<'a> {
     bytes: Option<OwnedSemaphorePermit>,
     admission: &'a Admission,
@@ -58,12 +59,12 @@ impl Admission {
         }
     }
 
-    /// No room yet, for a body that comes over `connection`.
+    /// An empty reservation for a body that comes over `connection`.
     pub(crate) const fn reserve<'a>(&'a self, connection: Option<&'a Connection>) -> Reservation<'a> {
         Reservation { bytes: None, admission: self, connection }
     }
 
-    /// A place among the verified deliveries that are being stored.
+    /// Takes a place among the verified deliveries that are being stored.
     pub(crate) async fn slot(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
         if let Some((limiter, max)) = &self.rate
             && limiter.check().is_err()
@@ -75,7 +76,7 @@ impl Admission {
         slot.ok().and_then(Result::ok).ok_or(Refusal::Saturated)
     }
 
-    /// Waits for `count` bytes. Bodies that do not come make room meanwhile.
+    /// Waits for room for `count` bytes. Meanwhile it drops connections whose bodies stall.
     async fn make_room(&self, count: u32, until: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
         let bytes = Arc::clone(&self.bytes).acquire_many_owned(count);
         tokio::select! {
@@ -85,7 +86,7 @@ impl Admission {
         }
     }
 
-    /// Drops one after the other whose body does not come, for as long as it is polled.
+    /// Drops connections whose bodies stall, one after the other, for as long as it is polled.
     async fn shed(&self) {
         let _alone = self.shedder.lock().await;
         loop {
@@ -101,7 +102,7 @@ impl Reservation<'_> {
         self.bytes.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
     }
 
-    /// Makes room for the first `bytes` of a body of at most `length`, and for as much again: whoever holds room has
+    /// Makes room for the first `bytes` of a body of at most `length`, and for as much again. So whoever holds room has
     /// sent at least half of it.
     pub(crate) async fn grow(&mut self, bytes: usize, length: usize, deadline: Instant) -> Result<(), Refusal> {
         let room = self.bytes();
@@ -124,7 +125,7 @@ impl Reservation<'_> {
 
     async fn wait(&self, more: u32, deadline: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
         let until = deadline.min(Instant::now() + ADMISSION_WAIT);
-        // Nothing is read of it meanwhile: it must not be taken for one that does not come.
+        // We read nothing from the connection while we wait, so it must not count as stalled.
         self.connection.inspect(|connection| connection.waits_for_us());
         let permit = self.admission.make_room(more, until).await;
         self.connection.inspect(|connection| connection.goes_on());

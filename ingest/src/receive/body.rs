@@ -1,4 +1,5 @@
-//! Reading a body: within its size, within its time, byte for byte.
+//! Reads a body within its size and its time, and never changes a byte of it. Admission (`admission.rs`) gives the
+//! room.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
@@ -10,11 +11,11 @@ use super::admission::Reservation;
 use super::reply::Refusal;
 use crate::config::Config;
 
-/// So much of a refused body is read; whoever sends more than twice what GitHub may send is cut off.
+/// How much of a refused body is read: a little over twice what GitHub may send. A longer body is cut off.
 const DISCARD_MAX_BYTES: usize = 64 << 20;
 
-/// A body that is packed is refused: what is stored is what was signed, and nothing here unpacks anything, whose size
-/// its sender would choose.
+/// Refuses a body that is compressed or encoded otherwise: we store what was signed. The gateway never unpacks a body,
+/// because the sender would choose the unpacked size.
 pub(crate) fn check_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
     let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
     match encodings.find(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity")) {
@@ -25,7 +26,7 @@ pub(crate) fn check_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-/// The length that the request announces, when it does, checked before anything is read.
+/// The length that the request announces, if any. It is checked before anything is read.
 pub(crate) fn announced_length(headers: &HeaderMap, max: usize) -> Result<Option<usize>, Refusal> {
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     match length {
@@ -34,7 +35,7 @@ pub(crate) fn announced_length(headers: &HeaderMap, max: usize) -> Result<Option
     }
 }
 
-/// Reads all of `body`, which has `length` bytes if it says so, and takes `room` for what comes.
+/// Reads all of `body` and takes room from `reservation` for what arrives. `length` is the announced length, if any.
 pub(crate) async fn read(
     body: &mut Body,
     length: Option<usize>,
@@ -56,16 +57,16 @@ pub(crate) async fn read(
             return Err(Refusal::BodyTooLarge { max });
         }
         reservation.grow(whole.len() + data.len(), length.unwrap_or(max), deadline).await?;
-        // No more than there is room for.
+        // Allocate no more than the room that was reserved.
         whole.reserve_exact(reservation.bytes() - whole.len());
         whole.extend_from_slice(&data);
     }
 }
 
-/// Reads the rest of a body that was refused and keeps nothing of it. A connection that is closed while
-/// its peer still writes is reset, and the peer never sees the answer that tells why.
+/// Reads the rest of a refused body and throws it away. If we closed the connection while the peer still writes, it
+/// would be reset, and the peer would never see the answer that says why.
 pub(crate) async fn discard(body: &mut Body, headers: &HeaderMap, deadline: Instant) {
-    // Such a sender waits for leave to send the body, which reading would give.
+    // This sender waits for permission to send the body. Reading would give that permission.
     if headers.contains_key(header::EXPECT) {
         return;
     }

@@ -1,4 +1,6 @@
-//! What every source's requests go through: admission, the shared means of storing, the answers.
+//! What every source's requests go through: admission, reading the body, the refusals.
+//!
+//! It knows no source and judges no signature: each source does that in its own folder, such as `github`.
 
 pub(crate) mod admission;
 pub(crate) mod body;

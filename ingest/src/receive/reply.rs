@@ -1,6 +1,6 @@
-//! Every answer the gateway gives, in one place: its status, its reason for the metric, its words.
+//! Every refusal of the gateway, in one place: its status, its code for the metric, its words.
 //!
-//! No answer holds a secret, and none tells which of several secrets came close.
+//! No answer may hold a secret, or tell which of several secrets came close.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use headrace_runtime::observe::metrics::REQUESTS;
 use metrics::counter;
 use serde_json::json;
 
-/// What a sender is asked to wait before it tries again, in seconds.
+/// How long we ask a sender to wait before it tries again, in seconds.
 const RETRY_AFTER_S: u64 = 5;
 
 /// Why a request was refused.
@@ -25,7 +25,7 @@ pub(crate) enum Refusal {
     WrongFamily { accepts: &'static str, event: String, belongs: &'static str },
     #[error("the request's body ended early or broke off: {0}")]
     BodyBroken(String),
-    /// A source does not let it in: its code, its status, its words.
+    /// A source refuses the request, with this code, status and text.
     #[error("{message}")]
     Denied { code: &'static str, status: StatusCode, message: String },
     #[error("nothing is served at this path; webhooks go to /webhooks/github")]
@@ -103,7 +103,7 @@ impl IntoResponse for Refusal {
             StatusCode::METHOD_NOT_ALLOWED => {
                 headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
             }
-            // The rest of the body may never be read: the connection cannot carry another request.
+            // The rest of the body may never be read, so the connection cannot carry another request.
             StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }

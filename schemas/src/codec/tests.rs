@@ -1,4 +1,4 @@
-//! The Rust types and the `.avsc` files say the same.
+//! The Rust types and the `.avsc` files must agree.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -112,7 +112,7 @@ fn records_come_back_as_they_went() {
     assert_eq!(decode::<Alert>(&encode(&alert).unwrap()).unwrap(), alert);
 }
 
-/// Field names, in order, of every record and the symbols of every enum in an Avro schema.
+/// The field names of every record, in order, and the symbols of every enum in an Avro schema.
 fn avro_names(schema: &Value, out: &mut BTreeMap<String, Vec<String>>) {
     match schema {
         Value::Array(branches) => branches.iter().for_each(|branch| avro_names(branch, out)),
@@ -168,7 +168,7 @@ fn the_rust_types_have_the_fields_of_the_avsc_files() {
     for (record, fields) in rust {
         assert_eq!(avro[record].iter().cloned().collect::<BTreeSet<_>>(), fields, "record {record}");
     }
-    // Unit variants are encoded by their index, so order matters too.
+    // Avro encodes unit variants by their index, so their order matters too.
     for (name, symbols) in &avro {
         let known: fn(&str) -> bool = match name.as_str() {
             "Category" => |word| Category::from_word(word).is_some(),
@@ -207,14 +207,14 @@ fn foreign_bytes_are_named_for_what_they_are() {
     assert_eq!(message(&whole[..whole.len() - 9]), "cannot decode a record of type headrace.Event");
 }
 
-/// The bytes of `event` with `bytes` in place of what begins at `at` (reduced to its length).
+/// The bytes of `event`, where `bytes` replace those at `at` (reduced to its length).
 fn spoilt(event: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
     let at = PREFIX_BYTES + at % (event.len() - PREFIX_BYTES);
     let rest = event.get(at + bytes.len()..).unwrap_or_default();
     [&event[..at], bytes, rest].concat()
 }
 
-/// Avro's lengths are zigzag varints: these say millions, billions, negative counts, more than fits.
+/// Avro's lengths are zigzag varints. These stand for millions, billions, negative counts, more than an integer holds.
 fn lengths() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         vec(any::<u8>(), 1..12),
@@ -236,7 +236,7 @@ proptest! {
 #[test]
 fn a_length_without_its_bytes_allocates_nothing() {
     let event = encode(&full_event()).unwrap();
-    // The first field is a text; 2^28 bytes are announced.
+    // The first field is a text. This prefix announces 2^28 bytes of it.
     let refused = decode::<Event>(&[&event[..PREFIX_BYTES], &[0x80, 0x80, 0x80, 0x80, 0x02]].concat()).unwrap_err();
     let CodecError::Decode { source, .. } = &refused else { panic!("{refused:?}") };
     assert!(source.to_string().contains(&RECORD_MAX_BYTES.to_string()), "{source}");

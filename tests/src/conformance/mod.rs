@@ -1,8 +1,8 @@
-//! The suites that prove what the README promises of every part, on a real nats-server.
+//! The suites that prove what the README promises about every part, on a real nats-server.
 //!
-//! A suite runs the real loop ([`headrace_runtime::consume::sink::SinkLoop`],
-//! [`headrace_runtime::consume::chain::ChainLoop`]) and looks at what was settled: acknowledged, dead-lettered
-//! with a reason, delivered again, and that nothing is lost.
+//! A suite must run the real loop ([`headrace_runtime::consume::sink::SinkLoop`],
+//! [`headrace_runtime::consume::chain::ChainLoop`]). It checks how each message was settled (acknowledged,
+//! dead-lettered with a reason, delivered again), and that nothing is lost.
 
 pub mod receiver;
 pub mod sink;
@@ -17,24 +17,25 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::CEILING;
 
-/// Quick retries, and so few attempts that an outage which cost attempts would be found out.
+/// Quick retries, and few attempts. If an outage cost attempts, these would soon be used up, and the suite would
+/// notice.
 pub const POLICY: RetryPolicy =
     RetryPolicy { attempts_max: 5, backoff_min: Duration::from_millis(10), backoff_max: Duration::from_millis(100) };
 
-/// How long the broker waits for a word on a message of a stage: what a killed worker held comes again then.
+/// How long the broker waits for a stage to settle a message. Then it redelivers what a killed worker had.
 pub const ACK_WAIT: Duration = Duration::from_secs(2);
 
 /// The consumer's name in every suite.
 pub const COMPONENT: &str = "conformance";
 
-/// Workers that run.
+/// The workers at work.
 pub struct Workers {
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
 
 impl Workers {
-    /// Runs `count` workers, and again those that end with an error, as the supervisor does.
+    /// Runs `count` workers, and restarts those that end with an error, as the supervisor does.
     pub fn run<F, Fut>(count: usize, worker: F) -> Self
     where
         F: Fn(CancellationToken) -> Fut + Clone + Send + Sync + 'static,
@@ -65,7 +66,7 @@ impl Workers {
         tokio::time::timeout(CEILING, stopped).await.expect("workers stop when asked");
     }
 
-    /// Ends them where they are, as `kill -9` would.
+    /// Aborts them at once, as `kill -9` would.
     pub async fn kill(mut self) {
         self.tasks.shutdown().await;
     }

@@ -1,4 +1,4 @@
-//! What a sink's suite runs on: the sink under test with its receiver, a nats-server, and the loop.
+//! What a sink's suite runs on: the sink under test with its receiver, a nats-server, and the real loop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -42,43 +42,43 @@ pub trait Case: Send + Sync + Sized + 'static {
     fn sink(&self) -> Self::Sink;
     /// The sink's options.
     fn options(&self) -> SinkOptions;
-    /// Ids that the receiver holds, in order, repeats included.
+    /// The ids that the receiver holds, in order, including repeats.
     fn received(&self) -> Vec<String>;
 
-    /// Makes the receiver fail from the next request on.
+    /// Makes the receiver's next requests fail.
     fn fail_next(&self, _times: usize, _failure: Failure, _when: When, _which: Which) {
         panic!("this receiver cannot fail on command");
     }
-    /// Requests still to fail.
+    /// How many requests are still to fail.
     fn failures_left(&self) -> usize {
         0
     }
-    /// How many requests it has held.
+    /// How many requests the receiver has held so far.
     fn held(&self) -> usize {
         0
     }
-    /// Lets held requests go.
+    /// Releases the held requests.
     fn release(&self) {}
     /// Refuses this item for good.
     fn refuse(&self, _id: &str) {
         panic!("this receiver refuses no single item");
     }
-    /// Takes no connections, until [`Case::up`].
+    /// Accepts no connections until [`Case::up`].
     fn down(&self) {
         panic!("this receiver is no server");
     }
-    /// Takes connections again.
+    /// Accepts connections again.
     async fn up(&self) {}
-    /// Refuses us altogether, until [`Case::mend`].
+    /// Denies us all access until [`Case::mend`].
     async fn break_access(&self);
-    /// Takes us again.
+    /// Grants us access again.
     async fn mend(&self);
-    /// Waits for what the receiver does late, such as indexing. The suite calls it where time passes
-    /// between two processes, and never after a crash.
+    /// Waits for what the receiver does late, such as indexing. The suite calls this where time passes between two
+    /// processes, but never after a crash.
     async fn settle_down(&self) {}
 }
 
-/// A sink that panics on a batch with the item `victim`, before it delivers any.
+/// A sink that panics on a batch with the item `victim`, before it delivers any item.
 struct Panicking<S> {
     inner: S,
     victim: Option<String>,
@@ -128,7 +128,7 @@ impl<C: Case> Testbed<C> {
         self.run_panicking(None)
     }
 
-    /// The same with a sink that panics on the item `victim`.
+    /// The same, with a sink that panics on the item `victim`.
     pub(super) fn run_panicking(&self, victim: Option<String>) -> Workers {
         let options = self.case.options();
         let settler = Settler::new(COMPONENT, &self.broker, POLICY, self.health.register(COMPONENT));
@@ -158,7 +158,7 @@ impl<C: Case> Testbed<C> {
         self.nats.settled(ItemOf::<C>::STREAM, COMPONENT).await;
     }
 
-    /// Runs until the first sample is delivered, so that what follows meets a sink at work.
+    /// Runs the sink until the first sample is delivered, so that the case meets a sink at work.
     pub(super) async fn at_work(&self) -> (Workers, Vec<String>) {
         let workers = self.run();
         let ids = self.publish(0..1).await;
@@ -166,7 +166,7 @@ impl<C: Case> Testbed<C> {
         (workers, ids)
     }
 
-    /// All of `ids` are received, none twice where that is promised, and nothing else is.
+    /// Checks that the receiver has all of `ids` and nothing else, and none twice if the sink promises that.
     pub(super) fn assert_received(&self, ids: &[String]) {
         let counts = counts(self.case.received());
         let received: BTreeSet<&String> = counts.keys().collect();
@@ -186,7 +186,7 @@ impl<C: Case> Testbed<C> {
         assert!(dead.is_empty(), "dead-lettered: {dead:#?}");
     }
 
-    /// The last word on health follows the last acknowledgement.
+    /// Waits until health is green. Health changes only after the last acknowledgement.
     pub(super) async fn turns_green(&self) {
         until("health turns green", || self.state() == Some(State::Healthy)).await;
     }

@@ -1,5 +1,5 @@
-//! The suite for sinks. Each case is one test of a sink's `tests/<name>.rs`, by
-//! [`sink_conformance!`](crate::sink_conformance).
+//! The suite for sinks. Each case is one test in a sink's `tests/<name>.rs`;
+//! [`sink_conformance!`](crate::sink_conformance) makes them. `receiver` holds what they run on.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub async fn success<C: Case>() {
     workers.stop().await;
 }
 
-/// Messages that nobody can read are dead-lettered, the others arrive.
+/// Messages that nobody can read are dead-lettered; the others arrive.
 pub async fn unreadable_messages<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     testbed.nats.publish(unreadable::<ItemOf<C>>(100)).await;
@@ -47,11 +47,11 @@ pub async fn unreadable_messages<C: Case>() {
     workers.stop().await;
 }
 
-/// The receiver refuses several of a batch: those are dead-lettered with its reason, and only those.
+/// The receiver refuses several items of a batch. Only those are dead-lettered, with the receiver's reason.
 pub async fn partial_failure<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     let mut ids = testbed.publish(0..30).await;
-    // More than there are attempts: what follows a refused item must not pay for it.
+    // There are more refused items than attempts, and the items behind them must not pay for it.
     let refused: BTreeSet<String> = ids.iter().skip(1).step_by(3).cloned().collect();
     refused.iter().for_each(|id| testbed.case.refuse(id));
     let workers = testbed.run();
@@ -66,7 +66,7 @@ pub async fn partial_failure<C: Case>() {
     workers.stop().await;
 }
 
-/// One item alone is refused.
+/// The receiver refuses an item that is alone.
 pub async fn poison<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     let (workers, ids) = testbed.at_work().await;
@@ -77,12 +77,12 @@ pub async fn poison<C: Case>() {
     let dead = testbed.nats.dead_letters().await;
     assert_eq!(dead_ids(&dead, "rejected"), poison.into_iter().collect());
     assert_eq!(dead[0].attempts, "1");
-    // It was the last: nothing that is delivered after it says that the receiver works.
+    // It was the last item, so no later delivery shows that the receiver works.
     testbed.turns_green().await;
     workers.stop().await;
 }
 
-/// The sink panics on one item of many: that one is dead-lettered and names the panic, the others arrive.
+/// The sink panics on one item of many. That one is dead-lettered, and the letter names the panic. The others arrive.
 pub async fn panics<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     let mut ids = testbed.publish(0..30).await;
@@ -97,8 +97,8 @@ pub async fn panics<C: Case>() {
     workers.stop().await;
 }
 
-/// The receiver is away, in every way that passes by itself, and for longer than there are attempts:
-/// that costs no event anything.
+/// The receiver fails in every way that passes by itself, for more calls than there are attempts. This must not cost
+/// any event an attempt.
 pub async fn transient<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     let (workers, mut ids) = testbed.at_work().await;
@@ -112,7 +112,7 @@ pub async fn transient<C: Case>() {
         Failure::Torn,
     ];
     for (number, failure) in (1..).zip(ways) {
-        // One item, so that every failure meets it.
+        // Publish one item, so that every failure hits it.
         testbed.case.fail_next(POLICY.attempts_max as usize + 2, failure, When::Before, Which::Any);
         ids.extend(testbed.publish(number..number + 1).await);
         testbed.settled().await;
@@ -124,14 +124,14 @@ pub async fn transient<C: Case>() {
     workers.stop().await;
 }
 
-/// The receiver is no longer there, for longer than the broker waits for a word on a message, and later it is again.
+/// The receiver is gone for longer than the broker waits for a message to be settled. Later it is back.
 pub async fn down<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     let (workers, mut ids) = testbed.at_work().await;
     testbed.case.down();
     ids.extend(testbed.publish(1..6).await);
     until("health turns yellow", || matches!(testbed.state(), Some(State::Degraded(_)))).await;
-    // The time itself is what this is about: however short the single calls and pauses are, the events stay this sink's.
+    // This wait is the point of the case: however short each call and pause is, the sink must still own the events.
     sleep(testbed.case.options().ack_wait * 6 / 5).await;
     let consumed = testbed.nats.consumer(ItemOf::<C>::STREAM, COMPONENT).await.expect("it was opened");
     assert!(consumed.unsettled > 0 && consumed.redelivered == 0, "{consumed:?}");
@@ -151,7 +151,7 @@ pub async fn down<C: Case>() {
     workers.stop().await;
 }
 
-/// Answers that never come, with and without the effect behind them.
+/// The receiver never answers, with and without the request's effect.
 pub async fn timeouts<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     let (workers, mut ids) = testbed.at_work().await;
@@ -166,7 +166,7 @@ pub async fn timeouts<C: Case>() {
     workers.stop().await;
 }
 
-/// The answer to a request that had its effect is lost, in every way.
+/// A request had its effect, but its answer is lost, in every way.
 pub async fn lost_answers<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     let (workers, mut ids) = testbed.at_work().await;
@@ -182,8 +182,8 @@ pub async fn lost_answers<C: Case>() {
     workers.stop().await;
 }
 
-/// The receiver does not accept us, from the start and then in the middle: health says so, and
-/// nothing is lost or dead-lettered, however long it takes.
+/// The receiver denies us access, first from the start, then in the middle. Health says so, and nothing is lost or
+/// dead-lettered, however long it takes.
 pub async fn broken<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     testbed.case.break_access().await;
@@ -205,7 +205,7 @@ pub async fn broken<C: Case>() {
     workers.stop().await;
 }
 
-/// The same items come again, to the same process and to the next.
+/// The same items come again, first to the same process and then to the next one.
 pub async fn duplicates<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     let workers = testbed.run();
@@ -231,8 +231,8 @@ pub async fn duplicates<C: Case>() {
     workers.stop().await;
 }
 
-/// An event comes again while another process still has the first message of it, and together with an older message
-/// that is delivered again: the copy waits for the first.
+/// An event comes again while another process still owns its first message. The copy arrives together with an older
+/// message that is redelivered, and must wait for the first.
 pub async fn late_duplicates<C: Case>() {
     const WINDOW_S: u64 = 2;
     let testbed =
@@ -246,8 +246,8 @@ pub async fn late_duplicates<C: Case>() {
     let held: Vec<_> = held.try_collect().await.expect("two messages wait");
     let [older, first] = &held[..] else { panic!("expected two messages, found {}", held.len()) };
 
-    // The broker drops what comes again sooner; time itself is what this case is about. A second longer: it forgets ids
-    // a moment after their time.
+    // Before its window has passed, the broker drops the copy, and this window is the point of the case. Wait a second
+    // longer, because the broker forgets an id only a moment after its time.
     for _ in 0..=WINDOW_S {
         sleep(Duration::from_secs(1)).await;
         for message in &held {
@@ -262,7 +262,7 @@ pub async fn late_duplicates<C: Case>() {
         testbed.case.received().contains(&ids[0]).then_some(())
     };
     poll::until("the older message is delivered", CEILING, older_is_delivered).await.expect("it is nobody's");
-    // The copy was there together with it.
+    // The sink got the copy together with the older message.
     sleep(Duration::from_secs(1)).await;
     assert_eq!(testbed.case.received(), [ids[0].clone()], "the copy waits");
     first.ack_with(AckKind::Nak(None)).await.expect("connected");
@@ -272,8 +272,8 @@ pub async fn late_duplicates<C: Case>() {
     workers.stop().await;
 }
 
-/// A shutdown in the middle of a batch finishes what is on its way and leaves the rest to the next
-/// process; nothing is lost and nothing is done twice.
+/// A shutdown in the middle of a batch finishes what is on its way and leaves the rest to the next process. Nothing is
+/// lost and nothing is done twice.
 pub async fn shutdown<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     let (workers, mut ids) = testbed.at_work().await;
@@ -292,7 +292,7 @@ pub async fn shutdown<C: Case>() {
     workers.stop().await;
 }
 
-/// The process dies between the effect and its acknowledgement.
+/// The process dies after the effect but before its acknowledgement.
 pub async fn crash<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     let (workers, mut ids) = testbed.at_work().await;

@@ -1,7 +1,7 @@
-//! The suite for stages, by [`stage_conformance!`](crate::stage_conformance).
+//! The suite for stages. [`stage_conformance!`](crate::stage_conformance) makes its tests.
 //!
-//! The stage under test runs in the real loop, wrapped so that it can be made to fail for a while, to
-//! panic on one event and to wait in the middle of a batch.
+//! The stage under test runs in the real loop, inside a wrapper. The wrapper can make it fail for a while, panic on one
+//! event, or wait in the middle of a batch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,24 +31,23 @@ use crate::product::process::{freeze, signal};
 /// A stage under test.
 #[async_trait]
 pub trait Case: Send + Sync + Sized + 'static {
-    /// What the stage takes.
+    /// What the stage consumes.
     type In: Sample;
-    /// What it makes: one for each sample.
+    /// What the stage produces: one for each sample.
     type Out: Product;
 
-    /// The stream that its products go to.
+    /// The stream of its products.
     const TO: Stream;
 
-    /// Prepares what the stage needs; it may keep state in `nats`.
+    /// Prepares what the stage needs. The stage may keep state in `nats`.
     async fn start(nats: &Nats) -> Self;
     /// A new stage, as a new process would build it.
     fn stage(&self) -> BoxedStage<Self::In, Self::Out>;
-    /// The id of the sample that a product was made of.
+    /// The id of the sample from which a product was made.
     fn origin(&self, product: &StreamMessage) -> String {
         product.headers.get(header::ID).map(ToString::to_string).unwrap_or_default()
     }
-    /// A message that can be read and that the stage gives up, with the reason's code. By default one
-    /// that cannot even be read.
+    /// A message that the stage gives up, with the reason's code. By default, nobody can read this message.
     fn poison(&self) -> (Outgoing, &'static str) {
         let message = unreadable::<Self::In>(9_999);
         let reason = if Self::In::STREAM == Stream::Raw { "missing_header" } else { "malformed" };
@@ -56,10 +55,10 @@ pub trait Case: Send + Sync + Sized + 'static {
     }
 }
 
-/// How the wrapped stage is disturbed.
+/// How the wrapper disturbs the stage.
 struct Disturbance {
     failures_left: AtomicUsize,
-    /// The id of the event that it panics on.
+    /// The id of the event on which the stage panics.
     victim: OnceLock<String>,
     holds_left: AtomicUsize,
     held: AtomicUsize,
@@ -141,11 +140,11 @@ impl<C: Case> Testbed<C> {
         })
     }
 
-    /// Runs one worker until it has a batch in the making, lets it send all that comes of it to a server that does not
-    /// answer any more, and kills that server.
+    /// Runs one worker until it has a batch in the making. Then it suspends the server, lets the worker publish the
+    /// batch to it, and kills the server.
     async fn lose_the_words_on_a_batch(&self) -> Workers {
         self.disturbance.holds_left.store(1, Ordering::SeqCst);
-        // Each missed word takes this long.
+        // Each missing confirmation takes this long.
         let broker = self.nats.broker_with(config::Nats { timeout_ms: 2_000, ..config::Nats::default() }).await;
         let workers = self.run_workers(1, broker);
         until("a batch is in the making", || self.disturbance.held.load(Ordering::SeqCst) == 1).await;
@@ -168,7 +167,7 @@ impl<C: Case> Testbed<C> {
         self.nats.settled(C::In::STREAM, COMPONENT).await;
     }
 
-    /// How many messages there are downstream of each event id.
+    /// How many messages there are downstream for each event id.
     async fn downstream(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
         for message in self.nats.messages(C::TO).await {
@@ -177,7 +176,7 @@ impl<C: Case> Testbed<C> {
         counts
     }
 
-    /// Exactly one message downstream of each published one, and nothing dead.
+    /// Checks that each published message made exactly one downstream, and that nothing is dead.
     async fn assert_once(&self, ids: &BTreeSet<String>) {
         let expected: BTreeMap<String, usize> = ids.iter().map(|id| (id.clone(), 1)).collect();
         assert_eq!(self.downstream().await, expected);
@@ -186,7 +185,7 @@ impl<C: Case> Testbed<C> {
     }
 }
 
-/// Each message makes one downstream.
+/// Each message makes one message downstream.
 pub async fn success<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     let workers = testbed.run().await;
@@ -196,7 +195,7 @@ pub async fn success<C: Case>() {
     workers.stop().await;
 }
 
-/// What can never succeed is dead-lettered with its reason and payload; its neighbours go on.
+/// A message that can never succeed is dead-lettered with its reason and payload. Its neighbours go on.
 pub async fn poison<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     let (message, reason) = testbed.case.poison();
@@ -214,7 +213,8 @@ pub async fn poison<C: Case>() {
     workers.stop().await;
 }
 
-/// What the stage panics on is dead-lettered and names the panic; its neighbours go on, and so does the worker.
+/// An event on which the stage panics is dead-lettered, and the letter names the panic. Its neighbours go on, and so
+/// does the worker.
 pub async fn panics<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     let victim = C::In::sample(5).id().to_owned();
@@ -232,7 +232,7 @@ pub async fn panics<C: Case>() {
     workers.stop().await;
 }
 
-/// What fails for a while is tried again and then done.
+/// A message that fails for a while is retried, and then succeeds.
 pub async fn transient<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     testbed.disturbance.failures_left.store(POLICY.attempts_max as usize - 2, Ordering::SeqCst);
@@ -244,7 +244,7 @@ pub async fn transient<C: Case>() {
     workers.stop().await;
 }
 
-/// What fails for ever is given up after the attempts of the policy.
+/// A message that always fails is given up after the policy's attempts.
 pub async fn exhausted<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     testbed.disturbance.failures_left.store(usize::MAX, Ordering::SeqCst);
@@ -262,7 +262,7 @@ pub async fn exhausted<C: Case>() {
     workers.stop().await;
 }
 
-/// The same delivery twice is one message downstream.
+/// The same delivery, published twice, makes one message downstream.
 pub async fn duplicates<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     let workers = testbed.run().await;
@@ -291,7 +291,7 @@ pub async fn shutdown<C: Case>() {
     workers.stop().await;
 }
 
-/// The process dies in the middle of a batch.
+/// The process dies in the middle of a batch, and nothing is lost or done twice.
 pub async fn crash<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     testbed.disturbance.holds_left.store(1, Ordering::SeqCst);
@@ -307,8 +307,8 @@ pub async fn crash<C: Case>() {
     workers.stop().await;
 }
 
-/// The server is killed with the confirmations of a batch on their way. However many they are, they cost the worker one
-/// timeout; in a row they would cost more than the ceiling of this test.
+/// The server is killed while the confirmations of a batch are on their way. However many they are, they may cost the
+/// worker only one timeout. One after the other, they would cost more than this test's ceiling.
 pub async fn lost_confirmations<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     let ids = testbed.publish(0..100).await;

@@ -1,4 +1,4 @@
-//! A file system of its own that can be filled.
+//! A file system of its own that a fault can fill. Mounting it needs the right to mount.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -7,16 +7,16 @@ use std::process::Command;
 
 use anyhow::Context as _;
 
-/// Its size. A run must not fill it by itself.
+/// Its size in bytes. A run must not fill it without a fault.
 const BYTES: u64 = 4 << 30;
 
-/// A file system in memory, mounted on a directory until dropped.
+/// A file system in memory. It stays mounted on a directory until this is dropped.
 pub(super) struct Disk {
     path: PathBuf,
 }
 
 impl Disk {
-    /// Makes the directory and mounts on it.
+    /// Makes the directory and mounts the file system on it.
     pub(super) fn mount(path: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
         let size = format!("size={BYTES}");
@@ -31,19 +31,19 @@ impl Disk {
         Ok(Self { path: path.to_owned() })
     }
 
-    /// Takes all the room that there is.
+    /// Takes all the free space.
     pub(super) fn fill(&self) -> anyhow::Result<()> {
         let mut file =
             File::options().create(true).append(true).open(self.ballast()).context("cannot make the ballast")?;
         let zeros = vec![0; 1 << 20];
-        // Big pieces first, then the rest.
+        // Write big pieces first, then small ones into the rest.
         for piece in [&zeros[..], &zeros[..4096]] {
             while file.write_all(piece).is_ok() {}
         }
         Ok(())
     }
 
-    /// Gives it back.
+    /// Gives the space back.
     pub(super) fn free(&self) -> anyhow::Result<()> {
         fs::remove_file(self.ballast()).context("cannot remove the ballast")
     }
@@ -55,7 +55,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Lazily: the servers in it may just be ending.
+        // Unmount lazily: the servers in it may just be ending.
         let _ = Command::new("umount").arg("-l").arg(&self.path).status();
     }
 }

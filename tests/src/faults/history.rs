@@ -1,4 +1,4 @@
-//! What was sent and how it was answered.
+//! What was sent, and how it was answered. `verify` compares this with what is stored.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -9,28 +9,28 @@ use crate::product::hook::sha256;
 /// How a delivery was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// 2xx: it must be there.
+    /// 2xx: the delivery must be stored.
     Stored,
-    /// Anything else, or nothing: it may be there, once.
+    /// Anything else, or nothing: the delivery may be stored, but only once.
     Unknown,
 }
 
-/// What was sent under one id.
+/// Everything that was sent under one id.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    /// The SHA-256 of each body, hex, and how it was answered.
+    /// The SHA-256 of each body in hex, and how it was answered.
     pub(super) bodies: Vec<(String, Answer)>,
-    /// Whether a rule matches it.
+    /// Whether a rule matches its event.
     pub(super) matching: bool,
 }
 
 impl Entry {
-    /// The hashes of the bodies that must be there.
+    /// The hashes of the bodies that must be stored.
     pub(super) fn stored(&self) -> impl Iterator<Item = &String> {
         self.bodies.iter().filter(|(_, answer)| *answer == Answer::Stored).map(|(hash, _)| hash)
     }
 
-    /// Whether its event must be there.
+    /// Whether its event must be stored.
     pub(super) fn is_stored(&self) -> bool {
         self.stored().next().is_some()
     }
@@ -46,7 +46,7 @@ impl Entry {
 pub(super) struct History(Mutex<HashMap<String, Entry>>);
 
 impl History {
-    /// Notes an answer. Once stored is stored, whatever a repetition is answered.
+    /// Notes an answer. Once a body was answered with 2xx, no later answer changes that.
     pub(super) fn note(&self, delivery: &Delivery, answer: Answer) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Delivery { body, matching, .. } = delivery;

@@ -1,4 +1,4 @@
-//! What is done to a process, a network or a disk.
+//! The faults themselves: what is done to a process, a network or a disk. `testbed` chooses where.
 
 use std::time::Duration;
 
@@ -43,14 +43,14 @@ pub(super) async fn fill(disk: Option<&Disk>, plan: &mut Plan) -> anyhow::Result
     let Some(disk) = disk else { return Ok(()) };
     let until = tokio::time::Instant::now() + plan.millis(3_000, 15_000);
     while tokio::time::Instant::now() < until {
-        // Again and again: what the server removes to help itself is taken too.
+        // Fill it again and again, because the server frees space to help itself.
         disk.fill()?;
         sleep(Duration::from_millis(100)).await;
     }
     disk.free()
 }
 
-/// A process gets no more memory from the system for a while.
+/// For a while, a process gets no more memory from the system.
 pub(super) async fn starve(pid: Option<u32>, time: Duration) -> anyhow::Result<()> {
     let Some(pid) = pid.and_then(process) else { return Ok(()) };
     let pages: u64 = std::fs::read_to_string(format!("/proc/{}/statm", pid.as_raw_pid()))
@@ -60,12 +60,12 @@ pub(super) async fn starve(pid: Option<u32>, time: Duration) -> anyhow::Result<(
     let limit = Rlimit { current: Some(pages * rustix::param::page_size() as u64), maximum: None };
     let before = prlimit(Some(pid), Resource::As, limit).context("cannot limit ClickHouse's memory")?;
     sleep(time).await;
-    // It may have died of it, which is an outcome too.
+    // The process may have died of it, which is an outcome too.
     let _ = prlimit(Some(pid), Resource::As, before);
     Ok(())
 }
 
-/// A process is stopped for a while, then goes on.
+/// Suspends a process for a while.
 pub(super) async fn pause(pid: Option<u32>, time: Duration) {
     let Some(pid) = pid else { return };
     signal(pid, Signal::STOP);
@@ -74,7 +74,7 @@ pub(super) async fn pause(pid: Option<u32>, time: Duration) {
 }
 
 pub(super) fn kill(pid: Option<u32>) {
-    // Without a process it is just being started again: it is down, as was wanted.
+    // Without a process id, the process is just being started again. So it is down, as we wanted.
     if let Some(pid) = pid {
         signal(pid, Signal::KILL);
     }

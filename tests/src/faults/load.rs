@@ -1,6 +1,6 @@
-//! The load: signed deliveries with ids of their own, at a steady rate, as GitHub would send them. Some
-//! are presented again later, under the same id; some share their id with another body, as those of an App's hook and
-//! of an organization's do.
+//! The load: signed deliveries with ids of their own, at a steady rate, as GitHub would send them. Some are sent again
+//! later under the same id. Some share their id with another body, as the deliveries of an App's hook and of an
+//! organization's hook do.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,20 +17,20 @@ use crate::product::hook::signature;
 
 /// The secret of every fault run.
 pub(super) const SECRET: &str = "a secret for the faults";
-/// GitHub waits this long for an answer.
+/// How long GitHub waits for an answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
-/// Requests under way at once.
+/// Most requests under way at once.
 const IN_FLIGHT_MAX: usize = 512;
-/// Each so many-th delivery is presented again, after the broker's duplicate window.
+/// One delivery in this many is sent again, after the broker's duplicate window.
 const REPEAT_EVERY: u64 = 50;
-/// Each so many-th delivery shares its id with another body, which is sent at the same time and as often.
+/// One delivery in this many shares its id with another body, which is sent at the same time and as often.
 const SHARED_EVERY: u64 = 30;
-/// The broker's duplicate window in these runs, in seconds: longer than the chains' `ack_wait`, as by default.
+/// The broker's duplicate window in these runs, in seconds. As by default, it is longer than the chains' `ack_wait`.
 pub(super) const WINDOW_S: u64 = 6;
-/// Deliveries are sent in steps of this length.
+/// The interval at which deliveries are sent.
 const STEP: Duration = Duration::from_millis(20);
 
-/// Each so many-th delivery is one that a rule matches.
+/// A rule matches one delivery in this many.
 const MATCHING_EVERY: u64 = 100;
 
 /// A delivery as GitHub makes it.
@@ -40,7 +40,7 @@ pub(super) struct Delivery {
     pub(super) body: Vec<u8>,
     /// Whether a rule matches it.
     pub(super) matching: bool,
-    /// Whether it is presented again later.
+    /// Whether it is sent again later.
     repeated: bool,
     /// The other body under its id.
     other: Option<Box<Self>>,
@@ -69,7 +69,7 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Sends `rate` deliveries per second to `gateway` until it is finished.
+    /// Sends `rate` deliveries per second to `gateway`, until [`Load::finish`] is called.
     pub(super) fn start(gateway: &str, rate: u32) -> Self {
         let client = reqwest::Client::builder().timeout(ANSWER_WAIT).build().expect("no setting of it can fail");
         let url = format!("{gateway}/webhooks/github");
@@ -80,13 +80,13 @@ impl Load {
         Self { sender, stop, tasks, began: Instant::now() }
     }
 
-    /// Sends one delivery; its id when it was stored.
+    /// Sends one delivery. Returns its id if it was stored.
     pub(super) async fn send_one(&self) -> Option<String> {
         let delivery = self.sender.delivery();
         (self.sender.send_all(&delivery).await == Answer::Stored).then(|| delivery.id())
     }
 
-    /// Stops, waits for what is under way, and hands over what was answered and how long it was sent.
+    /// Stops sending and waits for what is under way. Returns what was answered, and for how long it sent.
     pub(super) async fn finish(mut self) -> (Arc<History>, Duration) {
         let time = self.began.elapsed();
         self.stop.cancel();
@@ -129,7 +129,7 @@ async fn pace(sender: Arc<Sender>, rate: u32, stop: CancellationToken) {
 impl Sender {
     fn delivery(&self) -> Delivery {
         let number = self.number.fetch_add(1, Ordering::Relaxed);
-        // The node tells the run's ids from each other even within one tick of the clock.
+        // The node makes the run's ids differ even within one tick of the clock.
         let node = number.to_be_bytes();
         let guid = Uuid::now_v1(&[node[2], node[3], node[4], node[5], node[6], node[7]]).to_string();
         let matching = number.is_multiple_of(MATCHING_EVERY);
@@ -150,7 +150,7 @@ impl Sender {
         Delivery { other: other.map(Box::new), ..delivery(body("")) }
     }
 
-    /// Sends a delivery and the other body under its id at once; what the first was answered.
+    /// Sends a delivery, and at the same time the other body under its id. Returns the answer to the delivery.
     async fn send_all(&self, delivery: &Delivery) -> Answer {
         let Some(other) = &delivery.other else { return self.send(delivery).await };
         tokio::join!(self.send(delivery), self.send(other)).0
@@ -165,7 +165,7 @@ impl Sender {
             .header("X-GitHub-Delivery", &delivery.guid)
             .header("X-Hub-Signature-256", signature(SECRET, &delivery.body))
             .body(delivery.body.clone());
-        // The status is the answer; should the rest of it be cut off, it was given all the same.
+        // The status is the answer. It counts even if the rest of the answer is cut off.
         let answer = match request.send().await {
             Ok(response) if response.status().is_success() => Answer::Stored,
             _ => Answer::Unknown,

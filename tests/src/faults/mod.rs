@@ -1,8 +1,8 @@
-//! Faults under load: real processes are killed, stopped, cut off and crashed at named points while
-//! deliveries arrive, and afterwards every delivery that was answered 2xx must be there once.
+//! Faults under load: real processes are killed, suspended, cut off and crashed at named points while deliveries
+//! arrive. Afterwards, every delivery that was answered 2xx must be stored once.
 //!
-//! [`run`] is what the fault tests and the bench `faults` call. What happens and when is drawn from a
-//! seed (`plan`), so that a run that failed can be run again.
+//! The fault tests and the bench `faults` call [`run`]. A seed decides what happens and when (`plan`), so that a failed
+//! run can be repeated.
 
 mod disk;
 mod history;
@@ -33,38 +33,38 @@ use self::load::Load;
 use self::plan::Plan;
 use self::testbed::Testbed;
 
-/// How long everything may take to come back after one fault, and to be settled in the end. Far beyond
-/// what is needed: it bounds a run that hangs.
+/// How long recovery may take after one fault, and settling everything in the end. It is far beyond what is needed, and
+/// only ends a run that hangs.
 const RECOVERY_MAX: Duration = Duration::from_secs(300);
 
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The program and the arguments before its own, such as `target/release/headrace`.
+    /// The program, and the arguments before its own, such as `target/release/headrace`.
     pub program: (PathBuf, Vec<OsString>),
     /// Where the run keeps its files.
     pub dir: PathBuf,
-    /// What is drawn is drawn from it.
+    /// The seed of every random choice.
     pub seed: u64,
     /// Deliveries per second.
     pub rate: u32,
-    /// Faults are made for this long; then everything is left to come to rest.
+    /// How long faults are made. Then the run waits until everything is settled.
     pub duration: Duration,
     /// What runs, and what happens to it.
     pub scenario: Scenario,
-    /// Pipeline processes, and sink processes, to begin with.
+    /// How many pipeline processes, and how many sink processes, to begin with.
     pub workers: usize,
-    /// How many kinds of faults there are at least; they may take longer than `duration`.
+    /// How many kinds of faults to make at least. This may take longer than `duration`.
     pub kinds_min: usize,
-    /// What each stream may hold, in bytes. NATS wants a third more than all of them to be free on its disk.
+    /// What each stream may hold, in bytes. NATS wants free space on its disk for all of them and a third more.
     pub stream_bytes_max: u64,
 }
 
-/// Runs faults under load and compares what was answered with what is stored.
+/// Makes faults under load, and compares what was answered with what is stored.
 ///
 /// # Errors
-/// When something did not come back by itself; the message names the seed. Whether something was lost or
-/// stored twice, [`Report::ensure_intact`] tells.
+/// When something did not recover by itself; the message names the seed. [`Report::ensure_intact`] tells whether
+/// anything was lost or stored twice.
 pub async fn run(options: &Options) -> anyhow::Result<Report> {
     let seed = options.seed;
     run_seed(options).await.with_context(|| format!("faults with seed {seed} in {}", options.dir.display()))
@@ -98,7 +98,7 @@ async fn run_seed(options: &Options) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Waits until a delivery that is sent now has its row: everything works again, without a hand.
+/// Waits until a delivery that is sent now has its row. Then everything works again, without anybody's help.
 async fn probe(testbed: &Testbed, load: &Load) -> anyhow::Result<()> {
     let deadline = Instant::now() + RECOVERY_MAX;
     let id = loop {

@@ -1,4 +1,4 @@
-//! What happens and when: drawn from a seed.
+//! What happens and when. Only the seed decides it.
 
 use std::time::Duration;
 
@@ -24,35 +24,35 @@ pub enum Fault {
     KillClickHouse,
     /// `kill -9` of everything at once.
     KillAll,
-    /// A pipeline process is stopped for longer than its `ack_wait`, then goes on.
+    /// A pipeline process is suspended for longer than its `ack_wait`, then resumed.
     FreezePipeline,
-    /// A sink process is stopped for longer than its `ack_wait`, then goes on.
+    /// A sink process is suspended for longer than its `ack_wait`, then resumed.
     FreezeSink,
-    /// ClickHouse is stopped for longer than an insert may take, then goes on.
+    /// ClickHouse is suspended for longer than an insert may take, then resumed.
     FreezeClickHouse,
-    /// The gateway ends at a named point.
+    /// The gateway crashes at a named point.
     CrashGateway,
-    /// A pipeline process ends at a named point.
+    /// A pipeline process crashes at a named point.
     CrashPipeline,
-    /// A sink process ends at a named point.
+    /// A sink process crashes at a named point.
     CrashSink,
-    /// All processes are replaced one after the other, politely.
+    /// All processes are asked to end and replaced, one after the other.
     RollingRestart,
-    /// A pipeline or sink process more, or one less.
+    /// A pipeline or sink process is added or removed.
     Rescale,
     /// No sink process runs for a while.
     SinksAway,
-    /// A NATS server is stopped for a while, then goes on.
+    /// A NATS server is suspended for a while, then resumed.
     FreezeNats,
     /// ClickHouse refuses inserts: its tables are read-only.
     ReadOnlyClickHouse,
     /// ClickHouse refuses inserts: its tables have too many parts.
     TooManyParts,
-    /// ClickHouse gets no memory from the system.
+    /// ClickHouse gets no more memory from the system.
     MemoryLimit,
-    /// Splunk and Jira fail some requests, before or after their effect.
+    /// Splunk and Jira fail some requests, before or after the requests have their effect.
     ReceiversFail,
-    /// Splunk and Jira take no connections for a while.
+    /// Splunk and Jira accept no connections for a while.
     ReceiversAway,
     /// The disk under NATS is full for a while.
     DiskFullNats,
@@ -64,13 +64,13 @@ pub enum Fault {
     NetworkClickHouse,
     /// The network before the gateway misbehaves.
     NetworkGateway,
-    /// `kill -9` of the server that leads a stream (cluster).
+    /// `kill -9` of the server that leads a stream (only in a cluster).
     KillLeader,
-    /// All NATS servers are replaced one after the other (cluster).
+    /// All NATS servers are replaced, one after the other (only in a cluster).
     RollingNats,
 }
 
-/// A seeded choice of faults.
+/// A random choice of faults, with a seed.
 pub(super) struct Plan {
     random: StdRng,
     kinds: Vec<Fault>,
@@ -82,7 +82,7 @@ impl Plan {
         Self { random: StdRng::seed_from_u64(seed), kinds: kinds.to_vec(), left: Vec::new() }
     }
 
-    /// The next fault; each kind comes once before any comes again.
+    /// The next fault. Each kind comes once before any comes again.
     pub(super) fn next(&mut self) -> Fault {
         if self.left.is_empty() {
             self.left.clone_from(&self.kinds);
@@ -106,7 +106,7 @@ impl Plan {
         self.random.random_range(0..bound.max(1))
     }
 
-    /// One of `points`, and which passing of it.
+    /// One of `points`, and at which passing of it to crash.
     pub(super) fn point(&mut self, points: &[Point], passings: u64) -> (Point, u64) {
         let point = *points.choose(&mut self.random).expect("points are given");
         (point, self.random.random_range(1..=passings))

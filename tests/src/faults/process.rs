@@ -1,4 +1,4 @@
-//! One `headrace run` process of a fault run, which is started again when it ends.
+//! One `headrace run` process of a fault run. It is started again when it ends.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use headrace_local::child::{Child, Environment, Spec};
 use headrace_runtime::crash::{self, Point};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A process and how it is started.
+/// A process, and how to start it.
 pub(super) struct Process {
     name: String,
     spec: Spec,
@@ -32,27 +32,27 @@ impl Process {
         Ok(Self { name: name.to_owned(), spec, child })
     }
 
-    /// `kill -9`, and a new process.
+    /// Kills the process (`kill -9`) and starts a new one.
     pub(super) async fn kill(&mut self) -> anyhow::Result<()> {
         self.end().await;
         self.start_again().await
     }
 
-    /// `kill -9`, and nothing more.
+    /// Kills the process (`kill -9`), and no more.
     pub(super) async fn end(&self) {
         self.signal(Signal::KILL);
         self.child.wait().await;
     }
 
-    /// Ends the process politely, as a deployment does, and starts a new one.
+    /// Asks the process to end, as a deployment does, and starts a new one.
     pub(super) async fn restart(&mut self) -> anyhow::Result<()> {
         self.signal(Signal::TERM);
         self.child.wait().await;
         self.start_again().await
     }
 
-    /// Replaces the process by one that ends at the n-th passing of `point`, waits until it has, at most
-    /// `wait_max`, and starts a whole one. False when it never came to the point.
+    /// Replaces the process by one that crashes at the n-th passing of `point`. Waits for that crash for at most
+    /// `wait_max`, then starts one that does not crash. Returns false if the process never came to the point.
     pub(super) async fn crash_at(
         &mut self,
         point: Point,
@@ -78,17 +78,17 @@ impl Process {
         Ok(crashed)
     }
 
-    /// Stops the process where it is.
+    /// Suspends the process.
     pub(super) fn freeze(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Lets a stopped process go on.
+    /// Resumes a suspended process.
     pub(super) fn thaw(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// Its exit status, when it has ended.
+    /// Its exit status, if it has ended.
     pub(super) fn ended(&self) -> Option<String> {
         self.child.exited().map(|status| status.to_string())
     }
@@ -103,7 +103,7 @@ impl Process {
         self.child.stop(std::time::Duration::from_secs(10)).await;
     }
 
-    /// A new process in place of one that ended.
+    /// Starts a new process in place of one that ended.
     pub(super) async fn start_again(&mut self) -> anyhow::Result<()> {
         self.child =
             Child::spawn(self.spec.clone()).await.with_context(|| format!("cannot start {} again", self.name))?;
@@ -111,7 +111,7 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
-        // It may have ended by itself a moment ago, which is what was wanted.
+        // The process may have ended by itself a moment ago, and that is what we wanted.
         if let Some(pid) = i32::try_from(self.child.pid()).ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, signal);
         }

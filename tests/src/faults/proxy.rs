@@ -1,4 +1,4 @@
-//! A TCP proxy between two parts that can be told to misbehave as networks do.
+//! A TCP proxy between two parts. It can be told to misbehave as networks do.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
@@ -11,24 +11,24 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// What a network does.
+/// How the network misbehaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Impairment {
-    /// Nothing arrives; when it is over the connections are found to be dead.
+    /// Nothing arrives. Afterwards, the connections turn out to be dead.
     Drop,
-    /// Everything takes so much longer.
+    /// Everything takes this much longer.
     Delay(Duration),
-    /// Connections are reset, and new ones too.
+    /// Connections are reset, even new ones.
     Reset,
-    /// The next data in each direction is cut in the middle, and its connection closed.
+    /// In each direction, the next data is cut in the middle, and its connection is closed.
     Truncate,
-    /// Requests arrive, answers take so much longer.
+    /// Requests arrive, but answers take this much longer.
     Late(Duration),
-    /// Requests arrive once more, on a connection of their own; nobody hears the second answer.
+    /// Requests arrive once more, on a connection of their own. Nobody reads the second answer.
     Repeat,
 }
 
-/// A proxy. Dropped, it is gone with its connections.
+/// A proxy. Dropping this ends it, with its connections.
 pub(super) struct Proxy {
     address: SocketAddr,
     impairment: watch::Sender<Option<Impairment>>,
@@ -36,7 +36,7 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// Listens on a free port and passes on to `target`.
+    /// Listens on a free port and forwards to `target`.
     pub(super) async fn start(target: SocketAddr) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -64,7 +64,7 @@ impl Proxy {
         self.heal();
     }
 
-    /// Behaves again.
+    /// Behaves well again.
     pub(super) fn heal(&self) {
         self.impairment.send_replace(None);
     }
@@ -81,7 +81,7 @@ async fn connection(client: TcpStream, target: SocketAddr, impairment: watch::Re
     let asked = PendingRequest { target, bytes: Mutex::default() };
     let mut reset = impairment.clone();
     let is_reset = reset.wait_for(|impairment| matches!(impairment, Some(Impairment::Reset)));
-    // The first direction that ends ends both; half-closed connections are not needed here.
+    // When one direction ends, end both: nobody here needs half-closed connections.
     tokio::select! {
         () = pass(client_read, server_write, impairment.clone(), Direction::Request, &asked) => {}
         () = pass(server_read, client_write, impairment.clone(), Direction::Answer, &asked) => {}
@@ -89,7 +89,7 @@ async fn connection(client: TcpStream, target: SocketAddr, impairment: watch::Re
     }
 }
 
-/// What was asked since the last answer on a connection.
+/// The request bytes on a connection since its last answer.
 struct PendingRequest {
     target: SocketAddr,
     bytes: Mutex<Vec<u8>>,
@@ -100,7 +100,7 @@ impl PendingRequest {
         self.bytes.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
     }
 
-    /// Asks it again.
+    /// Sends them again.
     async fn repeat(&self) {
         let bytes = std::mem::take(&mut *self.bytes.lock().unwrap_or_else(PoisonError::into_inner));
         if bytes.is_empty() {
@@ -135,7 +135,7 @@ async fn pass(
         match now {
             None | Some(Impairment::Reset) => {}
             Some(Impairment::Drop) => {
-                // What was lost is lost: a connection that missed data cannot go on.
+                // A connection that missed data cannot go on, so end it.
                 let _ = impairment.wait_for(|impairment| *impairment != now).await;
                 return;
             }

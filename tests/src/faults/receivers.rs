@@ -1,4 +1,4 @@
-//! Splunk and Jira, as strict stand-ins, and what they must have in the end.
+//! Splunk and Jira as strict stand-ins, and the check of what they must hold in the end.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -24,9 +24,9 @@ impl Receivers {
         Self { splunk: Splunk::start().await, jira: Jira::start().await }
     }
 
-    /// The configuration of their sinks: events that a rule matched, and their alerts. One window of time
-    /// holds the whole run, so that the alerts are as many as actors and repositories. A request that was given up may
-    /// still be answered here, on a machine that is busy: within the time that is left for Jira's index.
+    /// The configuration of their sinks: Splunk gets events that a rule matched, Jira gets their alerts. One window of
+    /// time covers the whole run, so there is one alert for each actor and repository. On a busy machine, a stand-in
+    /// may still answer a request that its sink has given up, within the time that is left for Jira's index.
     pub(super) fn configuration(&self) -> String {
         format!(
             "pipeline.alert.window_minutes = 8640\n\
@@ -44,7 +44,7 @@ impl Receivers {
         )
     }
 
-    /// Some of the next requests fail.
+    /// Makes some of the next requests fail.
     pub(super) fn fail(&self, plan: &mut Plan) {
         let failures = [Failure::Status(503), Failure::StatusAfter(429, 1), Failure::Reset, Failure::Torn];
         for _ in 0..5 {
@@ -55,7 +55,7 @@ impl Receivers {
         }
     }
 
-    /// Both refuse connections for a while.
+    /// Makes both refuse connections for a while.
     pub(super) async fn away(&self, time: Duration) {
         self.splunk.down();
         self.jira.down();
@@ -63,7 +63,7 @@ impl Receivers {
         tokio::join!(self.splunk.up(), self.jira.up());
     }
 
-    /// Every matching delivery that was answered 2xx is in the SIEM, and every alert has one ticket.
+    /// Checks that Splunk has every matching delivery that was answered 2xx, and that every alert has one ticket.
     pub(super) fn verify(&self, history: &History, report: &mut Report) {
         let arrived: BTreeSet<String> = self.splunk.ids().into_iter().collect();
         let sent = history.entries();

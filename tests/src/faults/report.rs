@@ -1,4 +1,4 @@
-//! What a run did and found.
+//! What a run did and what it found.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,64 +10,64 @@ use super::{Fault, Options};
 /// A run's report, as recorded under `benches/results/`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// The scene.
+    /// The scenario's name.
     pub scene: &'static str,
     /// The seed.
     pub seed: u64,
-    /// Seconds for which there was load and faults were made.
+    /// How long the run sent load and made faults, in seconds.
     pub seconds: f64,
-    /// New deliveries that were to be sent, per second.
+    /// New deliveries per second that the run should send.
     pub rate: u32,
-    /// Those that were sent, per second: fewer while nothing was answered.
+    /// New deliveries per second that it sent. These are fewer while nothing was answered.
     pub sent_rate: f64,
     /// NATS servers.
     pub nats_servers: usize,
-    /// Pipeline processes, and sink processes, to begin with.
+    /// How many pipeline processes, and how many sink processes, to begin with.
     pub workers: usize,
     /// Faults by kind.
     pub faults: BTreeMap<Fault, RecoveryTimes>,
     /// Seconds from the end of the load until everything was settled.
     pub settle_seconds: f64,
-    /// Deliveries sent, by id.
+    /// How many ids deliveries were sent under.
     pub sent: usize,
-    /// Ids under which two bodies were sent.
+    /// How many ids two bodies were sent under.
     pub shared: usize,
-    /// Those of which a body was answered 2xx.
+    /// How many ids had a body that was answered 2xx.
     pub answered: usize,
-    /// Of these, those that a rule matches and that Splunk must have, where it is a receiver.
+    /// Of these, how many a rule matches. Splunk must have them, if it is a receiver.
     pub matching: usize,
-    /// Alerts with tickets in Jira, where it is a receiver.
+    /// Alerts with tickets in Jira, if it is a receiver.
     pub alerts: usize,
     /// Rows in `events`.
     pub rows: usize,
-    /// Answered 2xx and not in `events`, not in `raw` or not in Splunk. Must be 0.
+    /// Answered 2xx, but missing in `events`, in `raw` or in Splunk. Must be 0.
     pub lost: usize,
-    /// Ids with more than one row in `events`, bodies with more than one in `raw`, and tickets beyond one per alert. Must
-    /// be 0.
+    /// Ids with more than one row in `events`, bodies with more than one row in `raw`, and tickets beyond one per
+    /// alert. Must be 0.
     pub twice: usize,
-    /// Bodies in `raw`, and those that rows of `events` name, that differ from what was sent. Must be 0.
+    /// Bodies in `raw` that differ from what was sent, and such bodies that rows of `events` name. Must be 0.
     pub altered: usize,
     /// Dead letters. Must be 0.
     pub dead: u64,
-    /// Some of the ids in question.
+    /// Some of the ids that are lost, twice or altered.
     pub examples: Vec<String>,
 }
 
-/// Faults of one kind.
+/// How the run recovered from faults of one kind.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct RecoveryTimes {
-    /// How many.
+    /// How many faults.
     pub count: usize,
-    /// From the fault to the row of a delivery sent after it, the median, in seconds.
+    /// From the fault to the row of a delivery that was sent after it: the median, in seconds.
     pub recovery_p50_s: f64,
-    /// The longest.
+    /// The longest such time, in seconds.
     pub recovery_max_s: f64,
     #[serde(skip)]
     all: Vec<f64>,
 }
 
 impl RecoveryTimes {
-    /// Those of several runs together.
+    /// The recovery times of several runs together.
     pub fn all(reports: &[Report]) -> BTreeMap<Fault, Self> {
         let mut sums: BTreeMap<Fault, Self> = BTreeMap::new();
         for (fault, times) in reports.iter().flat_map(|report| &report.faults) {
@@ -77,7 +77,7 @@ impl RecoveryTimes {
     }
 
     fn add(&mut self, seconds: &[f64]) {
-        // A millisecond is more than the probe can tell.
+        // Round to a millisecond: the probe is no more exact than that.
         self.all.extend(seconds.iter().map(|seconds| (seconds * 1e3).round() / 1e3));
         self.all.sort_by(f64::total_cmp);
         self.count = self.all.len();

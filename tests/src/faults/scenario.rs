@@ -1,24 +1,25 @@
-//! What runs, and what happens to it.
+//! The scenarios: which servers and processes run, and which faults happen to them.
 
 use super::Fault;
 
-/// A set-up of servers and processes with the kinds of faults that it is for.
+/// A set of servers and processes, with the kinds of faults for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
-    /// What it is called on the command line and in reports.
+    /// Its name on the command line and in reports.
     pub name: &'static str,
-    /// The kinds of faults, each as often as the others.
+    /// The kinds of faults. All are equally likely.
     pub faults: &'static [Fault],
     /// NATS servers: 1, or 3 for a cluster with three copies of each stream.
     pub nats_servers: usize,
-    /// Splunk and Jira are receivers too, and some of the deliveries are for them.
+    /// Whether Splunk and Jira are receivers too, and some deliveries are for them.
     pub receivers: bool,
-    /// NATS and ClickHouse each have a file system of their own that can be filled. To mount one needs the right to.
+    /// Whether NATS and ClickHouse each have a file system of their own that can be filled. Mounting it needs the right
+    /// to.
     pub small_disks: bool,
 }
 
 impl Scenario {
-    /// What the long run goes through.
+    /// The scenarios of the long run.
     pub const ALL: [Self; 3] = [Self::ONE, Self::CLUSTER, Self::DISKS];
     /// One NATS server.
     pub const ONE: Self = Self {

@@ -1,4 +1,4 @@
-//! How the servers and processes of a run are set up.
+//! The settings of the servers and processes in a run. They are short, so that a fault need not last long.
 
 use std::net::SocketAddr;
 
@@ -7,11 +7,12 @@ use super::load::{SECRET, WINDOW_S};
 
 /// `ack_wait` of the chains in these runs, in seconds.
 pub(super) const ACK_WAIT_S: u64 = 4;
-/// The limit of one insert in these runs, in seconds.
+/// The longest insert in these runs, in seconds.
 pub(super) const INSERT_S: u64 = 1;
 /// The longest request to Splunk or Jira in these runs, in milliseconds.
 pub(super) const RECEIVER_TIMEOUT_MS: u64 = 1_000;
-/// The longest `ack_wait` of a sink that comes of these, in seconds: that of Jira's, whose calls are six requests.
+/// The longest `ack_wait` of a sink that follows from these, in seconds. It is that of Jira, whose calls are six
+/// requests.
 pub(super) const SINK_ACK_WAIT_S: u64 = RECEIVER_TIMEOUT_MS * 6 * 2 / 1_000;
 
 pub(super) fn configuration(

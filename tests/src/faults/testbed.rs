@@ -1,4 +1,4 @@
-//! The servers and processes of a fault run, and what can be done to them.
+//! The servers and processes of a fault run, and the faults that can be made in them.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -24,14 +24,14 @@ use super::receivers::Receivers;
 use super::setup::{ACK_WAIT_S, INSERT_S, SINK_ACK_WAIT_S, configuration};
 use crate::harness::{consumed, servers};
 
-/// What must hold each id once.
+/// The tables that must hold each id once.
 const TABLES: [&str; 2] = ["events", "raw"];
-/// The most processes of a role.
+/// The most processes of one role.
 const WORKERS_MAX: usize = 3;
-/// How long a process that is to end at a point may take to come there.
+/// How long a process may take to come to the point where it is to crash.
 const CRASH_WAIT_MAX: Duration = Duration::from_secs(15);
 
-/// Everything that runs. Dropped, it is gone.
+/// Everything that runs. Dropping this ends it.
 pub(super) struct Testbed {
     nats: Vec<nats::Running>,
     clickhouse: clickhouse::Running,
@@ -91,7 +91,8 @@ impl Testbed {
         let engine = clickhouse::Config::new(&options.program.0, arguments, clickhouse_dir);
         let clickhouse = clickhouse::start(engine).await?;
 
-        // A cluster tells its clients of all its servers, so that a proxy before one would be passed by.
+        // A cluster tells its clients the addresses of all its servers, so they would bypass a proxy before one of
+        // them.
         let to_nats = if nats.len() == 1 { Some(Proxy::start(nats[0].address()).await?) } else { None };
         let to_clickhouse = Proxy::start(clickhouse.address()).await?;
         let gateway_address = servers::free_address()?;
@@ -141,7 +142,7 @@ impl Testbed {
         &self.gateway_url
     }
 
-    /// Makes one fault happen, all of it.
+    /// Makes one fault happen, from its beginning to its end.
     pub(super) async fn inject(&mut self, fault: Fault, plan: &mut Plan) -> anyhow::Result<()> {
         let pipeline = plan.below(self.pipelines.len());
         let sink = plan.below(self.sinks.len());
@@ -216,7 +217,7 @@ impl Testbed {
         Ok(())
     }
 
-    /// One process more or one less, of the pipeline or of the sinks.
+    /// Adds or removes one process of the pipeline or of the sinks.
     async fn rescale(&mut self, plan: &mut Plan) -> anyhow::Result<()> {
         let (role, processes) =
             if plan.below(2) == 0 { ("pipeline", &mut self.pipelines) } else { ("sinks", &mut self.sinks) };
@@ -241,7 +242,7 @@ impl Testbed {
         Ok(())
     }
 
-    /// The tables have `setting` for a while, then what they had before. ClickHouse is well otherwise.
+    /// Gives the tables another `setting` for a while, then their old one. Otherwise ClickHouse works.
     async fn with_setting(&self, setting: &str, name: &str, time: Duration) -> anyhow::Result<()> {
         for table in TABLES {
             self.execute(&format!("SYSTEM STOP MERGES {table}")).await?;
@@ -265,7 +266,7 @@ impl Testbed {
     }
 
     async fn kill_leader(&self, stream: Stream) -> anyhow::Result<()> {
-        // The fault before this one may have left the stream without a leader, and then nobody answers.
+        // The fault before this one may have left the stream without a leader, and then no server answers.
         let led = async || {
             let stream = jetstream::new(self.client.clone()).get_stream(stream.name()).await.ok()?;
             stream.cached_info().cluster.as_ref()?.leader.clone()
@@ -276,7 +277,7 @@ impl Testbed {
         Ok(())
     }
 
-    /// Waits until every server has all streams' copies up to date.
+    /// Waits until every server's copies of all streams are up to date.
     async fn cluster_whole(&self) -> anyhow::Result<()> {
         let whole = async || {
             for stream in Stream::ALL {
@@ -329,7 +330,7 @@ impl Testbed {
         Ok(rows.first().is_some_and(|(count,)| *count > 0))
     }
 
-    /// The rows of a query, each as a tuple; asked of the server itself.
+    /// The rows of a query, each as a tuple. Asks ClickHouse directly, not through the proxy.
     pub(super) async fn rows<T: DeserializeOwned>(&self, sql: &str) -> anyhow::Result<Vec<T>> {
         let text = self.execute(&format!("{sql} FORMAT JSONCompactEachRow")).await?;
         text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
@@ -343,7 +344,7 @@ impl Testbed {
         Ok(text)
     }
 
-    /// No process may end by itself, whatever happens around it.
+    /// Fails if a process has ended by itself. None may, whatever happens around it.
     pub(super) fn ensure_all_run(&self) -> anyhow::Result<()> {
         let mut processes = [&self.gateway].into_iter().chain(&self.pipelines).chain(&self.sinks);
         let ended = processes.find_map(|process| Some((process, process.ended()?)));

@@ -1,4 +1,4 @@
-//! Compares what was answered with what is stored: sets of ids and hashes, not counts alone.
+//! Compares what was answered with what is stored. It must compare sets of ids and hashes, not only counts.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use super::history::{Entry, History};
 use super::report::Report;
 use super::testbed::Testbed;
 
-/// The hash that ClickHouse computes of a body, or another text when the row tells another.
+/// The hash that ClickHouse computes from a body. If the row holds another hash, this is another text.
 const HASH: &str = "if(sha256 = lower(hex(SHA256(body))), sha256, 'another than its row tells')";
 
 pub(super) async fn verify(testbed: &Testbed, history: &History, report: &mut Report) -> anyhow::Result<()> {

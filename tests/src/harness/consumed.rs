@@ -1,11 +1,11 @@
-//! What consumers have left to do.
+//! What consumers have left to do. This only asks the server and changes nothing.
 
 use async_nats::jetstream::consumer::Info;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use futures::TryStreamExt as _;
 
-/// Messages of `stream`, as it was opened, that `consumer` was not given yet. The server's own count follows its PubAck
-/// by a moment: it can be 0 when there is one.
+/// How many messages of `stream` were not yet delivered to `consumer`. `stream` counts as it was when it was opened.
+/// The server updates its own count a moment after the PubAck, so that count can be 0 when there is one.
 pub(crate) async fn waiting(stream: &Stream, consumer: &Info) -> anyhow::Result<u64> {
     let config = &consumer.config;
     let filters = config.filter_subjects.iter().chain([&config.filter_subject]).filter(|subject| !subject.is_empty());
@@ -19,13 +19,13 @@ pub(crate) async fn waiting(stream: &Stream, consumer: &Info) -> anyhow::Result<
         last = last.max(Some(sequence));
     }
     let state = &stream.cached_info().state;
-    // What was removed is given to nobody.
+    // Nobody is given a message that was removed.
     let last = if state.messages == 0 { 0 } else { last.unwrap_or(state.last_sequence) };
     Ok(consumer.num_pending.max(u64::from(consumer.delivered.stream_sequence < last)))
 }
 
-/// Consumers of `stream`, as it was opened, with work left: their name, messages that wait, messages that are not
-/// settled.
+/// The consumers of `stream` with work left: their name, the messages that wait, the messages that are not settled.
+/// `stream` counts as it was when it was opened.
 pub(crate) async fn behind(stream: &Stream) -> anyhow::Result<Vec<(String, u64, usize)>> {
     let consumers: Vec<Info> = stream.consumers().try_collect().await?;
     let mut behind = Vec::new();

@@ -1,7 +1,8 @@
-//! Real servers for one test each, and sample messages.
+//! Real servers, each for one test, and sample messages.
 //!
-//! [`Nats::start`] runs a nats-server of its own on a free port with its own directory; what is in it
-//! is read with [`Nats::dead_letters`] and [`Nats::consumer`], which the runtime has no need of.
+//! [`Nats::start`] runs a nats-server of its own, on a free port and with its own directory. Tests read what it holds
+//! with [`Nats::dead_letters`] and [`Nats::consumer`], which the runtime does not need. Two tests must never share a
+//! server.
 
 pub(crate) mod consumed;
 pub mod samples;
@@ -24,18 +25,18 @@ use headrace_runtime::publish::Publisher;
 use headrace_schemas::header;
 use tempfile::TempDir;
 
-/// The ceiling of every wait: far beyond what is ever needed on a loaded machine.
+/// The ceiling of every wait, far beyond what a loaded machine ever needs.
 pub const CEILING: Duration = Duration::from_secs(60);
 
-/// A nats-server, or a cluster, with Headrace's streams. Dropped, it is killed and its directory removed.
+/// A nats-server, or a cluster, with Headrace's streams. Dropping this kills it and removes its directory.
 pub struct Nats {
     server: nats::Running,
-    /// The others of its cluster.
+    /// The other servers of its cluster.
     others: Vec<nats::Running>,
     jetstream: jetstream::Context,
-    /// How its streams are made.
+    /// The settings of its streams.
     streams: config::Streams,
-    // After the server, which writes into it.
+    // Drop this after the server, which writes into it.
     dir: TempDir,
 }
 
@@ -48,24 +49,24 @@ pub struct DeadLetter {
     pub reason: String,
     /// The reason in words.
     pub detail: String,
-    /// How often it was tried.
+    /// How often it had been tried.
     pub attempts: String,
     /// The event's id, from its own header.
     pub id: String,
     /// All headers.
     pub headers: HeaderMap,
-    /// The payload, as it was.
+    /// The payload, unchanged.
     pub payload: Bytes,
 }
 
-/// Where a consumer stands.
+/// What a consumer has left to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Consumed {
-    /// Messages that it was not given yet.
+    /// Messages that were not delivered to it yet.
     pub waiting: u64,
-    /// Messages given and not settled.
+    /// Messages delivered to it but not settled.
     pub unsettled: usize,
-    /// Messages given more than once and not settled.
+    /// Messages delivered to it more than once but not settled.
     pub redelivered: usize,
 }
 
@@ -75,7 +76,7 @@ impl Nats {
         Self::with(streams()).await
     }
 
-    /// Starts a server and makes the streams as told.
+    /// Starts a server and makes the streams with these settings.
     pub async fn with(streams: config::Streams) -> Self {
         Self::try_start(streams).await.expect("nats-server starts; its log is in the error")
     }
@@ -89,7 +90,7 @@ impl Nats {
         Ok(nats)
     }
 
-    /// Starts a cluster of three servers and makes the streams, of three copies each.
+    /// Starts a cluster of three servers and makes the streams, each with three copies.
     pub async fn cluster() -> Self {
         let dir = TempDir::new().expect("a directory can be made");
         let program = server_program().await.expect("nats-server can be installed");
@@ -100,7 +101,7 @@ impl Nats {
         let streams = config::Streams { replicas: 3, ..streams() };
         let nats = Self { server, others, jetstream: jetstream::new(client), streams, dir };
         let broker = nats.broker().await;
-        // Until its servers have found each other and a leader, a cluster makes no streams.
+        // A cluster makes no streams before its servers have found each other and a leader.
         let made = async || broker.ensure_topology(&nats.streams).await.ok();
         poll::until("the cluster makes the streams", CEILING, made).await.expect("three servers agree");
         nats
@@ -130,15 +131,15 @@ impl Nats {
         self.broker_with(config::Nats::default()).await
     }
 
-    /// The same with settings of its own, but for the address.
+    /// The same, with settings of its own except for the address.
     pub async fn broker_with(&self, settings: config::Nats) -> Broker {
         let urls: Vec<String> = [&self.server].into_iter().chain(&self.others).map(nats::Running::url).collect();
-        // One machine has one clock.
+        // All servers use one machine's clock.
         let nats = config::Nats { url: urls.join(","), clock_skew_ms: 100, ..settings };
         Broker::connect(&nats, &self.streams, "test").await.expect("the server of this test runs")
     }
 
-    /// JetStream without the runtime's rules.
+    /// JetStream, without the runtime's rules.
     #[must_use]
     pub const fn jetstream(&self) -> &jetstream::Context {
         &self.jetstream
@@ -163,7 +164,7 @@ impl Nats {
         }
     }
 
-    /// Every message of a stream, from its first.
+    /// Every message of a stream, from the first.
     pub async fn messages(&self, stream: Stream) -> Vec<jetstream::message::StreamMessage> {
         let stream = self.jetstream.get_stream(stream.name()).await.expect("the stream exists");
         let state = &stream.cached_info().state;
@@ -194,7 +195,7 @@ impl Nats {
             .collect()
     }
 
-    /// Where the consumer `component` on `stream` stands; `None` before it exists.
+    /// What the consumer `component` on `stream` has left to do. `None` before it exists.
     pub async fn consumer(&self, stream: Stream, component: &str) -> Option<Consumed> {
         let stream = self.jetstream.get_stream(stream.name()).await.ok()?;
         let info = stream.consumer_info(component).await.ok()?;
@@ -219,7 +220,7 @@ async fn server_config(dir: &TempDir) -> anyhow::Result<nats::Config> {
 }
 
 async fn server_program() -> anyhow::Result<PathBuf> {
-    // Blocking: the first test on a machine downloads it.
+    // The installer blocks: the first test on a machine downloads the program.
     let install = || Installer::for_user(Arc::new(Silent))?.nats_server();
     Ok(tokio::task::spawn_blocking(install).await.context("installing nats-server was cut off")??)
 }
@@ -230,7 +231,7 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     asked.unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// Streams small enough for any disk.
+/// Settings for streams that are small enough for any disk.
 #[must_use]
 pub fn streams() -> config::Streams {
     let limits = config::Limits { max_age_hours: 24, max_bytes: 256 << 20 };

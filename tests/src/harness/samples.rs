@@ -1,4 +1,4 @@
-//! Sample deliveries, events and alerts, all with ids of their own.
+//! Sample deliveries, events and alerts. No two samples may share an id.
 
 use std::collections::BTreeMap;
 
@@ -19,15 +19,15 @@ use uuid::Builder;
 /// 100 ns intervals between the UUID epoch (1582-10-15) and the Unix epoch (RFC 9562, section 5.1).
 const UUID_EPOCH_TICKS: u64 = 0x01B2_1DD2_1381_4000;
 
-/// A payload of which samples can be had.
+/// A payload of which this module has samples.
 pub trait Sample: Payload {
-    /// Sample number `number`; each has an id of its own, the same in every call within a test.
+    /// Sample number `number`. Each has an id of its own, which is the same in every call within a test.
     fn sample(number: u16) -> Self;
 
-    /// It as a message of its stream.
+    /// The sample as a message of its stream.
     fn message(&self) -> Outgoing;
 
-    /// The same message as it looks when it is published again, late: under another deduplication key.
+    /// The same message as when it is published again late, under another deduplication key.
     fn repeated(&self) -> Outgoing {
         let mut message = self.message();
         message.message_id.push_str("/again");
@@ -35,7 +35,7 @@ pub trait Sample: Payload {
     }
 }
 
-/// A delivery GUID such as GitHub makes: a version 1 UUID of this moment.
+/// A delivery GUID as GitHub makes it: a version 1 UUID of this moment.
 #[must_use]
 pub fn guid(number: u16) -> String {
     let now = u64::try_from(Timestamp::now().as_micros()).expect("the clock is past 1970");
@@ -43,7 +43,7 @@ pub fn guid(number: u16) -> String {
     Builder::from_gregorian_timestamp(UUID_EPOCH_TICKS + now * 10, number, &node).into_uuid().to_string()
 }
 
-/// The GUID of sample `number`, of the day on which this was written, so that it is always the same.
+/// The GUID of sample `number`. Its time is the day on which this was written, so it is always the same.
 fn fixed_id(number: u16) -> EventId {
     EventId::github(&format!("72d3162e-cc78-11e3-81ab-4c9367dc{number:04x}"))
 }
@@ -174,7 +174,7 @@ impl Sample for Alert {
     }
 }
 
-/// A message of the stream of `T` that nobody can read.
+/// A message in the stream of `T` that nobody can read.
 #[must_use]
 pub fn unreadable<T: Sample>(number: u16) -> Outgoing {
     let mut message = T::sample(number).message();

@@ -1,4 +1,4 @@
-//! NATS servers, one or a cluster of them.
+//! Starts NATS servers, one or a cluster of them. They run in directories of the test and must not outlive it.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use futures::future::try_join_all;
 use headrace_local::nats;
 
-/// Starts `count` servers in folders of `dir`; more than one are a cluster. Their logs are beside `dir`.
+/// Starts `count` servers in folders of `dir`. More than one server form a cluster. Their logs are beside `dir`.
 pub(crate) async fn start_nats(program: &Path, dir: &Path, count: usize) -> anyhow::Result<Vec<nats::Running>> {
     let mut configs: Vec<nats::Config> = Vec::new();
     let mut routes = Vec::new();
@@ -22,11 +22,11 @@ pub(crate) async fn start_nats(program: &Path, dir: &Path, count: usize) -> anyh
             config.cluster = Some(nats::Cluster { name: "tests".to_owned(), listen: *listen, routes: routes.clone() });
         }
     }
-    // All at once: a server of a cluster is ready only when the others are there.
+    // Start all at once: a server of a cluster is ready only when the others are there.
     Ok(try_join_all(configs.into_iter().map(nats::start)).await?)
 }
 
-/// An address that nobody listens on and that stays free for who listens there later.
+/// An address on which nobody listens. It stays free for whoever listens there later.
 pub(crate) fn free_address() -> std::io::Result<SocketAddr> {
     let host = Ipv4Addr::LOCALHOST.into();
     Ok((host, headrace_local::free_port(host)?).into())

@@ -1,6 +1,6 @@
-//! What a process says of itself: `/readyz`, `/metrics`.
+//! What a process reports about itself: `/readyz`, `/metrics`.
 
-/// Status and text of a GET.
+/// Sends a GET and returns status and text.
 ///
 /// # Panics
 /// When there is no answer.
@@ -10,7 +10,7 @@ pub async fn get(url: &str) -> (u16, String) {
     (status, response.text().await.unwrap_or_else(|error| panic!("{url}: {error}")))
 }
 
-/// The value of a series in Prometheus' text format, named with its labels as it stands there:
+/// The value of a series in Prometheus' text format. Name the series with its labels, as that text does:
 /// `headrace_healthy{component="splunk"}`.
 #[must_use]
 pub fn sample(metrics: &str, series: &str) -> Option<f64> {

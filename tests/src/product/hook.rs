@@ -1,4 +1,4 @@
-//! A webhook of GitHub's: signed requests to the gateway.
+//! A webhook at GitHub: sends signed requests to the gateway.
 
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::process::Ready;
 use crate::harness::samples;
 
-/// A webhook that is set up with the gateway's address and secret. Cheap to clone.
+/// A webhook with the gateway's address and secret. Cheap to clone.
 #[derive(Clone)]
 pub struct Hook {
     http: Client,
@@ -31,7 +31,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Whether the gateway says that it has stored the event.
+    /// Whether the gateway says that it stored the event.
     #[must_use]
     pub const fn is_stored(&self) -> bool {
         matches!(self.status, 200..=299)
@@ -39,16 +39,16 @@ impl Answer {
 }
 
 impl Hook {
-    /// A hook of `url`, which is signed with `secret`.
+    /// A hook that sends to `url` and signs with `secret`.
     #[must_use]
     pub fn new(url: impl Into<String>, secret: &str) -> Self {
         Self { http: Client::new(), url: url.into(), secret: secret.to_owned() }
     }
 
-    /// The hook of the gateway that `ready` tells of.
+    /// A hook for the gateway in `ready`.
     ///
     /// # Panics
-    /// When that process has no gateway or does not tell its secret.
+    /// When that process has no gateway, or does not report its secret.
     #[must_use]
     pub fn of(ready: &Ready) -> Self {
         let gateway = ready.gateway.as_ref().expect("it has a gateway");
@@ -90,7 +90,7 @@ impl Hook {
 /// Sends `request`.
 ///
 /// # Errors
-/// When there is no answer, or one that is no JSON.
+/// When there is no answer, or an answer that is not JSON.
 pub async fn answer(request: RequestBuilder) -> reqwest::Result<Answer> {
     let response = request.send().await?;
     Ok(Answer { status: response.status().as_u16(), headers: response.headers().clone(), body: response.json().await? })
@@ -99,7 +99,7 @@ pub async fn answer(request: RequestBuilder) -> reqwest::Result<Answer> {
 /// A delivery GUID that no other event of this test program has.
 #[must_use]
 pub fn guid() -> String {
-    // Several may be made within one microsecond.
+    // A test may make several within one microsecond.
     static NUMBER: AtomicU16 = AtomicU16::new(0);
     samples::guid(NUMBER.fetch_add(1, Ordering::Relaxed))
 }

@@ -1,4 +1,4 @@
-//! Events without a pause, from many senders that present again what was not answered.
+//! Events without a pause, from many senders. A sender sends an event again until it is answered with 2xx.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ use super::hook::{Hook, answer, guid};
 use crate::examples::Example;
 use crate::harness::CEILING;
 
-/// Senders under way.
+/// The senders at work.
 pub struct Load {
     senders: JoinSet<()>,
     stop: CancellationToken,
@@ -21,7 +21,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts `senders` of them, each with one request at a time.
+    /// Starts `senders` senders, each with one request at a time.
     pub fn start(senders: usize, hook: &Hook, examples: &Arc<Vec<Example>>) -> Self {
         let (told, count) = watch::channel(0);
         let (stop, stored) = (CancellationToken::new(), Arc::new(Mutex::new(BTreeSet::new())));
@@ -57,10 +57,10 @@ impl Load {
         reached.expect("events are answered").expect("the senders go on until they are stopped");
     }
 
-    /// Ends it. Returns the ids of all events that were answered with 2xx.
+    /// Stops the senders. Returns the ids of all events that were answered with 2xx.
     ///
     /// # Panics
-    /// When a sender panicked: an event was presented for a minute and never stored.
+    /// When a sender panicked: it sent an event for a minute, and the gateway never stored it.
     pub async fn finish(mut self) -> BTreeSet<String> {
         self.stop.cancel();
         while let Some(ended) = self.senders.join_next().await {
@@ -71,7 +71,7 @@ impl Load {
     }
 }
 
-/// Presents an event until it is stored; false when told to stop before.
+/// Sends an event until it is stored. Returns false if it was told to stop before.
 async fn deliver(hook: &Hook, example: &Example, guid: &str, stop: &CancellationToken) -> bool {
     let attempt = async || {
         if stop.is_cancelled() {

@@ -1,4 +1,4 @@
-//! One `headrace` process: its start, its ready file, its end.
+//! One `headrace` process: its start, its ready file, its end. A process must not outlive its test.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -14,20 +14,20 @@ use tokio::process::Command;
 
 use crate::harness::CEILING;
 
-/// What would change a test's configuration if the person who runs it has it set.
+/// Variables that would change a test's configuration if the person who runs it has set them.
 const AMBIENT: [&str; 4] =
     ["HEADRACE_CONFIG", "HEADRACE_DATA_DIR", "HEADRACE_WEBHOOK_SECRET", "HEADRACE_CLICKHOUSE_PASSWORD"];
 
-/// The ready file.
+/// The content of the ready file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Ready {
-    /// The gateway, without a path.
+    /// The gateway's URL, without a path.
     pub gateway: Option<String>,
-    /// The NATS server.
+    /// The NATS server's URL.
     pub nats: Option<String>,
-    /// ClickHouse's HTTP interface.
+    /// The URL of ClickHouse's HTTP interface.
     pub clickhouse: Option<String>,
-    /// Health and metrics, without a path.
+    /// The URL of health and metrics, without a path.
     pub metrics: String,
     /// The secret to sign with.
     pub webhook_secret: Option<String>,
@@ -35,7 +35,7 @@ pub struct Ready {
     pub pids: BTreeMap<String, u32>,
 }
 
-/// A `headrace up` or `headrace run` to be.
+/// A `headrace up` or `headrace run` that is to be started.
 #[derive(Clone, Debug)]
 pub struct Launch {
     program: PathBuf,
@@ -47,7 +47,7 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// `up` on the data directory `data` within `dir`, with free ports.
+    /// `up` with free ports, on the data directory `data` in `dir`.
     #[must_use]
     pub fn up(program: impl Into<PathBuf>, dir: &Path) -> Self {
         let launch = Self::new(program.into(), "up", "up", dir);
@@ -56,7 +56,7 @@ impl Launch {
         ports.into_iter().fold(launch, |launch, port| launch.argument(port).argument("0"))
     }
 
-    /// `run` of one role with the configuration `config`; its files are in `dir`.
+    /// `run` of one role with the configuration `config`. Its files are in `dir`.
     #[must_use]
     pub fn run(program: impl Into<PathBuf>, role: &str, config: &Path, dir: &Path) -> Self {
         Self::new(program.into(), "run", role, dir).argument("--config").argument(config).argument(role)
@@ -70,17 +70,17 @@ impl Launch {
         launch.argument(command).argument("--ready-file").argument(ready_file)
     }
 
-    /// One more argument; a later `--x-port` replaces an earlier one only if the command allows it.
+    /// Adds an argument. A later `--x-port` replaces an earlier one only if the command allows it.
     #[must_use]
     pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
         self.arguments.push(argument.into());
         self
     }
 
-    /// The value of an option that is given already.
+    /// Replaces the value of an option that was given before.
     ///
     /// # Panics
-    /// When it is not given.
+    /// When it was not given.
     #[must_use]
     pub fn replace(mut self, option: &str, value: impl Into<OsString>) -> Self {
         let at = self.arguments.iter().position(|argument| argument == option).expect("the option is given");
@@ -88,26 +88,26 @@ impl Launch {
         self
     }
 
-    /// An environment variable, such as `HEADRACE__PIPELINE__CHAINS`.
+    /// Sets an environment variable, such as `HEADRACE__PIPELINE__CHAINS`.
     #[must_use]
     pub fn set(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.environment.push((name.to_owned(), value.into()));
         self
     }
 
-    /// Its working directory.
+    /// Sets the working directory.
     #[must_use]
     pub fn within(mut self, directory: impl Into<PathBuf>) -> Self {
         self.directory = Some(directory.into());
         self
     }
 
-    /// Starts it and waits until it says that everything answers.
+    /// Starts the process and waits until it reports that everything answers.
     ///
     /// # Panics
     /// When it ends instead; its log is in the message.
     pub async fn start(self) -> Running {
-        // What an earlier process left says nothing about this one.
+        // The ready file of an earlier process says nothing about this one.
         let _ = std::fs::remove_file(&self.ready_file);
         let child = self.spawn().await;
         let ready = tokio::select! {
@@ -118,10 +118,10 @@ impl Launch {
         Running { child, ready, launch: self }
     }
 
-    /// Starts it and waits for its end, which must come by itself. Returns its exit code and what it said.
+    /// Starts the process and waits for it to end by itself. Returns its exit code and its output.
     ///
     /// # Panics
-    /// When it goes on running.
+    /// When it keeps running.
     pub async fn refused(self) -> (Option<i32>, String) {
         let child = self.spawn().await;
         let status = tokio::time::timeout(CEILING, child.wait()).await;
@@ -129,8 +129,8 @@ impl Launch {
         (status.code(), self.log_text())
     }
 
-    /// `env` sets the variables and then becomes the program, so that the child has its process id, its
-    /// log and an end no later than that of the test.
+    /// `env` sets the variables and then becomes the program. So the child keeps its process id and its log, and does
+    /// not outlive the test.
     async fn spawn(&self) -> Child {
         let within = self.directory.iter().flat_map(|directory| [OsString::from("-C"), directory.into()]);
         let unset = AMBIENT.iter().flat_map(|name| [OsString::from("-u"), name.into()]);
@@ -155,7 +155,7 @@ impl Launch {
     }
 }
 
-/// A running `headrace`. Dropped, it is killed.
+/// A running `headrace`. Dropping this kills it.
 pub struct Running {
     child: Child,
     ready: Ready,
@@ -163,13 +163,13 @@ pub struct Running {
 }
 
 impl Running {
-    /// Where everything answers, as told at the start.
+    /// Where everything answers, as reported at the start.
     #[must_use]
     pub const fn ready(&self) -> &Ready {
         &self.ready
     }
 
-    /// What the ready file says by now.
+    /// What the ready file says now.
     #[must_use]
     pub fn ready_now(&self) -> Ready {
         read(&self.launch.ready_file).expect("it is replaced in one step")
@@ -188,7 +188,7 @@ impl Running {
         self.child.pid()
     }
 
-    /// All that it said on stdout and stderr.
+    /// All its output on stdout and stderr.
     #[must_use]
     pub fn log(&self) -> String {
         self.launch.log_text()
@@ -200,25 +200,25 @@ impl Running {
         &self.launch.ready_file
     }
 
-    /// Ctrl-C, and its end.
+    /// Sends Ctrl-C and waits for the end.
     pub async fn interrupt(&self) -> ExitStatus {
         signal(self.pid(), Signal::INT);
         self.ended().await
     }
 
-    /// `kill -9`, and its end.
+    /// Kills it (`kill -9`) and waits for the end.
     pub async fn kill(&self) {
         signal(self.pid(), Signal::KILL);
         assert_eq!(self.ended().await.signal(), Some(Signal::KILL.as_raw()));
     }
 
-    /// Ctrl-C; it must end well.
+    /// Sends Ctrl-C. The process must end without an error.
     pub async fn stop(self) {
         let status = self.interrupt().await;
         assert!(status.success(), "it ended with {status}: {}", self.log());
     }
 
-    /// Its end, which something else brings about.
+    /// Waits for the end, which something else causes.
     pub async fn ended(&self) -> ExitStatus {
         let ended = tokio::time::timeout(CEILING, self.child.wait()).await;
         ended.unwrap_or_else(|_| panic!("it does not end: {}", self.log()))
@@ -229,7 +229,7 @@ fn read(path: &Path) -> Option<Ready> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
-/// Sends a signal to a process that has not been waited for.
+/// Sends a signal to a process that nobody has waited for yet.
 ///
 /// # Panics
 /// When there is no such process.
@@ -238,14 +238,14 @@ pub fn signal(pid: u32, signal: Signal) {
     kill_process(pid, signal).expect("the process runs");
 }
 
-/// Whether a process runs; one that has ended and waits to be reaped does not.
+/// Whether a process runs. A process that has ended but was not reaped does not.
 #[must_use]
 pub fn runs(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
-/// Stops a process where it is, and waits until every thread of it has stopped: until then it may still answer.
+/// Suspends a process, and waits until every one of its threads has stopped. Until then, it may still answer.
 pub async fn freeze(pid: u32) {
     signal(pid, Signal::STOP);
     let is_stopped = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
@@ -259,14 +259,14 @@ pub async fn freeze(pid: u32) {
     stopped.unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// Waits until a process runs no more.
+/// Waits until a process no longer runs.
 pub async fn gone(pid: u32) {
     let what = format!("process {pid} is gone");
     let condition = || std::future::ready((!runs(pid)).then_some(()));
     poll::until(&what, CEILING, condition).await.unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// Runs a command to its end, without what the environment would change.
+/// Runs a command to its end, without the variables that would change its configuration.
 pub async fn command(program: &str, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
     let mut command = Command::new(program);
     command.args(arguments).kill_on_drop(true);
@@ -277,13 +277,13 @@ pub async fn command(program: &str, arguments: impl IntoIterator<Item = impl AsR
     output.expect("a command ends by itself").expect("the program was built for this test")
 }
 
-/// What a command said on stdout.
+/// The output of a command on stdout.
 #[must_use]
 pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// What a command said on stderr.
+/// The output of a command on stderr.
 #[must_use]
 pub fn complained(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()

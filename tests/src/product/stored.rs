@@ -1,4 +1,4 @@
-//! What became of the events: rows in ClickHouse, messages in NATS.
+//! What became of the events: rows in ClickHouse, messages in NATS. It asks the servers, never the product.
 
 use async_nats::ConnectOptions;
 use async_nats::jetstream::{self, message::StreamMessage};
@@ -22,7 +22,7 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// What the process that wrote `ready` stores.
+    /// The servers of the process that wrote `ready`.
     ///
     /// # Panics
     /// When NATS does not answer.
@@ -31,7 +31,7 @@ impl Stored {
         Self::at(nats, ready.clickhouse.as_ref().expect("it tells where ClickHouse is")).await
     }
 
-    /// What is stored at these addresses.
+    /// The servers at these addresses.
     ///
     /// # Panics
     /// When NATS does not answer.
@@ -46,31 +46,31 @@ impl Stored {
         Self { http: reqwest::Client::new(), clickhouse: clickhouse.to_owned(), jetstream: jetstream::new(client) }
     }
 
-    /// JetStream, as it is.
+    /// JetStream, without the runtime's rules.
     #[must_use]
     pub const fn jetstream(&self) -> &jetstream::Context {
         &self.jetstream
     }
 
-    /// The rows of a query without its FORMAT, each as a tuple of its columns; of the database `headrace`.
+    /// The rows of a query in the database `headrace`, each as a tuple of its columns. Leave out the query's FORMAT.
     ///
     /// # Panics
-    /// When ClickHouse refuses it or its columns are of other types.
+    /// When ClickHouse refuses the query, or its columns have other types.
     pub async fn rows<T: DeserializeOwned>(&self, sql: &str) -> Vec<T> {
         self.ask(sql, FORMAT).await.unwrap_or_else(|error| panic!("{sql}: {error:#}"))
     }
 
-    /// The rows of a query without its FORMAT, each as an object.
+    /// The rows of a query, each as an object. Leave out the query's FORMAT.
     ///
     /// # Panics
-    /// When ClickHouse refuses it.
+    /// When ClickHouse refuses the query.
     pub async fn objects(&self, sql: &str) -> Vec<Map<String, Value>> {
         self.ask(sql, "JSONEachRow").await.unwrap_or_else(|error| panic!("{sql}: {error:#}"))
     }
 
     async fn ask<T: DeserializeOwned>(&self, sql: &str, format: &str) -> anyhow::Result<Vec<T>> {
         let sql = format!("{sql} FORMAT {format}");
-        // Counts are numbers, not texts.
+        // Return counts as numbers, not as texts.
         let parameters = [("database", "headrace"), ("output_format_json_quote_64bit_integers", "0")];
         let url = reqwest::Url::parse_with_params(&self.clickhouse, parameters)?;
         let response = self.http.post(url).body(sql).send().await?;
@@ -80,13 +80,13 @@ impl Stored {
         text.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 
-    /// Waits until a query that counts says `count`.
+    /// Waits until a query that counts returns `count`.
     ///
     /// # Panics
     /// When it never does.
     pub async fn until_count(&self, sql: &str, count: u64) {
         let condition = async || {
-            // While a server is started again it cannot be asked.
+            // A server that is being restarted cannot answer, so ask again.
             let found = self.ask::<(u64,)>(sql, FORMAT).await.ok()?;
             (found == [(count,)]).then_some(())
         };
@@ -95,7 +95,7 @@ impl Stored {
         }
     }
 
-    /// A handle of a stream, with its state of this moment.
+    /// A handle of a stream, with the stream's present state.
     ///
     /// # Panics
     /// When NATS does not answer.
@@ -108,7 +108,7 @@ impl Stored {
         self.stream(stream).await.cached_info().state.messages
     }
 
-    /// Every message of a stream, from its first.
+    /// Every message of a stream, from the first.
     ///
     /// # Panics
     /// When NATS does not answer.
@@ -123,8 +123,7 @@ impl Stored {
         messages
     }
 
-    /// Waits until every message of every stream has been settled by every component that reads it, so
-    /// that nothing happens any more.
+    /// Waits until every component has settled every message of the streams that it reads. Then nothing more happens.
     ///
     /// # Panics
     /// When that takes too long.
@@ -138,7 +137,7 @@ impl Stored {
     async fn is_settled(&self) -> anyhow::Result<bool> {
         let before = self.last_sequences().await?;
         let settled = self.backlog().await?.is_empty();
-        // Nobody works on anything, and what was asked later saw no more than what was asked first.
+        // Nobody has work left, and no stream grew while we asked.
         Ok(settled && before == self.last_sequences().await?)
     }
 
@@ -150,7 +149,7 @@ impl Stored {
         Ok(sequences)
     }
 
-    /// Components with work left: their name, messages that wait, messages that are not settled.
+    /// The components with work left: their name, the messages that wait, the messages that are not settled.
     async fn backlog(&self) -> anyhow::Result<Vec<(String, u64, usize)>> {
         let mut backlog = Vec::new();
         for stream in Stream::ALL {
@@ -161,7 +160,7 @@ impl Stored {
     }
 }
 
-/// A message's header; empty when it has none of that name.
+/// A message's header. Empty if the message has no such header.
 #[must_use]
 pub fn header(message: &StreamMessage, name: &str) -> String {
     message.headers.get(name).map(ToString::to_string).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! Stands between a sink and a real ClickHouse: passes everything on, and fails on command.
+//! A proxy between a sink and a real ClickHouse. It forwards everything, and fails on command.
 
 use axum::Router;
 use axum::body::Body;
@@ -11,7 +11,7 @@ use reqwest::Client;
 
 use super::server::{Protocol, Server, When};
 
-/// What a proxy in front of ClickHouse would answer.
+/// Answers as a proxy in front of ClickHouse would.
 pub struct Proxy;
 
 impl Protocol for Proxy {
@@ -30,8 +30,8 @@ pub async fn start(url: &str) -> Server<Proxy> {
     start_with(url, None).await
 }
 
-/// A proxy to the server at `url` that answers inserts of more than `bytes_max` bytes as a server does whose memory is not
-/// enough; [`When::After`] although they are stored.
+/// A proxy to the server at `url`. It answers an insert of more than `bytes_max` bytes like a server that lacks memory.
+/// With [`When::After`], the rows are stored all the same.
 pub async fn start_small(url: &str, bytes_max: usize, when: When) -> Server<Proxy> {
     start_with(url, Some((bytes_max, when))).await
 }
@@ -41,7 +41,7 @@ async fn start_with(url: &str, small: Option<(usize, When)>) -> Server<Proxy> {
     Server::start(Proxy, Router::new().fallback(pass).with_state(state)).await
 }
 
-/// What the proxy stands before.
+/// The server behind the proxy.
 #[derive(Clone)]
 struct Upstream {
     client: Client,

@@ -1,8 +1,8 @@
-//! A stand-in for GitHub's webhooks: sends signed deliveries, never repeats one by itself, and serves the
-//! part of the REST API that lists them and repeats one when asked (`rest.rs`).
+//! A stand-in for GitHub's webhooks. It sends signed deliveries and must never repeat one by itself. It also serves the
+//! part of the REST API that lists deliveries and repeats one when asked (`rest.rs`).
 //!
-//! Follows GitHub's reference of the endpoints for App, organization and repository webhooks. What GitHub
-//! does not publish: the status with which a redelivery is refused, and how long it takes to be listed.
+//! It follows GitHub's reference of the endpoints for App, organization and repository webhooks. GitHub does not
+//! publish two things: the status with which it refuses a redelivery, and how long a redelivery takes to be listed.
 
 mod app;
 mod rest;
@@ -24,13 +24,13 @@ use crate::product::hook::{guid, sha256, signature};
 
 pub use self::app::{APP_ID, App};
 
-/// The token that it takes for hooks of organizations and repositories.
+/// The token that it accepts for hooks of organizations and repositories.
 pub const TOKEN: &str = "github_pat_stand_in";
 /// The route of the App's own hook.
 pub const APP_HOOK: &str = "/app/hook";
-/// GitHub waits so long for the gateway's answer.
+/// How long GitHub waits for the gateway's answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
-/// So long a delivery is kept.
+/// How long a delivery is kept.
 const KEPT: Duration = Duration::from_secs(3 * 24 * 3_600);
 
 /// One attempt at a delivery.
@@ -42,9 +42,9 @@ pub struct Attempt {
     pub guid: String,
     /// When it was sent.
     pub delivered_at: Timestamp,
-    /// Whether it was asked for.
+    /// Whether it was a redelivery that somebody asked for.
     pub redelivery: bool,
-    /// The gateway's status; 0 when there was no answer.
+    /// The gateway's status. 0 when there was no answer.
     pub status_code: u16,
     event: String,
     body: Vec<u8>,
@@ -53,29 +53,29 @@ pub struct Attempt {
 /// A hook.
 #[derive(Clone, Debug, Default)]
 pub struct HookSite {
-    /// Attempts, oldest first.
+    /// The attempts, oldest first.
     pub attempts: Vec<Attempt>,
-    /// The status with which it refuses to send anything again, when it does.
+    /// The status with which it refuses every redelivery. `None` when it does not refuse.
     pub refuses: Option<u16>,
-    /// A hook that is switched off sends nothing, and nothing again.
+    /// Whether the hook is switched off. Then it sends nothing, not even redeliveries.
     pub disabled: bool,
 }
 
-/// What it holds and how it is set.
+/// The stand-in's data and settings.
 #[derive(Default)]
 pub struct Site {
-    /// Hooks by their routes: `/app/hook`, `/orgs/acme/hooks/7`, `/repos/acme/app/hooks/7`. A route that is not
-    /// here is not found.
+    /// The hooks by their routes: `/app/hook`, `/orgs/acme/hooks/7`, `/repos/acme/app/hooks/7`. Any other route is
+    /// answered with "not found".
     pub hooks: BTreeMap<String, HookSite>,
-    /// Where deliveries go.
+    /// The gateway to which deliveries go.
     pub gateway: String,
-    /// What they are signed with.
+    /// The secret that signs them.
     pub secret: String,
     /// Whether the token is revoked.
     pub revoked: bool,
-    /// Requests left until `reset_at`.
+    /// How many requests the rate limit allows until `reset_at`.
     pub remaining: u64,
-    /// When there are 5000 again.
+    /// When the rate limit allows 5000 requests again.
     pub reset_at: Timestamp,
     last_id: u64,
     under_way: JoinSet<()>,
@@ -90,7 +90,7 @@ pub struct GitHub {
     app: App,
 }
 
-/// The protocol's own parts.
+/// The protocol's part of the server.
 pub struct Rest;
 
 impl Protocol for Rest {
@@ -115,7 +115,7 @@ impl Deref for GitHub {
 }
 
 impl GitHub {
-    /// Starts it on a free port, with the hooks of these routes.
+    /// Starts the stand-in on a free port, with a hook for each of these routes.
     pub async fn start(hooks: &[&str]) -> Self {
         let app = App::new();
         let hooks = hooks.iter().map(|route| ((*route).to_owned(), HookSite::default())).collect();
@@ -125,12 +125,12 @@ impl GitHub {
         Self { server: Server::start(Rest, router).await, site, app }
     }
 
-    /// What it holds.
+    /// The stand-in's data and settings.
     pub fn site(&self) -> MutexGuard<'_, Site> {
         lock(&self.site)
     }
 
-    /// The App that its hooks belong to.
+    /// The App to which its hooks belong.
     #[must_use]
     pub const fn app(&self) -> &App {
         &self.app
@@ -143,8 +143,7 @@ impl GitHub {
         secret.clone_into(&mut site.secret);
     }
 
-    /// Something happens: the hook sends it, once. Returns its GUID and the gateway's status, 0 without an
-    /// answer.
+    /// Makes an event happen: the hook sends it, once. Returns its GUID and the gateway's status, 0 without an answer.
     ///
     /// # Panics
     /// When there is no such hook, or it is disabled.
@@ -156,7 +155,7 @@ impl GitHub {
         (guid, status)
     }
 
-    /// Makes all of a hook's attempts older.
+    /// Makes all attempts of a hook older.
     pub fn age(&self, hook: &str, by: Duration) {
         let mut site = self.site();
         let attempts = site.hooks.get_mut(hook).into_iter().flat_map(|hook| &mut hook.attempts);
@@ -173,7 +172,7 @@ impl GitHub {
         counts
     }
 
-    /// What of a hook was ever answered with 2xx: the SHA-256 of each body, in hex, by the event's id.
+    /// The bodies of a hook that were ever answered with 2xx: the SHA-256 of each, in hex, by the event's id.
     #[must_use]
     pub fn taken(&self, hook: &str) -> BTreeMap<String, String> {
         let site = self.site();
@@ -181,7 +180,7 @@ impl GitHub {
         taken.map(|attempt| (EventId::github(&attempt.guid).to_string(), sha256(&attempt.body))).collect()
     }
 
-    /// How many redeliveries were asked for, whatever the answer.
+    /// How many redeliveries were asked for, whatever was answered.
     #[must_use]
     pub fn asked(&self) -> usize {
         self.recorded()
@@ -195,7 +194,7 @@ fn lock(site: &Shared) -> MutexGuard<'_, Site> {
     site.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sends one attempt and records it. Never twice, whatever comes back.
+/// Sends one attempt and records it. It never sends twice, whatever comes back.
 async fn send(site: &Shared, hook: &str, event: &str, guid: &str, body: Vec<u8>, redelivery: bool) -> u16 {
     let delivered_at = Timestamp::now();
     let (gateway, secret) = {

@@ -1,8 +1,7 @@
-//! A stand-in for Jira Cloud's REST API, version 3, as far as a program that files tickets uses it.
+//! A stand-in for Jira Cloud's REST API, version 3: the part that a program needs to file tickets.
 //!
-//! Follows Atlassian's reference and its page "Search after write": what was written is found by
-//! search only once it is indexed, except for issues named in `reconcileIssues`. Checks of tickets are
-//! in the private module `rules`.
+//! It follows Atlassian's reference and its page "Search after write". A search must find a ticket only once it is
+//! indexed, except for issues named in `reconcileIssues`. The private module `rules` checks tickets.
 
 mod rules;
 
@@ -24,7 +23,7 @@ use tokio::time::Instant;
 
 use super::server::{Protocol, Server};
 
-/// The account that it takes.
+/// The account that it accepts.
 pub const EMAIL: &str = "headrace@acme.example";
 /// That account's token.
 pub const API_TOKEN: &str = "ATATT3xFfGF0-stand-in";
@@ -50,19 +49,19 @@ pub struct Issue {
 }
 
 impl Issue {
-    /// Whether search shows it by now.
+    /// Whether a search finds it by now.
     #[must_use]
     pub fn is_indexed(&self) -> bool {
         self.indexed_at.is_some_and(|at| at <= Instant::now())
     }
 }
 
-/// What it holds and how it is set.
+/// The stand-in's data and settings.
 #[derive(Default)]
 pub struct Site {
     /// Tickets in the order of their creation.
     pub issues: Vec<Issue>,
-    /// Properties `headrace.alert` of tickets that are refused as bad.
+    /// It refuses tickets with these properties `headrace.alert` as bad.
     pub refused: BTreeSet<String>,
     /// Whether the account's token is revoked.
     pub revoked: bool,
@@ -70,9 +69,9 @@ pub struct Site {
     pub missing_permissions: BTreeSet<String>,
     /// Fields that the create screen lacks.
     pub missing_fields: BTreeSet<String>,
-    /// Whether new tickets stay out of the search index, until [`Jira::index_all`].
+    /// Whether new tickets stay out of the search index until [`Jira::index_all`].
     pub index_stopped: bool,
-    /// How long after its creation a ticket is indexed, otherwise.
+    /// Otherwise, how long after its creation a ticket is indexed.
     pub index_lag: Duration,
 }
 
@@ -84,7 +83,7 @@ pub struct Jira {
     site: Shared,
 }
 
-/// The protocol's own parts.
+/// The protocol's part of the server.
 pub struct Rest;
 
 impl Protocol for Rest {
@@ -105,7 +104,7 @@ impl Deref for Jira {
 }
 
 impl Jira {
-    /// Starts it on a free port.
+    /// Starts the stand-in on a free port.
     pub async fn start() -> Self {
         let site = Shared::default();
         let router = Router::new()
@@ -120,19 +119,19 @@ impl Jira {
         Self { server: Server::start(Rest, router).await, site }
     }
 
-    /// What it holds.
+    /// The stand-in's data and settings.
     pub fn site(&self) -> MutexGuard<'_, Site> {
         lock(&self.site)
     }
 
-    /// The alerts that have tickets, in order, twins included.
+    /// The alerts that have tickets, in order, including twins.
     #[must_use]
     pub fn alerts(&self) -> Vec<String> {
         let alert = |issue: &Issue| issue.properties["headrace"]["alert"].as_str().unwrap_or_default().to_owned();
         self.site().issues.iter().map(alert).collect()
     }
 
-    /// Indexes every ticket, and new ones at once from now on.
+    /// Indexes every ticket, and from now on each new one at once.
     pub fn index_all(&self) {
         let mut site = self.site();
         site.index_stopped = false;
@@ -145,7 +144,7 @@ fn lock(site: &Shared) -> MutexGuard<'_, Site> {
     site.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An answer that ends a request early.
+/// An answer that ends the handling of a request early.
 struct Refusal(Box<Response>);
 
 impl IntoResponse for Refusal {
@@ -171,7 +170,7 @@ fn authorize(headers: &HeaderMap, site: &Site) -> Result<(), Refusal> {
     Err(Refusal(Box::new((StatusCode::UNAUTHORIZED, text).into_response())))
 }
 
-/// The body as JSON, which Jira takes under its media type only.
+/// The body as JSON. Jira accepts it only with JSON's media type.
 fn json_body(headers: &HeaderMap, body: &Bytes) -> Result<Value, Refusal> {
     if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/json") {
         return Err(Refusal(Box::new((StatusCode::UNSUPPORTED_MEDIA_TYPE, "").into_response())));
@@ -232,7 +231,7 @@ async fn search(State(site): State<Shared>, headers: HeaderMap, body: Bytes) -> 
         let has = |label: &Value| labels.iter().any(|sought| label == sought);
         (issue.is_indexed() || named) && issue.fields["labels"].as_array().is_some_and(|own| own.iter().any(has))
     };
-    // Two to a page, so that a client that stops at the first is found out.
+    // Two issues to a page, so that we notice a client that stops at the first page.
     let first: usize = body["nextPageToken"].as_str().and_then(|token| token.parse().ok()).unwrap_or(0);
     let found: Vec<&Issue> = site.issues.iter().filter(shown).collect();
     let page = found.iter().skip(first).take(2).map(|issue| rules::shown(issue, &body)).collect::<Vec<_>>();

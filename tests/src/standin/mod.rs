@@ -1,8 +1,8 @@
-//! Strict stand-ins for receivers: they follow the published protocol, refuse what the real ones
-//! refuse, record what they receive, and fail on command.
+//! Strict stand-ins for receivers. They follow the published protocol, refuse what the real receivers refuse, record
+//! what they receive, and fail on command.
 //!
-//! [`server`] is what they share. A stand-in proves that a sink follows the published protocol, not
-//! that the real receiver does.
+//! [`server`] is what they share. A stand-in proves that a sink follows the published protocol. It cannot prove that
+//! the real receiver does.
 
 pub mod clickhouse;
 pub mod github;

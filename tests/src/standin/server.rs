@@ -1,4 +1,4 @@
-//! An HTTP server on a free port of this machine that fails on command, beneath every stand-in.
+//! The HTTP server under every stand-in. It listens on a free port of this machine, and fails on command.
 
 use std::collections::VecDeque;
 use std::io;
@@ -31,40 +31,40 @@ pub enum Failure {
     Hang,
     /// Closes the connection without an answer.
     Reset,
-    /// Answers 200 with a page that is not of the protocol.
+    /// Answers 200 with a page that does not follow the protocol.
     Garbage,
-    /// Begins an answer with 200 and breaks off within its body.
+    /// Begins an answer with 200 and breaks off in its body.
     Torn,
-    /// Answers rightly, but only after [`Server::release`].
+    /// Answers correctly, but only after [`Server::release`].
     Hold,
 }
 
-/// When a request fails.
+/// When a request fails: before its effect or after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
-    /// It has no effect.
+    /// The request has no effect.
     Before,
-    /// It has its effect, only its answer is lost.
+    /// The request has its effect, and only its answer is lost.
     After,
 }
 
 /// Which requests fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// All.
+    /// All requests.
     Any,
-    /// Those that bring events or tickets.
+    /// Only requests that bring events or tickets.
     Deliveries,
 }
 
 /// A request that was received.
 #[derive(Clone, Debug)]
 pub struct Recorded {
-    /// `POST /path?query`
+    /// The request line: `POST /path?query`.
     pub line: String,
-    /// Headers, names in lower case.
+    /// The headers, with names in lower case.
     pub headers: Vec<(String, String)>,
-    /// The body as it came.
+    /// The body, unchanged.
     pub body: Vec<u8>,
 }
 
@@ -78,7 +78,7 @@ impl Recorded {
 
 /// What a protocol adds to the server.
 pub trait Protocol: Send + Sync + 'static {
-    /// Whether the request brings something that is kept.
+    /// Whether the request brings something that the receiver keeps.
     fn is_delivery(&self, method: &Method, uri: &Uri) -> bool;
     /// The body of an error answer.
     fn error_body(&self, status: u16) -> String;
@@ -100,7 +100,7 @@ struct Shared<P> {
     released: watch::Sender<usize>,
 }
 
-/// A running server. Dropped, it is gone at once.
+/// A running server. Dropping this stops it at once.
 pub struct Server<P> {
     address: SocketAddr,
     shared: Arc<Shared<P>>,
@@ -122,7 +122,7 @@ impl<P: Protocol> Server<P> {
             held: watch::Sender::new(0),
             released: watch::Sender::new(0),
         };
-        // One that nobody else is given while it is down.
+        // Take a port that nobody else is given while the server is down.
         let address = servers::free_address().expect("loopback has free ports");
         let listener = TcpListener::bind(address).await.expect("it was free a moment ago");
         let server = Self { address, shared: Arc::new(shared), tasks: Mutex::default() };
@@ -134,14 +134,14 @@ impl<P: Protocol> Server<P> {
         let shared = Arc::clone(&self.shared);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            // Connections end with the server: they are in its own set.
+            // The connections are in a set of their own, so they end with the server.
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let shared = Arc::clone(&shared);
                 let service = service_fn(move |request| answer(Arc::clone(&shared), request));
                 connections.spawn(async move {
                     let connection = hyper::server::conn::http1::Builder::new();
-                    // An error is what `Reset` asks for.
+                    // For `Reset`, an error is what we want.
                     let _ = connection.serve_connection(TokioIo::new(stream), service).await;
                 });
             }
@@ -155,23 +155,23 @@ impl<P: Protocol> Server<P> {
         format!("http://{}", self.address)
     }
 
-    /// The next `times` requests fail so, after those that were planned before.
+    /// Makes the next `times` requests fail in this way, after the failures that were planned before.
     pub fn fail_next(&self, times: usize, failure: Failure, when: When, which: Which) {
         lock(&self.shared.plans).push_back(Plan { failure, when, which, left: times });
     }
 
-    /// Requests planned to fail that have not come yet.
+    /// How many planned failures are left.
     #[must_use]
     pub fn failures_left(&self) -> usize {
         lock(&self.shared.plans).iter().map(|plan| plan.left).sum()
     }
 
-    /// Refuses connections until [`Server::up`]; those that are open are cut.
+    /// Refuses connections until [`Server::up`], and cuts those that are open.
     pub fn down(&self) {
         drop(lock(&self.tasks).take());
     }
 
-    /// Takes connections again, on the same port.
+    /// Accepts connections again, on the same port.
     pub async fn up(&self) {
         let listener = headrace_local::poll::until("the port is free again", Duration::from_secs(60), async || {
             TcpListener::bind(self.address).await.ok()
@@ -179,13 +179,13 @@ impl<P: Protocol> Server<P> {
         self.serve(listener.await.expect("nobody else takes the port"));
     }
 
-    /// How many requests were held so far.
+    /// How many requests the server has held so far.
     #[must_use]
     pub fn held(&self) -> usize {
         *self.shared.held.borrow()
     }
 
-    /// Lets all held requests go.
+    /// Releases all held requests.
     pub fn release(&self) {
         let held = self.held();
         self.shared.released.send_replace(held);
@@ -273,7 +273,7 @@ async fn fail(protocol: &impl Protocol, failure: Failure) -> io::Result<Response
         Failure::Hang | Failure::Hold => std::future::pending().await,
         Failure::Reset => return Err(io::Error::other("reset on command")),
         Failure::Garbage => response.status(StatusCode::OK).header(header::CONTENT_TYPE, "text/html").body(page()),
-        // The announced length never comes; hyper closes the connection.
+        // The announced bytes never come, and hyper closes the connection.
         Failure::Torn => response.header(header::CONTENT_LENGTH, 4_096).body(page()),
     };
     built.map_err(io::Error::other)

@@ -1,7 +1,7 @@
 //! A stand-in for Splunk's HTTP Event Collector.
 //!
-//! Follows Splunk's pages "HTTP Event Collector REST API endpoints" and "Troubleshoot HTTP Event
-//! Collector". In a batch, the events before a bad one are indexed and the others are not.
+//! It follows Splunk's pages "HTTP Event Collector REST API endpoints" and "Troubleshoot HTTP Event Collector". In a
+//! batch, it indexes the events before a bad one, and must not index the others.
 
 use std::collections::BTreeSet;
 use std::io::Read as _;
@@ -19,23 +19,23 @@ use serde_json::{Deserializer, Value, json};
 
 use super::server::{Protocol, Server};
 
-/// The token that it takes.
+/// The token that it accepts.
 pub const TOKEN: &str = "0b3f9d1e-5a77-4f6c-9d2e-2c1f0a6b8e55";
 /// The index that the token may write to, besides its default one.
 pub const INDEX: &str = "github";
 
-/// What it holds and how it is set.
+/// The stand-in's data and settings.
 #[derive(Default)]
 pub struct Index {
-    /// Envelopes in the order in which they were indexed.
+    /// The envelopes, in the order in which they were indexed.
     pub envelopes: Vec<Value>,
-    /// Ids (`fields.event_id`) that are refused as bad events.
+    /// Ids (`fields.event_id`) that it refuses as bad events.
     pub refused: BTreeSet<String>,
     /// Whether the token is disabled.
     pub disabled: bool,
-    /// Whether the queues are full: health says so, and events are refused.
+    /// Whether the queues are full. Then health says so, and events are refused.
     pub full: bool,
-    /// A request with more bytes than this, unpacked, is answered with 413; 0 means no bound.
+    /// A request with more bytes than this, unpacked, is answered with 413. 0 means no bound.
     pub request_bytes_max: usize,
 }
 
@@ -47,7 +47,7 @@ pub struct Splunk {
     index: Shared,
 }
 
-/// The protocol's own parts.
+/// The protocol's part of the server.
 pub struct Hec;
 
 impl Protocol for Hec {
@@ -73,7 +73,7 @@ impl Deref for Splunk {
 }
 
 impl Splunk {
-    /// Starts it on a free port.
+    /// Starts the stand-in on a free port.
     pub async fn start() -> Self {
         let index = Shared::default();
         let router = Router::new()
@@ -83,12 +83,12 @@ impl Splunk {
         Self { server: Server::start(Hec, router).await, index }
     }
 
-    /// What it holds.
+    /// The stand-in's data and settings.
     pub fn index(&self) -> MutexGuard<'_, Index> {
         lock(&self.index)
     }
 
-    /// The ids of what was indexed, in order, repeats included.
+    /// The ids of the indexed events, in order, including repeats.
     #[must_use]
     pub fn ids(&self) -> Vec<String> {
         self.index().envelopes.iter().map(id_of).collect()
@@ -170,7 +170,7 @@ fn authorize(headers: &HeaderMap, index: &Index) -> Option<Response> {
     index.disabled.then(|| said(StatusCode::FORBIDDEN, 1, "Token disabled"))
 }
 
-/// What HEC finds wrong with an envelope.
+/// What HEC would find wrong with an envelope.
 fn problem(envelope: &Value, index: &Index) -> Option<(u16, &'static str)> {
     const KEYS: [&str; 7] = ["time", "host", "source", "sourcetype", "index", "event", "fields"];
     let Some(object) = envelope.as_object() else { return Some((6, "Invalid data format")) };

@@ -1,5 +1,5 @@
-//! The embedded ClickHouse in the foreground: what this crate's tests start, because it belongs into a process of its
-//! own. `headrace clickhouse` is the same for people; this one only keeps the tests from depending on it.
+//! The embedded ClickHouse in the foreground, for this crate's tests: the engine belongs in a process of its own.
+//! People use `headrace clickhouse`, which does the same. This program only keeps the tests from depending on that one.
 //!
 //! ```text
 //! headrace-embedded-clickhouse --library L [--password P] [--reader-password P] [--queries-max N] … --data-dir D --listen A
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<()> {
     let options = Options(std::env::args().skip(1).collect());
-    // A way to see what the statement policy does by itself.
+    // Tests turn confinement off to see what the statement policy does alone.
     if options.find("--confine") != Some("no") {
         let (data_dir, library) = (options.get("--data-dir")?, options.get("--library")?);
         headrace_embedded_clickhouse::confine(data_dir.as_ref(), library.as_ref())?;

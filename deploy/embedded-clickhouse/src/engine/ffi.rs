@@ -1,13 +1,14 @@
-//! The C functions of `libchdb.so`, found by name with `dlopen` so that nothing links 566 MB unless the embedded
-//! server runs. The package ships no header; the signatures follow `chdb.h` of the library's own repository.
-//! This table holds addresses only: what may be called when is decided in the parent module, never here.
+//! The C functions of `libchdb.so`. We find them by name with `dlopen`, so that nothing links 566 MB unless the
+//! embedded server runs. The package ships no header; the signatures follow `chdb.h` in the library's own repository.
+//!
+//! This table must hold addresses only. The parent module decides what may be called when.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::path::Path;
 
 use libloading::Library;
 
-/// What a connection, a result and an insert stream look like from outside: an address.
+/// From outside, a connection, a result and an insert stream are each just an address.
 pub(super) type Handle = *mut c_void;
 
 /// `chdb_query_analysis_v1`: the engine's own parser says what a text holds, without running it.
@@ -36,12 +37,12 @@ pub(super) type WithParams = unsafe extern "C" fn(
 
 macro_rules! symbols {
     ($($name:ident as $symbol:literal: $signature:ty),* $(,)?) => {
-        /// Addresses of the functions in use, valid as long as the library stays loaded, which is for ever:
-        /// the engine's threads run its code, so it is never unloaded.
+        /// Addresses of the functions in use. They stay valid for ever, because the library is never unloaded: the
+        /// engine's threads run its code.
         pub(super) struct Symbols { $(pub(super) $name: $signature),* }
 
         impl Symbols {
-            /// Loads the library and looks every function up, so that a wrong library is refused at the start.
+            /// Loads the library and looks up every function, so that a wrong library is refused at the start.
             pub(super) fn load(path: &Path) -> Result<Self, libloading::Error> {
                 // SAFETY: loading runs the library's static initialisers. The file is the pinned, checksummed
                 // artefact (or one the operator names), whose initialisers start no threads and touch no signals.

@@ -1,7 +1,8 @@
-//! The embedded ClickHouse engine behind a safe interface: one [`Engine`] per process, any number of [`Connection`]s,
-//! each used by one thread at a time and for one statement at a time. Borrowing enforces the engine's rule: while a
-//! result or an insert is open, the connection is taken.
-//! This module must never know HTTP, and no pointer leaves it.
+//! The embedded ClickHouse engine behind a safe interface. A process has one [`Engine`] and any number of
+//! [`Connection`]s. One thread at a time uses a connection, for one statement at a time. Borrowing enforces the
+//! engine's rule: an open result or insert occupies its connection.
+//!
+//! This module must never know HTTP, and no pointer may leave it.
 
 mod ffi;
 mod result;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use self::ffi::{Handle, Symbols};
 pub(crate) use self::result::{Chunk, Insert, Rows, Stats};
 
-/// What the engine answered instead of a result: ClickHouse's own text, `Code: N. DB::Exception: …`.
+/// The engine's answer instead of a result, in ClickHouse's own text: `Code: N. DB::Exception: …`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 pub(crate) struct Exception {
@@ -27,7 +28,7 @@ impl Exception {
         Self { text: format!("Code: {code}. DB::Exception: {message} ({name})") }
     }
 
-    /// Takes the engine's words. Text without a code gets code 1001 (`STD_EXCEPTION`), as the server does.
+    /// Reads the engine's text. A text without a code gets code 1001 (`STD_EXCEPTION`), as in the server.
     pub(crate) fn from_engine(text: &str) -> Self {
         if parse_code(text).is_some() {
             return Self { text: text.to_owned() };
@@ -52,7 +53,7 @@ fn parse_code(text: &str) -> Option<u32> {
 /// Why the engine did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// The library is absent, damaged or another one.
+    /// The library is absent, damaged or not the expected one.
     #[error("cannot load the ClickHouse library {path}")]
     Load {
         /// The file that was tried.
@@ -91,22 +92,22 @@ struct Shared {
 }
 
 impl Engine {
-    /// Loads the library. No directory is opened yet; the first [`Engine::connect`] does that.
-    /// `config` is the engine's own configuration file.
+    /// Loads the library, with `config`, the engine's own configuration file. It opens no directory; the first
+    /// [`Engine::connect`] does.
     pub(crate) fn load(library: &Path, data_dir: &Path, config: &Path) -> Result<Self, EngineError> {
         if !write::guard() {
             return Err(EngineError::Unguarded);
         }
         let symbols = Symbols::load(library).map_err(|source| EngineError::Load { path: library.into(), source })?;
-        // SAFETY: called before any connection exists, as the header demands. Without it the engine would take
-        // the handling of SIGTERM and SIGSEGV away from this process.
+        // SAFETY: called before any connection exists, as the header demands. Without this call, the engine would take
+        // over this process's handling of SIGTERM and SIGSEGV.
         unsafe { (symbols.set_signal_handlers_enabled)(0) };
         let shared = Shared { symbols, library: library.into(), data_dir: data_dir.into(), config: config.into() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Opens a fresh session: no settings, parameters, temporary tables or database of another one.
-    /// Costs about 0.2 ms once the engine is up, which is what makes a session per request affordable.
+    /// Opens a fresh session, without settings, parameters, temporary tables or the database of another one. This costs
+    /// about 0.2 ms once the engine is up, so every request can have a session of its own.
     pub(crate) fn connect(&self) -> Result<Connection, EngineError> {
         let refused = || EngineError::Refused { path: self.shared.data_dir.clone() };
         let option = |name: &str, path: &Path| {
@@ -116,7 +117,7 @@ impl Engine {
         let (path, config) =
             (option("--path=", &self.shared.data_dir)?, option("--config-file=", &self.shared.config)?);
         let arguments: [*const c_char; 3] = [c"clickhouse".as_ptr(), path.as_ptr(), config.as_ptr()];
-        // SAFETY: `arguments` holds that many NUL-terminated strings which live until the call returns; the engine
+        // SAFETY: `arguments` holds that many NUL-terminated strings, and they live until the call returns. The engine
         // copies what it keeps.
         let outer = unsafe { (self.shared.symbols.connect)(arguments.len() as c_int, arguments.as_ptr()) };
         if outer.is_null() {
@@ -125,9 +126,9 @@ impl Engine {
         Ok(Connection { shared: Arc::clone(&self.shared), outer })
     }
 
-    /// Stops the engine and joins its threads. Returns whether it did: it refuses while a connection is open.
+    /// Stops the engine and joins its threads. Returns false if it refused, which it does while a connection is open.
     pub(crate) fn shutdown(self) -> bool {
-        // SAFETY: no precondition; the engine counts its connections itself and refuses while one is left.
+        // SAFETY: no precondition. The engine counts its connections itself and refuses while one is left.
         unsafe { (self.shared.symbols.shutdown)() == 0 }
     }
 }
@@ -138,12 +139,12 @@ impl std::fmt::Debug for Engine {
     }
 }
 
-/// What a text holds, by the engine's own parser.
+/// What the engine's own parser finds in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Analysis {
-    /// Statements in the text; zero when it does not parse.
+    /// How many statements the text has; zero when it does not parse.
     pub(crate) statements: u32,
-    /// Whether no statement leaves a trace: `SELECT`, `SHOW`, `DESCRIBE`, `EXPLAIN`, `EXISTS`, `CHECK`.
+    /// Whether every statement changes nothing: `SELECT`, `SHOW`, `DESCRIBE`, `EXPLAIN`, `EXISTS`, `CHECK`.
     pub(crate) read_only: bool,
 }
 
@@ -157,8 +158,8 @@ pub(crate) struct Connection {
     outer: *mut Handle,
 }
 
-// SAFETY: the engine guards a session with a mutex and attaches the calling thread for each call, so a session may
-// move between threads. It is not `Sync`: every method takes `&mut self`, so two threads cannot use one at once.
+// SAFETY: the engine guards a session with a mutex and attaches the calling thread for each call, so a session may move
+// between threads. It is not `Sync`: every method takes `&mut self`, so two threads cannot use one at once.
 unsafe impl Send for Connection {}
 
 impl Connection {
@@ -170,8 +171,8 @@ impl Connection {
             flags: 0,
             query_class: u32::MAX,
         };
-        // SAFETY: the session is open, `sql` is a valid range, no target database is named (null, 0), and
-        // `struct_size` tells how much of `analysis` may be written.
+        // SAFETY: the session is open, `sql` is a valid range, no target database is named (null, 0), and `struct_size`
+        // says how much of `analysis` may be written.
         unsafe {
             (self.shared.symbols.classify)(
                 self.session(),
@@ -186,23 +187,23 @@ impl Connection {
         Analysis { statements: analysis.statement_count, read_only }
     }
 
-    /// Runs a statement to its end and returns its whole output: for statements without rows, for small results
+    /// Runs a statement to its end and returns all its output. Use it for statements without rows, for small results,
     /// and for formats that are one document.
     pub(crate) fn execute(&mut self, sql: &[u8], format: &str, parameters: &Parameters) -> Result<Chunk, Exception> {
         let handle = self.start(self.shared.symbols.query_with_params, sql, format, parameters);
-        // SAFETY: `handle` is the fresh result of a query call and given to nobody else.
+        // SAFETY: `handle` is the fresh result of a query call, and nobody else has it.
         unsafe { Chunk::from_handle(&self.shared, handle) }
     }
 
-    /// Starts a `SELECT` whose output is fetched block by block. Each block is formatted by itself: what a format
-    /// writes before and after the rows comes with every block.
+    /// Starts a `SELECT` whose output is fetched block by block. The engine formats each block by itself, so whatever
+    /// the format writes before and after the rows comes with every block.
     pub(crate) fn stream(&mut self, sql: &[u8], format: &str, parameters: &Parameters) -> Result<Rows<'_>, Exception> {
         let handle = self.start(self.shared.symbols.stream_query_with_params, sql, format, parameters);
-        // SAFETY: `handle` is the fresh result of a streaming query call on this session and given to nobody else.
+        // SAFETY: `handle` is the fresh result of a streaming query call on this session, and nobody else has it.
         unsafe { Rows::from_handle(self, handle) }
     }
 
-    /// Starts an `INSERT` whose data follow in `format`. `sql` ends before its `FORMAT` clause.
+    /// Starts an `INSERT` whose data follows in `format`. `sql` ends before its `FORMAT` clause.
     pub(crate) fn insert(
         &mut self,
         sql: &[u8],
@@ -210,7 +211,7 @@ impl Connection {
         parameters: &Parameters,
     ) -> Result<Insert<'_>, Exception> {
         let handle = self.start(self.shared.symbols.stream_insert_with_params, sql, format, parameters);
-        // SAFETY: `handle` is the fresh result of an insert call on this session and given to nobody else.
+        // SAFETY: `handle` is the fresh result of an insert call on this session, and nobody else has it.
         unsafe { Insert::from_handle(self, handle) }
     }
 
@@ -219,9 +220,9 @@ impl Connection {
         let name_lengths: Vec<usize> = parameters.iter().map(|(name, _)| name.len()).collect();
         let values: Vec<*const c_char> = parameters.iter().map(|(_, value)| value.as_ptr().cast()).collect();
         let value_lengths: Vec<usize> = parameters.iter().map(|(_, value)| value.len()).collect();
-        // SAFETY: the session is open and free (no `Rows` or `Insert` borrows it, since they hold `&mut self`).
-        // Every pointer comes with its length, the four arrays have `parameters.len()` items, and all of it lives
-        // until the call returns; the engine copies what it keeps.
+        // SAFETY: the session is open and free (no `Rows` or `Insert` borrows it, since they hold `&mut self`). Every
+        // pointer comes with its length, the four arrays have `parameters.len()` items, and all of it lives until the
+        // call returns. The engine copies what it keeps.
         unsafe {
             function(
                 self.session(),
@@ -246,7 +247,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // SAFETY: closed exactly once, and no result or insert of it is left, since those borrow it.
+        // SAFETY: closed exactly once. No result or insert of the session is left, since those borrow it.
         unsafe { (self.shared.symbols.close_conn)(self.outer) };
     }
 }

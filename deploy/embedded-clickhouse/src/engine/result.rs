@@ -1,6 +1,8 @@
-//! What a statement yields: a [`Chunk`] of output, [`Rows`] fetched chunk by chunk, an [`Insert`] being fed.
-//! Each owns its handle and frees it; a dropped `Rows` or `Insert` is cancelled first, so an abandoned request never
-//! leaves a statement running or rows half committed.
+//! What a statement yields: a [`Chunk`] of output, [`Rows`] that are fetched chunk by chunk, an [`Insert`] that takes
+//! data.
+//!
+//! Each owns its handle and frees it. A dropped `Rows` or `Insert` is cancelled first. So an abandoned request must
+//! never leave a statement running or rows half committed.
 
 use std::ops::AddAssign;
 use std::sync::Arc;
@@ -8,16 +10,16 @@ use std::sync::Arc;
 use super::ffi::Handle;
 use super::{Connection, Exception, Shared, text_of};
 
-/// What a statement did so far, for `X-ClickHouse-Summary`.
+/// What a statement has done so far, for `X-ClickHouse-Summary`.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
 pub(crate) struct Stats {
     /// Rows read from tables.
     pub(crate) read_rows: u64,
     /// Bytes read from tables.
     pub(crate) read_bytes: u64,
-    /// Rows written, those of materialized views included.
+    /// Rows written, including those of materialized views.
     pub(crate) written_rows: u64,
-    /// Bytes written, those of materialized views included.
+    /// Bytes written, including those of materialized views.
     pub(crate) written_bytes: u64,
     /// Rows in the output.
     pub(crate) result_rows: u64,
@@ -39,23 +41,23 @@ impl AddAssign for Stats {
     }
 }
 
-/// A piece of output, owned by the engine's allocator and borrowed as bytes.
+/// A piece of output. The engine's allocator owns its memory.
 pub(crate) struct Chunk {
     shared: Arc<Shared>,
     handle: Handle,
 }
 
 impl Chunk {
-    /// Takes a result over, or its error.
+    /// Takes ownership of a result, or returns its error.
     ///
     /// # Safety
-    /// `handle` is a result of this engine that nobody else frees.
+    /// `handle` is a result of this engine, and nobody else frees it.
     pub(super) unsafe fn from_handle(shared: &Arc<Shared>, handle: Handle) -> Result<Self, Exception> {
         let chunk = Self { shared: Arc::clone(shared), handle };
         if handle.is_null() {
             return Err(Exception::from_engine("the engine returned no result"));
         }
-        // SAFETY: `handle` is a live result; the text lives as long as it does.
+        // SAFETY: `handle` is a live result, and the text lives as long as it does.
         match unsafe { text_of((shared.symbols.result_error)(handle)) } {
             Some(text) => Err(Exception::from_engine(&text)),
             None => Ok(chunk),
@@ -65,7 +67,7 @@ impl Chunk {
     /// The output bytes.
     pub(crate) fn bytes(&self) -> &[u8] {
         let symbols = &self.shared.symbols;
-        // SAFETY: `handle` is a live result; buffer and length describe memory that it owns and never changes.
+        // SAFETY: `handle` is a live result. It owns the memory that buffer and length describe, and never changes it.
         unsafe {
             let (buffer, length) = ((symbols.result_buffer)(self.handle), (symbols.result_length)(self.handle));
             if buffer.is_null() || length == 0 { &[] } else { std::slice::from_raw_parts(buffer, length) }
@@ -74,7 +76,7 @@ impl Chunk {
 
     pub(crate) fn stats(&self) -> Stats {
         let symbols = &self.shared.symbols;
-        // SAFETY: `handle` is a live result; these only read its counters.
+        // SAFETY: `handle` is a live result. These calls only read its counters.
         unsafe {
             Stats {
                 read_rows: (symbols.result_storage_rows)(self.handle),
@@ -92,7 +94,7 @@ impl Chunk {
 impl Drop for Chunk {
     fn drop(&mut self) {
         if !self.handle.is_null() {
-            // SAFETY: freed exactly once, here; `bytes` borrows `self`, so nothing points into it any more.
+            // SAFETY: freed exactly once, here. `bytes` borrows `self`, so nothing points into the memory any more.
             unsafe { (self.shared.symbols.destroy_result)(self.handle) };
         }
     }
@@ -106,10 +108,10 @@ pub(crate) struct Rows<'connection> {
 }
 
 impl<'connection> Rows<'connection> {
-    /// Takes a started stream over, or its error.
+    /// Takes ownership of a started stream, or returns its error.
     ///
     /// # Safety
-    /// `handle` is a stream started on `connection` that nobody else frees.
+    /// `handle` is a stream started on `connection`, and nobody else frees it.
     pub(super) unsafe fn from_handle(
         connection: &'connection mut Connection,
         handle: Handle,
@@ -118,7 +120,7 @@ impl<'connection> Rows<'connection> {
         if handle.is_null() {
             return Err(Exception::from_engine("the engine returned no stream"));
         }
-        // SAFETY: `handle` is a live result; the text lives as long as it does.
+        // SAFETY: `handle` is a live result, and the text lives as long as it does.
         match unsafe { text_of((rows.connection.shared.symbols.result_error)(handle)) } {
             Some(text) => Err(Exception::from_engine(&text)),
             None => {
@@ -128,7 +130,7 @@ impl<'connection> Rows<'connection> {
         }
     }
 
-    /// The next block of output, `None` at the end. Blocks until the engine has one.
+    /// The next block of output, or `None` at the end. Blocks until the engine has one.
     pub(crate) fn next(&mut self) -> Result<Option<Chunk>, Exception> {
         if !self.open {
             return Ok(None);
@@ -136,9 +138,9 @@ impl<'connection> Rows<'connection> {
         let shared = &self.connection.shared;
         // SAFETY: the stream is open on this session, which `self` borrows, so nothing else runs on it.
         let handle = unsafe { (shared.symbols.stream_fetch)(self.connection.session(), self.handle) };
-        // SAFETY: a fetched result is a new handle, freed by the chunk.
+        // SAFETY: a fetched result is a new handle, and the chunk frees it.
         let chunk = unsafe { Chunk::from_handle(shared, handle) };
-        // The engine closes the stream itself at an error and at the end, which an empty block means.
+        // The engine closes the stream itself at an error and at the end. An empty block means the end.
         self.open = chunk.as_ref().is_ok_and(|chunk| !chunk.bytes().is_empty());
         chunk.map(|chunk| self.open.then_some(chunk))
     }
@@ -160,18 +162,18 @@ impl Drop for Rows<'_> {
     }
 }
 
-/// A running `INSERT`. Dropped before [`Insert::finish`], it is cancelled: blocks already handed to the table stay,
-/// as in every ClickHouse, and the rest is not written.
+/// A running `INSERT`. If it is dropped before [`Insert::finish`], it is cancelled. Blocks that the table already has
+/// stay, as in every ClickHouse, and the rest is not written.
 pub(crate) struct Insert<'connection> {
     connection: &'connection mut Connection,
     handle: Handle,
 }
 
 impl<'connection> Insert<'connection> {
-    /// Takes a started insert over, or its error.
+    /// Takes ownership of a started insert, or returns its error.
     ///
     /// # Safety
-    /// `handle` is an insert started on `connection` that nobody else frees.
+    /// `handle` is an insert started on `connection`, and nobody else frees it.
     pub(super) unsafe fn from_handle(
         connection: &'connection mut Connection,
         handle: Handle,
@@ -183,24 +185,24 @@ impl<'connection> Insert<'connection> {
         insert.error().map_or(Ok(insert), Err)
     }
 
-    /// Hands bytes over; they are copied. Blocks while the engine's queue (16 pieces) is full.
-    /// Returns whether it takes more; if not, [`Insert::finish`] says why.
+    /// Hands bytes over; the engine copies them. Blocks while the engine's queue (16 pieces) is full. Returns whether
+    /// the insert takes more; if not, [`Insert::finish`] says why.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> bool {
-        // SAFETY: the stream is live and `bytes` is a valid range, copied before the call returns.
+        // SAFETY: the stream is live, and `bytes` is a valid range that is copied before the call returns.
         unsafe { (self.connection.shared.symbols.stream_append)(self.handle, bytes.as_ptr().cast(), bytes.len()) == 0 }
     }
 
-    /// Ends the data and commits. When this returns `Ok`, the rows are in the table.
+    /// Ends the data and commits. When it returns `Ok`, the rows are in the table.
     pub(crate) fn finish(self) -> Result<Stats, Exception> {
         let shared = &self.connection.shared;
-        // SAFETY: the stream is live; the result is a new handle, freed by the chunk. The stream itself is freed
-        // by `drop`, which the header demands after this call too.
+        // SAFETY: the stream is live. The result is a new handle, and the chunk frees it. `drop` frees the stream
+        // itself, which the header demands even after this call.
         let chunk = unsafe { Chunk::from_handle(shared, (shared.symbols.stream_done)(self.handle)) };
         chunk.map(|chunk| chunk.stats())
     }
 
     fn error(&self) -> Option<Exception> {
-        // SAFETY: the stream is live; the text lives as long as it does.
+        // SAFETY: the stream is live, and the text lives as long as it does.
         unsafe { text_of((self.connection.shared.symbols.stream_insert_error)(self.handle)) }
             .map(|text| Exception::from_engine(&text))
     }
@@ -209,7 +211,7 @@ impl<'connection> Insert<'connection> {
 impl Drop for Insert<'_> {
     fn drop(&mut self) {
         if !self.handle.is_null() {
-            // SAFETY: freed exactly once; the engine cancels first if it was not finished.
+            // SAFETY: freed exactly once. The engine cancels the insert first if it was not finished.
             unsafe { (self.connection.shared.symbols.destroy_insert_stream)(self.handle) };
         }
     }

@@ -1,10 +1,12 @@
-//! The `write` of this process, which lets no failed write of a file go unnoticed.
+//! This process's own `write`. It lets no failed write of a file go unnoticed.
 //!
-//! chDB ignores it when the system refuses a write (`WriteBufferFromFileDescriptor::nextImpl`, where ClickHouse throws):
-//! on a full disk it acknowledges inserts and finishes merges of which nothing was written, and deletes what was merged.
-//! The library calls `write` by name, and the dynamic linker finds the executable's first, which is this one. While an
-//! engine is loaded, a refused write to a regular file ends the process before anything can build on it. That is
-//! a crash like any other: what was acknowledged is there when the server starts again.
+//! chDB ignores it when the system refuses a write (`WriteBufferFromFileDescriptor::nextImpl`, where ClickHouse
+//! throws). On a full disk, it acknowledges inserts and finishes merges of which it wrote nothing, and then deletes
+//! what it merged.
+//!
+//! The library calls `write` by name. The dynamic linker looks in the executable first, and so finds this one. While an
+//! engine is loaded, a refused write to a regular file ends the process, before anything can build on that write. This
+//! is a crash like any other: everything acknowledged is there when the server starts again.
 
 use std::ffi::{c_int, c_void};
 use std::os::fd::BorrowedFd;
@@ -20,7 +22,7 @@ static GUARDING: AtomicBool = AtomicBool::new(false);
 
 type Write = unsafe extern "C" fn(c_int, *const c_void, usize) -> isize;
 
-/// Begins to watch. False when libraries of this process would call another `write`.
+/// Begins to watch. Returns false when the libraries of this process would call another `write`.
 pub(super) fn guard() -> bool {
     let ours: Write = write;
     // SAFETY: the symbol is only compared, never called through this.
@@ -33,10 +35,10 @@ pub(super) fn guard() -> bool {
 /// `write(2)`.
 ///
 /// # Safety
-/// As for the function of the C library: `bytes` points to `count` of them.
+/// As for the C library's function: `bytes` must point to `count` bytes.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn write(file: c_int, bytes: *const c_void, count: usize) -> isize {
-    // SAFETY: the system call of this name, with the arguments that our caller vouches for. It sets `errno`.
+    // SAFETY: the system call of this name, with arguments that our caller vouches for. It sets `errno`.
     let written = unsafe { libc::syscall(libc::SYS_write, file, bytes, count) } as isize;
     if written < 0 && GUARDING.load(Ordering::Relaxed) {
         refused(file);
@@ -44,16 +46,16 @@ unsafe extern "C" fn write(file: c_int, bytes: *const c_void, count: usize) -> i
     written
 }
 
-/// Ends the process if a file was to be written. Keeps `errno` otherwise.
+/// Ends the process if the write was to a regular file. Otherwise it keeps `errno`.
 #[cold]
 fn refused(file: c_int) {
     let error = std::io::Error::last_os_error();
     let passes = matches!(error.raw_os_error(), None | Some(libc::EINTR | libc::EAGAIN | libc::EBADF));
-    // What goes to the log is not the engine's data.
+    // Standard output and error hold no data of the engine.
     if passes || file <= libc::STDERR_FILENO {
         return restore(&error);
     }
-    // SAFETY: the system knew the descriptor a moment ago, and it is not used after this call.
+    // SAFETY: the system knew the descriptor a moment ago, and nothing uses it after this call.
     let status = rustix::fs::fstat(unsafe { BorrowedFd::borrow_raw(file) });
     if !status.is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::RegularFile) {
         return restore(&error);
@@ -62,7 +64,7 @@ fn refused(file: c_int) {
         "ClickHouse could not write a file: {error}. The server ends at once, so that nothing is taken for stored that is \
          not; it is whole when it starts again. Make room on its disk.\n"
     );
-    // SAFETY: the text is that long; `_exit` has no conditions. Destructors must not run: they would write.
+    // SAFETY: the text has that length; `_exit` has no conditions. Destructors must not run: they would write.
     unsafe {
         libc::syscall(libc::SYS_write, libc::STDERR_FILENO, text.as_ptr(), text.len());
         libc::_exit(STATUS)
@@ -70,6 +72,6 @@ fn refused(file: c_int) {
 }
 
 fn restore(error: &std::io::Error) {
-    // SAFETY: the address of this thread's `errno`, which is there as long as the thread.
+    // SAFETY: the address of this thread's `errno`, which lives as long as the thread.
     unsafe { *libc::__errno_location() = error.raw_os_error().unwrap_or(0) };
 }

@@ -1,6 +1,6 @@
-//! Who may use the engine now. Inserts, other statements, and those of the user who only reads have places of their own, so
-//! that none holds up another; each has a bounded queue, and what does not fit is refused at once. A request gets none of
-//! this before its statement is there: who sends half of one holds nothing but its connection.
+//! Who may use the engine now. Inserts, other statements, and those of the user who only reads have places of their
+//! own, so none holds up another. Each kind has a bounded queue, and what does not fit is refused at once. A request
+//! may get no place before its statement has arrived: a client that sends half of one holds nothing but its connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use super::ServerLimits;
 use super::failure::Failure;
 use super::users::Role;
 
-/// What a statement is, as far as places go.
+/// The kind of a statement. Each kind has places of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Everything but an insert with data.
@@ -29,7 +29,7 @@ pub(super) struct Admission {
     reads: Queue,
 }
 
-/// A queue, and the door before it: a thread reads each statement, and says only then which queue it takes.
+/// A queue, and the door before it. A thread must read a statement before it knows which queue the statement takes.
 struct Queue {
     what: &'static str,
     running_max: usize,
@@ -41,7 +41,7 @@ struct Queue {
     wait_max: Duration,
 }
 
-/// A permit of a queue, given back on drop.
+/// A place in a queue. Dropping it gives the place back.
 pub(super) struct Permit {
     _running: OwnedSemaphorePermit,
     _admitted: OwnedSemaphorePermit,
@@ -57,8 +57,8 @@ impl Admission {
         }
     }
 
-    /// Lets a request in, to have its statement read on a thread. Held until its statement has ended. `kind` is what its
-    /// beginning looks like.
+    /// Admits a request, so that a thread may read its statement. Hold the permit until the statement has ended. `kind`
+    /// is a guess from the request's beginning.
     pub(super) fn admit(&self, role: Role, kind: Kind) -> Result<OwnedSemaphorePermit, Failure> {
         let queue = self.queue(role, kind);
         Arc::clone(&queue.door).try_acquire_owned().map_err(|_| queue.saturated())
@@ -69,7 +69,7 @@ impl Admission {
         self.queue(role, kind).enter(runtime)
     }
 
-    /// Whether somebody waits for what a request of this kind holds.
+    /// Whether somebody waits for the place that a request of this kind holds.
     pub(super) fn is_short(&self, role: Role, kind: Kind) -> bool {
         let queue = self.queue(role, kind);
         queue.waiting.load(Ordering::Relaxed) > 0 || queue.door.available_permits() == 0
@@ -91,7 +91,7 @@ impl Queue {
             what,
             running_max,
             waiting_max,
-            // One more than the queue takes, so that the queue itself says how many are too many.
+            // One more than the queue takes, so that the queue itself reports when there are too many.
             door: Arc::new(Semaphore::new(admitted_max + 1)),
             running: Arc::new(Semaphore::new(running_max)),
             admitted: Arc::new(Semaphore::new(admitted_max)),

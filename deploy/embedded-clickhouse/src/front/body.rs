@@ -1,5 +1,5 @@
-//! The request body, carried from the connection's task to the thread that runs the statement, a few frames at a time.
-//! A body that did not arrive whole must never look like its end: then half a batch would be committed.
+//! Carries the request body from the connection's task to the statement's thread, a few frames at a time. A body that
+//! broke off must never look like one that ended: otherwise half a batch would be committed.
 
 use std::io::{self, Read};
 use std::time::Duration;
@@ -12,20 +12,20 @@ use tokio::time::Instant;
 
 use super::failure::Failure;
 
-/// Frames under way; a frame is what one read of the socket gave, at most some 400 KB.
+/// How many frames may be under way. A frame is what one read of the socket returned, at most some 400 KB.
 const FRAMES_MAX: usize = 8;
-/// How much of a body is awaited before a thread looks at it, in bytes. Most statements are shorter, so that a thread and a
-/// place wait for the engine alone, never for a client.
+/// How much of a body we wait for before a thread looks at it, in bytes. Most statements are shorter. So a thread and a
+/// place wait only for the engine, never for a client.
 const BEGINNING_BYTES: usize = 256 << 10;
-/// How often a waiting body looks whether somebody needs what it holds.
+/// How often a waiting body checks whether somebody else needs its place.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// How long a body may stand still while somebody waits for its place.
+/// How long a body may stall while somebody waits for its place.
 const STALL_MAX: Duration = Duration::from_secs(2);
-/// How much of a body is still read after its statement has failed, in bytes. Closing while the client writes would
-/// make many clients report a broken pipe instead of the error.
+/// How much of a body we still read after its statement has failed, in bytes. If we closed the connection while the
+/// client writes, many clients would report a broken pipe instead of the error.
 const DISCARD_BYTES_MAX: u64 = 64 << 20;
 
-/// What the body may cost.
+/// The bounds on a body.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BodyLimits {
     pub(super) bytes_max: u64,
@@ -60,8 +60,8 @@ pub(super) struct BodyReader {
     bytes_max: u64,
 }
 
-/// A body after its encodings were undone, which may not be longer than one that came without: how far a few bytes
-/// unpack is the client's choice, and a value of any length is the engine's memory.
+/// A decoded body, which may not be longer than a body that came without an encoding. The client chooses how far a few
+/// bytes unpack, and a long value takes the engine's memory.
 pub(super) struct Unpacked<R> {
     body: R,
     left: u64,
@@ -100,8 +100,8 @@ pub(super) fn channel(limits: BodyLimits, beginning: Beginning) -> (Pump, BodyRe
 }
 
 impl Pump {
-    /// Carries `body` to its end, to an error, or until nobody reads it and enough was discarded. A client that sends
-    /// nothing is let go sooner while `is_short`.
+    /// Carries `body` until it ends, until it fails, or until nobody reads it and enough was discarded. While
+    /// `is_short`, a client that sends nothing is dropped sooner.
     pub(super) async fn run(self, mut body: Incoming, is_short: impl Fn() -> bool) {
         let mut received = self.received;
         let mut discarded = 0_u64;
@@ -112,11 +112,11 @@ impl Pump {
             let frame = match self.frame(&mut body, &is_short).await {
                 Err(waited) => break Frame::Failed(Failure::idle(waited.as_secs())),
                 Ok(None) => break Frame::End,
-                // The connection broke: dropping the sender without an end says so.
+                // The connection broke. Dropping the sender without an end tells the reader so.
                 Ok(Some(Err(_))) => return,
                 Ok(Some(Ok(frame))) => frame,
             };
-            // Trailers carry nothing that ClickHouse reads.
+            // ClickHouse reads nothing from trailers.
             let Ok(data) = frame.into_data() else { continue };
             received += data.len() as u64;
             if received > self.limits.bytes_max {
@@ -130,11 +130,11 @@ impl Pump {
                 }
             }
         };
-        // Nobody is left to be told if this fails.
+        // If this fails, nobody is left to be told.
         let _ = self.frames.send(last).await;
     }
 
-    /// The next frame, or how long it did not come.
+    /// The next frame, or how long it failed to come.
     async fn frame(
         &self,
         body: &mut Incoming,
@@ -196,7 +196,7 @@ impl<R: Read> Read for Unpacked<R> {
 #[error("{}", .0.exception)]
 struct BodyError(Failure);
 
-/// What an error met while reading a body means for the client.
+/// The failure that the client is told, for an error while its body was read.
 pub(super) fn failure_of(error: &io::Error) -> Failure {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<BodyError>()) {
         Some(BodyError(failure)) => failure.clone(),

@@ -1,6 +1,8 @@
-//! Stops a query whose client went away. The engine offers no way to interrupt a call from outside, so the query carries
-//! a mark in its `log_comment` and is ended with `KILL QUERY` from another session.
-//! Only queries that change nothing are ever stopped: an insert whose client left mid-commit is left to finish.
+//! Stops a query whose client went away. The engine has no way to interrupt a call from outside. So the query carries a
+//! mark in its `log_comment`, and another session ends it with `KILL QUERY`.
+//!
+//! Only a query that changes nothing may be stopped. An insert whose client left in the middle of a commit runs to its
+//! end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +14,13 @@ use tokio_util::task::TaskTracker;
 use super::format;
 use crate::engine::Engine;
 
-/// Between two attempts to stop a query that has not ended: a kill that came before the query began finds nothing.
+/// The pause between two attempts to stop a query. A kill that comes before the query has begun finds nothing.
 const KILL_EVERY: Duration = Duration::from_millis(500);
 
-/// What a statement's thread and its client's connection know of each other.
+/// What a statement's thread and its client's connection know about each other.
 pub(super) struct CancelHandle {
     comment: String,
-    /// The statement may be stopped from now on.
+    /// From now on, the statement may be stopped.
     armed: CancellationToken,
     /// The client left.
     abandoned: CancellationToken,
@@ -40,25 +42,25 @@ impl CancelHandle {
         &self.comment
     }
 
-    /// Sixteen letters that no answer holds by chance.
+    /// Sixteen letters that no answer contains by chance.
     pub(super) fn tag(&self) -> String {
         let digits = uuid::Uuid::new_v4().into_bytes();
         digits.iter().map(|byte| char::from(b'a' + byte % 26)).collect()
     }
 
-    /// Says that the query carries its mark; false if the client has left already.
+    /// Notes that the query carries its mark. Returns false if the client has left already.
     pub(super) fn arm(&self) -> bool {
         self.armed.cancel();
         !self.abandoned.is_cancelled()
     }
 
-    /// What it returns says, when dropped, that the statement has ended.
+    /// Returns a guard. When it is dropped, the statement counts as ended.
     pub(super) fn ends_with_this(&self) -> DropGuard {
         self.finished.clone().drop_guard()
     }
 }
 
-/// Stops all running statements, at the end of the server's life. Blocks.
+/// Stops all running statements when the server ends. Blocks.
 pub(super) fn kill_all(engine: &Engine) -> Result<(), String> {
     kill_where(engine, "1")
 }
@@ -69,8 +71,8 @@ fn kill_where(engine: &Engine, condition: &str) -> Result<(), String> {
     session.execute(sql.as_bytes(), format::DEFAULT, &[]).map(drop).map_err(|error| error.to_string())
 }
 
-/// Held by the connection for as long as the client waits for the answer. Dropped before the statement's end, it stops
-/// the statement.
+/// The connection holds this while the client waits for the answer. If it is dropped before the statement has ended, it
+/// stops the statement.
 pub(super) struct Waiting {
     pub(super) cancel_handle: Arc<CancelHandle>,
     pub(super) engine: Engine,
@@ -87,7 +89,7 @@ impl Drop for Waiting {
     }
 }
 
-/// Task "kill": ends with the statement, which either is killed or ends by itself.
+/// Task "kill": ends with the statement, which is killed or ends by itself.
 async fn kill(cancel_handle: Arc<CancelHandle>, engine: Engine) {
     while !cancel_handle.finished.is_cancelled() {
         let (comment, engine) = (cancel_handle.comment.clone(), engine.clone());

@@ -1,6 +1,6 @@
 //! Compression on the wire, both ways: ClickHouse's own blocks (`compress=1`, `decompress=1`) and HTTP content
-//! encodings. Blocking and streaming: no more than one block is held, whose size is bounded, because it stands in a
-//! header that the client wrote.
+//! encodings. It blocks and streams, and must never hold more than one block. The size of a block is bounded, because
+//! the client writes it into the block's header.
 
 use std::io::{self, Read, Write as _};
 
@@ -10,17 +10,17 @@ use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use flate2::write::{GzEncoder, ZlibEncoder};
 use lz4_flex::frame::{FrameDecoder, FrameEncoder};
 
-/// The most that one block of a request may hold, packed or unpacked, in bytes. Official clients send at most 1 MiB.
+/// The most bytes in one block of a request, packed or unpacked. Official clients send at most 1 MiB.
 const BLOCK_BYTES_MAX: usize = 64 << 20;
-/// How much goes into one block of an answer, in bytes; the size that ClickHouse itself uses.
+/// How many bytes go into one block of an answer. ClickHouse itself uses this size.
 const BLOCK_BYTES: usize = 1 << 20;
-/// Method byte and the two sizes, which the checksum covers too.
+/// The method byte and the two sizes. The checksum covers them too.
 const HEADER_BYTES: usize = 9;
 const CHECKSUM_BYTES: usize = 16;
 const METHOD_NONE: u8 = 0x02;
 const METHOD_LZ4: u8 = 0x82;
 
-/// A content encoding of HTTP, or ClickHouse's own blocks, which are none and go by URL parameters.
+/// A content encoding of HTTP, or ClickHouse's own blocks. URL parameters ask for the blocks, not a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
     Identity,
@@ -34,7 +34,7 @@ pub(super) enum Encoding {
 }
 
 impl Encoding {
-    /// Reads `Content-Encoding`; `None` for one that this server cannot undo.
+    /// Reads `Content-Encoding`. `None` for an encoding that this server cannot undo.
     pub(super) fn parse(name: &str) -> Option<Self> {
         match name.trim().to_ascii_lowercase().as_str() {
             "" | "identity" => Some(Self::Identity),
@@ -45,7 +45,7 @@ impl Encoding {
         }
     }
 
-    /// Chooses from `Accept-Encoding` what an answer is encoded with.
+    /// Chooses the answer's encoding from `Accept-Encoding`.
     pub(super) fn negotiate(accepted: &str) -> Self {
         let accepts = |name: &str| {
             accepted.split(',').any(|item| {
@@ -62,7 +62,7 @@ impl Encoding {
         }
     }
 
-    /// The value of `Content-Encoding`, `None` if there is none to send.
+    /// The value of `Content-Encoding`. `None` if there is none to send.
     pub(super) fn name(self) -> Option<&'static str> {
         match self {
             Self::Identity | Self::Blocks => None,
@@ -96,7 +96,7 @@ impl<R: Read> BlockReader<R> {
         Self { packed, block: Vec::new(), at: 0 }
     }
 
-    /// Reads the next block; false at the end of the data, which falls between two blocks or is an error.
+    /// Reads the next block. Returns false at the end of the data; an end inside a block is an error.
     fn next_block(&mut self) -> io::Result<bool> {
         let mut head = [0_u8; CHECKSUM_BYTES + HEADER_BYTES];
         let mut filled = 0;
@@ -177,7 +177,7 @@ fn invalid(message: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
-/// Encodes an answer piece by piece. Every piece can be decoded when it arrives, so that a client sees rows early.
+/// Encodes an answer piece by piece. The client can decode every piece when it arrives, and so sees rows early.
 pub(super) enum Encoder {
     Plain,
     /// ClickHouse's blocks.

@@ -1,6 +1,6 @@
-//! Which connections are open, and which one goes when there are too many: first one whose client has not said who it is,
-//! then one that asks nothing, then one that is still sending its statement; of each kind the one that has been so for
-//! longest. One whose statement runs or waits for its place is never cut off.
+//! Tracks the open connections, and decides which one to cut off when there are too many: first a client that has not
+//! said who it is, then one that asks nothing, then one that is still sending its statement. Of each kind, the one that
+//! has been so for longest goes first. A connection whose statement runs or waits for its place must never be cut off.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,13 +10,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Between two attempts to cut one off.
+/// The pause between two attempts to cut one off.
 const CUT_EVERY: Duration = Duration::from_millis(100);
 
-/// What a connection is doing. The order is the one in which they go.
+/// What a connection is doing, in the order in which connections are cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum State {
-    /// Nobody has shown a password on it.
+    /// The client has shown no password yet.
     Stranger,
     /// Between two requests.
     Idle,
@@ -53,7 +53,7 @@ impl Connections {
         Arc::new(Self { places: Arc::new(Semaphore::new(most)), open: Mutex::default() })
     }
 
-    /// Makes room for one more, if need be by cutting one off. Waits while all are busy.
+    /// Makes room for one more connection, if need be by cutting one off. Waits while all are busy.
     pub(super) async fn enter(self: &Arc<Self>) -> ConnectionGuard {
         let place = self.place().await;
         let shared =
@@ -74,7 +74,7 @@ impl Connections {
         tokio::pin!(place);
         loop {
             self.cut_one();
-            // Again after a while: all were busy, perhaps, and one is not any more.
+            // Try again after a while. All connections were busy, and one may be idle by then.
             if let Ok(place) = tokio::time::timeout(CUT_EVERY, &mut place).await {
                 return place.expect("the semaphore is never closed");
             }
@@ -103,7 +103,7 @@ impl ConnectionGuard {
         *self.shared.state.lock().unwrap_or_else(PoisonError::into_inner) = (state, Instant::now());
     }
 
-    /// Ends when the connection is to be cut off.
+    /// Resolves when the connection is to be cut off.
     pub(super) async fn cut(&self) {
         self.shared.cut.cancelled().await;
     }

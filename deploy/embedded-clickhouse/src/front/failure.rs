@@ -1,5 +1,5 @@
-//! An answer that is an error: ClickHouse's text and code with the HTTP status that ClickHouse's own interface gives to
-//! that code. The one place that knows the mapping.
+//! An answer that is an error: ClickHouse's text and code, with the HTTP status of ClickHouse's own interface for that
+//! code. No other module may map codes to statuses.
 
 use hyper::StatusCode;
 
@@ -17,7 +17,7 @@ impl Failure {
         Self { status, exception: Exception::new(code, name, message) }
     }
 
-    /// All connections of a kind are taken and the queue is full, or stayed so for too long.
+    /// All places of a kind are taken and the queue is full, or nothing came free for too long.
     pub(super) fn saturated(what: &str, running: usize, waiting: usize) -> Self {
         let message = format!(
             "too many simultaneous {what}: {running} running and {waiting} waiting is the most this server takes"
@@ -25,20 +25,20 @@ impl Failure {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, 202, "TOO_MANY_SIMULTANEOUS_QUERIES", &message)
     }
 
-    /// The client sent nothing, or took nothing, for too long.
+    /// The client sent nothing, or read nothing, for too long.
     pub(super) fn idle(seconds: u64) -> Self {
         let message = format!("nothing came from the client for {seconds} s");
         Self::new(StatusCode::REQUEST_TIMEOUT, 209, "SOCKET_TIMEOUT", &message)
     }
 
-    /// ClickHouse does not tell a wrong name from a wrong password either.
+    /// Like ClickHouse, we do not distinguish a wrong name from a wrong password.
     pub(super) fn unauthenticated(user: &str) -> Self {
         let message =
             format!("{user}: Authentication failed: password is incorrect, or there is no user with such name.");
         Self::from(Exception::new(516, "AUTHENTICATION_FAILED", &message))
     }
 
-    /// The system refuses one more thread.
+    /// The system refused another thread.
     pub(super) fn no_thread() -> Self {
         let message = "the system gave no thread for this statement; try again";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, 439, "CANNOT_SCHEDULE_TASK", message)
@@ -61,7 +61,7 @@ impl From<Exception> for Failure {
     }
 }
 
-/// As `exceptionCodeToHTTPStatus` of ClickHouse has it.
+/// The mapping of ClickHouse's `exceptionCodeToHTTPStatus`.
 fn status(code: u32) -> StatusCode {
     match code {
         194 => StatusCode::UNAUTHORIZED,

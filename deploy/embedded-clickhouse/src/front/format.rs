@@ -1,31 +1,31 @@
-//! What this front knows of output formats: their content type, and whether blocks formatted one by one add up to the
-//! format's whole output. The engine formats each block of a stream by itself, so a header comes with every block and
-//! must be kept once, and a format that is one document (JSON, Parquet) cannot be streamed at all.
+//! What this front knows about output formats: their content type, and whether blocks that were formatted one by one
+//! make the format's whole output. The engine formats each block of a stream by itself. So every block has the header,
+//! and only the first may be kept. And a format that is one document (JSON, Parquet) must never be streamed.
 
 /// How the blocks of a streamed result make one output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Blocks {
     /// Put one after the other.
     Append,
-    /// The same, without the header of all but the first.
+    /// The same, but only the first block keeps its header.
     Headed(Header),
-    /// They do not: the result is made in one piece.
+    /// They cannot be joined, so the result is made in one piece.
     Whole,
 }
 
 /// What a header looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Header {
-    /// So many line breaks outside of double quotes.
+    /// This many line breaks outside double quotes.
     Lines(usize),
-    /// A count of columns, then so many lists of strings (names; names and types), lengths as LEB128.
+    /// A count of columns, then this many lists of strings (names; names and types), lengths as LEB128.
     Binary(usize),
 }
 
-/// The default of ClickHouse's HTTP interface.
+/// The default format of ClickHouse's HTTP interface.
 pub(super) const DEFAULT: &str = "TabSeparated";
 
-/// How to make one output of a stream in `format`; unknown formats are made in one piece.
+/// How to join the blocks of a stream in `format`. An unknown format is made in one piece.
 pub(super) fn blocks(format: &str) -> Blocks {
     match format.to_ascii_lowercase().as_str() {
         "tabseparated"
@@ -55,7 +55,7 @@ pub(super) fn blocks(format: &str) -> Blocks {
 }
 
 impl Header {
-    /// Length of the header at the start of `block`; all of `block` if it is nothing else.
+    /// The length of the header at the start of `block`. All of `block` if it is only a header.
     pub(super) fn length(self, block: &[u8]) -> usize {
         match self {
             Self::Lines(lines) => lines_length(block, lines),

@@ -1,5 +1,5 @@
 //! One HTTP request to one answer: routes, credentials, and the head of the answer with ClickHouse's own headers.
-//! Nothing here blocks or computes; the statement runs on a thread of its own.
+//! Nothing here may block or compute: `job` runs the statement on a thread of its own.
 
 use std::convert::Infallible;
 use std::io;
@@ -31,7 +31,7 @@ use super::users::{Role, Users};
 use crate::engine::{Engine, Stats};
 use crate::policy::Policies;
 
-/// What every request needs of the server.
+/// What every request needs from the server.
 pub(super) struct Server {
     pub(super) engine: Engine,
     pub(super) admission: Arc<Admission>,
@@ -43,7 +43,7 @@ pub(super) struct Server {
     pub(super) tasks: TaskTracker,
 }
 
-/// The connection on which a request came.
+/// The other side of the connection that brought a request.
 #[derive(Clone)]
 pub(super) struct Peer {
     pub(super) guard: Arc<ConnectionGuard>,
@@ -70,7 +70,7 @@ pub(super) async fn answer(
 
 async fn statement(server: &Arc<Server>, peer: &Peer, request: hyper::Request<Incoming>) -> Response<AnswerBody> {
     let (head, incoming) = request.into_parts();
-    // Before anything else is looked at: a stranger gets no place, no thread and no memory.
+    // Check this before anything else: a stranger gets no place, no thread and no memory.
     let known = server.allowed_hosts.check(&head, peer.local);
     let role = match known.and_then(|()| server.users.authenticate(&Credentials::parse(&head))) {
         Ok(role) => role,
@@ -87,7 +87,7 @@ async fn statement(server: &Arc<Server>, peer: &Peer, request: hyper::Request<In
     answer
 }
 
-/// Starts the statement on its thread, feeds it the body, and waits for the head of its answer.
+/// Starts the statement on its thread, feeds the body to it, and waits for the head of its answer.
 async fn run(
     server: &Arc<Server>,
     peer: &Peer,
@@ -108,7 +108,7 @@ async fn run(
     let info = ResponseInfo {
         query_id: request.query_id.clone(),
         tag: cancel_handle.tag(),
-        // ClickHouse's blocks win over content encodings, as in ClickHouse.
+        // As in ClickHouse, its own blocks take precedence over content encodings.
         encoding: if request.compress { Encoding::Blocks } else { request.accept_encoding },
     };
     let options = OutputOptions {
@@ -139,7 +139,7 @@ async fn run(
         cancel_handle,
         runtime,
     };
-    // Thread "statement": ends by itself; its client's leaving ends it early.
+    // Task "statement": ends by itself, or earlier if its client leaves.
     let tracked = server.tasks.token();
     let started_thread =
         std::thread::Builder::new().name("statement".into()).stack_size(job::STACK_BYTES).spawn(move || {
@@ -164,7 +164,7 @@ async fn run(
     }
 }
 
-/// What the head of an answer tells of its request.
+/// What the head of an answer says about its request.
 struct ResponseInfo {
     query_id: String,
     tag: String,
@@ -185,7 +185,7 @@ fn started(
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
     }
     let mut set = |name: &'static str, value: &str| {
-        // A query id comes from the client and may not be a header's value; then it is left out.
+        // The client chooses the query id. If it is not a valid header value, leave it out.
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(name, value);
         }
@@ -241,12 +241,12 @@ fn refused(status: StatusCode, body: &str) -> Response<AnswerBody> {
 /// The body of an answer. Dropping it tells the statement that its client has left.
 pub(super) struct AnswerBody {
     payload: Payload,
-    /// An error that comes next.
+    /// The error to return at the next poll.
     broken: Option<io::Error>,
     in_use: Option<InUse>,
 }
 
-/// What an answer holds until it has gone out.
+/// What an answer holds until all of it has gone out.
 struct InUse {
     _waiting: Waiting,
     guard: Arc<ConnectionGuard>,
@@ -295,8 +295,8 @@ fn poll_piece(
         return Poll::Ready(Some(Err(error)));
     }
     match pieces.poll_recv(context) {
-        // hyper drops what it has not written yet at an error, the in-band words about it too. It writes them when
-        // there is nothing for it to take.
+        // At an error, hyper drops what it has not written yet, even the in-band error text. It writes that text when a
+        // poll finds nothing, so return the error only at the next poll.
         Poll::Ready(Some(Err(error))) => {
             *broken = Some(error);
             context.waker().wake_by_ref();

@@ -1,5 +1,6 @@
-//! Runs one request's statement on a session of its own, on a thread that may block. The session is fresh and closed
-//! afterwards, so settings, database, parameters and temporary tables can never reach another request.
+//! Runs one request's statement in a session of its own, on a thread that may block. The session is fresh and is closed
+//! afterwards. So settings, database, parameters and temporary tables can never reach another request.
+//!
 //! It must never commit an insert whose body did not arrive whole.
 
 use std::borrow::Cow;
@@ -23,14 +24,14 @@ use super::users::Role;
 use crate::engine::{Connection, Engine, Exception, Stats};
 use crate::policy::{self, Approved, Policy, STATEMENT_BYTES_MAX, WHOLE_RESULT_BYTES_MAX, values_are_plain};
 
-/// How far into a text the beginning of an insert's data is looked for, in bytes.
+/// How far into a text we look for the beginning of an insert's data, in bytes.
 const HEAD_BYTES_MAX: usize = 1 << 20;
-/// How much of an insert's data goes to the engine at once, in bytes; its queue holds 16 such pieces.
+/// How much of an insert's data goes to the engine at once, in bytes. Its queue holds 16 such pieces.
 const APPEND_BYTES: usize = 256 << 10;
-/// The most data of `VALUES` in which expressions are evaluated, in bytes: they are judged first, as a statement is.
+/// The longest `VALUES` data in which expressions are evaluated, in bytes. They are judged first, like a statement.
 const EXPRESSIONS_BYTES_MAX: usize = 64 << 10;
-/// The stack of a statement's thread, in bytes. The engine reads and plans on it by recursion, to the depth that its
-/// settings allow, which nobody may raise; memory is taken only as far as it is used.
+/// The stack of a statement's thread, in bytes. The engine reads and plans by recursion, to the depth of its settings,
+/// which no client may raise. The stack takes memory only as far as it is used.
 pub(super) const STACK_BYTES: usize = 64 << 20;
 
 /// Everything a statement needs.
@@ -49,7 +50,7 @@ pub(super) struct Job {
 /// What the request's text turned out to be.
 enum Statement {
     Plain(Vec<u8>),
-    /// `begun` is data that came with the statement.
+    /// `begun` is the part of the data that came with the statement.
     Insert {
         sql: Vec<u8>,
         format: String,
@@ -60,7 +61,7 @@ enum Statement {
 /// What this request may do.
 struct RequestPolicy<'policy> {
     policy: &'policy Policy,
-    /// Nothing that leaves a trace: a `GET`, or the user who only reads.
+    /// Only statements that change nothing: for a `GET`, and for the user who only reads.
     read_only: bool,
 }
 
@@ -70,7 +71,7 @@ impl RequestPolicy<'_> {
         request.database.as_deref().map_or(Ok(()), policy::database)?;
         let approved = match self.policy.judge(session, sql, &request.parameters) {
             Ok(approved) => approved,
-            // What may not be changed at all matters more than how.
+            // If the client may change nothing at all, tell it that rather than the detail.
             Err(error) if self.read_only && matches!(error.code(), 452 | 497) && !session.analyse(sql).read_only => {
                 return Err(read_only());
             }
@@ -88,11 +89,11 @@ impl RequestPolicy<'_> {
     }
 }
 
-/// The one setting that the front itself answers for.
+/// The one setting that the front handles itself.
 const READONLY: &str = "readonly";
 
-/// What a request's statement looks like before its body is read: official clients put the statement of an insert into
-/// the URL. It only says where a request waits until its statement is read.
+/// What a request looks like before its body is read. Official clients put the statement of an insert into the URL.
+/// This guess only decides where the request waits until its statement is read.
 pub(super) fn likely(request: &Request) -> Kind {
     match statement::head(request.query.as_bytes(), Extent::Whole) {
         Head::Insert { .. } => Kind::Insert,
@@ -101,10 +102,11 @@ pub(super) fn likely(request: &Request) -> Kind {
 }
 
 impl Job {
-    /// Runs to the end and answers. Blocks.
+    /// Runs the statement to its end and answers. Blocks.
     pub(super) fn run(self) {
         let Self { engine, admission, policy, role, mut request, body, mut output, cancel_handle, runtime } = self;
-        // Also if this thread panics: else the client's leaving would go on stopping a statement that is no more.
+        // This also runs if the thread panics. Otherwise, a client that leaves would go on stopping a statement that
+        // has ended.
         let ended = cancel_handle.ends_with_this();
         let mut body = decoded(&request, body);
         let result = read_form(&mut request, &mut body).and_then(|()| {
@@ -143,7 +145,7 @@ fn decoded(request: &Request, body: BodyReader) -> Box<dyn Read> {
     Box::new(Unpacked::new(body, bytes_max))
 }
 
-/// Takes the fields of a form, which are parameters of the URL that did not fit there.
+/// Takes the fields of a form. They are URL parameters that did not fit into the URL.
 fn read_form(request: &mut Request, body: &mut dyn Read) -> Result<(), Failure> {
     let Some(boundary) = request.form.take() else { return Ok(()) };
     let mut form = Vec::new();
@@ -157,7 +159,8 @@ fn read_form(request: &mut Request, body: &mut dyn Read) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Reads as much of URL and body as the statement takes. The body continues the URL's text after a line break.
+/// Reads the URL, and as much of the body as belongs to the statement. The body continues the URL's text after a line
+/// break.
 fn read_statement(request: &Request, body: &mut dyn Read) -> Result<Statement, Failure> {
     let mut text = request.query.clone().into_bytes();
     if !text.is_empty() {
@@ -184,7 +187,7 @@ fn read_statement(request: &Request, body: &mut dyn Read) -> Result<Statement, F
     Ok(Statement::Plain(text))
 }
 
-/// Appends what the body has next.
+/// Appends the next bytes of the body.
 fn read_more(body: &mut dyn Read, text: &mut Vec<u8>) -> Result<Extent, Failure> {
     let before = text.len();
     body.take(64 << 10).read_to_end(text).map_err(|error| failure_of(&error))?;
@@ -195,7 +198,7 @@ fn open(engine: &Engine) -> Result<Connection, Failure> {
     engine.connect().map_err(|error| Exception::new(1001, "STD_EXCEPTION", &error.to_string()).into())
 }
 
-/// A statement that is all text.
+/// Runs a statement without data.
 fn query(
     session: &mut Connection,
     request: &Request,
@@ -235,7 +238,7 @@ fn query(
     Ok(stats)
 }
 
-/// Only a `SELECT` can be streamed, and only in a format whose blocks add up.
+/// Only a `SELECT` can be streamed, and only in a format whose blocks can be joined.
 fn blocks_of(request: &Request, outline: &Outline, read_only: bool) -> Blocks {
     let select = read_only && matches!(outline.first.as_str(), "SELECT" | "WITH" | "FROM" | "(");
     if !select || outline.framed || request.sets("output_format_json_array_of_rows") || request.sets("extremes") {
@@ -273,7 +276,7 @@ fn stream(
     Ok(stats)
 }
 
-/// An insert's statement and the data that came with it.
+/// An insert's statement, and the data that came with it.
 struct Data {
     sql: Vec<u8>,
     format: String,
@@ -302,7 +305,7 @@ fn insert(
     let mut piece = Vec::with_capacity(APPEND_BYTES);
     while taking {
         piece.clear();
-        // An error drops the insert, which cancels it.
+        // An error drops the insert, and that cancels it.
         body.take(APPEND_BYTES as u64).read_to_end(&mut piece).map_err(|error| failure_of(&error))?;
         if piece.is_empty() {
             break;
@@ -312,8 +315,8 @@ fn insert(
     Ok(insert.finish()?)
 }
 
-/// Brings database and settings of the request into its session: first ours, then the client's, and at last that nothing
-/// may be changed, if nothing may.
+/// Sets up the session: the request's database, our settings, then the client's. Last, it makes the session read-only
+/// if the request may change nothing.
 fn prepare(
     session: &mut Connection,
     request: &Request,
@@ -336,7 +339,7 @@ fn prepare(
     match request.settings.iter().find(|(name, _)| name == READONLY).map(|(_, value)| value.as_str()) {
         Some(level @ ("1" | "2")) => set_read_only(session, level),
         Some(_) if request_policy.read_only => Err(read_only()),
-        // 2 lets a statement have settings of its own, which 1 does not.
+        // Level 2 lets a statement have settings of its own, and level 1 does not.
         None if request_policy.read_only => set_read_only(session, "2"),
         None | Some(_) => Ok(()),
     }
@@ -357,13 +360,13 @@ fn read_only() -> Failure {
     Exception::new(164, "READONLY", message).into()
 }
 
-/// Nobody reads this; it only ends the statement.
+/// Nobody reads this failure. It only ends the statement.
 fn client_gone() -> Failure {
     Failure::new(StatusCode::BAD_REQUEST, 394, "QUERY_WAS_CANCELLED", "the client is gone")
 }
 
 impl Request {
-    /// The format of the output: the statement's own, else the client's default, else ClickHouse's.
+    /// The output's format: the statement's own, else the client's default, else ClickHouse's.
     fn output_format<'a>(&'a self, outline: &'a Outline) -> &'a str {
         outline.format.as_deref().or(self.default_format.as_deref()).unwrap_or(format::DEFAULT)
     }

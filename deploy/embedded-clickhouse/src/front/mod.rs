@@ -1,5 +1,6 @@
-//! The embedded ClickHouse as a server that speaks ClickHouse's own HTTP protocol, so that official clients work
-//! unchanged. One request is one session of the engine on one thread; `http` routes, `job` runs, `output` answers.
+//! The embedded ClickHouse as a server that speaks ClickHouse's own HTTP protocol, so official clients work unchanged.
+//! One request is one session of the engine on one thread. `http` routes, `job` runs, `output` answers.
+//!
 //! It must never acknowledge an insert before the engine has committed it, and never share a session between requests.
 
 mod admission;
@@ -43,12 +44,12 @@ use super::engine::{Connection, Engine, EngineError};
 use super::memory::Memory;
 use super::policy::Policies;
 
-/// What the server calls itself in its answers.
+/// The server's name in its answers.
 const DISPLAY_NAME: &str = "headrace";
 
-/// The longest head of a request, in bytes; also the most that one read of a body takes. URLs end at 64 KB.
+/// The longest head of a request, in bytes, and also the most that one read of a body takes. URLs may have up to 64 KB.
 const HEAD_BYTES_MAX: usize = 512 << 10;
-/// How long statements that were told to stop may take to do so.
+/// How long statements may take to stop after they were told to.
 const KILL_GRACE: Duration = Duration::from_secs(2);
 
 /// A password; its `Debug` shows nothing.
@@ -61,7 +62,7 @@ impl Password {
         Self(password.into())
     }
 
-    /// Compares in a time that does not tell how much is right.
+    /// Compares in constant time, so that the time does not reveal how much of a guess is right.
     fn is(&self, given: &str) -> bool {
         let (own, given) = (self.0.as_bytes(), given.as_bytes());
         let differing = own.iter().zip(given).fold(0, |differing, (a, b)| differing | (a ^ b));
@@ -75,32 +76,33 @@ impl std::fmt::Debug for Password {
     }
 }
 
-/// How much the server takes on at once. What exceeds a bound is refused with ClickHouse's error text.
+/// How much the server accepts at once. It refuses whatever exceeds a bound, with ClickHouse's error text.
 #[derive(Debug, Clone)]
 pub struct ServerLimits {
-    /// Queries running at once.
+    /// Most queries running at once.
     pub queries_max: usize,
-    /// Inserts running at once; slow queries never take their places.
+    /// Most inserts running at once. Slow queries never take their places.
     pub inserts_max: usize,
-    /// Statements of the user `reader` running at once; they take no places of others.
+    /// Most statements of the user `reader` running at once. They take no other user's places.
     pub reads_max: usize,
-    /// Requests of each kind that wait for a place.
+    /// Most requests of each kind that wait for a place.
     pub waiting_max: usize,
-    /// How long one waits.
+    /// How long a request waits for a place.
     pub wait_max: Duration,
-    /// Bytes of a request's body, as sent and as unpacked.
+    /// Most bytes of a request's body, both as sent and as unpacked.
     pub body_bytes_max: u64,
-    /// Open connections. For a further one, one goes whose client has shown no password, else one that is idle or still
-    /// sends its statement; while all are busy, it waits in the kernel's queue.
+    /// Most open connections. To accept one more, the server drops a connection whose client has shown no password,
+    /// else one that is idle, else one that still sends its statement. While all are busy, the new one waits in the
+    /// kernel's queue.
     pub connections_max: usize,
-    /// How long a client may send nothing, or take nothing, in the middle of a request. While others wait for its place, two
-    /// seconds.
+    /// How long a client may send nothing, or read nothing, in the middle of a request. It is two seconds while others
+    /// wait for the client's place.
     pub idle_max: Duration,
     /// How long a client may take to send the head of a request.
     pub head_max: Duration,
     /// How long a statement of the user `reader` may run.
     pub read_max: Duration,
-    /// How long running statements get to finish at the end.
+    /// How long running statements may take to finish when the server stops.
     pub grace: Duration,
 }
 
@@ -122,32 +124,32 @@ impl Default for ServerLimits {
     }
 }
 
-/// What the server runs on.
+/// What the server needs to run.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
-    /// Where it listens; port 0 takes a free one, which the log tells.
+    /// Where the server listens. Port 0 takes a free one, and the log says which.
     pub listen: SocketAddr,
-    /// Where the engine keeps its data; made if absent. One server at a time.
+    /// Where the engine keeps its data; made if absent. Only one server at a time may use it.
     pub data_dir: PathBuf,
     /// `libchdb.so`, as `headrace_local::install::Installer::clickhouse_library` returns it.
     pub library: PathBuf,
-    /// The name of the user who may do all that is allowed; `reader` is the one who only reads.
+    /// The name of the user who may do everything that is allowed. The user `reader` only reads.
     pub user: String,
-    /// Asked of that user. Without any password anyone is let in, under any name; see [`ServeError::Open`].
+    /// The password of that user. Without any password, anybody may come in, under any name; see [`ServeError::Open`].
     pub password: Option<Password>,
-    /// Asked of the user `reader`, who exists only with one if `password` is set.
+    /// The password of the user `reader`. If `password` is set and this is not, that user does not exist.
     pub reader_password: Option<Password>,
-    /// Names under which clients may call the server besides this machine's own, as `host` or `host:port`.
+    /// Host names under which clients may call the server, besides this machine's own, as `host` or `host:port`.
     pub hosts: Vec<String>,
-    /// Memory for everything that the engine does, in bytes; half of the machine's if not set. One statement gets half of it,
-    /// 4 GiB at most; all that the user `reader` runs at once get half of it together.
+    /// Memory for everything that the engine does, in bytes; half of the machine's if not set. One statement gets at
+    /// most half of it, and at most 4 GiB. All running statements of the user `reader` together get half of it.
     pub memory_bytes_max: Option<u64>,
     /// Bounds.
     pub limits: ServerLimits,
 }
 
 impl ServerConfig {
-    /// A server without a password and with the default bounds.
+    /// A server without a password, with the default bounds.
     pub fn new(listen: SocketAddr, data_dir: impl Into<PathBuf>, library: impl Into<PathBuf>) -> Self {
         Self {
             listen,
@@ -166,7 +168,7 @@ impl ServerConfig {
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// Other machines could reach it, and it asks for no password.
+    /// Other machines could reach the server, and it asks for no password.
     #[error(
         "expected a password for a server that other machines can reach, found none for {listen}; \
          give it --password-file, or let it listen on 127.0.0.1"
@@ -175,7 +177,7 @@ pub enum ServeError {
         /// The configured address.
         listen: SocketAddr,
     },
-    /// The address is taken or not ours.
+    /// The address is taken, or this machine does not have it.
     #[error("cannot listen on {listen}")]
     Listen {
         /// The configured address.
@@ -191,7 +193,7 @@ pub enum ServeError {
         /// The system's reason.
         source: io::Error,
     },
-    /// Another server works on the data directory.
+    /// Another server uses the data directory.
     #[error(
         "the data directory {path} is in use by another ClickHouse server (process {owner}); \
              stop that one or name another directory"
@@ -199,7 +201,7 @@ pub enum ServeError {
     InUse {
         /// The configured directory.
         path: PathBuf,
-        /// Its process id, as it wrote it down.
+        /// The other server's process id, as that server wrote it into its lock.
         owner: String,
     },
     /// The engine did not start.
@@ -207,10 +209,11 @@ pub enum ServeError {
     Engine(#[from] EngineError),
 }
 
-/// Serves until `shutdown` resolves; then takes no more, gives running statements their grace, and closes the engine.
+/// Serves until `shutdown` resolves. Then it accepts no more connections, gives running statements their grace, and
+/// closes the engine.
 ///
 /// # Errors
-/// Only at the start: the address, the directory or the engine. A failing connection ends that connection.
+/// Only at the start: the address, the directory or the engine. A failing connection ends only that connection.
 pub async fn serve(config: ServerConfig, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
     let open_to_all = config.password.is_none() && config.reader_password.is_none();
     if config.password.is_none() && !config.listen.ip().is_loopback() {
@@ -223,7 +226,7 @@ pub async fn serve(config: ServerConfig, shutdown: impl Future<Output = ()>) -> 
         tracing::warn!(%address, "ClickHouse asks for no password: whoever is on this machine may read and change everything in it");
     }
     let memory = Memory::new(config.memory_bytes_max, config.limits.reads_max);
-    // Absolute: the engine changes the working directory.
+    // An absolute path, because the engine changes the working directory.
     let absolute =
         |path: &Path| std::path::absolute(path).map_err(|source| ServeError::DataDir { path: path.into(), source });
     let (library, data_dir) = (absolute(&config.library)?, absolute(&config.data_dir)?);
@@ -257,7 +260,7 @@ pub async fn serve(config: ServerConfig, shutdown: impl Future<Output = ()>) -> 
         if let Ok(Err(error)) = killed {
             tracing::warn!(error, "could not stop the running statements");
         }
-        // Bounded, like the grace; what still runs then ends with the process, unacknowledged.
+        // This wait has a bound, like the grace. Whatever still runs then ends with the process, unacknowledged.
         let _ = tokio::time::timeout(KILL_GRACE, tasks.wait()).await;
     }
     drop(server);
@@ -265,7 +268,7 @@ pub async fn serve(config: ServerConfig, shutdown: impl Future<Output = ()>) -> 
     Ok(())
 }
 
-/// The engine, the session that keeps it up, and the lock that keeps others out.
+/// The engine, the session that keeps it running, and the lock that keeps other servers out.
 struct Opened {
     engine: Engine,
     anchor: Connection,
@@ -278,7 +281,7 @@ fn open(library: &Path, data_dir: &Path, memory: &Memory) -> Result<Opened, Serv
     let lock = lock(data_dir)?;
     let config =
         access::write(data_dir, memory).map_err(|source| ServeError::DataDir { path: data_dir.into(), source })?;
-    // Names that are paths are looked for from here; nothing is here.
+    // The engine looks for names that are paths in the working directory, so make that an empty one.
     std::env::set_current_dir(access::empty(data_dir))
         .map_err(|source| ServeError::DataDir { path: data_dir.into(), source })?;
     let engine = Engine::load(library, data_dir, &config)?;
@@ -292,7 +295,8 @@ fn open(library: &Path, data_dir: &Path, memory: &Memory) -> Result<Opened, Serv
     Ok(Opened { engine, anchor, version, timezone, _lock: lock })
 }
 
-/// The engine locks its directory too, but says so only in its own log. The lock ends with the process, however it ends.
+/// The engine locks its directory too, but says so only in its own log. Our lock ends with the process, however that
+/// ends.
 fn lock(data_dir: &Path) -> Result<File, ServeError> {
     let unusable = |source| ServeError::DataDir { path: data_dir.into(), source };
     fs::create_dir_all(data_dir).map_err(unusable)?;
@@ -310,8 +314,8 @@ fn lock(data_dir: &Path) -> Result<File, ServeError> {
     Ok(file)
 }
 
-/// Closes the engine, unless a statement outlived its grace; then the process' end does, which loses nothing that
-/// was acknowledged.
+/// Closes the engine, unless a statement outlived its grace. Then the end of the process closes it, and loses nothing
+/// that was acknowledged.
 async fn close(opened: Opened) {
     let closing = tokio::task::spawn_blocking(move || {
         drop(opened.anchor);
@@ -324,7 +328,7 @@ async fn close(opened: Opened) {
     }
 }
 
-/// Takes connections until dropped.
+/// Accepts connections until dropped.
 async fn accept(
     listener: TcpListener,
     server: &Arc<Server>,
@@ -337,13 +341,14 @@ async fn accept(
     loop {
         let accepted = listener.accept().await;
         match accepted.and_then(|(stream, _)| Ok((stream.local_addr()?, stream))) {
-            // Task "connection": ends with the client, when cut off or, once stopping, with its current request.
+            // Task "connection": ends when the client leaves or is cut off. While the server stops, it ends with its
+            // current request.
             Ok((local, stream)) => {
                 let peer = Peer { guard: Arc::new(connections.enter().await), local };
                 tasks.spawn(connection(stream, Arc::clone(server), peer, stopping.clone(), head_max));
             }
             Err(error) => {
-                // Out of descriptors, most likely: wait until some are given back instead of spinning.
+                // Most likely out of descriptors: wait until some are given back instead of spinning.
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -358,7 +363,8 @@ async fn connection(
     stopping: CancellationToken,
     head_max: Duration,
 ) {
-    // Answers are small and awaited; without this each would wait for the client's delayed acknowledgement.
+    // Answers are small and clients wait for them. Otherwise each answer would wait for the client's delayed
+    // acknowledgement.
     let _ = stream.set_nodelay(true);
     let guard = Arc::clone(&peer.guard);
     let idle_max = server.body_limits.idle_max;
@@ -369,7 +375,7 @@ async fn connection(
     let serving = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
     let ended = tokio::select! {
-        // First: what is cut off begins no statement any more.
+        // Check this first: a connection that is cut off must not start another statement.
         biased;
         () = guard.cut() => return,
         ended = serving.as_mut() => ended,

@@ -1,13 +1,13 @@
-//! Reads a form body (`multipart/form-data`), in which clients send the statement and its parameters when they would
-//! make a URL too long; the `clickhouse` crate always does. External tables, which ClickHouse takes in such forms too,
-//! are not supported and say so.
+//! Reads a form body (`multipart/form-data`). Clients send the statement and its parameters in a form when a URL would
+//! be too long; the `clickhouse` crate always does. ClickHouse also takes external tables in such forms. We do not
+//! support them, and the error says so.
 
 use memchr::memmem;
 
 use super::failure::Failure;
 use crate::engine::Exception;
 
-/// The boundary from a `Content-Type` of this kind, `None` for other bodies.
+/// The boundary from a `Content-Type` of this kind. `None` for other bodies.
 pub(super) fn boundary(content_type: &str) -> Option<String> {
     let mut parts = content_type.split(';').map(str::trim);
     if !parts.next()?.eq_ignore_ascii_case("multipart/form-data") {
@@ -24,7 +24,7 @@ pub(super) fn boundary(content_type: &str) -> Option<String> {
 /// The fields of a form, in their order.
 pub(super) fn fields(body: &[u8], boundary: &str) -> Result<Vec<(String, String)>, Failure> {
     let delimiter = format!("\r\n--{boundary}").into_bytes();
-    // The first delimiter may stand at the very beginning, without a line break.
+    // The first delimiter may stand at the very beginning, without a line break before it.
     let mut rest = body;
     if let Some(after) = rest.strip_prefix(&delimiter[2..]) {
         rest = after;

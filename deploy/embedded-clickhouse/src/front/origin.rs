@@ -1,5 +1,6 @@
-//! Keeps web pages out. A browser on this machine sends what any page asks it to send; it also says which page asked and
-//! which name led here, and a page cannot change that. Programs say neither and are asked for their password alone.
+//! Keeps web pages out. A browser on this machine sends what any page tells it to send. But it also says which page
+//! asked and which host name it used, and a page cannot change either. Other programs send neither, and only need a
+//! password.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,15 +10,15 @@ use hyper::http::request::Parts;
 
 use super::failure::Failure;
 
-/// The names under which this server is called.
+/// The host names under which clients may call this server.
 #[derive(Debug)]
 pub(super) struct AllowedHosts {
-    /// Beyond this machine's own, as `host` or `host:port`.
+    /// Names besides this machine's own, as `host` or `host:port`.
     pub(super) configured: Vec<String>,
 }
 
 impl AllowedHosts {
-    /// Refuses what a page of somebody else's asked for. `local` is the address that the client connected to.
+    /// Refuses a request that a foreign page made. `local` is the address that the client connected to.
     pub(super) fn check(&self, head: &Parts, local: SocketAddr) -> Result<(), Failure> {
         let header = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap_or("?"));
         let host = header(HOST.as_str()).or(head.uri.authority().map(|authority| authority.as_str()));
@@ -40,8 +41,8 @@ impl AllowedHosts {
         }
     }
 
-    /// Any port passes: behind a tunnel or a proxy it is another one than ours, and a page that a foreign name led here
-    /// cannot choose the name, whatever port it takes.
+    /// Any port passes. Behind a tunnel or a proxy, the port differs from ours. And a foreign page cannot choose the
+    /// host name that led it here, whatever port it takes.
     fn is_ours(&self, host: &str, local: SocketAddr) -> bool {
         let name = host.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map_or(host, |(name, _)| name);
         if self.configured.iter().any(|own| own.eq_ignore_ascii_case(host) || own.eq_ignore_ascii_case(name)) {

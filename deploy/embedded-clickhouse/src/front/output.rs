@@ -1,6 +1,8 @@
-//! The answer, carried from the statement's thread to the connection's task: a head once something is known, then
-//! pieces under back-pressure. An error after the head has gone out cannot change the status any more, so it is written
-//! in ClickHouse's in-band form and the connection is broken off: no client may take half an answer for a whole one.
+//! Carries the answer from the statement's thread to the connection's task: a head as soon as something is known, then
+//! pieces. A slow client slows the statement down.
+//!
+//! An error can no longer change the status once the head has gone out. So we write it in ClickHouse's in-band form and
+//! break the connection off: no client may ever take half an answer for a whole one.
 
 use std::io;
 use std::sync::Arc;
@@ -15,9 +17,9 @@ use super::codec::{Encoder, Encoding};
 use super::failure::Failure;
 use crate::engine::{Exception, Stats};
 
-/// Pieces under way to one client; a piece is one block of the engine, some 0.5 MB.
+/// How many pieces may be under way to one client. A piece is one block of the engine, some 0.5 MB.
 const PIECES_MAX: usize = 2;
-/// The most that an answer held back until the end may take, in bytes; a longer one begins before its end.
+/// The most memory, in bytes, for an answer that is held back until its end. A longer one goes out before its end.
 const HELD_BYTES_MAX: usize = 64 << 20;
 
 /// What the connection's task gets.
@@ -32,7 +34,7 @@ pub(super) enum Payload {
     Pieces(mpsc::Receiver<io::Result<Bytes>>),
 }
 
-/// The client went away or takes nothing; the statement is to be dropped.
+/// The client went away or reads nothing. Drop the statement.
 #[derive(Debug)]
 pub(super) struct Disconnected;
 
@@ -41,12 +43,12 @@ pub(super) struct OutputOptions {
     pub(super) encoding: Encoding,
     /// Nothing goes out before the end.
     pub(super) hold: bool,
-    /// Marks an error inside of an answer; the client learns it from the head.
+    /// Marks an error inside an answer. The client learns the mark from the head.
     pub(super) tag: String,
     pub(super) idle_max: Duration,
 }
 
-/// The statement thread's end.
+/// The sending half, for the statement's thread.
 pub(super) struct Output {
     answer: Option<oneshot::Sender<Answer>>,
     pieces: Option<mpsc::Sender<io::Result<Bytes>>>,
@@ -58,8 +60,8 @@ pub(super) struct Output {
     permit: Option<Arc<Permit>>,
 }
 
-/// A piece of an answer, with the permit of its statement: it is given back when the last piece has gone out. Otherwise
-/// clients that read nothing could let answers pile up, as many as there are connections.
+/// A piece of an answer, with its statement's permit. The permit is given back when the last piece has gone out.
+/// Without it, clients that read nothing could pile up answers, one for each connection.
 struct PermittedPiece {
     bytes: Bytes,
     _permit: Arc<Permit>,
@@ -71,8 +73,8 @@ impl AsRef<[u8]> for PermittedPiece {
     }
 }
 
-/// Pieces up to this size, in bytes, hold no permit: the connection's own buffers take them, and whoever has read an answer
-/// may ask again at once.
+/// A piece of at most this many bytes holds no permit. The connection's own buffers take it, so a client that has read
+/// its answer may ask again at once.
 const SMALL_BYTES_MAX: usize = 64 << 10;
 
 fn with_permit(bytes: Bytes, permit: Option<&Arc<Permit>>) -> Bytes {
@@ -89,12 +91,12 @@ impl Output {
         Self { answer, pieces: None, held: Vec::new(), encoder, options, format, runtime, permit: None }
     }
 
-    /// Keeps the statement's permit until its answer has gone out.
+    /// Keeps the statement's permit until the answer has gone out.
     pub(super) fn hold(&mut self, permit: Permit) {
         self.permit = Some(Arc::new(permit));
     }
 
-    /// Names the format that the pieces are in; before the first piece.
+    /// Names the format of the pieces. Call it before the first piece.
     pub(super) fn set_format(&mut self, format: &str) {
         self.format = format.to_owned();
     }
@@ -120,7 +122,7 @@ impl Output {
         let permit = self.permit.take();
         if let Some(answer) = self.answer.take() {
             self.held.extend_from_slice(&last);
-            // The client may be gone; then nobody is left to be told.
+            // The client may be gone, and then nobody is left to be told.
             let payload = Payload::Whole(with_permit(self.held.into(), permit.as_ref()));
             drop(permit);
             let _ = answer.send(Answer::Started { format: self.format, stats: *stats, payload });
@@ -145,7 +147,7 @@ impl Output {
         }
     }
 
-    /// Lets the head go out, once.
+    /// Sends the head, once.
     fn start(&mut self, stats: &Stats) -> Result<(), Disconnected> {
         let Some(answer) = self.answer.take() else { return Ok(()) };
         let (sender, receiver) = mpsc::channel(PIECES_MAX);

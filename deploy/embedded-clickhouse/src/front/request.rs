@@ -1,5 +1,5 @@
-//! Parses a request's head once, at the edge: statement text, settings, bound parameters, encodings, credentials. What
-//! comes out is proven: names are identifiers and encodings are known. It never reads the body.
+//! Parses a request's head once, at the edge: statement text, settings, bound parameters, encodings, credentials. It
+//! guarantees that names are identifiers and encodings are known. It must never read the body.
 
 use base64::Engine as _;
 use hyper::HeaderMap;
@@ -12,8 +12,8 @@ use super::failure::Failure;
 use super::multipart;
 use crate::engine::Exception;
 
-/// URL parameters that speak to the HTTP interface; every other one is a setting. Sessions, roles and quotas are taken
-/// and have no effect: a session lasts for one request here, and the embedded engine has one user.
+/// URL parameters for the HTTP interface itself; every other one is a setting. Parameters for sessions, roles and
+/// quotas are accepted and have no effect: a session lasts for one request here, and the embedded engine has one user.
 const RESERVED: [&str; 20] = [
     "query",
     "database",
@@ -37,7 +37,7 @@ const RESERVED: [&str; 20] = [
     "framing",
 ];
 
-/// A request whose head is understood.
+/// A request with a parsed head.
 #[derive(Debug)]
 pub(super) struct Request {
     /// Statement text from the URL; the body continues it.
@@ -50,15 +50,15 @@ pub(super) struct Request {
     /// `GET` and `HEAD` change nothing.
     pub(super) read_only: bool,
     pub(super) query_id: String,
-    /// The request's body is in ClickHouse's blocks, inside of `content_encoding`.
+    /// The body comes in ClickHouse's blocks, inside `content_encoding`.
     pub(super) decompress: bool,
     pub(super) content_encoding: Encoding,
     /// The answer goes out in ClickHouse's blocks.
     pub(super) compress: bool,
     pub(super) accept_encoding: Encoding,
-    /// The body is a form with this boundary, whose fields are further parameters of the URL.
+    /// The body is a form with this boundary. Its fields are further URL parameters.
     pub(super) form: Option<String>,
-    /// Nothing is sent before the statement has ended.
+    /// Nothing goes out before the statement has ended.
     pub(super) wait_end_of_query: bool,
 }
 
@@ -86,7 +86,7 @@ impl Request {
         if request.query_id.is_empty() {
             request.query_id = uuid::Uuid::new_v4().to_string();
         }
-        // On by default in ClickHouse too.
+        // On by default, as in ClickHouse.
         let refuses = |(name, value): &(String, String)| name == "enable_http_compression" && !is_on(value);
         if !request.settings.iter().any(refuses) {
             let accepted = header(&head.headers, ACCEPT_ENCODING.as_str()).unwrap_or_default();
@@ -95,7 +95,7 @@ impl Request {
         Ok(request)
     }
 
-    /// Takes one parameter, of the URL or of a form.
+    /// Takes one parameter from the URL or from a form.
     pub(super) fn set(&mut self, name: &str, value: String) -> Result<(), Failure> {
         match name {
             "query" => self.query.push_str(&value),
@@ -124,7 +124,7 @@ impl Request {
     }
 }
 
-/// Who the client says it is: header, then basic authentication, then URL, as ClickHouse reads them.
+/// Who the client claims to be: from the headers, else from basic authentication, else from the URL, as in ClickHouse.
 #[derive(Default)]
 pub(super) struct Credentials {
     pub(super) user: Option<String>,

@@ -1,5 +1,5 @@
-//! A connection whose client must take what is sent to it: one that takes nothing for a while is broken off, and what was
-//! on its way is dropped. hyper itself waits for ever.
+//! Breaks a connection off when its client reads nothing for a while, and drops what was under way to it. hyper itself
+//! would wait for ever.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

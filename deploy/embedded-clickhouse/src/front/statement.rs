@@ -1,21 +1,21 @@
-//! Reads just enough of a statement's text to know how to run it: whether data follow an `INSERT` and where they begin,
-//! which format a query names. It must never decide what a statement means or may do: the engine's parser and the policy
-//! do that, and they see every statement.
+//! Reads just enough of a statement's text to know how to run it: whether data follows an `INSERT`, where that data
+//! begins, and which format a query names. It must never decide what a statement means or may do. The engine's parser
+//! and the policy decide that, and they see every statement.
 
 use memchr::memmem;
 
-/// How a request's text is to be read. Offsets are bytes from its start.
+/// How to read a request's text. Offsets are bytes from its start.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Head {
-    /// All of it is statement.
+    /// All of the text is the statement.
     Plain,
-    /// An `INSERT` whose data follow: statement up to `end`, data from `data`, in `format`.
+    /// An `INSERT` with data: the statement up to `end`, then the data from `data`, in `format`.
     Insert { end: usize, format: String, data: usize },
-    /// The text so far does not tell.
+    /// The text so far does not decide it.
     Undecided,
 }
 
-/// How much of a request's text is at hand.
+/// How much of a request's text we have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extent {
     /// More may follow.
@@ -24,14 +24,14 @@ pub(super) enum Extent {
     Whole,
 }
 
-/// What the text of a whole statement shows.
+/// What the text of a whole statement reveals.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Outline {
-    /// The first word in upper case, `(` for a parenthesis, empty for nothing.
+    /// The first word in upper case, `(` for a parenthesis, empty if there is none.
     pub(super) first: String,
     /// The name after the last top-level `FORMAT`.
     pub(super) format: Option<String>,
-    /// The output has parts besides rows, or rows in a wrapping, so that blocks cannot be strung together.
+    /// The output has parts besides rows, or wraps the rows. So blocks cannot simply be joined.
     pub(super) framed: bool,
 }
 
@@ -49,7 +49,7 @@ struct Token {
     end: usize,
 }
 
-/// Finds out whether a request whose text begins so is an `INSERT` with data behind it.
+/// Decides whether a request whose text begins with `text` is an `INSERT` with data behind it.
 pub(super) fn head(text: &[u8], extent: Extent) -> Head {
     let complete = extent == Extent::Whole;
     let mut tokens = Tokens { text, at: 0 };
@@ -68,7 +68,7 @@ pub(super) fn head(text: &[u8], extent: Extent) -> Head {
         match token.kind {
             Kind::Sign(b'(') => depth += 1,
             Kind::Sign(b')') => depth = depth.saturating_sub(1),
-            // `INSERT INTO t (SELECT …)`; elsewhere words in parentheses are column names.
+            // `INSERT INTO t (SELECT …)`. In other inserts, words in parentheses are column names.
             Kind::Word if depth > 0 => {
                 if previous.as_deref() == Some("(") && matches!(word.as_str(), "SELECT" | "WITH") {
                     return Head::Plain;
@@ -87,12 +87,12 @@ pub(super) fn head(text: &[u8], extent: Extent) -> Head {
     }
 }
 
-/// A word here names a table, even if it is `format` or `values`.
+/// Whether the next word names a table, even if it is `format` or `values`.
 fn is_name_position(previous: Option<&str>) -> bool {
     matches!(previous, Some("INTO" | "TABLE" | "FUNCTION" | "."))
 }
 
-/// ClickHouse's rule: data begin after the blanks behind the format's name, and after one line break if there is one.
+/// ClickHouse's rule: data begins after the blanks behind the format's name, and after one line break if there is one.
 fn after_format(tokens: &mut Tokens<'_>, end: usize, extent: Extent) -> Head {
     let complete = extent == Extent::Whole;
     let text = tokens.text;
@@ -106,7 +106,7 @@ fn after_format(tokens: &mut Tokens<'_>, end: usize, extent: Extent) -> Head {
         data += 1;
     }
     if text.get(data) == Some(&b';') {
-        // The engine explains what is wrong with it.
+        // The engine explains what is wrong with this.
         return Head::Plain;
     }
     if text.get(data) == Some(&b'\r') {
@@ -122,7 +122,7 @@ fn after_format(tokens: &mut Tokens<'_>, end: usize, extent: Extent) -> Head {
     Head::Insert { end, format, data }
 }
 
-/// Reads a whole statement's outline.
+/// Reads the outline of a whole statement.
 pub(super) fn outline(text: &[u8]) -> Outline {
     let mut outline = Outline::default();
     let mut tokens = Tokens { text, at: 0 };
@@ -151,7 +151,7 @@ pub(super) fn outline(text: &[u8]) -> Outline {
     outline
 }
 
-/// A string, a quoted name or a comment that the text does not end.
+/// The text breaks off inside a string, a quoted name or a comment.
 struct Unfinished;
 
 struct Tokens<'text> {
@@ -185,7 +185,7 @@ impl Tokens<'_> {
         Ok(Some(Token { kind, start, end: self.at }))
     }
 
-    /// A word in upper case, a sign as it is, nothing for quoted text.
+    /// The token's text: a word in upper case, a sign as it is, empty for quoted text.
     fn upper(&self, token: Token) -> String {
         match token.kind {
             Kind::Quoted => String::new(),
@@ -216,7 +216,7 @@ fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80
 }
 
-/// The end of quoted text: a backslash escapes, a doubled quote stands for itself.
+/// The end of quoted text. A backslash escapes, and a doubled quote stands for itself.
 fn quoted_end(text: &[u8], start: usize) -> Option<usize> {
     let quote = text[start];
     let mut at = start + 1;
@@ -230,7 +230,7 @@ fn quoted_end(text: &[u8], start: usize) -> Option<usize> {
     }
 }
 
-/// The end of `$tag$…$tag$`, `None` if the dollar sign opens nothing.
+/// The end of `$tag$…$tag$`. `None` if the dollar sign opens nothing.
 fn heredoc_end(text: &[u8], start: usize) -> Result<Option<usize>, Unfinished> {
     let name = text[start + 1..].iter().take_while(|&&byte| is_word(byte)).count();
     let tag_end = start + 1 + name;
@@ -249,7 +249,7 @@ mod tests {
     fn check(text: &str, expected_head: &str, format: &str, data: &str) {
         let expected = Head::Insert { end: expected_head.len(), format: format.into(), data: text.len() - data.len() };
         assert_eq!(head(text.as_bytes(), Extent::Whole), expected, "{text}");
-        // Fed byte by byte, the same decision falls, or none.
+        // A shorter text gives the same decision, or none yet.
         for cut in 0..text.len() {
             let early = head(&text.as_bytes()[..cut], Extent::Beginning);
             assert!(early == expected || early == Head::Undecided, "{text} cut at {cut}: {early:?}");

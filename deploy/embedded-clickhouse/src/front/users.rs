@@ -1,5 +1,5 @@
-//! Who a client is. There are two users: one who may do all that is allowed, and one who only reads; each has places of its
-//! own. Whoever is neither is refused before anything of a request but its head is looked at.
+//! Who a client is. There are two users: one may do everything that is allowed, the other only reads. Each has places
+//! of its own. Anybody else is refused, and nothing but the head of such a request may be looked at.
 
 use super::Password;
 use super::failure::Failure;
@@ -11,13 +11,13 @@ pub(super) const READER: &str = "reader";
 /// What a user may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// All that is allowed.
+    /// Everything that the policy allows.
     Writer,
-    /// Statements that leave no trace.
+    /// Only statements that change nothing.
     Reader,
 }
 
-/// Both users.
+/// The two users and their passwords.
 #[derive(Debug)]
 pub(super) struct Users {
     pub(super) writer: String,
@@ -26,7 +26,7 @@ pub(super) struct Users {
 }
 
 impl Users {
-    /// Without any password, whoever comes is let in under any name, with the role of that name.
+    /// Identifies the user. If no password is set at all, anybody may come in under any name, with that name's role.
     pub(super) fn authenticate(&self, credentials: &Credentials) -> Result<Role, Failure> {
         let user = credentials.user.as_deref().unwrap_or("default");
         let open = self.writer_password.is_none() && self.reader_password.is_none();
@@ -39,7 +39,7 @@ impl Users {
         match expected {
             Some(password) if password.is(given) => Ok(role),
             None if open => Ok(role),
-            // A user without a password, while the other one has one, is no user.
+            // If only the other user has a password, this user does not exist.
             Some(_) | None => Err(Failure::unauthenticated(user)),
         }
     }

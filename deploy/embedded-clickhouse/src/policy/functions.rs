@@ -1,4 +1,4 @@
-//! The functions, table functions, types and codecs that a statement may call.
+//! The functions, table functions, types and codecs that a statement may call. Whatever is on no list is refused.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
@@ -7,10 +7,10 @@ use super::denied;
 use super::text::{Token, Tokens};
 use crate::engine::{Exception, Parameters};
 
-/// What reads a file of the server without asking the engine's access control.
+/// Functions that read a file of the server without asking the engine's access control.
 const UNGUARDED: [&str; 2] = ["file", "catboostevaluate"];
 
-/// Table functions that read tables of this server or make rows of their arguments.
+/// Table functions that read tables of this server, or make rows from their arguments.
 const TABLE_FUNCTIONS: [&str; 15] = [
     "format",
     "generaterandom",
@@ -29,16 +29,16 @@ const TABLE_FUNCTIONS: [&str; 15] = [
     "zeros_mt",
 ];
 
-/// Table functions that take a table's structure as a text, in which a column may have a default expression.
+/// Table functions that take a table's structure as a text. In that text, a column may have a default expression.
 const STRUCTURED: [&str; 5] = ["format", "generaterandom", "input", "null", "values"];
 /// Functions that take the name of an aggregate function as a text.
 const NAMING: [&str; 2] = ["arrayreduce", "initializeaggregation"];
-/// An aggregate function that no list allows: it writes in any format.
+/// This aggregate function is on no list, because it writes in any format.
 const FORMATTING: &str = "groupformat";
-/// What begins such an expression.
+/// The words that begin a default expression.
 const DEFAULTS: [&str; 4] = ["default", "alias", "materialized", "ephemeral"];
 
-/// What else is followed by a parenthesis: types, codecs, kinds of indices and statistics, words of the grammar.
+/// Other words before a parenthesis: types, codecs, kinds of indices and statistics, words of the grammar.
 const OTHER: [&str; 73] = [
     "aggregatefunction",
     "array",
@@ -117,7 +117,7 @@ const OTHER: [&str; 73] = [
 
 static FUNCTIONS: LazyLock<HashSet<&str>> = LazyLock::new(|| super::settings::listed(include_str!("functions.txt")));
 
-/// What an aggregate function's name may end with.
+/// The suffixes that an aggregate function's name may have.
 const COMBINATORS: [&str; 15] = [
     "argmax",
     "argmin",
@@ -135,12 +135,12 @@ const COMBINATORS: [&str; 15] = [
     "state",
     "tuple",
 ];
-/// The type of a parameter that is a name. The engine knows it by this spelling alone.
+/// The type of a parameter that stands for a name. The engine knows it by this spelling alone.
 const IDENTIFIER: &[u8] = b"Identifier";
-/// No function's name is longer, in bytes; what is would be searched for combinators again and again.
+/// No function's name is longer, in bytes. We would search a longer name for combinators over and over.
 const NAME_BYTES_MAX: usize = 128;
 
-/// Whether a statement may call it.
+/// Whether a statement may call `name`.
 fn allowed(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let engine = || super::kinds::ENGINES.iter().any(|engine| engine.eq_ignore_ascii_case(&name));
@@ -151,7 +151,7 @@ fn is_function(name: &str) -> bool {
     if name.len() > NAME_BYTES_MAX {
         return false;
     }
-    // No combinator ends with two others, so that a name has one reading and this a bounded number of steps.
+    // No combinator ends with two others, so a name has one reading, and the recursion has a bound.
     FUNCTIONS.contains(name)
         || COMBINATORS.iter().filter_map(|combinator| name.strip_suffix(combinator)).any(is_function)
 }
@@ -160,8 +160,8 @@ fn is_unguarded(name: &str) -> bool {
     UNGUARDED.iter().any(|unguarded| unguarded.eq_ignore_ascii_case(name))
 }
 
-/// Judges calls and names. `names_given` says whether parameters may stand for names: also for an alias, which then no
-/// spelling of the statement shows.
+/// Judges calls and names. `names_given` says that parameters may stand for names. One may stand for an alias too, and
+/// then no spelling of the statement shows that alias.
 pub(super) fn check(tokens: &Tokens, names_given: bool) -> Result<(), Exception> {
     for at in 0..tokens.len() {
         if let Some(Token::Text(text)) = tokens.get(at)
@@ -184,7 +184,7 @@ fn called(tokens: &Tokens, at: usize, name: &str, names_given: bool) -> Result<(
             "expected functions of tables and values, found {name}, which is not allowed here"
         )));
     }
-    // The engine would evaluate its data, which no statement shows.
+    // The engine would evaluate expressions in the function's data, and no statement shows those.
     let format = tokens.get(at + 2);
     if name.eq_ignore_ascii_case("format")
         && let Some(Token::Text(name) | Token::Word(name) | Token::Name(name)) = format
@@ -196,7 +196,7 @@ fn called(tokens: &Tokens, at: usize, name: &str, names_given: bool) -> Result<(
     {
         return Err(denied("expected a format of plain values in format(), found Values; use another, such as CSV"));
     }
-    // The engine asks nobody about the tables behind it, and reading `system.models` starts another program.
+    // The engine checks no right for the tables behind `merge`, and reading `system.models` starts another program.
     let merges = matches!(tokens.get(at + 2), Some(Token::Text(database)) if database != "system")
         && tokens.is_sign(at + 3, ',');
     let (first, comma) = (tokens.get(at + 2), tokens.is_sign(at + 3, ','));
@@ -209,7 +209,7 @@ fn called(tokens: &Tokens, at: usize, name: &str, names_given: bool) -> Result<(
     if name.eq_ignore_ascii_case("buffer") && (of_system || !comma) {
         return Err(denied("expected Buffer() with the name of a database other than system, found another form"));
     }
-    // The aggregate function that they name runs without standing in the statement as a call.
+    // These functions run the aggregate function that they name, without a call of it in the statement.
     if NAMING.iter().any(|naming| name.to_ascii_lowercase().starts_with(naming))
         && !matches!(first, Some(Token::Text(_)))
     {
@@ -233,7 +233,8 @@ fn called(tokens: &Tokens, at: usize, name: &str, names_given: bool) -> Result<(
     Ok(())
 }
 
-/// A function can be passed to another one by its bare name, which no parenthesis follows: `arrayMap(file, …)`.
+/// Judges a name without a parenthesis behind it. By such a name, a function can be passed to another: `arrayMap(file,
+/// …)`.
 fn named(tokens: &Tokens, at: usize, name: &str) -> Result<(), Exception> {
     let applied = at > 0 && tokens.is_word(at - 1, "APPLY");
     if applied && !tokens.is_sign(at + 1, '-') && !allowed(name) {
@@ -249,7 +250,7 @@ fn named(tokens: &Tokens, at: usize, name: &str) -> Result<(), Exception> {
     Ok(())
 }
 
-/// A structure made by an expression cannot be read beforehand, so only written-out arguments pass.
+/// We cannot read a structure that an expression makes, so only written-out arguments pass.
 fn arguments_are_plain(tokens: &Tokens, at: usize, name: &str) -> Result<(), Exception> {
     let open = at + 1;
     let is_format = name.eq_ignore_ascii_case("format");
@@ -262,7 +263,7 @@ fn arguments_are_plain(tokens: &Tokens, at: usize, name: &str) -> Result<(), Exc
             }
             Some(Token::Name(_)) | None => false,
         };
-        // A function of this name that formats a text is `format` too, and its arguments may be anything.
+        // `format` is also a function that formats a text. Its arguments may be anything.
         if !plain && !is_scalar(tokens, at, name) {
             return Err(denied(&format!(
                 "expected written-out arguments of {name} without DEFAULT, ALIAS, MATERIALIZED or EPHEMERAL, found \
@@ -273,13 +274,13 @@ fn arguments_are_plain(tokens: &Tokens, at: usize, name: &str) -> Result<(), Exc
     Ok(())
 }
 
-/// Whether it is a number or nothing. Any other word may be an alias, which the engine puts the value of in its place.
+/// Whether `word` is a number or `NULL`. Any other word may be an alias, and the engine puts the alias's value there.
 fn is_value(word: &str) -> bool {
-    // The engine quotes names that begin with a digit, and that one; `inf` and `true` it does not.
+    // The engine quotes names that begin with a digit, and the name `NULL`. It does not quote `inf` and `true`.
     word.starts_with(|first: char| first.is_ascii_digit()) || word == "NULL"
 }
 
-/// Whether `word` at `at`, a format's name, stands nowhere else: then it is no alias.
+/// Whether `word`, a format's name at `at`, stands nowhere else. Then it is no alias.
 fn is_own_word(tokens: &Tokens, at: usize, word: &str) -> bool {
     let same = |other: usize| {
         other != at
@@ -289,20 +290,21 @@ fn is_own_word(tokens: &Tokens, at: usize, word: &str) -> bool {
     tokens.call(at).is_none() && !(0..tokens.len()).any(same)
 }
 
-/// Whether it stands where a value stands: table functions follow `FROM`, `JOIN`, `INTO FUNCTION`, `AS`, `TABLE` or a comma
-/// between tables; only `format` is also a function of values.
+/// Whether `name` is called as a function of values. Table functions follow `FROM`, `JOIN`, `INTO FUNCTION`, `AS`,
+/// `TABLE` or a comma between tables. Only `format` is both.
 fn is_scalar(tokens: &Tokens, at: usize, name: &str) -> bool {
     let first = tokens.get(at + 2);
-    // The first argument of the table function is a format's name; of the other, a pattern, which is a text.
+    // The table function's first argument is a format's name. That of the function of values is a pattern, a text.
     name.eq_ignore_ascii_case("format") && matches!(first, Some(Token::Text(pattern)) if pattern.contains('{'))
 }
 
-/// Whether a statement may have parameters that are names.
+/// Whether a statement may have parameters that stand for names.
 pub(super) fn gives_names(sql: &[u8]) -> bool {
     sql.windows(IDENTIFIER.len()).any(|word| word == IDENTIFIER)
 }
 
-/// A parameter may stand for a name: `{f:Identifier}`. Where `sql` has none such, values are values.
+/// Judges parameters. One may stand for a name: `{f:Identifier}`. If `sql` has none of these, all values are only
+/// values.
 pub(super) fn parameters(sql: &[u8], parameters: &Parameters) -> Result<(), Exception> {
     if !gives_names(sql) {
         return Ok(());

@@ -1,10 +1,10 @@
-//! The kinds of statements, table engines and clauses that are allowed.
+//! The kinds of statements, table engines and clauses that are allowed. Whatever is on no list is refused.
 
 use super::denied;
 use super::text::{Token, Tokens};
 use crate::engine::Exception;
 
-/// How an allowed statement begins in the engine's own spelling. What each may be done to, the engine's grants say.
+/// How an allowed statement begins, in the engine's own spelling. The engine's grants say what it may act on.
 const BEGINNINGS: [&[&str]; 50] = [
     &["SELECT"],
     &["WITH"],
@@ -81,7 +81,7 @@ pub(crate) const ENGINES: [&str; 19] = [
     "VersionedCollapsingMergeTree",
 ];
 
-/// As `View`, which a statement does not name but the engine asks about.
+/// Engines such as `View`: no statement names it, but the engine asks about it.
 pub(crate) const IMPLIED_ENGINES: [&str; 1] = ["View"];
 
 pub(super) fn check(tokens: &Tokens) -> Result<(), Exception> {
@@ -94,7 +94,7 @@ pub(super) fn check(tokens: &Tokens) -> Result<(), Exception> {
             found.join(" ")
         )));
     }
-    // The database `default` shows the file system, and its answers differ by whether a file is there.
+    // The database `default` shows the file system: its answers depend on whether a file exists.
     if (0..tokens.len()).any(|at| tokens.name(at).is_some_and(is_path)) {
         return Err(denied(
             "expected names of tables and columns, found a path; names may not begin with `/`, `./` or `../`",
@@ -106,8 +106,8 @@ pub(super) fn check(tokens: &Tokens) -> Result<(), Exception> {
     Ok(())
 }
 
-/// Refuses formats for which the engine writes a schema into the machine's directory of temporary files, where other
-/// accounts can lay links in its way.
+/// Refuses formats for which the engine writes a schema into the machine's temporary directory. There, other accounts
+/// could place links in its way.
 pub(crate) fn format(name: &str) -> Result<(), Exception> {
     let name = name.to_ascii_lowercase();
     if name.starts_with("protobuf") || name.starts_with("capnproto") {
@@ -118,20 +118,21 @@ pub(crate) fn format(name: &str) -> Result<(), Exception> {
     Ok(())
 }
 
-/// The engine asks about no right before it reads the first, and that starts another program. The second tells where
-/// this process's code lies.
+/// Whether this is a table of `system` that no client may read. The engine checks no right before it reads `models`,
+/// and reading it starts another program. `stack_trace` shows where this process's code lies in memory.
 pub(super) fn is_perilous(name: &str) -> bool {
     ["models", "stack_trace"].iter().any(|table| name.eq_ignore_ascii_case(table))
 }
 
-/// Whether it may be a table of the database `system`. One without a database is not: [`database`] sees to that.
+/// Whether the name at `at` may be a table of the database `system`. A name without a database is not: [`database`]
+/// makes sure of that.
 fn may_be_of_system(tokens: &Tokens, at: usize) -> bool {
     let Some(before) = at.checked_sub(1).filter(|&before| tokens.is_sign(before, '.')) else { return false };
     let database = before.checked_sub(1).and_then(|at| tokens.name(at));
     database.is_none_or(|name| name.eq_ignore_ascii_case("system"))
 }
 
-/// Judges the database of a request, in which names without one are looked for.
+/// Judges the database of a request. Names without a database are looked up there.
 pub(crate) fn database(name: &str) -> Result<(), Exception> {
     if name.eq_ignore_ascii_case("system") {
         return Err(denied(

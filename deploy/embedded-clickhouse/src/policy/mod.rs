@@ -1,8 +1,10 @@
 //! Which statements a client may run: those that read and write the tables of this server, and no others.
-//! The engine's own access control (see [`super::access`]) is the first judge. This is the second, for what that one
-//! does not ask about: the function `file`, settings inside of subqueries, clauses that the client library behind the
-//! engine carries out itself. It reads the engine's own spelling of a statement, never the client's, so that no comment
-//! and no quoting gets around it; and each list says what is allowed, so that what nobody thought of is refused.
+//!
+//! The engine's own access control (see [`super::access`]) judges first. This policy judges second, because the engine
+//! does not ask about some things: the function `file`, settings inside subqueries, clauses that the client library
+//! behind the engine carries out itself. The policy must never read the client's spelling of a statement, only the
+//! engine's own. So no comment and no quoting gets around it. Each list says what is allowed, so what nobody thought of
+//! is refused.
 
 mod data;
 mod functions;
@@ -25,23 +27,23 @@ use self::text::Tokens;
 use super::engine::{Connection, Exception, Parameters};
 use super::memory::Memory;
 
-/// The most that a result made in one piece may take in memory, in bytes.
+/// The most memory, in bytes, for a result that is made in one piece.
 pub(crate) const WHOLE_RESULT_BYTES_MAX: u64 = 1 << 30;
-/// The longest statement, in bytes; data of an insert are not counted.
+/// The longest statement, in bytes. The data of an insert does not count.
 pub(crate) const STATEMENT_BYTES_MAX: usize = 16 << 20;
-/// The longest statement of the user `reader`: the engine takes some forty times as much to read it.
+/// The longest statement of the user `reader`, in bytes. To read it, the engine takes some forty times as much memory.
 const READ_STATEMENT_BYTES_MAX: usize = 1 << 20;
-/// The text of a piece of an answer to that user is at most this part of what the statement may take in the engine.
+/// For the user `reader`, the text of one piece of an answer may be at most this part of the statement's memory.
 const PIECE_PART: u64 = 4;
-/// Approved statements that are remembered. When there are more, all are forgotten.
+/// How many approved statements are remembered. When there are more, all are forgotten.
 const REMEMBERED_MAX: usize = 1_024;
-/// The longest of them, in bytes.
+/// The longest remembered statement, in bytes.
 const REMEMBERED_BYTES_MAX: usize = 8 << 10;
 
 /// A statement that may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Approved {
-    /// It leaves no trace: `SELECT`, `SHOW`, `DESCRIBE`, `EXPLAIN`, `EXISTS`, `CHECK`.
+    /// It changes nothing: `SELECT`, `SHOW`, `DESCRIBE`, `EXPLAIN`, `EXISTS`, `CHECK`.
     pub(crate) read_only: bool,
 }
 
@@ -49,11 +51,11 @@ pub(crate) struct Approved {
 #[derive(Debug)]
 pub(crate) struct Policy {
     bounds: Bounds,
-    /// To judge a statement costs about a millisecond; a sink's statements are always the same.
+    /// Judging a statement takes about a millisecond, and a sink always sends the same statements.
     remembered: Mutex<HashMap<Vec<u8>, Approved>>,
 }
 
-/// A policy for each role: they differ in their bounds.
+/// A policy for each role. They differ in their bounds.
 #[derive(Debug)]
 pub(crate) struct Policies {
     pub(crate) writer: Arc<Policy>,
@@ -87,14 +89,14 @@ impl Policy {
         Self { bounds, remembered: Mutex::default() }
     }
 
-    /// Settings with which a statement begins, before those of its client.
+    /// The settings of every statement, before those of its client.
     pub(crate) fn own_settings(&self) -> Vec<(&'static str, String)> {
         let memory = ("max_memory_usage", self.bounds.statement_memory_bytes.to_string());
         let time = self.bounds.time_max.map(|time| (settings::TIME, time.as_secs().to_string()));
         [memory].into_iter().chain(time).collect()
     }
 
-    /// Judges a statement without running it. `session` is fresh: no setting of the client's is in force yet.
+    /// Judges a statement without running it. `session` must be fresh, without any of the client's settings.
     pub(crate) fn judge(
         &self,
         session: &mut Connection,
@@ -112,7 +114,7 @@ impl Policy {
         if let Some(approved) = known {
             return Ok(approved);
         }
-        // The engine's parser takes a time that grows with the square of the depth, and cannot be interrupted.
+        // The engine's parser takes a time that grows with the square of the depth, and nothing can interrupt it.
         nesting::check(sql)?;
         let analysis = session.analyse(sql);
         if analysis.statements > 1 {
@@ -120,7 +122,7 @@ impl Policy {
         }
         let canonical = canonical(session, sql)?;
         if analysis.statements == 0 {
-            // The client library behind the engine takes words such as `quit` for itself.
+            // The client library behind the engine acts on words such as `quit` itself.
             return Err(Exception::new(62, "SYNTAX_ERROR", "this is not a statement"));
         }
         let tokens = Tokens::read(&canonical)?;
@@ -138,8 +140,8 @@ impl Policy {
         Ok(approved)
     }
 
-    /// Judges a piece of an answer, by its length in bytes. The engine's own bounds count columns and not their text,
-    /// which holds names again and again, and which is copied.
+    /// Judges a piece of an answer by its length in bytes. The engine's own bounds count columns, not their text. But
+    /// that text repeats the names again and again, and it is copied.
     pub(crate) fn piece(&self, bytes: usize) -> Result<(), Exception> {
         match self.bounds.piece_bytes {
             Some(most) if bytes > most => Err(Exception::new(
@@ -154,26 +156,26 @@ impl Policy {
         }
     }
 
-    /// The value that counts of a setting that does not stand in a statement but beside it; none when it is left out.
+    /// The value that we use for a setting beside a statement. `None` when we leave the setting out.
     pub(crate) fn adapted<'v>(&self, name: &str, value: &'v str) -> Option<Cow<'v, str>> {
         settings::adapted(name, value, &self.bounds)
     }
 
-    /// Judges a setting that does not stand in a statement but beside it.
+    /// Judges a setting that stands beside a statement, not in it.
     pub(crate) fn setting(&self, session: &mut Connection, name: &str, value: &str) -> Result<(), Exception> {
         let Err(refused) = settings::judge(name, value, &self.bounds) else { return Ok(()) };
-        // An unknown setting is a mistake and not a trespass; the engine knows which it is.
+        // An unknown setting is a mistake, not a breach. The engine knows which settings exist.
         let known = session.execute(format!("SELECT getSetting('{name}')").as_bytes(), "TabSeparated", &[]);
         Err(known.err().filter(|error| error.code() == 115).unwrap_or(refused))
     }
 }
 
-/// What is not allowed, and what to do.
+/// The error that says what is not allowed, and what to do.
 fn denied(what: &str) -> Exception {
     Exception::new(497, "ACCESS_DENIED", what)
 }
 
-/// The engine's own spelling: keywords in upper case, one blank where blanks are, no comments, quotes in one form.
+/// The engine's own spelling: keywords in upper case, one blank between words, no comments, one form of quotes.
 fn canonical(session: &mut Connection, sql: &[u8]) -> Result<String, Exception> {
     let sql = std::str::from_utf8(sql).map_err(|_| {
         Exception::new(62, "SYNTAX_ERROR", "expected a statement in UTF-8; bind other bytes as parameters")
@@ -186,7 +188,7 @@ fn canonical(session: &mut Connection, sql: &[u8]) -> Result<String, Exception> 
     }
 }
 
-/// Takes our own statement out of the engine's words about the client's.
+/// Removes our own wrapping statement from the engine's message about the client's statement.
 fn of_statement(error: &Exception) -> Exception {
     let text = error.text();
     let Some(end) = text.find(": In scope SELECT formatQuerySingleLine") else { return error.clone() };
@@ -194,7 +196,7 @@ fn of_statement(error: &Exception) -> Exception {
     Exception::from_engine(&format!("{} ({name})", &text[..end]))
 }
 
-/// A value as ClickHouse reads the values of parameters: as in its TabSeparated.
+/// Escapes a value as ClickHouse reads the values of parameters: as in its TabSeparated.
 fn escaped(value: &str) -> String {
     let mut escaped = String::with_capacity(value.len() + value.len() / 16);
     for char in value.chars() {

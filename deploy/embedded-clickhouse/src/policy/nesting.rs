@@ -1,14 +1,14 @@
-//! How deeply brackets are nested in a statement's text, before the engine reads it.
+//! Measures how deeply brackets are nested in a statement's text, before the engine reads it.
 
 use crate::engine::Exception;
 
-/// The engine's own bound (`max_parser_depth`): each bracket takes at least one level of it.
+/// The engine's own bound (`max_parser_depth`). Each bracket takes at least one level of it.
 pub(super) const DEPTH_MAX: usize = 1_000;
 
-/// Refuses what the engine would refuse too, after a time that grows with the square of the depth.
+/// Refuses what the engine would refuse too, but only after a time that grows with the square of the depth.
 ///
-/// Comments, here-documents and curly quotes are not read: where there are more brackets than may be nested, there may
-/// be none of these outside of quotes.
+/// We do not parse comments, here-documents and curly quotes. So a text that has any of these outside quotes may not
+/// have more than [`DEPTH_MAX`] opening brackets.
 pub(super) fn check(sql: &[u8]) -> Result<(), Exception> {
     if sql.iter().filter(|byte| OPENING.contains(byte)).count() <= DEPTH_MAX {
         return Ok(());
@@ -20,7 +20,7 @@ pub(super) fn check(sql: &[u8]) -> Result<(), Exception> {
             b')' | b']' | b'}' => depth = depth.saturating_sub(1),
             b'\'' | b'"' | b'`' => match quoted_end(sql, at) {
                 Some(end) => at = end,
-                // Nothing that follows is read by the engine either.
+                // The engine does not read on from here either.
                 None => return Ok(()),
             },
             _ if UNREAD.iter().any(|begin| sql[at..].starts_with(begin)) => {
@@ -60,7 +60,7 @@ fn too_deep(message: &str) -> Exception {
     Exception::new(306, "TOO_DEEP_RECURSION", message)
 }
 
-/// The place of the closing quote; `None` if nothing closes it.
+/// The place of the closing quote. `None` if nothing closes it.
 fn quoted_end(sql: &[u8], start: usize) -> Option<usize> {
     let mut at = start + 1;
     while let Some(&byte) = sql.get(at) {
@@ -99,7 +99,7 @@ mod tests {
         }
         assert!(check("SELECT [1], [1] ".repeat(DEPTH_MAX).as_bytes()).is_ok());
         assert!(check(format!("SELECT 1 -- it's {}", "[".repeat(DEPTH_MAX)).as_bytes()).is_ok());
-        // Within the time of a test only when it is read once.
+        // The test is fast enough only if the text is read once.
         let many = [b"[]".repeat(DEPTH_MAX + 1), b"'\\".repeat(4 << 20)].concat();
         assert!(check(&many).is_ok());
     }

@@ -1,5 +1,5 @@
-//! The settings that a client may change, in the URL, in a `SETTINGS` clause anywhere in a statement, and by `SET`. The
-//! engine checks its own constraints at the top of a statement only; a subquery's clause it takes as it comes.
+//! The settings that a client may change: in the URL, in a `SETTINGS` clause anywhere in a statement, and by `SET`. The
+//! engine checks its own constraints only at the top of a statement. It accepts any clause in a subquery.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -11,34 +11,34 @@ use crate::engine::Exception;
 
 static SETTINGS: LazyLock<HashSet<&str>> = LazyLock::new(|| listed(include_str!("settings.txt")));
 
-/// The most of what has no value of its own in [`Bounds`].
+/// The bound of settings without a value of their own in [`Bounds`].
 const THREADS_MAX: u64 = 64;
 
-/// The most that one statement may keep on disk while it sorts and groups, in bytes; all together twice as much. The
-/// broker is on the same disk.
+/// The most that one statement may keep on disk while it sorts and groups, in bytes. All statements together may keep
+/// twice as much. The broker is on the same disk.
 pub(crate) const TEMPORARY_BYTES_MAX: u64 = 4 << 30;
 
-/// What settings may be raised to. Nothing may be unlimited, which is what 0 means to the engine.
+/// How far a client may raise settings. Nothing may be unlimited; to the engine, 0 means unlimited.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     /// Bytes of memory for one statement.
     pub(crate) statement_memory_bytes: u64,
-    /// Bytes of a statement, which is read before any other bound of these is in force.
+    /// Bytes of a statement. The engine reads the statement before any other of these bounds is in force.
     pub(crate) statement_bytes: usize,
     /// Bytes of a result that is made in one piece.
     pub(crate) result_bytes: u64,
-    /// How long one statement may run, if that is bounded.
+    /// How long one statement may run, if there is a bound.
     pub(crate) time_max: Option<Duration>,
-    /// Bytes of the text of an answer, or of a piece of one, if that is bounded.
+    /// Bytes of the text of an answer, or of a piece of one, if there is a bound.
     pub(crate) piece_bytes: Option<usize>,
 }
 
-/// The setting that says how long a statement may run, in seconds, with a fraction.
+/// The setting that says how long a statement may run, in seconds with a fraction.
 pub(super) const TIME: &str = "max_execution_time";
-/// The engine takes less than a microsecond for no limit.
+/// The engine takes a value below a microsecond for no limit.
 const TIME_MIN_S: f64 = 0.001;
 
-/// Limits of the parser: the engine's own defaults, except for the length, which fits the longest statement.
+/// Limits of the parser. They are the engine's own defaults, except for the length, which fits the longest statement.
 pub(crate) const PARSER: [(&str, u64); 6] = [
     ("max_query_size", super::STATEMENT_BYTES_MAX as u64),
     ("max_parser_depth", super::nesting::DEPTH_MAX as u64),
@@ -48,7 +48,7 @@ pub(crate) const PARSER: [(&str, u64); 6] = [
     ("max_expanded_ast_elements", 500_000),
 ];
 
-/// The names of a list: words between blanks, in lines that do not begin with `#`.
+/// The names in a list: words between blanks. Lines that begin with `#` do not count.
 pub(super) fn listed(text: &str) -> HashSet<&str> {
     text.lines().filter(|line| !line.starts_with('#')).flat_map(str::split_whitespace).collect()
 }
@@ -83,7 +83,7 @@ pub(super) fn judge(name: &str, value: &str, bounds: &Bounds) -> Result<(), Exce
         };
     }
     let Some(most) = bounds.of(name) else { return Ok(()) };
-    // A word such as `auto` is the engine's to judge; but not one that is a number to it, as its own default is.
+    // The engine judges a word such as `auto`. But we refuse words that it reads as a number, such as `default`.
     let within = match value.trim().parse::<u64>() {
         Ok(number) => number <= most && (number > 0 || name.ends_with("_threads")),
         Err(_) => {
@@ -99,10 +99,10 @@ pub(super) fn judge(name: &str, value: &str, bounds: &Bounds) -> Result<(), Exce
     Err(refused(&format!("expected {name} between 1 and {most}, found {value}; ask for less")))
 }
 
-/// The value that counts of a setting beside a statement; none when the setting is left out.
+/// The value that we use for a setting beside a statement. `None` when we leave the setting out.
 ///
-/// Clients send some of their own accord: how long they wait, where no limit is 0, and a comment, which is where the
-/// statement's mark stands.
+/// Clients send some settings on their own. One says how long they wait, where 0 means no limit. Another is a comment,
+/// and the statement's mark stands in that setting.
 pub(super) fn adapted<'v>(name: &str, value: &'v str, bounds: &Bounds) -> Option<Cow<'v, str>> {
     match (name, bounds.time_max, value.trim().parse::<f64>()) {
         ("log_comment", ..) => None,
@@ -129,8 +129,8 @@ pub(super) fn check(tokens: &Tokens, bounds: &Bounds) -> Result<(), Exception> {
     Ok(())
 }
 
-/// Judges `name = value, …`. What is no such list is left alone, such as a column with the name `SETTINGS`; what begins like
-/// one and goes on otherwise is refused.
+/// Judges `name = value, …`. Anything else is left alone, such as a column with the name `SETTINGS`. But a list that
+/// begins like this and goes on differently is refused.
 fn list(tokens: &Tokens, start: usize, bounds: &Bounds) -> Result<(), Exception> {
     let mut at = if tokens.is_sign(start, '(') { start + 1 } else { start };
     loop {
@@ -151,7 +151,7 @@ fn list(tokens: &Tokens, start: usize, bounds: &Bounds) -> Result<(), Exception>
     }
 }
 
-/// Reads one value and the place behind it; none for a parameter or a call, whose value nobody knows yet.
+/// Reads one value and the place behind it. `None` for a parameter or a call, whose value nobody knows yet.
 fn value(tokens: &Tokens, start: usize) -> (Option<String>, usize) {
     let negative = tokens.is_sign(start, '-');
     let at = start + usize::from(negative);

@@ -1,5 +1,5 @@
 //! Cuts the engine's own spelling of a statement into tokens. That spelling has no comments and no here-documents, and
-//! in quotes a backslash stands before each quote; a reader for what clients write is in `front::statement`.
+//! in quotes a backslash stands before each quote. `front::statement` reads what clients write.
 
 use crate::engine::Exception;
 
@@ -14,7 +14,7 @@ pub(super) enum Token {
     Sign(char),
 }
 
-/// A statement's tokens, each with whether a blank stands before it.
+/// A statement's tokens. Each knows whether a blank stands before it.
 #[derive(Debug)]
 pub(super) struct Tokens {
     tokens: Vec<(Token, bool)>,
@@ -51,7 +51,7 @@ impl Tokens {
         self.tokens.get(at).map(|(token, _)| token)
     }
 
-    /// Whether the keyword stands there. Keywords are in upper case and have no quotes.
+    /// Whether `keyword` stands at `at`. Keywords are in upper case and have no quotes.
     pub(super) fn is_word(&self, at: usize, keyword: &str) -> bool {
         matches!(self.get(at), Some(Token::Word(word)) if word == keyword)
     }
@@ -60,7 +60,7 @@ impl Tokens {
         matches!(self.get(at), Some(Token::Sign(found)) if *found == sign)
     }
 
-    /// A name, with quotes or without, that may also be a keyword.
+    /// The name at `at`, with quotes or without. Without quotes it may also be a keyword.
     pub(super) fn name(&self, at: usize) -> Option<&str> {
         match self.get(at)? {
             Token::Word(name) | Token::Name(name) => Some(name),
@@ -68,13 +68,13 @@ impl Tokens {
         }
     }
 
-    /// The name that is called there: an opening parenthesis follows without a blank.
+    /// The name that is called at `at`: an opening parenthesis follows without a blank.
     pub(super) fn call(&self, at: usize) -> Option<&str> {
         let (next, spaced) = self.tokens.get(at + 1)?;
         (*next == Token::Sign('(') && !spaced).then(|| self.name(at))?
     }
 
-    /// The place behind the bracket that closes the one at `open`; the end if none does.
+    /// The place behind the bracket that closes the one at `open`. The end if none closes it.
     pub(super) fn behind(&self, open: usize) -> usize {
         let mut depth = 0_usize;
         for at in open..self.len() {

@@ -1,5 +1,5 @@
-//! A nats-server under a parent of its own: what this crate's tests start, because `kill -9` of the parent needs a
-//! process of its own.
+//! A nats-server under a parent of its own, for this crate's tests: to test `kill -9` of the parent, they need a
+//! separate process.
 //!
 //! ```text
 //! headrace-local --program P --data-dir D --ready-file F

@@ -1,7 +1,8 @@
-//! One child process that never outlives its parent: the kernel kills it when this process ends, however it ends.
-//! It has a process group of its own, so that Ctrl-C in the terminal reaches only the parent, and a log file for its
-//! output. Signals go through a pidfd, never to a number that may be somebody else's by now.
-//! See [`supervise()`] for restarting one that dies.
+//! One child process that must never outlive its parent: the kernel kills it when this process ends, however that ends.
+//!
+//! The child has a process group of its own, so Ctrl-C in the terminal reaches only the parent. It has a log file for
+//! its output. Signals go through a pidfd, never to a process id, which may belong to somebody else by now. See
+//! [`supervise()`] for restarting a child that dies.
 
 mod spawner;
 mod supervise;
@@ -19,7 +20,7 @@ use tokio::sync::watch;
 
 pub use self::supervise::{Event, RestartPolicy, Service, Supervised, supervise};
 
-/// How much of a log is shown in an error, in bytes from its end.
+/// How much of a log an error shows, in bytes from the log's end.
 const TAIL_BYTES: u64 = 4 << 10;
 
 /// What to start.
@@ -29,18 +30,19 @@ pub struct Spec {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<OsString>,
-    /// What of our environment it gets.
+    /// Which part of our environment it gets.
     pub environment: Environment,
-    /// Where its standard output and error go, appended; begun anew at a start once it is beyond 16 MiB.
+    /// The file to which its standard output and error are appended. A start empties the file if it is beyond 16 MiB.
     pub log: PathBuf,
 }
 
-/// Which variables of ours a child gets.
+/// Which of our variables a child gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Environment {
     /// All of them.
     Inherited,
-    /// Those that any program needs, such as `PATH` and `TZ`: secrets in the others are none of its business.
+    /// Only those that any program needs, such as `PATH` and `TZ`. The others may hold secrets, which the child must
+    /// not see.
     Plain,
 }
 
@@ -54,7 +56,7 @@ pub struct SpawnError {
     pub source: io::Error,
 }
 
-/// A running child. Dropped, it is killed.
+/// A running child. Dropping this kills it.
 #[derive(Debug)]
 pub struct Child {
     pid: u32,
@@ -77,19 +79,19 @@ impl Child {
         self.pid
     }
 
-    /// Waits for its end, however many ask.
+    /// Waits until the child has ended. Any number of callers may wait.
     pub async fn wait(&self) -> ExitStatus {
         let mut exit = self.exit.clone();
         let status = exit.wait_for(Option::is_some).await.expect("the waiting thread sends before it ends");
         status.expect("waited for")
     }
 
-    /// The status, if it has ended.
+    /// The exit status, if the child has ended.
     pub fn exited(&self) -> Option<ExitStatus> {
         *self.exit.borrow()
     }
 
-    /// Asks it to end (SIGTERM), and kills it after `grace`.
+    /// Asks the child to end (SIGTERM), and kills it after `grace`.
     pub async fn stop(&self, grace: Duration) -> ExitStatus {
         self.signal(Signal::TERM);
         match tokio::time::timeout(grace, self.wait()).await {
@@ -102,13 +104,13 @@ impl Child {
         }
     }
 
-    /// The end of its log, for an error that a person reads. Empty if there is none.
+    /// The end of the child's log, for an error that a person reads. Empty if there is no log.
     pub fn log_tail(&self) -> String {
         tail(&self.log).unwrap_or_default()
     }
 
     fn signal(&self, signal: Signal) {
-        // It fails if the child has ended, which is what a signal is for.
+        // This fails if the child has ended already, and then the signal is not needed.
         let _ = pidfd_send_signal(&self.pidfd, signal);
     }
 }

@@ -1,6 +1,6 @@
-//! Keeps one child running: started again when it dies, on the same port and data, with a growing pause and an end to
-//! the attempts. The first start is the caller's to judge; only later ones are retried here.
-//! What happens is told through a watch channel, so that a ready file can follow.
+//! Keeps one child running. When it dies, it is started again on the same port and data, with a growing pause and a
+//! bound on the attempts. The caller judges the first start; only later starts may be retried here. A watch channel
+//! reports what happens, so that a ready file can follow.
 
 use std::time::Duration;
 
@@ -16,17 +16,17 @@ pub trait Service: Send + Sync + 'static {
     /// Why it did not start.
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// What it is called in logs.
+    /// Its name in logs.
     fn name(&self) -> &'static str;
 
     /// Starts the process.
     fn spawn(&self) -> impl Future<Output = Result<Child, Self::Error>> + Send;
 
-    /// Waits until it does its work; bounded by a deadline of its own.
+    /// Waits until the process does its work. Each service bounds this by a deadline of its own.
     fn ready(&self, child: &Child) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
-    /// Why a process that lives has stopped its work for good, by its own words; silence is no such sign.
-    /// It is ended and started again when it says so several times in a row.
+    /// The reason, in its own words, why a running process has stopped its work for good. Silence is not such a sign.
+    /// If the process says so several times in a row, it is ended and started again.
     fn disabled(&self) -> impl Future<Output = Option<String>> + Send {
         std::future::ready(None)
     }
@@ -34,7 +34,7 @@ pub trait Service: Send + Sync + 'static {
 
 /// How often a child is asked whether it has stopped its work.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// So many times in a row it must say so.
+/// How many times in a row it must say so.
 const LOOKS: u32 = 3;
 
 /// How a child that died is started again.
@@ -44,11 +44,11 @@ pub struct RestartPolicy {
     pub pause_min: Duration,
     /// The longest pause.
     pub pause_max: Duration,
-    /// Failed attempts in a row before it is given up.
+    /// Failed attempts in a row before we give the child up.
     pub attempts_max: u32,
-    /// A child that ran this long was well: the count begins anew.
+    /// A child that ran for this long counts as healthy, and the count of attempts begins again.
     pub settled_after: Duration,
-    /// How long a child gets to end when it is stopped.
+    /// How long a child may take to end when it is asked to.
     pub grace: Duration,
 }
 
@@ -57,7 +57,7 @@ impl Default for RestartPolicy {
         Self {
             pause_min: Duration::from_millis(100),
             pause_max: Duration::from_secs(5),
-            // At the longest pause an hour: a disk may be full for a while.
+            // With the longest pause this makes an hour, because a disk may be full for a while.
             attempts_max: 720,
             settled_after: Duration::from_secs(30),
             grace: Duration::from_secs(15),
@@ -65,34 +65,34 @@ impl Default for RestartPolicy {
     }
 }
 
-/// Where a supervised child is. A watch channel holds the latest only: a reader that was away sees where it is now.
+/// The state of a supervised child. A watch channel holds only the latest one, so a slow reader sees the present state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The process runs and is not ready yet.
+    /// The process runs but is not ready yet.
     Started {
         /// Its process id.
         pid: u32,
     },
-    /// It does its work.
+    /// The process does its work.
     Ready {
         /// Its process id.
         pid: u32,
     },
-    /// It ended without being asked, or did not become ready; another is about to be started.
+    /// The process ended without being asked, or did not become ready. Another one is about to be started.
     Died {
-        /// Exit status, or why it did not start.
+        /// The exit status, or why the process did not become ready.
         status: String,
     },
-    /// It died too often; nothing is started any more.
+    /// The process died too often. Nothing is started any more.
     GaveUp {
         /// The last failure.
         reason: String,
     },
-    /// It was stopped.
+    /// The process was stopped.
     Stopped,
 }
 
-/// A child under supervision. Dropped, the child is killed; [`Supervised::stop`] ends it gently.
+/// A child under supervision. Dropping this kills the child; [`Supervised::stop`] asks it to end first.
 #[derive(Debug)]
 pub struct Supervised {
     events: watch::Receiver<Event>,
@@ -101,7 +101,7 @@ pub struct Supervised {
 }
 
 impl Supervised {
-    /// What happens, from now on.
+    /// A channel that says what happens from now on.
     pub fn events(&self) -> watch::Receiver<Event> {
         self.events.clone()
     }
@@ -114,10 +114,10 @@ impl Supervised {
         }
     }
 
-    /// Ends the child: asked first, killed after the policy's grace.
+    /// Asks the child to end, and kills it after the policy's grace.
     pub async fn stop(mut self) {
         self.stopping.cancel();
-        // The task panicking would be a defect; the child is dead in either case.
+        // A panic of the task would be a defect, but the child is dead in either case.
         let _ = (&mut self.task).await;
     }
 }
@@ -131,14 +131,14 @@ impl Drop for Supervised {
 /// Starts `service`, waits until it is ready, and keeps it running.
 ///
 /// # Errors
-/// The first start's failure; nothing is left running then.
+/// The first start's failure. No process is left running then.
 pub async fn supervise<S: Service>(service: S, policy: RestartPolicy) -> Result<Supervised, S::Error> {
     let child = service.spawn().await?;
     service.ready(&child).await?;
     tracing::info!(service = service.name(), pid = child.pid(), "started");
     let (sender, events) = watch::channel(Event::Ready { pid: child.pid() });
     let stopping = CancellationToken::new();
-    // Task "supervise": ends when stopped or when it gives up; aborted, it drops the child, which kills it.
+    // Task "supervise": ends when stopped or when it gives up. If it is aborted, it drops the child, and that kills it.
     #[expect(clippy::disallowed_methods, reason = "this crate has no supervisor but this one")]
     let task = tokio::spawn(keep(service, policy, child, sender, stopping.clone()));
     Ok(Supervised { events, stopping, task })
@@ -198,7 +198,7 @@ async fn keep<S: Service>(
     }
 }
 
-/// Waits until the service says, several times in a row, that it has stopped its work.
+/// Waits until the service has said several times in a row that it has stopped its work.
 async fn stopped_working<S: Service>(service: &S) -> String {
     let mut looks = 0;
     loop {

@@ -1,5 +1,6 @@
-//! A supervised child process that serves ClickHouse: its own program says how, usually with the engine as a library.
-//! This half never loads the engine: its 566 MB belong to the child alone.
+//! A supervised child process that serves ClickHouse. That program decides how; usually it has the engine as a library.
+//!
+//! This crate must never load the engine itself: its 566 MB belong in the child alone.
 
 mod service;
 
@@ -19,22 +20,22 @@ use crate::start::{self, StartError};
 pub struct Config {
     /// The program, usually the caller's own.
     pub program: PathBuf,
-    /// What makes it serve, such as `clickhouse`; `--data-dir D --listen A` is put behind.
+    /// The arguments that make it serve, such as `clickhouse`. We append `--data-dir D --listen A`.
     pub args: Vec<OsString>,
-    /// The engine's data; made if absent. One server at a time.
+    /// The engine's data; made if absent. Only one server at a time may use it.
     pub data_dir: PathBuf,
-    /// Where it listens; port 0 takes a free one and keeps it over restarts.
+    /// Where it listens. Port 0 takes a free one, and restarts keep it.
     pub listen: SocketAddr,
-    /// The process' log.
+    /// The process's log file.
     pub log: PathBuf,
-    /// How long it may take to answer; parts of large tables are read at the start.
+    /// How long the process may take to answer. It reads parts of large tables at its start.
     pub ready_within: Duration,
-    /// How it is started again when it dies.
+    /// How the process is started again when it dies.
     pub restart: RestartPolicy,
 }
 
 impl Config {
-    /// A server on a free loopback port, with default bounds, logging beside `data_dir`'s content.
+    /// A server on a free loopback port, with default bounds and its log in `data_dir`.
     pub fn new(program: impl Into<PathBuf>, args: Vec<OsString>, data_dir: impl Into<PathBuf>) -> Self {
         let data_dir = data_dir.into();
         Self {
@@ -49,7 +50,7 @@ impl Config {
     }
 }
 
-/// A ClickHouse that runs and is kept running. Dropped, it is killed.
+/// A ClickHouse that runs, and is started again when it dies. Dropping this kills it.
 #[derive(Debug)]
 pub struct Running {
     address: SocketAddr,
@@ -62,7 +63,7 @@ impl Running {
         self.address
     }
 
-    /// The same as a URL.
+    /// The same address as a URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -72,12 +73,12 @@ impl Running {
         self.child.pid()
     }
 
-    /// What happens to its process.
+    /// A channel that says what happens to its process.
     pub fn events(&self) -> watch::Receiver<Event> {
         self.child.events()
     }
 
-    /// Ends it gently.
+    /// Asks the process to end and waits for that.
     pub async fn stop(self) {
         self.child.stop().await;
     }

@@ -1,5 +1,5 @@
-//! Starting one process that serves the embedded engine and waiting until it answers. The port is chosen once, so a
-//! restart keeps it.
+//! Starts one process that serves the embedded engine, and waits until it answers. The port is chosen once and must
+//! survive a restart.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use crate::child::{Child, Environment, Service, Spec};
 use crate::net;
 use crate::start::{self, StartError};
 
-/// One server with its port.
+/// One server and its port.
 pub(super) struct Server {
     config: Config,
     listen: SocketAddr,
@@ -48,7 +48,7 @@ impl Service for Server {
 
     async fn ready(&self, child: &Child) -> Result<(), StartError> {
         let address = self.address();
-        // It listens early, to fail early, and answers only once the engine is up.
+        // The process listens early, so that it fails early. It answers only once the engine is up.
         let answers = async || net::http_status(address, "/ping").await == Some(200);
         start::answered(child, self.name(), address, self.config.ready_within, answers).await
     }

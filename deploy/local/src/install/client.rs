@@ -1,5 +1,5 @@
-//! Runs the package clients. They bring their own retries, caches, proxies and credentials, which is why they are used;
-//! nothing here knows a registry. Their output is kept for an error and never reaches stdout.
+//! Runs the package clients, `pip` and `npm`. We use them because they bring their own retries, caches, proxies and
+//! credentials. Nothing here may know a registry. An error shows the end of their output, which never reaches stdout.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -20,7 +20,7 @@ pub(super) enum Client {
 }
 
 impl Client {
-    /// How this client names a package of one version.
+    /// How this client spells a package of one version.
     pub(super) fn requirement(&self, package: &str, version: &str) -> String {
         match self {
             Self::Pip => format!("{package}=={version}"),
@@ -28,7 +28,7 @@ impl Client {
         }
     }
 
-    /// What the name of a fetched archive ends with.
+    /// The suffix of a fetched archive's name.
     pub(super) fn extension(&self) -> &'static str {
         match self {
             Self::Pip => "whl",
@@ -36,7 +36,7 @@ impl Client {
         }
     }
 
-    /// Fetches one package's archive into `folder`.
+    /// Fetches the archive of one package into `folder`.
     pub(super) fn fetch(&self, requirement: &str, folder: &Path, path: Option<&OsStr>) -> Result<(), Error> {
         let fixed: &[&str] = match self {
             Self::Pip => &["download", "--no-deps", "--only-binary", ":all:", "--dest"],
@@ -57,7 +57,7 @@ impl Client {
     fn run(&self, fixed: &[&str], folder: &Path, rest: &[&str], path: Option<&OsStr>) -> Result<(), Error> {
         let package = rest.join(" ");
         if let Self::Pip = self {
-            // Python without pip is common; its own words for it are not helpful.
+            // Python without pip is common, and its own error does not help.
             let probe = self.command(path).args(["-m", "pip", "--version"]).output();
             if !self.found(probe, &package, path)?.status.success() {
                 return Err(missing("pip", &package, path));

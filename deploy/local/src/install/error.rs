@@ -1,34 +1,34 @@
-//! What can go wrong while installing, each with what was expected, what was found and what to do.
+//! What can go wrong while installing. Each error says what was expected, what was found and what to do.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why something is not installed.
+/// Why an install failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A client is not there.
+    /// A package client is missing.
     #[error("expected {tool} to install {package}, found none in {searched}; {remedy}")]
     ToolMissing {
         /// `python3`, `pip` or `npm`.
         tool: &'static str,
-        /// What was to be installed.
+        /// What it should have installed.
         package: String,
-        /// Where it was looked for.
+        /// Where we looked for the client.
         searched: String,
-        /// What a person does about it.
+        /// What a person can do about it.
         remedy: &'static str,
     },
-    /// A client was there and failed.
+    /// A package client failed.
     #[error("{command} failed ({status}); it says:\n{output}")]
     ToolFailed {
-        /// What was run.
+        /// The command.
         command: String,
         /// Its exit status.
         status: String,
-        /// The end of what it said.
+        /// The end of its output.
         output: String,
     },
-    /// Something else than the pinned artefact came.
+    /// The file is not the pinned one.
     #[error(
         "expected {what} with SHA-256 {expected}, found {found}; it was removed. \
              Try again; if it stays so, the registry serves another file than the one this version was tested with"
@@ -38,10 +38,10 @@ pub enum Error {
         what: String,
         /// The pinned digest.
         expected: String,
-        /// The digest of what came.
+        /// The file's own digest.
         found: String,
     },
-    /// There is no room.
+    /// The file system is full.
     #[error(
         "the file system of {path} is full: {free_bytes} bytes are free and {needed_bytes} are needed; \
              make room, or set HEADRACE_CACHE_DIR to a directory elsewhere"
@@ -54,26 +54,26 @@ pub enum Error {
         /// Bytes needed.
         needed_bytes: u64,
     },
-    /// A downloaded archive is not what its client promised.
+    /// A downloaded archive lacks what it should contain.
     #[error("expected {expected} in {archive}, found none; remove that file and try again")]
     Content {
         /// What should be inside.
         expected: String,
-        /// The archive or the folder it should be in.
+        /// The archive, or the folder where it should be.
         archive: PathBuf,
     },
-    /// The pinned programs do not run here.
+    /// The pinned programs do not run on this machine.
     #[error(
         "expected x86-64 Linux with glibc for {what}, found {found}; \
              run the server elsewhere and name its URL in the configuration"
     )]
     Platform {
-        /// What was to be installed.
+        /// What we were to install.
         what: &'static str,
         /// This machine.
         found: String,
     },
-    /// Nobody said where to put things.
+    /// No variable says where the cache directory is.
     #[error(
         "expected HEADRACE_CACHE_DIR, XDG_CACHE_HOME or HOME in the environment, found none; \
              set HEADRACE_CACHE_DIR to a directory with 1 GB of room"
@@ -82,9 +82,9 @@ pub enum Error {
     /// A file or directory cannot be used.
     #[error("cannot {action} {path}")]
     Io {
-        /// What was tried.
+        /// What we tried to do.
         action: &'static str,
-        /// On what.
+        /// The file or directory.
         path: PathBuf,
         /// The system's reason.
         source: io::Error,
@@ -92,7 +92,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// For `map_err`: says what was tried on which path.
+    /// For `map_err`: adds what we tried to do, and on which path.
     pub(super) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }

@@ -1,7 +1,8 @@
-//! Gets pinned programs and data through the ordinary `pip` and `npm` clients into a cache directory of the user's.
-//! What the cache holds is whole and was checked: a piece is built aside and moved into place in one step, under a lock
-//! that works across processes. An interrupted install resumes with what was finished.
-//! No registry's host name stands here; the clients know theirs. Everything blocks: call it from `spawn_blocking`.
+//! Installs pinned programs and data through the ordinary `pip` and `npm` clients, into a cache directory of the user.
+//!
+//! Whatever the cache holds is whole and was checked. A piece is built aside and moved into place in one step, under a
+//! lock that works across processes. An interrupted install resumes with what was finished. No registry's host name may
+//! stand here; the clients know theirs. Everything blocks: call it from `spawn_blocking`.
 
 mod archive;
 mod client;
@@ -30,7 +31,7 @@ const NATS_SERVER: Piece<'static> = Piece {
     unpacked_bytes: 18_848_283,
 };
 
-/// `@chdb/lib-linux-x64-gnu` on npm: the ClickHouse engine as a C library. Its tag `latest` points at an older one.
+/// `@chdb/lib-linux-x64-gnu` on npm: the ClickHouse engine as a C library. Its tag `latest` points at an older version.
 const CLICKHOUSE: Piece<'static> = Piece {
     name: "chdb",
     version: "26.7.3-stable.1",
@@ -42,10 +43,10 @@ const CLICKHOUSE: Piece<'static> = Piece {
     unpacked_bytes: 566_330_096,
 };
 
-/// What an unpinned package is assumed to take, in bytes, when room is checked.
+/// The room that we check for before we install an unpinned package, in bytes.
 const PACKAGE_BYTES: u64 = 64 << 20;
 
-/// Installs into one cache directory. Any number of them, in any number of processes, may work at once.
+/// Installs into one cache directory. Several installers may work at once, even in several processes.
 #[derive(Clone)]
 pub struct Installer {
     store: Store,
@@ -54,7 +55,7 @@ pub struct Installer {
 }
 
 impl Installer {
-    /// An installer into `cache_dir`, which is made when first needed.
+    /// An installer into `cache_dir`, which is made when it is first needed.
     pub fn new(cache_dir: impl Into<PathBuf>, progress: Arc<dyn Progress>) -> Self {
         Self { store: Store::new(cache_dir.into()), search_path: None, progress }
     }
@@ -68,7 +69,7 @@ impl Installer {
         Ok(Self::new(user_cache_dir()?, progress))
     }
 
-    /// Looks for `python3` and `npm` in these directories instead of `$PATH`'s.
+    /// Looks for `python3` and `npm` in these directories, not in those of `$PATH`.
     #[must_use]
     pub fn with_search_path(mut self, path: impl Into<OsString>) -> Self {
         self.search_path = Some(path.into());
@@ -95,8 +96,8 @@ impl Installer {
         Ok(folder.join("libchdb.so"))
     }
 
-    /// An npm package, unpacked without its dependencies. `sha256` is of the package's tarball, in hexadecimal digits;
-    /// without it the check is npm's own, against the registry's word.
+    /// An npm package, unpacked without its dependencies. `sha256` is that of the package's tarball, in hexadecimal
+    /// digits. Without it, npm itself checks the tarball against the registry's hash.
     ///
     /// # Errors
     /// See [`Error`].
@@ -115,7 +116,8 @@ impl Installer {
         self.install(&piece, &Client::Npm)
     }
 
-    /// A folder with PyPI packages and their dependencies, for `PYTHONPATH`. `requirements` are pinned as `name==version`.
+    /// A folder with PyPI packages and their dependencies, for `PYTHONPATH`. Pin each of `requirements` as
+    /// `name==version`.
     ///
     /// # Errors
     /// See [`Error`].
@@ -123,7 +125,8 @@ impl Installer {
         self.tree(name, requirements, &Client::Pip)
     }
 
-    /// A folder with `node_modules` inside, of npm packages and their dependencies, pinned as `name@version`.
+    /// A folder with npm packages and their dependencies in `node_modules`. Pin each of `requirements` as
+    /// `name@version`.
     ///
     /// # Errors
     /// See [`Error`].
@@ -136,7 +139,7 @@ impl Installer {
             return Ok(folder);
         }
         let _lock = self.store.lock(&piece.id(), &*self.progress)?;
-        // Another process may have installed it while this one waited.
+        // Another process may have installed it while this one waited for the lock.
         if let Some(folder) = self.store.installed(piece) {
             return Ok(folder);
         }
@@ -159,7 +162,7 @@ impl Installer {
         let size = if piece.archive_sha256.is_some() { format!(" ({megabytes} MB)") } else { String::new() };
         let bar = self.progress.begin(&format!("downloading {requirement}{size}"), None);
         let fetched = client.fetch(&requirement, staging.path(), self.search_path.as_deref());
-        // A client that ran out of room says so in words of its own; the number tells it for certain.
+        // A client that runs out of room reports it in its own words. The free bytes are certain.
         fetched.map_err(|error| self.store.require_room(piece.unpacked_bytes).err().unwrap_or(error))?;
         let archive = self.store.keep(piece, staging.path(), client.extension())?;
         bar.end();
@@ -183,7 +186,7 @@ impl Installer {
     }
 }
 
-/// The user's cache directory for Headrace, without making it.
+/// The user's cache directory for Headrace. It need not exist yet.
 ///
 /// # Errors
 /// [`Error::NoCacheDir`] if none of the variables is set.
@@ -195,7 +198,7 @@ pub fn user_cache_dir() -> Result<PathBuf, Error> {
         .ok_or(Error::NoCacheDir)
 }
 
-/// The pinned programs are built for one platform.
+/// Fails unless this is the one platform for which the pinned programs are built.
 fn supported(what: &'static str) -> Result<(), Error> {
     if cfg!(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu")) {
         return Ok(());

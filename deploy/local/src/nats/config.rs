@@ -1,4 +1,4 @@
-//! Writes nats-server's configuration file. Pure text; nothing here touches a disk.
+//! Writes nats-server's configuration file. Pure text; nothing here may touch a disk.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use super::users::{authorization, quoted};
 use super::{Config, SyncInterval};
 
-/// The configuration for `config`, listening on the ports that were chosen for it. Its monitoring answers below
-/// `monitor_path`, or at the root when that is empty.
+/// The configuration file's text for `config`, with the ports that were chosen for it. The server's monitoring answers
+/// below `monitor_path`, or at the root if that is empty.
 pub(super) fn render(config: &Config, listen: SocketAddr, monitor: SocketAddr, monitor_path: &str) -> String {
     let mut text = String::from("# Written by headrace at every start; changes are lost.\n");
     let mut line =
@@ -20,7 +20,7 @@ pub(super) fn render(config: &Config, listen: SocketAddr, monitor: SocketAddr, m
     }
     line("max_payload", config.max_payload.to_string());
     let store_dir = quoted(&config.data_dir.to_string_lossy());
-    // Always said: what a confirmation is worth should not rest on the server's default, which loses two minutes.
+    // Always set this. It decides what a confirmation is worth, and the server's default can lose two minutes.
     let sync_interval = match config.sync_interval {
         SyncInterval::Always => "always".to_owned(),
         SyncInterval::Every(time) => quoted(&format!("{}ms", time.as_millis())),

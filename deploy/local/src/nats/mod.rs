@@ -1,5 +1,6 @@
-//! A real nats-server with JetStream as a supervised child process, alone or as one of a cluster.
-//! This must never touch the data: the server owns its directory, and a lock keeps a second one out of it.
+//! A real nats-server with JetStream as a supervised child process, alone or in a cluster.
+//!
+//! This module must never touch the data: the server owns its directory, and a lock keeps a second server out of it.
 
 mod config;
 mod service;
@@ -18,57 +19,60 @@ pub use self::users::{Permissions, User, authorization};
 use crate::child::{Event, RestartPolicy, Supervised};
 use crate::start::{self, AsStartError, StartError};
 
-/// A nats-server to be.
+/// What to start.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `nats-server`, as [`crate::install::Installer::nats_server`] returns it.
     pub program: PathBuf,
-    /// The server's name; in a cluster each has its own.
+    /// The server's name. In a cluster, each server has its own.
     pub name: String,
-    /// JetStream's data, the configuration file and a lock live here; made if absent. One server at a time.
+    /// The directory of JetStream's data, the configuration file and a lock; made if absent. Only one server at a time
+    /// may use it.
     pub data_dir: PathBuf,
-    /// Where clients connect; port 0 takes a free one and keeps it over restarts.
+    /// Where clients connect. Port 0 takes a free one, and restarts keep it.
     pub listen: SocketAddr,
     /// The longest message, in bytes. Default 8 MiB, the most that NATS recommends.
     pub max_payload: u32,
-    /// When what was written reaches the disk itself. Default one second; the server's own is two minutes.
+    /// When the server syncs to the disk what it has written. Default one second; the server's own default is two
+    /// minutes.
     pub sync_interval: SyncInterval,
-    /// The cluster this server belongs to.
+    /// The cluster to which this server belongs.
     pub cluster: Option<Cluster>,
-    /// Who may connect, and what each may do. With none, anybody may do anything.
+    /// Who may connect, and what each may do. If empty, anybody may do anything.
     pub users: Vec<User>,
-    /// The server's log.
+    /// The server's log file.
     pub log: PathBuf,
-    /// How long it may take to answer; a large JetStream directory is read at the start.
+    /// How long the server may take to answer. A large JetStream directory takes long, because the server reads it at
+    /// its start.
     pub ready_within: Duration,
-    /// How it is started again when it dies.
+    /// How the server is started again when it dies.
     pub restart: RestartPolicy,
 }
 
-/// When the server syncs what it has written. It matters for a power cut or the end of the kernel: the death of the
+/// When the server syncs what it has written. This matters when the power fails or the kernel crashes. The death of the
 /// process alone loses nothing that was confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyncInterval {
-    /// Before each confirmation: one sync for each message of a stream with one replica. A replicated stream syncs
-    /// the log of its group instead, for as many messages at once as are waiting.
+    /// Before each confirmation. A stream with one replica syncs once for each message. A replicated stream instead
+    /// syncs the log of its group, for as many messages at once as are waiting.
     Always,
-    /// So often, whatever was confirmed meanwhile; not zero.
+    /// At this interval, whatever was confirmed in between. Must not be zero.
     Every(Duration),
 }
 
-/// A cluster, as each of its servers is told.
+/// A cluster, as each of its servers must know it.
 #[derive(Debug, Clone)]
 pub struct Cluster {
     /// The cluster's name, the same for all.
     pub name: String,
     /// Where the other servers connect to this one.
     pub listen: SocketAddr,
-    /// Where the servers listen for each other; naming this one among them is fine.
+    /// Where the servers listen for each other. This server's own address may be among them.
     pub routes: Vec<SocketAddr>,
 }
 
 impl Config {
-    /// One server on a free loopback port, with default bounds, logging into `data_dir`.
+    /// One server on a free loopback port, with default bounds and its log in `data_dir`.
     pub fn new(program: impl Into<PathBuf>, data_dir: impl Into<PathBuf>) -> Self {
         let data_dir = data_dir.into();
         Self {
@@ -90,7 +94,7 @@ impl Config {
 /// Why nats-server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Another nats-server, started by this crate, works on the directory.
+    /// Another nats-server that this crate started uses the directory.
     #[error("the NATS data directory {path} is in use by another server; stop that one or name another directory")]
     DataDirInUse {
         /// The directory.
@@ -106,10 +110,10 @@ pub enum Error {
         path: PathBuf,
         /// Bytes free.
         free_bytes: u64,
-        /// Bytes wanted.
+        /// Bytes needed.
         needed_bytes: u64,
     },
-    /// The directory or the configuration file in it cannot be made or read.
+    /// The directory, or the configuration file in it, cannot be made or read.
     #[error("cannot use the NATS data directory {path}")]
     DataDir {
         /// The directory or file.
@@ -131,7 +135,7 @@ impl AsStartError for Error {
     }
 }
 
-/// A nats-server that runs and is kept running. Dropped, it is killed.
+/// A nats-server that runs, and is started again when it dies. Dropping this kills it.
 #[derive(Debug)]
 pub struct Running {
     address: SocketAddr,
@@ -146,18 +150,18 @@ impl Running {
         self.address
     }
 
-    /// The same as a URL.
+    /// The same address as a URL.
     pub fn url(&self) -> String {
         format!("nats://{}", self.address)
     }
 
-    /// Its HTTP monitoring (`/healthz`, `/jsz`, `/connz`), on loopback.
+    /// The address of its HTTP monitoring (`/healthz`, `/jsz`, `/connz`), on loopback.
     pub fn monitor(&self) -> SocketAddr {
         self.monitor
     }
 
-    /// What the paths of its monitoring begin with. A server with users answers below a path that nobody can guess,
-    /// because monitoring asks for no password and tells who is connected and what the streams are.
+    /// The prefix of the monitoring's paths. Monitoring asks for no password, and shows who is connected and what the
+    /// streams are. So a server with users answers only below a path that nobody can guess.
     pub fn monitor_path(&self) -> &str {
         &self.monitor_path
     }
@@ -167,12 +171,12 @@ impl Running {
         self.child.pid()
     }
 
-    /// What happens to its process.
+    /// A channel that says what happens to its process.
     pub fn events(&self) -> watch::Receiver<Event> {
         self.child.events()
     }
 
-    /// Ends it gently.
+    /// Asks the server to end and waits for that.
     pub async fn stop(self) {
         self.child.stop().await;
     }
@@ -181,7 +185,7 @@ impl Running {
 /// Starts a nats-server, waits until JetStream answers, and keeps it running.
 ///
 /// # Errors
-/// See [`Error`]; nothing is left running then.
+/// See [`Error`]. No process is left running then.
 pub async fn start(config: Config) -> Result<Running, Error> {
     let lock = service::lock(&config.data_dir)?;
     let (child, (address, monitor, monitor_path)) = start::keep_running(config.listen, config.restart, || {

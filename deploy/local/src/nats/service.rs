@@ -1,4 +1,4 @@
-//! Starting one nats-server process and waiting until JetStream answers. Ports are chosen once, so a restart keeps them.
+//! Starts one nats-server process and waits until JetStream answers. Ports are chosen once and must survive a restart.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
@@ -16,13 +16,13 @@ use crate::child::{Child, Environment, Service, Spec};
 use crate::net;
 use crate::start::{self, StartError};
 
-/// JetStream refuses to start on less and fails soon after on little more, in bytes.
+/// JetStream refuses to start with less free space, and fails soon with only a little more, in bytes.
 const FREE_BYTES_MIN: u64 = 64 << 20;
 
 /// Answers 200 while JetStream is on.
 const HEALTH: &str = "/healthz?js-enabled-only=true";
 
-/// How the server's health tells of a stream whose file could not be written.
+/// The server's health answer contains this when it could not write a stream's file.
 const WRITE_ERROR: &str = "write error";
 
 /// One server with its ports and its lock.
@@ -31,17 +31,17 @@ pub(super) struct Server {
     listen: SocketAddr,
     monitor: SocketAddr,
     monitor_path: String,
-    /// Held as long as the server may run. The child dies with this process, and so does the lock.
+    /// Held for as long as the server may run. The child dies with this process, and so does the lock.
     _lock: Arc<DirLock>,
 }
 
-/// Keeps others out of a directory.
+/// Keeps other processes out of a directory.
 #[derive(Debug)]
 pub(super) struct DirLock(File);
 
 impl Drop for DirLock {
-    /// Closing the file is not enough: a child that this process is just starting has it too until it runs its
-    /// own program, and with it the lock.
+    /// Closing the file is not enough. A child that this process is starting right now also has the file, and with it
+    /// the lock, until it executes its own program.
     fn drop(&mut self) {
         if let Err(error) = self.0.unlock() {
             tracing::warn!(%error, "cannot unlock the data directory; it is free when this process ends");
@@ -49,11 +49,11 @@ impl Drop for DirLock {
     }
 }
 
-/// Keeps a second server out of the directory; nats-server itself does not, and two of them destroy the streams.
+/// Keeps a second server out of the directory. nats-server does not do so itself, and two servers destroy the streams.
 pub(super) fn lock(data_dir: &Path) -> Result<Arc<DirLock>, Error> {
     let path = data_dir.join("headrace.lock");
     let unusable = |source| Error::DataDir { path: data_dir.into(), source };
-    // What is in there, the messages and the passwords, is nobody else's.
+    // Nobody else may read what is in there: the messages and the passwords.
     DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(unusable)?;
     fs::set_permissions(data_dir, Permissions::from_mode(0o700)).map_err(unusable)?;
     let file = File::options().create(true).truncate(false).write(true).open(path).map_err(unusable)?;
@@ -64,7 +64,7 @@ pub(super) fn lock(data_dir: &Path) -> Result<Arc<DirLock>, Error> {
     }
 }
 
-/// Writes a file that only its owner may read, also where an earlier release left one that others could.
+/// Writes a file that only its owner may read, even if an earlier release left one there that others could read.
 fn write_private(path: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
     file.set_permissions(Permissions::from_mode(0o600))?;
@@ -82,11 +82,11 @@ fn require_room(path: &Path, needed_bytes: u64) -> Result<(), Error> {
 }
 
 impl Server {
-    /// Chooses the ports that are left open and writes the configuration.
+    /// Chooses the ports that are still open and writes the configuration.
     pub(super) fn new(config: Config, lock: Arc<DirLock>) -> Result<Self, Error> {
         let listen = start::with_port(config.listen)?;
         let monitor = start::with_port(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0))?;
-        // Monitoring has no passwords: with users, only who knows the path may look.
+        // Monitoring has no passwords. So if there are users, only those who know the path may look.
         let monitor_path =
             if config.users.is_empty() { String::new() } else { format!("/{}", Uuid::new_v4().simple()) };
         let path = config.data_dir.join("nats-server.conf");
@@ -111,7 +111,7 @@ impl Server {
         format!("{}{path}", self.monitor_path)
     }
 
-    /// Clients are greeted, and JetStream is up. In a cluster it may still look for its peers.
+    /// Whether the server greets clients and JetStream is up. In a cluster, JetStream may still look for its peers.
     async fn answers(&self) -> bool {
         let greeting = net::greeting(self.address()).await;
         greeting.is_some_and(|greeting| greeting.starts_with("INFO "))
@@ -144,8 +144,8 @@ impl Service for Server {
         Ok(start::answered(child, self.name(), self.address(), within, || self.answers()).await?)
     }
 
-    /// After its disk was full, a server keeps JetStream off, or refuses to write to a stream, until it is
-    /// started again. While the disk is full it stays: it still serves what it has.
+    /// After its disk was full, a server keeps JetStream off, or refuses to write to a stream, until it is started
+    /// again. But while the disk is full, it is left running: it still serves what it has.
     async fn disabled(&self) -> Option<String> {
         require_room(&self.config.data_dir, FREE_BYTES_MIN).ok()?;
         let status = net::http_status(self.monitor, &self.monitored(HEALTH)).await?;
@@ -153,7 +153,7 @@ impl Service for Server {
             return Some(format!("JetStream is off: {HEALTH} answers {status}"));
         }
         let (status, body) = net::http_answer(self.monitor, &self.monitored("/healthz")).await?;
-        // The words of `Server.healthz` for a store that failed; other reasons pass by themselves.
+        // `Server.healthz` uses these words for a store that failed. Other reasons pass by themselves.
         (status != 200 && body.contains(WRITE_ERROR)).then(|| format!("a stream takes no more messages: {body}"))
     }
 }

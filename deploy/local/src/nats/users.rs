@@ -1,24 +1,24 @@
-//! Who may connect to a server, and what each may do, as plain data. Pure text, and nothing of Headrace's.
+//! Who may connect to a server, and what each may do, as plain data. Pure text. It must know nothing of Headrace.
 
 use std::fmt;
 
-/// Somebody who may connect with a password.
+/// A user who connects with a password.
 #[derive(Clone)]
 pub struct User {
-    /// Its name.
+    /// The user's name.
     pub name: String,
-    /// Its password; the file that it is written to is only for its owner.
+    /// The user's password. Only the owner of the configuration file can read it there.
     pub password: String,
-    /// What it may do; `None` is everything.
+    /// What the user may do. `None` means everything.
     pub permissions: Option<Permissions>,
 }
 
-/// What a user may do; anything else is refused.
+/// What a user may do. The server refuses anything else.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Permissions {
-    /// Subjects that it may publish to; requests are published.
+    /// Subjects to which the user may publish. A request is published too.
     pub publish: Vec<String>,
-    /// Subjects that it may subscribe to; answers come to a subscription.
+    /// Subjects to which the user may subscribe. The answer to a request comes to a subscription.
     pub subscribe: Vec<String>,
 }
 
@@ -28,7 +28,8 @@ impl fmt::Debug for User {
     }
 }
 
-/// The block `authorization` of nats-server's configuration file. Who is none of `users` is refused.
+/// The block `authorization` of nats-server's configuration file. The server then refuses anybody who is not in
+/// `users`.
 pub fn authorization(users: &[User]) -> String {
     let users: String = users.iter().map(user).collect();
     format!("authorization: {{\n  users: [\n{users}  ]\n}}\n")
@@ -43,7 +44,7 @@ fn user(user: &User) -> String {
     format!("{head}{}    }}\n", permissions.unwrap_or_default())
 }
 
-/// An empty list is written as a refusal of everything: nats-server takes an empty `allow` for no limit at all.
+/// Writes an empty list as a refusal of everything: nats-server takes an empty `allow` for no limit at all.
 fn allowed(what: &str, subjects: &[String]) -> String {
     if subjects.is_empty() {
         return format!("        {what}: {{ deny: [\">\"] }}\n");

@@ -1,7 +1,8 @@
-//! What GitHub's answers mean. Pure.
+//! What GitHub's answers mean. Pure: no clock, no I/O.
 //!
-//! Rate limits as in GitHub's "Rate limits for the REST API": the primary one is told by `x-ratelimit-*`, a
-//! secondary one by 403 or 429 with `retry-after`, or without it, which asks for a minute at least.
+//! The source for rate limits is GitHub's "Rate limits for the REST API". GitHub reports the primary limit in
+//! `x-ratelimit-*`. It reports a secondary limit by 403 or 429, with `retry-after` or without. Without it, a client
+//! must wait at least a minute.
 
 use std::time::Duration;
 
@@ -10,21 +11,21 @@ use axum::http::{HeaderMap, StatusCode, header};
 use headrace_schemas::time::Timestamp;
 use serde::Deserialize;
 
-/// What to wait when GitHub does not say.
+/// How long to wait when GitHub does not say.
 const SECONDARY_WAIT: Duration = Duration::from_secs(60);
-/// The primary limit is renewed each hour.
+/// GitHub renews the primary limit each hour.
 const WAIT_MAX: Duration = Duration::from_secs(3_600);
-/// So much of the primary limit, as one part of it, is left to others who use the same token.
+/// We leave one part in this many of the primary limit to others who use the same token.
 const SPARED_PART: u64 = 10;
 /// How much of GitHub's message is shown, in characters.
 const MESSAGE_CHARS: usize = 200;
 
-/// Why a call had no success.
+/// Why a call failed.
 #[derive(Debug)]
 pub(super) enum ApiError {
-    /// A rate limit; the next call waits for this long.
+    /// A rate limit: the next call must wait for this long.
     Limited(Duration),
-    /// GitHub is away or ailing: later it may work. A request may have had its effect.
+    /// GitHub is away or failing, and a later call may work. This request may have had its effect.
     Away(anyhow::Error),
     /// GitHub will not do this, with this status and message.
     Refused(StatusCode, String),
@@ -32,7 +33,7 @@ pub(super) enum ApiError {
     Broken(anyhow::Error),
 }
 
-/// What the headers of an answer say of the rate limit.
+/// What the headers of an answer say about the rate limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RateLimit {
     retry_after: Option<Duration>,
@@ -50,19 +51,19 @@ impl RateLimit {
             retry_after: number(header::RETRY_AFTER.as_str()).map(|seconds| Duration::from_secs(seconds).min(WAIT_MAX)),
             limit: number("x-ratelimit-limit"),
             remaining: number("x-ratelimit-remaining"),
-            // A second more, because GitHub's clock is not ours.
+            // One second more, because GitHub's clock may differ from ours.
             reset_in: (reset_in + Duration::from_secs(1)).min(WAIT_MAX),
         }
     }
 
-    /// How long to wait so that others who use the same token are left a part of the limit.
+    /// How long to wait so that others who use the same token keep their part of the limit.
     pub(super) fn wait_to_spare(&self) -> Option<Duration> {
         let spared = self.limit? / SPARED_PART;
         (self.remaining? < spared).then_some(self.reset_in)
     }
 }
 
-/// GitHub's form of an error.
+/// The form of GitHub's error bodies.
 #[derive(Default, Deserialize)]
 struct ErrorBody {
     #[serde(default)]
@@ -79,7 +80,7 @@ pub(super) fn classify(status: StatusCode, rate_limit: &RateLimit, body: &[u8]) 
     let ErrorBody { message, documentation_url } = serde_json::from_slice(body).unwrap_or_default();
     let message: String = message.chars().take(MESSAGE_CHARS).collect();
     let broken = |what: &str| Err(ApiError::Broken(anyhow!("{what}; GitHub answers {status}: {message}")));
-    // The page that it refers to is the only sign of a secondary limit that has no header.
+    // When a secondary limit has no header, only the link to GitHub's page reveals it.
     let is_limit_page = documentation_url.is_some_and(|url| url.contains("rate-limit"));
     match status {
         StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => {
@@ -102,8 +103,8 @@ pub(super) fn classify(status: StatusCode, rate_limit: &RateLimit, body: &[u8]) 
     }
 }
 
-/// The cursor of the next page, from `Link: <https://…?per_page=100&cursor=v1_1>; rel="next"`. Only the cursor
-/// is taken: a link to another host must not be given our credentials.
+/// The cursor of the next page, from `Link: <https://…?per_page=100&cursor=v1_1>; rel="next"`. We take only the
+/// cursor, because a link to another host must not get our credentials.
 pub(super) fn next_cursor(headers: &HeaderMap) -> Option<String> {
     let links = headers.get_all(header::LINK).iter().filter_map(|value| value.to_str().ok());
     let next = links.flat_map(|value| value.split(',')).find(|link| link.contains("rel=\"next\""))?;

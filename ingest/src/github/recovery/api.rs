@@ -1,7 +1,7 @@
-//! GitHub's REST API, as far as deliveries go: lists them and asks for one again.
+//! The part of GitHub's REST API that recovery needs: it lists a hook's deliveries and asks for one again.
 //!
-//! Every call has a time limit, and waits first for as long as GitHub's rate limits ask. Octocrab signs and
-//! sends; its own retries are left out, because they would sleep unseen inside the call.
+//! Every call has a time limit, and first waits for as long as GitHub's rate limits ask. Octocrab signs and sends. Its
+//! own retries must stay off, because they would sleep unseen inside the call. `answer.rs` judges the answers.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -28,11 +28,11 @@ use super::config::HookName;
 use super::config::{self, Config};
 use super::lookup::DeliveryKey;
 
-/// Deliveries on a page; GitHub gives no more.
+/// Deliveries on a page. GitHub gives no more.
 const PAGE: usize = 100;
-/// A page of deliveries is about 40 KB.
+/// Most bytes of an answer. A page of deliveries is about 40 KB.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
-/// A page that cannot be had is asked for so often before the run is given up; a rate limit does not count.
+/// How often to try to get a page before the run is given up. Waiting for a rate limit does not count as a try.
 const PAGE_RETRIES: RetryPolicy =
     RetryPolicy { attempts_max: 5, backoff_min: Duration::from_millis(500), backoff_max: Duration::from_secs(8) };
 
@@ -45,7 +45,7 @@ pub(super) struct Row {
     pub(super) redelivery: bool,
     /// GitHub's name of the kind.
     pub(super) event: String,
-    /// 0 when there was no answer.
+    /// 0 when the receiver did not answer.
     #[serde(default)]
     pub(super) status_code: Option<u16>,
 }
@@ -55,30 +55,30 @@ impl Row {
         matches!(self.status_code, Some(200..=299))
     }
 
-    /// What is looked for in the permanent record.
+    /// The key to look for in the permanent record.
     pub(super) fn key(&self) -> DeliveryKey {
         DeliveryKey { id: EventId::github(&self.guid), event: self.event.clone() }
     }
 }
 
-/// Rows of the list, newest first, and where it goes on.
+/// Rows of the list, newest first, and the cursor of the next page.
 pub(super) struct Page {
     pub(super) rows: Vec<Row>,
     pub(super) next: Option<String>,
 }
 
-/// An answer, read to its end.
+/// An answer, read completely.
 struct Answer {
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
 }
 
-/// GitHub, for one hook.
+/// GitHub's API for one hook.
 pub(super) struct Api {
     hook: HookName,
     app_or_token: Octocrab,
-    /// Known from the first call on.
+    /// `None` before the first call.
     client: Option<Octocrab>,
     timeout: Duration,
     /// No call before this moment.
@@ -88,7 +88,7 @@ pub(super) struct Api {
 }
 
 impl Api {
-    /// GitHub as `config`, which has been validated, says. Reads the system's certificates.
+    /// The API as `config` describes it, which must have been validated. Reads the system's certificates.
     pub(super) fn new(config: &Config, own: &config::Hook) -> anyhow::Result<Self> {
         let hook = HookName::new(own);
         let url = config.api_url.trim_end_matches('/');
@@ -116,7 +116,7 @@ impl Api {
         &self.hook
     }
 
-    /// The page at `cursor`, or the first. Waits out rate limits, for up to an hour each.
+    /// The page at `cursor`, or the first one. Waits while a rate limit applies, for up to an hour each time.
     pub(super) async fn page(&mut self, cursor: Option<&str>) -> Result<Page, ApiError> {
         let cursor = cursor.map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
         let route = format!("{}?per_page={PAGE}{cursor}", self.hook.deliveries);
@@ -143,14 +143,14 @@ impl Api {
         Ok(Page { rows, next: next_cursor(&answer.headers) })
     }
 
-    /// Asks for the delivery `id` again. GitHub answers before it delivers.
+    /// Asks GitHub to send the delivery `id` again. GitHub answers before it delivers.
     pub(super) async fn redeliver(&mut self, id: u64) -> Result<(), ApiError> {
         let client = self.client().await?;
         let route = format!("{}/{id}/attempts", self.hook.deliveries);
         self.call(client._post(route, None::<&()>)).await.map(|_| ())
     }
 
-    /// The client with the rights for this hook: that of the App's installation, where there is one.
+    /// The client with the rights for this hook: that of the App's installation, if there is one.
     async fn client(&mut self) -> Result<Octocrab, ApiError> {
         if let Some(client) = &self.client {
             return Ok(client.clone());
@@ -205,7 +205,7 @@ impl Api {
     }
 }
 
-/// Octocrab's own failures: no connection, or no token for an installation.
+/// A failure of octocrab itself: no connection, or no token for an installation.
 fn unsent(error: octocrab::Error) -> ApiError {
     match error {
         octocrab::Error::GitHub { source, .. } => {
@@ -220,7 +220,7 @@ fn unsent(error: octocrab::Error) -> ApiError {
     }
 }
 
-/// An error with its causes, which octocrab's own text leaves out.
+/// An error with its causes. Octocrab's own text leaves them out.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

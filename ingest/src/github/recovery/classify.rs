@@ -1,13 +1,13 @@
-//! What has become of one delivery, and when to do something about it. Pure: no clock, no I/O.
+//! What became of one delivery, and when to act on it. Pure: no clock, no I/O.
 
 use std::time::Duration;
 
 use headrace_schemas::time::Timestamp;
 
-/// The longest pause between two redeliveries of the same delivery, so that the last comes in time.
+/// The longest pause between two redeliveries of the same delivery, so that the last one is asked for in time.
 const PAUSE_MAX: Duration = Duration::from_secs(12 * 3_600);
 
-/// What GitHub lists of one GUID.
+/// What GitHub lists under one GUID.
 #[derive(Clone, Debug)]
 pub(super) struct Attempts {
     /// When it was first sent.
@@ -18,18 +18,18 @@ pub(super) struct Attempts {
     pub(super) succeeded: bool,
 }
 
-/// What the permanent record knows of it.
+/// What the permanent record knows about a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Record {
-    /// It is there, received at this time.
+    /// It is stored, and was received at this time.
     Stored(Timestamp),
-    /// It is not there, and everything that was stored by now would be.
+    /// It is not stored, although everything that RAW took by then is.
     Absent,
-    /// It cannot be told: the record is away, or behind.
+    /// The record cannot tell, because it is away or behind.
     Unknown,
 }
 
-/// What this process remembers of having asked for it: GitHub lists a redelivery only some time later, and a
+/// What this process remembers about asking for a delivery. GitHub lists a redelivery only some time later, and a
 /// refused one never.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RedeliveryRequest {
@@ -38,28 +38,28 @@ pub(super) struct RedeliveryRequest {
     pub(super) refused: bool,
 }
 
-/// What has become of it.
+/// What became of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DeliveryState {
     /// Stored when it was first sent.
     Seen,
     /// Stored because it was sent again.
     Recovered,
-    /// It cannot be told before this time.
+    /// Undecided until this time.
     Waiting(Timestamp),
-    /// Not stored; to be asked for at this time or later.
+    /// Not stored. Ask for it at this time or later.
     Missing(Timestamp),
 }
 
-/// By what times a delivery is classified.
+/// The times that decide about a delivery.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
     /// The present.
     pub(super) now: Timestamp,
     /// How long a delivery may take to arrive.
     pub(super) grace: Duration,
-    /// How long the broker recognizes a delivery that it had taken, even when it has lost it since: one that
-    /// comes again within that time is dropped.
+    /// How long the broker recognizes a delivery that it had accepted, even if it has lost it since. Within that time,
+    /// it drops the same delivery when it comes again.
     pub(super) window: Duration,
 }
 
@@ -73,7 +73,7 @@ pub(super) fn classify(
     let Times { now, grace, window } = at;
     if let Record::Stored(received_at) = record {
         let distance = |attempt: &Timestamp| received_at.since(*attempt).max(attempt.since(received_at));
-        // Clocks of GitHub and the gateway differ; which attempt brought it is told by the nearest.
+        // The clocks of GitHub and the gateway differ, so the attempt nearest in time counts as the one that arrived.
         let first = distance(&attempts.first);
         let recovered = attempts.again.iter().any(|again| distance(again) < first);
         return if recovered { DeliveryState::Recovered } else { DeliveryState::Seen };
@@ -84,19 +84,19 @@ pub(super) fn classify(
     if now < wait_until {
         return DeliveryState::Waiting(wait_until);
     }
-    // Without the record's word GitHub's must do: what was never taken is asked for all the same, because
-    // a second copy does no harm.
+    // Without the record, GitHub's list must do. A delivery that we never answered with 2xx is asked for anyway,
+    // because a second copy does no harm.
     if record == Record::Unknown && attempts.succeeded {
         return DeliveryState::Waiting(now);
     }
     let times = asked.map_or(0, |asked| asked.times).max(u32::try_from(attempts.again.len()).unwrap_or(u32::MAX));
     let tried_last = asked.map_or(sent_last, |asked| asked.at.max(sent_last));
-    // Half as long again, because clocks differ and the delivery was under way for some time.
+    // Wait half as long again, because clocks differ and the delivery was under way for some time.
     let forgotten_after = if attempts.succeeded { window * 3 / 2 } else { Duration::ZERO };
     DeliveryState::Missing(later(tried_last, pause(times, grace).max(forgotten_after)))
 }
 
-/// The pause after so many redeliveries: `grace`, doubling with each.
+/// The pause after this many redeliveries: `grace`, doubled with each.
 pub(super) fn pause(times: u32, grace: Duration) -> Duration {
     grace.saturating_mul(1 << times.min(20)).min(PAUSE_MAX.max(grace))
 }

@@ -1,4 +1,5 @@
-//! Configuration of the recovery of missed deliveries.
+//! Configuration of the recovery of missed deliveries. Checks need no network: [`Config::validate`] finds what is
+//! wrong.
 
 use headrace_runtime::config::Invalid;
 use headrace_runtime::secret::{Secret, redact_url};
@@ -11,8 +12,8 @@ use std::time::Duration;
 /// GitHub keeps deliveries for 3 days, GitHub Enterprise Server for 7.
 const HORIZON_MAX_HOURS: u64 = 7 * 24;
 
-/// Recovery of deliveries that GitHub could not hand over, or that were lost afterwards: GitHub repeats
-/// none by itself. Runs when this table is there, and needs `sinks.clickhouse`.
+/// Recovery of deliveries that GitHub could not deliver, or that were lost afterwards: GitHub repeats none by itself.
+/// It runs when this table is present, and needs `sinks.clickhouse`.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -22,40 +23,41 @@ pub struct Config {
     /// Pause between two runs, in seconds. Default: 300. Example: 60.
     #[schemars(range(min = 1, max = 86_400))]
     pub interval_s: u64,
-    /// How far back deliveries are looked for, in hours; older ones cannot be redelivered. Default: 72, as
-    /// long as github.com keeps them. Example: 168, for GitHub Enterprise Server.
+    /// How far back to look for missing deliveries, in hours. Older ones cannot be redelivered. Default: 72, as long as
+    /// github.com keeps them. Example: 168, for GitHub Enterprise Server.
     #[schemars(range(min = 1, max = HORIZON_MAX_HOURS))]
     pub horizon_hours: u64,
-    /// How long a delivery may take to arrive in ClickHouse before it counts as missing, in seconds. Also
-    /// the pause after a redelivery, which doubles with each further one. Default: 600. Example: 120.
+    /// How long a delivery may take to arrive in ClickHouse before it counts as missing, in seconds. It is also the
+    /// pause after a redelivery; the pause doubles with each further one. Default: 600. Example: 120.
     #[schemars(range(min = 1, max = 86_400))]
     pub grace_s: u64,
     /// Most redeliveries asked for in one run, for each hook. Default: 500. Example: 100.
     #[schemars(range(min = 1, max = 10_000))]
     pub budget_per_run: usize,
-    /// Most redeliveries asked for in any 60 minutes, by all hooks and processes. Default: 4000, of the 5000
-    /// requests an hour that GitHub allows a token; its secondary limits are waited out. Example: 500.
+    /// Most redeliveries asked for in any 60 minutes, by all hooks and processes. Default: 4000, of the 5000 requests
+    /// an hour that GitHub allows a token. If a secondary limit of GitHub's applies, we wait until it ends. Example:
+    /// 500.
     #[schemars(range(min = 1, max = 100_000))]
     pub budget_per_hour: usize,
-    /// Longest wait for one answer of GitHub's, in milliseconds. Default: 15000. Example: 30000.
+    /// Longest wait for one answer from GitHub, in milliseconds. Default: 15000. Example: 30000.
     #[schemars(range(min = 100, max = 120_000))]
     pub timeout_ms: u64,
-    /// After this many seconds without a sign of life another process takes the work over. Default: 15.
+    /// After this many seconds without a sign of life from the working process, another one takes over. Default: 15.
     /// Example: 60.
     #[schemars(range(min = 1, max = 600))]
     pub lease_s: u64,
-    /// The hooks whose deliveries are looked after.
+    /// The hooks whose deliveries to recover.
     #[schemars(example = serde_json::json!([
         { "kind": "organization", "organization": "acme", "hook_id": 12_345_678, "token": "github_pat_11..." },
     ]))]
     pub hooks: Vec<Hook>,
 }
 
-/// A webhook at GitHub, and what may list and repeat its deliveries: a token, or a GitHub App.
+/// A webhook at GitHub, with the token or the GitHub App that may list and repeat its deliveries.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Hook {
-    /// Whose webhook it is.
+    /// What the webhook belongs to.
     pub kind: Kind,
     /// Login of the organization, for the kind `organization`. Example: `acme`.
     #[serde(default)]
@@ -80,7 +82,7 @@ pub struct Hook {
     pub private_key: Secret,
 }
 
-/// Whose webhook it is.
+/// What the webhook belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -140,7 +142,7 @@ impl Config {
         Duration::from_secs(self.lease_s)
     }
 
-    /// What is wrong with these values, below `path`, found without touching the network.
+    /// What is wrong with these values, below `path`. It needs no network.
     #[must_use]
     pub fn validate(&self, path: &str) -> Vec<Invalid> {
         let mut problems = Vec::new();
@@ -211,29 +213,29 @@ impl Hook {
     }
 }
 
-/// Whether `text` is a login or the name of a repository, so that it can stand in a route as it is.
+/// Whether `text` is a login or the name of a repository, so that it can stand in a route unescaped.
 pub(super) fn is_name(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     !text.is_empty() && text.bytes().all(plain) && text.bytes().any(|byte| byte != b'.')
 }
 
-/// A hook by its names: in GitHub's routes, in our keys, for people.
+/// A hook's names: for GitHub's routes, for our keys, and for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HookName {
     /// For people and metrics: `app/123456`, `organization/acme/42`, `repository/acme/app/42`.
     pub(super) name: String,
-    /// Its token in keys, unique as the name is.
+    /// The name as a token for keys. As unique as the name itself.
     pub(super) key: String,
-    /// The route of its deliveries, without the API's base URL.
+    /// The route of its deliveries, after the API's base URL.
     pub(super) deliveries: String,
-    /// The route that tells the App's installation there; `None` for an App's own hook.
+    /// The route that returns the App's installation for this hook. `None` for an App's own hook.
     pub(super) installation: Option<String>,
-    /// The login whose events it sends; `None` for an App, which is installed at several.
+    /// The login whose events the hook sends. `None` for an App, which is installed at several logins.
     pub(super) owner: Option<String>,
 }
 
 impl HookName {
-    /// The hook that `config`, which has been validated, describes.
+    /// The names of the hook that `config` describes, which must have been validated.
     pub(super) fn new(config: &Hook) -> Self {
         let id = config.hook_id.unwrap_or_default();
         let place = match config.kind {
@@ -293,7 +295,7 @@ mod tests {
         let nameless = Hook { organization: None, ..hook(Kind::Organization) };
         let wayward = Hook { repository: Some("acme/../app".to_owned()), ..hook(Kind::Repository) };
         assert_eq!(paths(vec![nameless, wayward]), ["recover.hooks[0].organization", "recover.hooks[1].repository"]);
-        // An App's own hook has no id, and takes no token.
+        // An App's own hook has no id and accepts no token.
         assert_eq!(paths(vec![hook(Kind::App)]), ["recover.hooks[0].hook_id", "recover.hooks[0].app_id"]);
         let both = Hook { app_id: Some(1), private_key: Secret::new("no key"), ..hook(Kind::Organization) };
         assert_eq!(paths(vec![both]), ["recover.hooks[0].token", "recover.hooks[0].private_key"]);

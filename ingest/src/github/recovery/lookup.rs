@@ -1,9 +1,8 @@
-//! Asks the permanent record which deliveries arrived.
+//! Asks the permanent record which deliveries arrived. It only reads.
 //!
-//! ClickHouse's table `raw` is asked, not the stream RAW: it answers for a thousand GUIDs by its index, and
-//! it also tells when the broker lost what it had confirmed. Its consumer lags behind RAW by seconds, or by
-//! hours when ClickHouse was away; [`settled_through`] tells by how much, so that a backlog is not taken for
-//! a loss.
+//! The record is ClickHouse's table `raw`, not the stream RAW. The table answers for a thousand GUIDs by its index, and
+//! it also shows when the broker lost what it had confirmed. The sink that fills it lags behind RAW by seconds, or by
+//! hours after ClickHouse was away. [`settled_through`] says by how much, so that a backlog is not taken for a loss.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,16 +18,16 @@ use tokio::time::timeout;
 use super::classify::{Record, later};
 use super::config::Config;
 
-/// Clocks of GitHub, the gateways and the broker may differ by so much, and a delivery be under way so long.
+/// How far the clocks of GitHub, the gateways and the broker may differ, and how long a delivery may be under way.
 const CLOCK_SKEW: Duration = Duration::from_secs(600);
 
 /// The permanent record of deliveries.
 #[async_trait]
 pub trait DeliveryStore: Send + Sync {
-    /// What was received under `ids` between `from` and `to`: one for each tenant and kind under an id.
+    /// What was received under `ids` between `from` and `to`: one entry for each tenant and kind under an id.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// When the record does not answer.
     async fn received(&self, ids: &[String], from: Timestamp, to: Timestamp) -> Result<Vec<Received>, Fault>;
 }
 
@@ -41,37 +40,37 @@ pub struct Received {
     pub tenant: String,
     /// GitHub's name of the kind.
     pub event: String,
-    /// When it came first.
+    /// When it first arrived.
     pub at: Timestamp,
 }
 
-/// A delivery that is looked for. The id alone would not do: it is outside the signature, so that whoever holds some
-/// secret can send bodies of its own under an id that it has seen.
+/// What identifies a delivery in the record. The id is not enough, because GitHub does not sign it: whoever holds any
+/// valid secret can send bodies of its own under an id that it has seen.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct DeliveryKey {
     pub(super) id: EventId,
     pub(super) event: String,
 }
 
-/// When each delivery that was found was received.
+/// When each delivery that was found had arrived.
 pub(super) type Found = HashMap<DeliveryKey, Timestamp>;
 
-/// What a run asks of the delivery store.
+/// Asks the delivery store, for one run.
 pub(super) struct Reader<'a> {
     deliveries: &'a dyn DeliveryStore,
     timeout: Duration,
     grace: Duration,
-    /// The only tenants whose deliveries count, as subject tokens; none when any may be meant.
+    /// Only deliveries of these tenants count, as subject tokens. Empty means any tenant.
     tenants: Vec<String>,
-    /// Everything that RAW took before is in the delivery store, or settled otherwise.
+    /// Everything that RAW took before this time is in the delivery store, or was settled in another way.
     complete_until: Option<Timestamp>,
-    /// Why it cannot tell.
+    /// Why the delivery store cannot tell what arrived.
     pub(super) problem: Option<String>,
 }
 
 impl<'a> Reader<'a> {
-    /// A reader for one run. `component` is the sink that fills the delivery store from RAW; `tenants` are whose deliveries
-    /// are looked for, when that is known.
+    /// A reader for one run. `component` is the sink that fills the delivery store from RAW. `tenants` are those whose
+    /// deliveries are sought, if they are known.
     pub(super) async fn open(
         deliveries: &'a dyn DeliveryStore,
         broker: &Broker,
@@ -91,7 +90,7 @@ impl<'a> Reader<'a> {
         reader
     }
 
-    /// Which of `sought`, sent between `first` and `last`, are there.
+    /// Which of `sought` are in the store. They were first sent between `first` and `last`.
     pub(super) async fn read(
         &mut self,
         sought: &[DeliveryKey],
@@ -103,7 +102,7 @@ impl<'a> Reader<'a> {
         let mut found = self.received(sought.iter(), from, to).await;
         let absent: Vec<&DeliveryKey> = sought.iter().filter(|sought| !found.contains_key(sought)).collect();
         let end = later(now, CLOCK_SKEW);
-        // Nearly all are found by a narrow range of the table; the others may have come by a redelivery.
+        // A narrow range of the table has nearly all of them. The others may have arrived by a redelivery.
         if !absent.is_empty() && to < end {
             found.extend(self.received(absent.into_iter(), from, end).await);
         }
@@ -114,7 +113,7 @@ impl<'a> Reader<'a> {
     pub(super) fn record(&self, found: &Found, sought: &DeliveryKey, sent_last: Timestamp) -> Record {
         match found.get(sought) {
             Some(received_at) => Record::Stored(*received_at),
-            // It may have taken the grace time to arrive in RAW, and be in the sink's backlog.
+            // The delivery may have taken the grace time to reach RAW, and may still be in the sink's backlog.
             None if self.problem.is_none() && self.complete_until >= Some(later(sent_last, self.grace)) => {
                 Record::Absent
             }
@@ -123,7 +122,7 @@ impl<'a> Reader<'a> {
     }
 
     async fn received(&mut self, sought: impl Iterator<Item = &DeliveryKey>, from: Timestamp, to: Timestamp) -> Found {
-        // One that is away is asked once in a run.
+        // Ask a store that is away only once in a run.
         if self.problem.is_some() {
             return Found::new();
         }
@@ -139,7 +138,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What of `rows` counts when deliveries of `tenants`, or of any, are looked for; of several, the earliest.
+/// The deliveries in `rows` that count: those of `tenants`, or of any tenant if there are none. Of equal keys the
+/// earliest counts.
 fn found_in(rows: Vec<Received>, tenants: &[String]) -> Found {
     let mut found = Found::new();
     for Received { id, tenant: own, event, at } in rows {

@@ -1,14 +1,13 @@
-//! Recovers deliveries that GitHub could not hand over, or that were lost after it had: GitHub repeats none by
-//! itself, but lists them for three days and sends one again when asked.
+//! Recovers deliveries that never reached us, or that were lost afterwards. GitHub repeats none by itself. But it lists
+//! them for three days and sends one again when asked.
 //!
-//! One process of several works ([`headrace_runtime::state::lease`]). A run (`worker.rs`) lists a hook's deliveries
-//! (`api.rs`), asks the permanent record which arrived (`lookup.rs`), classifies each (`classify.rs`), asks GitHub for
-//! what is missing within a budget, and writes down what became of all (`proof.rs`), also where dashboards see it
-//! (`export.rs`). A run derives everything
-//! from GitHub's list and the record, so that one that is cut off leaves nothing to repair; and a delivery
-//! that is sent twice is one event, so that asking once too often does no harm.
+//! Of several processes, only the one with the lease works ([`headrace_runtime::state::lease`]). A run (`worker.rs`)
+//! lists a hook's deliveries (`api.rs`), asks the permanent record which of them arrived (`lookup.rs`), classifies each
+//! (`classify.rs`), asks GitHub for what is missing within a budget, records the outcome (`proof.rs`) and shows it to
+//! dashboards (`report.rs`). A run derives everything from GitHub's list and the record, so an interrupted run leaves
+//! nothing to repair. A delivery that is sent twice is one event, so asking once too often does no harm.
 //!
-//! It must never write to RAW: what is recovered comes in at the gateway, with its signature.
+//! This role must never write to RAW: what it recovers comes in at the gateway, with its signature.
 
 mod answer;
 mod api;
@@ -44,7 +43,7 @@ use self::worker::{Budget, Shared, Worker};
 use crate::config::Tenants;
 use crate::github::tenant::TenantMap;
 
-/// How the components of this role begin; each hook is one.
+/// The first part of the name of each of this role's components; there is one per hook.
 pub const COMPONENT: &str = "recover";
 /// The lease's key in the bucket `recovery`.
 const LEASE: &str = "lease";
@@ -67,7 +66,7 @@ pub fn hook_names(config: &Config) -> Vec<String> {
     config.hooks.iter().map(|own| HookName::new(own).name).collect()
 }
 
-/// Lists a page of a hook's deliveries.
+/// Checks that GitHub lists a page of the hook's deliveries.
 ///
 /// # Errors
 /// What is wrong, for a person.
@@ -84,8 +83,8 @@ pub async fn check(config: &Config, own: &config::Hook) -> Result<(), String> {
 }
 
 impl Recover {
-    /// The role as `config`, which has been validated, says, with the gateway's `tenants`; `filled_by` is the sink that
-    /// fills `deliveries`, and `exporter` shows what comes of it.
+    /// The role as `config` describes it, which must have been validated. `tenants` are the gateway's. The sink
+    /// `filled_by` fills `deliveries`, and `exporter` shows the proofs.
     pub fn new(
         config: &Config,
         tenants: &Tenants,
@@ -105,13 +104,13 @@ impl Recover {
         Self { config, tenants, broker: broker.clone(), deliveries, exporter, filled_by, hooks }
     }
 
-    /// Works while it holds the lease, stands by otherwise, until `stop`.
+    /// Runs until `stop`. It works while it holds the lease, and stands by otherwise.
     ///
     /// # Errors
     /// When the broker does not answer, or the system's certificates cannot be read.
     pub async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
         let store = StateStore::open_recovery(&self.broker).await?;
-        // A new name at each start: a lease that an earlier self held must run out, as anyone's.
+        // Take a new name at each start. A lease from before a restart must expire like anyone else's.
         let holder = Uuid::from_u128(rand::random()).to_string();
         let mut lease = Lease::new(store.clone(), LEASE, &holder, self.config.lease());
         let mut told_at: Option<Instant> = None;
@@ -129,7 +128,7 @@ impl Recover {
                 self.hooks.iter().for_each(ComponentHealth::healthy);
                 continue;
             }
-            // Those who stand by tell the same numbers, so that it does not matter whom one asks.
+            // A process that stands by reports the same numbers, so it does not matter which one is asked.
             if told_at.is_none_or(|at| at.elapsed() >= self.config.interval()) {
                 told_at = Some(Instant::now());
                 Report::load(&store, &hook_names(&self.config)).await?.publish();
@@ -143,7 +142,7 @@ impl Recover {
         Ok(())
     }
 
-    /// Looks after every hook at once. Ends only by failing or being dropped.
+    /// Looks after all hooks concurrently. Ends only by failing or being dropped.
     async fn lead(&self, store: &StateStore) -> anyhow::Result<()> {
         let shared = Shared {
             config: &self.config,

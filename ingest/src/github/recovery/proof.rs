@@ -1,8 +1,8 @@
 //! What became of a hook's deliveries, hour by hour: the proof that nothing is missing, or of what is.
 //!
-//! Kept in the KV bucket `recovery`: `hour.<hook>.<hours since the epoch>`, in slots of five minutes so that
-//! a run need not list again what is accounted for, and `hook.<hook>` with the state of the hook itself.
-//! Written by the process that holds the lease, by compare-and-set: one that lost it unawares fails.
+//! The KV bucket `recovery` keeps it. `hour.<hook>.<hours since the epoch>` holds an hour in slots of five minutes, so
+//! that a run need not list again what is accounted for. `hook.<hook>` holds the state of the hook itself. Only the
+//! process with the lease writes, by compare-and-set: a process that lost the lease without noticing fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::AddAssign;
@@ -15,7 +15,7 @@ use headrace_schemas::time::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// How far back proofs are looked at.
+/// How far back proofs are read, in hours.
 pub(super) const WINDOW_HOURS: i64 = 7 * 24;
 
 const SLOT_MICROS: i64 = 300_000_000;
@@ -39,7 +39,7 @@ impl Slot {
     }
 }
 
-/// Deliveries by what became of them: `delivered = seen + recovered + waiting + missing`.
+/// Deliveries counted by their state: `delivered = seen + recovered + waiting + missing`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Those that GitHub lists.
@@ -48,11 +48,11 @@ pub struct Counts {
     pub seen: u64,
     /// Of those, stored because they were sent again.
     pub recovered: u64,
-    /// Of those, too young to tell, or not yet to be told because ClickHouse is away or behind.
+    /// Of those, undecided: too young, or ClickHouse is away or behind.
     pub waiting: u64,
     /// Of those, not stored.
     pub missing: u64,
-    /// Of the missing, those that GitHub last refused to send again.
+    /// Of the missing, those that GitHub refused to send again when it was last asked.
     pub refused: u64,
     /// Of the missing, those that GitHub no longer has.
     pub too_old: u64,
@@ -75,12 +75,12 @@ impl AddAssign for Counts {
 pub(super) struct SlotState {
     #[serde(flatten)]
     pub(super) counts: Counts,
-    /// When to look at them again; never when all of them are stored.
+    /// When to check them again. `None` when all of them are stored.
     pub(super) next_at: Option<Timestamp>,
 }
 
 impl SlotState {
-    /// Asks to be looked at again at `at`, or earlier.
+    /// Schedules a check at `at`, unless an earlier one is scheduled.
     pub(super) fn look_again(&mut self, at: Timestamp) {
         self.next_at = Some(self.next_at.map_or(at, |own| own.min(at)));
     }
@@ -106,22 +106,22 @@ impl Hour {
 pub(super) struct Status {
     /// The hook's name.
     pub(super) hook: String,
-    /// The beginning of the last run that accounted for every delivery.
+    /// When the last run that accounted for every delivery began.
     pub(super) checked_at: Option<Timestamp>,
-    /// Until when another run should have done so.
+    /// By when another run should have accounted for every delivery.
     pub(super) current_until: Option<Timestamp>,
-    /// Why the last run did not, or could not tell of all.
+    /// Why the last run did not account for every delivery.
     pub(super) problem: Option<String>,
 }
 
 impl Status {
-    /// Reads the status that is kept at `key`.
+    /// Reads the status at `key`.
     pub(super) async fn load(store: &StateStore, key: &str) -> anyhow::Result<Option<Self>> {
         Ok(load::<Self>(store, key).await?.map(|kept| kept.value))
     }
 }
 
-/// A record as it was read, to be written by compare-and-set.
+/// A record and the version that was read, for compare-and-set.
 struct Versioned<T> {
     value: T,
     entry: Option<Entry>,
@@ -155,14 +155,14 @@ impl Proofs {
         Ok(Self { store: store.clone(), key: key.to_owned(), hook: hook.to_owned(), status, hours })
     }
 
-    /// From which slot on the deliveries have to be listed: back to the first that is not accounted for,
-    /// but no further than `horizon`.
+    /// The first slot that the next run must list. It is the oldest slot that is not accounted for, but not older than
+    /// `horizon`.
     pub(super) fn floor(&self, now: Timestamp, grace: Duration, horizon: Duration) -> Slot {
         let oldest = Slot::of(now.minus(horizon));
         let Some(checked_at) = self.status.value.checked_at else { return oldest };
         let open = self.hours.values().flat_map(|hour| &hour.value.slots);
         let open = open.filter(|(slot, state)| **slot >= oldest && state.next_at.is_some_and(|at| at <= now));
-        // What was delivered within the grace time before the last run may have been listed after it.
+        // GitHub may have listed a delivery of the last `grace` only after the run had read the list.
         let unlisted = Slot::of(checked_at.minus(grace));
         open.map(|(slot, _)| *slot).fold(unlisted, Slot::min).max(oldest)
     }
@@ -190,7 +190,7 @@ impl Proofs {
         Ok(())
     }
 
-    /// Writes that the run that began at `checked_at` has listed everything, the last of its records.
+    /// Records that the run that began at `checked_at` listed everything. This is the run's last write.
     pub(super) async fn conclude(
         &mut self,
         checked_at: Timestamp,
@@ -201,7 +201,7 @@ impl Proofs {
         self.write(Status { hook: self.hook.clone(), checked_at, current_until, problem }).await
     }
 
-    /// Writes that the run could not list everything.
+    /// Records that the run could not list everything.
     pub(super) async fn fail(&mut self, problem: String) -> anyhow::Result<()> {
         let status = Status { hook: self.hook.clone(), problem: Some(problem), ..self.status.value.clone() };
         self.write(status).await
@@ -217,7 +217,7 @@ impl Proofs {
         &self.status.value
     }
 
-    /// What became of the deliveries of each hour, by its beginning, oldest first.
+    /// The counts of each hour, with the time when the hour begins, oldest first.
     pub(super) fn counts_by_hour(&self) -> impl Iterator<Item = (Timestamp, Counts)> {
         self.hours.iter().map(|(hour, kept)| (Timestamp::from_seconds(hour * 3_600), kept.value.counts()))
     }
@@ -229,8 +229,8 @@ impl Proofs {
     }
 }
 
-/// The slots of `hour`: up to `floor` as they were `before`, from there on as found; those before `oldest` are
-/// given up.
+/// The slots of `hour`: those before `floor` as they were in `before`, the others as in `found`. Slots before `oldest`
+/// are given up.
 fn merged(
     before: &BTreeMap<Slot, SlotState>,
     hour: i64,
@@ -247,7 +247,7 @@ fn merged(
     slots
 }
 
-/// GitHub no longer has what is this old: what was not proven to be stored by now never will be.
+/// GitHub no longer has deliveries of this age, so what is not proven to be stored now counts as missing for good.
 fn give_up(state: &mut SlotState) {
     let counts = &mut state.counts;
     counts.missing += counts.waiting;
@@ -257,7 +257,7 @@ fn give_up(state: &mut SlotState) {
     state.next_at = None;
 }
 
-/// A store's failures are all of one class: the cause says it all.
+/// The cause of a store's failure. All such faults have the same class, so the cause says everything.
 fn cause(fault: Fault) -> anyhow::Error {
     fault.source
 }
@@ -295,7 +295,7 @@ mod tests {
     fn what_is_found_replaces_what_was_known_from_the_floor_on() {
         let before =
             BTreeMap::from([(Slot(12), state(5, 0, 0)), (Slot(13), state(0, 3, 0)), (Slot(14), state(9, 9, 9))]);
-        // Of another hour too, which does not belong here.
+        // Slot 24 belongs to another hour and must be left out.
         let found = BTreeMap::from([(Slot(13), state(2, 0, 1)), (Slot(24), state(7, 0, 0))]);
         let slots = merged(&before, 1, Slot(13), &found, Slot(0));
         assert_eq!(slots, BTreeMap::from([(Slot(12), state(5, 0, 0)), (Slot(13), state(2, 0, 1))]));

@@ -1,4 +1,6 @@
-//! The proofs, as people, metrics and dashboards want them.
+//! The proofs in the form that people, metrics and dashboards want.
+//!
+//! The KV bucket keeps the proofs (`proof.rs`). What is shown here is a copy, and nothing is decided by it.
 
 pub use super::proof::Counts;
 use super::proof::{Proofs, Status};
@@ -30,11 +32,12 @@ pub struct Report {
 pub struct HookReport {
     /// Its name: `organization/acme/42`.
     pub hook: String,
-    /// The beginning of the last run that accounted for every delivery.
+    /// When the last run that accounted for every delivery began.
     pub checked_at: Option<Timestamp>,
-    /// Until when another run should have done so: afterwards the numbers say nothing of the present.
+    /// By when another run should have accounted for every delivery. After that, the numbers say nothing about the
+    /// present.
     pub current_until: Option<Timestamp>,
-    /// Why the last run did not, or could not tell of all.
+    /// Why the last run did not account for every delivery.
     pub problem: Option<String>,
     /// All hours together.
     pub total: Counts,
@@ -45,7 +48,7 @@ pub struct HookReport {
 /// What became of the deliveries of one hour.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HourReport {
-    /// Its beginning.
+    /// When it begins.
     pub hour: Timestamp,
     /// Its deliveries.
     #[serde(flatten)]
@@ -53,8 +56,8 @@ pub struct HourReport {
 }
 
 impl Report {
-    /// Reads the proofs of the past week of the hooks `wanted`, by name, which may have none yet; of every
-    /// hook that has any, when none is named.
+    /// Reads the past week's proofs of the hooks named in `wanted`, even if they have none yet. If none is named, reads
+    /// those of every hook that has any.
     ///
     /// # Errors
     /// When the broker does not answer, or a record cannot be read.
@@ -94,7 +97,7 @@ impl Report {
 }
 
 impl HookReport {
-    /// What `proofs` tell.
+    /// What `proofs` say.
     pub(super) fn of(proofs: &Proofs) -> Self {
         let mut total = Counts::default();
         let hours = proofs.counts_by_hour().map(|(hour, counts)| {
@@ -127,27 +130,27 @@ impl HookReport {
     }
 }
 
-/// Where dashboards can ask for the proofs.
+/// A place where dashboards can read the proofs.
 ///
-/// It holds a copy, which this role never reads: what is proven stays in the KV bucket, and an exporter that is away
-/// hinders nothing.
+/// It holds a copy that this role never reads: the KV bucket keeps the proofs themselves. So an exporter that is away
+/// stops nothing.
 #[async_trait]
 pub trait Exporter: Send + Sync {
-    /// Replaces what is shown of these hours of `hook` by what the run that began at `checked_at` found, unless a
-    /// later run has done so.
+    /// Replaces what is shown for these hours of `hook` by what the run that began at `checked_at` found. What a later
+    /// run has shown stays.
     ///
     /// # Errors
     /// When it does not answer, or refuses.
     async fn export(&self, hook: &str, hours: &[HourReport], checked_at: Timestamp) -> Result<(), Fault>;
 }
 
-/// What of one hook the exporter is known to show.
+/// The counts that the exporter is known to show for one hook, by hour.
 #[derive(Default)]
 pub(super) struct Exported(BTreeMap<Timestamp, Counts>);
 
 impl Exported {
-    /// Shows the hours that changed; what cannot be shown now is left to the next run. A process that begins shows
-    /// every hour once, because it does not know what its predecessor did.
+    /// Shows the hours that changed. If that fails, the next run tries again. A new process shows every hour once,
+    /// because it does not know what its predecessor showed.
     pub(super) async fn renew(
         &mut self,
         exporter: &dyn Exporter,
@@ -191,7 +194,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes what it is shown, or fails.
+    /// Remembers the hours that it is shown, or fails while `away`.
     #[derive(Default)]
     struct FakeExporter {
         hours: Mutex<Vec<i64>>,

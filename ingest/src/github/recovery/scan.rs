@@ -1,4 +1,6 @@
 //! One pass over a hook's deliveries, newest first: what became of each, and which to ask for again.
+//!
+//! A scan only lists; `worker.rs` asks GitHub to send again. `classify.rs` decides about each delivery.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
@@ -11,15 +13,15 @@ use super::classify::{Attempts, DeliveryState, RedeliveryRequest, Times, classif
 use super::lookup::{DeliveryKey, Reader};
 use super::proof::{Slot, SlotState};
 
-/// What a run asks of a scan.
+/// What a scan needs to know.
 pub(super) struct Criteria<'a> {
-    /// By what everything is classified; the present is the run's beginning.
+    /// The times to classify by; `now` is when the run began.
     pub(super) times: Times,
-    /// Deliveries of earlier slots are accounted for.
+    /// Deliveries of earlier slots are accounted for already.
     pub(super) floor: Slot,
     /// Most deliveries to ask for.
     pub(super) budget: usize,
-    /// What was asked for before, by GUID.
+    /// The redeliveries that this process asked for, by GUID.
     pub(super) asked: &'a HashMap<String, RedeliveryRequest>,
 }
 
@@ -31,21 +33,21 @@ pub(super) struct MissingDelivery {
     pub(super) was_refused: bool,
 }
 
-/// What was found.
+/// What a scan found.
 pub(super) struct Scan {
     /// What became of the deliveries of each slot.
     pub(super) slots: BTreeMap<Slot, SlotState>,
-    /// The oldest of those that are due, oldest first: they have the least time left.
+    /// The oldest of the deliveries that are due, oldest first: they have the least time left.
     pub(super) due: VecDeque<MissingDelivery>,
 }
 
 /// Lists deliveries down to the floor and classifies them.
 ///
-/// What is held at once: a page, the redeliveries in the list (as many as the budget of the hours it
-/// covers) and `budget` deliveries that are due.
+/// It holds a page, the redeliveries in the list (as many as the budget of the hours that it covers) and `budget`
+/// deliveries that are due.
 pub(super) async fn scan(api: &mut Api, reader: &mut Reader<'_>, criteria: &Criteria<'_>) -> Result<Scan, ApiError> {
     let mut found = Scan { slots: BTreeMap::new(), due: VecDeque::new() };
-    // A redelivery is newer than what it repeats, so that the list shows it before.
+    // A redelivery is newer than its first attempt, so the list shows it earlier.
     let mut again: HashMap<String, Vec<Row>> = HashMap::new();
     let mut listed_before: HashSet<u64> = HashSet::new();
     let mut cursor = None;
@@ -54,7 +56,7 @@ pub(super) async fn scan(api: &mut Api, reader: &mut Reader<'_>, criteria: &Crit
         let ids: HashSet<u64> = page.rows.iter().map(|row| row.id).collect();
         let newest = page.rows.iter().map(|row| row.delivered_at).max();
         let mut first_attempts = Vec::new();
-        // Pages may overlap by the row that the cursor stands for.
+        // Two pages may overlap by the row that the cursor names.
         for row in page.rows.into_iter().filter(|row| !listed_before.contains(&row.id)) {
             if row.redelivery {
                 again.entry(row.guid.clone()).or_default().push(row);
@@ -72,7 +74,7 @@ pub(super) async fn scan(api: &mut Api, reader: &mut Reader<'_>, criteria: &Crit
     Ok(found)
 }
 
-/// A hook that cannot be listed is for a person to mend.
+/// A person must mend a hook that cannot be listed.
 fn explain(error: ApiError, api: &Api) -> ApiError {
     match error {
         ApiError::Refused(status, message) => ApiError::Broken(anyhow!(
@@ -138,14 +140,14 @@ impl Scan {
         }
     }
 
-    /// Leaves a delivery that is due to the next run.
+    /// Leaves to the next run a delivery that is due.
     pub(super) fn leave(&mut self, due: &MissingDelivery, now: Timestamp) {
         let slot_state = self.slots.entry(due.slot).or_default();
         slot_state.counts.refused += u64::from(due.was_refused);
         slot_state.look_again(now);
     }
 
-    /// Notes that a delivery was asked for, and when to look what became of it.
+    /// Notes that a delivery was asked for, and when to check what became of it.
     pub(super) fn asked(&mut self, due: &MissingDelivery, refused: bool, look_again_at: Timestamp) {
         let slot_state = self.slots.entry(due.slot).or_default();
         slot_state.counts.refused += u64::from(refused);

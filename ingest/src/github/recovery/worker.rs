@@ -1,4 +1,6 @@
-//! One hook's runs: list, classify, ask for what is missing within the budget, write the proof down.
+//! One hook's runs: list, classify, ask for what is missing within the budget, record the proof.
+//!
+//! A run must never spend more than the budget grants. `scan.rs` lists and classifies, `proof.rs` records.
 
 use super::answer::ApiError;
 use super::api::Api;
@@ -22,14 +24,15 @@ use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// Taken from the hour's budget at a time: so much is wasted when the process dies.
+/// How many redeliveries a worker takes from the hour's budget at a time. When the process dies, at most these are
+/// wasted.
 const BUDGET_STEP: usize = 20;
-/// After so many refusals or failures in a row, the others are left to the next run.
+/// After this many refusals or failures in a row, a run leaves the other deliveries to the next run.
 const FAILURES_MAX: usize = 20;
-/// GUIDs remembered at most, about 100 bytes each; the oldest are forgotten, which costs a request.
+/// Most GUIDs remembered, at about 100 bytes each. The oldest are forgotten; each may cost one needless request.
 const ASKED_MAX: usize = 50_000;
 
-/// How much longer than a few intervals a run's proof counts as current.
+/// A run's proof counts as current for three intervals and this margin.
 const CURRENT_MARGIN: Duration = Duration::from_secs(60);
 
 /// What the workers of all hooks share.
@@ -80,7 +83,7 @@ impl Worker {
             let (outcome, problem) = match self.run(shared).await {
                 Ok(None) => ("complete", None),
                 Ok(Some(problem)) => ("failed", Some(problem)),
-                // NATS is away, or another process works in our place.
+                // NATS is away, or another process has taken over the work.
                 Err(error) => ("failed", Some(Problem::Passing(format!("{error:#}")))),
             };
             match problem {
@@ -99,7 +102,7 @@ impl Worker {
         let hook = self.api.hook().clone();
         let mut proofs = Proofs::load(&shared.store, &hook.key, &hook.name, now).await?;
         let floor = proofs.floor(now, config.grace(), config.horizon());
-        // Also as it would be without the map, which may be younger than a delivery.
+        // Also accept the tenant without the map: the map may be newer than a delivery.
         let tenants = hook.owner.iter().flat_map(|owner| [shared.tenants.tenant(Some(owner)), owner.clone()]);
         let tenants = tenants.map(|tenant| token::escaped(&tenant)).collect();
         let mut reader = Reader::open(shared.deliveries, shared.broker, shared.component, tenants, config).await;
@@ -122,13 +125,13 @@ impl Worker {
         proofs.conclude(now, current_until, problem.as_ref().map(|problem| problem.text().to_owned())).await?;
         let report = HookReport::of(&proofs);
         report.publish();
-        // Last, and whatever comes of it: the run is complete without.
+        // Last, and its outcome does not matter: the run is complete without it.
         self.exported.renew(shared.exporter, &report, now, config.timeout()).await;
         self.forget(now, config);
         Ok(problem)
     }
 
-    /// Asks for what is due, one after the other as GitHub wishes it, oldest first.
+    /// Asks for the deliveries that are due, oldest first, and one after the other as GitHub recommends.
     async fn ask(&mut self, found: &mut Scan, shared: &Shared<'_>, now: Timestamp) -> anyhow::Result<Option<Problem>> {
         let (mut granted, mut failures, mut problem) = (0, 0, None);
         while let Some(due) = found.due.pop_front() {
@@ -154,7 +157,7 @@ impl Worker {
             failures = if answer.is_ok() { 0 } else { failures + 1 };
             match answer {
                 Ok(()) | Err(ApiError::Refused(..)) => self.remember(&due, answer.is_err(), found, shared.config),
-                // It may have been heard: the next run sees whether it was.
+                // GitHub may have acted on the request. The next run sees whether it did.
                 Err(ApiError::Away(error)) => {
                     tracing::debug!(error = format!("{error:#}"), guid = due.guid, "no answer to a redelivery");
                     self.remember(&due, false, found, shared.config);
@@ -197,20 +200,20 @@ impl Problem {
 }
 
 const KEY: &str = "budget";
-/// Hooks that take at the same time: each try succeeds for one of them.
+/// Several hooks may take at the same time. Each round of tries succeeds for one of them.
 const TRIES: usize = 50;
 
 /// How many redeliveries may be asked for in any hour, over all hooks and processes. Cheap to clone.
 ///
-/// They are counted by minute in the KV bucket `recovery`, and taken before they are used: a process that dies wastes
-/// what it had taken, and never spends it twice.
+/// The KV bucket `recovery` counts them by minute. A process takes them before it uses them: when it dies, the rest is
+/// wasted, but nothing is ever spent twice.
 #[derive(Clone)]
 pub(super) struct Budget {
     store: StateStore,
     per_hour: usize,
 }
 
-/// Redeliveries asked for, by minutes since the epoch.
+/// How many redeliveries were taken, by minutes since the epoch.
 type Spent = BTreeMap<i64, usize>;
 
 impl Budget {
@@ -218,7 +221,7 @@ impl Budget {
         Self { store, per_hour }
     }
 
-    /// Takes up to `wanted`; less when the hour's budget ends there.
+    /// Takes up to `wanted` redeliveries, fewer when the hour's budget is used up.
     pub(super) async fn take(&self, wanted: usize) -> anyhow::Result<usize> {
         for _ in 0..TRIES {
             let entry = self.store.load(KEY).await.map_err(|fault| fault.source)?;
@@ -239,7 +242,7 @@ impl Budget {
 
 fn take(spent: &mut Spent, wanted: usize, per_hour: usize, now: Timestamp) -> usize {
     let minute = now.as_micros().div_euclid(60_000_000);
-    // A minute that the hour only partly covers counts in full.
+    // The oldest minute counts in full, even though the hour covers only a part of it.
     spent.retain(|own, _| *own >= minute - 60);
     let granted = wanted.min(per_hour.saturating_sub(spent.values().sum()));
     if granted > 0 {

@@ -1,7 +1,7 @@
-//! Who may sign what: HMAC-SHA256 over the raw bytes, compared in constant time, and whom a secret is good for.
+//! Who may sign what: HMAC-SHA256 over the raw bytes, compared in constant time, and whom a secret covers.
 //!
-//! The rule is told to operators at `ingest.github.secrets` in the configuration. It decides by everybody whom a
-//! body names, and by the tenant that its event becomes part of.
+//! The doc comment of [`GitHub::secrets`] tells operators the rule. The rule depends on everybody whom a body names,
+//! and on the tenant that its event will belong to.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,25 +17,25 @@ use crate::github::tenant::{Names, TenantMap, login_of, names_of};
 
 /// GitHub's header with the hook's id.
 pub(super) const HOOK_ID: &str = "X-GitHub-Hook-ID";
-/// Names that an answer tells, and how much of each: a body may hold any number of any length.
+/// How many names an answer quotes, and how much of each. A body may hold any number of names, of any length.
 const TOLD_NAMES_MAX: usize = 4;
 const TOLD_NAME_MAX_CHARS: usize = 64;
 
-/// All of a delivery that decides whether it is let in: the same when it comes, and when it is read from RAW later.
+/// The parts of a delivery that decide whether it is accepted, at the gateway and when it is read from RAW later.
 #[derive(Clone, Copy, Debug)]
 pub struct Claim<'a> {
     /// The body as it was sent.
     pub body: &'a [u8],
-    /// Of `X-GitHub-Hook-ID`.
+    /// From `X-GitHub-Hook-ID`.
     pub hook_id: Option<u64>,
-    /// Of `X-Hub-Signature-256`.
+    /// From `X-Hub-Signature-256`.
     pub signature: [u8; 32],
-    /// Of `Content-Type`.
+    /// From `Content-Type`.
     pub media_type: MediaType,
 }
 
 impl<'a> Claim<'a> {
-    /// The claim of `body` with the headers that `found` looks up, by the names that RAW keeps them under.
+    /// Builds the claim for `body`. `found` looks up a header by the name under which RAW keeps it.
     ///
     /// # Errors
     /// When the signature is missing or malformed, or the content type is neither JSON nor a form.
@@ -50,7 +50,7 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// Whom an entry of secrets is good for.
+/// Whom the secrets of one entry cover.
 #[derive(Default)]
 struct Scope {
     hook: Option<u64>,
@@ -63,7 +63,7 @@ struct Scope {
 struct Key {
     /// The keyed state; cloning it saves hashing the key for every request.
     mac: Hmac<Sha256>,
-    /// Its place among the scopes.
+    /// Its index in the list of scopes.
     scope: usize,
 }
 
@@ -73,9 +73,9 @@ pub struct Keys(Arc<Inner>);
 
 struct Inner {
     keys: Vec<Key>,
-    /// The first is of the secrets for all.
+    /// The first is that of `secrets`, which are for everybody without an entry.
     scopes: Vec<Scope>,
-    /// Whom entries without a hook list: nobody else signs for them.
+    /// Whom the entries without a hook list. No other entry signs for them.
     owned: Scope,
     owned_enterprises: HashSet<String>,
     tenants: TenantMap,
@@ -90,7 +90,7 @@ pub fn parse_signature(value: &str) -> Option<[u8; 32]> {
 }
 
 impl Keys {
-    /// The secrets of `config`, for tenants as configured.
+    /// The secrets of `config`, with the tenants as configured.
     #[must_use]
     pub fn new(config: &GitHub, tenants: &Tenants) -> Self {
         let tenants = TenantMap::new(tenants);
@@ -113,12 +113,12 @@ impl Keys {
         Self(Arc::new(Inner { keys, scopes, owned, owned_enterprises, tenants }))
     }
 
-    /// Whether `claim` is signed by a secret that covers everybody whom its body names; its tenant, if so.
+    /// Checks that a secret signed `claim` and covers everybody whom the body names. Returns the tenant.
     ///
-    /// A long body takes milliseconds: leave the reactor for it.
+    /// A long body takes milliseconds, so leave the reactor for it.
     ///
     /// # Errors
-    /// Why it is not let in.
+    /// Why the delivery is refused.
     pub fn authorize(&self, claim: &Claim<'_>) -> Result<String, Denied> {
         let mut signers = self.signers(claim).peekable();
         if signers.peek().is_none() {
@@ -145,14 +145,14 @@ impl Keys {
         for scope in signers {
             match self.foreign(scope, &names) {
                 None => return Ok(self.0.tenants.tenant(names.login.as_deref())),
-                // The same text may be the secret of several entries: one that covers all is enough.
+                // Several entries may share a secret. One entry that covers everybody is enough.
                 Some(found) => foreign = foreign.or(Some(found)),
             }
         }
         Err(Denied::SignatureForeign { names: foreign.unwrap_or_default() })
     }
 
-    /// How many secrets are tried on what comes from the hook `hook_id`, each on the whole body.
+    /// How many secrets are tried on a body from the hook `hook_id`. Each one hashes the whole body.
     #[must_use]
     pub fn tried(&self, hook_id: Option<u64>) -> usize {
         self.candidates(hook_id).count()
@@ -160,19 +160,19 @@ impl Keys {
 
     /// The secrets that are valid for the hook `hook_id`.
     fn candidates(&self, hook_id: Option<u64>) -> impl Iterator<Item = &Key> {
-        // The header with the hook's id is not signed. It can only narrow the choice: a hook with
-        // secrets of its own is not served by others.
+        // The header with the hook's id is not signed. But it can only narrow the choice: a hook with secrets of its
+        // own accepts no others.
         let own = hook_id.filter(|id| self.0.scopes.iter().any(|scope| scope.hook == Some(*id)));
         self.0.keys.iter().filter(move |key| self.0.scopes[key.scope].hook == own)
     }
 
-    /// The scopes of the secrets that signed `claim`, of those that are valid for the hook.
+    /// The scopes of the secrets that signed `claim`, among those that are valid for the hook.
     fn signers<'k>(&'k self, claim: &'k Claim<'_>) -> impl Iterator<Item = &'k Scope> {
         let signed = |key: &&Key| key.mac.clone().chain_update(claim.body).verify_slice(&claim.signature).is_ok();
         self.candidates(claim.hook_id).filter(signed).map(|key| &self.0.scopes[key.scope])
     }
 
-    /// Whom of `names` the secrets of `scope` do not cover, in words.
+    /// Whom of `names` the secrets of `scope` do not cover, in words. `None` when they cover everybody.
     fn foreign(&self, scope: &Scope, names: &Names) -> Option<String> {
         let logins = names.logins.iter().filter(|login| !self.covers(scope, login));
         let logins = logins.map(|login| told(login));
@@ -183,7 +183,7 @@ impl Keys {
         let mut foreign: Vec<String> =
             logins.chain(enterprises.map(|slug| format!("the enterprise {}", told(slug)))).collect();
         if foreign.is_empty() && scope.hook.is_none() {
-            // What is for somebody must name somebody.
+            // If a secret is for somebody in particular, the body must name somebody.
             if !scope.logins.is_empty() && names.logins.is_empty() {
                 foreign.push("no organization".to_owned());
             } else if scope.logins.is_empty() && scope.enterprise.is_some() && names.enterprises.is_empty() {
@@ -204,7 +204,7 @@ impl Keys {
         (!foreign.is_empty()).then(|| foreign.join(", "))
     }
 
-    /// Whether the secrets of `scope` sign for `login`, which is in lower case.
+    /// Whether the secrets of `scope` sign for `login`, which must be in lower case.
     fn covers(&self, scope: &Scope, login: &str) -> bool {
         if scope.logins.contains(login) {
             return true;

@@ -1,4 +1,4 @@
-//! A GitHub App: its key, made for this test, and the check of the tokens that are signed with it.
+//! A GitHub App: its key, made for this test, and the check of tokens that are signed with the key.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 /// The App's id.
 pub const APP_ID: u64 = 4_711;
-/// GitHub takes no token that is valid for longer.
+/// GitHub accepts no token that is valid for longer.
 const VALID_MAX: Duration = Duration::from_secs(600);
 
 /// A GitHub App.
@@ -54,7 +54,7 @@ impl App {
 }
 
 impl Verifier {
-    /// Whether `token` is one that GitHub would take for this App.
+    /// Whether GitHub would accept `token` for this App.
     pub(super) fn accepts(&self, token: &str) -> bool {
         let Ok(token) = decode::<Claims>(token, &self.0, &Validation::new(Algorithm::RS256)) else { return false };
         let Claims { iss, iat, exp } = token.claims;

@@ -1,4 +1,4 @@
-//! The REST API: deliveries of a hook, newest first by pages, and one of them again.
+//! The REST API: lists a hook's deliveries, newest first by pages, and sends one of them again.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ use serde_json::{Value, json};
 use super::app::Verifier;
 use super::{Attempt, KEPT, Shared, Site, TOKEN, lock, send};
 
-/// Requests in an hour.
+/// Most requests in an hour.
 pub(super) const LIMIT: u64 = 5_000;
 /// The token of the App's installation.
 const INSTALLATION_TOKEN: &str = "ghs_stand_in";
 /// The App's installation.
 const INSTALLATION: u64 = 99;
-/// Deliveries on a page, at most.
+/// Most deliveries on a page.
 const PAGE_MAX: usize = 100;
 const API_VERSION: &str = "2022-11-28";
 
@@ -33,7 +33,7 @@ struct Api {
 }
 
 type Answer = Response<Body>;
-/// A refusal ends a request early; boxed, because answers are large.
+/// A refusal ends the handling of a request early. It is boxed, because answers are large.
 type Result<T> = std::result::Result<T, Box<Answer>>;
 
 pub(super) fn router(site: Shared, verifier: Verifier) -> Router {
@@ -51,7 +51,7 @@ pub(super) fn router(site: Shared, verifier: Verifier) -> Router {
         .fallback(async || refusal(StatusCode::NOT_FOUND, "Not Found"))
         .layer(from_fn_with_state(api.clone(), limit))
         .with_state(api);
-    // As github.com has it, and as GitHub Enterprise Server has it.
+    // The routes of github.com, and those of GitHub Enterprise Server.
     Router::new().nest("/api/v3", routes.clone()).merge(routes)
 }
 
@@ -65,7 +65,7 @@ fn refused(status: StatusCode, message: &str) -> Box<Answer> {
     Box::new(refusal(status, message))
 }
 
-/// The primary rate limit, and what every request must bring.
+/// Applies the primary rate limit, and checks what every request must have.
 async fn limit(State(api): State<Api>, request: Request, next: Next) -> Answer {
     let (remaining, reset_at) = {
         let mut site = lock(&api.site);
@@ -108,13 +108,13 @@ fn bearer(headers: &HeaderMap) -> &str {
 }
 
 impl Api {
-    /// The App itself.
+    /// Fails unless the App itself asks.
     fn authorize_app(&self, headers: &HeaderMap) -> Result<()> {
         let accepted = self.verifier.accepts(bearer(headers));
         if accepted { Ok(()) } else { Err(refused(StatusCode::UNAUTHORIZED, "A JSON web token could not be decoded")) }
     }
 
-    /// Whoever may see the hook at `route`.
+    /// Fails unless the client may see the hook at `route`.
     fn authorize(&self, headers: &HeaderMap, route: &str) -> Result<()> {
         if route == super::APP_HOOK {
             return self.authorize_app(headers);
@@ -153,7 +153,7 @@ fn list(api: &Api, headers: &HeaderMap, route: &str, paging: &Paging) -> Result<
     let page: Vec<Value> = attempts.by_ref().take(per_page).map(object).collect();
     let mut answer = Json(page).into_response();
     if let Some(next) = attempts.next() {
-        // An address as it is seen from outside; the cursor is what counts.
+        // An address as clients outside see it. Only the cursor matters.
         let link = format!(
             "<https://api.github.com{route}/deliveries?per_page={per_page}&cursor=v1_{}>; rel=\"next\"",
             next.id
@@ -163,7 +163,7 @@ fn list(api: &Api, headers: &HeaderMap, route: &str, paging: &Paging) -> Result<
     Ok(answer)
 }
 
-/// The simple form of a delivery, as lists have it.
+/// The short form of a delivery, as in lists.
 fn object(attempt: &Attempt) -> Value {
     let status = match attempt.status_code {
         0 => "failed to connect to host".to_owned(),
@@ -175,7 +175,7 @@ fn object(attempt: &Attempt) -> Value {
     json!({
         "id": attempt.id,
         "guid": attempt.guid,
-        // Whole seconds.
+        // GitHub gives whole seconds.
         "delivered_at": format!("{}Z", &attempt.delivered_at.to_string()[..19]),
         "redelivery": attempt.redelivery,
         "duration": 0.27,

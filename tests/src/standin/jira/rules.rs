@@ -1,4 +1,4 @@
-//! What Jira refuses in a ticket and in a search.
+//! What Jira refuses in a ticket and in a search. `jira` uses these rules and keeps the state.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{ISSUE_TYPES, Issue, PRIORITIES, PROJECT, Site};
 
-/// Nodes of the Atlassian Document Format that may hold others, with what they may hold.
+/// Nodes of the Atlassian Document Format that may contain others, and which ones.
 const HOLDS: [(&str, &[&str]); 6] = [
     ("doc", &["paragraph", "heading", "bulletList", "codeBlock"]),
     ("paragraph", &["text", "hardBreak"]),
@@ -16,7 +16,7 @@ const HOLDS: [(&str, &[&str]); 6] = [
     ("codeBlock", &["text"]),
 ];
 
-/// What is wrong with the body of a creation, by field.
+/// The problems in the body of a creation, by field.
 pub(super) fn problems(body: &Value, site: &Site) -> BTreeMap<String, String> {
     let mut problems = BTreeMap::new();
     let mut wrong = |field: &str, text: &str| problems.insert(field.to_owned(), text.to_owned());
@@ -61,7 +61,7 @@ pub(super) fn problems(body: &Value, site: &Site) -> BTreeMap<String, String> {
     problems
 }
 
-/// Whether a value is a document in the Atlassian Document Format, as far as tickets use it.
+/// Whether a value is a document in the Atlassian Document Format. Checks only what tickets use.
 pub(super) fn is_document(value: &Value) -> bool {
     value["type"] == "doc" && value["version"] == 1 && is_node(value)
 }
@@ -81,11 +81,11 @@ fn is_node(node: &Value) -> bool {
     }
 }
 
-/// The labels that a search asks for. JQL is understood in one form only:
-/// `project = "…" AND labels in ("…", …) ORDER BY created ASC`.
+/// The labels that a search asks for. It understands only one form of JQL: `project = "…" AND labels in ("…", …)
+/// ORDER BY created ASC`.
 pub(super) fn labels_of(body: &Value) -> Result<Vec<String>, String> {
     let jql = body["jql"].as_str().ok_or("The JQL query is required.")?;
-    // The endpoint takes bounded queries only.
+    // The endpoint accepts only bounded queries.
     let rest = jql.strip_prefix("project = \"").ok_or("Unbounded JQL queries are not allowed here.")?;
     let (project, rest) = rest.split_once("\" AND labels in (").ok_or("Error in the JQL Query.")?;
     if project != PROJECT {
@@ -102,7 +102,7 @@ pub(super) fn labels_of(body: &Value) -> Result<Vec<String>, String> {
     labels.split(", ").map(|label| plain(label).ok_or_else(|| format!("Error in the JQL Query: `{label}`."))).collect()
 }
 
-/// An issue as a search shows it: its id, and only the fields and properties asked for.
+/// An issue as a search returns it: its id, and only the fields and properties that were asked for.
 pub(super) fn shown(issue: &Issue, body: &Value) -> Value {
     let asked = |name: &str| {
         let list = body[name].as_array().cloned().unwrap_or_default();
