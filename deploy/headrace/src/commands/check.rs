@@ -10,7 +10,7 @@ use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use tokio::time::timeout;
 
-use crate::cli::Check;
+use crate::cli::ask::Check;
 use crate::config::{self, Config};
 use crate::nats::connections::{connect_admin, connect_first};
 use crate::role::ALL_ROLES;

@@ -9,7 +9,7 @@ use headrace_embedded_clickhouse::front::{self, Password, ServerConfig};
 use headrace_local::install::{Installer, Terminal};
 
 use crate::block_on;
-use crate::cli::Clickhouse;
+use crate::cli::serve::Clickhouse;
 use crate::config::Log;
 use crate::installation::private;
 use crate::process::stop::stop_signal;

@@ -14,8 +14,9 @@ use headrace_schemas::event::Event;
 use headrace_schemas::{codec, header};
 use serde_json::{Map, Value, json};
 
+use crate::cli::dead::{Dead, DeadAction, Selection};
+use crate::cli::place::Place;
 use crate::cli::plain;
-use crate::cli::{Dead, DeadAction, Place, Selection};
 use crate::config;
 use crate::installation::running;
 use crate::nats::connections::connect_admin;

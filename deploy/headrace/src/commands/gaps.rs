@@ -8,7 +8,7 @@ use headrace_ingest::github::recovery::report::{Counts, HookReport, Report};
 use headrace_runtime::state::StateStore;
 use headrace_schemas::time::Timestamp;
 
-use crate::cli::Gaps;
+use crate::cli::ask::Gaps;
 use crate::config::{self, Config};
 use crate::installation::running;
 use crate::nats::connections::connect_admin;

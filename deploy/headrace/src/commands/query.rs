@@ -11,7 +11,7 @@ use headrace_runtime::secret::{Secret, redact_url};
 use headrace_sinks::clickhouse::Access;
 use reqwest::{Client, Response, Url};
 
-use crate::cli::Query;
+use crate::cli::ask::Query;
 use crate::config;
 use crate::installation::data_dir::{CLICKHOUSE_READER, CLICKHOUSE_READER_PASSWORD};
 use crate::installation::running;

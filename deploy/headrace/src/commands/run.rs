@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use headrace_runtime::retry::retry_within;
 
-use crate::cli::Run;
+use crate::cli::serve::Run;
 use crate::config::{self, Config};
 use crate::installation::ready::{Ready, ReadyFiles};
 use crate::nats::connections::Brokers;

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use sha2::Sha256;
 use uuid::Uuid;
 
-use crate::cli::Send;
+use crate::cli::ask::Send;
 use crate::installation::running;
 
 /// A body to send.

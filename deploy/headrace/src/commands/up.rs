@@ -17,8 +17,8 @@ use headrace_runtime::secret::{Secret, redact_url};
 use headrace_sinks::file;
 use tokio::sync::watch;
 
-use crate::cli::Up;
 use crate::cli::plain;
+use crate::cli::serve::Up;
 use crate::config::Config;
 use crate::installation::data_dir::DataDir;
 use crate::installation::data_dir::{CLICKHOUSE_PASSWORD, CLICKHOUSE_READER_PASSWORD, CLICKHOUSE_USER};

@@ -1,0 +1,84 @@
+//! The commands that ask, send or look, and end.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::place::{ConfigFile, Place};
+
+/// `headrace send`
+#[derive(Debug, Args)]
+pub struct Send {
+    /// A file with one JSON body.
+    #[arg(value_name = "FILE", required_unless_present = "examples", conflicts_with = "examples", requires = "event")]
+    pub file: Option<PathBuf>,
+    /// The event kind: the value of X-GitHub-Event.
+    #[arg(long, value_name = "NAME")]
+    pub event: Option<String>,
+    /// The delivery GUID; a new one when it is not given. The same GUID again is the same event.
+    #[arg(long, value_name = "GUID", conflicts_with = "examples")]
+    pub delivery: Option<String>,
+    /// A folder of JSON bodies named `<event>.json`, `<event>.<anything>.json` or `<event>/<anything>.json`,
+    /// or the `index.json` of the npm package @octokit/webhooks-examples. GUIDs are made of the contents,
+    /// so that sending them again sends the same events.
+    #[arg(long, value_name = "DIR_OR_JSON")]
+    pub examples: Option<PathBuf>,
+    /// The webhook's address; that of the running `up` when it is not given.
+    #[arg(long)]
+    pub url: Option<String>,
+    /// The webhook secret; that of the running `up` when it is not given.
+    #[arg(long, env = "HEADRACE_WEBHOOK_SECRET", hide_env_values = true)]
+    pub secret: Option<String>,
+    /// The data directory of the `up` to send to.
+    #[arg(long, value_name = "DIR", default_value = "headrace-data", env = "HEADRACE_DATA_DIR")]
+    pub data_dir: PathBuf,
+}
+
+/// `headrace check`
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Configuration.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// Also create and update the streams in NATS and the tables in ClickHouse.
+    #[arg(long)]
+    pub migrate: bool,
+}
+
+/// `headrace gaps`
+#[derive(Debug, Args)]
+pub struct Gaps {
+    /// Configuration: where NATS is, and the hooks that should have been looked after.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// The data directory of the `up` to ask, when the configuration names no NATS server.
+    #[arg(long, value_name = "DIR", default_value = "headrace-data", env = "HEADRACE_DATA_DIR")]
+    pub data_dir: PathBuf,
+    /// Look back this many hours, at most 168.
+    #[arg(long, value_name = "HOURS", default_value_t = 168, value_parser = clap::value_parser!(u16).range(1..=168))]
+    pub hours: u16,
+    /// Every hour, also those in which nothing was missed.
+    #[arg(long)]
+    pub all: bool,
+    /// JSON instead of a table, always with every hour.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `headrace query`
+#[derive(Debug, Args)]
+pub struct Query {
+    /// The statement; `-` reads it from stdin.
+    #[arg(value_name = "SQL")]
+    pub sql: String,
+    /// Which ClickHouse.
+    #[command(flatten)]
+    pub place: Place,
+    /// Output format of a statement without a FORMAT of its own; PrettyCompactMonoBlock for a terminal, else
+    /// TabSeparatedWithNames.
+    #[arg(long, value_name = "NAME")]
+    pub format: Option<String>,
+    /// Also allow statements that change something.
+    #[arg(long)]
+    pub write: bool,
+}
