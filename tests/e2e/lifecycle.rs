@@ -67,7 +67,7 @@ async fn refused(arguments: &[&str], data: &Path, pid: u32) {
     let place = ["--data-dir", data.to_str().unwrap()];
     let output = command(PROGRAM, arguments.iter().chain(&place)).await;
     let problem = complained(&output);
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {problem}");
+    assert_eq!(output.status.code(), Some(4), "{arguments:?}: {problem}");
     let expected = format!("`headrace up` is not running on {}: process {pid} is gone", data.display());
     assert!(problem.contains(&expected), "{arguments:?}: {problem}");
 }

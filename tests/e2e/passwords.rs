@@ -49,7 +49,7 @@ async fn no_password_of_an_address_is_printed() {
 
     let run = Launch::run(PROGRAM, "sinks", &config, dir.path()).set("HEADRACE__NATS__START_WAIT_S", "1");
     let (code, log) = run.refused().await;
-    assert_eq!(code, Some(1), "{log}");
+    assert_eq!(code, Some(4), "{log}");
     assert!(log.contains("nats://alice:***@127.0.0.1:1") && !log.contains("hidden"), "{log}");
 
     let text =

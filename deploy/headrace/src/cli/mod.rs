@@ -4,6 +4,7 @@
 //! installation is named, `time.rs` how a time is, `exit.rs` how a command ends.
 
 pub mod ask;
+pub(crate) mod away;
 pub mod dead;
 pub(crate) mod exit;
 pub mod place;
@@ -19,13 +20,14 @@ use self::dead::Dead;
 use self::replay::Replay;
 use self::serve::{Clickhouse, Run, Up};
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 the command line or the configuration is wrong.";
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 the command line or the configuration is wrong, 3 something \
+                          is missing or left, 4 a server is away.";
 
-const GAPS_EXIT_CODES: &str = "Exit codes: 0 nothing is missing, 1 something is missing or cannot be told, 2 the command line or \
-                               the configuration is wrong.";
+const GAPS_EXIT_CODES: &str = "Exit codes: 0 nothing is missing, 1 it cannot be told, 2 the command line or the configuration is \
+                               wrong, 3 deliveries are missing, 4 a server is away.";
 
-const REPLAY_EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, or deliveries cannot be computed that were no dead letters \
-                                 before, 2 the command line or the configuration is wrong.";
+const REPLAY_EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 the command line or the configuration is wrong, 3 deliveries \
+                                 cannot be computed that were no dead letters before, 4 a server is away.";
 
 /// GitHub security and audit events, from the webhook to ClickHouse, SIEM and tickets: nothing lost,
 /// nothing twice.

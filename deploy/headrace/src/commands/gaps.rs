@@ -9,6 +9,7 @@ use headrace_runtime::state::StateStore;
 use headrace_schemas::time::Timestamp;
 
 use crate::cli::ask::Gaps;
+use crate::cli::exit;
 use crate::config::{self, Config};
 use crate::installation::running;
 use crate::nats::connections::connect_admin;
@@ -50,7 +51,9 @@ async fn read(config: &Config) -> anyhow::Result<Report> {
 fn ensure_complete(report: &Report) -> anyhow::Result<()> {
     anyhow::ensure!(!report.hooks.is_empty(), "no hook has been looked after; configure `[recover]` and run the role");
     let missing: u64 = report.hooks.iter().map(|hook| hook.total.missing).sum();
-    anyhow::ensure!(missing == 0, "{missing} deliveries are missing");
+    if missing > 0 {
+        return Err(exit::missing(format!("{missing} deliveries are missing")));
+    }
     let untold: Vec<&str> =
         report.hooks.iter().filter(|hook| doubt(hook, report.at).is_some()).map(|hook| hook.hook.as_str()).collect();
     anyhow::ensure!(untold.is_empty(), "it cannot be told whether deliveries of {} are missing", untold.join(", "));

@@ -1,7 +1,7 @@
 //! What came of a replay, for a person and for scripts.
 
 use super::record::Totals;
-use crate::cli::plain;
+use crate::cli::{exit, plain};
 
 /// Writes the sum to stdout, and what failed to stderr.
 ///
@@ -36,8 +36,8 @@ pub(super) fn tell(totals: &Totals, into: Option<&str>) -> anyhow::Result<()> {
         eprintln!("and {} more", failed - failures.len() as u64);
     }
     let reasons: Vec<String> = totals.failed.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    anyhow::bail!(
+    Err(exit::missing(format!(
         "{failed} deliveries cannot be computed ({}); their rows, if any, are as they were",
         reasons.join(", ")
-    )
+    )))
 }
