@@ -20,7 +20,7 @@ use clap::Parser as _;
 
 use self::cli::exit;
 use self::cli::{Cli, Command};
-use self::commands::{check, clickhouse, dead, gaps, query, replay, run, send, up};
+use self::commands::{check, clickhouse, context, dead, gaps, query, replay, run, send, up};
 use self::installation::private;
 
 /// Runs the command line `arguments`, the program's name first.
@@ -47,6 +47,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Dead(dead) => block_on(dead::dead(dead)),
         Command::Replay(replay) => block_on(replay::replay(replay)),
         Command::Query(query) => block_on(query::query(query)),
+        Command::Context(context) => context::context(context),
         Command::Config => {
             print!("{}", settings::reference::<config::Config>());
             Ok(())

@@ -29,9 +29,12 @@ pub struct Send {
     /// The webhook secret; that of the running `up` when it is not given.
     #[arg(long, env = "HEADRACE_WEBHOOK_SECRET", hide_env_values = true)]
     pub secret: Option<String>,
-    /// The data directory of the `up` to send to.
-    #[arg(long, value_name = "DIR", default_value = "headrace-data", env = "HEADRACE_DATA_DIR")]
-    pub data_dir: PathBuf,
+    /// The data directory of the `up` to send to. Without it: `$HEADRACE_DATA_DIR`, then ./headrace-data.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The installation to send to, by the name that `headrace context add` gave it; also `$HEADRACE_CONTEXT`.
+    #[arg(long, value_name = "NAME", conflicts_with = "data_dir")]
+    pub context: Option<String>,
 }
 
 /// `headrace check`
@@ -48,12 +51,9 @@ pub struct Check {
 /// `headrace gaps`
 #[derive(Debug, Args)]
 pub struct Gaps {
-    /// Configuration: where NATS is, and the hooks that should have been looked after.
+    /// Where NATS is, and the hooks that should have been looked after.
     #[command(flatten)]
-    pub config: ConfigFile,
-    /// The data directory of the `up` to ask, when the configuration names no NATS server.
-    #[arg(long, value_name = "DIR", default_value = "headrace-data", env = "HEADRACE_DATA_DIR")]
-    pub data_dir: PathBuf,
+    pub place: Place,
     /// Look back this many hours, at most 168.
     #[arg(long, value_name = "HOURS", default_value_t = 168, value_parser = clap::value_parser!(u16).range(1..=168))]
     pub hours: u16,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use super::away::{Away, is_away};
+use crate::installation::surroundings::Unclear;
 use crate::process::stop::ForcedExit;
 use crate::settings::Problems;
 
@@ -52,7 +53,7 @@ pub(crate) fn report(result: anyhow::Result<()>) -> ExitCode {
 }
 
 fn code(error: &anyhow::Error) -> u8 {
-    if error.is::<Problems>() || error.is::<clap::Error>() {
+    if error.is::<Problems>() || error.is::<clap::Error>() || error.is::<Unclear>() {
         USAGE
     } else if error.is::<ForcedExit>() {
         AT_ONCE
@@ -81,6 +82,7 @@ mod tests {
         for (error, expected) in [
             (anyhow!("it broke"), FAILED),
             (Cli::command().error(ErrorKind::ValueValidation, "expected a time").into(), USAGE),
+            (Unclear("no such context".to_owned()).into(), USAGE),
             (ForcedExit.into(), AT_ONCE),
             (missing().unwrap_err(), MISSING),
             (missing().context("after 3 were sent").unwrap_err(), MISSING),

@@ -5,6 +5,7 @@
 
 pub mod ask;
 pub(crate) mod away;
+pub mod context;
 pub mod dead;
 pub(crate) mod exit;
 pub mod place;
@@ -16,6 +17,7 @@ pub mod time;
 use clap::{Parser, Subcommand};
 
 use self::ask::{Check, Gaps, Query, Send};
+use self::context::Context;
 use self::dead::Dead;
 use self::replay::Replay;
 use self::serve::{Clickhouse, Run, Up};
@@ -69,6 +71,9 @@ pub enum Command {
     /// Ask ClickHouse: that of the running `up`, or of the configuration. It changes nothing without --write.
     #[command(after_help = format!("Examples:\n  headrace query 'SELECT * FROM headrace.events ORDER BY occurred_at DESC LIMIT 3 FORMAT Vertical'\n  headrace query - < report.sql\n\n{EXIT_CODES}"))]
     Query(Query),
+    /// Give installations names, which every command takes with --context.
+    #[command(after_help = format!("Examples:\n  headrace context add live --config /etc/headrace/headrace.toml\n  headrace context use live\n  headrace dead list --context live\n\n{EXIT_CODES}"))]
+    Context(Context),
     /// Print the reference of the configuration: a TOML file with every setting, its meaning and default.
     #[command(after_help = format!("Example:\n  headrace config > headrace.toml\n\n{EXIT_CODES}"))]
     Config,

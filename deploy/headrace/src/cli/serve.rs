@@ -14,9 +14,10 @@ pub struct Up {
     /// Configuration.
     #[command(flatten)]
     pub config: ConfigFile,
-    /// Where everything is kept. A second `up` on it goes on where the first stopped.
-    #[arg(long, value_name = "DIR", default_value = "headrace-data", env = "HEADRACE_DATA_DIR")]
-    pub data_dir: PathBuf,
+    /// Where everything is kept. A second `up` on it goes on where the first stopped. Without it:
+    /// `$HEADRACE_DATA_DIR`, then ./headrace-data.
+    #[arg(long, value_name = "DIR", conflicts_with = "context")]
+    pub data_dir: Option<PathBuf>,
     /// Write addresses, secret and process ids to this file, as JSON, once everything answers and again
     /// whenever a server was started anew. It goes when `up` stops.
     #[arg(long, value_name = "FILE")]

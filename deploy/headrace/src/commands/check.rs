@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use crate::cli::ask::Check;
 use crate::config::{self, Config};
+use crate::installation::locate::Purpose;
 use crate::nats::connections::{connect_admin, connect_first};
 use crate::role::ALL_ROLES;
 
@@ -19,7 +20,8 @@ use crate::role::ALL_ROLES;
 const SERVER_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) async fn check(arguments: Check) -> anyhow::Result<()> {
-    let loaded = config::load(arguments.config.config.as_deref(), |config| config.validate(&ALL_ROLES))?;
+    let located = arguments.config.locate(Purpose::Check)?;
+    let loaded = config::load(located.config(), |config| config.validate(&ALL_ROLES))?;
     loaded.check(loaded.value.validate(&ALL_ROLES))?;
     println!("ok      configuration");
     let config = loaded.value;

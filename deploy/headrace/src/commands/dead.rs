@@ -59,9 +59,10 @@ pub(crate) async fn dead(arguments: Dead) -> anyhow::Result<()> {
 
 /// Connects to the server of the configuration, or of the `up` that runs on the data directory.
 async fn open(place: &Place) -> anyhow::Result<DeadLetters> {
-    let mut config = config::load(place.config.config.as_deref(), |_| Vec::new())?.value;
+    let located = place.locate()?;
+    let mut config = config::load(located.config(), |_| Vec::new())?.value;
     if config.nats.url.is_empty() {
-        let ready = running::of(&place.data_dir).context(
+        let ready = running::of(located.data_dir()).context(
             "expected the address of a NATS server: name a configuration with `nats.url`, or the --data-dir of a \
              running `headrace up`",
         )?;

@@ -1,5 +1,6 @@
 //! `headrace gaps`: the proofs of what arrived, as a table or as JSON.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -15,10 +16,10 @@ use crate::installation::running;
 use crate::nats::connections::connect_admin;
 
 pub(crate) async fn gaps(arguments: Gaps) -> anyhow::Result<()> {
-    let loaded = config::load(arguments.config.config.as_deref(), |_| Vec::new())?;
-    let mut config = loaded.value;
+    let located = arguments.place.locate()?;
+    let mut config = config::load(located.config(), |_| Vec::new())?.value;
     if config.nats.url.is_empty() {
-        config.nats.reach(&running_nats(&arguments)?);
+        config.nats.reach(&running_nats(located.data_dir())?);
     }
     let mut report = read(&config).await?;
     let oldest = report.at.minus(Duration::from_secs(u64::from(arguments.hours) * 3_600));
@@ -32,8 +33,8 @@ pub(crate) async fn gaps(arguments: Gaps) -> anyhow::Result<()> {
 }
 
 /// Where the NATS server of the running `up` is.
-fn running_nats(arguments: &Gaps) -> anyhow::Result<String> {
-    let ready = running::of(&arguments.data_dir).context(
+fn running_nats(data_dir: &Path) -> anyhow::Result<String> {
+    let ready = running::of(data_dir).context(
         "expected `nats.url` in the configuration, or a running `headrace up`; give --config, or name its --data-dir",
     )?;
     ready.nats.context("the running process tells no NATS server")

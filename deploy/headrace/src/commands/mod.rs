@@ -2,6 +2,7 @@
 
 pub(crate) mod check;
 pub(crate) mod clickhouse;
+pub(crate) mod context;
 pub(crate) mod dead;
 pub(crate) mod gaps;
 pub(crate) mod query;

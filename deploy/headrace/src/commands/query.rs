@@ -52,12 +52,12 @@ fn statement(arguments: &Query) -> anyhow::Result<String> {
 
 /// The server of the configuration, or of the `up` that runs on the data directory.
 fn server(arguments: &Query) -> anyhow::Result<Access> {
-    let place = &arguments.place;
-    let config = config::load(place.config.config.as_deref(), |_| Vec::new())?.value;
+    let located = arguments.place.locate()?;
+    let config = config::load(located.config(), |_| Vec::new())?.value;
     let mut clickhouse = config.sinks.clickhouse.unwrap_or_default();
     let is_own = clickhouse.url.is_empty();
     if is_own {
-        let ready = running::of(&place.data_dir).context(
+        let ready = running::of(located.data_dir()).context(
             "expected `sinks.clickhouse.url` in the configuration, or a running `headrace up`; give --config, or name \
              its --data-dir",
         )?;
@@ -65,7 +65,7 @@ fn server(arguments: &Query) -> anyhow::Result<Access> {
     }
     let access = clickhouse.access();
     // On the server of an `up` who only asks has places of its own: a slow question keeps no sink waiting.
-    let reader = place.data_dir.join(CLICKHOUSE_READER_PASSWORD);
+    let reader = located.data_dir().join(CLICKHOUSE_READER_PASSWORD);
     match std::fs::read_to_string(reader) {
         Ok(password) if is_own && !arguments.write => {
             Ok(Access { user: CLICKHOUSE_READER.to_owned(), password: Secret::new(password.trim()), ..access })

@@ -6,6 +6,7 @@ use headrace_runtime::retry::retry_within;
 
 use crate::cli::serve::Run;
 use crate::config::{self, Config};
+use crate::installation::locate::Purpose;
 use crate::installation::ready::{Ready, ReadyFiles};
 use crate::nats::connections::Brokers;
 use crate::process::Process;
@@ -16,10 +17,12 @@ use crate::role::{ALL_ROLES, Role};
 
 pub(crate) async fn run(arguments: Run) -> anyhow::Result<()> {
     let roles = if arguments.roles.is_empty() { ALL_ROLES.to_vec() } else { arguments.roles };
-    let loaded = config::load(arguments.config.config.as_deref(), |config| config.validate(&roles))?;
+    let located = arguments.config.locate(Purpose::Run)?;
+    let loaded = config::load(located.config(), |config| config.validate(&roles))?;
     loaded.check(loaded.value.validate(&roles))?;
     let config = loaded.value;
     telemetry::install(&config.log)?;
+    located.log();
     let mut stop = Stop::listen()?;
     let ready_files = ReadyFiles::claim(arguments.ready_file)?;
 

@@ -14,7 +14,9 @@ use sha2::Sha256;
 use uuid::Uuid;
 
 use crate::cli::ask::Send;
+use crate::installation::locate::{Named, NamedBy, Purpose, Request, locate};
 use crate::installation::running;
+use crate::installation::surroundings::{Surroundings, Unclear};
 
 /// A body to send.
 struct Delivery {
@@ -64,7 +66,23 @@ fn destination(arguments: &Send) -> anyhow::Result<(String, String)> {
     if let (Some(url), Some(secret)) = (&arguments.url, &arguments.secret) {
         return Ok((url.clone(), secret.clone()));
     }
-    let ready = running::of(&arguments.data_dir).context(
+    let request = Request {
+        purpose: Purpose::Ask,
+        config: None,
+        data_dir: arguments.data_dir.as_deref(),
+        context: arguments.context.as_deref(),
+    };
+    let located = locate(&request, &Surroundings::of_this_process())?;
+    if let (Some(Named { by: NamedBy::Context(name), .. }), NamedBy::Default) = (&located.config, &located.data_dir.by)
+    {
+        // The default directory would be another installation.
+        let problem = format!(
+            "expected the data directory of a running `headrace up`, found only a configuration in the context `{name}`; \
+             name a --data-dir, or give --url and --secret"
+        );
+        return Err(Unclear(problem).into());
+    }
+    let ready = running::of(located.data_dir()).context(
         "expected a running `headrace up` to send to; start it, name its --data-dir, or give --url and --secret",
     )?;
     let gateway = ready.gateway.context("the running process has no gateway")?;

@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::installation::data_dir::DataDir;
 use crate::installation::data_dir::{CLICKHOUSE_PASSWORD, CLICKHOUSE_READER_PASSWORD, CLICKHOUSE_USER};
 use crate::installation::last_up::LastUp;
+use crate::installation::locate::Purpose;
 use crate::installation::ready::{READY_FILE, Ready, ReadyFiles};
 use crate::installation::secret_origin::SecretOrigin;
 use crate::nats::connections::{self, Brokers};
@@ -55,10 +56,12 @@ struct Servers {
 }
 
 pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
-    let (last_up, mut loaded) = LastUp::of_this(arguments.config.config.as_deref(), values)?;
+    let located = arguments.config.locate_with(arguments.data_dir.as_deref(), Purpose::Up)?;
+    let (last_up, mut loaded) = LastUp::of_this(located.config(), values)?;
     telemetry::install(&loaded.value.log)?;
+    located.log();
     let mut stop = Stop::listen()?;
-    let data = DataDir::open(&arguments.data_dir)?;
+    let data = DataDir::open(located.data_dir())?;
     let ready_files = ReadyFiles::claim([data.join(READY_FILE)].into_iter().chain(arguments.ready_file.clone()))?;
     let secret = complete(&mut loaded, &arguments, &data)?;
     let mut config = loaded.value.clone();

@@ -42,6 +42,7 @@ use crate::cli::replay::Replay;
 use crate::commands::up;
 use crate::config::{self, Config};
 use crate::installation::last_up::LastUp;
+use crate::installation::locate::Located;
 use crate::installation::running;
 use crate::nats::connections::connect_admin;
 use crate::process::stop::stop_signal;
@@ -96,8 +97,9 @@ fn upper_end(arguments: &Replay) -> anyhow::Result<Timestamp> {
 /// The configuration, with the servers of the running `up` where it names none.
 fn configured(arguments: &Replay) -> anyhow::Result<Config> {
     // Before the configuration is loaded: the process may go where `up` was started.
-    let data_dir = std::path::absolute(&arguments.place.data_dir).context("cannot tell the working directory")?;
-    let mut loaded = load(arguments, &data_dir)?;
+    let located = arguments.place.locate()?;
+    let data_dir = std::path::absolute(located.data_dir()).context("cannot tell the working directory")?;
+    let mut loaded = load(arguments, &located, &data_dir)?;
     let config = &mut loaded.value;
     let names_clickhouse = config.sinks.clickhouse.get_or_insert_default().url.is_empty();
     let github = &mut config.ingest.github;
@@ -120,11 +122,18 @@ fn configured(arguments: &Replay) -> anyhow::Result<Config> {
 
 /// Loads the configuration that the rows are computed with. The built-in one is never assumed: it would take the asset
 /// owners and the matches of own rules out of every row.
-fn load(arguments: &Replay, data_dir: &Path) -> anyhow::Result<Loaded<Config>> {
-    if arguments.place.config.config.is_some() || arguments.defaults {
-        return Ok(config::load(arguments.place.config.config.as_deref(), Config::validate_replay)?);
+fn load(arguments: &Replay, located: &Located, data_dir: &Path) -> anyhow::Result<Loaded<Config>> {
+    if arguments.defaults {
+        return Ok(config::load(None, Config::validate_replay)?);
+    }
+    if let Some(named) = located.named_config() {
+        return Ok(config::load(Some(named), Config::validate_replay)?);
     }
     let Some(last_up) = LastUp::read(data_dir)? else {
+        if let Some(found) = located.config() {
+            eprintln!("using the configuration {}", found.display());
+            return Ok(config::load(Some(found), Config::validate_replay)?);
+        }
         let problem = format!(
             "expected the configuration that the rows are computed with, found none: no `headrace up` of this release has \
              run on {}. Name it with --config (or --defaults if `up` ran without one)",
