@@ -56,7 +56,7 @@ async fn a_killed_up_is_told_to_those_who_look_for_it() {
         &["gaps"],
         &["dead", "list"],
         &["dead", "redrive"],
-        &["replay", "--from", "1h"],
+        &["replay", "--since", "1h"],
     ];
     for arguments in commands {
         refused(arguments, &data, pid).await;

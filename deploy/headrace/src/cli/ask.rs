@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use headrace_schemas::time::Timestamp;
 
 use super::place::{ConfigFile, Place};
+use super::time;
 
 /// `headrace send`
 #[derive(Debug, Args)]
@@ -54,9 +56,16 @@ pub struct Gaps {
     /// Where NATS is, and the hooks that should have been looked after.
     #[command(flatten)]
     pub place: Place,
-    /// Look back this many hours, at most 168.
-    #[arg(long, value_name = "HOURS", default_value_t = 168, value_parser = clap::value_parser!(u16).range(1..=168))]
-    pub hours: u16,
+    /// Hours that began then or later: how long ago (`90m`, `24h`, `7d`), a day (`2026-01-31`, from midnight UTC), or
+    /// `2026-01-31T08:15:30Z`. At most seven days ago, which is also the default.
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    pub since: Option<Timestamp>,
+    /// Hours that began before then, in the same forms; before now when it is not given.
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    pub until: Option<Timestamp>,
+    /// How `--since` was said before: so many hours ago.
+    #[arg(long, hide = true, conflicts_with = "since", value_parser = clap::value_parser!(u16).range(1..=168))]
+    pub hours: Option<u16>,
     /// Every hour, also those in which nothing was missed.
     #[arg(long)]
     pub all: bool,

@@ -101,7 +101,8 @@ pub struct Selection {
     /// With this number in `headrace dead list`.
     #[arg(long, value_name = "NUMBER")]
     pub number: Option<u64>,
-    /// Given up then or later: `2026-01-31T08:15:30Z`, or how long ago: `90m`, `24h`, `7d`.
+    /// Given up then or later: how long ago (`90m`, `24h`, `7d`), a day (`2026-01-31`, from midnight UTC), or
+    /// `2026-01-31T08:15:30Z`.
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     pub since: Option<Timestamp>,
     /// Given up before then, in the same forms.

@@ -58,7 +58,7 @@ pub enum Command {
     Check(Check),
     /// Show what became of the deliveries that GitHub lists, by hook and hour: what was missed, what was
     /// recovered, what is still missing.
-    #[command(after_help = format!("Examples:\n  headrace gaps --config headrace.toml\n  headrace gaps --json --hours 24\n\n{GAPS_EXIT_CODES}"))]
+    #[command(after_help = format!("Examples:\n  headrace gaps --config headrace.toml\n  headrace gaps --json --since 24h\n\n{GAPS_EXIT_CODES}"))]
     Gaps(Gaps),
     /// Look at the events that were given up, send them through again, or remove them.
     #[command(after_help = format!("Examples:\n  headrace dead list --counts\n  headrace dead show 17 --payload\n  headrace dead redrive --component clickhouse --since 2h\n\n{EXIT_CODES}"))]
@@ -66,7 +66,7 @@ pub enum Command {
     /// Send stored deliveries through the present rules and configuration again: their rows in ClickHouse are
     /// replaced, or made anew in an empty one. Nothing else hears of it: no alert, no ticket, no SIEM.
     /// Interrupted, the same command goes on.
-    #[command(after_help = format!("Examples:\n  headrace replay --from 24h\n  headrace replay --from 7d --to 6d --tenant acme --into events_tried\n\n{REPLAY_EXIT_CODES}"))]
+    #[command(after_help = format!("Examples:\n  headrace replay --since 24h\n  headrace replay --since 7d --until 6d --tenant acme --into events_tried\n\n{REPLAY_EXIT_CODES}"))]
     Replay(Replay),
     /// Ask ClickHouse: that of the running `up`, or of the configuration. It changes nothing without --write.
     #[command(after_help = format!("Examples:\n  headrace query 'SELECT * FROM headrace.events ORDER BY occurred_at DESC LIMIT 3 FORMAT Vertical'\n  headrace query - < report.sql\n\n{EXIT_CODES}"))]

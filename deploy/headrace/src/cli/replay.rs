@@ -16,12 +16,13 @@ pub struct Replay {
     /// the matches of rules that a file had named.
     #[arg(long, conflicts_with = "config")]
     pub defaults: bool,
-    /// Deliveries that were received then or later: `2026-01-31T08:15:30Z`, or how long ago: `90m`, `24h`, `7d`.
-    #[arg(long, value_name = "TIME", value_parser = TimeArgument::parse)]
-    pub from: TimeArgument,
+    /// Deliveries that were received then or later: how long ago (`90m`, `24h`, `7d`), a day (`2026-01-31`, from
+    /// midnight UTC), or `2026-01-31T08:15:30Z`.
+    #[arg(long, alias = "from", value_name = "TIME", value_parser = TimeArgument::parse)]
+    pub since: TimeArgument,
     /// Deliveries that were received before then, in the same forms; before now when it is not given.
-    #[arg(long, value_name = "TIME", value_parser = TimeArgument::parse)]
-    pub to: Option<TimeArgument>,
+    #[arg(long, alias = "to", value_name = "TIME", value_parser = TimeArgument::parse)]
+    pub until: Option<TimeArgument>,
     /// Of this tenant only.
     #[arg(long, value_name = "NAME")]
     pub tenant: Option<String>,

@@ -39,6 +39,7 @@ use self::status_line::StatusLine;
 use self::work::{Shared, Target, Work};
 use crate::cli::Cli;
 use crate::cli::replay::Replay;
+use crate::cli::time;
 use crate::commands::up;
 use crate::config::{self, Config};
 use crate::installation::last_up::LastUp;
@@ -82,16 +83,13 @@ pub(crate) async fn replay(arguments: Replay) -> anyhow::Result<()> {
 /// The end of the window: not in the future, because what will be received is not there yet.
 fn upper_end(arguments: &Replay) -> anyhow::Result<Timestamp> {
     let now = Timestamp::now();
-    let to = arguments.to.as_ref().map_or(now, |to| to.at);
-    if to > now {
-        eprintln!("--to {to} is in the future; up to now is replayed");
+    let until = arguments.until.as_ref().map_or(now, |until| until.at);
+    if until > now {
+        eprintln!("--until {until} is in the future; up to now is replayed");
     }
-    let to = to.min(now);
-    if arguments.from.at >= to {
-        let problem = format!("expected --from before --to, found {} and {to}", arguments.from.at);
-        return Err(Cli::command().error(ErrorKind::ValueValidation, problem).into());
-    }
-    Ok(to)
+    let until = until.min(now);
+    time::ensure_window(arguments.since.at, until)?;
+    Ok(until)
 }
 
 /// The configuration, with the servers of the running `up` where it names none.
@@ -207,9 +205,9 @@ impl Run<'_> {
 
     /// Where its progress is kept: the same command with the same configuration finds it again, any other does not.
     fn key(&self) -> anyhow::Result<String> {
-        let Replay { from, to, into, .. } = self.arguments;
-        let to = to.as_ref().map(|to| &to.text);
-        let asked = (&from.text, to, self.tenant(), into, &self.config.pipeline, env!("CARGO_PKG_VERSION"));
+        let Replay { since, until, into, .. } = self.arguments;
+        let until = until.as_ref().map(|until| &until.text);
+        let asked = (&since.text, until, self.tenant(), into, &self.config.pipeline, env!("CARGO_PKG_VERSION"));
         let asked = serde_json::to_vec(&asked).context("cannot write down what is asked for")?;
         Ok(format!("replay.{}", hex::encode(&Sha256::digest(asked)[..16])))
     }
@@ -227,7 +225,7 @@ impl Run<'_> {
     }
 
     async fn begin(&self, journal: &mut Journal, status_line: &mut StatusLine) -> anyhow::Result<Record> {
-        let (from, to) = (self.arguments.from.at, self.to);
+        let (from, to) = (self.arguments.since.at, self.to);
         let held = stream_reader::held(self.broker).await?;
         let Some(oldest) = held.since else {
             anyhow::bail!("RAW holds no delivery; how long it keeps them is set by `streams.raw`")
