@@ -55,7 +55,7 @@ async fn a_killed_up_is_told_to_those_who_look_for_it() {
         &["send", body.to_str().unwrap(), "--event", "push"],
         &["gaps"],
         &["dead", "list"],
-        &["dead", "redrive"],
+        &["dead", "redrive", "--all"],
         &["replay", "--since", "1h"],
     ];
     for arguments in commands {

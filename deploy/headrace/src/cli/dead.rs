@@ -8,6 +8,9 @@ use headrace_schemas::time::Timestamp;
 use super::place::Place;
 use super::{EXIT_CODES, time};
 
+/// What says which dead letters are meant. A limit does not: it says how many.
+const FILTERS: [&str; 7] = ["component", "tenant", "reason", "event_id", "number", "since", "until"];
+
 /// `headrace dead`
 #[derive(Debug, Args)]
 pub struct Dead {
@@ -53,7 +56,7 @@ pub enum DeadAction {
     },
     /// Send them through again. Rows and tickets are not made twice; SIEM receivers and files may see an
     /// event again. What fails again comes back.
-    #[command(after_help = format!("Examples:\n  headrace dead redrive --component clickhouse --dry-run\n  headrace dead redrive --number 17\n\n{EXIT_CODES}"))]
+    #[command(after_help = format!("Examples:\n  headrace dead redrive --component clickhouse --dry-run\n  headrace dead redrive --number 17\n  headrace dead redrive --all\n\n{EXIT_CODES}"))]
     Redrive {
         /// Where they are.
         #[command(flatten)]
@@ -61,9 +64,15 @@ pub enum DeadAction {
         /// Which of them.
         #[command(flatten)]
         selection: Selection,
+        /// Every dead letter that there is, up to --limit; without a filter it must be said.
+        #[arg(long, conflicts_with_all = FILTERS)]
+        all: bool,
         /// Only show which.
         #[arg(long)]
         dry_run: bool,
+        /// Write JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Remove them for good.
     #[command(after_help = format!("Examples:\n  headrace dead drop --reason malformed --until 30d --dry-run\n  headrace dead drop --number 17 --yes\n\n{EXIT_CODES}"))]
@@ -74,9 +83,15 @@ pub enum DeadAction {
         /// Which of them.
         #[command(flatten)]
         selection: Selection,
+        /// Every dead letter that there is, up to --limit; without a filter it must be said.
+        #[arg(long, conflicts_with_all = FILTERS)]
+        all: bool,
         /// Only show which.
         #[arg(long)]
         dry_run: bool,
+        /// Write JSON.
+        #[arg(long)]
+        json: bool,
         /// Do it: nothing brings them back.
         #[arg(long, required_unless_present = "dry_run")]
         yes: bool,
@@ -111,4 +126,52 @@ pub struct Selection {
     /// At most so many, the oldest first.
     #[arg(long, value_name = "COUNT")]
     pub limit: Option<u64>,
+}
+
+impl Selection {
+    /// Whether anything is left out for what it is.
+    pub(crate) const fn filters(&self) -> bool {
+        self.component.is_some()
+            || self.tenant.is_some()
+            || self.reason.is_some()
+            || self.event_id.is_some()
+            || self.number.is_some()
+            || self.since.is_some()
+            || self.until.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use crate::cli::{Cli, Command};
+
+    use super::*;
+
+    fn redrive(arguments: &str) -> Result<Selection, clap::Error> {
+        let words = ["headrace", "dead", "redrive"].into_iter().chain(arguments.split_whitespace());
+        match Cli::try_parse_from(words)?.command {
+            Command::Dead(Dead { action: DeadAction::Redrive { selection, .. } }) => Ok(selection),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_condition_but_the_limit_is_a_filter() {
+        for (arguments, expected) in [
+            ("", false),
+            ("--limit 5", false),
+            ("--component splunk", true),
+            ("--tenant acme", true),
+            ("--reason malformed", true),
+            ("--event-id github:1", true),
+            ("--number 1", true),
+            ("--since 24h", true),
+            ("--until 2026-11-20", true),
+        ] {
+            assert_eq!(redrive(arguments).unwrap().filters(), expected, "{arguments}");
+            assert_eq!(redrive(&format!("{arguments} --all")).is_err(), expected, "{arguments} --all");
+        }
+    }
 }
