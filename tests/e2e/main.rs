@@ -8,6 +8,7 @@
 mod alerts;
 mod away;
 mod chains;
+mod command_line;
 mod edge;
 mod examples;
 mod full;

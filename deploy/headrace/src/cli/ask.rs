@@ -7,6 +7,7 @@ use headrace_schemas::time::Timestamp;
 
 use super::place::{ConfigFile, Place};
 use super::time;
+use crate::role::Role;
 
 /// `headrace send`
 #[derive(Debug, Args)]
@@ -45,9 +46,18 @@ pub struct Check {
     /// Configuration.
     #[command(flatten)]
     pub config: ConfigFile,
+    /// Look only at what this role needs: its settings, its servers and its users of them. May be given several times.
+    #[arg(long = "role", value_enum, value_name = "ROLE", conflicts_with = "up")]
+    pub roles: Vec<Role>,
+    /// Take it as `headrace up` would, which starts the servers that it does not name.
+    #[arg(long, conflicts_with = "migrate")]
+    pub up: bool,
     /// Also create and update the streams in NATS and the tables in ClickHouse.
     #[arg(long)]
     pub migrate: bool,
+    /// Write JSON, one object a line.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `headrace gaps`

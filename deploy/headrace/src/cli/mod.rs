@@ -54,7 +54,7 @@ pub enum Command {
     #[command(after_help = format!("Examples:\n  headrace send push.json --event push\n  headrace send --examples node_modules/@octokit/webhooks-examples/api.github.com/index.json\n\n{EXIT_CODES}"))]
     Send(Send),
     /// Validate the configuration and reach every server that it names.
-    #[command(after_help = format!("Example:\n  headrace check --config headrace.toml\n\n{EXIT_CODES}"))]
+    #[command(after_help = format!("Examples:\n  headrace check --config headrace.toml\n  headrace check --role ingest\n  headrace check --up --config headrace.toml\n\n{EXIT_CODES}"))]
     Check(Check),
     /// Show what became of the deliveries that GitHub lists, by hook and hour: what was missed, what was
     /// recovered, what is still missing.

@@ -104,7 +104,7 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
 }
 
 /// What is wrong with the values, whatever `up` is going to fill in.
-fn values(config: &Config) -> Vec<Invalid> {
+pub(crate) fn values(config: &Config) -> Vec<Invalid> {
     let mut config = with_servers(config, "nats://127.0.0.1:1", "http://127.0.0.1:1");
     if config.ingest.github.secrets.is_empty() && config.ingest.github.scoped.is_empty() {
         config.ingest.github.secrets.push(Secret::new("made at the start"));
