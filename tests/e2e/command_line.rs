@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use headrace_tests::product::process::{command, complained, said};
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::PROGRAM;
@@ -99,5 +100,5 @@ async fn an_installation_has_a_name() {
     assert_eq!(run("context remove live").await.code, Some(0));
     let listed = run("context list --json").await.said;
     let left: serde_json::Value = serde_json::from_str(&listed).unwrap();
-    assert_eq!((&left["name"], &left["current"]), (&"test".into(), &false.into()));
+    assert_eq!((&left["name"], &left["current"]), (&json!("test"), &json!(false)));
 }

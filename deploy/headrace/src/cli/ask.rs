@@ -38,6 +38,9 @@ pub struct Send {
     /// The installation to send to, by the name that `headrace context add` gave it; also `$HEADRACE_CONTEXT`.
     #[arg(long, value_name = "NAME", conflicts_with = "data_dir")]
     pub context: Option<String>,
+    /// Write JSON, one object for each delivery.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `headrace check`
@@ -79,7 +82,7 @@ pub struct Gaps {
     /// Every hour, also those in which nothing was missed.
     #[arg(long)]
     pub all: bool,
-    /// JSON instead of a table, always with every hour.
+    /// Write JSON instead of a table, always with every hour.
     #[arg(long)]
     pub json: bool,
 }
@@ -97,6 +100,9 @@ pub struct Query {
     /// TabSeparatedWithNames.
     #[arg(long, value_name = "NAME")]
     pub format: Option<String>,
+    /// One JSON object for each row, when the statement has no FORMAT of its own.
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
     /// Also allow statements that change something.
     #[arg(long)]
     pub write: bool,

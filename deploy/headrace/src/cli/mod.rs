@@ -69,7 +69,7 @@ pub enum Command {
     #[command(after_help = format!("Examples:\n  headrace replay --since 24h\n  headrace replay --since 7d --until 6d --tenant acme --into events_tried\n\n{REPLAY_EXIT_CODES}"))]
     Replay(Replay),
     /// Ask ClickHouse: that of the running `up`, or of the configuration. It changes nothing without --write.
-    #[command(after_help = format!("Examples:\n  headrace query 'SELECT * FROM headrace.events ORDER BY occurred_at DESC LIMIT 3 FORMAT Vertical'\n  headrace query - < report.sql\n\n{EXIT_CODES}"))]
+    #[command(after_help = format!("Examples:\n  headrace query 'SELECT * FROM headrace.events ORDER BY occurred_at DESC LIMIT 3 FORMAT Vertical'\n  headrace query --json 'SELECT id, severity FROM headrace.events LIMIT 3'\n  headrace query - < report.sql\n\n{EXIT_CODES}"))]
     Query(Query),
     /// Give installations names, which every command takes with --context.
     #[command(after_help = format!("Examples:\n  headrace context add live --config /etc/headrace/headrace.toml\n  headrace context use live\n  headrace dead list --context live\n\n{EXIT_CODES}"))]

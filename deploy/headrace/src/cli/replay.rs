@@ -33,6 +33,9 @@ pub struct Replay {
     /// were changed.
     #[arg(long)]
     pub restart: bool,
+    /// Write the sum as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A name for a table beside those of Headrace.

@@ -22,12 +22,19 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const TERMINAL_FORMAT: &str = "PrettyCompactMonoBlock";
 /// What a program reads when the statement names no format.
 const PROGRAM_FORMAT: &str = "TabSeparatedWithNames";
+/// What `--json` asks for.
+const JSON_FORMAT: &str = "JSONEachRow";
 
 pub(crate) async fn query(arguments: Query) -> anyhow::Result<()> {
     let sql = statement(&arguments)?;
     let server = server(&arguments)?;
     let terminal = io::stdout().is_terminal();
-    let format = arguments.format.as_deref().unwrap_or(if terminal { TERMINAL_FORMAT } else { PROGRAM_FORMAT });
+    let format = match arguments.format.as_deref() {
+        Some(format) => format,
+        None if arguments.json => JSON_FORMAT,
+        None if terminal => TERMINAL_FORMAT,
+        None => PROGRAM_FORMAT,
+    };
     let answer = ask(server, sql, format, arguments.write).await?;
     match print(answer, terminal).await {
         // Whoever reads our output has seen enough, as `head` does.

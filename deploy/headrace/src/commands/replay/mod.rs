@@ -77,7 +77,12 @@ pub(crate) async fn replay(arguments: Replay) -> anyhow::Result<()> {
     lease.release().await;
     drop(status_line);
     let totals = done?;
-    report::tell(&totals, arguments.into.as_deref())
+    if arguments.json {
+        report::tell_json(&totals, arguments.into.as_deref())?;
+    } else {
+        report::tell(&totals, arguments.into.as_deref());
+    }
+    report::ensure_all_computed(&totals)
 }
 
 /// The end of the window: not in the future, because what will be received is not there yet.
