@@ -102,3 +102,33 @@ async fn an_installation_has_a_name() {
     let left: serde_json::Value = serde_json::from_str(&listed).unwrap();
     assert_eq!((&left["name"], &left["current"]), (&json!("test"), &json!(false)));
 }
+
+#[tokio::test]
+async fn a_person_says_how_much_is_said_and_in_which_colours() {
+    let dir = TempDir::new().unwrap();
+    let none: &[(&str, &str)] = &[];
+    let run = async |variables: &[(&str, &str)], arguments: &str| headrace(dir.path(), variables, arguments).await;
+    std::fs::write(dir.path().join("headrace.toml"), "nats.url = 'nats://127.0.0.1:1'\n").unwrap();
+    for (arguments, is_told) in [("dead list", false), ("dead list -v", true), ("-v dead list -q", false)] {
+        let told = run(none, arguments).await.complained;
+        assert_eq!(told.contains("this installation is meant"), is_told, "{arguments}: {told}");
+    }
+    let told = run(none, "dead list -v").await.complained;
+    assert!(told.contains("headrace.toml"), "{told}");
+
+    let force = ("CLICOLOR_FORCE", "1");
+    for (variables, arguments, has_colours) in [
+        (vec![], "--help", false),
+        (vec![force], "--help", true),
+        (vec![force, ("NO_COLOR", "1")], "--help", false),
+        (vec![force], "--color never --help", false),
+        (vec![], "--color always --help", true),
+        (vec![("NO_COLOR", "1")], "--color always --help", true),
+        (vec![], "--color always nonsense", true),
+        (vec![], "nonsense", false),
+    ] {
+        let done = run(variables.as_slice(), arguments).await;
+        let found = format!("{}{}", done.said, done.complained).contains('\u{1b}');
+        assert_eq!(found, has_colours, "{variables:?} {arguments}: {done:?}");
+    }
+}

@@ -15,7 +15,8 @@ use tokio::process::Command;
 use crate::harness::CEILING;
 
 /// What would change a test's configuration if the person who runs it has it set.
-const AMBIENT: [&str; 5] = [
+const AMBIENT: [&str; 6] = [
+    "CLICOLOR_FORCE",
     "HEADRACE_CONFIG",
     "HEADRACE_CONTEXT",
     "HEADRACE_DATA_DIR",

@@ -8,6 +8,7 @@ pub(crate) mod away;
 pub mod context;
 pub mod dead;
 pub(crate) mod exit;
+pub mod global;
 pub mod place;
 pub(crate) mod plain;
 pub mod replay;
@@ -19,6 +20,7 @@ use clap::{Parser, Subcommand};
 use self::ask::{Check, Gaps, Query, Send};
 use self::context::Context;
 use self::dead::Dead;
+use self::global::Global;
 use self::replay::Replay;
 use self::serve::{Clickhouse, Run, Up};
 
@@ -36,6 +38,9 @@ const REPLAY_EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 the command 
 #[derive(Debug, Parser)]
 #[command(name = "headrace", version, after_help = EXIT_CODES, subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
+    /// How much is said.
+    #[command(flatten)]
+    pub global: Global,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use headrace_runtime::retry::retry_within;
 
+use crate::cli::global::Global;
 use crate::cli::serve::Run;
 use crate::config::{self, Config};
 use crate::installation::locate::Purpose;
@@ -15,13 +16,13 @@ use crate::process::stop::Stop;
 use crate::process::telemetry;
 use crate::role::{ALL_ROLES, Role};
 
-pub(crate) async fn run(arguments: Run) -> anyhow::Result<()> {
+pub(crate) async fn run(arguments: Run, global: Global) -> anyhow::Result<()> {
     let roles = if arguments.roles.is_empty() { ALL_ROLES.to_vec() } else { arguments.roles };
     let located = arguments.config.locate(Purpose::Run)?;
     let loaded = config::load(located.config(), |config| config.validate(&roles))?;
     loaded.check(loaded.value.validate(&roles))?;
     let config = loaded.value;
-    telemetry::install(&config.log)?;
+    telemetry::install(&config.log, global.filter())?;
     located.log();
     let mut stop = Stop::listen()?;
     let ready_files = ReadyFiles::claim(arguments.ready_file)?;

@@ -17,6 +17,7 @@ use headrace_runtime::secret::{Secret, redact_url};
 use headrace_sinks::file;
 use tokio::sync::watch;
 
+use crate::cli::global::Global;
 use crate::cli::plain;
 use crate::cli::serve::Up;
 use crate::config::Config;
@@ -55,10 +56,10 @@ struct Servers {
     clickhouse: Option<clickhouse::Running>,
 }
 
-pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
+pub(crate) async fn up(arguments: Up, global: Global) -> anyhow::Result<()> {
     let located = arguments.config.locate_with(arguments.data_dir.as_deref(), Purpose::Up)?;
     let (last_up, mut loaded) = LastUp::of_this(located.config(), values)?;
-    telemetry::install(&loaded.value.log)?;
+    telemetry::install(&loaded.value.log, global.filter())?;
     located.log();
     let mut stop = Stop::listen()?;
     let data = DataDir::open(located.data_dir())?;

@@ -38,6 +38,7 @@ use self::record::{Journal, Record, Totals};
 use self::status_line::StatusLine;
 use self::work::{Shared, Target, Work};
 use crate::cli::Cli;
+use crate::cli::global::Global;
 use crate::cli::replay::Replay;
 use crate::cli::time;
 use crate::commands::up;
@@ -57,15 +58,16 @@ const LEASE_TTL: Duration = Duration::from_secs(10);
 /// Clocks of several ClickHouse servers, or of one and ours, may differ by so much.
 const CLOCK_SKEW: Duration = Duration::from_secs(2);
 
-pub(crate) async fn replay(arguments: Replay) -> anyhow::Result<()> {
-    let to = upper_end(&arguments)?;
-    let config = configured(&arguments)?;
+pub(crate) async fn replay(arguments: Replay, global: Global) -> anyhow::Result<()> {
+    let mut status_line = if global.is_quiet() { StatusLine::silent() } else { StatusLine::new() };
+    let to = upper_end(&arguments, &mut status_line)?;
+    let config = configured(&arguments, &mut status_line)?;
     let clickhouse = config.sinks.clickhouse.as_ref().context("the configuration was validated")?;
     let broker = connect_admin(&config, "headrace-replay").await?;
     let store = StateStore::open(&broker).await.context("is `headrace run` or `headrace up` set up there?")?;
     // A new name each time: whatever an earlier one has sent is its own.
     let writer = hex::encode(rand::random::<[u8; 16]>());
-    let (mut lease, mut status_line) = (Lease::new(store.clone(), LEASE, &writer, LEASE_TTL), StatusLine::new());
+    let mut lease = Lease::new(store.clone(), LEASE, &writer, LEASE_TTL);
     take(&mut lease, &mut status_line).await?;
     let stop = stop_signal()?;
     let run = Run { arguments: &arguments, to, config: &config, clickhouse, broker: &broker, store, writer: &writer };
@@ -86,11 +88,11 @@ pub(crate) async fn replay(arguments: Replay) -> anyhow::Result<()> {
 }
 
 /// The end of the window: not in the future, because what will be received is not there yet.
-fn upper_end(arguments: &Replay) -> anyhow::Result<Timestamp> {
+fn upper_end(arguments: &Replay, status_line: &mut StatusLine) -> anyhow::Result<Timestamp> {
     let now = Timestamp::now();
     let until = arguments.until.as_ref().map_or(now, |until| until.at);
     if until > now {
-        eprintln!("--until {until} is in the future; up to now is replayed");
+        status_line.print(&format!("--until {until} is in the future; up to now is replayed"));
     }
     let until = until.min(now);
     time::ensure_window(arguments.since.at, until)?;
@@ -98,11 +100,11 @@ fn upper_end(arguments: &Replay) -> anyhow::Result<Timestamp> {
 }
 
 /// The configuration, with the servers of the running `up` where it names none.
-fn configured(arguments: &Replay) -> anyhow::Result<Config> {
+fn configured(arguments: &Replay, status_line: &mut StatusLine) -> anyhow::Result<Config> {
     // Before the configuration is loaded: the process may go where `up` was started.
     let located = arguments.place.locate()?;
     let data_dir = std::path::absolute(located.data_dir()).context("cannot tell the working directory")?;
-    let mut loaded = load(arguments, &located, &data_dir)?;
+    let mut loaded = load(arguments, &located, &data_dir, status_line)?;
     let config = &mut loaded.value;
     let names_clickhouse = config.sinks.clickhouse.get_or_insert_default().url.is_empty();
     let github = &mut config.ingest.github;
@@ -125,7 +127,12 @@ fn configured(arguments: &Replay) -> anyhow::Result<Config> {
 
 /// Loads the configuration that the rows are computed with. The built-in one is never assumed: it would take the asset
 /// owners and the matches of own rules out of every row.
-fn load(arguments: &Replay, located: &Located, data_dir: &Path) -> anyhow::Result<Loaded<Config>> {
+fn load(
+    arguments: &Replay,
+    located: &Located,
+    data_dir: &Path,
+    status_line: &mut StatusLine,
+) -> anyhow::Result<Loaded<Config>> {
     if arguments.defaults {
         return Ok(config::load(None, Config::validate_replay)?);
     }
@@ -134,7 +141,7 @@ fn load(arguments: &Replay, located: &Located, data_dir: &Path) -> anyhow::Resul
     }
     let Some(last_up) = LastUp::read(data_dir)? else {
         if let Some(found) = located.config() {
-            eprintln!("using the configuration {}", found.display());
+            status_line.print(&format!("using the configuration {}", found.display()));
             return Ok(config::load(Some(found), Config::validate_replay)?);
         }
         let problem = format!(
@@ -144,7 +151,7 @@ fn load(arguments: &Replay, located: &Located, data_dir: &Path) -> anyhow::Resul
         );
         return Err(Cli::command().error(ErrorKind::MissingRequiredArgument, problem).into());
     };
-    eprintln!("{}", last_up.told());
+    status_line.print(&last_up.told());
     last_up.load(Config::validate_replay)
 }
 
