@@ -132,3 +132,12 @@ async fn a_person_says_how_much_is_said_and_in_which_colours() {
         assert_eq!(found, has_colours, "{variables:?} {arguments}: {done:?}");
     }
 }
+
+#[tokio::test]
+async fn the_version_tells_what_was_built() {
+    let dir = TempDir::new().unwrap();
+    let told = headrace(dir.path(), &[], "--version").await.said;
+    // A debug build does not tell its commit: each one would compile everything above anew.
+    let expected = format!("headrace {} (", env!("CARGO_PKG_VERSION"));
+    assert!(told.starts_with(&expected) && told.ends_with(")\n"), "{told}");
+}

@@ -24,6 +24,9 @@ use self::global::Global;
 use self::replay::Replay;
 use self::serve::{Clickhouse, Run, Up};
 
+/// Version, commit and date; the build script finds them.
+const VERSION: &str = env!("HEADRACE_VERSION");
+
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 the command line or the configuration is wrong, 3 something \
                           is missing or left, 4 a server is away.";
 
@@ -36,7 +39,7 @@ const REPLAY_EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 the command 
 /// GitHub security and audit events, from the webhook to ClickHouse, SIEM and tickets: nothing lost,
 /// nothing twice.
 #[derive(Debug, Parser)]
-#[command(name = "headrace", version, after_help = EXIT_CODES, subcommand_required = true, arg_required_else_help = true)]
+#[command(name = "headrace", version = VERSION, after_help = EXIT_CODES, subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
     /// How much is said.
     #[command(flatten)]
