@@ -141,3 +141,17 @@ async fn the_version_tells_what_was_built() {
     let expected = format!("headrace {} (", env!("CARGO_PKG_VERSION"));
     assert!(told.starts_with(&expected) && told.ends_with(")\n"), "{told}");
 }
+
+#[tokio::test]
+async fn shells_and_man_learn_the_command_line() {
+    let dir = TempDir::new().unwrap();
+    let run = async |arguments: &str| headrace(dir.path(), &[], arguments).await;
+    let script = run("completions bash").await;
+    assert!(script.code == Some(0) && script.said.contains("redrive"), "{}", script.complained);
+    let page = run("man").await;
+    assert!(page.code == Some(0) && page.said.contains(".TH headrace 1"), "{}", page.said);
+    assert_eq!(run("man .").await.code, Some(0));
+    assert!(dir.path().join("headrace-dead-redrive.1").exists());
+    let nowhere = run("man nowhere").await;
+    assert!(nowhere.code == Some(1) && nowhere.complained.contains("nowhere/headrace-"), "{nowhere:?}");
+}

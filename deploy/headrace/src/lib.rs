@@ -21,7 +21,7 @@ use clap::Parser as _;
 use self::cli::exit;
 use self::cli::global::settle_colors;
 use self::cli::{Cli, Command};
-use self::commands::{check, clickhouse, context, dead, gaps, query, replay, run, send, up};
+use self::commands::{check, clickhouse, context, dead, gaps, query, replay, run, send, shell, up};
 use self::installation::private;
 use self::process::telemetry;
 
@@ -62,6 +62,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Clickhouse(clickhouse) => clickhouse::serve(clickhouse, global),
+        Command::Completions(completions) => shell::completions(&completions),
+        Command::Man(man) => shell::man(&man),
     }
 }
 

@@ -13,6 +13,7 @@ pub mod place;
 pub(crate) mod plain;
 pub mod replay;
 pub mod serve;
+pub mod shell;
 pub mod time;
 
 use clap::{Parser, Subcommand};
@@ -23,6 +24,7 @@ use self::dead::Dead;
 use self::global::Global;
 use self::replay::Replay;
 use self::serve::{Clickhouse, Run, Up};
+use self::shell::{Completions, Man};
 
 /// Version, commit and date; the build script finds them.
 const VERSION: &str = env!("HEADRACE_VERSION");
@@ -88,4 +90,10 @@ pub enum Command {
     /// Run the embedded ClickHouse as a server of its own, speaking ClickHouse's HTTP protocol.
     #[command(after_help = format!("Example:\n  headrace clickhouse --data-dir ./clickhouse --listen 127.0.0.1:8123\n\n{EXIT_CODES}"))]
     Clickhouse(Clickhouse),
+    /// Print what a shell needs to complete this command line.
+    #[command(after_help = format!("Examples:\n  headrace completions bash > ~/.local/share/bash-completion/completions/headrace\n  headrace completions fish > ~/.config/fish/completions/headrace.fish\n\n{EXIT_CODES}"))]
+    Completions(Completions),
+    /// Print the manual, or write a page for each command into a directory.
+    #[command(after_help = format!("Examples:\n  headrace man | man -l -\n  headrace man ~/.local/share/man/man1\n\n{EXIT_CODES}"))]
+    Man(Man),
 }

@@ -9,4 +9,5 @@ pub(crate) mod query;
 pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod send;
+pub(crate) mod shell;
 pub(crate) mod up;
