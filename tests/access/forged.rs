@@ -44,7 +44,7 @@ async fn a_forged_message_ends_in_dead_and_is_not_replayed() {
     // The same secret, which `up` made, is found by the command.
     let data = dir.path().join("data");
     let place = ["--config", config.to_str().unwrap(), "--data-dir", data.to_str().unwrap()];
-    let replayed = command(PROGRAM, ["replay", "--from", "1h"].into_iter().chain(place)).await;
+    let replayed = command(PROGRAM, ["replay", "--since", "1h"].into_iter().chain(place)).await;
     let told = said(&replayed) + &complained(&replayed);
     assert_eq!(replayed.status.code(), Some(0), "{told}");
     assert!(told.contains("1 deliveries replayed into events") && told.contains("1 are the dead letters"), "{told}");

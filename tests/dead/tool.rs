@@ -70,7 +70,10 @@ async fn a_dead_letter_is_shown_without_secrets() {
     assert_eq!(json[0]["headers"]["X-Hub-Signature-256"], "(not shown)");
     assert!(json[0]["payload"].as_str().unwrap().starts_with(r#"{"action":"publicized""#));
     let none = server.dead("show 2").await;
-    assert_eq!((none.code, none.complained.as_str()), (Some(1), "error: no dead letter 2\n"));
+    assert_eq!(
+        (none.code, none.complained.as_str()),
+        (Some(3), "error: no dead letter 2, or none that the filters let through\n")
+    );
 }
 
 #[tokio::test]
@@ -87,16 +90,31 @@ async fn nothing_changes_before_it_is_meant() {
         assert_eq!(server.numbers("").await, all, "{command}");
         assert_eq!(server.count(Stream::Raw).await, 0, "{command}");
     }
-    let refused = server.dead("drop").await;
-    assert_eq!(refused.code, Some(2));
-    assert!(refused.complained.contains("--yes"), "{}", refused.complained);
+    for (command, expected) in [
+        ("drop", "--yes"),
+        ("drop --yes", "--all"),
+        ("redrive", "--all"),
+        ("redrive --limit 9", "--all"),
+        ("redrive --all --component clickhouse", "cannot be used with"),
+        ("redrive --since 1h --until 2h", "expected --since before --until"),
+    ] {
+        let refused = server.dead(command).await;
+        assert_eq!(refused.code, Some(2), "{command}: {}", refused.complained);
+        assert!(refused.complained.contains(expected), "{command}: {}", refused.complained);
+    }
+    for command in ["redrive --number 999", "redrive --number 999 --dry-run", "drop --yes --number 999"] {
+        let missing = server.dead(command).await;
+        assert_eq!(missing.code, Some(3), "{command}: {}", missing.complained);
+        assert!(missing.complained.contains("no dead letter 999"), "{command}: {}", missing.complained);
+    }
     assert_eq!(server.numbers("").await, all);
 
     server.dead("drop --yes --component clickhouse").await.says("150 removed");
     server.dead("drop --yes --number 299").await.says("1 removed");
-    server.dead("drop --yes --number 299").await.says("0 removed");
+    let again = server.dead("drop --yes --number 299").await;
+    assert_eq!((again.code, again.said.as_str()), (Some(3), "0 removed\n"));
     assert_eq!(server.numbers("").await, (1..299).step_by(2).collect::<Vec<u64>>());
-    server.dead("redrive --limit 9").await.says("9 sent through again, 0 kept");
+    server.dead("redrive --all --limit 9").await.says("9 sent through again, 0 kept");
     assert_eq!((server.count(Stream::Raw).await, server.count(Stream::Dead).await), (9, 140));
 }
 
@@ -125,8 +143,8 @@ async fn what_cannot_be_sent_again_is_kept_and_told() {
     lost.headers.insert(header::BODY_OBJECT, "github:gone");
     server.bury(lost, "normalize", "body_lost").await;
     server.bury(good(3), "normalize", "malformed").await;
-    let done = server.dead("redrive").await;
-    assert_eq!((done.code, done.said.as_str()), (Some(1), "1 sent through again, 2 kept\n"));
+    let done = server.dead("redrive --all").await;
+    assert_eq!((done.code, done.said.as_str()), (Some(3), "1 sent through again, 2 kept\n"));
     assert!(done.complained.contains("1 is kept: expected the subject that it had"), "{}", done.complained);
     assert!(done.complained.contains("2 is kept: its body `github:gone` is no longer"), "{}", done.complained);
     assert_eq!((server.numbers("").await, server.count(Stream::Raw).await), (vec![1, 2], 1));
@@ -168,7 +186,7 @@ async fn poison_comes_back_and_a_good_event_goes_on_once() {
     assert_eq!((&dead_letter["component"], &dead_letter["reason"]), (&json!("normalize"), &json!("malformed")));
     assert_eq!((&dead_letter["attempts"], &dead_letter["redrives"]), (&json!(1), &json!(0)));
     for time in 1..3 {
-        server.dead("redrive").await.says("1 sent through again, 0 kept");
+        server.dead("redrive --all").await.says("1 sent through again, 0 kept");
         comes(time + 1).await;
         let dead_letter = server.dead("list --json").await.json().remove(0);
         assert_eq!(

@@ -55,8 +55,8 @@ async fn a_killed_up_is_told_to_those_who_look_for_it() {
         &["send", body.to_str().unwrap(), "--event", "push"],
         &["gaps"],
         &["dead", "list"],
-        &["dead", "redrive"],
-        &["replay", "--from", "1h"],
+        &["dead", "redrive", "--all"],
+        &["replay", "--since", "1h"],
     ];
     for arguments in commands {
         refused(arguments, &data, pid).await;
@@ -67,7 +67,7 @@ async fn refused(arguments: &[&str], data: &Path, pid: u32) {
     let place = ["--data-dir", data.to_str().unwrap()];
     let output = command(PROGRAM, arguments.iter().chain(&place)).await;
     let problem = complained(&output);
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {problem}");
+    assert_eq!(output.status.code(), Some(4), "{arguments:?}: {problem}");
     let expected = format!("`headrace up` is not running on {}: process {pid} is gone", data.display());
     assert!(problem.contains(&expected), "{arguments:?}: {problem}");
 }

@@ -6,6 +6,7 @@
 mod alerts;
 mod away;
 mod chains;
+mod command_line;
 mod edge;
 mod examples;
 mod first_event;

@@ -38,7 +38,7 @@ async fn no_password_of_an_address_is_printed() {
     let (nats, clickhouse) = ("nats://alice:hidden@127.0.0.1:1", "http://bob:hidden@127.0.0.1:1");
     std::fs::write(&config, configuration(nats, clickhouse, dir.path())).unwrap();
     let (code, report, problem) = check(&config).await;
-    assert_eq!(code, Some(1), "{report}{problem}");
+    assert_eq!(code, Some(4), "{report}{problem}");
     let printed = format!("{report}{problem}");
     for place in
         ["nats://alice:***@127.0.0.1:1: cannot connect to NATS at nats://alice:***@", "http://bob:***@127.0.0.1:1"]
@@ -49,7 +49,7 @@ async fn no_password_of_an_address_is_printed() {
 
     let run = Launch::run(PROGRAM, "sinks", &config, dir.path()).set("HEADRACE__NATS__START_WAIT_S", "1");
     let (code, log) = run.refused().await;
-    assert_eq!(code, Some(1), "{log}");
+    assert_eq!(code, Some(4), "{log}");
     assert!(log.contains("nats://alice:***@127.0.0.1:1") && !log.contains("hidden"), "{log}");
 
     let text =

@@ -55,14 +55,14 @@ async fn three_processes_share_one_configuration() {
     let url = clickhouse.url();
     clickhouse.stop().await;
     let (code, report, problem) = check(&config).await;
-    assert_eq!(code, Some(1), "{report}{problem}");
+    assert_eq!(code, Some(4), "{report}{problem}");
     assert!(report.contains(&format!("ok      nats {}\n", nats.url())), "{report}");
     assert!(report.contains(&format!("failed  clickhouse {url}: ")), "{report}");
     assert!(problem.contains("1 of the servers above cannot be used"), "{problem}");
     let url = nats.url();
     nats.stop().await;
     let (code, report, _) = check(&config).await;
-    assert_eq!(code, Some(1), "{report}");
+    assert_eq!(code, Some(4), "{report}");
     assert!(
         report.contains(&format!("failed  nats {url}: cannot connect to NATS at {url}; is it running")),
         "{report}"
@@ -136,8 +136,9 @@ async fn the_reference_is_a_configuration() {
     let config = dir.path().join("headrace.toml");
     std::fs::write(&config, text).unwrap();
     let (code, report, problem) = check(&config).await;
-    assert_eq!(code, Some(1), "{report}{problem}");
-    assert!(report.starts_with("ok      configuration\nfailed  nats nats://127.0.0.1:1: "), "{report}{problem}");
+    assert_eq!(code, Some(4), "{report}{problem}");
+    let expected = format!("ok      configuration {}\nfailed  nats nats://127.0.0.1:1: ", config.display());
+    assert!(report.starts_with(&expected), "{report}{problem}");
 }
 
 #[tokio::test]

@@ -120,7 +120,7 @@ async fn a_consumer_that_somebody_changed_is_changed_back() {
         stored.until_count(&format!("SELECT count() FROM {table} WHERE id = 'github:{last}'"), 1).await;
     }
     let data = dir.path().join("data");
-    let replay = command(PROGRAM, ["replay", "--from", "1h", "--data-dir", data.to_str().unwrap()]).await;
+    let replay = command(PROGRAM, ["replay", "--since", "1h", "--data-dir", data.to_str().unwrap()]).await;
     assert!(replay.status.success(), "{}", complained(&replay));
     for table in ["events", "raw"] {
         stored.until_count(&format!("SELECT uniqExact(id) FROM {table}"), 3).await;

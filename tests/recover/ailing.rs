@@ -90,7 +90,7 @@ async fn no_more_is_asked_for_than_the_budget() {
     testbed.github.up().await;
     let told = |gaps: &Gaps| gaps.counts(NAMES[1]) == [20, 0, 7, 13];
     let gaps = testbed.until_gaps("the budget is used up", &config, told).await;
-    assert_eq!(gaps.code, Some(1));
+    assert_eq!(gaps.code, Some(3));
     let runs = async || {
         let (_, metrics) = get(&format!("{}/metrics", up.ready().metrics)).await;
         sample(&metrics, r#"headrace_recovery_runs_total{hook="organization/acme/7",outcome="complete"}"#)

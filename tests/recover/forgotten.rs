@@ -135,7 +135,7 @@ async fn events_that_were_forgotten_are_replayed() {
     assert_eq!(deployment.testbed.github.asked(), 0);
 
     let config = deployment.config.to_str().unwrap();
-    let replay = command(PROGRAM, ["replay", "--from", "1h", "--config", config]).await;
+    let replay = command(PROGRAM, ["replay", "--since", "1h", "--config", config]).await;
     assert!(replay.status.success(), "{}", complained(&replay));
     deployment.holds_all().await;
     deployment.stop().await;

@@ -36,7 +36,7 @@ async fn without_a_config_it_is_that_of_up() {
 
     let replay = async |more: &[&str]| {
         let data = testbed.dir.path().join("data");
-        let place = ["replay", "--from", "1h", "--data-dir", data.to_str().unwrap()];
+        let place = ["replay", "--since", "1h", "--data-dir", data.to_str().unwrap()];
         Done::of(command(PROGRAM, place.iter().chain(more)).await)
     };
     let done = replay(&[]).await;
@@ -62,7 +62,7 @@ async fn without_a_config_it_is_that_of_up() {
 #[tokio::test]
 async fn where_no_up_has_run_the_configuration_must_be_named() {
     let dir = TempDir::new().unwrap();
-    let arguments = ["replay", "--from", "1h", "--data-dir", dir.path().to_str().unwrap()];
+    let arguments = ["replay", "--since", "1h", "--data-dir", dir.path().to_str().unwrap()];
     let refused = Done::of(command(PROGRAM, arguments).await);
     refused.complains(2, "Name it with --config (or --defaults if `up` ran without one)");
 }

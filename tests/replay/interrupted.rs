@@ -21,11 +21,11 @@ async fn replaces_every_row_though_killed_at(points: &[&str]) {
     let ids = testbed.dump("id, received_at", "events").await;
     // Of five batches; each is a removal from `events` and none from `raw`.
     for point in points {
-        let killed = testbed.replay_until(point, ASSETS, "--from 1h").await;
+        let killed = testbed.replay_until(point, ASSETS, "--since 1h").await;
         assert_eq!(killed.code, None, "{point}: {killed:?}");
         assert_eq!(testbed.counts("events").await.1, COUNT as u64, "{point}: an event is never absent");
     }
-    let done = testbed.replay(ASSETS, "--from 1h").await;
+    let done = testbed.replay(ASSETS, "--since 1h").await;
     done.says(&format!("{COUNT} deliveries replayed into events, 0 bodies added to raw"));
     assert!(done.complained.contains("that was interrupted after"), "{}", done.complained);
     assert_eq!(testbed.dump("id, received_at", "events").await, ids);
@@ -52,10 +52,10 @@ async fn fills_empty_tables_though_killed_at(points: &[&str]) {
     testbed.execute("TRUNCATE TABLE events").await;
     testbed.execute("TRUNCATE TABLE raw").await;
     for point in points {
-        let killed = testbed.replay_until(point, "", "--from 1h").await;
+        let killed = testbed.replay_until(point, "", "--since 1h").await;
         assert_eq!(killed.code, None, "{point}: {killed:?}");
     }
-    let done = testbed.replay("", "--from 1h").await;
+    let done = testbed.replay("", "--since 1h").await;
     assert_eq!(done.code, Some(0), "{done:?}");
     assert!(testbed.dumps().await == before, "the rows differ: {:?}", testbed.counts("events").await);
     testbed.up.stop().await;
@@ -75,10 +75,10 @@ async fn fills_a_side_table_though_killed_at(points: &[&str]) {
     let testbed = Testbed::start().await;
     testbed.publicize("acme", COUNT).await;
     for point in points {
-        let killed = testbed.replay_until(point, "", "--from 1h --into tried").await;
+        let killed = testbed.replay_until(point, "", "--since 1h --into tried").await;
         assert_eq!(killed.code, None, "{point}: {killed:?}");
     }
-    let done = testbed.replay("", "--from 1h --into tried").await;
+    let done = testbed.replay("", "--since 1h --into tried").await;
     done.says(&format!("{COUNT} deliveries replayed into tried"));
     assert_eq!(testbed.dump(super::COLUMNS, "tried").await, testbed.dump(super::COLUMNS, "events").await);
     testbed.up.stop().await;

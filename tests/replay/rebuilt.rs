@@ -25,12 +25,12 @@ async fn lost_tables_are_filled_with_the_same_rows() {
     for table in ["events", "raw"] {
         testbed.execute(&format!("TRUNCATE TABLE {table}")).await;
     }
-    testbed.replay("", "--from 1h").await.says(&told);
+    testbed.replay("", "--since 1h").await.says(&told);
     assert!(testbed.dumps().await == before, "the rows differ after TRUNCATE");
     for table in ["events", "raw"] {
         testbed.execute(&format!("DROP TABLE {table} SYNC")).await;
     }
-    testbed.replay("", "--from 1h").await.says(&told);
+    testbed.replay("", "--since 1h").await.says(&told);
     assert!(testbed.dumps().await == before, "the rows differ after DROP");
 
     // Some are missing: those are added, the others replaced.
@@ -39,7 +39,7 @@ async fn lost_tables_are_filled_with_the_same_rows() {
     let (left, _) = testbed.counts("raw").await;
     assert!(left < count);
     let told = format!("{count} deliveries replayed into events, {} bodies added to raw", count - left);
-    testbed.replay("", "--from 1h").await.says(&told);
+    testbed.replay("", "--since 1h").await.says(&told);
     assert!(testbed.dumps().await == before, "the rows differ after some were lost");
     assert_eq!(testbed.published().await, published);
     testbed.up.stop().await;

@@ -15,27 +15,29 @@ use super::{PROGRAM, Testbed};
 #[tokio::test]
 async fn windows_and_tables_that_cannot_be_are_told() {
     let testbed = Testbed::start().await;
-    testbed.replay("", "--from 1h").await.complains(1, "RAW holds no delivery");
+    testbed.replay("", "--since 1h").await.complains(1, "RAW holds no delivery");
     testbed.publicize("acme", 3).await;
     let before = testbed.dump("*", "events").await;
     for (arguments, code, text) in [
-        ("--from soon", 2, "expected a time"),
-        ("--from 1h --to 2h", 2, "expected --from before --to, found "),
-        ("--from 2999-01-01T00:00:00Z", 2, "expected --from before --to, found 2999-"),
-        ("--from 1h --into events", 2, "expected a table of its own"),
-        ("--from 1h --into migrations", 2, "expected a table of its own"),
-        ("--from 1h --into a.b", 2, "expected up to 64 letters, digits and `_`"),
-        ("--tenant acme", 2, "--from <TIME>"),
-        ("--from 2020-01-01T00:00:00Z --to 2020-01-02T00:00:00Z", 1, "its oldest delivery was stored at 20"),
+        ("--since soon", 2, "expected a time"),
+        ("--since 1h --until 2h", 2, "expected --since before --until, found "),
+        // As it was said before.
+        ("--from 1h --to 2h", 2, "expected --since before --until, found "),
+        ("--since 2999-01-01T00:00:00Z", 2, "expected --since before --until, found 2999-"),
+        ("--since 1h --into events", 2, "expected a table of its own"),
+        ("--since 1h --into migrations", 2, "expected a table of its own"),
+        ("--since 1h --into a.b", 2, "expected up to 64 letters, digits and `_`"),
+        ("--tenant acme", 2, "--since <TIME>"),
+        ("--since 2020-01-01T00:00:00Z --until 2020-01-02T00:00:00Z", 1, "its oldest delivery was stored at 20"),
     ] {
         testbed.replay("", arguments).await.complains(code, text);
     }
     assert_eq!(testbed.dump("*", "events").await, before);
     testbed.execute("CREATE TABLE mine (id String) ENGINE = MergeTree ORDER BY id COMMENT 'not yours'").await;
-    testbed.replay("", "--from 1h --into mine").await.complains(1, "found one with the comment `not yours`");
+    testbed.replay("", "--since 1h --into mine").await.complains(1, "found one with the comment `not yours`");
     assert_eq!(testbed.counts("mine").await, (0, 0));
 
-    let done = testbed.replay("", "--from 1h --to 2999-01-01T00:00:00Z").await;
+    let done = testbed.replay("", "--since 1h --until 2999-01-01T00:00:00Z").await;
     done.says("3 deliveries replayed into events, 0 bodies added to raw");
     assert!(done.complained.contains("is in the future; up to now is replayed"), "{}", done.complained);
     assert_eq!(testbed.stored.count(Stream::Raw).await, 3);
@@ -54,7 +56,7 @@ async fn one_replay_runs_at_a_time() {
     let mut lease = Lease::new(store, "lease.replay", "another", Duration::from_secs(4));
     assert!(lease.claim().await.unwrap());
     let refused = tokio::select! {
-        refused = testbed.replay("", "--from 1h") => refused,
+        refused = testbed.replay("", "--since 1h") => refused,
         () = lease.keep() => panic!("the lease was taken from who holds it"),
     };
     refused.complains(1, "another replay is running; wait for its end, or stop it");
@@ -65,8 +67,8 @@ async fn one_replay_runs_at_a_time() {
 #[tokio::test]
 async fn servers_must_be_named() {
     let dir = TempDir::new().unwrap();
-    let arguments = ["replay", "--defaults", "--from", "1h", "--data-dir", dir.path().to_str().unwrap()];
+    let arguments = ["replay", "--defaults", "--since", "1h", "--data-dir", dir.path().to_str().unwrap()];
     let refused = command(PROGRAM, arguments).await;
-    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(refused.status.code(), Some(4), "nobody answers: {refused:?}");
     assert!(complained(&refused).contains("expected the addresses of NATS and ClickHouse"), "{refused:?}");
 }

@@ -18,13 +18,17 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use self::cli::exit;
+use self::cli::global::settle_colors;
 use self::cli::{Cli, Command};
-use self::commands::{check, clickhouse, dead, gaps, query, replay, run, send, up};
+use self::commands::{check, clickhouse, context, dead, gaps, query, replay, run, send, shell, up};
 use self::installation::private;
+use self::process::telemetry;
 
 /// Runs the command line `arguments`, the program's name first.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     private::close_new_files();
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    settle_colors(&arguments);
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -37,15 +41,21 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<()> {
+    let global = cli.global;
+    // The others log what their configuration says.
+    if global.is_verbose() && !matches!(cli.command, Command::Up(_) | Command::Run(_) | Command::Clickhouse(_)) {
+        telemetry::install(&config::Log::default(), global.filter())?;
+    }
     match cli.command {
-        Command::Up(up) => block_on(up::up(up)),
-        Command::Run(run) => block_on(run::run(run)),
+        Command::Up(up) => block_on(up::up(up, global)),
+        Command::Run(run) => block_on(run::run(run, global)),
         Command::Send(send) => block_on(send::send(send)),
         Command::Check(check) => block_on(check::check(check)),
         Command::Gaps(gaps) => block_on(gaps::gaps(gaps)),
         Command::Dead(dead) => block_on(dead::dead(dead)),
-        Command::Replay(replay) => block_on(replay::replay(replay)),
+        Command::Replay(replay) => block_on(replay::replay(replay, global)),
         Command::Query(query) => block_on(query::query(query)),
+        Command::Context(context) => context::context(context),
         Command::Config { schema: false } => {
             print!("{}", headrace_settings::reference::<config::Config>(config::PREFIX));
             Ok(())
@@ -54,7 +64,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
             print!("{}", headrace_settings::json_schema::<config::Config>());
             Ok(())
         }
-        Command::Clickhouse(clickhouse) => clickhouse::serve(clickhouse),
+        Command::Clickhouse(clickhouse) => clickhouse::serve(clickhouse, global),
+        Command::Completions(completions) => shell::completions(&completions),
+        Command::Man(man) => shell::man(&man),
     }
 }
 

@@ -14,9 +14,17 @@ use tokio::process::Command;
 
 use crate::harness::CEILING;
 
-/// Variables that would change a test's configuration if the person who runs it has set them.
-const AMBIENT: [&str; 4] =
-    ["HEADRACE_CONFIG", "HEADRACE_DATA_DIR", "HEADRACE_WEBHOOK_SECRET", "HEADRACE_CLICKHOUSE_PASSWORD"];
+/// What would change a test's configuration if the person who runs it has it set.
+const AMBIENT: [&str; 6] = [
+    "CLICOLOR_FORCE",
+    "HEADRACE_CONFIG",
+    "HEADRACE_CONTEXT",
+    "HEADRACE_DATA_DIR",
+    "HEADRACE_WEBHOOK_SECRET",
+    "HEADRACE_CLICKHOUSE_PASSWORD",
+];
+/// Where a person's own configuration and contexts would be: nowhere.
+const CONFIG_DIR: [&str; 2] = ["HEADRACE_CONFIG_DIR", "/nonexistent"];
 
 /// The content of the ready file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -134,13 +142,15 @@ impl Launch {
     async fn spawn(&self) -> Child {
         let within = self.directory.iter().flat_map(|directory| [OsString::from("-C"), directory.into()]);
         let unset = AMBIENT.iter().flat_map(|name| [OsString::from("-u"), name.into()]);
+        let own = [OsString::from(CONFIG_DIR.join("="))];
         let set = self.environment.iter().map(|(name, value)| {
             let mut pair = OsString::from(format!("{name}="));
             pair.push(value);
             pair
         });
         let program = [self.program.clone().into_os_string()];
-        let arguments = within.chain(unset).chain(set).chain(program).chain(self.arguments.iter().cloned()).collect();
+        let arguments =
+            within.chain(unset).chain(own).chain(set).chain(program).chain(self.arguments.iter().cloned()).collect();
         let spec = Spec {
             program: "/usr/bin/env".into(),
             arguments,
@@ -273,6 +283,8 @@ pub async fn command(program: &str, arguments: impl IntoIterator<Item = impl AsR
     for name in AMBIENT {
         command.env_remove(name);
     }
+    let [name, value] = CONFIG_DIR;
+    command.env(name, value);
     let output = tokio::time::timeout(CEILING, command.output()).await;
     output.expect("a command ends by itself").expect("the program was built for this test")
 }

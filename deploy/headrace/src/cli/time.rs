@@ -1,12 +1,16 @@
-//! Points in time on the command line.
+//! Points and windows of time on the command line: one way to write them for every command.
 
 use std::time::Duration;
 
+use clap::CommandFactory as _;
+use clap::error::ErrorKind;
 use headrace_schemas::time::Timestamp;
 
-/// Reads RFC 3339 text, or how long ago it was: `90s`, `90m`, `24h`, `7d`.
+use super::Cli;
+
+/// Reads RFC 3339 text, a day, or how long ago it was: `90s`, `90m`, `24h`, `7d`. A day begins at midnight UTC.
 pub(crate) fn parse(text: &str) -> Result<Timestamp, String> {
-    if let Some(at) = Timestamp::parse(text) {
+    if let Some(at) = Timestamp::parse(text).or_else(|| day(text)) {
         return Ok(at);
     }
     let ago = || {
@@ -21,9 +25,32 @@ pub(crate) fn parse(text: &str) -> Result<Timestamp, String> {
         number.parse::<u64>().ok()?.checked_mul(seconds)
     };
     let seconds = ago().ok_or_else(|| {
-        "expected a time such as `2026-01-31T08:15:30Z` or how long ago: `90m`, `24h`, `7d`".to_owned()
+        "expected a time such as `2026-01-31T08:15:30Z`, a day such as `2026-01-31`, or how long ago: `90m`, `24h`, `7d`"
+            .to_owned()
     })?;
     Ok(Timestamp::now().minus(Duration::from_secs(seconds)))
+}
+
+/// The beginning of a day such as `2026-01-31`.
+fn day(text: &str) -> Option<Timestamp> {
+    let is_day = text.len() == "2026-01-31".len() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    if is_day { Timestamp::parse(&format!("{text}T00:00:00Z")) } else { None }
+}
+
+/// Makes sure that a window has a length.
+///
+/// # Errors
+/// Of the command line, when it ends before it begins.
+pub(crate) fn ensure_window(since: Timestamp, until: Timestamp) -> Result<(), clap::Error> {
+    if since < until {
+        return Ok(());
+    }
+    Err(wrong(&format!("expected --since before --until, found {since} and {until}")))
+}
+
+/// The error of a time that cannot be meant.
+pub(crate) fn wrong(problem: &str) -> clap::Error {
+    Cli::command().error(ErrorKind::ValueValidation, problem)
 }
 
 /// A point in time as an argument, with its text.
@@ -47,11 +74,35 @@ mod tests {
 
     #[test]
     fn times_are_told_or_counted_back() {
-        assert_eq!(parse("2026-01-31T08:15:30Z"), Ok(Timestamp::parse("2026-01-31T08:15:30Z").unwrap()));
+        let at = |text: &str| Timestamp::parse(text).unwrap();
+        assert_eq!(parse("2026-01-31T08:15:30Z"), Ok(at("2026-01-31T08:15:30Z")));
+        assert_eq!(parse("2026-01-31T08:15:30+02:00"), Ok(at("2026-01-31T06:15:30Z")));
+        assert_eq!(parse("2026-01-31"), Ok(at("2026-01-31T00:00:00Z")));
         let ago = Timestamp::now().since(parse("2h").unwrap());
         assert!(ago.abs_diff(Duration::from_secs(7_200)) < Duration::from_secs(60), "{ago:?}");
-        for wrong in ["", "h", "2", "2w", "-1h", "é", "99999999999999999999d", "18446744073709551615d", "soon"] {
+        for wrong in [
+            "",
+            "h",
+            "2",
+            "2w",
+            "-1h",
+            "é",
+            "99999999999999999999d",
+            "18446744073709551615d",
+            "soon",
+            "2026-02-30",
+            "2026-1-31",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_window_ends_after_it_begins() {
+        let [earlier, later] = ["2026-01-31", "2026-02-01"].map(|text| parse(text).unwrap());
+        assert!(ensure_window(earlier, later).is_ok());
+        let refused = ensure_window(later, earlier).unwrap_err().to_string();
+        assert!(refused.contains("expected --since before --until, found 2026-02-01T00:00:00"), "{refused}");
+        assert!(ensure_window(earlier, earlier).is_err());
     }
 }

@@ -1,5 +1,9 @@
 //! `headrace check`: is the configuration right, and does every server that it names answer?
+//!
+//! With `--role` it looks at what this role needs and at nothing else, with `--up` at a configuration that leaves the
+//! servers to `headrace up`.
 
+use std::io::{self, Write as _};
 use std::time::Duration;
 
 use headrace_ingest::github::recovery;
@@ -8,82 +12,236 @@ use headrace_runtime::fault::Fault;
 use headrace_runtime::secret::redact_url;
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
+use headrace_settings::Problems;
+use serde_json::json;
 use tokio::time::timeout;
 
-use crate::cli::Check;
+use crate::cli::ask::Check;
+use crate::cli::away::{Away, is_away};
+use crate::commands::up;
 use crate::config::{self, Config};
-use crate::nats::connections::{connect_admin, connect_first};
-use crate::role::ALL_ROLES;
+use crate::installation::locate::Purpose;
+use crate::nats::connections::{Brokers, connect_admin, connect_first};
+use crate::role::{ALL_ROLES, Role};
 
 /// Longest time for one server.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) async fn check(arguments: Check) -> anyhow::Result<()> {
-    let config = config::load(arguments.config.config.as_deref(), |config| config.validate(&ALL_ROLES))?.value;
-    println!("ok      configuration");
+    let located = arguments.config.locate(Purpose::Check)?;
+    let roles = if arguments.roles.is_empty() { ALL_ROLES.to_vec() } else { arguments.roles.clone() };
+    let values = |config: &Config| if arguments.up { up::values(config) } else { config.validate(&roles) };
+    let loaded = config::load(located.config(), values).inspect_err(|problems| hint(problems, &arguments))?;
+    let config = loaded.value;
+    let mut report = Report { json: arguments.json, failed: 0, refused: 0 };
+    let file = located.config().map(|path| format!(" {}", path.display())).unwrap_or_default();
+    report.tell(&format!("configuration{file}"), &Found::Well)?;
     for respelt in config.tenants.respelt() {
-        println!("warning {respelt}");
+        report.warn("tenants", &respelt.to_string())?;
     }
-    let mut failed = 0;
-    let mut report = |name: &str, result: Result<(), String>| match result {
-        Ok(()) => println!("ok      {name}"),
-        Err(problem) => {
-            failed += 1;
-            println!("failed  {name}: {problem}");
+    // On the heap: it holds a client of every server.
+    Box::pin(servers(&config, &arguments, &roles, &mut report)).await?;
+    report.end()
+}
+
+/// What lacks a broker is most often meant for `up`.
+fn hint(problems: &Problems, arguments: &Check) {
+    if !arguments.up && problems.iter().any(|problem| problem.path == "nats.url") {
+        eprintln!(
+            "A configuration for `headrace up`, which starts the servers that it does not name, is checked with --up."
+        );
+    }
+}
+
+/// What was found of one server.
+enum Found {
+    Well,
+    /// It is not there yet, and need not be.
+    Later(&'static str),
+    Wrong(Problem),
+}
+
+/// Why a server cannot be used.
+struct Problem {
+    text: String,
+    is_away: bool,
+}
+
+impl From<anyhow::Error> for Problem {
+    fn from(error: anyhow::Error) -> Self {
+        Self { text: format!("{error:#}"), is_away: is_away(&error) }
+    }
+}
+
+impl From<Fault> for Problem {
+    fn from(fault: Fault) -> Self {
+        fault.source.into()
+    }
+}
+
+impl From<String> for Problem {
+    fn from(text: String) -> Self {
+        Self { text, is_away: false }
+    }
+}
+
+impl From<Result<(), Problem>> for Found {
+    fn from(result: Result<(), Problem>) -> Self {
+        result.map_or_else(Self::Wrong, |()| Self::Well)
+    }
+}
+
+/// Tells what is found as it is found, and sums it up.
+struct Report {
+    json: bool,
+    /// Servers that cannot be used.
+    failed: u32,
+    /// Those among them that answered, or whose settings are wrong.
+    refused: u32,
+}
+
+impl Report {
+    /// Tells of what works, and may not be what was meant.
+    fn warn(&self, name: &str, text: &str) -> io::Result<()> {
+        let mut out = io::stdout();
+        if self.json {
+            writeln!(out, "{}", json!({ "check": name, "state": "warning", "detail": text }))
+        } else {
+            writeln!(out, "warning {text}")
         }
-    };
-    report(&format!("nats {}", redact_url(&config.nats.url)), within(Box::pin(nats(&config, &arguments))).await);
-    if let Some(clickhouse) = &config.sinks.clickhouse {
-        let name = format!("clickhouse {}", redact_url(&clickhouse.url));
-        report(&name, within(reach(clickhouse.reach())).await);
-        if arguments.migrate {
-            report(&format!("{name} migrated"), within(reach(clickhouse.migrate())).await);
+    }
+
+    fn tell(&mut self, name: &str, found: &Found) -> io::Result<()> {
+        let (state, text) = match found {
+            Found::Well => ("ok", None),
+            Found::Later(why) => ("later", Some(*why)),
+            Found::Wrong(problem) => {
+                self.failed += 1;
+                self.refused += u32::from(!problem.is_away);
+                (if problem.is_away && self.json { "away" } else { "failed" }, Some(problem.text.as_str()))
+            }
+        };
+        let mut out = io::stdout();
+        match text {
+            text if self.json => writeln!(out, "{}", json!({ "check": name, "state": state, "detail": text })),
+            Some(text) => writeln!(out, "{state:<6}  {name}: {text}"),
+            None => writeln!(out, "{state:<6}  {name}"),
         }
     }
-    if let Some(splunk) = &config.sinks.splunk {
-        let sink = splunk.build()?;
-        report("splunk", within(reach(sink.check())).await);
+
+    /// Looks at one server.
+    async fn of<P: Into<Problem>>(&mut self, name: &str, check: impl Future<Output = Result<(), P>>) -> io::Result<()> {
+        let found = match timeout(SERVER_TIMEOUT, check).await {
+            Ok(result) => result.map_err(Into::into),
+            Err(_) => Err(Problem { text: format!("no answer within {} s", SERVER_TIMEOUT.as_secs()), is_away: true }),
+        };
+        self.tell(name, &Found::from(found))
     }
-    if let Some(jira) = &config.sinks.jira {
-        let sink = jira.build()?;
-        report("jira", within(reach(sink.check())).await);
+
+    fn end(self) -> anyhow::Result<()> {
+        let problem = format!("{} of the servers above cannot be used", self.failed);
+        match self {
+            Self { failed: 0, .. } => Ok(()),
+            Self { refused: 0, .. } => Err(Away::error(problem)),
+            _ => Err(anyhow::anyhow!(problem)),
+        }
     }
-    if let Some(file) = &config.sinks.file {
-        let (events, alerts) = (file.build::<Event>(), file.build::<Alert>());
-        report("file events", within(reach(events.check())).await);
-        report("file alerts", within(reach(alerts.check())).await);
+}
+
+/// Looks at every server that `roles` need.
+async fn servers(config: &Config, arguments: &Check, roles: &[Role], report: &mut Report) -> anyhow::Result<()> {
+    if arguments.up && config.nats.url.is_empty() {
+        report.tell("nats", &Found::Later("`headrace up` starts it"))?;
+    } else {
+        let name = format!("nats {}", redact_url(&config.nats.url));
+        report.of(&name, Box::pin(nats(config, arguments))).await?;
     }
-    if let Some(recover) = &config.recover {
+    let has_sinks = roles.contains(&Role::Sinks);
+    let recover = config.recover.as_ref().filter(|_| roles.contains(&Role::Recover));
+    // Recovery asks ClickHouse what arrived.
+    if has_sinks || recover.is_some() {
+        Box::pin(clickhouse(config, arguments, report)).await?;
+    }
+    if has_sinks {
+        Box::pin(other_sinks(config, report)).await?;
+    }
+    if let Some(recover) = recover {
         for (own, name) in recover.hooks.iter().zip(recovery::hook_names(recover)) {
-            report(&format!("deliveries of {name}"), within(Box::pin(recovery::check(recover, own))).await);
+            report.of(&format!("deliveries of {name}"), Box::pin(recovery::check(recover, own))).await?;
         }
     }
-    anyhow::ensure!(failed == 0, "{failed} of the servers above cannot be used");
     Ok(())
 }
 
-async fn nats(config: &Config, arguments: &Check) -> Result<(), String> {
-    let check = async {
-        let broker = if arguments.migrate {
-            connect_admin(config, "headrace-check").await?
-        } else {
-            connect_first(config, "headrace-check").await?
-        };
-        broker.jetstream_answers().await?;
-        if arguments.migrate {
-            broker.ensure_topology(&config.streams).await?;
-        }
-        anyhow::Ok(())
+async fn nats(config: &Config, arguments: &Check) -> anyhow::Result<()> {
+    let broker = if arguments.migrate {
+        connect_admin(config, "headrace-check").await?
+    } else if arguments.roles.is_empty() {
+        connect_first(config, "headrace-check").await?
+    } else {
+        // With a user for each role, each must be let in.
+        Brokers::connect(config, &arguments.roles, "headrace-check").await?.first().clone()
     };
-    check.await.map_err(|error| format!("{error:#}"))
+    broker.jetstream_answers().await?;
+    if arguments.migrate {
+        broker.ensure_topology(&config.streams).await?;
+    }
+    Ok(())
 }
 
-async fn reach(check: impl Future<Output = Result<(), Fault>>) -> Result<(), String> {
-    check.await.map_err(|fault| fault.to_string())
+async fn clickhouse(config: &Config, arguments: &Check, report: &mut Report) -> anyhow::Result<()> {
+    let named = config.sinks.clickhouse.as_ref().filter(|clickhouse| !clickhouse.url.is_empty());
+    let Some(clickhouse) = named else {
+        if arguments.up {
+            report.tell("clickhouse", &Found::Later("`headrace up` starts it"))?;
+        }
+        return Ok(());
+    };
+    let name = format!("clickhouse {}", redact_url(&clickhouse.url));
+    report.of(&name, Box::pin(clickhouse.reach())).await?;
+    if arguments.migrate {
+        report.of(&format!("{name} migrated"), Box::pin(clickhouse.migrate())).await?;
+    }
+    Ok(())
 }
 
-async fn within(check: impl Future<Output = Result<(), String>>) -> Result<(), String> {
-    timeout(SERVER_TIMEOUT, check)
-        .await
-        .unwrap_or_else(|_| Err(format!("no answer within {} s", SERVER_TIMEOUT.as_secs())))
+async fn other_sinks(config: &Config, report: &mut Report) -> anyhow::Result<()> {
+    if let Some(splunk) = &config.sinks.splunk {
+        let sink = splunk.build()?;
+        report.of("splunk", Box::pin(sink.check())).await?;
+    }
+    if let Some(jira) = &config.sinks.jira {
+        let sink = jira.build()?;
+        report.of("jira", Box::pin(sink.check())).await?;
+    }
+    if let Some(file) = &config.sinks.file {
+        let (events, alerts) = (file.build::<Event>(), file.build::<Alert>());
+        report.of("file events", events.check()).await?;
+        report.of("file alerts", alerts.check()).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_when_no_server_answers_is_it_a_matter_of_waiting() {
+        let away = || Problem { text: "connection refused".to_owned(), is_away: true };
+        let refused = || Problem { text: "401".to_owned(), is_away: false };
+        for (problems, expected) in [
+            (vec![], None),
+            (vec![away(), away()], Some(true)),
+            (vec![away(), refused()], Some(false)),
+            (vec![refused()], Some(false)),
+        ] {
+            let mut report = Report { json: true, failed: 0, refused: 0 };
+            for problem in problems {
+                report.tell("server", &Found::Wrong(problem)).unwrap();
+            }
+            report.tell("clickhouse", &Found::Later("`headrace up` starts it")).unwrap();
+            assert_eq!(report.end().err().map(|error| error.is::<Away>()), expected);
+        }
+    }
 }

@@ -9,7 +9,8 @@ use headrace_embedded_clickhouse::front::{self, Password, ServerConfig};
 use headrace_local::install::{Installer, Terminal};
 
 use crate::block_on;
-use crate::cli::Clickhouse;
+use crate::cli::global::Global;
+use crate::cli::serve::Clickhouse;
 use crate::config::Log;
 use crate::installation::private;
 use crate::process::stop::stop_signal;
@@ -17,8 +18,8 @@ use crate::process::telemetry;
 
 /// Serves until it is told to stop. To be called before this process has a second thread: what it takes from itself, only
 /// threads that begin later do without.
-pub(crate) fn serve(arguments: Clickhouse) -> anyhow::Result<()> {
-    telemetry::install(&Log::default())?;
+pub(crate) fn serve(arguments: Clickhouse, global: Global) -> anyhow::Result<()> {
+    telemetry::install(&Log::default(), global.filter())?;
     let password = arguments.password_file.as_deref().map(password).transpose()?;
     let reader_password = arguments.reader_password_file.as_deref().map(password_of_reader).transpose()?;
     let library = match arguments.library {

@@ -8,14 +8,17 @@ use std::io::{self, ErrorKind, Write};
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use clap::CommandFactory as _;
 use headrace_runtime::settle::dead_letters::{DeadLetter, DeadLetters, Filter, Reader, Redriven};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use headrace_schemas::{codec, header};
 use serde_json::{Map, Value, json};
 
-use crate::cli::plain;
-use crate::cli::{Dead, DeadAction, Place, Selection};
+use crate::cli::Cli;
+use crate::cli::dead::{Dead, DeadAction, Selection};
+use crate::cli::place::Place;
+use crate::cli::{exit, plain, time};
 use crate::config;
 use crate::installation::running;
 use crate::nats::connections::connect_admin;
@@ -28,24 +31,34 @@ const HIDDEN: [&str; 6] = ["signature", "authorization", "token", "secret", "pas
 pub(crate) async fn dead(arguments: Dead) -> anyhow::Result<()> {
     let done = match arguments.action {
         DeadAction::List { place, selection, counts: true, json } => {
+            ensure_window(&selection)?;
             counts(&open(&place).await?, &selection, json).await
         }
         DeadAction::List { place, selection, counts: false, json } => {
-            list(&open(&place).await?, &selection, json).await
+            ensure_window(&selection)?;
+            list(&open(&place).await?, &selection, json).await.map(|_| ())
         }
         DeadAction::Show { place, sequence, payload, json } => {
             let dead_letters = open(&place).await?;
-            let (dead_letter, own) =
-                dead_letters.get(sequence).await?.with_context(|| format!("no dead letter {sequence}"))?;
+            let found = dead_letters.get(sequence).await?;
+            let (dead_letter, own) = found.ok_or_else(|| no_dead_letter(sequence))?;
             let body = if payload { Some(dead_letters.body(&dead_letter, own).await?) } else { None };
             if json { show_json(&dead_letter, body) } else { show(&dead_letter, body) }
         }
-        DeadAction::Redrive { place, selection, dry_run: true }
-        | DeadAction::Drop { place, selection, dry_run: true, .. } => {
-            list(&open(&place).await?, &selection, false).await
+        DeadAction::Redrive { place, selection, dry_run: true, json, .. }
+        | DeadAction::Drop { place, selection, dry_run: true, json, .. } => {
+            ensure_window(&selection)?;
+            let listed = list(&open(&place).await?, &selection, json).await;
+            listed.and_then(|listed| ensure_found(&selection, listed))
         }
-        DeadAction::Redrive { place, selection, dry_run: false } => redrive(&open(&place).await?, &selection).await,
-        DeadAction::Drop { place, selection, dry_run: false, .. } => remove(&open(&place).await?, &selection).await,
+        DeadAction::Redrive { place, selection, dry_run: false, all, json } => {
+            ensure_meant(&selection, all)?;
+            redrive(&open(&place).await?, &selection, json).await
+        }
+        DeadAction::Drop { place, selection, dry_run: false, all, json, .. } => {
+            ensure_meant(&selection, all)?;
+            remove(&open(&place).await?, &selection, json).await
+        }
     };
     match done {
         // Whoever reads our output has seen enough, as `head` does.
@@ -56,11 +69,41 @@ pub(crate) async fn dead(arguments: Dead) -> anyhow::Result<()> {
     }
 }
 
+/// Makes sure that it was said which dead letters are meant: a forgotten filter would mean all of them.
+fn ensure_meant(selection: &Selection, all: bool) -> anyhow::Result<()> {
+    if !all && !selection.filters() {
+        let problem = "expected which dead letters, such as --component or --number, or --all for every one; --dry-run shows \
+                       which they are";
+        return Err(Cli::command().error(clap::error::ErrorKind::MissingRequiredArgument, problem).into());
+    }
+    ensure_window(selection)
+}
+
+fn ensure_window(selection: &Selection) -> anyhow::Result<()> {
+    if let (Some(since), Some(until)) = (selection.since, selection.until) {
+        time::ensure_window(since, until)?;
+    }
+    Ok(())
+}
+
+/// Makes sure that the one dead letter that was named is among the `found`.
+fn ensure_found(selection: &Selection, found: u64) -> anyhow::Result<()> {
+    match selection.number {
+        Some(number) if found == 0 => Err(no_dead_letter(number)),
+        _ => Ok(()),
+    }
+}
+
+fn no_dead_letter(number: u64) -> anyhow::Error {
+    exit::missing(format!("no dead letter {number}, or none that the filters let through"))
+}
+
 /// Connects to the server of the configuration, or of the `up` that runs on the data directory.
 async fn open(place: &Place) -> anyhow::Result<DeadLetters> {
-    let mut config = config::load(place.config.config.as_deref(), |_| Vec::new())?.value;
+    let located = place.locate()?;
+    let mut config = config::load(located.config(), |_| Vec::new())?.value;
     if config.nats.url.is_empty() {
-        let ready = running::of(&place.data_dir).context(
+        let ready = running::of(located.data_dir()).context(
             "expected the address of a NATS server: name a configuration with `nats.url`, or the --data-dir of a \
              running `headrace up`",
         )?;
@@ -107,22 +150,23 @@ impl Selected {
     }
 }
 
-async fn list(dead_letters: &DeadLetters, selection: &Selection, json: bool) -> anyhow::Result<()> {
+/// Returns how many there are.
+async fn list(dead_letters: &DeadLetters, selection: &Selection, json: bool) -> anyhow::Result<u64> {
     let mut selected = Selected::of(dead_letters, selection).await?;
     let (mut out, mut listed) = (io::stdout(), 0_u64);
     while let Some(dead_letter) = selected.next().await? {
+        listed += 1;
         if json {
             writeln!(out, "{}", Value::Object(summary(&dead_letter)))?;
             continue;
         }
-        if listed == 0 {
+        if listed == 1 {
             writeln!(
                 out,
                 "{:>8}  {:27}  {:16}  {:14}  {:>5}  WHAT",
                 "NUMBER", "GIVEN UP", "COMPONENT", "REASON", "TRIED"
             )?;
         }
-        listed += 1;
         let text = |name: &str| plain::line(dead_letter.header(name));
         writeln!(
             out,
@@ -141,7 +185,7 @@ async fn list(dead_letters: &DeadLetters, selection: &Selection, json: bool) -> 
         writeln!(out, "no dead letters")?;
     }
     selected.reader.close().await;
-    Ok(())
+    Ok(listed)
 }
 
 async fn counts(dead_letters: &DeadLetters, selection: &Selection, json: bool) -> anyhow::Result<()> {
@@ -169,7 +213,7 @@ async fn counts(dead_letters: &DeadLetters, selection: &Selection, json: bool) -
     Ok(())
 }
 
-async fn redrive(dead_letters: &DeadLetters, selection: &Selection) -> anyhow::Result<()> {
+async fn redrive(dead_letters: &DeadLetters, selection: &Selection, json: bool) -> anyhow::Result<()> {
     let mut selected = Selected::of(dead_letters, selection).await?;
     let (mut sent, mut kept) = (0_u64, 0_u64);
     while let Some(dead_letter) = selected.next().await? {
@@ -187,20 +231,29 @@ async fn redrive(dead_letters: &DeadLetters, selection: &Selection) -> anyhow::R
         }
     }
     selected.reader.close().await;
-    writeln!(io::stdout(), "{sent} sent through again, {kept} kept")?;
-    anyhow::ensure!(kept == 0, "{kept} dead letters cannot be sent through again");
-    Ok(())
+    let done = json!({ "sent": sent, "kept": kept });
+    tell(&done, json, &format!("{sent} sent through again, {kept} kept"))?;
+    if kept > 0 {
+        return Err(exit::missing(format!("{kept} dead letters cannot be sent through again")));
+    }
+    ensure_found(selection, sent)
 }
 
-async fn remove(dead_letters: &DeadLetters, selection: &Selection) -> anyhow::Result<()> {
+async fn remove(dead_letters: &DeadLetters, selection: &Selection, json: bool) -> anyhow::Result<()> {
     let mut selected = Selected::of(dead_letters, selection).await?;
     let mut removed = 0_u64;
     while let Some(dead_letter) = selected.next().await? {
         removed += u64::from(dead_letters.remove(dead_letter.sequence).await?);
     }
     selected.reader.close().await;
-    writeln!(io::stdout(), "{removed} removed")?;
-    Ok(())
+    tell(&json!({ "removed": removed }), json, &format!("{removed} removed"))?;
+    ensure_found(selection, removed)
+}
+
+/// Writes what was done, for a program or for a person.
+fn tell(done: &Value, json: bool, text: &str) -> io::Result<()> {
+    let mut out = io::stdout();
+    if json { writeln!(out, "{done}") } else { writeln!(out, "{text}") }
 }
 
 /// What a line of `list` tells.

@@ -1,5 +1,6 @@
 //! `headrace gaps`: the proofs of what arrived, as a table or as JSON.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -8,20 +9,26 @@ use headrace_ingest::github::recovery::report::{Counts, HookReport, Report};
 use headrace_runtime::state::StateStore;
 use headrace_schemas::time::Timestamp;
 
-use crate::cli::Gaps;
+use crate::cli::ask::Gaps;
+use crate::cli::{exit, time};
 use crate::config::{self, Config};
 use crate::installation::running;
 use crate::nats::connections::connect_admin;
 
+const HOUR: Duration = Duration::from_secs(3_600);
+/// How far back the proofs are read.
+const WINDOW_MAX: Duration = Duration::from_secs(168 * 3_600);
+
 pub(crate) async fn gaps(arguments: Gaps) -> anyhow::Result<()> {
-    let loaded = config::load(arguments.config.config.as_deref(), |_| Vec::new())?;
-    let mut config = loaded.value;
+    let since = since(&arguments)?;
+    let located = arguments.place.locate()?;
+    let mut config = config::load(located.config(), |_| Vec::new())?.value;
     if config.nats.url.is_empty() {
-        config.nats.reach(&running_nats(&arguments)?);
+        config.nats.reach(&running_nats(located.data_dir())?);
     }
     let mut report = read(&config).await?;
-    let oldest = report.at.minus(Duration::from_secs(u64::from(arguments.hours) * 3_600));
-    report.keep_since(oldest);
+    report.keep_since(since);
+    keep_until(&mut report, arguments.until);
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&report).context("cannot write the report as JSON")?);
     } else {
@@ -30,9 +37,34 @@ pub(crate) async fn gaps(arguments: Gaps) -> anyhow::Result<()> {
     ensure_complete(&report)
 }
 
+/// The beginning of the window.
+fn since(arguments: &Gaps) -> anyhow::Result<Timestamp> {
+    let now = Timestamp::now();
+    let hours = arguments.hours.map(|hours| HOUR * u32::from(hours));
+    let since = arguments.since.unwrap_or_else(|| now.minus(hours.unwrap_or(WINDOW_MAX)));
+    // Whoever asks for more must not be told that nothing is missing there. The hour under way makes up for what the
+    // clock has gone on since the command line was read.
+    if since < now.minus(WINDOW_MAX + HOUR) {
+        let problem = format!("expected --since within the past seven days, found {since}; older proofs are not read");
+        return Err(time::wrong(&problem).into());
+    }
+    time::ensure_window(since, arguments.until.unwrap_or(now))?;
+    Ok(since)
+}
+
+/// Leaves out the hours that began at `until` or later.
+fn keep_until(report: &mut Report, until: Option<Timestamp>) {
+    let Some(until) = until else { return };
+    for hook in &mut report.hooks {
+        hook.hours.retain(|hour| hour.hour < until);
+        hook.total = Counts::default();
+        hook.hours.iter().for_each(|hour| hook.total += hour.counts);
+    }
+}
+
 /// Where the NATS server of the running `up` is.
-fn running_nats(arguments: &Gaps) -> anyhow::Result<String> {
-    let ready = running::of(&arguments.data_dir).context(
+fn running_nats(data_dir: &Path) -> anyhow::Result<String> {
+    let ready = running::of(data_dir).context(
         "expected `nats.url` in the configuration, or a running `headrace up`; give --config, or name its --data-dir",
     )?;
     ready.nats.context("the running process tells no NATS server")
@@ -50,7 +82,9 @@ async fn read(config: &Config) -> anyhow::Result<Report> {
 fn ensure_complete(report: &Report) -> anyhow::Result<()> {
     anyhow::ensure!(!report.hooks.is_empty(), "no hook has been looked after; configure `[recover]` and run the role");
     let missing: u64 = report.hooks.iter().map(|hook| hook.total.missing).sum();
-    anyhow::ensure!(missing == 0, "{missing} deliveries are missing");
+    if missing > 0 {
+        return Err(exit::missing(format!("{missing} deliveries are missing")));
+    }
     let untold: Vec<&str> =
         report.hooks.iter().filter(|hook| doubt(hook, report.at).is_some()).map(|hook| hook.hook.as_str()).collect();
     anyhow::ensure!(untold.is_empty(), "it cannot be told whether deliveries of {} are missing", untold.join(", "));
@@ -146,6 +180,15 @@ organization/acme/7: GitHub is away
             (all.lines().count(), all.lines().last()),
             (5, Some("organization/acme/7: checked at 2026-01-31 08:00"))
         );
+    }
+
+    #[test]
+    fn hours_after_the_window_are_not_counted() {
+        let counts = Counts { delivered: 10, seen: 6, missing: 4, ..Counts::default() };
+        let mut report = report(counts, None);
+        report.hooks[0].hours[1].hour = Timestamp::parse("2026-01-31T09:00:00Z").unwrap();
+        keep_until(&mut report, Timestamp::parse("2026-01-31T09:00:00Z"));
+        assert_eq!((report.hooks[0].hours.len(), report.hooks[0].total), (1, counts));
     }
 
     #[test]

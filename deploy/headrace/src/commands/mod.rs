@@ -2,10 +2,12 @@
 
 pub(crate) mod check;
 pub(crate) mod clickhouse;
+pub(crate) mod context;
 pub(crate) mod dead;
 pub(crate) mod gaps;
 pub(crate) mod query;
 pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod send;
+pub(crate) mod shell;
 pub(crate) mod up;

@@ -11,7 +11,7 @@ use headrace_runtime::secret::{Secret, redact_url};
 use headrace_sinks::clickhouse::Access;
 use reqwest::{Client, Response, Url};
 
-use crate::cli::Query;
+use crate::cli::ask::Query;
 use crate::config;
 use crate::installation::data_dir::{CLICKHOUSE_READER, CLICKHOUSE_READER_PASSWORD};
 use crate::installation::running;
@@ -22,12 +22,19 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const TERMINAL_FORMAT: &str = "PrettyCompactMonoBlock";
 /// What a program reads when the statement names no format.
 const PROGRAM_FORMAT: &str = "TabSeparatedWithNames";
+/// What `--json` asks for.
+const JSON_FORMAT: &str = "JSONEachRow";
 
 pub(crate) async fn query(arguments: Query) -> anyhow::Result<()> {
     let sql = statement(&arguments)?;
     let server = server(&arguments)?;
     let terminal = io::stdout().is_terminal();
-    let format = arguments.format.as_deref().unwrap_or(if terminal { TERMINAL_FORMAT } else { PROGRAM_FORMAT });
+    let format = match arguments.format.as_deref() {
+        Some(format) => format,
+        None if arguments.json => JSON_FORMAT,
+        None if terminal => TERMINAL_FORMAT,
+        None => PROGRAM_FORMAT,
+    };
     let answer = ask(server, sql, format, arguments.write).await?;
     match print(answer, terminal).await {
         // Whoever reads our output has seen enough, as `head` does.
@@ -52,12 +59,12 @@ fn statement(arguments: &Query) -> anyhow::Result<String> {
 
 /// The server of the configuration, or of the `up` that runs on the data directory.
 fn server(arguments: &Query) -> anyhow::Result<Access> {
-    let place = &arguments.place;
-    let config = config::load(place.config.config.as_deref(), |_| Vec::new())?.value;
+    let located = arguments.place.locate()?;
+    let config = config::load(located.config(), |_| Vec::new())?.value;
     let mut clickhouse = config.sinks.clickhouse.unwrap_or_default();
     let is_own = clickhouse.url.is_empty();
     if is_own {
-        let ready = running::of(&place.data_dir).context(
+        let ready = running::of(located.data_dir()).context(
             "expected `sinks.clickhouse.url` in the configuration, or a running `headrace up`; give --config, or name \
              its --data-dir",
         )?;
@@ -65,7 +72,7 @@ fn server(arguments: &Query) -> anyhow::Result<Access> {
     }
     let access = clickhouse.access();
     // On the server of an `up` who only asks has places of its own: a slow question keeps no sink waiting.
-    let reader = place.data_dir.join(CLICKHOUSE_READER_PASSWORD);
+    let reader = located.data_dir().join(CLICKHOUSE_READER_PASSWORD);
     match std::fs::read_to_string(reader) {
         Ok(password) if is_own && !arguments.write => {
             Ok(Access { user: CLICKHOUSE_READER.to_owned(), password: Secret::new(password.trim()), ..access })

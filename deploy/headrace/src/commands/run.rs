@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use headrace_runtime::retry::retry_within;
 
-use crate::cli::Run;
+use crate::cli::global::Global;
+use crate::cli::serve::Run;
 use crate::config::{self, Config};
+use crate::installation::locate::Purpose;
 use crate::installation::ready::{Ready, ReadyFiles};
 use crate::nats::connections::Brokers;
 use crate::process::Process;
@@ -15,10 +17,12 @@ use crate::process::stop::Stop;
 use crate::process::telemetry;
 use crate::role::{ALL_ROLES, Role};
 
-pub(crate) async fn run(arguments: Run) -> anyhow::Result<()> {
+pub(crate) async fn run(arguments: Run, global: Global) -> anyhow::Result<()> {
     let roles = if arguments.roles.is_empty() { ALL_ROLES.to_vec() } else { arguments.roles };
-    let config = config::load(arguments.config.config.as_deref(), |config| config.validate(&roles))?.value;
-    telemetry::install(&config.log)?;
+    let located = arguments.config.locate(Purpose::Run)?;
+    let config = config::load(located.config(), |config| config.validate(&roles))?.value;
+    telemetry::install(&config.log, global.filter())?;
+    located.log();
     let mut stop = Stop::listen()?;
     let ready_files = ReadyFiles::claim(arguments.ready_file)?;
     let listeners = Listeners::bind(&config, &roles, &Settings::CONFIGURED)?;

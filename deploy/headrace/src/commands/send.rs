@@ -10,11 +10,14 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use sha2::Sha256;
 use uuid::Uuid;
 
-use crate::cli::Send;
+use crate::cli::ask::Send;
+use crate::installation::locate::{Named, NamedBy, Purpose, Request, locate};
 use crate::installation::running;
+use crate::installation::surroundings::{Surroundings, Unclear};
 
 /// A body to send.
 struct Delivery {
@@ -41,30 +44,62 @@ pub(crate) async fn send(arguments: Send) -> anyhow::Result<()> {
     let single = deliveries.len() == 1;
     for delivery in deliveries {
         let (status, answer) = post(&client, &url, &secret, &delivery).await?;
-        match status {
-            StatusCode::ACCEPTED => stored += 1,
-            StatusCode::OK => duplicate += 1,
-            _ => {
-                refused += 1;
-                eprintln!("{} {} was refused: {status} {}", delivery.event, delivery.guid, answer.trim());
-            }
+        let (outcome, count) = match status {
+            StatusCode::ACCEPTED => ("stored", &mut stored),
+            StatusCode::OK => ("known", &mut duplicate),
+            _ => ("refused", &mut refused),
+        };
+        *count += 1;
+        if !matches!(status, StatusCode::ACCEPTED | StatusCode::OK) {
+            eprintln!("{} {} was refused: {status} {}", delivery.event, delivery.guid, answer.trim());
         }
-        if single && status.is_success() {
+        if arguments.json {
+            println!("{}", told(&delivery, outcome, status, &answer));
+        } else if single && status.is_success() {
             println!("{status}: {}", answer.trim());
         }
     }
-    if !single {
+    if !single && !arguments.json {
         println!("{stored} stored, {duplicate} known already, {refused} refused by {}", redact_url(&url));
     }
     anyhow::ensure!(refused == 0, "{refused} deliveries were refused");
     Ok(())
 }
 
+/// What became of a delivery, for programs.
+fn told(delivery: &Delivery, outcome: &str, status: StatusCode, answer: &str) -> Value {
+    // A proxy in between may answer anything.
+    let answer = serde_json::from_str(answer).unwrap_or_else(|_| Value::from(answer.trim()));
+    json!({
+        "event": delivery.event,
+        "delivery": delivery.guid,
+        "outcome": outcome,
+        "status": status.as_u16(),
+        "answer": answer,
+    })
+}
+
 fn destination(arguments: &Send) -> anyhow::Result<(String, String)> {
     if let (Some(url), Some(secret)) = (&arguments.url, &arguments.secret) {
         return Ok((url.clone(), secret.clone()));
     }
-    let ready = running::of(&arguments.data_dir).context(
+    let request = Request {
+        purpose: Purpose::Ask,
+        config: None,
+        data_dir: arguments.data_dir.as_deref(),
+        context: arguments.context.as_deref(),
+    };
+    let located = locate(&request, &Surroundings::of_this_process())?;
+    if let (Some(Named { by: NamedBy::Context(name), .. }), NamedBy::Default) = (&located.config, &located.data_dir.by)
+    {
+        // The default directory would be another installation.
+        let problem = format!(
+            "expected the data directory of a running `headrace up`, found only a configuration in the context `{name}`; \
+             name a --data-dir, or give --url and --secret"
+        );
+        return Err(Unclear(problem).into());
+    }
+    let ready = running::of(located.data_dir()).context(
         "expected a running `headrace up` to send to; start it, name its --data-dir, or give --url and --secret",
     )?;
     let gateway = ready.gateway.context("the running process has no gateway")?;

@@ -17,12 +17,14 @@ use headrace_settings::Loaded;
 use headrace_sinks::file;
 use tokio::sync::watch;
 
-use crate::cli::Up;
+use crate::cli::global::Global;
 use crate::cli::plain;
+use crate::cli::serve::Up;
 use crate::config::Config;
 use crate::installation::data_dir::DataDir;
 use crate::installation::data_dir::{CLICKHOUSE_PASSWORD, CLICKHOUSE_READER_PASSWORD, CLICKHOUSE_USER};
 use crate::installation::last_up::LastUp;
+use crate::installation::locate::Purpose;
 use crate::installation::ready::{READY_FILE, Ready, ReadyFiles};
 use crate::installation::secret_origin::SecretOrigin;
 use crate::installation::stream_sizes;
@@ -55,11 +57,13 @@ struct Servers {
     clickhouse: Option<clickhouse::Running>,
 }
 
-pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
-    let (last_up, mut loaded) = LastUp::of_this(arguments.config.config.as_deref(), values)?;
-    telemetry::install(&loaded.value.log)?;
+pub(crate) async fn up(arguments: Up, global: Global) -> anyhow::Result<()> {
+    let located = arguments.config.locate_with(arguments.data_dir.as_deref(), Purpose::Up)?;
+    let (last_up, mut loaded) = LastUp::of_this(located.config(), values)?;
+    telemetry::install(&loaded.value.log, global.filter())?;
+    located.log();
     let mut stop = Stop::listen()?;
-    let data = DataDir::open(&arguments.data_dir)?;
+    let data = DataDir::open(located.data_dir())?;
     let ready_files = ReadyFiles::claim([data.join(READY_FILE)].into_iter().chain(arguments.ready_file.clone()))?;
     let secret = complete(&mut loaded, &arguments, &data)?;
     let mut config = loaded.value;
@@ -100,7 +104,7 @@ pub(crate) async fn up(arguments: Up) -> anyhow::Result<()> {
 }
 
 /// What is wrong with the values, whatever `up` is going to fill in.
-fn values(config: &Config) -> Vec<Invalid> {
+pub(crate) fn values(config: &Config) -> Vec<Invalid> {
     let mut config = config.clone();
     config.sinks.clickhouse.get_or_insert_default();
     // What the servers' addresses will be is not known yet; all else must be right before they start.

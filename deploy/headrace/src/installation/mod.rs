@@ -1,9 +1,12 @@
 //! What one installation keeps on this machine: the data directory of `up`, and what other commands learn from it.
 
+pub(crate) mod contexts;
 pub(crate) mod data_dir;
 pub(crate) mod last_up;
+pub(crate) mod locate;
 pub(crate) mod private;
 pub(crate) mod ready;
 pub(crate) mod running;
 pub(crate) mod secret_origin;
 pub(crate) mod stream_sizes;
+pub(crate) mod surroundings;

@@ -1,5 +1,6 @@
 //! What commands learn of the `up` that runs on a data directory.
 
+use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -10,13 +11,29 @@ use crate::installation::data_dir::DataDir;
 use crate::installation::ready::READY_FILE;
 use crate::installation::ready::Ready;
 
+/// No `up` runs on a data directory. It may later.
+#[derive(Debug)]
+pub(crate) struct NotRunning(String);
+
+impl fmt::Display for NotRunning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotRunning {}
+
 /// Reads the ready file of the `up` that runs on `data_dir`.
 ///
 /// # Errors
-/// When there is none, when it is another account's, or when its process is gone: it was killed, and nothing
-/// answers at the addresses that it left.
+/// [`NotRunning`] when there is none, or when its process is gone: it was killed, and nothing answers at the addresses
+/// that it left. Others when it is another account's, or no ready file.
 pub(crate) fn of(data_dir: &Path) -> anyhow::Result<Ready> {
     let path = data_dir.join(READY_FILE);
+    if !path.exists() {
+        let problem = format!("no `headrace up` runs on {}: there is no {}", data_dir.display(), path.display());
+        return Err(NotRunning(problem).into());
+    }
     let (ready, own) = (Ready::read(&path)?, geteuid());
     let owner = path.metadata().with_context(|| format!("cannot read {}", path.display()))?.uid();
     // Root may look after any account's; everybody else would send secrets wherever another account says.
@@ -28,13 +45,15 @@ pub(crate) fn of(data_dir: &Path) -> anyhow::Result<Ready> {
         own.as_raw()
     );
     let process = ready.pids.get("headrace").map_or_else(|| "it".to_owned(), |pid| format!("process {pid}"));
-    anyhow::ensure!(
-        DataDir::is_taken(data_dir),
+    if DataDir::is_taken(data_dir) {
+        return Ok(ready);
+    }
+    let problem = format!(
         "`headrace up` is not running on {}: {process} is gone, and was killed before it could remove {}; start it again \
          with `headrace up --data-dir {}`",
         data_dir.display(),
         path.display(),
         data_dir.display()
     );
-    Ok(ready)
+    Err(NotRunning(problem).into())
 }

@@ -2,18 +2,20 @@
 
 use std::io::IsTerminal as _;
 
+use anstream::{AutoStream, ColorChoice};
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
 
-/// Installs the process's subscriber.
-pub(crate) fn install(log: &Log) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&log.filter).with_context(|| {
+/// Installs the process's subscriber. `filter`, of the command line, counts before that of the configuration.
+pub(crate) fn install(log: &Log, filter: Option<&str>) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter.unwrap_or(&log.filter)).with_context(|| {
         format!("`log.filter` is `{}`; expected something like `info,headrace_ingest=debug`", log.filter)
     })?;
     let terminal = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
+    let has_colors = AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(has_colors);
     let json = match log.format {
         LogFormat::Auto => !terminal,
         LogFormat::Json => true,

@@ -38,10 +38,14 @@ use self::known::KnownDead;
 use self::record::{Journal, Record, Totals};
 use self::status_line::StatusLine;
 use self::work::{Shared, Target, Work};
-use crate::cli::{Cli, Replay};
+use crate::cli::Cli;
+use crate::cli::global::Global;
+use crate::cli::replay::Replay;
+use crate::cli::time;
 use crate::commands::up;
 use crate::config::{self, Config};
 use crate::installation::last_up::LastUp;
+use crate::installation::locate::Located;
 use crate::installation::running;
 use crate::nats::connections::connect_admin;
 use crate::process::stop::stop_signal;
@@ -50,16 +54,16 @@ use crate::process::verify;
 /// Key of the lease.
 const LEASE: &str = "lease.replay";
 
-pub(crate) async fn replay(arguments: Replay) -> anyhow::Result<()> {
-    let to = upper_end(&arguments)?;
-    let config = configured(&arguments)?;
+pub(crate) async fn replay(arguments: Replay, global: Global) -> anyhow::Result<()> {
+    let mut status_line = if global.is_quiet() { StatusLine::silent() } else { StatusLine::new() };
+    let to = upper_end(&arguments, &mut status_line)?;
+    let config = configured(&arguments, &mut status_line)?;
     let clickhouse = config.sinks.clickhouse.as_ref().context("the configuration was validated")?;
     let broker = connect_admin(&config, "headrace-replay").await?;
     let store = StateStore::open(&broker).await.context("is `headrace run` or `headrace up` set up there?")?;
     // A new name each time: whatever an earlier one has sent is its own.
     let writer = hex::encode(rand::random::<[u8; 16]>());
-    let ttl = config.replay.lease();
-    let (mut lease, mut status_line) = (Lease::new(store.clone(), LEASE, &writer, ttl), StatusLine::new());
+    let mut lease = Lease::new(store.clone(), LEASE, &writer, config.replay.lease());
     take(&mut lease, &mut status_line).await?;
     let stop = stop_signal()?;
     let run = Run { arguments: &arguments, to, config: &config, clickhouse, broker: &broker, store, writer: &writer };
@@ -71,29 +75,32 @@ pub(crate) async fn replay(arguments: Replay) -> anyhow::Result<()> {
     lease.release().await;
     drop(status_line);
     let totals = done?;
-    report::tell(&totals, arguments.into.as_deref())
+    if arguments.json {
+        report::tell_json(&totals, arguments.into.as_deref())?;
+    } else {
+        report::tell(&totals, arguments.into.as_deref());
+    }
+    report::ensure_all_computed(&totals)
 }
 
 /// The end of the window: not in the future, because what will be received is not there yet.
-fn upper_end(arguments: &Replay) -> anyhow::Result<Timestamp> {
+fn upper_end(arguments: &Replay, status_line: &mut StatusLine) -> anyhow::Result<Timestamp> {
     let now = Timestamp::now();
-    let to = arguments.to.as_ref().map_or(now, |to| to.at);
-    if to > now {
-        eprintln!("--to {to} is in the future; up to now is replayed");
+    let until = arguments.until.as_ref().map_or(now, |until| until.at);
+    if until > now {
+        status_line.print(&format!("--until {until} is in the future; up to now is replayed"));
     }
-    let to = to.min(now);
-    if arguments.from.at >= to {
-        let problem = format!("expected --from before --to, found {} and {to}", arguments.from.at);
-        return Err(Cli::command().error(ErrorKind::ValueValidation, problem).into());
-    }
-    Ok(to)
+    let until = until.min(now);
+    time::ensure_window(arguments.since.at, until)?;
+    Ok(until)
 }
 
 /// The configuration, with the servers of the running `up` where it names none.
-fn configured(arguments: &Replay) -> anyhow::Result<Config> {
+fn configured(arguments: &Replay, status_line: &mut StatusLine) -> anyhow::Result<Config> {
     // Before the configuration is loaded: the process may go where `up` was started.
-    let data_dir = std::path::absolute(&arguments.place.data_dir).context("cannot tell the working directory")?;
-    let mut loaded = load(arguments, &data_dir)?;
+    let located = arguments.place.locate()?;
+    let data_dir = std::path::absolute(located.data_dir()).context("cannot tell the working directory")?;
+    let mut loaded = load(arguments, &located, &data_dir, status_line)?;
     let config = &mut loaded.value;
     let names_clickhouse = config.sinks.clickhouse.get_or_insert_default().url.is_empty();
     let github = &mut config.ingest.github;
@@ -116,11 +123,23 @@ fn configured(arguments: &Replay) -> anyhow::Result<Config> {
 
 /// Loads the configuration that the rows are computed with. The built-in one is never assumed: it would take the asset
 /// owners and the matches of own rules out of every row.
-fn load(arguments: &Replay, data_dir: &Path) -> anyhow::Result<Loaded<Config>> {
-    if arguments.place.config.config.is_some() || arguments.defaults {
-        return Ok(config::load(arguments.place.config.config.as_deref(), values)?);
+fn load(
+    arguments: &Replay,
+    located: &Located,
+    data_dir: &Path,
+    status_line: &mut StatusLine,
+) -> anyhow::Result<Loaded<Config>> {
+    if arguments.defaults {
+        return Ok(config::load(None, values)?);
+    }
+    if let Some(named) = located.named_config() {
+        return Ok(config::load(Some(named), values)?);
     }
     let Some(last_up) = LastUp::read(data_dir)? else {
+        if let Some(found) = located.config() {
+            status_line.print(&format!("using the configuration {}", found.display()));
+            return Ok(config::load(Some(found), Config::validate_replay)?);
+        }
         let problem = format!(
             "expected the configuration that the rows are computed with, found none: no `headrace up` of this release has \
              run on {}. Name it with --config (or --defaults if `up` ran without one)",
@@ -128,7 +147,7 @@ fn load(arguments: &Replay, data_dir: &Path) -> anyhow::Result<Loaded<Config>> {
         );
         return Err(Cli::command().error(ErrorKind::MissingRequiredArgument, problem).into());
     };
-    eprintln!("{}", last_up.told());
+    status_line.print(&last_up.told());
     last_up.load(values)
 }
 
@@ -207,9 +226,9 @@ impl Run<'_> {
 
     /// Where its progress is kept: the same command with the same configuration finds it again, any other does not.
     fn key(&self) -> anyhow::Result<String> {
-        let Replay { from, to, into, .. } = self.arguments;
-        let to = to.as_ref().map(|to| &to.text);
-        let asked = (&from.text, to, self.tenant(), into, &self.config.pipeline, env!("CARGO_PKG_VERSION"));
+        let Replay { since, until, into, .. } = self.arguments;
+        let until = until.as_ref().map(|until| &until.text);
+        let asked = (&since.text, until, self.tenant(), into, &self.config.pipeline, env!("CARGO_PKG_VERSION"));
         let asked = serde_json::to_vec(&asked).context("cannot write down what is asked for")?;
         Ok(format!("replay.{}", hex::encode(&Sha256::digest(asked)[..16])))
     }
@@ -227,7 +246,7 @@ impl Run<'_> {
     }
 
     async fn begin(&self, journal: &mut Journal, status_line: &mut StatusLine) -> anyhow::Result<Record> {
-        let (from, to, clock_skew) = (self.arguments.from.at, self.to, self.clickhouse.clock_skew());
+        let (from, to, clock_skew) = (self.arguments.since.at, self.to, self.clickhouse.clock_skew());
         let held = stream_reader::held(self.broker).await?;
         let Some(oldest) = held.since else {
             anyhow::bail!("RAW holds no delivery; how long it keeps them is set by `streams.raw`")

@@ -1,15 +1,17 @@
 //! What came of a replay, for a person and for scripts.
 
+use anyhow::Context as _;
+
 use super::record::Totals;
-use crate::cli::plain;
+use crate::cli::{exit, plain};
+
+/// The table that is written to when none is named.
+const EVENTS: &str = "events";
 
 /// Writes the sum to stdout, and what failed to stderr.
-///
-/// # Errors
-/// When something failed.
-pub(super) fn tell(totals: &Totals, into: Option<&str>) -> anyhow::Result<()> {
+pub(super) fn tell(totals: &Totals, into: Option<&str>) {
     let Totals { computed, kept, filtered, bodies, dead_before, failures, .. } = totals;
-    let table = into.unwrap_or("events");
+    let table = into.unwrap_or(EVENTS);
     let mut text = format!("{computed} deliveries replayed into {table}");
     if into.is_none() {
         text.push_str(&format!(", {bodies} bodies added to raw"));
@@ -24,20 +26,33 @@ pub(super) fn tell(totals: &Totals, into: Option<&str>) -> anyhow::Result<()> {
         text.push_str(&format!(", {dead_before} are the dead letters that they were before"));
     }
     println!("{text}");
-    let failed = totals.failed();
-    if failed == 0 {
-        return Ok(());
-    }
     for failure in failures {
         let [id, detail] = [&failure.id, &failure.detail].map(|text| plain::line(text));
         eprintln!("{} {id} is as it was: {}: {detail}", failure.origin, failure.reason);
     }
+    let failed = totals.failed();
     if failed > failures.len() as u64 {
         eprintln!("and {} more", failed - failures.len() as u64);
     }
+}
+
+/// Writes the sum to stdout as JSON, with the first of what failed.
+pub(super) fn tell_json(totals: &Totals, into: Option<&str>) -> anyhow::Result<()> {
+    let mut told = serde_json::to_value(totals).context("cannot write the sum as JSON")?;
+    told["table"] = into.unwrap_or(EVENTS).into();
+    println!("{told}");
+    Ok(())
+}
+
+/// Makes sure that nothing failed that was no dead letter before.
+pub(super) fn ensure_all_computed(totals: &Totals) -> anyhow::Result<()> {
+    let failed = totals.failed();
+    if failed == 0 {
+        return Ok(());
+    }
     let reasons: Vec<String> = totals.failed.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    anyhow::bail!(
+    Err(exit::missing(format!(
         "{failed} deliveries cannot be computed ({}); their rows, if any, are as they were",
         reasons.join(", ")
-    )
+    )))
 }

@@ -13,6 +13,7 @@ const PLAIN: Duration = Duration::from_secs(10);
 
 /// Tells a person how far it is.
 pub(super) struct StatusLine {
+    is_silent: bool,
     is_terminal: bool,
     told_at: Option<Instant>,
     is_open: bool,
@@ -20,11 +21,19 @@ pub(super) struct StatusLine {
 
 impl StatusLine {
     pub(super) fn new() -> Self {
-        Self { is_terminal: std::io::stderr().is_terminal(), told_at: None, is_open: false }
+        Self { is_silent: false, is_terminal: std::io::stderr().is_terminal(), told_at: None, is_open: false }
+    }
+
+    /// One that tells nothing.
+    pub(super) const fn silent() -> Self {
+        Self { is_silent: true, is_terminal: false, told_at: None, is_open: false }
     }
 
     /// Something that stays to be read.
     pub(super) fn print(&mut self, text: &str) {
+        if self.is_silent {
+            return;
+        }
         self.clear();
         eprintln!("{text}");
         self.told_at = Some(Instant::now());
@@ -33,7 +42,7 @@ impl StatusLine {
     /// How far it is; not every word is shown.
     pub(super) fn update(&mut self, text: impl FnOnce() -> String) {
         let pause = if self.is_terminal { CHANGE } else { PLAIN };
-        if self.told_at.is_some_and(|at| at.elapsed() < pause) {
+        if self.is_silent || self.told_at.is_some_and(|at| at.elapsed() < pause) {
             return;
         }
         if self.is_terminal {

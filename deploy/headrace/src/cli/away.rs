@@ -1,0 +1,75 @@
+//! Whether a failure means that a server is away: it may answer the same command later, and no setting is to blame.
+
+use std::error::Error;
+use std::fmt;
+use std::io::{self, ErrorKind};
+
+use async_nats::{ConnectError, ConnectErrorKind};
+
+use crate::installation::running::NotRunning;
+
+/// What the operating system says of a machine or a port at which nobody answers.
+const UNANSWERED: [ErrorKind; 6] = [
+    ErrorKind::ConnectionRefused,
+    ErrorKind::ConnectionReset,
+    ErrorKind::ConnectionAborted,
+    ErrorKind::HostUnreachable,
+    ErrorKind::NetworkUnreachable,
+    ErrorKind::TimedOut,
+];
+
+/// A server is away, as a command found that asked several.
+#[derive(Debug)]
+pub(crate) struct Away(String);
+
+impl Away {
+    /// As the error of that command.
+    pub(crate) fn error(message: impl Into<String>) -> anyhow::Error {
+        Self(message.into()).into()
+    }
+}
+
+impl fmt::Display for Away {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Away {}
+
+/// Whether `error` comes from a server that does not answer. One that refuses us does answer.
+pub(crate) fn is_away(error: &anyhow::Error) -> bool {
+    error.is::<NotRunning>() || error.chain().any(is_unanswered)
+}
+
+fn is_unanswered(cause: &(dyn Error + 'static)) -> bool {
+    if let Some(error) = cause.downcast_ref::<ConnectError>() {
+        let kind = error.kind();
+        return matches!(
+            kind,
+            ConnectErrorKind::Dns | ConnectErrorKind::TimedOut | ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects
+        );
+    }
+    if let Some(error) = cause.downcast_ref::<reqwest::Error>() {
+        return error.is_connect() || error.is_timeout();
+    }
+    cause.downcast_ref::<io::Error>().is_some_and(|error| UNANSWERED.contains(&error.kind()))
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_refuses_us_is_not_away() {
+        let told = |error: anyhow::Error| is_away(&Err::<(), _>(error).context("cannot ask").unwrap_err());
+        assert!(told(io::Error::from(ErrorKind::ConnectionRefused).into()));
+        assert!(told(ConnectError::new(ConnectErrorKind::TimedOut).into()));
+        assert!(!told(ConnectError::new(ConnectErrorKind::AuthorizationViolation).into()));
+        assert!(!told(io::Error::from(ErrorKind::AddrInUse).into()));
+        assert!(!told(io::Error::from(ErrorKind::PermissionDenied).into()));
+        assert!(!told(anyhow::anyhow!("connection refused")));
+    }
+}

@@ -1,0 +1,102 @@
+//! `headrace completions` and `headrace man`: both are made of the command line's own description.
+
+use std::fs::{self, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use clap::{Command, CommandFactory as _};
+use clap_mangen::Man as Page;
+
+use crate::cli::Cli;
+use crate::cli::shell::{Completions, Man};
+
+/// How the program is called.
+const PROGRAM: &str = "headrace";
+/// Manuals are for every account of a machine, whatever else this process makes.
+const PAGE_MODE: u32 = 0o644;
+
+pub(crate) fn completions(arguments: &Completions) -> anyhow::Result<()> {
+    // Written in one piece: a generator that writes to a closed pipe panics.
+    let mut script = Vec::new();
+    clap_complete::generate(arguments.shell, &mut Cli::command(), PROGRAM, &mut script);
+    print(&script)
+}
+
+pub(crate) fn man(arguments: &Man) -> anyhow::Result<()> {
+    let mut command = Cli::command().disable_help_subcommand(true);
+    let Some(directory) = &arguments.directory else { return print(&page(&Page::new(command))?) };
+    // Gives each command the name of its page, such as `headrace-dead-list`.
+    command.build();
+    write(&command, directory)
+}
+
+/// Writes the pages of `command` and of all below it.
+fn write(command: &Command, directory: &Path) -> anyhow::Result<()> {
+    for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
+        write(below, directory)?;
+    }
+    let man = Page::new(command.clone());
+    let path = directory.join(man.get_filename());
+    let write = || -> anyhow::Result<()> {
+        fs::write(&path, page(&man)?)?;
+        Ok(fs::set_permissions(&path, Permissions::from_mode(PAGE_MODE))?)
+    };
+    write().with_context(|| format!("cannot write the manual {}", path.display()))
+}
+
+fn page(man: &Page) -> anyhow::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    man.render(&mut text).context("cannot write the manual")?;
+    Ok(text)
+}
+
+/// Whoever reads our output may have seen enough, as `head` does.
+fn print(text: &[u8]) -> anyhow::Result<()> {
+    match io::stdout().write_all(text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum as _;
+    use clap_complete::Shell;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_a_page_that_everybody_may_read() {
+        let dir = tempfile::tempdir().unwrap();
+        man(&Man { directory: Some(dir.path().to_owned()) }).unwrap();
+        for (name, says) in [
+            ("headrace.1", "Exit codes"),
+            ("headrace-up.1", "gateway"),
+            ("headrace-dead-redrive.1", "component"),
+            ("headrace-context-add.1", "configuration"),
+        ] {
+            let path = dir.path().join(name);
+            assert!(fs::read_to_string(&path).unwrap().contains(says), "{name}");
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, PAGE_MODE, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_shell_completes_every_command() {
+        for shell in Shell::value_variants() {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), PROGRAM, &mut script);
+            let script = String::from_utf8(script).unwrap();
+            for command in Cli::command().get_subcommands() {
+                assert!(script.contains(command.get_name()), "{shell}: {}", command.get_name());
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Names for installations, in `contexts.toml` beside a person's own configuration.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use crate::installation::private;
+use crate::installation::surroundings::{Surroundings, Unclear};
+
+/// The file, in [`Surroundings::config_dir`].
+const FILE: &str = "contexts.toml";
+/// Longest name.
+const NAME_CHARS_MAX: usize = 64;
+
+/// An installation that has a name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Context {
+    /// Its configuration file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) config: Option<PathBuf>,
+    /// The data directory of its `up`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// All names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Contexts {
+    /// The one in use when a command names nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) current: Option<String>,
+    /// Each by its name.
+    #[serde(default)]
+    pub(crate) contexts: BTreeMap<String, Context>,
+}
+
+impl Contexts {
+    /// Reads the file; empty when there is none.
+    pub(crate) fn read(surroundings: &Surroundings) -> anyhow::Result<Self> {
+        let Some(path) = path(surroundings) else { return Ok(Self::default()) };
+        let Ok(text) = std::fs::read_to_string(&path) else {
+            // Where nobody may look, as in another account's home, nobody has named anything.
+            anyhow::ensure!(!path.is_file(), "cannot read the contexts in {}", path.display());
+            return Ok(Self::default());
+        };
+        toml::from_str(&text).map_err(|error| {
+            Unclear(format!("expected contexts as `headrace context add` writes them in {}: {error}", path.display()))
+                .into()
+        })
+    }
+
+    /// Writes the file, which only its owner may read. Returns where it is.
+    pub(crate) fn write(&self, surroundings: &Surroundings) -> anyhow::Result<PathBuf> {
+        let path = path(surroundings)
+            .context("expected $HOME, $XDG_CONFIG_HOME or $HEADRACE_CONFIG_DIR, where contexts are kept, found none")?;
+        let write = || -> anyhow::Result<()> {
+            std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+            private::write(&path, toml::to_string(self)?.as_bytes())
+        };
+        write().with_context(|| format!("cannot keep the contexts in {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// The context `name`.
+    pub(crate) fn get(&self, name: &str) -> Result<Context, Unclear> {
+        self.contexts.get(name).cloned().ok_or_else(|| {
+            let names: Vec<String> = self.contexts.keys().map(|name| format!("`{name}`")).collect();
+            let there = if names.is_empty() { "there is none".to_owned() } else { names.join(", ") };
+            Unclear(format!("expected a context that `headrace context add` made, found `{name}`; {there}"))
+        })
+    }
+}
+
+/// A name as an argument.
+pub(crate) fn name(text: &str) -> Result<String, String> {
+    let plain = |char: char| char.is_ascii_alphanumeric() || matches!(char, '_' | '-' | '.');
+    if text.is_empty() || text.len() > NAME_CHARS_MAX || !text.chars().all(plain) {
+        return Err(format!("expected up to {NAME_CHARS_MAX} letters, digits, `_`, `-` and `.`"));
+    }
+    Ok(text.to_owned())
+}
+
+fn path(surroundings: &Surroundings) -> Option<PathBuf> {
+    surroundings.config_dir().map(|dir| dir.join(FILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let text = "current = \"a.b\"\n\n[contexts.\"a.b\"]\nconfig = \"/etc/headrace.toml\"\n\n[contexts.test]\ndata_dir = \"/srv\"\n";
+        let contexts: Contexts = toml::from_str(text).unwrap();
+        assert_eq!(contexts.get("test").unwrap().data_dir.as_deref(), Some(Path::new("/srv")));
+        assert_eq!(toml::from_str::<Contexts>(&toml::to_string(&contexts).unwrap()).unwrap(), contexts);
+        assert_eq!(toml::from_str::<Contexts>("").unwrap(), Contexts::default());
+        assert!(toml::from_str::<Contexts>("[contexts.test]\ndata = '/srv'\n").is_err());
+    }
+
+    #[test]
+    fn a_name_can_be_typed_everywhere() {
+        for (text, allowed) in [("test", true), ("eu-1.live_2", true), ("", false), ("a b", false), ("ä", false)] {
+            assert_eq!(name(text).is_ok(), allowed, "{text}");
+        }
+        assert!(name(&"x".repeat(65)).is_err());
+    }
+}

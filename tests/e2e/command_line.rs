@@ -1,0 +1,157 @@
+//! The command line itself: what needs no server is asked of the real binary here, the rest where the servers are.
+
+use std::path::Path;
+
+use headrace_tests::product::process::{command, complained, said};
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::PROGRAM;
+
+/// What a command did: its exit code, its stdout, its stderr.
+#[derive(Debug)]
+struct Done {
+    code: Option<i32>,
+    said: String,
+    complained: String,
+}
+
+/// Runs `headrace` in `directory` with these arguments, words without spaces, and these variables.
+async fn headrace(directory: &Path, variables: &[(&str, &str)], arguments: &str) -> Done {
+    let set = variables.iter().map(|(name, value)| format!("{name}={value}"));
+    let directory = ["-C".to_owned(), directory.display().to_string()];
+    let words = arguments.split_whitespace().map(str::to_owned);
+    let all = directory.into_iter().chain(set).chain([PROGRAM.to_owned()]).chain(words);
+    let output = command("/usr/bin/env", all).await;
+    Done { code: output.status.code(), said: said(&output), complained: complained(&output) }
+}
+
+#[tokio::test]
+async fn a_check_looks_at_what_is_meant() {
+    let dir = TempDir::new().unwrap();
+    let check = async |arguments: &str| headrace(dir.path(), &[], &format!("check {arguments}")).await;
+    // As one writes it for `up`: nothing of servers or secrets.
+    std::fs::write(dir.path().join("headrace.toml"), "[pipeline]\nlanes = 2\n").unwrap();
+    let refused = check("").await;
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.complained.contains("is checked with --up"), "{refused:?}");
+    let up = check("--up").await;
+    assert_eq!(up.code, Some(0), "{up:?}");
+    assert!(up.said.starts_with("ok      configuration headrace.toml\nlater   nats: "), "{up:?}");
+    std::fs::write(dir.path().join("headrace.toml"), "[pipeline]\nlanes = 0\n").unwrap();
+    let wrong = check("--up").await;
+    assert!(wrong.code == Some(2) && wrong.complained.contains("pipeline.lanes: expected 1 to 64"), "{wrong:?}");
+
+    // Without the secrets of webhooks, which a pipeline does not need, and with a sink that is none of its business.
+    let text = "nats.url = 'nats://127.0.0.1:1'\nsinks.clickhouse.url = 'http://127.0.0.1:1'\n";
+    std::fs::write(dir.path().join("headrace.toml"), text).unwrap();
+    let ingest = check("--role ingest").await;
+    assert!(ingest.code == Some(2) && ingest.complained.contains("ingest.github.secrets"), "{ingest:?}");
+    let pipeline = check("--role pipeline --json").await;
+    assert_eq!(pipeline.code, Some(4), "{pipeline:?}");
+    let lines: Vec<serde_json::Value> = pipeline.said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let states = lines.iter().map(|line| (line["check"].as_str().unwrap(), line["state"].as_str().unwrap()));
+    let expected = [("configuration headrace.toml", "ok"), ("nats nats://127.0.0.1:1", "away")];
+    assert_eq!(states.collect::<Vec<_>>(), expected);
+    let sinks = check("--role pipeline --role sinks").await;
+    assert!(sinks.said.contains("failed  clickhouse http://127.0.0.1:1: "), "{sinks:?}");
+}
+
+#[tokio::test]
+async fn an_installation_has_a_name() {
+    let dir = TempDir::new().unwrap();
+    let own = dir.path().join("own");
+    let variables = [("HEADRACE_CONFIG_DIR", own.to_str().unwrap())];
+    let run = async |arguments: &str| headrace(dir.path(), &variables, arguments).await;
+    assert_eq!(run("context list").await.said, "no contexts; `headrace context add` makes one\n");
+    std::fs::write(dir.path().join("live.toml"), "nats.url = 'nats://127.0.0.1:1'\n").unwrap();
+    for (arguments, code) in [
+        ("context add live --config live.toml", 0),
+        ("context add test --data-dir data", 0),
+        ("context add test --data-dir other", 1),
+        ("context add nothing", 2),
+        ("context add a/b --data-dir data", 2),
+        ("context use nowhere", 2),
+        ("context remove nowhere", 3),
+        ("dead list --context nowhere", 2),
+        ("dead list --context live --config live.toml", 2),
+        ("send live.toml --event push --context live", 2),
+    ] {
+        let done = run(arguments).await;
+        assert_eq!(done.code, Some(code), "{arguments}: {done:?}");
+    }
+
+    let live = run("dead list --context live").await;
+    assert!(
+        live.code == Some(4) && live.complained.contains("cannot connect to NATS at nats://127.0.0.1:1"),
+        "{live:?}"
+    );
+    let test = run("dead list --context test").await;
+    let expected = format!("no `headrace up` runs on {}", dir.path().canonicalize().unwrap().join("data").display());
+    assert!(test.code == Some(4) && test.complained.contains(&expected), "{test:?}");
+    assert_eq!(run("context use live").await.code, Some(0));
+    let listed = run("context list").await.said;
+    assert!(listed.contains("* live  configuration ") && listed.contains("\n  test  data directory "), "{listed}");
+    let used = run("dead list").await;
+    assert!(used.complained.contains("cannot connect to NATS at nats://127.0.0.1:1"), "{used:?}");
+    // What was chosen for asking starts nothing.
+    let started = run("run pipeline").await;
+    assert!(started.code == Some(2) && started.complained.contains("nats.url: "), "{started:?}");
+    assert_eq!(run("context remove live").await.code, Some(0));
+    let listed = run("context list --json").await.said;
+    let left: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!((&left["name"], &left["current"]), (&json!("test"), &json!(false)));
+}
+
+#[tokio::test]
+async fn a_person_says_how_much_is_said_and_in_which_colours() {
+    let dir = TempDir::new().unwrap();
+    let none: &[(&str, &str)] = &[];
+    let run = async |variables: &[(&str, &str)], arguments: &str| headrace(dir.path(), variables, arguments).await;
+    std::fs::write(dir.path().join("headrace.toml"), "nats.url = 'nats://127.0.0.1:1'\n").unwrap();
+    for (arguments, is_told) in [("dead list", false), ("dead list -v", true), ("-v dead list -q", false)] {
+        let told = run(none, arguments).await.complained;
+        assert_eq!(told.contains("this installation is meant"), is_told, "{arguments}: {told}");
+    }
+    let told = run(none, "dead list -v").await.complained;
+    assert!(told.contains("headrace.toml"), "{told}");
+
+    let force = ("CLICOLOR_FORCE", "1");
+    for (variables, arguments, has_colours) in [
+        (vec![], "--help", false),
+        (vec![force], "--help", true),
+        (vec![force, ("NO_COLOR", "1")], "--help", false),
+        (vec![force], "--color never --help", false),
+        (vec![], "--color always --help", true),
+        (vec![("NO_COLOR", "1")], "--color always --help", true),
+        (vec![], "--color always nonsense", true),
+        (vec![], "nonsense", false),
+    ] {
+        let done = run(variables.as_slice(), arguments).await;
+        let found = format!("{}{}", done.said, done.complained).contains('\u{1b}');
+        assert_eq!(found, has_colours, "{variables:?} {arguments}: {done:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_version_tells_what_was_built() {
+    let dir = TempDir::new().unwrap();
+    let told = headrace(dir.path(), &[], "--version").await.said;
+    // A debug build does not tell its commit: each one would compile everything above anew.
+    let expected = format!("headrace {} (", env!("CARGO_PKG_VERSION"));
+    assert!(told.starts_with(&expected) && told.ends_with(")\n"), "{told}");
+}
+
+#[tokio::test]
+async fn shells_and_man_learn_the_command_line() {
+    let dir = TempDir::new().unwrap();
+    let run = async |arguments: &str| headrace(dir.path(), &[], arguments).await;
+    let script = run("completions bash").await;
+    assert!(script.code == Some(0) && script.said.contains("redrive"), "{}", script.complained);
+    let page = run("man").await;
+    assert!(page.code == Some(0) && page.said.contains(".TH headrace 1"), "{}", page.said);
+    assert_eq!(run("man .").await.code, Some(0));
+    assert!(dir.path().join("headrace-dead-redrive.1").exists());
+    let nowhere = run("man nowhere").await;
+    assert!(nowhere.code == Some(1) && nowhere.complained.contains("nowhere/headrace-"), "{nowhere:?}");
+}
