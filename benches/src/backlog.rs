@@ -1,5 +1,5 @@
-//! How far the parts of the chain are behind, as NATS counts it: a look costs it next to nothing,
-//! where a query would cost ClickHouse what is being measured.
+//! How far the parts of the chain are behind, as NATS counts it. To ask NATS costs next to nothing. A query would cost
+//! ClickHouse what the case measures.
 
 use anyhow::Context as _;
 use async_nats::jetstream::{self, stream};
@@ -13,7 +13,7 @@ pub(crate) struct Backlog {
     dead: stream::Stream,
 }
 
-/// Messages not yet settled, by the consumer that has to.
+/// Messages that are not settled yet, by the consumer that must settle them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Waiting {
     /// Bodies for the stages.
@@ -27,12 +27,12 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Events accepted and not yet in the table `events`.
+    /// Events that were accepted but are not in the table `events` yet.
     pub(crate) const fn events(&self) -> u64 {
         self.normalize + self.clickhouse
     }
 
-    /// Events accepted and not yet in both tables.
+    /// Events that were accepted but are not in both tables yet.
     pub(crate) fn rows(&self) -> u64 {
         self.events().max(self.clickhouse_raw)
     }
@@ -48,7 +48,7 @@ impl Backlog {
         Ok(Self { raw: open(Stream::Raw).await?, events: open(Stream::Events).await?, dead: open(Stream::Dead).await? })
     }
 
-    /// What waits now.
+    /// The messages that wait now.
     pub(crate) async fn waiting(&self) -> anyhow::Result<Waiting> {
         let (normalize, clickhouse, clickhouse_raw, alert) = tokio::try_join!(
             unsettled(&self.raw, "normalize"),
@@ -59,7 +59,7 @@ impl Backlog {
         Ok(Waiting { normalize, clickhouse, clickhouse_raw, alert })
     }
 
-    /// How many messages RAW has taken.
+    /// How many messages RAW has received.
     pub(crate) async fn stored(&self) -> anyhow::Result<u64> {
         Ok(self.raw.get_info().await.context("RAW does not answer")?.state.last_sequence)
     }

@@ -1,6 +1,6 @@
-//! The bodies that are sent, with their signatures and the requests that carry them, made once.
+//! The bodies that are sent, with their signatures and requests, made once.
 //!
-//! Everything here happens before the clock runs: the generator shares the machine with what it loads.
+//! All of this must happen before the clock runs: the generator shares the machine with the servers that it loads.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ pub(crate) struct Body {
     pub(crate) sha256: String,
     /// The tenant that the gateway finds in it.
     pub(crate) tenant: String,
-    /// The whole request; the GUID at `guid_at` is to be overwritten.
+    /// The whole request. Each delivery overwrites the GUID at `guid_at`.
     request: Vec<u8>,
     guid_at: usize,
 }
@@ -48,7 +48,7 @@ impl Body {
         let mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).expect("HMAC takes keys of any length");
         let signature = mac.chain_update(&json).finalize().into_bytes().into();
         let tenant = TenantMap::new(&Tenants::default()).tenant(login_of(&json).as_deref());
-        // The headers of a real delivery.
+        // These are the headers of a real delivery.
         let mut request = format!(
             "POST {PATH} HTTP/1.1\r\nHost: headrace.bench\r\nAccept: */*\r\nUser-Agent: GitHub-Hookshot/0000000\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\nX-GitHub-Event: {event}\r\n\
@@ -67,7 +67,7 @@ impl Body {
         Self { event, json, signature, sha256, tenant, request, guid_at }
     }
 
-    /// Writes the request that delivers this body as `guid` into `out`, in place of what was there.
+    /// Replaces the content of `out` by the request that delivers this body as `guid`.
     pub(crate) fn request(&self, guid: &[u8; guid::LENGTH], out: &mut Vec<u8>) {
         out.clear();
         out.extend_from_slice(&self.request);
@@ -75,10 +75,10 @@ impl Body {
     }
 }
 
-/// Bodies in the order in which they are sent, over and over.
+/// The bodies in the order in which they are sent, over and over.
 pub(crate) struct Bodies(Vec<Body>);
 
-/// What a report says of the bodies.
+/// What a report says about the bodies.
 #[derive(Debug, Serialize)]
 pub(crate) struct Described {
     count: usize,
@@ -141,8 +141,8 @@ impl Bodies {
     }
 }
 
-/// Spreads what the file groups by kind, the same way each time: steps of a length that shares no
-/// divisor with the count visit each place once.
+/// Spreads out what the file groups by kind, the same way each time. The step shares no divisor with the count, so it
+/// visits each place once.
 fn mix(bodies: Vec<Body>) -> Vec<Body> {
     let count = bodies.len();
     let step = (count * 5 / 8..).find(|&step| divisor(step, count) == 1).unwrap_or(1);
@@ -154,7 +154,7 @@ fn divisor(a: usize, b: usize) -> usize {
     if b == 0 { a } else { divisor(b, a % b) }
 }
 
-/// JSON without the white space between its tokens. Nothing else is changed, not even the form of numbers.
+/// JSON without the white space between its tokens. It changes nothing else, not even the form of numbers.
 fn compact(json: &str) -> Vec<u8> {
     let (mut in_text, mut escaped) = (false, false);
     let keep = |byte: &u8| {

@@ -1,4 +1,4 @@
-//! Brokers to compare: one nats-server or three in a cluster, each with RAW alone.
+//! Brokers to compare: one nats-server, or three in a cluster. Each has only the stream RAW.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -17,22 +17,22 @@ use crate::servers::install;
 
 /// How long a cluster may take to choose its leaders.
 const CLUSTER_WITHIN: Duration = Duration::from_secs(60);
-/// How long RAW knows an id, as by default.
+/// How long RAW remembers an id, as by default.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
-/// One broker that runs.
+/// A running broker.
 pub(crate) struct Broker {
     servers: Vec<nats::Running>,
     /// A connection to the server that leads RAW.
     pub(crate) client: async_nats::Client,
     /// RAW.
     pub(crate) raw: stream::Stream,
-    // After the servers, which write into it.
+    // Drop this after the servers, which write into it.
     _dir: TempDir,
 }
 
 impl Broker {
-    /// Starts `count` servers and makes RAW on all of them, open to batches of both forms.
+    /// Starts `count` servers and makes RAW on all of them. RAW accepts both forms of batches.
     pub(crate) async fn start(count: usize, sync_interval: SyncInterval) -> anyhow::Result<Self> {
         let dir = TempDir::with_prefix("headrace-bench-").context("cannot make a directory")?;
         let program = install(Installer::nats_server).await?;
@@ -61,12 +61,12 @@ impl Broker {
         self.servers.iter().enumerate().filter_map(|(number, server)| Some((name(number), server.pid()?)))
     }
 
-    /// How many messages RAW has taken.
+    /// How many messages RAW has received.
     pub(crate) async fn stored(&self) -> anyhow::Result<u64> {
         Ok(self.raw.get_info().await.context("RAW does not answer")?.state.last_sequence)
     }
 
-    /// Removes what RAW holds; what was not written to disk yet never will be.
+    /// Removes everything from RAW. What was not written to the disk yet never will be.
     pub(crate) async fn purge(&self) -> anyhow::Result<()> {
         self.raw.purge().await.context("cannot purge RAW").map(|_| ())
     }
@@ -84,12 +84,12 @@ fn name(number: usize) -> String {
 }
 
 async fn connect(server: &nats::Running) -> anyhow::Result<async_nats::Client> {
-    // As the product's own connection: see `headrace_runtime::broker`.
+    // The same options as the product's own connection: see `headrace_runtime::broker`.
     let options = async_nats::ConnectOptions::new().client_capacity(16_384).skip_subject_validation(true);
     options.connect(server.url()).await.context("cannot connect to NATS")
 }
 
-/// RAW as the product makes it, but for its limits and for the batches.
+/// Makes RAW as the product does, except for its limits and the batches.
 async fn make_raw(client: &async_nats::Client, replicas: usize) -> anyhow::Result<stream::Stream> {
     let config = stream::Config {
         name: Stream::Raw.name().to_owned(),
@@ -106,7 +106,7 @@ async fn make_raw(client: &async_nats::Client, replicas: usize) -> anyhow::Resul
     jetstream::new(client.clone()).create_stream(config).await.context("cannot create RAW")
 }
 
-/// The server that leads `raw`; a server alone leads what it has.
+/// The server that leads `raw`. A single server leads everything it has.
 async fn leader(raw: &stream::Stream) -> Option<String> {
     let info = raw.get_info().await.ok()?;
     match info.cluster {

@@ -1,7 +1,7 @@
-//! What NATS takes from a client without a gateway: the same bodies under the same headers into the
-//! same stream, each confirmed, as many on their way at once as the gateway could have.
+//! What NATS accepts from a client without a gateway. The client publishes the same bodies with the same headers into
+//! the same stream, each confirmed, with as many on their way at once as the gateway could have.
 //!
-//! A gateway cannot be faster, and what it loses against this is its own doing: HTTP, HMAC, the look-up.
+//! A gateway cannot be faster. Its own work explains the difference: HTTP, HMAC, finding the tenant.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,8 +20,8 @@ use crate::usage::{Disturbance, Meter};
 /// How long to publish before the window.
 const WARMUP: Duration = Duration::from_secs(1);
 
-/// Publishes by `publishers` tasks, each with one message on its way. Returns messages confirmed per
-/// second, and what else the machine did: a ceiling taken beside a compiler flatters the gateway.
+/// Publishes from `publishers` tasks, each with one message on its way. Returns the messages confirmed per second, and
+/// what else the machine did: a ceiling that was measured beside a compiler flatters the gateway.
 pub(crate) async fn measure(
     bodies: &Arc<Bodies>,
     publishers: u16,

@@ -9,8 +9,8 @@ use serde::Serialize;
 const EXIT_CODES: &str =
     "Exit codes: 0 measured and every count agrees, 1 something failed or was lost, 2 the command line is wrong.";
 
-/// Measures Headrace on this machine, with servers of its own. One JSON object goes to stdout, all
-/// else to stderr.
+/// Measures Headrace on this machine, with servers of its own. One JSON object goes to stdout, everything else to
+/// stderr.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXIT_CODES, subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -22,7 +22,7 @@ pub(crate) struct Cli {
 /// The cases.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Case {
-    /// The gateway with NATS alone, beside what NATS takes from a client without a gateway.
+    /// The gateway with NATS alone, compared with what NATS accepts from a client without a gateway.
     #[command(after_help = format!("Example:\n  headrace-benches ingest --rate 20000 --seconds 60\n\n{EXIT_CODES}"))]
     Ingest(Ingest),
     /// Everything, from the webhook to the rows in ClickHouse.
@@ -34,16 +34,17 @@ pub(crate) enum Case {
     /// Nothing lost, nothing twice: processes, disks and networks fail under load for a long time.
     #[command(after_help = format!("Example:\n  headrace-benches faults --minutes 30 --seed 1\n\n{EXIT_CODES}"))]
     Faults(Faults),
-    /// Minutes without ClickHouse at full load: memory, refusals once the stream is full, and the way back.
+    /// Minutes without ClickHouse at full load: memory, refusals once the stream is full, and the time to catch up.
     #[command(after_help = format!("Example:\n  headrace-benches outage --minutes 10 --rate 5000\n\n{EXIT_CODES}"))]
     Outage(Outage),
-    /// NATS is killed once under matching events: how long until alerts go on.
+    /// NATS is killed once while matching events arrive: how long until alerts go on.
     #[command(after_help = format!("Example:\n  headrace-benches crash --count 16000\n\n{EXIT_CODES}"))]
     Crash(Crash),
-    /// Bodies of many megabytes while ClickHouse stands still: memory, and the way back.
+    /// Bodies of many megabytes while ClickHouse stands still: memory, and the time to catch up.
     #[command(after_help = format!("Example:\n  headrace-benches large-bodies --count 1000\n\n{EXIT_CODES}"))]
     LargeBodies(LargeBodies),
-    /// What NATS stores from one client, by when it syncs, how many servers keep it, and how it is published.
+    /// What NATS stores from one client: it depends on when NATS syncs, on the servers, and on how the client
+    /// publishes.
     #[command(after_help = format!("Example:\n  headrace-benches durability --seconds 1 --rounds 3\n\n{EXIT_CODES}"))]
     Durability(Durability),
     /// The hot functions alone, on one core.
@@ -57,14 +58,14 @@ pub(crate) struct Common {
     /// How long to measure, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub(crate) seconds: u64,
-    /// How long to load before that, in seconds; counted as sent, but in no rate and no latency.
+    /// How long to load before that, in seconds. This load counts as sent, but in no rate and no latency.
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(0..=600))]
     pub(crate) warmup: u64,
-    /// Connections kept open; each has one request under way at most.
+    /// Connections kept open; each has at most one request under way.
     #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4_096))]
     pub(crate) connections: u16,
-    /// Bodies to send, in the form of the index.json of the npm package @octokit/webhooks-examples.
-    /// That package's examples for api.github.com when it is not given.
+    /// Bodies to send, in the form of the index.json of the npm package @octokit/webhooks-examples. By default, that
+    /// package's examples for api.github.com.
     #[arg(long, value_name = "FILE")]
     pub(crate) bodies: Option<PathBuf>,
 }
@@ -99,7 +100,7 @@ pub(crate) struct Chain {
     /// Deliveries per second; 0 finds the highest rate at which the backlog stays within `--backlog`.
     #[arg(long, value_name = "PER_SECOND", default_value_t = 0)]
     pub(crate) rate: u32,
-    /// With `--rate 0`: how many events may be accepted and not yet be rows.
+    /// With `--rate 0`: how many events may be accepted but not yet be rows.
     #[arg(long, value_name = "EVENTS", default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1_000..=10_000_000))]
     pub(crate) backlog: u64,
     /// How the load is made.
@@ -129,20 +130,21 @@ pub(crate) struct Outage {
     /// Deliveries per second.
     #[arg(long, value_name = "PER_SECOND", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rate: u32,
-    /// What RAW holds at most, in bytes, within a quarter of the free disk. Half of what comes in during the outage
-    /// when it is not given, so that it is full about halfway.
+    /// What RAW holds at most, in bytes; at most a quarter of the free disk. By default, half of what arrives during
+    /// the outage, so that RAW is full about halfway.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1 << 20..))]
     pub(crate) raw_bytes: Option<u64>,
     /// How long to load before the outage, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub(crate) warmup: u64,
-    /// How long the load goes on after ClickHouse's return, in seconds: the gateway must accept again meanwhile.
+    /// How long the load goes on after ClickHouse's return, in seconds; within this time, the gateway must accept
+    /// again.
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub(crate) after: u64,
-    /// How often memory and answers are looked at, in seconds.
+    /// How often to read memory and answers, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
     pub(crate) every: u64,
-    /// Connections kept open; each has one request under way at most.
+    /// Connections kept open; each has at most one request under way.
     #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4_096))]
     pub(crate) connections: u16,
     /// Bodies to send; as for the other cases.
@@ -175,7 +177,7 @@ impl Outage {
 /// `headrace-benches crash`
 #[derive(Clone, Debug, Args, Serialize)]
 pub(crate) struct Crash {
-    /// Deliveries, of which each makes an alert of its own.
+    /// How many deliveries to send; each makes an alert of its own.
     #[arg(long, value_name = "COUNT", default_value_t = 16_000, value_parser = clap::value_parser!(u16).range(1_000..=60_000))]
     pub(crate) count: u16,
 }
@@ -183,10 +185,10 @@ pub(crate) struct Crash {
 /// `headrace-benches large-bodies`
 #[derive(Clone, Debug, Args, Serialize)]
 pub(crate) struct LargeBodies {
-    /// Bodies; all of them are on the disk at once.
+    /// How many bodies to send; all of them are on the disk at once.
     #[arg(long, value_name = "COUNT", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) count: u32,
-    /// Size of each, in bytes. Those above NATS' max_payload of 8 MiB are stored as objects.
+    /// Size of each body, in bytes. Bodies above NATS' max_payload of 8 MiB are stored as objects.
     #[arg(long, value_name = "BYTES", default_value_t = 20_971_520, value_parser = parse_body_bytes)]
     pub(crate) bytes: usize,
 }
@@ -200,7 +202,7 @@ pub(crate) struct Durability {
     /// How often to go over all choices; a figure is the median of its rounds.
     #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
-    /// Only messages confirmed one by one: what the choice of `sync_interval` costs, without the batches.
+    /// Only messages that are confirmed one by one: what the choice of `sync_interval` costs, without the batches.
     #[arg(long)]
     pub(crate) singles: bool,
     /// Bodies to send; as for the other cases.
@@ -214,7 +216,7 @@ pub(crate) struct Micro {
     /// How long to measure each function, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub(crate) seconds: u64,
-    /// Only the functions whose names begin with this, to look at one under a profiler.
+    /// Only the functions whose names begin with this, for example to profile one.
     #[arg(long, value_name = "NAME")]
     pub(crate) only: Option<String>,
     /// Bodies to work on; as for the other cases.
@@ -228,16 +230,16 @@ pub(crate) struct Faults {
     /// How long faults are made, in all scenes together, in minutes.
     #[arg(long, value_name = "MINUTES", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=1_440))]
     pub(crate) minutes: u64,
-    /// What happens and when is drawn from it.
+    /// The seed that decides what happens and when.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub(crate) seed: u64,
     /// New deliveries per second.
     #[arg(long, value_name = "PER_SECOND", default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) rate: u32,
-    /// Only these scenes: one, cluster, disks. All when it is not given; disks needs the right to mount.
+    /// Only these scenes: one, cluster, disks. By default all; disks needs the right to mount.
     #[arg(long, value_name = "NAME")]
     pub(crate) scene: Vec<String>,
-    /// Where the servers keep their data; kept when something is wrong. A new directory when it is not given.
+    /// Where the servers keep their data; it is kept when something is wrong. By default a new directory.
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
 }

@@ -1,6 +1,6 @@
-//! The least HTTP/1.1 that a load needs: whole requests out, status and length of the answer in.
+//! The smallest HTTP/1.1 client that a load needs: it writes whole requests, and reads an answer's status and length.
 //!
-//! Not a client for anything else: it refuses what the gateway does not send (chunked answers, long heads).
+//! Use it for nothing else: it refuses what the gateway does not send (chunked answers, long heads).
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,16 +8,16 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// Longest answer that is understood, head and body.
+/// The longest answer that it accepts, head and body, in bytes.
 const ANSWER_MAX_BYTES: usize = 8 << 10;
 
-/// A kept-alive connection with one request under way at most.
+/// A kept-alive connection with at most one request under way.
 pub(crate) struct Connection {
     stream: TcpStream,
     answer: Vec<u8>,
 }
 
-/// What is known of an answer once its head is complete.
+/// What an answer's head says.
 #[derive(Debug, PartialEq, Eq)]
 struct Head {
     status: u16,
@@ -33,7 +33,7 @@ impl Connection {
         Ok(Self { stream, answer: Vec::with_capacity(ANSWER_MAX_BYTES) })
     }
 
-    /// Sends `request` and reads its answer to the end. Returns the status.
+    /// Sends `request` and reads its whole answer. Returns the status.
     pub(crate) async fn exchange(&mut self, request: &[u8]) -> io::Result<u16> {
         self.stream.write_all(request).await?;
         self.answer.clear();

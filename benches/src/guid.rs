@@ -1,20 +1,20 @@
-//! Delivery GUIDs as GitHub makes them: version 1, with the time in them. The node holds the number
-//! of the delivery, so that whoever sees the id later finds its times without a look-up.
+//! Delivery GUIDs as GitHub makes them: version 1, with the time in them. The node holds the number of the delivery. So
+//! whoever sees the id later finds the delivery's times without a search.
 
 use std::time::{Duration, SystemTime};
 
 use uuid::Builder;
 
-/// Characters of a GUID.
+/// Characters in a GUID.
 pub(crate) const LENGTH: usize = 36;
 /// 100 ns intervals between the UUID epoch (1582-10-15) and the Unix epoch (RFC 9562, section 5.1).
 const UUID_EPOCH_TICKS: u64 = 0x01B2_1DD2_1381_4000;
-/// First byte of the node. Its multicast bit says that the node is no network card's.
+/// The first byte of the node. Its multicast bit says that the node is not that of a network card.
 const NODE: u8 = 0x03;
 /// Bits of the node that hold the number.
 const INDEX_MASK: u64 = (1 << 40) - 1;
 
-/// The GUID of delivery number `index`, made now.
+/// A GUID for delivery number `index`, made now.
 pub(crate) fn make(index: u64) -> [u8; LENGTH] {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let ticks = UUID_EPOCH_TICKS + u64::try_from(now.as_nanos() / 100).unwrap_or_default();
@@ -27,7 +27,7 @@ pub(crate) fn make(index: u64) -> [u8; LENGTH] {
     text
 }
 
-/// The number of the delivery with this event id; `None` when the id is not of [`make`].
+/// The number of the delivery with this event id. `None` if [`make`] did not make the id.
 pub(crate) fn index_of(id: &str) -> Option<u64> {
     let (_, node) = id.rsplit_once('-')?;
     let node = u64::from_str_radix(node, 16).ok()?;

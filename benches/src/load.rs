@@ -1,9 +1,9 @@
 //! The load generator: signed deliveries over kept-alive connections, from one thread of its own.
 //!
-//! At a fixed rate it is open-loop: delivery `n` is due at `start + n / rate` whatever the gateway
-//! does, and its latency counts from then. A gateway that stalls thus shows in every delivery that
-//! fell due meanwhile, not only in those under way (no coordinated omission). Without a rate it is
-//! closed-loop: each connection sends the next delivery when the last was answered.
+//! At a fixed rate, it is open-loop: delivery `n` is due at `start + n / rate`, whatever the gateway does, and its
+//! latency counts from then. So a stall of the gateway shows in every delivery that became due meanwhile, not only in
+//! those under way (no coordinated omission). Without a rate, it is closed-loop: each connection sends its next
+//! delivery when the last one was answered.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -28,17 +28,17 @@ use crate::guid;
 use crate::moments::Moments;
 use crate::ticks::Ticks;
 
-/// How fine the schedule of a fixed rate is at least: what it adds to a latency at most, and what a
-/// wake-up is worth. Below 5,000/s a tick is as long as the time between two deliveries.
+/// The shortest tick of a fixed rate. The schedule adds at most this to a latency, and a shorter tick is not worth a
+/// wake-up. Below 5,000/s, a tick is as long as the time between two deliveries.
 const TICK_MIN: Duration = Duration::from_micros(200);
-/// The longest tick, so that the end is not waited for.
+/// The longest tick, so that the load notices its end in time.
 const TICK_MAX: Duration = Duration::from_millis(100);
-/// How long deliveries that are overdue at the end may still be sent; later they count as unsent.
+/// How long overdue deliveries may still be sent after the end. Later, they count as unsent.
 const OVERTIME: Duration = Duration::from_secs(10);
-/// Pause before a broken connection is opened anew.
+/// The pause before a broken connection is opened again.
 const RECONNECT: Duration = Duration::from_millis(50);
 
-/// How often the counts are looked at while somebody waits for them.
+/// How often to read the counts while somebody waits for them.
 const COUNTS_LOOK: Duration = Duration::from_millis(10);
 
 /// What to send, where, and for how long.
@@ -47,20 +47,20 @@ pub(crate) struct Plan {
     pub(crate) gateway: SocketAddr,
     /// The bodies.
     pub(crate) bodies: Arc<Bodies>,
-    /// Connections, and so deliveries under way at once.
+    /// Number of connections, and so the most deliveries under way at once.
     pub(crate) connections: u16,
-    /// Load before the window.
+    /// How long to load before the window.
     pub(crate) warmup: Duration,
-    /// The window that is measured.
+    /// How long to measure.
     pub(crate) window: Duration,
-    /// When each delivery goes.
+    /// When to send each delivery.
     pub(crate) pace: Pace,
-    /// Where to note when what happened to each delivery.
+    /// Where to note the moments of each delivery.
     pub(crate) moments: Option<Arc<Moments>>,
 }
 
 impl Plan {
-    /// As the command line asks for, without moments.
+    /// The plan that the command line asks for, without moments.
     pub(crate) fn new(gateway: SocketAddr, bodies: &Arc<Bodies>, common: &Common, pace: Pace) -> Self {
         let (warmup, window) = (common.warmup(), common.window());
         let bodies = Arc::clone(bodies);
@@ -68,29 +68,29 @@ impl Plan {
     }
 }
 
-/// When each delivery goes.
+/// When to send each delivery.
 #[derive(Clone)]
 pub(crate) enum Pace {
     /// As soon as a connection is free.
     Free,
-    /// So many a second.
+    /// This many per second.
     Rate(u32),
     /// As soon as a connection is free and there is a permit.
     Permits(Arc<Semaphore>),
 }
 
-/// Where the load stands.
+/// The present phase of the load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     /// Before the window.
     Warmup,
     /// Within it.
     Window,
-    /// After it; what is under way is still answered.
+    /// After the window. Requests under way are still answered.
     After,
 }
 
-/// What has become of the deliveries so far.
+/// What became of the deliveries so far.
 #[derive(Default)]
 pub(crate) struct Counts {
     sent: AtomicU64,
@@ -116,23 +116,23 @@ impl Counts {
 
 /// What became of all deliveries.
 pub(crate) struct Outcome {
-    /// Deliveries begun.
+    /// Deliveries that the load began to send.
     pub(crate) sent: u64,
     /// Answered with a 2xx.
     pub(crate) accepted: u64,
     /// Answered with anything else.
     pub(crate) refused: u64,
-    /// Those by status and reason: `503 stream_full`.
+    /// The refused ones, by status and reason: `503 stream_full`.
     pub(crate) refused_by: BTreeMap<String, u64>,
     /// Not answered.
     pub(crate) broken: u64,
-    /// Due and never begun.
+    /// Due but never begun.
     pub(crate) unsent: u64,
     /// Answered with a 2xx within the window.
     pub(crate) accepted_in_window: u64,
     /// The last thing that went wrong.
     pub(crate) last_problem: Option<String>,
-    /// Latencies in microseconds, of the deliveries that were due within the window.
+    /// Latencies in microseconds, of deliveries that were due within the window.
     pub(crate) latency: Histogram<u64>,
 }
 
@@ -144,12 +144,12 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Opens the connections and begins.
+    /// Opens the connections and begins to send.
     pub(crate) fn start(plan: Plan) -> anyhow::Result<Self> {
         let (phase_sender, phase) = watch::channel(Phase::Warmup);
         let counts = Arc::new(Counts::default());
         let own_counts = Arc::clone(&counts);
-        // A thread and a reactor of its own: nothing else delays a delivery that is due.
+        // Use a separate thread and reactor, so that nothing else delays a delivery that is due.
         let thread = std::thread::Builder::new().name("load".to_owned()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             LocalSet::new().block_on(&runtime, generate(plan, &phase_sender, own_counts))
@@ -157,7 +157,7 @@ impl Load {
         Ok(Self { thread: thread.context("cannot start the load's thread")?, phase, counts })
     }
 
-    /// Waits until the load is in `phase` or beyond. The load ending early counts as beyond.
+    /// Waits until the load is in `phase` or beyond. A load that has ended early counts as beyond.
     pub(crate) async fn reached(&self, phase: Phase) {
         let _ = self.phase.clone().wait_for(|&at| at >= phase).await;
     }
@@ -177,14 +177,14 @@ impl Load {
         self.counts.broken.load(Ordering::Relaxed)
     }
 
-    /// Waits until the counts are as told, looking often.
+    /// Waits until `told` accepts the counts. Checks often.
     pub(crate) async fn until_counted(&self, told: impl Fn(&Counts) -> bool) {
         while !told(&self.counts) {
             sleep(COUNTS_LOOK).await;
         }
     }
 
-    /// Waits for the end.
+    /// Waits for the end of the load.
     pub(crate) async fn finish(self) -> anyhow::Result<Outcome> {
         let joined = tokio::task::spawn_blocking(move || self.thread.join()).await.context("waiting was cut off")?;
         joined.map_err(|_| anyhow::anyhow!("the load's thread panicked"))?
@@ -192,7 +192,7 @@ impl Load {
 }
 
 impl Outcome {
-    /// What was lost on the way to the gateway's 2xx, if anything.
+    /// Says what was lost before the gateway's 2xx, if anything.
     pub(crate) fn loss(&self) -> Option<String> {
         (self.accepted != self.sent || self.unsent > 0).then(|| {
             let Self { sent, accepted, refused, broken, unsent, .. } = self;
@@ -205,7 +205,7 @@ impl Outcome {
     }
 }
 
-/// What the connections share; all of them run on one thread.
+/// What the connections share. All of them run on one thread.
 struct Generator {
     plan: Plan,
     permits: Option<Arc<Semaphore>>,
@@ -221,7 +221,7 @@ struct Schedule {
     start: Instant,
     opens: Instant,
     closes: Instant,
-    /// How many are due in all, at a fixed rate.
+    /// How many deliveries are due in all, at a fixed rate.
     due: u64,
 }
 
@@ -264,7 +264,7 @@ async fn generate(plan: Plan, phase: &watch::Sender<Phase>, counts: Arc<Counts>)
 }
 
 impl Generator {
-    /// Tells the phases and, at a fixed rate, gives each delivery free when it is due.
+    /// Announces the phases and, at a fixed rate, releases each delivery when it is due.
     async fn conduct(&self, phase: &watch::Sender<Phase>) -> anyhow::Result<()> {
         let phases = async {
             sleep_until(self.schedule.opens).await;
@@ -274,7 +274,7 @@ impl Generator {
             anyhow::Ok(())
         };
         tokio::try_join!(phases, self.release())?;
-        // Whoever still waits for a permit finds the time to be over.
+        // Wake whoever still waits for a permit, so that it notices the end.
         if let Some(permits) = &self.permits {
             permits.add_permits(usize::from(self.plan.connections));
         }
@@ -329,7 +329,7 @@ impl Generator {
         }
     }
 
-    /// The number of the next delivery and when it was due; `None` when there is none any more.
+    /// The number of the next delivery and the time when it was due. `None` when there are no more.
     async fn next(&self) -> Option<(u64, Instant)> {
         if let Some(permits) = &self.permits {
             permits.acquire().await.ok()?.forget();
@@ -393,7 +393,7 @@ impl Generator {
     }
 }
 
-/// The reason in a refusal's body.
+/// The reason in the body of a refusal.
 fn reason(body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Refusal {

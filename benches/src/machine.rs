@@ -1,10 +1,10 @@
-//! On what and of what code a figure was taken.
+//! The machine and the commit that a figure belongs to.
 
 use std::process::Command;
 
 use serde::Serialize;
 
-/// The machine.
+/// What is known about the machine.
 #[derive(Debug, Serialize)]
 pub(crate) struct Machine {
     cpu: String,
@@ -14,7 +14,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// This one.
+    /// Reads it from this machine.
     pub(crate) fn this() -> Self {
         let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let value = |text: &str, name: &str| {
@@ -31,8 +31,8 @@ impl Machine {
     }
 }
 
-/// The commit that the working copy this was built in has now, with `-dirty` when tracked files differ
-/// from it; `unknown` where there is no git. Build and run in one step, as `cargo run` does.
+/// The commit that is now checked out where this binary was built. It ends in `-dirty` when tracked files differ from
+/// it, and is `unknown` without git. Build and run in one step, as `cargo run` does.
 pub(crate) fn commit() -> String {
     let git = |arguments: &[&str]| {
         let output = Command::new("git").args(["-C", env!("CARGO_MANIFEST_DIR")]).args(arguments).output().ok()?;

@@ -1,9 +1,8 @@
 //! Measures Headrace: end to end on real servers, and its hot functions alone.
 //!
-//! This binary is also the product. Called with `headrace` as its first argument it runs the library
-//! of that name, so that gateway, stages, sinks and ClickHouse are processes of their own with the
-//! release's code and allocator. Figures go to stdout as one JSON object, all else to stderr. Start
-//! with `cases`; README.md says how to read the figures.
+//! This binary is also the product. With `headrace` as its first argument, it runs the library of that name. So
+//! gateway, stages, sinks and ClickHouse are processes of their own, with the release's code and allocator. Figures go
+//! to stdout as one JSON object; nothing else may. Start with `cases`; README.md says how to read the figures.
 
 mod backlog;
 mod bodies;

@@ -1,6 +1,6 @@
-//! When what happened to each delivery, by its number.
+//! When each thing happened to each delivery, by the delivery's number.
 //!
-//! One array per kind of moment, written without locks by whoever sees it. Times are nanoseconds
+//! There is one array per kind of moment, and whoever sees the moment writes it, without locks. Times are nanoseconds
 //! since the start of the case; 0 means that it has not happened.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,9 +10,9 @@ use tokio::time::Instant;
 /// The moments of all deliveries of a case.
 pub(crate) struct Moments {
     base: Instant,
-    /// The request was about to be written.
+    /// The load was about to write the request.
     pub(crate) sent: Track,
-    /// Its 2xx answer was read.
+    /// The load had read its 2xx answer.
     pub(crate) accepted: Track,
     /// The scored event reached the subscriber.
     pub(crate) scored: Track,
@@ -30,18 +30,18 @@ impl Moments {
         Self { base: Instant::now(), sent: track(), accepted: track(), scored: track(), queryable: track() }
     }
 
-    /// `at` as it is kept.
+    /// `at` in the form in which it is stored.
     pub(crate) fn stamp(&self, at: Instant) -> u64 {
         u64::try_from(at.duration_since(self.base).as_nanos()).unwrap_or(u64::MAX).max(1)
     }
 }
 
 impl Track {
-    /// Notes that it happened to delivery `index` at `stamp`. False when it had happened before, or
-    /// when there is no such delivery.
+    /// Notes that it happened to delivery `index` at `stamp`. Returns false if it had happened before, or if there is
+    /// no such delivery.
     pub(crate) fn note(&self, index: u64, stamp: u64) -> bool {
         let place = usize::try_from(index).ok().and_then(|index| self.0.get(index));
-        // Relaxed: the arrays are read when all threads are done.
+        // Relaxed is enough: nobody reads the arrays before all threads have ended.
         place.is_some_and(|place| place.compare_exchange(0, stamp, Ordering::Relaxed, Ordering::Relaxed).is_ok())
     }
 

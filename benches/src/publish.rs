@@ -1,5 +1,5 @@
-//! The ways to hand messages to JetStream so that each is known to be stored: one by one, in atomic batches, or
-//! in one long fast batch. The last two follow ADR-50 of nats-io/nats-architecture-and-design.
+//! Three ways to give messages to JetStream so that each is known to be stored: one by one, in atomic batches, or in
+//! one long fast batch. The last two follow ADR-50 of nats-io/nats-architecture-and-design.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,21 +26,21 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Way {
-    /// Each with a PubAck of its own.
+    /// Each message gets a PubAck of its own.
     Single,
-    /// `batch` of them are stored together or not at all, with one PubAck.
+    /// `batch` messages are stored together or not at all, with one PubAck.
     Atomic,
-    /// One open batch for as long as it takes; every `batch` messages are acknowledged together.
+    /// One batch stays open all the time. Every `batch` messages are acknowledged together.
     Fast,
 }
 
-/// Whole bodies, or the beginnings of them.
+/// What a message holds: a whole body, or only its beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Size {
-    /// The first KiB.
+    /// The first KiB of a body.
     Kibibyte,
-    /// The body.
+    /// The whole body.
     Whole,
 }
 
@@ -48,34 +48,34 @@ pub(crate) enum Size {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Recipe {
     pub(crate) bodies: Size,
-    /// Messages on their way at once.
+    /// How many messages are on their way at once.
     pub(crate) in_flight: u64,
     pub(crate) way: Way,
-    /// Messages acknowledged together.
+    /// How many messages are acknowledged together.
     pub(crate) batch: u64,
 }
 
-/// Where messages come from; numbers go on from one slot to the next.
+/// Where messages come from. Their numbers go on from one turn to the next.
 #[derive(Clone)]
 pub(crate) struct Source {
     bodies: Arc<Bodies>,
     next: Arc<AtomicU64>,
 }
 
-/// A stretch of time: only what is confirmed within counts for the rate.
+/// A stretch of time. Only messages that are confirmed within it count for the rate.
 #[derive(Clone, Copy)]
 pub(crate) struct Window {
     pub(crate) opens: Instant,
     pub(crate) closes: Instant,
 }
 
-/// What was confirmed.
+/// The messages that were confirmed.
 pub(crate) struct Confirmed {
     /// In the window.
     pub(crate) in_window: u64,
-    /// From first to last.
+    /// From the first to the last.
     pub(crate) total: u64,
-    /// From the hand-over of a message to its confirmation, in microseconds, in the window.
+    /// From giving a message to JetStream to its confirmation, in microseconds, within the window.
     pub(crate) latency: Histogram<u64>,
 }
 
@@ -118,13 +118,13 @@ impl Confirmed {
     }
 }
 
-/// Of microseconds, up to twice as long as anything is waited for.
+/// A histogram of microseconds, up to twice the longest wait.
 pub(crate) fn histogram() -> anyhow::Result<Histogram<u64>> {
     let max = 2 * u64::try_from(ANSWER_WITHIN.as_micros()).unwrap_or(u64::MAX);
     Histogram::new_with_bounds(1, max, 3).context("the bounds are in order")
 }
 
-/// Publishes until the window closes and everything is confirmed.
+/// Publishes until the window closes, and waits until everything is confirmed.
 pub(crate) async fn publish(
     client: &Client,
     source: &Source,
@@ -133,7 +133,7 @@ pub(crate) async fn publish(
 ) -> anyhow::Result<Confirmed> {
     let publishers = match recipe.way {
         Way::Single | Way::Atomic => recipe.in_flight / recipe.batch,
-        // The server answers a second fast batch after each message until both have found their pace.
+        // With a second fast batch, the server acknowledges after each message until both have found their pace.
         Way::Fast => 1,
     };
     let mut tasks = JoinSet::new();
@@ -153,7 +153,7 @@ pub(crate) async fn publish(
     Ok(confirmed)
 }
 
-/// Sends a message or an atomic batch, and the next when that one is confirmed.
+/// Sends a message or an atomic batch, and the next one when that is confirmed.
 async fn in_turn(client: Client, source: Source, recipe: Recipe, window: Window) -> anyhow::Result<Confirmed> {
     let jetstream = jetstream::context::ContextBuilder::new().timeout(ANSWER_WITHIN).build(client.clone());
     let mut confirmed = Confirmed::new()?;
@@ -176,7 +176,7 @@ async fn single(jetstream: &Context, source: &Source, size: Size) -> anyhow::Res
     Ok(())
 }
 
-/// Only the last message asks for an answer: it is an error if any message before did not arrive.
+/// Only the last message asks for an answer. The answer is an error if any message before did not arrive.
 async fn atomic(client: &Client, jetstream: &Context, source: &Source, recipe: Recipe) -> anyhow::Result<()> {
     let id = client.new_inbox();
     for sequence in 1..=recipe.batch {
@@ -194,14 +194,14 @@ async fn atomic(client: &Client, jetstream: &Context, source: &Source, recipe: R
     Ok(())
 }
 
-/// An open fast batch. A gap ends it, so that an acknowledgement covers all messages before.
+/// An open fast batch. A gap ends it, so an acknowledgement covers all messages before it.
 struct Fast {
     client: Client,
     recipe: Recipe,
-    /// `_INBOX.<batch id>`, under which all answers come.
+    /// `_INBOX.<batch id>`. All answers come under it.
     inbox: String,
     answers: Subscriber,
-    /// When each message that is not acknowledged was sent.
+    /// The times when the unacknowledged messages were sent.
     waiting: VecDeque<Instant>,
     sent: u64,
     acknowledged: u64,
@@ -215,7 +215,7 @@ enum Operation {
     Commit = 2,
 }
 
-/// What comes back; `kind` is absent in the PubAck that ends a batch.
+/// An answer of the server. The PubAck that ends a batch has no `kind`.
 #[derive(Debug, Deserialize)]
 struct Answer {
     #[serde(rename = "type")]
@@ -237,7 +237,7 @@ impl Fast {
     async fn publish(mut self, source: Source, window: Window) -> anyhow::Result<Confirmed> {
         let mut confirmed = Confirmed::new()?;
         self.send(&source, Operation::Start).await?;
-        // The server's word that it takes part, before anything follows.
+        // Wait for the server to accept the batch before anything follows.
         self.answer(&mut confirmed, window).await?;
         while Instant::now() < window.closes {
             while self.waiting.len() as u64 >= self.recipe.in_flight {

@@ -1,4 +1,4 @@
-//! Messages as the gateway stores them in RAW: the same subject, the same headers.
+//! Messages as the gateway stores them in RAW. Subject and headers must be the same as there.
 
 use anyhow::Context as _;
 use async_nats::HeaderMap;
@@ -10,7 +10,7 @@ use headrace_schemas::{header, subject};
 use crate::bodies::Body;
 use crate::guid;
 
-/// Subject and headers of delivery number `index` of `body`.
+/// The subject and headers of delivery number `index`, with `body`.
 pub(crate) fn envelope(body: &Body, index: u64) -> anyhow::Result<(String, HeaderMap)> {
     let guid = guid::make(index);
     let guid = std::str::from_utf8(&guid).context("a GUID is ASCII")?;

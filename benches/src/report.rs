@@ -1,4 +1,4 @@
-//! The one line that a case prints.
+//! The one line that a case prints on stdout.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use crate::bodies::Described;
 use crate::figures::round;
 use crate::machine::{Machine, commit};
 
-/// What every case tells.
+/// What every case reports.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report<R, F> {
     /// The case.
     pub(crate) case: &'static str,
-    /// Its options: with `case`, how to do it again.
+    /// The case's options. With `case`, they say how to repeat it.
     pub(crate) recipe: R,
     /// What was sent.
     pub(crate) bodies: Described,
@@ -25,7 +25,7 @@ pub(crate) struct Report<R, F> {
     pub(crate) figures: F,
 }
 
-/// What was found, with what it was taken on.
+/// What was found, with the machine and the commit.
 #[derive(Serialize)]
 struct Line<'a, T> {
     #[serde(flatten)]
@@ -37,7 +37,7 @@ struct Line<'a, T> {
 }
 
 impl<R: Serialize, F: Serialize> Report<R, F> {
-    /// Prints it on stdout.
+    /// Prints the report on stdout.
     pub(crate) fn print(&self) -> anyhow::Result<()> {
         print(self)
     }
@@ -66,7 +66,7 @@ pub(crate) struct Quantiles {
 }
 
 impl Quantiles {
-    /// Of a histogram of microseconds.
+    /// From a histogram of microseconds.
     pub(crate) fn of(micros: &Histogram<u64>) -> Self {
         let at = |quantile| round(micros.value_at_quantile(quantile) as f64 / 1e3);
         Self { p50_ms: at(0.5), p99_ms: at(0.99), p999_ms: at(0.999), max_ms: at(1.0) }
@@ -78,7 +78,7 @@ pub(crate) fn rate(count: u64, time: Duration) -> f64 {
     (count as f64 / time.as_secs_f64()).round()
 }
 
-/// Ends a case whose counts disagree. The figures are printed before: they help to see why.
+/// Fails a case whose counts disagree. Print the figures first, because they help to see why.
 pub(crate) fn conclude(problems: Vec<String>) -> anyhow::Result<()> {
     anyhow::ensure!(problems.is_empty(), "the counts do not agree:\n  {}", problems.join("\n  "));
     Ok(())

@@ -1,4 +1,4 @@
-//! How much memory processes hold over time.
+//! How much memory processes hold over time. It reads `/proc` and disturbs nothing.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::figures::round;
 
-/// The processes to look at, by name.
+/// The processes to read, by name.
 pub(crate) struct Resident(Vec<(String, u32)>);
 
 /// How much memory a process held over a time.
@@ -16,7 +16,7 @@ pub(crate) struct Growth {
     start_mb: f64,
     end_mb: f64,
     max_mb: f64,
-    /// The slope of the line of least squares through the second half.
+    /// The slope of the least-squares line through the second half.
     slope_mb_per_min: f64,
 }
 
@@ -25,7 +25,7 @@ impl Resident {
         Self(processes)
     }
 
-    /// Resident memory of each (`VmRSS`), in MB of 10^6 bytes.
+    /// The resident memory of each process (`VmRSS`), in MB of 10^6 bytes.
     pub(crate) fn read(&self) -> anyhow::Result<BTreeMap<String, f64>> {
         let read = |(name, pid): &(String, u32)| {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
@@ -38,7 +38,7 @@ impl Resident {
 }
 
 impl Growth {
-    /// Of points of minutes and megabytes, in their order; `None` when there are none.
+    /// From points of minutes and megabytes, in order. `None` when there are no points.
     pub(crate) fn of(points: &[(f64, f64)]) -> Option<Self> {
         let ((_, start_mb), (_, end_mb)) = (*points.first()?, *points.last()?);
         let max_mb = points.iter().map(|(_, megabytes)| *megabytes).fold(0.0, f64::max);
@@ -56,7 +56,7 @@ fn slope(points: &[(f64, f64)]) -> f64 {
     if spread > 0.0 { shared / spread } else { 0.0 }
 }
 
-/// A size in `/proc/<pid>/status`, by its name there, in KiB.
+/// A size in `/proc/<pid>/status`, by the name that it has there, in KiB.
 pub(crate) fn status_kib(status: &str, name: &str) -> Option<u64> {
     let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     value.split_ascii_whitespace().next()?.parse().ok()

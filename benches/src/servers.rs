@@ -1,5 +1,5 @@
-//! The servers of a case, fresh for each: NATS, the embedded ClickHouse, and each role of the product
-//! as a process of its own. All end with this process, and their data with them.
+//! The servers of a case: NATS, the embedded ClickHouse, and each role of the product as a process of its own. Every
+//! case gets fresh ones. All end with this process, and nothing may remain of their data.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -22,9 +22,9 @@ use crate::bodies::SECRET;
 use crate::client;
 use crate::usage::Meter;
 
-/// The first argument with which this binary is the product.
+/// With this first argument, this binary is the product.
 pub(crate) const PRODUCT: &str = "headrace";
-/// How long a role may take to work: the first migration included.
+/// How long a role may take until it works, including the first migration.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How long a role may take to stop.
 const GRACE: Duration = Duration::from_secs(10);
@@ -32,22 +32,22 @@ const GRACE: Duration = Duration::from_secs(10);
 /// A nats-server with Headrace's streams in a directory of its own.
 pub(crate) struct Nats {
     server: nats::Running,
-    /// The streams as they were made.
+    /// The settings of the streams.
     pub(crate) streams: Streams,
     /// A connection to it.
     pub(crate) client: async_nats::Client,
-    // After the server, which writes into it.
+    // Drop this after the server, which writes into it.
     dir: TempDir,
 }
 
 impl Nats {
-    /// Starts it and makes the streams; RAW takes `raw_bytes_max` or what the disk allows.
+    /// Starts the server and makes the streams. RAW gets `raw_bytes_max`, or less if the disk allows less.
     pub(crate) async fn start(raw_bytes_max: u64) -> anyhow::Result<Self> {
         let program = install(Installer::nats_server).await?;
         let dir = TempDir::with_prefix("headrace-bench-").context("cannot make a directory")?;
         let streams = streams(dir.path(), raw_bytes_max)?;
         let server = nats::start(nats::Config::new(program, dir.path().join("nats"))).await?;
-        // As the product's own connection: see `headrace_runtime::broker`.
+        // The same options as the product's own connection: see `headrace_runtime::broker`.
         let options = async_nats::ConnectOptions::new().client_capacity(16_384).skip_subject_validation(true);
         let client = options.connect(server.url()).await.context("cannot connect to NATS")?;
         let settings = config::Nats { url: server.url(), ..config::Nats::default() };
@@ -60,7 +60,7 @@ impl Nats {
         self.server.url()
     }
 
-    /// Its process.
+    /// Its name and process id.
     pub(crate) fn process(&self) -> Option<(String, u32)> {
         Some(("nats".to_owned(), self.server.pid()?))
     }
@@ -71,20 +71,20 @@ impl Nats {
     }
 }
 
-/// A role of the product that runs.
+/// A running role of the product.
 struct Role {
     child: Child,
     ready: Ready,
 }
 
-/// What is read of a role's ready file.
+/// The part of a role's ready file that we read.
 #[derive(Deserialize)]
 struct Ready {
     gateway: Option<String>,
     metrics: String,
 }
 
-/// What is read of `/readyz`.
+/// The part of `/readyz` that we read.
 #[derive(Deserialize)]
 struct Readiness {
     ready: bool,
@@ -96,7 +96,7 @@ struct Component {
     state: String,
 }
 
-/// The product, in parts, with all that it needs.
+/// The product, in parts, with everything that it needs.
 pub(crate) struct Product {
     // In the order in which they are killed when a case fails.
     roles: BTreeMap<&'static str, Role>,
@@ -106,12 +106,12 @@ pub(crate) struct Product {
 }
 
 impl Product {
-    /// The gateway alone.
+    /// Starts only the gateway.
     pub(crate) async fn gateway(nats: Nats) -> anyhow::Result<Self> {
         Self { roles: BTreeMap::new(), clickhouse: None, nats }.with(&["ingest"]).await
     }
 
-    /// Everything.
+    /// Starts everything.
     pub(crate) async fn everything(nats: Nats) -> anyhow::Result<Self> {
         let library = install(Installer::clickhouse_library).await?;
         let arguments: Vec<OsString> = vec![PRODUCT.into(), "clickhouse".into(), "--library".into(), library.into()];
@@ -156,7 +156,7 @@ impl Product {
         self.clickhouse.as_ref().and_then(clickhouse::Running::pid)
     }
 
-    /// All processes.
+    /// A meter of all its processes.
     pub(crate) fn meter(&self) -> Meter {
         let name = |role: &&str| if *role == "ingest" { "gateway" } else { role }.to_owned();
         let roles = self.roles.iter().map(|(role, running)| (name(role), running.child.pid()));
@@ -164,7 +164,7 @@ impl Product {
         Meter::new(roles.chain(self.nats.process()).chain(clickhouse))
     }
 
-    /// The ends of the roles' logs, for whoever looks for the cause of a failure.
+    /// The ends of the roles' logs, to find the cause of a failure.
     pub(crate) fn logs(&self) -> String {
         let log = |(role, running): (&&str, &Role)| format!("--- {role}\n{}\n", running.child.log_tail());
         self.roles.iter().map(log).collect()
@@ -226,7 +226,7 @@ fn own_program() -> anyhow::Result<PathBuf> {
     std::env::current_exe().context("cannot find this program's own file")
 }
 
-/// Runs an installer, which blocks.
+/// Runs an installer on a thread that may block.
 pub(crate) async fn install<E>(what: fn(&Installer) -> Result<PathBuf, E>) -> anyhow::Result<PathBuf>
 where
     E: std::error::Error + Send + Sync + 'static,
@@ -235,7 +235,7 @@ where
     tokio::task::spawn_blocking(install).await.context("the installer panicked")?
 }
 
-/// The product's default streams, smaller where the disk is.
+/// The product's default streams, or smaller ones if the disk is smaller.
 fn streams(dir: &Path, raw_bytes_max: u64) -> anyhow::Result<Streams> {
     let disk = rustix::fs::statvfs(dir).with_context(|| format!("cannot see how much disk {} has", dir.display()))?;
     let half = disk.f_bavail * disk.f_frsize / 2;

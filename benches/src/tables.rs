@@ -1,4 +1,4 @@
-//! What ClickHouse holds in the end.
+//! Asks ClickHouse which rows it holds.
 
 use anyhow::Context as _;
 use clickhouse::{Client, Compression};
@@ -7,10 +7,10 @@ use serde::Serialize;
 /// The two tables.
 pub(crate) struct Tables(Client);
 
-/// Rows of a table.
+/// How many rows a table has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Rows {
-    /// All of them.
+    /// All rows.
     pub(crate) rows: u64,
     /// Distinct event ids.
     pub(crate) distinct_ids: u64,
@@ -30,13 +30,13 @@ impl Tables {
         Ok(Rows { rows, distinct_ids })
     }
 
-    /// How many rows `events` has: answered from the parts' metadata, without reading any.
+    /// How many rows `events` has. ClickHouse answers from the parts' metadata, without reading any row.
     pub(crate) async fn events(&self) -> anyhow::Result<u64> {
         self.0.query("SELECT count() FROM events").fetch_one().await.context("cannot count the events")
     }
 
-    /// The ids of the events inserted after `after`, and the latest time of insertion. Times are in
-    /// microseconds since the Unix epoch, by ClickHouse's clock.
+    /// The ids of the events inserted after `after`, and the latest time of insertion. Times are microseconds since the
+    /// Unix epoch, by ClickHouse's clock.
     pub(crate) async fn inserted_after(&self, after: i64) -> anyhow::Result<(Vec<String>, i64)> {
         let query = self.0.query(
             "SELECT id, toUnixTimestamp64Micro(inserted_at) FROM events WHERE inserted_at > fromUnixTimestamp64Micro(?)",

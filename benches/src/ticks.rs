@@ -1,5 +1,5 @@
-//! A clock finer than tokio's, whose timers have a resolution of a millisecond: at 20,000 deliveries a
-//! second that alone would send them in bursts of twenty and show as latency.
+//! A clock finer than tokio's, whose timers have a resolution of a millisecond. At 20,000 deliveries a second, tokio's
+//! timers would send bursts of twenty, and that would show as latency.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,16 +15,16 @@ use tokio::io::unix::AsyncFd;
 pub(crate) struct Ticks(AsyncFd<OwnedFd>);
 
 impl Ticks {
-    /// Fires every `period`, which is below a second.
+    /// A timer that fires every `period`, which must be below a second.
     pub(crate) fn every(period: Duration) -> io::Result<Self> {
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         let period = Timespec { tv_sec: 0, tv_nsec: i64::from(period.subsec_nanos()) };
         timerfd_settime(&timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: period, it_value: period })?;
-        // SAFETY: an `OwnedFd` is open and the same until it is dropped, which only the `AsyncFd` does.
+        // SAFETY: an `OwnedFd` stays open and the same until it is dropped, and only the `AsyncFd` drops it.
         Ok(Self(unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE)? }))
     }
 
-    /// Waits for the next tick; ticks that were missed count as one.
+    /// Waits for the next tick. Several missed ticks count as one.
     pub(crate) async fn next(&self) -> io::Result<()> {
         let mut count = [0; 8];
         self.0.async_io(Interest::READABLE, |timer| Ok(rustix::io::read(timer, &mut count)?)).await?;

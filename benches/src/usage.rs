@@ -1,4 +1,4 @@
-//! What processes cost: CPU time and peak memory, as the kernel counts them.
+//! What processes cost: CPU time and peak memory, as the kernel counts them. No process measures itself.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use tokio::time::Instant;
 use crate::figures::round;
 use crate::resident::{Resident, status_kib};
 
-/// Name of this process in a report: the load generator and what counts and queries for the bench.
+/// This process's name in a report. It runs the load generator, and counts and queries for the bench.
 pub(crate) const OWN: &str = "bench";
 
 /// The processes of a case, by name.
 #[derive(Clone, Debug)]
 pub(crate) struct Meter(Vec<(String, u32)>);
 
-/// What each process had cost at some moment, and the machine.
+/// What each process, and the machine, had cost at some moment.
 #[derive(Debug)]
 pub(crate) struct Sample {
     at: Instant,
@@ -25,27 +25,27 @@ pub(crate) struct Sample {
     processes: BTreeMap<String, Usage>,
 }
 
-/// How long the cores have worked since the machine began, added up.
+/// How long the cores have worked since the machine started, summed over the cores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Busy {
-    /// On anything here.
+    /// For anything on this machine.
     ticks: u64,
-    /// On other virtual machines of the host, while something here wanted them.
+    /// For other virtual machines of the host, while this one wanted the cores.
     stolen_ticks: u64,
 }
 
-/// What the machine did besides the case: a figure with much of it is none.
+/// What the machine did besides the case. If this is much, the figures are worthless.
 #[derive(Debug, Serialize)]
 pub(crate) struct Disturbance {
     /// Cores that worked on processes outside the case, and on the kernel's own threads.
     other_cores: f64,
-    /// Cores that the host gave to others.
+    /// Cores that the host gave to other virtual machines.
     stolen_cores: f64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Usage {
-    /// Of all threads, in user and kernel mode, children not included.
+    /// CPU time of all threads, in user and kernel mode, without children.
     cpu: Duration,
     peak_rss_bytes: u64,
 }
@@ -53,11 +53,11 @@ struct Usage {
 /// What a process cost between two samples.
 #[derive(Debug, Serialize)]
 pub(crate) struct Cost {
-    /// CPU time for one event, in microseconds.
+    /// CPU time per event, in microseconds.
     pub(crate) cpu_us_per_event: f64,
-    /// CPU time for a thousand events, in seconds.
+    /// CPU time per thousand events, in seconds.
     cpu_s_per_1000: f64,
-    /// The most memory that was resident at once since the process began (VmHWM), in MB of 10^6 bytes.
+    /// The highest resident memory since the process began (VmHWM), in MB of 10^6 bytes.
     pub(crate) peak_rss_mb: f64,
 }
 
@@ -67,7 +67,7 @@ impl Meter {
         Self(processes.into_iter().chain([(OWN.to_owned(), std::process::id())]).collect())
     }
 
-    /// The same processes, to look at the memory that they hold.
+    /// The same processes, to read how much memory they hold.
     pub(crate) fn resident(&self) -> Resident {
         Resident::new(self.0.clone())
     }
@@ -87,7 +87,7 @@ impl Meter {
 }
 
 impl Sample {
-    /// What each process cost from `since` to this moment, for each of `events`.
+    /// What each process cost between `since` and this sample, for each of `events`.
     pub(crate) fn costs(&self, since: &Self, events: u64) -> BTreeMap<String, Cost> {
         let cost = |(name, usage): (&String, &Usage)| {
             let before = since.processes.get(name).map_or(Duration::ZERO, |before| before.cpu);
@@ -102,13 +102,13 @@ impl Sample {
         self.processes.iter().map(cost).collect()
     }
 
-    /// What the machine did besides these processes from `since` to this moment.
+    /// What the machine did between `since` and this sample, besides these processes.
     pub(crate) fn disturbance(&self, since: &Self) -> Disturbance {
         let time = (self.at - since.at).as_secs_f64().max(f64::MIN_POSITIVE);
         let total = |sample: &Self| sample.processes.values().map(|usage| usage.cpu.as_secs_f64()).sum::<f64>();
         let busy = seconds(self.machine.ticks.saturating_sub(since.machine.ticks));
         let stolen = seconds(self.machine.stolen_ticks.saturating_sub(since.machine.stolen_ticks));
-        // The kernel rounds each count for itself: a little below nothing is nothing.
+        // The kernel rounds each count by itself, so a result slightly below zero means zero.
         let other = (busy - (total(self) - total(since))).max(0.0);
         Disturbance { other_cores: round(other / time), stolen_cores: round(stolen / time) }
     }
@@ -126,7 +126,7 @@ fn seconds(ticks: u64) -> f64 {
     ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
-/// The first line: user, nice, system, idle, iowait, irq, softirq, steal; guests are in user already.
+/// Reads the first line: user, nice, system, idle, iowait, irq, softirq, steal. `user` includes guests.
 fn busy(stat: &str) -> Option<Busy> {
     let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace();
     let fields: Vec<u64> = fields.map(str::parse).collect::<Result<_, _>>().ok()?;

@@ -1,8 +1,8 @@
 //! `chain`: everything, from the webhook to the rows in both tables.
 //!
-//! At a fixed rate it tells whether the chain keeps up, by the backlog at both ends of the window. At
-//! `--rate 0` it finds the rate that the chain sustains: a delivery is sent only while fewer events
-//! than `--backlog` are accepted and not yet rows, so that the load goes as fast as rows come out.
+//! At a fixed rate, the backlog at both ends of the window shows whether the chain keeps up. With `--rate 0`, the case
+//! finds the rate that the chain sustains. It then sends a delivery only while fewer than `--backlog` events are
+//! accepted but not yet rows, so the load goes as fast as rows come out.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,16 +23,16 @@ use crate::servers::{Nats, Product};
 use crate::tables::{Rows, Tables};
 use crate::usage::{Cost, Disturbance, Meter, Sample};
 
-/// How often the backlog is looked at.
+/// How often the case reads the backlog.
 const LOOK: Duration = Duration::from_millis(100);
-/// A backlog that has not shrunk for this long after the load will not.
+/// If a backlog has not shrunk for this long after the load, it never will.
 const STALLED_AFTER: Duration = Duration::from_secs(60);
 /// The product's default for RAW, in bytes.
 const RAW_BYTES_MAX: u64 = 10 << 30;
-/// The processes that are the product's own.
+/// The product's own processes.
 const OWN_PROCESSES: [&str; 3] = ["gateway", "pipeline", "sinks"];
 
-/// What the case tells.
+/// What the case reports.
 #[derive(Debug, Serialize)]
 struct Figures {
     /// Deliveries accepted per second, within the window.
@@ -45,7 +45,7 @@ struct Figures {
     raw_rows_rate: f64,
     backlog_at_start: Waiting,
     backlog_at_end: Waiting,
-    /// From the end of the load until both tables had every row.
+    /// Seconds from the end of the load until both tables had every row.
     drain_s: f64,
     #[serde(flatten)]
     latency: Quantiles,
@@ -56,13 +56,13 @@ struct Figures {
     raw: Rows,
     dead_letters: u64,
     seconds: u64,
-    /// Gateway, stages and sinks together, for each event from its request to its rows.
+    /// CPU time of gateway, stages and sinks together, for each event from its request to its rows.
     own_cpu_us_per_event: f64,
     processes: BTreeMap<String, Cost>,
     disturbance: Disturbance,
 }
 
-/// How far everything was at some moment.
+/// How far each part was at some moment.
 struct Mark {
     at: Instant,
     accepted: u64,
@@ -75,14 +75,14 @@ impl Mark {
         Ok(Self { at: Instant::now(), accepted, waiting: backlog.waiting().await? })
     }
 
-    /// Rows per second since `earlier`, of a table that lacks those that `lacking` tells.
+    /// Rows per second since `earlier`, in a table. `lacking` says how many rows the table still lacks.
     fn rows_rate(&self, earlier: &Self, lacking: fn(&Waiting) -> u64) -> f64 {
         let rows = |mark: &Self| mark.accepted.saturating_sub(lacking(&mark.waiting));
         rate(rows(self).saturating_sub(rows(earlier)), self.at - earlier.at)
     }
 }
 
-/// What was seen while the load ran and afterwards.
+/// What the case saw while the load ran and afterwards.
 struct Seen {
     opened: Mark,
     closed: Mark,
@@ -104,7 +104,7 @@ pub(crate) async fn run(options: Chain) -> anyhow::Result<()> {
     let load = Load::start(Plan::new(product.address()?, &bodies, common, pace))?;
     let watched = tokio::select! {
         watched = watch(load, &backlog, &meter) => watched,
-        // Only where the pace is by permits does anybody take them.
+        // Only a load that is paced by permits takes any.
         error = steer(&permits, &backlog, options.backlog) => Err(error),
     };
     let seen = watched.with_context(|| product.logs())?;
@@ -165,7 +165,7 @@ fn problems(outcome: &Outcome, events: Rows, raw: Rows, dead_letters: u64) -> Ve
     problems
 }
 
-/// Marks the window and waits for the end of load and backlog.
+/// Marks the window, and waits until the load has ended and the backlog is gone.
 async fn watch(load: Load, backlog: &Backlog, meter: &Meter) -> anyhow::Result<Seen> {
     let before = meter.sample()?;
     load.reached(Phase::Window).await;
@@ -176,7 +176,7 @@ async fn watch(load: Load, backlog: &Backlog, meter: &Meter) -> anyhow::Result<S
     let mut last = closed.waiting;
     eprintln!("the load has ended; waiting for {last:?}");
     let (mut changed_at, mut drained_after) = (Instant::now(), None);
-    // Alerts are waited for too: what they cost belongs to the events behind them.
+    // Wait for alerts too: their cost belongs to the events behind them.
     while last != Waiting::default() || drained_after.is_none() {
         anyhow::ensure!(changed_at.elapsed() < STALLED_AFTER, "the backlog does not shrink any more: {last:?}");
         sleep(LOOK).await;
@@ -192,7 +192,7 @@ async fn watch(load: Load, backlog: &Backlog, meter: &Meter) -> anyhow::Result<S
     Ok(Seen { opened, closed, outcome, drained_after, before, after: meter.sample()? })
 }
 
-/// Gives as many permits as the backlog leaves room for. Never ends but by an error.
+/// Gives as many permits as the backlog leaves room for. Ends only by an error.
 async fn steer(permits: &Semaphore, backlog: &Backlog, backlog_max: u64) -> anyhow::Error {
     loop {
         let waiting = match backlog.waiting().await {

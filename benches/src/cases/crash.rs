@@ -1,7 +1,7 @@
-//! `crash`: NATS is killed once while matching events are on their way; how long until alerts go on.
+//! `crash`: kills NATS once while matching events are on their way. How long does it take until alerts go on?
 //!
-//! Each event makes an alert of its own, and each alert a write to the stage's state and a publish: whatever waits in a
-//! row for words that a dead server cannot give shows here.
+//! Each event makes an alert of its own. Each alert takes a write to the stage's state and a publish. If the product
+//! waits, one after the other, for confirmations that a dead server cannot send, the figures show it.
 
 use std::time::Duration;
 
@@ -27,29 +27,29 @@ use crate::servers::{Nats, Product};
 use crate::tables::{Rows, Tables};
 use crate::usage::Disturbance;
 
-/// How often the alerts are counted.
+/// How often the case counts the alerts.
 const LOOK: Duration = Duration::from_millis(100);
-/// Within so many seconds alerts go on.
+/// Alerts must go on within this many seconds.
 const GOES_ON_WITHIN_S: f64 = 15.0;
-/// How long everything may take in the end: it bounds a run that hangs.
+/// How long everything may take to settle in the end. This only ends a run that hangs.
 const SETTLED_WITHIN: Duration = Duration::from_secs(600);
-/// Publishes on their way at once.
+/// How many publishes may be on their way at once.
 const PUBLISHED_AT_ONCE: u16 = 1_000;
 /// What RAW may hold, in bytes.
 const RAW_BYTES_MAX: u64 = 1 << 30;
 
-/// What the case tells.
+/// What the case reports.
 #[derive(Serialize)]
 struct Found {
     case: &'static str,
     recipe: Crash,
-    /// Alerts there were at the kill.
+    /// How many alerts there were when NATS was killed.
     alerts_at_kill: u64,
-    /// From the kill to the first alert after it.
+    /// Seconds from the kill to the next alert.
     alerts_again_s: f64,
-    /// The longest time without an alert, from the kill on.
+    /// The longest time without an alert after the kill, in seconds.
     alerts_gap_s: f64,
-    /// From the kill until nothing waited.
+    /// Seconds from the kill until no message waited.
     settled_s: f64,
     alerts: u64,
     events: Rows,
@@ -80,7 +80,7 @@ pub(crate) async fn run(options: Crash) -> anyhow::Result<()> {
     eprintln!("NATS is killed with {alerts_at_kill} of {} alerts", options.count);
     let again = async || product.nats.process().filter(|(_, pid)| *pid != server);
     poll::until("NATS runs again", SETTLED_WITHIN, again).await?;
-    // From here on: the process that was killed takes its figures with it.
+    // Measure from here on: the killed process took its figures with it.
     let meter = product.meter();
     let before = meter.sample()?;
     let going_on =
@@ -134,14 +134,14 @@ async fn alerts(nats: &Nats) -> anyhow::Result<u64> {
     Ok(stream.context("cannot count the alerts")?.cached_info().state.messages)
 }
 
-/// Watches until all `count` alerts are there, of which `seen` were when NATS was `killed`.
+/// Watches until all `count` alerts are there. `seen` of them were there when NATS was `killed`.
 async fn watch(product: &Product, killed: Instant, count: u64, mut seen: u64) -> anyhow::Result<GoingOn> {
     let mut ticks = interval(LOOK);
     let (mut last, mut again, mut gap) = (killed, None, Duration::ZERO);
     while seen < count {
         ticks.tick().await;
         anyhow::ensure!(killed.elapsed() < SETTLED_WITHIN, "{seen} of {count} alerts after {SETTLED_WITHIN:?}");
-        // While the server is started again it cannot be asked.
+        // A server that is being restarted cannot answer, so ask again.
         let Ok(now) = alerts(&product.nats).await else { continue };
         if now > seen {
             gap = gap.max(last.elapsed());

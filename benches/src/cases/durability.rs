@@ -1,9 +1,9 @@
-//! `durability`: what NATS stores from one client, by when it syncs, how many servers keep it, and how the
-//! messages are published.
+//! `durability`: how many messages NATS stores from one client. It depends on when NATS syncs, how many servers store a
+//! message, and how the client publishes.
 //!
-//! All brokers run at once and have their turn one after the other, so that what disturbs the machine for longer
-//! than a few seconds meets them all; ratios hold where the rates of another hour differ. RAW is emptied after
-//! each turn: what is written back late belongs to no other's turn.
+//! All brokers run at once and take turns. So a disturbance of the machine that lasts longer than a few seconds hits
+//! all of them, and ratios hold where the rates of another hour differ. The case empties RAW after each turn, so that
+//! no turn pays for the late writes of another.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::usage::{Disturbance, Meter, OWN};
 /// How long to publish before each window.
 const WARMUP: Duration = Duration::from_millis(200);
 
-/// A broker to compare: servers, and when they sync.
+/// A broker to compare: its servers, and when they sync.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Setup {
     servers: usize,
@@ -37,7 +37,7 @@ const fn setup(servers: usize, sync_interval: &'static str, sync: SyncInterval) 
     Setup { servers, sync_interval, sync }
 }
 
-/// The first is what the others are compared with.
+/// The case compares the others with the first.
 const SETUPS: [Setup; 5] = [
     setup(1, "2m", SyncInterval::Every(Duration::from_secs(120))),
     setup(1, "1s", SyncInterval::Every(Duration::from_secs(1))),
@@ -46,10 +46,10 @@ const SETUPS: [Setup; 5] = [
     setup(3, "always", SyncInterval::Always),
 ];
 
-/// Messages on their way at once, and the sizes of batches that go with it.
+/// How many messages are on their way at once, and the batch sizes to try with that.
 const BATCHES: [(u64, &[u64]); 2] = [(64, &[16, 64]), (256, &[16, 64, 256])];
 
-/// What the case tells.
+/// What the case reports.
 #[derive(Debug, Serialize)]
 struct Figures {
     choices: Vec<Choice>,
@@ -67,16 +67,16 @@ struct Choice {
     rate: f64,
     rate_min: f64,
     rate_max: f64,
-    /// The same for each one that one server with `sync_interval: 2m` confirms singly, the median of the rounds.
+    /// `rate` divided by that of one server with `sync_interval: 2m` and single messages, the median of the rounds.
     of_default: f64,
     /// From the hand-over of a message to its confirmation.
     #[serde(flatten)]
     latency: Quantiles,
-    /// CPU time of all servers for one message, in microseconds.
+    /// CPU time of all servers per message, in microseconds.
     nats_cpu_us: f64,
 }
 
-/// What a choice has come to so far.
+/// The measurements of a choice so far.
 struct Measurements {
     rates: Vec<f64>,
     latency: Histogram<u64>,
@@ -134,7 +134,7 @@ fn recipes(options: &Durability) -> Vec<Recipe> {
     recipes
 }
 
-/// One choice for the length of a window. Tells whether what was confirmed and what is stored differ.
+/// Measures one choice for the length of a window. Returns a problem if what was confirmed and what is stored differ.
 async fn turn(
     broker: &Broker,
     source: &Source,

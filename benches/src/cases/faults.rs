@@ -1,5 +1,5 @@
-//! `faults`: the long fault run. Each scene gets its share of the time, with servers and processes of its own;
-//! what happens in it, and how it is verified, is `headrace_tests::faults`.
+//! `faults`: the long fault run. Each scene gets its share of the time, with servers and processes of its own.
+//! `headrace_tests::faults` decides what happens in it, and verifies the outcome.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -16,10 +16,10 @@ use crate::cli::Faults;
 use crate::report::{conclude, print};
 use crate::servers::PRODUCT;
 
-/// Pipeline processes, and sink processes, to begin with.
+/// How many pipeline processes, and how many sink processes, to begin with.
 const WORKERS: usize = 2;
 
-/// What the case tells: the promise first, then by scene.
+/// What the case reports: the promise first, then each scene.
 #[derive(Debug, Serialize)]
 struct Figures {
     case: &'static str,
@@ -41,7 +41,7 @@ struct Figures {
 /// Runs the case.
 pub(crate) async fn run(options: Faults) -> anyhow::Result<()> {
     let scenes = chosen(&options.scene)?;
-    // What is injected, and when: the story of the run.
+    // The log tells the story of the run: which faults are made, and when.
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter("headrace_tests=info").init();
     let base = match &options.dir {
         Some(dir) => fs::create_dir_all(dir).and_then(|()| TempDir::with_prefix_in("faults-", dir)),
@@ -102,7 +102,7 @@ async fn run_scenario(options: &Faults, scene: Scenario, scenes: usize, base: &P
     let report = faults::run(&options).await?;
     eprintln!("{report:#?}");
     if report.ensure_intact().is_ok() {
-        // The next scene needs the room.
+        // The next scene needs the space.
         fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }
     Ok(report)

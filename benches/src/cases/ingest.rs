@@ -1,4 +1,4 @@
-//! `ingest`: the gateway with NATS alone, after the ceiling that NATS itself sets.
+//! `ingest`: measures the gateway with NATS alone, and before that the ceiling that NATS itself sets.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,17 +15,17 @@ use crate::report::{Quantiles, Report, conclude, rate};
 use crate::servers::{Nats, Product};
 use crate::usage::{Cost, Disturbance};
 
-/// The ceiling is steady at once, and at full speed it fills the disk: it need not take longer.
+/// The ceiling is steady at once, and at full speed it fills the disk. So do not measure it for longer.
 const CEILING_MAX: Duration = Duration::from_secs(10);
 
-/// What the case tells.
+/// What the case reports.
 #[derive(Debug, Serialize)]
 struct Figures {
     /// Deliveries accepted per second, within the window.
     rate: f64,
-    /// Messages per second that NATS took directly.
+    /// Messages per second that NATS accepted directly.
     ceiling_rate: f64,
-    /// `rate` for each of `ceiling_rate`; of meaning at `--rate 0` only.
+    /// `rate` divided by `ceiling_rate`. Meaningful only with `--rate 0`.
     ratio: f64,
     /// From the time when a delivery was due to its answer.
     #[serde(flatten)]
@@ -37,7 +37,7 @@ struct Figures {
     seconds: u64,
     processes: BTreeMap<String, Cost>,
     disturbance: Disturbance,
-    /// The same while the ceiling was measured.
+    /// The same, while the ceiling was measured.
     ceiling_disturbance: Disturbance,
 }
 
@@ -50,7 +50,7 @@ pub(crate) async fn run(options: Ingest) -> anyhow::Result<()> {
     let (ceiling_rate, ceiling_disturbance) = ceiling::measure(&bodies, common.connections, ceiling_window).await?;
     eprintln!("ceiling: {ceiling_rate}/s");
 
-    // Nothing reads RAW here, so that nothing makes room in it.
+    // Nothing reads RAW here, so nothing makes room in it.
     let product = Product::gateway(Nats::start(u64::MAX).await?).await?;
     let pace = if options.rate == 0 { Pace::Free } else { Pace::Rate(options.rate) };
     let load = Load::start(Plan::new(product.address()?, &bodies, common, pace))?;

@@ -1,6 +1,6 @@
-//! `large-bodies`: bodies that are no messages come in while ClickHouse stands still, then it goes on.
+//! `large-bodies`: bodies that are too large for a message come in while ClickHouse stands still. Then it goes on.
 //!
-//! RAW holds references of a few hundred bytes to them: what a batch holds in memory must be counted by the bodies.
+//! RAW holds only references of a few hundred bytes to them. But a batch must count the bodies that it holds in memory.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,28 +23,28 @@ use crate::servers::{Nats, Product};
 use crate::tables::{Rows, Tables};
 use crate::usage::{Cost, Disturbance};
 
-/// What gateway, pipeline and sinks may hold together at most, in MB of 10^6 bytes.
+/// The most memory that gateway, pipeline and sinks may hold together, in MB of 10^6 bytes.
 const RESIDENT_MAX_MB: f64 = 512.0;
-/// How long the way back may take: it bounds a run that hangs.
+/// How long it may take until every row is there. This only ends a run that hangs.
 const DRAINED_WITHIN: Duration = Duration::from_secs(3_600);
-/// What RAW may hold, in bytes: references.
+/// What RAW may hold, in bytes. It holds only references.
 const RAW_BYTES_MAX: u64 = 1 << 30;
 /// The product's own processes.
 const OWN: [&str; 3] = ["gateway", "pipeline", "sinks"];
 
-/// What the case tells.
+/// What the case reports.
 #[derive(Serialize)]
 struct Found {
     case: &'static str,
     recipe: LargeBodies,
-    /// Until all were stored.
+    /// Seconds until all were stored.
     stored_s: f64,
-    /// From ClickHouse's return to the last row.
+    /// Seconds from ClickHouse's return to the last row.
     drain_s: f64,
     events: Rows,
     raw: Rows,
     dead_letters: u64,
-    /// The peaks of gateway, pipeline and sinks together, in MB.
+    /// The sum of the peaks of gateway, pipeline and sinks, in MB.
     own_peak_rss_mb: f64,
     processes: BTreeMap<String, Cost>,
     disturbance: Disturbance,
@@ -92,7 +92,7 @@ pub(crate) async fn run(options: LargeBodies) -> anyhow::Result<()> {
     conclude(problems)
 }
 
-/// Sends all, two at a time.
+/// Sends all bodies, two at a time.
 async fn send(product: &Product, options: &LargeBodies) -> anyhow::Result<()> {
     let hook = Hook::new(format!("http://{}/webhooks/github", product.address()?), SECRET);
     let stored = stream::iter(0..options.count).map(|number| {
@@ -111,7 +111,7 @@ async fn send(product: &Product, options: &LargeBodies) -> anyhow::Result<()> {
     stored.buffer_unordered(2).try_collect().await
 }
 
-/// A body of `bytes` bytes that packs about as well as text does.
+/// A body of `bytes` bytes that compresses about as well as text.
 fn body(number: u32, bytes: usize) -> Vec<u8> {
     let mut body = format!(
         r#"{{"action":"edited","repository":{{"id":{number},"full_name":"acme/app-{number}"}},"organization":{{"id":5,"login":"acme"}},"sender":{{"id":7,"login":"mona"}},"padding":""#
@@ -119,7 +119,7 @@ fn body(number: u32, bytes: usize) -> Vec<u8> {
     .into_bytes();
     let mut state = u64::from(number) + 1;
     while body.len() + 2 < bytes {
-        // xorshift64: other digits in each body.
+        // xorshift64, so that each body has other digits.
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;

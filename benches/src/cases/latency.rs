@@ -1,12 +1,11 @@
 //! `latency`: how long an event takes from its acceptance to a subscriber and to a row.
 //!
-//! Every delivery is followed by its own number, which its GUID carries. *Accepted* is when the load
-//! has read the 2xx. *Scored* is when a core NATS subscription on `events.scored.>` in this process
-//! has the event. *Queryable* is when a query has returned its row: the count of `events` is asked for
-//! every 50 ms, which reads no rows, and after each change the ids that are new. What is told is thus
-//! an upper bound, by at most those 50 ms and the time of two queries; `inserted_at` would be a lower
-//! one, because a row is stamped before its part is there. An event may be scored before its 2xx is
-//! read: then it counts as 0.
+//! The case follows every delivery by its own number, which its GUID carries. *Accepted* is when the load has read the
+//! 2xx. *Scored* is when a core NATS subscription on `events.scored.>` in this process has the event. If that comes
+//! before the 2xx is read, it counts as 0. *Queryable* is when a query has returned the event's row. For this, the case
+//! asks for the count of `events` every 50 ms, which reads no rows, and after each change for the new ids. So the
+//! figure is an upper bound: it is too high by at most those 50 ms and the time of two queries. `inserted_at` would be
+//! a lower bound, because ClickHouse stamps a row before the row's part is there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,14 +32,14 @@ use crate::servers::{Nats, Product};
 use crate::tables::{Rows, Tables};
 use crate::usage::{Cost, Disturbance};
 
-/// How often the count of rows is asked for.
+/// How often the case asks for the count of rows.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long the last events may take after the load.
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
-/// RAW takes what the disk allows.
+/// RAW may take whatever the disk allows.
 const RAW_BYTES_MAX: u64 = u64::MAX;
 
-/// What the case tells.
+/// What the case reports.
 #[derive(Debug, Serialize)]
 struct Figures {
     /// Deliveries accepted per second, within the window.
@@ -72,7 +71,7 @@ pub(crate) async fn run(options: Latency) -> anyhow::Result<()> {
     let scored = Arc::new(AtomicU64::new(0));
     let subscription = product.nats.client.subscribe(ALL_SCORED).await.context("cannot subscribe")?;
     product.nats.client.flush().await.context("cannot subscribe")?;
-    // A task of its own, so that a query's answer being read delays no stamp; it ends with the set.
+    // Use a task of its own, so that reading a query's answer delays no stamp. It ends with the set.
     let mut subscribers = JoinSet::new();
     subscribers.spawn(follow(subscription, Arc::clone(&moments), Arc::clone(&scored)));
 
@@ -94,7 +93,7 @@ pub(crate) async fn run(options: Latency) -> anyhow::Result<()> {
     let after = meter.sample()?;
     drop(subscribers);
     let (scored, events) = (scored.load(Ordering::Relaxed), tables.count("events").await?);
-    // What was inserted last may not have been discovered when the count was right.
+    // When the count was right, the last rows may not have been discovered yet.
     discover_once(&tables, &moments, &mut Seen::default()).await?;
     let problems = problems(&outcome, scored, events);
     if !problems.is_empty() {
@@ -138,7 +137,7 @@ async fn follow(mut subscription: async_nats::Subscriber, moments: Arc<Moments>,
     }
 }
 
-/// How much of `events` has been discovered.
+/// How much of `events` the case has discovered.
 #[derive(Default)]
 struct Seen {
     rows: u64,
@@ -146,7 +145,7 @@ struct Seen {
     inserted_at: i64,
 }
 
-/// Notes when rows can be queried. Never ends but by an error.
+/// Notes when rows can be queried. Ends only by an error.
 async fn discover(tables: &Tables, moments: &Moments) -> anyhow::Error {
     let mut seen = Seen::default();
     loop {
@@ -171,7 +170,8 @@ async fn discover_once(tables: &Tables, moments: &Moments, seen: &mut Seen) -> a
     Ok(())
 }
 
-/// Waits until everything accepted was scored and is a row. What is missing then is told by the counts.
+/// Waits until everything that was accepted is scored and has a row. If the time runs out, the counts show what is
+/// missing.
 async fn settled(outcome: &Outcome, scored: &AtomicU64, tables: &Tables) {
     let all = async || {
         let rows = tables.events().await.ok()?;
@@ -194,7 +194,7 @@ fn problems(outcome: &Outcome, scored: u64, events: Rows) -> Vec<String> {
     problems
 }
 
-/// The times from one moment to the other, of the deliveries from number `first` on.
+/// The times from one moment to the other, for deliveries from number `first` on.
 fn between(from: &Track, to: &Track, first: usize) -> anyhow::Result<Quantiles> {
     let mut micros = Histogram::new_with_bounds(1, 600_000_000, 3).context("cannot make a histogram")?;
     for index in first..from.len() {

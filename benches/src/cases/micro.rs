@@ -1,9 +1,8 @@
 //! `micro`: the hot functions alone, in this process, on one core.
 //!
-//! Each function goes over all bodies again and again, so that a figure is the mean over their mix:
-//! one run to warm up, then [`RUNS`] of the same length, of which the median counts. The row encoding
-//! and the gateway's search for the key are not public: the first is left out, the second is written
-//! here as it is there.
+//! Each function works on all bodies again and again, so a figure is the mean over their mix. One run warms up. Then
+//! come [`RUNS`] runs of the same length, and their median counts. Two functions are not public. The row encoding is
+//! left out. The gateway's search for the key is written here as it is there.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -32,26 +31,26 @@ use crate::figures::round;
 use crate::guid;
 use crate::report::Report;
 
-/// Runs of each function; an odd number has a median.
+/// How many runs each function gets. An odd number has a median.
 const RUNS: u32 = 7;
 /// Sizes of the rule sets.
 const RULES: [usize; 3] = [10, 200, 1_000];
 
-/// What the case tells.
+/// What the case reports.
 #[derive(Debug, Serialize)]
 struct Figures {
-    /// Size of a scored event as Avro, in bytes, on the average.
+    /// Mean size of a scored event as Avro, in bytes.
     avro_bytes_mean: usize,
     functions: Vec<Figure>,
 }
 
-/// One function.
+/// The figures of one function.
 #[derive(Debug, Serialize)]
 struct Figure {
     function: String,
-    /// For one event, in nanoseconds.
+    /// Nanoseconds per event.
     ns: f64,
-    /// On one core.
+    /// Events per second on one core.
     events_per_s: f64,
 }
 
@@ -89,14 +88,14 @@ pub(crate) fn run(options: Micro) -> anyhow::Result<()> {
     Report { case: "micro", recipe: options, bodies: bodies.describe(), figures }.print()
 }
 
-/// Times functions.
+/// Measures functions.
 struct Stopwatch {
     only: Option<String>,
     budget: Duration,
 }
 
 impl Stopwatch {
-    /// Times `function` over `items`, unless others are asked for.
+    /// Measures `function` over `items`. `None` if the command line asks only for other functions.
     fn time<T, R>(&self, name: &str, items: &[T], function: impl Fn(&T) -> R) -> Option<Figure> {
         if self.only.as_deref().is_some_and(|only| !name.starts_with(only)) {
             return None;
@@ -112,7 +111,7 @@ impl Stopwatch {
     }
 }
 
-/// Calls `function` on all `items` again and again for `length`. Returns nanoseconds for one call.
+/// Calls `function` on all `items` again and again for `length`. Returns the nanoseconds per call.
 fn mean_ns<T, R>(items: &[T], length: Duration, function: impl Fn(&T) -> R) -> f64 {
     let began = Instant::now();
     let mut calls = 0_usize;

@@ -1,4 +1,4 @@
-//! The cases: each starts its servers, loads them, counts what came out and tells what it took.
+//! The cases. Each starts its servers, loads them, counts what came out, and reports what it cost.
 
 mod chain;
 mod crash;

@@ -1,8 +1,8 @@
 //! `outage`: everything under load while ClickHouse stands still for minutes.
 //!
-//! RAW fills up to its limit, then the gateway refuses. What each process holds in memory is looked at all the
-//! while: a backlog belongs on the broker's disk. Then ClickHouse goes on, and what was answered with a 2xx must
-//! be in both tables, once.
+//! RAW fills up to its limit, and then the gateway refuses. All the while, the case reads how much memory each process
+//! holds: a backlog belongs on the broker's disk. Then ClickHouse goes on. Whatever was answered with a 2xx must be in
+//! both tables, once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,19 +24,20 @@ use crate::servers::{Nats, Product};
 use crate::tables::{Rows, Tables};
 use crate::usage::{Disturbance, Meter};
 
-/// What a delivery takes in RAW besides its body: subject, headers and the record around them, about.
+/// About how many bytes a delivery takes in RAW besides its body: subject, headers and the record around them.
 const RECORD_BYTES: u64 = 1_000;
-/// A backlog that has not shrunk for this long will not: longer than the longest pause of a sink and one of its calls.
+/// If a backlog has not shrunk for this long, it never will. This is longer than the longest pause of a sink and one of
+/// its calls.
 const STALLED_AFTER: Duration = Duration::from_secs(180);
-/// The answers to deliveries that are stored for certain not.
+/// The answers that say for certain that a delivery was not stored.
 const NOT_STORED: [&str; 2] = ["503 stream_full", "503 saturated"];
 
-/// What the case tells.
+/// What the case reports.
 #[derive(Debug, Serialize)]
 struct Figures {
-    /// RAW's limit, as it was set.
+    /// The limit that was set for RAW.
     raw_bytes_max: u64,
-    /// From the beginning of the outage to the first refusal.
+    /// From the beginning of the outage to the first refusal, in seconds.
     refused_after_s: Option<f64>,
     /// Deliveries answered with a 2xx per second of the outage, until the first refusal.
     accepted_rate: f64,
@@ -44,33 +45,34 @@ struct Figures {
     refused_rate: f64,
     /// Deliveries answered with a 2xx per second of the outage, from the first refusal on.
     accepted_rate_when_full: f64,
-    /// From ClickHouse's return to the first 2xx; 0 when none was ever refused.
+    /// From ClickHouse's return to the first 2xx, in seconds; 0 when nothing was ever refused.
     accepting_after_s: Option<f64>,
     backlog_at_return: Waiting,
-    /// From ClickHouse's return until both tables had every row; the load goes on for `after` seconds of it.
+    /// From ClickHouse's return until both tables had every row, in seconds. The load goes on for the first `after`
+    /// seconds.
     drain_s: f64,
     sent: u64,
     accepted: u64,
-    /// Every other answer, by status and reason.
+    /// All other answers, by status and reason.
     refused: BTreeMap<String, u64>,
     /// Not answered.
     broken: u64,
-    /// Due and never sent.
+    /// Due but never sent.
     unsent: u64,
     events: Rows,
     raw: Rows,
     dead_letters: u64,
     /// Resident memory of each process during the outage.
     memory: BTreeMap<String, Growth>,
-    /// One entry for each look.
+    /// The readings, one entry for each.
     timeline: Vec<Look>,
     disturbance: Disturbance,
 }
 
-/// How things were at some moment.
+/// The state of things at some moment.
 #[derive(Debug, Serialize)]
 struct Look {
-    /// Since the beginning of the outage.
+    /// Seconds since the beginning of the outage.
     at_s: f64,
     accepted: u64,
     refused: u64,
@@ -79,7 +81,7 @@ struct Look {
     rss_mb: BTreeMap<String, f64>,
 }
 
-/// Looks at everything, again and again.
+/// Reads the state of everything again and again.
 struct Watch<'a> {
     load: &'a Load,
     backlog: &'a Backlog,
@@ -99,7 +101,7 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// Looks until `end`.
+    /// Reads until `end` resolves.
     async fn until(&mut self, end: impl Future<Output = ()>) -> anyhow::Result<()> {
         let mut ticks = interval(self.every);
         let mut end = std::pin::pin!(end);
@@ -112,10 +114,10 @@ impl Watch<'_> {
     }
 }
 
-/// What was seen of the load, from the beginning of the outage to its end.
+/// What the case saw from the beginning of the outage to the end of the load.
 struct Seen {
     looks: Vec<Look>,
-    /// How many of the looks were taken before ClickHouse's return.
+    /// How many of the readings were taken before ClickHouse's return.
     during: usize,
     first_refusal: Option<Duration>,
     accepting_after: Option<Duration>,
@@ -162,12 +164,12 @@ pub(crate) async fn run(options: Outage) -> anyhow::Result<()> {
     conclude(problems)
 }
 
-/// Bytes for RAW that come in during the outage.
+/// How many bytes arrive for RAW during the outage.
 fn comes_in(options: &Outage, bodies: &Bodies) -> u64 {
     u64::from(options.rate) * options.outage().as_secs() * (bodies.describe().mean_bytes as u64 + RECORD_BYTES)
 }
 
-/// The load from its beginning to its end, with the outage in it.
+/// Follows the load from its beginning to its end, and makes the outage in between.
 async fn watch(
     load: Load,
     product: &Product,
@@ -178,7 +180,7 @@ async fn watch(
     let clickhouse = product.clickhouse_pid().context("there is no ClickHouse")?;
     let resident = meter.resident();
     load.reached(Phase::Window).await;
-    // Stopped, not killed: its connections stay open and nothing answers, which is the worse of the two.
+    // Suspend it, do not kill it: then its connections stay open and nothing answers, which is worse for the product.
     freeze(clickhouse).await;
     let began = Instant::now();
     eprintln!("ClickHouse stands still");
@@ -210,7 +212,7 @@ async fn watch(
     Ok(Seen { looks, during, first_refusal, accepting_after, backlog_at_return, returned, outcome })
 }
 
-/// Waits until nothing waits any more.
+/// Waits until no message waits any more.
 async fn drain(backlog: &Backlog) -> anyhow::Result<()> {
     let mut ticks = interval(Duration::from_millis(100));
     let (mut last, mut changed_at) = (Waiting::default(), Instant::now());
@@ -233,7 +235,7 @@ fn problems(seen: &Seen, events: Rows, raw: Rows, dead_letters: u64) -> Vec<Stri
     let unclear = broken + unclear.map(|(_, count)| count).sum::<u64>();
     let mut problems = Vec::new();
     for (table, found) in [("events", events), ("raw", raw)] {
-        // What had no clear answer may be stored.
+        // A delivery without a clear answer may be stored.
         let expected = *accepted..=accepted + unclear;
         if found.rows != found.distinct_ids || !expected.contains(&found.rows) {
             problems.push(format!("{table}: expected {expected:?} rows, each with an id of its own, found {found:?}"));
@@ -295,7 +297,7 @@ fn figures(
     }
 }
 
-/// How much a count grew per second from the first of these looks to the last.
+/// How much a count grew per second, from the first of these readings to the last.
 fn rate_of(looks: &[&Look], count: fn(&Look) -> u64) -> f64 {
     let [first, .., last] = looks else { return 0.0 };
     rate(count(last) - count(first), Duration::from_secs_f64((last.at_s - first.at_s).max(1e-3)))

@@ -1,4 +1,4 @@
-//! Rule sets of any size: Headrace's own rules and variants in the manner of rules that people write.
+//! Rule sets of any size: Headrace's own rules, and variants that resemble rules that people write.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use headrace_stages::score::{Config, Rules};
 use tempfile::TempDir;
 
-/// Acts that rules are written for, by their names in GitHub's audit log.
+/// Acts that people write rules for, by their names in GitHub's audit log.
 const ACTIONS: [&str; 12] = [
     "deploy_key.create",
     "hook.create",
@@ -22,7 +22,7 @@ const ACTIONS: [&str; 12] = [
     "team.add_member",
 ];
 
-/// Detections, of which each variant takes one: `#` is the variant's number, `@` an act.
+/// Detections; each variant uses one. `#` stands for the variant's number, `@` for an act.
 const DETECTIONS: [&str; 10] = [
     "  selection: { action: 'custom.act_#' }\n  condition: selection",
     "  selection: { action: '@', repo|startswith: 'acme/team-#-' }\n  condition: selection",
@@ -36,7 +36,7 @@ const DETECTIONS: [&str; 10] = [
     "  selection: { category: identity, user|endswith: '-ext-#' }\n  filter: { webhook.action: removed }\n  condition: selection and not filter",
 ];
 
-/// `count` rules, no fewer than Headrace brings along.
+/// `count` rules. `count` must not be below the number of Headrace's own.
 pub(crate) fn load(count: usize) -> anyhow::Result<Rules> {
     let own = Rules::load(&Config::default())?.len();
     anyhow::ensure!(count >= own, "Headrace brings along {own} rules; {count} cannot be measured");
@@ -55,7 +55,7 @@ pub(crate) fn load(count: usize) -> anyhow::Result<Rules> {
 
 fn variant(number: usize, text: &mut String) -> std::fmt::Result {
     let detection = DETECTIONS[number % DETECTIONS.len()];
-    // A byte of an address, among others.
+    // `#` stands for a byte of an address, among other things, so stay below 256.
     let own = (number / DETECTIONS.len() % 256).to_string();
     let detection = detection.replace('#', &own).replace('@', ACTIONS[number % ACTIONS.len()]);
     write!(

@@ -20,7 +20,7 @@ pub enum Denied {
     SignatureWrong,
     /// The secret that signed it does not cover everybody whom the body names.
     #[error(
-        "the body names {names}, and the secret that signed it is not for that; sign with a secret of its own, or list it beside the secret in `ingest.github.scoped`"
+        "the body names {names}, and the secret that signed it does not cover that; sign with a secret of its own, or list it beside the secret in `ingest.github.scoped`"
     )]
     SignatureForeign {
         /// Who is not covered, in words.

@@ -20,12 +20,12 @@ impl Keys {
         }
         // Rows are compared by this hash, but it comes from a header of the message.
         if RawDelivery::sha256_of(&raw.body) != raw.sha256 {
-            return Err("expected the hash of the body beside it, found another; stored by somebody else".to_owned());
+            return Err("expected the hash of the body beside it, found another; not stored by the gateway".to_owned());
         }
         let authorized = Claim::read(&raw.body, |name| raw.header(name)).and_then(|claim| self.authorize(&claim));
         authorized
             .map(drop)
-            .map_err(|denied| format!("{denied}; stored by somebody else, or with a secret that is gone"))
+            .map_err(|denied| format!("{denied}; the gateway did not store this, or its secret was removed since"))
     }
 }
 

@@ -157,7 +157,7 @@ async fn keep<S: Service>(
         let mut status = tokio::select! {
             status = child.wait() => status.to_string(),
             reason = stopped_working(&service) => {
-                tracing::warn!(service = service.name(), reason, "does no work any more; ending it");
+                tracing::warn!(service = service.name(), reason, "has stopped its work; ending it");
                 child.stop(policy.grace).await;
                 reason
             }

@@ -176,7 +176,7 @@ impl Exported {
                 hook,
                 failure,
                 hours = changed.len(),
-                "cannot write the proofs to ClickHouse; the next run does, `headrace gaps` has them"
+                "cannot write the proofs to ClickHouse; the next run tries again, and `headrace gaps` shows them now"
             ),
         }
     }
