@@ -1,4 +1,4 @@
-//! Finds out which commit is built, for `headrace --version`.
+//! Finds out which commit is built, for `headrace --version` and the metric `headrace_build_info`.
 //!
 //! A source archive has no git and is built all the same: packagers say `HEADRACE_BUILD="abc1234 2026-11-21"`, and
 //! without it the version alone is told. A debug build tells no commit, because every commit would compile this crate
@@ -15,10 +15,10 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed={GIVEN}");
     let version = env::var("CARGO_PKG_VERSION").unwrap_or_default();
-    let told = match built() {
-        Some(built) => format!("{version} ({built})"),
-        None => version,
-    };
+    let built = built();
+    let commit = built.as_deref().and_then(|built| built.split(' ').next()).unwrap_or("unknown");
+    println!("cargo::rustc-env=HEADRACE_COMMIT={commit}");
+    let told = built.as_ref().map_or_else(|| version.clone(), |built| format!("{version} ({built})"));
     println!("cargo::rustc-env=HEADRACE_VERSION={told}");
 }
 

@@ -45,10 +45,7 @@ use crate::process::listeners::Listeners;
 use crate::role::{CLICKHOUSE, CLICKHOUSE_RAW, FILE_ALERTS, FILE_EVENTS, JIRA, Role, SPLUNK};
 
 /// The commit that this program was built from.
-const COMMIT: &str = match option_env!("HEADRACE_COMMIT") {
-    Some(commit) => commit,
-    None => "unknown",
-};
+const COMMIT: &str = env!("HEADRACE_COMMIT");
 /// How long the bucket of the state may take to answer: a cluster may be choosing its leader.
 const STATE_WITHIN: Duration = Duration::from_secs(60);
 /// What alert adds to the way of an event that a rule matched.
