@@ -38,9 +38,9 @@ async fn a_check_looks_at_what_is_meant() {
     let up = check("--up").await;
     assert_eq!(up.code, Some(0), "{up:?}");
     assert!(up.said.starts_with("ok      configuration headrace.toml\nlater   nats: "), "{up:?}");
-    std::fs::write(dir.path().join("headrace.toml"), "[pipeline]\nlanes = 0\n").unwrap();
+    std::fs::write(dir.path().join("headrace.toml"), "[pipeline]\nchains = [['score']]\n").unwrap();
     let wrong = check("--up").await;
-    assert!(wrong.code == Some(2) && wrong.complained.contains("pipeline.lanes: expected 1 to 64"), "{wrong:?}");
+    assert!(wrong.code == Some(2) && wrong.complained.contains("pipeline.chains: expected"), "{wrong:?}");
 
     // Without the secrets of webhooks, which a pipeline does not need, and with a sink that is none of its business.
     let text = "nats.url = 'nats://127.0.0.1:1'\nsinks.clickhouse.url = 'http://127.0.0.1:1'\n";
