@@ -1,8 +1,25 @@
-//! The composition root: reads the configuration, builds the parts and runs them.
+//! Headrace carries GitHub's security and audit events from the webhook to ClickHouse, SIEMs and tickets. This crate is
+//! its one binary: it reads the configuration, builds the parts and runs them. Nothing is decided here that a part could
+//! decide, and nothing else may depend on it.
 //!
-//! Nothing is decided here that a part could decide; nothing else may depend on this crate. [`cli`] is the command
-//! line, `commands` has a module for each command, `process` is what a process consists of, `installation` what `up`
-//! keeps on this machine, [`nats`] who may do what there.
+//! # The map
+//!
+//! An event comes in at the gateway, is stored in JetStream, goes through the stages and out by the sinks. The crates
+//! stand in that order, and each uses only those above it in this table:
+//!
+//! | crate | what is in it |
+//! |---|---|
+//! | [`headrace_schemas`] | event, alert, subjects, headers, Avro; the catalog of each source. No I/O |
+//! | [`headrace_runtime`] | the only code that consumes JetStream or settles a message. Read it first |
+//! | [`headrace_ingest`] | the gateway, and a folder for each source |
+//! | [`headrace_stages`] | normalize, enrich, score, alert; the detection rules |
+//! | [`headrace_sinks`] | a folder for each receiver |
+//! | [`headrace_settings`] | reads a configuration. Knows nothing of Headrace |
+//! | [`headrace_local`] | installs and supervises servers on this machine. Knows nothing of Headrace |
+//! | [`headrace_embedded_clickhouse`] | the ClickHouse engine and its HTTP front. Knows nothing of Headrace |
+//! | `headrace` | [`cli`] is the command line, `commands` has a module for each command, `process` is what a process consists of, `installation` what `up` keeps on this machine, [`nats`] who may do what there |
+//!
+//! `deploy/docs` has pages for operators, contributors and auditors; `architecture.md` there tells the invariants.
 
 pub mod cli;
 mod commands;
