@@ -14,6 +14,7 @@ mod full;
 mod hostile;
 mod layering;
 mod lifecycle;
+mod logs;
 mod passwords;
 mod private;
 mod recovery;

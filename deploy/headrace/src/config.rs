@@ -276,37 +276,12 @@ impl Config {
     }
 
     fn validate_shared(&self) -> Vec<Invalid> {
-        let mut problems = Vec::new();
-        let mut refuse = |path: &str, message: String| problems.push(Invalid::new(path, message));
-        if self.nats.url.is_empty() {
-            let message = "expected the address of a NATS server such as `nats://127.0.0.1:4222`, found none; \
-                           `headrace up` starts one by itself";
-            refuse("nats.url", message.to_owned());
-        }
-        let nats = &self.nats;
-        if nats.users_dir.is_some()
-            && (nats.user.is_some() || !nats.token.is_empty() || nats.credentials_path.is_some())
-        {
-            let message = "expected it instead of `nats.user`, `nats.token` and `nats.credentials_path`, found one of them \
-                           too; the files in the directory say who connects";
-            refuse("nats.users_dir", message.to_owned());
-        }
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-        if !nats.inbox_prefix.split('.').all(|token| !token.is_empty() && token.bytes().all(plain)) {
-            let message = format!("expected a subject such as `_INBOX_ingest`, found `{}`", nats.inbox_prefix);
-            refuse("nats.inbox_prefix", message);
-        }
+        let mut problems = self.nats.validate("nats");
+        problems.extend(self.retry.validate("retry"));
         let sync_interval_ms = self.local.sync_interval_ms;
         if (1..SYNC_INTERVAL_MIN_MS).contains(&sync_interval_ms) {
             let message = format!("expected 0, or {SYNC_INTERVAL_MIN_MS} or more, found {sync_interval_ms}");
-            refuse("local.sync_interval_ms", message);
-        }
-        let (min, max) = (self.retry.backoff_min_ms, self.retry.backoff_max_ms);
-        if max < min {
-            refuse(
-                "retry.backoff_max_ms",
-                format!("expected no less than `retry.backoff_min_ms` ({min}), found {max}"),
-            );
+            problems.push(Invalid::new("local.sync_interval_ms", message));
         }
         problems
     }

@@ -115,6 +115,31 @@ impl Default for Nats {
 }
 
 impl Nats {
+    /// What is wrong with these values, below `path`.
+    #[must_use]
+    pub fn validate(&self, path: &str) -> Vec<Invalid> {
+        let mut problems = Vec::new();
+        let mut refuse = |field: &str, message: String| problems.push(Invalid::new(format!("{path}.{field}"), message));
+        if self.url.is_empty() {
+            let message = "expected the address of a NATS server such as `nats://127.0.0.1:4222`, found none; \
+                           `headrace up` starts one by itself";
+            refuse("url", message.to_owned());
+        }
+        if self.users_dir.is_some()
+            && (self.user.is_some() || !self.token.is_empty() || self.credentials_path.is_some())
+        {
+            let message = "expected it instead of `nats.user`, `nats.token` and `nats.credentials_path`, found one of them \
+                           too; the files in the directory say who connects";
+            refuse("users_dir", message.to_owned());
+        }
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        if !self.inbox_prefix.split('.').all(|token| !token.is_empty() && token.bytes().all(plain)) {
+            let message = format!("expected a subject such as `_INBOX_ingest`, found `{}`", self.inbox_prefix);
+            refuse("inbox_prefix", message);
+        }
+        problems
+    }
+
     /// Connects to the servers at `url` instead. A user, password or token in it replaces those set here.
     pub fn reach(&mut self, url: &str) {
         let Address { servers, login } = Address::of(url);
@@ -282,6 +307,14 @@ impl Default for Retry {
 }
 
 impl Retry {
+    /// What is wrong with these values, below `path`.
+    #[must_use]
+    pub fn validate(&self, path: &str) -> Vec<Invalid> {
+        let (min, max) = (self.backoff_min_ms, self.backoff_max_ms);
+        let message = || format!("expected no less than `{path}.backoff_min_ms` ({min}), found {max}");
+        (max < min).then(|| Invalid::new(format!("{path}.backoff_max_ms"), message())).into_iter().collect()
+    }
+
     /// The policy these values describe.
     #[must_use]
     pub const fn policy(&self) -> RetryPolicy {
