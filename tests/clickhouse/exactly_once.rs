@@ -87,7 +87,7 @@ async fn an_unclear_insert_of_suspects_waits_for_the_servers_limit() {
     let BatchResult::Whole(fault) = sink.deliver(&batch(0..10, true, MINUTE)).await else {
         panic!("the answer was lost")
     };
-    assert_eq!(fault.class, FaultClass::Transient { retry_after: Some(Duration::from_secs(6)) }, "{fault}");
+    assert_eq!(fault.class, FaultClass::Transient { retry_after: Some(Duration::from_secs(8)) }, "{fault}");
     assert_all(&sink.deliver(&batch(0..10, true, MINUTE)).await, 10);
     assert_eq!(case.rows(), 10);
 }

@@ -278,6 +278,13 @@ impl Config {
     fn validate_shared(&self) -> Vec<Invalid> {
         let mut problems = self.nats.validate("nats");
         problems.extend(self.retry.validate("retry"));
+        // A message that comes again after half of the window is a suspect. The other half is all that clocks may differ by:
+        // with a shorter window, one that the broker no longer knows could pass for a first delivery.
+        let (window_s, clock_skew_ms) = (self.streams.duplicate_window_s, self.nats.clock_skew_ms);
+        if window_s.saturating_mul(1_000) < clock_skew_ms.saturating_mul(2) {
+            let message = format!("expected at least twice `nats.clock_skew_ms` ({clock_skew_ms}), found {window_s} s");
+            problems.push(Invalid::new("streams.duplicate_window_s", message));
+        }
         let sync_interval_ms = self.local.sync_interval_ms;
         if (1..SYNC_INTERVAL_MIN_MS).contains(&sync_interval_ms) {
             let message = format!("expected 0, or {SYNC_INTERVAL_MIN_MS} or more, found {sync_interval_ms}");

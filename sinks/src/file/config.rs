@@ -23,7 +23,7 @@ pub struct Config {
     pub keep_files_max: usize,
     /// Longest time for one write to the disk, in milliseconds. A write that takes longer is tried again, and other
     /// processes get its records after twice this time. Example: 30000.
-    #[schemars(range(min = 100, max = 600_000))]
+    #[schemars(range(min = 1_000, max = 600_000))]
     pub timeout_ms: u64,
 }
 

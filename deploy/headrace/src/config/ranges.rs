@@ -53,7 +53,7 @@ const RANGES: [(&str, i64, Option<i64>); 47] = [
     ("nats.clock_skew_ms", 10, Some(60_000)),
     ("replay.lease_s", 1, Some(600)),
     ("sinks.clickhouse.clock_skew_ms", 10, Some(60_000)),
-    ("sinks.file.timeout_ms", 100, Some(600_000)),
+    ("sinks.file.timeout_ms", 1_000, Some(600_000)),
 ];
 
 /// What is told of `key = value`, of which nothing but the form is asked.

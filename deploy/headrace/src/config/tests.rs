@@ -169,3 +169,23 @@ fn recovery_needs_the_permanent_record() {
     assert_eq!(paths("", &[Role::Recover]), ["nats.url", "recover"]);
     assert_eq!(paths("", &[Role::Sinks, Role::Recover]), ["nats.url"]);
 }
+
+#[test]
+fn the_duplicate_window_is_longer_than_clocks_may_differ() {
+    let paths = |window_s: u64, clock_skew_ms: u64| -> Vec<String> {
+        let text = format!(
+            "nats.url = 'nats://a'\nnats.clock_skew_ms = {clock_skew_ms}\nstreams.duplicate_window_s = {window_s}\n"
+        );
+        read(&text).value.validate(&[]).into_iter().map(|problem| problem.path).collect()
+    };
+    for (window_s, clock_skew_ms, refused) in [
+        (120, 2_000, false),
+        (4, 2_000, false),
+        (3, 2_000, true),
+        (2, 1_000, false),
+        (119, 60_000, true),
+        (120, 60_000, false),
+    ] {
+        assert_eq!(paths(window_s, clock_skew_ms).is_empty(), !refused, "{window_s} s, {clock_skew_ms} ms");
+    }
+}

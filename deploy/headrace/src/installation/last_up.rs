@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -71,8 +73,11 @@ impl LastUp {
     pub(crate) fn read(data_dir: &Path) -> anyhow::Result<Option<Self>> {
         let path = data_dir.join(FILE);
         let problem = || format!("cannot read the configuration of the last `headrace up` in {}", path.display());
-        match std::fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map(Some).with_context(problem),
+        match File::open(&path) {
+            Ok(file) => {
+                private::refuse_other_up(&path, &file.metadata().with_context(problem)?)?;
+                serde_json::from_reader(BufReader::new(file)).map(Some).with_context(problem)
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(problem),
         }

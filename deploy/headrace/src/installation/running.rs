@@ -1,13 +1,12 @@
 //! What commands learn of the `up` that runs on a data directory.
 
 use std::fmt;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use anyhow::Context as _;
-use rustix::process::geteuid;
 
 use crate::installation::data_dir::DataDir;
+use crate::installation::private::refuse_other_up;
 use crate::installation::ready::READY_FILE;
 use crate::installation::ready::Ready;
 
@@ -34,16 +33,8 @@ pub(crate) fn of(data_dir: &Path) -> anyhow::Result<Ready> {
         let problem = format!("no `headrace up` runs on {}: there is no {}", data_dir.display(), path.display());
         return Err(NotRunning(problem).into());
     }
-    let (ready, own) = (Ready::read(&path)?, geteuid());
-    let owner = path.metadata().with_context(|| format!("cannot read {}", path.display()))?.uid();
-    // Root may look after any account's; everybody else would send secrets wherever another account says.
-    anyhow::ensure!(
-        own.is_root() || owner == own.as_raw(),
-        "expected {} to belong to this account (user id {}), found it to be that of user id {owner}; name the --data-dir \
-         of an `up` of your own",
-        path.display(),
-        own.as_raw()
-    );
+    let ready = Ready::read(&path)?;
+    refuse_other_up(&path, &path.metadata().with_context(|| format!("cannot read {}", path.display()))?)?;
     let process = ready.pids.get("headrace").map_or_else(|| "it".to_owned(), |pid| format!("process {pid}"));
     if DataDir::is_taken(data_dir) {
         return Ok(ready);

@@ -44,7 +44,8 @@ pub struct Subscriber {
     stream: Stream,
     broker: Broker,
     incarnation: Option<Incarnation>,
-    request_open: Duration,
+    /// The longest that a request for messages may stay open.
+    open_max: Duration,
     open: Option<(Pull, Instant)>,
     config: ObservedConfig,
     config_seen_at: Instant,
@@ -89,8 +90,8 @@ impl Subscriber {
         let (config, config_seen_at) = (ObservedConfig::of(consumer.cached_info()), Instant::now());
         let (stream, broker) = (subscription.stream, broker.clone());
         // A message counts as ours from the moment of the request, so a request may use up at most half of `ack_wait`.
-        let request_open = REQUEST_OPEN_MAX.min(subscription.ack_wait / 2);
-        Ok(Self { consumer, stream, broker, incarnation: None, request_open, open: None, config, config_seen_at })
+        let open_max = subscription.ack_wait / 2;
+        Ok(Self { consumer, stream, broker, incarnation: None, open_max, open: None, config, config_seen_at })
     }
 
     /// Waits for a message and returns it with those that are there by then: at most `max` messages, and a request of
@@ -106,7 +107,7 @@ impl Subscriber {
     ) -> anyhow::Result<Vec<Delivered>> {
         if self.open.is_none() {
             let requested_at = Instant::now();
-            self.open = Some((self.request(max, bytes_max, self.request_open).await?, requested_at));
+            self.open = Some((self.request(max, bytes_max, REQUEST_OPEN_MAX.min(self.open_max)).await?, requested_at));
         }
         let Some((pull, requested_at)) = &mut self.open else { return Ok(Vec::new()) };
         let first = tokio::select! {
@@ -141,7 +142,7 @@ impl Subscriber {
         // Ask before the request, so that the messages are of this incarnation or a later one.
         let incarnation = self.incarnation().await?;
         let requested_at = Instant::now();
-        let mut pull = self.request(max, bytes_max, linger).await?;
+        let mut pull = self.request(max, bytes_max, linger.min(self.open_max)).await?;
         let mut taken = Vec::new();
         loop {
             let next = tokio::select! {
@@ -184,6 +185,14 @@ impl Subscriber {
                     "expected the consumer {name} on {stream} with the configuration that we gave it, found another"
                 );
             }
+            // Left so, it would give our messages to others while we still believe that they are ours.
+            anyhow::ensure!(
+                found_config.ack_wait >= expected.ack_wait,
+                "expected the consumer {name} on {stream} with an ack_wait of {:?} or more, found {:?}; all processes of a \
+                 component need the same configuration",
+                expected.ack_wait,
+                found_config.ack_wait
+            );
             tracing::warn!(
                 component = name,
                 ?expected,
@@ -206,6 +215,12 @@ impl Subscriber {
         let incarnation = Incarnation::of(&self.broker, self.stream, info, self.incarnation.as_ref()).await?;
         self.incarnation = Some(incarnation.clone());
         Ok(incarnation)
+    }
+
+    /// How long the broker lets us hold a message, as it was told with the incarnation last asked for. Another process
+    /// of another configuration may have changed it.
+    pub(crate) fn ack_wait(&self) -> Duration {
+        self.consumer.cached_info().config.ack_wait
     }
 
     /// The present incarnation, and the position of the oldest unsettled message, whoever holds it; `None` when all are

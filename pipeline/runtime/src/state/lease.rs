@@ -44,6 +44,11 @@ impl Watched {
     }
 }
 
+/// What a holder of an earlier release, which did not tell, may count on: no release had a longer default.
+const TTL_UNTOLD: Duration = Duration::from_secs(60);
+/// The most that a claim is believed: the longest that a configuration may say.
+const TTL_MAX: Duration = Duration::from_secs(600);
+
 /// What stands in a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Claim<'a> {
@@ -66,7 +71,7 @@ impl<'a> Claim<'a> {
 
     /// For how long a contender with the `ttl` `own` must have seen the claim unchanged.
     fn watched_for(&self, own: Duration) -> Duration {
-        self.ttl.map_or(own, |ttl| ttl.max(own))
+        self.ttl.unwrap_or(TTL_UNTOLD).min(TTL_MAX).max(own)
     }
 
     fn write(holder: &str, ttl: Duration) -> Bytes {

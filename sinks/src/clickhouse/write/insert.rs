@@ -156,12 +156,12 @@ impl Table {
     /// What a failed insert of `batch` means for it.
     fn failed<T>(&self, Failure { mut fault, unclear, too_much }: Failure, batch: &Batch<T>) -> BatchResult {
         // First deliveries go again at once and unchanged: the same rows under the same token. Suspects are looked up
-        // again, which would prove nothing before the server's limit has passed.
+        // again, which would prove nothing before the server's limit has passed, by its own clock.
         if let FaultClass::Transient { retry_after } = &mut fault.class
             && unclear
             && batch.is_suspect()
         {
-            *retry_after = Some(self.times.limit + Duration::from_secs(1));
+            *retry_after = Some(self.times.limit + self.times.clock_skew + Duration::from_secs(1));
         }
         if too_much { BatchResult::TooMuch(fault) } else { BatchResult::Whole(fault) }
     }

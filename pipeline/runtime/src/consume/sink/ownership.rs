@@ -68,6 +68,8 @@ impl<S: Sink> SinkLoop<S> {
             return (sub_batch, Ok(Ownership::Expired));
         }
         let ownership = match subscriber.incarnation().await {
+            // Somebody else's configuration gives our messages to others earlier than we expect.
+            Ok(_) if subscriber.ack_wait() < self.subscription.ack_wait => Ok(Ownership::Expired),
             Ok(now) if now == *incarnation => Ok(Ownership::Owned { valid_until }),
             // The broker has forgotten that it gave us these messages, and gives them to others.
             Ok(_) => Ok(Ownership::Expired),
