@@ -137,7 +137,7 @@ fn load(
     }
     let Some(last_up) = LastUp::read(data_dir)? else {
         if let Some(found) = located.config() {
-            status_line.print(&format!("using the configuration {}", found.display()));
+            status_line.note(&format!("using the configuration {}", found.display()));
             return Ok(config::load(Some(found), Config::validate_replay)?);
         }
         let problem = format!(
@@ -147,7 +147,7 @@ fn load(
         );
         return Err(Cli::command().error(ErrorKind::MissingRequiredArgument, problem).into());
     };
-    status_line.print(&last_up.told());
+    status_line.note(&last_up.told());
     last_up.load(values)
 }
 

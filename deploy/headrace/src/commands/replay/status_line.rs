@@ -24,16 +24,20 @@ impl StatusLine {
         Self { is_silent: false, is_terminal: std::io::stderr().is_terminal(), told_at: None, is_open: false }
     }
 
-    /// One that tells nothing.
+    /// One that tells only what a person must know.
     pub(super) const fn silent() -> Self {
         Self { is_silent: true, is_terminal: false, told_at: None, is_open: false }
     }
 
-    /// Something that stays to be read.
-    pub(super) fn print(&mut self, text: &str) {
-        if self.is_silent {
-            return;
+    /// Something that is good to know, and stays to be read.
+    pub(super) fn note(&mut self, text: &str) {
+        if !self.is_silent {
+            self.print(text);
         }
+    }
+
+    /// A warning: it stays to be read, whoever wants to hear little.
+    pub(super) fn print(&mut self, text: &str) {
         self.clear();
         eprintln!("{text}");
         self.told_at = Some(Instant::now());
