@@ -75,3 +75,9 @@ async fn nothing_is_lost_or_twice_on_a_bad_network() {
     const FAULTS: &[Fault] = &[Fault::NetworkNats, Fault::NetworkClickHouse, Fault::NetworkGateway];
     survives(3, 12, 2, Scenario { faults: FAULTS, ..Scenario::ONE }).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_twice_when_a_cluster_changes_its_leaders() {
+    const FAULTS: &[Fault] = &[Fault::KillLeader, Fault::KillNats, Fault::RollingNats, Fault::KillSink];
+    survives(5, 12, 3, Scenario { faults: FAULTS, ..Scenario::CLUSTER }).await;
+}

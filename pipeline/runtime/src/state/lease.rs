@@ -183,7 +183,8 @@ mod tests {
         for (own, value, expected) in [
             (seconds(1), Claim::write("another", seconds(10)), seconds(10)),
             (seconds(10), Claim::write("another", seconds(1)), seconds(10)),
-            (seconds(3), Bytes::from_static(b"another"), seconds(3)),
+            (seconds(3), Bytes::from_static(b"another"), TTL_UNTOLD),
+            (seconds(3), Claim::write("another", Duration::from_secs(u64::MAX / 1_000)), TTL_MAX),
         ] {
             let needed = Claim::read(&value).unwrap().watched_for(own);
             let mut watched = Watched::at(7, needed, None);

@@ -236,7 +236,7 @@ impl Run<'_> {
     /// Goes on with a replay that was interrupted.
     async fn resume(&self, record: Record, status_line: &mut StatusLine) -> Record {
         let done = record.totals.deliveries();
-        status_line.print(&format!(
+        status_line.note(&format!(
             "going on with the replay of {} to {} that was interrupted after {done} deliveries",
             record.from, record.to
         ));
