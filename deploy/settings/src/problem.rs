@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use crate::origin::{Origin, Sources, Span};
 
+/// So many problems are shown: more than a screen of them have one cause, such as a file that is no TOML.
+const SHOWN_MAX: usize = 50;
+
 /// One thing to correct in a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -68,8 +71,11 @@ impl Problems {
 
 impl fmt::Display for Problems {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for problem in &self.problems {
+        for problem in self.problems.iter().take(SHOWN_MAX) {
             writeln!(out, "{problem}")?;
+        }
+        if let Some(more @ 1..) = self.problems.len().checked_sub(SHOWN_MAX) {
+            writeln!(out, "… and {more} more")?;
         }
         let noun = if self.problems.len() == 1 { "problem" } else { "problems" };
         write!(out, "{} {noun} in {}", self.problems.len(), self.place())

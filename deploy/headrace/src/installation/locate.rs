@@ -200,9 +200,11 @@ fn default_file(surroundings: &Surroundings) -> Result<Option<Named>, Unclear> {
         if !found.is_file() {
             continue;
         }
-        let (owner, own) = (found.uid(), geteuid().as_raw());
+        let own = geteuid().as_raw();
+        // Whoever owns a link decides where it leads.
+        let owners = [found.uid(), path.symlink_metadata().map_or(found.uid(), |link| link.uid())];
         // Where others may write, as in /tmp, a file of theirs would choose our servers and read our secrets.
-        if ![own, 0].contains(&owner) {
+        if let Some(owner) = owners.into_iter().find(|owner| ![own, 0].contains(owner)) {
             let problem = format!(
                 "expected {} to belong to this account (user id {own}) or to root, because nobody named it, found it to be \
                  that of user id {owner}; name it with --config if you trust it",

@@ -93,7 +93,6 @@ impl Process {
             subscriptions: Vec::new(),
             sinks: BTreeSet::new(),
         };
-        let (admin_listener, admin_address) = listeners.admin.listen()?;
         let gateway = listeners.gateway.map(|port| {
             let stores = StoreHealth::new(builder.health.register("ingest"), store_health::FAILURE_TTL);
             anyhow::Ok((port.listen()?, stores))
@@ -126,6 +125,8 @@ impl Process {
         if roles.contains(&Role::Recover) {
             builder.recover(config)?;
         }
+        // Not before it is served: a probe would wait instead of being refused.
+        let (admin_listener, admin_address) = listeners.admin.listen()?;
         builder
             .listen(Group::Service, "admin", admin_listener, move |listener, stop| admin.clone().serve(listener, stop));
         builder.tell_consumers();

@@ -91,3 +91,11 @@ fn the_document_is_the_origin_of_what_it_sets_only() {
     assert_eq!(loaded.locate("ingest.port"), Origin::Position { file: "h.toml".into(), line: 1, column: 15 });
     assert_eq!(loaded.locate("ingest.workers"), Origin::Default);
 }
+
+#[test]
+fn no_more_than_a_screen_of_problems_is_shown() {
+    let text: String = (0..60).map(|number| format!("wrong_{number:02} = 1\n")).collect();
+    let shown = load_text(&text).unwrap_err().to_string();
+    assert_eq!(shown.lines().count(), 52, "{shown}");
+    assert!(shown.ends_with("… and 10 more\n60 problems in h.toml"), "{shown}");
+}
