@@ -15,11 +15,10 @@ pub struct Config {
     /// `/var/lib/headrace/out`.
     pub dir: PathBuf,
     /// A file that has grown to this many bytes is set aside as `events.000001.jsonl` and so on.
-    /// Default: 268435456 (256 MiB). Example: 10485760.
+    /// Example: 10485760.
     #[schemars(range(min = 4_096))]
     pub rotate_bytes_max: u64,
-    /// How many files set aside are kept of each kind. Older ones are deleted; 0 keeps all. Default: 16. Example: 0.
-    /// 16. Example: 0.
+    /// How many files set aside are kept of each kind. Older ones are deleted; 0 keeps all. Example: 0.
     pub keep_files_max: usize,
     /// Longest time for one write to the disk, in milliseconds. A write that takes longer is tried again, and other
     /// processes get its records after twice this time. Example: 30000.

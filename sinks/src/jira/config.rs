@@ -27,32 +27,32 @@ pub struct Config {
     pub api_token: Secret,
     /// The project's key. Required. Example: `SEC`.
     pub project: String,
-    /// The name of the tickets' type in that project. Default: `Task`. Example: `Incident`.
+    /// The name of the tickets' type in that project. Example: `Incident`.
     pub issue_type: String,
     /// Only alerts of this severity or worse get a ticket; others are counted as filtered. Default:
     /// `high`. Example: `medium`.
     #[schemars(schema_with = "crate::shared::severity::schema")]
     pub min_severity: Severity,
     /// The name of the priority for each severity; a severity that is not listed gets the project's
-    /// default. Default: none. Example: `{ critical = "Highest", high = "High" }`.
+    /// default. Example: `{ critical = "Highest", high = "High" }`.
     pub priorities: BTreeMap<String, String>,
     /// Labels of every ticket, besides the one that Headrace finds it by. No spaces. Default:
     /// `["headrace"]`. Example: `["headrace", "github"]`.
     pub labels: Vec<String>,
-    /// Most alerts in a batch. Default: 10. Example: 1.
+    /// Most alerts in a batch. Example: 1.
     #[schemars(range(min = 1, max = BATCH_EVENTS_MAX))]
     pub batch_events_max: usize,
-    /// Longest wait for a batch to fill, in milliseconds. Default: 1000. Example: 200.
+    /// Longest wait for a batch to fill, in milliseconds. Example: 200.
     #[schemars(range(min = 1))]
     pub linger_ms: u64,
-    /// Longest wait for the answer to one request, in milliseconds. Default: 10000. Example: 30000.
+    /// Longest wait for the answer to one request, in milliseconds. Example: 30000.
     #[schemars(range(min = 1))]
     pub timeout_ms: u64,
     /// How long Jira's search may miss a ticket that was just created, in milliseconds. After a
     /// creation without a clear answer, this long passes before a ticket that is not found is
-    /// created (again). Default: 60000. Example: 180000.
+    /// created (again). Example: 180000.
     pub index_lag_ms: u64,
-    /// A file of CA certificates (PEM) to trust besides the system's. Default: none. Example:
+    /// A file of CA certificates (PEM) to trust besides the system's. Example:
     /// `/etc/headrace/proxy-ca.pem`.
     pub ca_path: Option<PathBuf>,
 }

@@ -22,20 +22,20 @@ pub struct Config {
     /// A HEC token without indexer acknowledgement. Required. Example:
     /// `0b3f9d1e-5a77-4f6c-9d2e-2c1f0a6b8e55`.
     pub token: Secret,
-    /// The index to write to; empty means the token's default index. Default: empty. Example:
+    /// The index to write to; empty means the token's default index. Example:
     /// `github`.
     pub index: String,
-    /// The events' source type. Default: `headrace:event`. Example: `github:webhook`.
+    /// The events' source type. Example: `github:webhook`.
     pub sourcetype: String,
-    /// The events' source. Default: `headrace`. Example: `headrace-eu`.
+    /// The events' source. Example: `headrace-eu`.
     pub source: String,
-    /// The events' host; empty means what Splunk takes by default. Default: empty. Example:
+    /// The events' host; empty means what Splunk takes by default. Example:
     /// `headrace-1`.
     pub host: String,
-    /// Whether requests are compressed with gzip. Default: true. Example: false, for a proxy that
+    /// Whether requests are compressed with gzip. Example: false, for a proxy that
     /// cannot pass it on.
     pub compress: bool,
-    /// Most events in a batch. Default: 500. Example: 2000.
+    /// Most events in a batch. Example: 2000.
     #[schemars(range(min = 1))]
     pub batch_events_max: usize,
     /// Most bytes in a request, before compression; a larger batch takes several requests, and an
@@ -43,17 +43,17 @@ pub struct Config {
     /// 5000000.
     #[schemars(range(min = 10_000))]
     pub batch_bytes_max: usize,
-    /// Longest wait for a batch to fill, in milliseconds. Default: 1000. Example: 200.
+    /// Longest wait for a batch to fill, in milliseconds. Example: 200.
     #[schemars(range(min = 1))]
     pub linger_ms: u64,
-    /// Longest wait for the answer to one request, in milliseconds. Default: 10000. Example: 30000.
+    /// Longest wait for the answer to one request, in milliseconds. Example: 30000.
     #[schemars(range(min = 1))]
     pub timeout_ms: u64,
-    /// A file of CA certificates (PEM) to trust besides the system's. Default: none. Example:
+    /// A file of CA certificates (PEM) to trust besides the system's. Example:
     /// `/etc/headrace/splunk-ca.pem`.
     pub ca_path: Option<PathBuf>,
     /// Only events of this severity or worse are sent; others are counted as filtered. `none` sends
-    /// all. Default: `none`. Example: `medium`.
+    /// all. Example: `medium`.
     #[schemars(schema_with = "crate::shared::severity::schema")]
     pub min_severity: Severity,
 }

@@ -104,6 +104,30 @@ fn each_range_is_enforced_with_its_place_and_printed() {
     }
 }
 
+/// The dotted keys of all numbers below `schema` that have a least or a greatest value.
+fn ranged(root: &Value, schema: &Value, prefix: &str, keys: &mut Vec<String>) {
+    let Some(properties) = referred(root, schema)["properties"].as_object() else { return };
+    for (name, setting) in properties {
+        let key = format!("{prefix}{name}");
+        if setting.get("minimum").or(setting.get("maximum")).is_some() {
+            keys.push(key);
+        } else {
+            ranged(root, setting, &format!("{key}."), keys);
+        }
+    }
+}
+
+#[test]
+fn each_setting_with_a_range_is_in_the_table() {
+    let schema: Value = serde_json::from_str(&json_schema::<Config>()).unwrap();
+    let mut found = Vec::new();
+    ranged(&schema, &schema, "", &mut found);
+    found.sort();
+    let mut table: Vec<_> = RANGES.iter().map(|(key, ..)| (*key).to_owned()).collect();
+    table.sort();
+    assert_eq!(found, table);
+}
+
 #[test]
 fn a_stream_has_one_three_or_five_copies() {
     for replicas in 0..7 {

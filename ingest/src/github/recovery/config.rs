@@ -17,10 +17,10 @@ const HORIZON_MAX_HOURS: u64 = 7 * 24;
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Base URL of GitHub's REST API. Default: `https://api.github.com`. Example, for GitHub Enterprise
+    /// Base URL of GitHub's REST API. Example, for GitHub Enterprise
     /// Server: `https://github.example.com/api/v3`.
     pub api_url: String,
-    /// Pause between two runs, in seconds. Default: 300. Example: 60.
+    /// Pause between two runs, in seconds. Example: 60.
     #[schemars(range(min = 1, max = 86_400))]
     pub interval_s: u64,
     /// How far back to look for missing deliveries, in hours. Older ones cannot be redelivered. Default: 72, as long as
@@ -28,10 +28,10 @@ pub struct Config {
     #[schemars(range(min = 1, max = HORIZON_MAX_HOURS))]
     pub horizon_hours: u64,
     /// How long a delivery may take to arrive in ClickHouse before it counts as missing, in seconds. It is also the
-    /// pause after a redelivery; the pause doubles with each further one. Default: 600. Example: 120.
+    /// pause after a redelivery; the pause doubles with each further one. Example: 120.
     #[schemars(range(min = 1, max = 86_400))]
     pub grace_s: u64,
-    /// Most redeliveries asked for in one run, for each hook. Default: 500. Example: 100.
+    /// Most redeliveries asked for in one run, for each hook. Example: 100.
     #[schemars(range(min = 1, max = 10_000))]
     pub budget_per_run: usize,
     /// Most redeliveries asked for in any 60 minutes, by all hooks and processes. Default: 4000, of the 5000 requests
@@ -39,10 +39,10 @@ pub struct Config {
     /// 500.
     #[schemars(range(min = 1, max = 100_000))]
     pub budget_per_hour: usize,
-    /// Longest wait for one answer from GitHub, in milliseconds. Default: 15000. Example: 30000.
+    /// Longest wait for one answer from GitHub, in milliseconds. Example: 30000.
     #[schemars(range(min = 100, max = 120_000))]
     pub timeout_ms: u64,
-    /// After this many seconds without a sign of life from the working process, another one takes over. Default: 15.
+    /// After this many seconds without a sign of life from the working process, another one takes over.
     /// Example: 60.
     #[schemars(range(min = 1, max = 600))]
     pub lease_s: u64,

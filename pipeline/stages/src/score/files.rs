@@ -21,14 +21,14 @@ const DEPTH_MAX: usize = 16;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Directories with Sigma rules (`*.yml`, `*.yaml`, searched in depth) to use besides those that
-    /// Headrace brings along. Rules for other products than `github` are left out. Default: none.
+    /// Headrace brings along. Rules for other products than `github` are left out.
     /// Example: `["/etc/headrace/rules"]`.
     pub rules_dirs: Vec<PathBuf>,
-    /// Ids of rules not to use, of Headrace's or of your own. Default: none. Example:
+    /// Ids of rules not to use, of Headrace's or of your own. Example:
     /// `["0f5c1b8e-6a0d-4c0b-9f57-6f2f0c7f3b11"]`.
     pub disabled: Vec<String>,
     /// Fields that rules may test though Headrace knows none of that name, for rules that are also used elsewhere. Any
-    /// other unknown field is refused, because a rule with a misspelt one never matches. Default: none.
+    /// other unknown field is refused, because a rule with a misspelt one never matches.
     /// Example: `["user_agent_parsed"]`.
     pub foreign_fields: Vec<String>,
 }
