@@ -7,6 +7,9 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use csv::{Position, StringRecord};
+use serde::Deserialize;
+
 use crate::event::Category;
 
 /// The four groups of kinds. Each has a webhook path of its own.
@@ -121,75 +124,91 @@ pub fn unknown() -> &'static Entry {
 }
 
 static GITHUB: LazyLock<HashMap<&'static str, Kind>> = LazyLock::new(|| {
-    let rows = include_str!("../catalog/github/events.csv");
+    let events = include_str!("../catalog/github/events.csv");
     let attributes = include_str!("../catalog/github/attributes.csv");
-    read(rows, attributes).unwrap_or_else(|problem| panic!("the catalog is tested to be readable: {problem}"))
+    read(events, attributes).unwrap_or_else(|problem| panic!("the catalog is tested to be readable: {problem}"))
 });
 
+/// A row of `events.csv`. An empty cell is `None`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventRow<'a> {
+    kind: &'a str,
+    action: &'a str,
+    family: &'a str,
+    category: Option<Category>,
+    audit_action: Option<&'a str>,
+    target_type: Option<&'a str>,
+    target: Option<&'a str>,
+    target_name: Option<&'a str>,
+    outcome: Option<&'a str>,
+    ocsf_class: Option<i32>,
+}
+
+/// A row of `attributes.csv`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AttributeRow<'a> {
+    kind: &'a str,
+    name: &'a str,
+    path: &'a str,
+}
+
 /// Reads both tables. If a row breaks a rule of `catalog/README.md`, the error names its line.
-fn read(rows: &'static str, attributes: &'static str) -> Result<HashMap<&'static str, Kind>, String> {
+fn read(events: &str, attributes: &str) -> Result<HashMap<&'static str, Kind>, String> {
     let mut kinds: HashMap<&'static str, Kind> = HashMap::new();
-    for (number, line) in rows.lines().enumerate().skip(1) {
-        let at = |problem: &str| format!("events.csv:{}: {problem}", number + 1);
-        let cells: [&'static str; 10] =
-            line.split(',').collect::<Vec<_>>().try_into().map_err(|_| at("expected 10 cells"))?;
-        let [name, action, family, ..] = cells;
-        if action == "*" {
-            let kind = Kind {
-                family: if family == "any" {
-                    None
-                } else {
-                    Some(Family::from_word(family).ok_or_else(|| at("unknown family"))?)
-                },
-                attributes: Vec::new(),
-                default: entry(&cells, unknown()).map_err(|problem| at(&problem))?,
-                actions: HashMap::new(),
+    for (line, row) in rows::<EventRow<'static>>("events.csv", events)? {
+        let at = |problem: &str| format!("events.csv:{line}: {problem}");
+        if row.action == "*" {
+            let family = match row.family {
+                "any" => None,
+                word => Some(Family::from_word(word).ok_or_else(|| at(&format!("unknown family `{word}`")))?),
             };
-            if kinds.insert(name, kind).is_some() {
+            let default = entry(&row, unknown());
+            let kind = Kind { family, attributes: Vec::new(), default, actions: HashMap::new() };
+            if kinds.insert(row.kind, kind).is_some() {
                 return Err(at("a second `*` row for this kind"));
             }
             continue;
         }
-        let kind = kinds.get_mut(name).ok_or_else(|| at("the kind's `*` row must come first"))?;
-        let entry = entry(&cells, &kind.default).map_err(|problem| at(&problem))?;
-        if kind.actions.insert(action, entry).is_some() {
+        let kind = kinds.get_mut(row.kind).ok_or_else(|| at("the kind's `*` row must come first"))?;
+        if kind.actions.insert(row.action, entry(&row, &kind.default)).is_some() {
             return Err(at("a second row for this action"));
         }
     }
-    for (number, line) in attributes.lines().enumerate().skip(1) {
-        let at = |problem: &str| format!("attributes.csv:{}: {problem}", number + 1);
-        let [kind, name, path]: [&'static str; 3] =
-            line.split(',').collect::<Vec<_>>().try_into().map_err(|_| at("expected 3 cells"))?;
-        let kind = kinds.get_mut(kind).ok_or_else(|| at("a kind that events.csv does not have"))?;
-        kind.attributes.push(Attribute { name, path: keys(path) });
+    for (line, row) in rows::<AttributeRow<'static>>("attributes.csv", attributes)? {
+        let unknown_kind = || format!("attributes.csv:{line}: a kind that events.csv does not have");
+        let kind = kinds.get_mut(row.kind).ok_or_else(unknown_kind)?;
+        kind.attributes.push(Attribute { name: row.name, path: keys(row.path) });
     }
     Ok(kinds)
 }
 
-fn entry(cells: &[&'static str; 10], inherited: &Entry) -> Result<Entry, String> {
-    let [.., category, audit_action, target_kind, target, target_name, outcome, ocsf_class] = *cells;
-    let mut entry = inherited.clone();
-    if !category.is_empty() {
-        entry.category = Category::from_word(category).ok_or_else(|| format!("unknown category `{category}`"))?;
+/// The rows of `table`, each with its line. They borrow from records that are leaked, as below.
+fn rows<T: Deserialize<'static>>(file: &str, table: &str) -> Result<Vec<(u64, T)>, String> {
+    let unreadable = |error: csv::Error| format!("{file}: {error}");
+    let mut reader = csv::Reader::from_reader(table.as_bytes());
+    let columns: &'static StringRecord = Box::leak(Box::new(reader.headers().map_err(unreadable)?.clone()));
+    let mut rows = Vec::new();
+    for record in reader.records() {
+        let record: &'static StringRecord = Box::leak(Box::new(record.map_err(unreadable)?));
+        let line = record.position().map_or(0, Position::line);
+        rows.push((line, record.deserialize(Some(columns)).map_err(unreadable)?));
     }
-    // An audit name belongs to one act, so an action never inherits it from its kind.
-    entry.audit_action = Some(audit_action).filter(|name| !name.is_empty());
-    if !target_kind.is_empty() {
-        entry.target_kind = target_kind;
+    Ok(rows)
+}
+
+fn entry(row: &EventRow<'static>, inherited: &Entry) -> Entry {
+    Entry {
+        category: row.category.unwrap_or(inherited.category),
+        // An audit name belongs to one act, so an action never inherits it from its kind.
+        audit_action: row.audit_action,
+        target_kind: row.target_type.unwrap_or(inherited.target_kind),
+        target: row.target.map_or(inherited.target, alternatives),
+        target_name: row.target_name.map_or(inherited.target_name, alternatives),
+        outcome: row.outcome.map(keys).or(inherited.outcome),
+        ocsf_class: row.ocsf_class.unwrap_or(inherited.ocsf_class),
     }
-    if !target.is_empty() {
-        entry.target = alternatives(target);
-    }
-    if !target_name.is_empty() {
-        entry.target_name = alternatives(target_name);
-    }
-    if !outcome.is_empty() {
-        entry.outcome = Some(keys(outcome));
-    }
-    if !ocsf_class.is_empty() {
-        entry.ocsf_class = ocsf_class.parse().map_err(|_| format!("`{ocsf_class}` is no OCSF class uid"))?;
-    }
-    Ok(entry)
 }
 
 // Leaked once per process. The catalog lives as long as the process, so its users may borrow from it freely.
@@ -215,13 +234,15 @@ mod tests {
         }
     }
 
+    const COLUMNS: &str =
+        "kind,action,family,category,audit_action,target_type,target,target_name,outcome,ocsf_class\n";
+
     #[test]
     fn actions_inherit_from_their_kind() {
-        let rows = "kind,action,family,category,audit_action,target_type,target,target_name,outcome,ocsf_class\n\
-                    team,*,organization,identity,,team,team,name|slug,,3006\n\
+        let rows = "team,*,organization,identity,,team,team,name|slug,,3006\n\
                     team,created,,,team.create,,,,,\n\
                     team,edited,,access,,,team.parent,,,";
-        let kinds = read(rows, "kind,name,path\nteam,privacy,team.privacy").unwrap();
+        let kinds = read(&format!("{COLUMNS}{rows}"), "kind,name,path\nteam,privacy,team.privacy").unwrap();
         let team = &kinds["team"];
         assert_eq!(team.family, Some(Family::Organization));
         let created = team.entry(Some("created"));
@@ -241,15 +262,22 @@ mod tests {
 
     #[test]
     fn a_bad_row_is_named() {
-        const HEAD: &str =
-            "kind,action,family,category,audit_action,target_type,target,target_name,outcome,ocsf_class\n";
         for (row, problem) in [
             ("team,created,,,,,,,,", "events.csv:2: the kind's `*` row must come first"),
-            ("team,*,club,identity,,team,team,name,,1", "events.csv:2: unknown family"),
-            ("team,*,organization,fun,,team,team,name,,1", "events.csv:2: unknown category `fun`"),
-            ("team,*", "events.csv:2: expected 10 cells"),
+            ("team,*,club,identity,,team,team,name,,1", "events.csv:2: unknown family `club`"),
+            ("team,*,any,code,,,,,,1\nteam,*,any,code,,,,,,1", "events.csv:3: a second `*` row for this kind"),
         ] {
-            assert_eq!(read(format!("{HEAD}{row}").leak(), "").unwrap_err(), problem);
+            assert_eq!(read(&format!("{COLUMNS}{row}"), "").unwrap_err(), problem);
         }
+        let problem = read(&format!("{COLUMNS}team,*,organization,fun,,team,team,name,,1"), "").unwrap_err();
+        assert!(problem.starts_with("events.csv: ") && problem.contains("line: 2"), "{problem}");
+        assert!(problem.contains("unknown variant `fun`"), "{problem}");
+    }
+
+    #[test]
+    fn a_column_of_another_name_is_refused() {
+        let row = "team,*,organization,identity,,team,team,name,,1";
+        let problem = read(&format!("{}{row}", COLUMNS.replace("outcome", "result")), "").unwrap_err();
+        assert!(problem.contains("unknown field `result`"), "{problem}");
     }
 }

@@ -30,7 +30,7 @@ fn password(user: User) -> String {
 fn users() -> Vec<nats::User> {
     let user = |user: User| nats::User {
         name: user.name().to_owned(),
-        password: password(user),
+        password: password(user).into(),
         permissions: user.permissions(),
     };
     User::ALL.into_iter().map(user).collect()

@@ -1,4 +1,8 @@
 //! How often to try again and how long to wait, and how to wait for a broker that is just starting.
+//!
+//! `backon` does not serve here. Its backoff counts the attempts itself, while the broker or the failures of an event
+//! count ours, and its jitter goes up to twice the longest pause. It bounds a wait by the pauses alone, not by the time
+//! that the attempts take too.
 
 use std::time::Duration;
 

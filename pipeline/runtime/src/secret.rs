@@ -1,36 +1,38 @@
 //! A secret of the configuration: it can be used, but not printed.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 
-/// A token, password or key. It has no `Display`. Its `Debug` and its `Serialize`, which the reference of the
-/// configuration needs, reveal nothing of it.
+/// A token, password or key. It has no `Display`, its `Debug` reveals nothing, and its memory is wiped when it is
+/// dropped: all this is [`SecretString`]'s work. Nor can it be compared, because `==` tells a stranger by its time how
+/// much is right. This type adds what a configuration needs: a `Serialize` that writes an empty text, for the
+/// reference, and a schema.
 ///
-/// Its schema carries `x-secret`, which tells the configuration loader to offer the `_file` variant and to keep the
+/// The schema carries `x-secret`, which tells the configuration loader to offer the `_file` variant and to keep the
 /// value out of messages.
-#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(transparent)]
-pub struct Secret(String);
+pub struct Secret(SecretString);
 
 impl Secret {
     /// Wraps a secret.
     pub fn new(value: impl Into<String>) -> Self {
-        Self(value.into())
+        Self(SecretString::from(value.into()))
     }
 
     /// The secret itself. Each use is a place to look at in a review.
     #[must_use]
     pub fn expose(&self) -> &str {
-        &self.0
+        self.0.expose_secret()
     }
 
     /// Whether there is nothing in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.expose().is_empty()
     }
 }
 
@@ -61,12 +63,6 @@ fn redact_part(part: &str) -> Cow<'_, str> {
 
 fn names_password(query: &str) -> bool {
     query.to_ascii_lowercase().contains("password")
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret")
-    }
 }
 
 impl Serialize for Secret {

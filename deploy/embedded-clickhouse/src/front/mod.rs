@@ -29,6 +29,8 @@ use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use secrecy::{ExposeSecret as _, SecretString};
+use subtle::ConstantTimeEq as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -53,26 +55,18 @@ const HEAD_BYTES_MAX: usize = 512 << 10;
 const KILL_GRACE: Duration = Duration::from_secs(2);
 
 /// A password; its `Debug` shows nothing.
-#[derive(Clone)]
-pub struct Password(String);
+#[derive(Clone, Debug)]
+pub struct Password(SecretString);
 
 impl Password {
     /// Wraps a password.
-    pub fn new(password: impl Into<String>) -> Self {
+    pub fn new(password: impl Into<SecretString>) -> Self {
         Self(password.into())
     }
 
     /// Compares in constant time, so that the time does not reveal how much of a guess is right.
     fn is(&self, given: &str) -> bool {
-        let (own, given) = (self.0.as_bytes(), given.as_bytes());
-        let differing = own.iter().zip(given).fold(0, |differing, (a, b)| differing | (a ^ b));
-        own.len() == given.len() && differing == 0
-    }
-}
-
-impl std::fmt::Debug for Password {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Password")
+        self.0.expose_secret().as_bytes().ct_eq(given.as_bytes()).into()
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use headrace_schemas::time::Timestamp;
+use secrecy::SecretString;
 
 use super::place::{ConfigFile, Place};
 use super::time;
@@ -31,7 +32,7 @@ pub struct Send {
     pub url: Option<String>,
     /// The webhook secret; that of the running `up` when it is not given.
     #[arg(long, env = "HEADRACE_WEBHOOK_SECRET", hide_env_values = true)]
-    pub secret: Option<String>,
+    pub secret: Option<SecretString>,
     /// The data directory of the `up` to send to. Without it: `$HEADRACE_DATA_DIR`, then ./headrace-data.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,

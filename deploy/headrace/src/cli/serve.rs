@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use secrecy::SecretString;
 
 use super::place::ConfigFile;
 use crate::role::Role;
@@ -65,7 +66,7 @@ pub struct Clickhouse {
     /// Ask clients for this password of the user `default`, who may do all that is allowed. Without any password
     /// whoever is on this machine may.
     #[arg(long, env = "HEADRACE_CLICKHOUSE_PASSWORD", hide_env_values = true)]
-    pub password: Option<String>,
+    pub password: Option<SecretString>,
     /// The same password, from the first line of a file; it counts when both are given.
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,

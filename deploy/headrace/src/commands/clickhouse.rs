@@ -7,6 +7,7 @@ use anyhow::{Context as _, ensure};
 use headrace_embedded_clickhouse::confine;
 use headrace_embedded_clickhouse::front::{self, Password, ServerConfig};
 use headrace_local::install::{Installer, Terminal};
+use secrecy::ExposeSecret as _;
 
 use crate::block_on;
 use crate::cli::global::Global;
@@ -29,7 +30,7 @@ pub(crate) fn serve(arguments: Clickhouse, global: Global) -> anyhow::Result<()>
     let data_dir = private::directory(&arguments.data_dir).context("cannot use --data-dir")?;
     confine(&data_dir, &library).with_context(|| format!("cannot confine ClickHouse to {}", data_dir.display()))?;
     let mut config = ServerConfig::new(arguments.listen, data_dir, library);
-    let given = arguments.password.filter(|password| !password.is_empty());
+    let given = arguments.password.filter(|password| !password.expose_secret().is_empty());
     config.password = password.or(given.map(Password::new));
     config.reader_password = reader_password;
     config.hosts = arguments.hosts;

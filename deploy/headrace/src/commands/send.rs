@@ -8,6 +8,7 @@ use headrace_runtime::secret::redact_url;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, StatusCode};
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -79,7 +80,7 @@ fn told(delivery: &Delivery, outcome: &str, status: StatusCode, answer: &str) ->
     })
 }
 
-fn destination(arguments: &Send) -> anyhow::Result<(String, String)> {
+fn destination(arguments: &Send) -> anyhow::Result<(String, SecretString)> {
     if let (Some(url), Some(secret)) = (&arguments.url, &arguments.secret) {
         return Ok((url.clone(), secret.clone()));
     }
@@ -104,9 +105,8 @@ fn destination(arguments: &Send) -> anyhow::Result<(String, String)> {
     )?;
     let gateway = ready.gateway.context("the running process has no gateway")?;
     let url = arguments.url.clone().unwrap_or_else(|| format!("{gateway}/webhooks/github"));
-    let secret =
-        arguments.secret.clone().or(ready.webhook_secret).context("expected a secret, found none; give --secret")?;
-    Ok((url, secret))
+    let secret = arguments.secret.clone().or(ready.webhook_secret.map(SecretString::from));
+    Ok((url, secret.context("expected a secret, found none; give --secret")?))
 }
 
 fn deliveries(arguments: &Send) -> anyhow::Result<Vec<Delivery>> {
@@ -165,8 +165,14 @@ fn example(event: &str, place: &str, body: Vec<u8>) -> Delivery {
     Delivery { event: event.to_owned(), guid: Uuid::new_v5(&EXAMPLES, &name).to_string(), body }
 }
 
-async fn post(client: &Client, url: &str, secret: &str, delivery: &Delivery) -> anyhow::Result<(StatusCode, String)> {
-    let mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
+async fn post(
+    client: &Client,
+    url: &str,
+    secret: &SecretString,
+    delivery: &Delivery,
+) -> anyhow::Result<(StatusCode, String)> {
+    let key = secret.expose_secret().as_bytes();
+    let mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     let signature = mac.chain_update(&delivery.body).finalize().into_bytes();
     let response = client
         .post(url)

@@ -99,7 +99,7 @@ pub(crate) async fn connect_first(config: &Config, name: &str) -> anyhow::Result
 /// The users of the server that `up` starts, with the passwords kept in the data directory; made when there are none.
 pub(crate) fn own_users(data: &DataDir) -> anyhow::Result<Vec<nats::User>> {
     let user = |user: User| -> anyhow::Result<nats::User> {
-        let password = data.secret(&user.password_file())?.expose().to_owned();
+        let password = data.secret(&user.password_file())?.expose().into();
         Ok(nats::User { name: user.name().to_owned(), password, permissions: user.permissions() })
     };
     User::ALL.into_iter().map(user).collect()

@@ -1,14 +1,14 @@
 //! Who may connect to a server, and what each may do, as plain data. Pure text. It must know nothing of Headrace.
 
-use std::fmt;
+use secrecy::{ExposeSecret as _, SecretString};
 
 /// A user who connects with a password.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct User {
     /// The user's name.
     pub name: String,
     /// The user's password. Only the owner of the configuration file can read it there.
-    pub password: String,
+    pub password: SecretString,
     /// What the user may do. `None` means everything.
     pub permissions: Option<Permissions>,
 }
@@ -22,12 +22,6 @@ pub struct Permissions {
     pub subscribe: Vec<String>,
 }
 
-impl fmt::Debug for User {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("User").field("name", &self.name).field("permissions", &self.permissions).finish_non_exhaustive()
-    }
-}
-
 /// The block `authorization` of nats-server's configuration file. The server then refuses anybody who is not in
 /// `users`.
 pub fn authorization(users: &[User]) -> String {
@@ -36,7 +30,8 @@ pub fn authorization(users: &[User]) -> String {
 }
 
 fn user(user: &User) -> String {
-    let head = format!("    {{\n      user: {}\n      password: {}\n", quoted(&user.name), quoted(&user.password));
+    let (name, password) = (quoted(&user.name), quoted(user.password.expose_secret()));
+    let head = format!("    {{\n      user: {name}\n      password: {password}\n");
     let permissions = user.permissions.as_ref().map(|own| {
         let (publish, subscribe) = (allowed("publish", &own.publish), allowed("subscribe", &own.subscribe));
         format!("      permissions: {{\n{publish}{subscribe}      }}\n")
