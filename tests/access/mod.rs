@@ -1,8 +1,11 @@
-//! Who may do what in NATS: the users of each role on a real nats-server, and the product with them.
+//! Who gets in to NATS, and who may do what there: the users of each role on a real nats-server, and the product with
+//! them.
 
 mod forged;
+mod logins;
 mod page;
 mod rights;
+mod tls;
 mod topology;
 mod whole;
 mod wire;

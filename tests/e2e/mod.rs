@@ -21,6 +21,7 @@ mod recovery;
 mod refusals;
 mod roles;
 mod stranger;
+mod tls;
 mod topology;
 
 /// The binary under test.

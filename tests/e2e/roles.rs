@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::PROGRAM;
 
-const SECRET: &str = "a secret of many processes";
+pub(crate) const SECRET: &str = "a secret of many processes";
 
 #[tokio::test]
 async fn three_processes_share_one_configuration() {

@@ -16,6 +16,7 @@
 //! [`component::sink::Sink`]) return values. [`settle::settle`] alone decides what becomes of a message.
 
 pub mod broker;
+pub mod certificate;
 pub mod component;
 pub mod config;
 pub mod consume;

@@ -9,6 +9,8 @@ use std::time::Duration;
 use async_nats::{ConnectError, ConnectErrorKind};
 use tokio::time::{Instant, sleep};
 
+use crate::certificate::Untrusted;
+
 /// How often JetStream has delivered a message, or how often it failed, this time included: 1 or more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attempt(pub u32);
@@ -76,8 +78,11 @@ pub async fn retry_within<T>(within: Duration, attempt: impl AsyncFn() -> anyhow
     }
 }
 
-/// Whether a failure may pass by itself: refused credentials and a wrong address do not.
+/// Whether a failure may pass by itself: refused credentials, a refused certificate and a wrong address do not.
 fn may_pass(error: &anyhow::Error) -> bool {
+    if Untrusted::of(error).is_some() {
+        return false;
+    }
     let kind = error.chain().find_map(|cause| cause.downcast_ref::<ConnectError>()).map(ConnectError::kind);
     !matches!(
         kind,

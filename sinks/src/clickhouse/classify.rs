@@ -1,8 +1,10 @@
 //! What ClickHouse's failures mean for a batch.
 
-use anyhow::Context as _;
 use clickhouse::error::Error;
+use headrace_runtime::certificate::Untrusted;
 use headrace_runtime::fault::{DeadReason, Fault, FaultClass};
+
+use super::TRUSTED;
 
 /// A failure, and whether the insert may have happened all the same.
 #[derive(Debug)]
@@ -82,15 +84,19 @@ pub(crate) fn fault(error: Error) -> Failure {
         error,
         Error::SchemaMismatch(_) | Error::InvalidParams(_) | Error::Unsupported(_) | Error::InvalidColumnsHeader(_)
     );
-    let context = |error: Error| Err::<(), _>(error).context("ClickHouse refused or did not answer");
-    let source = match context(error) {
-        Ok(()) => anyhow::anyhow!("no failure"),
-        Err(source) => source,
-    };
+    let source = anyhow::Error::new(error);
+    let untrusted = Untrusted::of(&source);
+    let source = source.context(match untrusted {
+        Some(untrusted) => {
+            let advice = untrusted.advice(&format!("the environment variable {TRUSTED}"), "`url`");
+            format!("ClickHouse is not trusted: {advice}")
+        }
+        None => "ClickHouse refused or did not answer".to_owned(),
+    });
     let fault = match code {
         Some(code) if BROKEN.contains(&code) => Fault::broken(source),
         Some(code) if POISON.contains(&code) => Fault::poison(DeadReason::Rejected, source),
-        _ if our_fault => Fault::broken(source),
+        _ if our_fault || untrusted.is_some() => Fault::broken(source),
         _ => Fault::transient(source),
     };
     Failure { fault, unclear, too_much }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use clickhouse::{Client, Compression};
+use headrace_runtime::certificate::read_ca_file;
 use headrace_runtime::component::batch::{Batch, BatchPolicy};
 use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions};
 use headrace_runtime::config::Invalid;
@@ -34,6 +35,8 @@ use self::write::insert::{Table, Times};
 pub use self::write::rewrite::{ITEMS_MAX, Rewrite, Unproven, Written};
 use self::write::{migrate, side};
 
+/// The environment variable with the file of CAs to trust instead of the system's.
+const TRUSTED: &str = "SSL_CERT_FILE";
 /// Ids in one look-up.
 pub(crate) const LOOKUP_MAX: usize = 4_000;
 
@@ -42,7 +45,9 @@ pub(crate) const LOOKUP_MAX: usize = 4_000;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Address of the HTTP interface, which may contain user and password. `up` starts an embedded server when this is
-    /// empty. Example: `https://clickhouse.example.com:8443`.
+    /// empty. With `https://` the server's certificate must come from a CA that the system trusts. The
+    /// environment variable `SSL_CERT_FILE` names a file (PEM) of others to trust instead. Example:
+    /// `https://clickhouse.example.com:8443`.
     pub url: String,
     /// Database; it is created when it does not exist.
     pub database: String,
@@ -105,6 +110,13 @@ impl Config {
             let message = "expected the user and the password either in the URL or in `user` and `password`, found them in \
                            both; take them out of one";
             refuse("url", message.to_owned());
+        }
+        // The client library panics without a CA to trust, even where it needs none.
+        let trusted = std::env::var_os(TRUSTED).map(|path| read_ca_file(path.as_ref()));
+        if let Some(Err(error)) = trusted {
+            let message =
+                format!("expected a file of CA certificates (PEM) in the environment variable {TRUSTED}; {error:#}");
+            refuse("url", message);
         }
         let plain = |char: char| char.is_ascii_alphanumeric() || char == '_';
         if self.database.is_empty() || !self.database.chars().all(plain) {

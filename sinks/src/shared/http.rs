@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use headrace_runtime::certificate::{Untrusted, read_ca_file};
 use headrace_runtime::config::Invalid;
 use headrace_runtime::fault::Fault;
 use reqwest::header::RETRY_AFTER;
@@ -52,8 +53,7 @@ pub(crate) fn client(timeout: Duration, ca_path: Option<&Path>) -> anyhow::Resul
         .redirect(redirect::Policy::none())
         .user_agent(concat!("headrace/", env!("CARGO_PKG_VERSION")));
     if let Some(path) = ca_path {
-        let pem = std::fs::read(path).with_context(|| format!("cannot read the CA certificate {}", path.display()))?;
-        let certificates = Certificate::from_pem_bundle(&pem)
+        let certificates = Certificate::from_pem_bundle(&read_ca_file(path)?)
             .with_context(|| format!("{} is no PEM file with certificates", path.display()))?;
         builder = builder.tls_certs_merge(certificates);
     }
@@ -65,7 +65,7 @@ pub(crate) fn client(timeout: Duration, ca_path: Option<&Path>) -> anyhow::Resul
 pub(crate) struct NoAnswer {
     /// The request did not leave this machine, so it certainly has no effect.
     pub(crate) unsent: bool,
-    /// The class of the failure, always transient, with its cause.
+    /// The class of the failure, with its cause: transient, unless the receiver's certificate is refused.
     pub(crate) fault: Fault,
 }
 
@@ -74,8 +74,15 @@ pub(crate) async fn send(request: RequestBuilder) -> Result<Answer, NoAnswer> {
     let no_answer = |error: reqwest::Error| {
         let unsent = error.is_connect() || error.is_builder();
         // Leave out the URL: it may be long, and the component's name tells which receiver it is.
-        let cause = anyhow::Error::new(error.without_url()).context("the receiver did not answer");
-        NoAnswer { unsent, fault: Fault::transient(cause) }
+        let cause = anyhow::Error::new(error.without_url());
+        let fault = match Untrusted::of(&cause) {
+            Some(untrusted) => {
+                let advice = untrusted.advice("`ca_path`", "`url`");
+                Fault::broken(cause.context(format!("the receiver is not trusted: {advice}")))
+            }
+            None => Fault::transient(cause.context("the receiver did not answer")),
+        };
+        NoAnswer { unsent, fault }
     };
     let mut response = request.send().await.map_err(no_answer)?;
     let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());

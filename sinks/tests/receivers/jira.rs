@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 struct JiraCase(Jira);
 
-fn config(jira: &Jira) -> Config {
+pub(crate) fn config(jira: &Jira) -> Config {
     Config {
         url: jira.url(),
         email: EMAIL.to_owned(),

@@ -4,3 +4,4 @@
 mod file;
 mod jira;
 mod splunk;
+mod tls;

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 struct SplunkCase(Splunk);
 
-fn config(splunk: &Splunk) -> Config {
+pub(crate) fn config(splunk: &Splunk) -> Config {
     Config {
         url: splunk.url(),
         token: Secret::new(TOKEN),

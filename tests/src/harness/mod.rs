@@ -4,9 +4,12 @@
 //! with [`Nats::dead_letters`] and [`Nats::consumer`], which the runtime does not need. Two tests must never share a
 //! server.
 
+pub mod accounts;
+pub mod certificates;
 pub(crate) mod consumed;
 pub mod samples;
 pub(crate) mod servers;
+pub mod tls_proxy;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -213,6 +216,14 @@ impl Nats {
             panic!("{error}; found {found:?}, dead letters {:#?}", self.dead_letters().await);
         }
     }
+}
+
+/// Starts a server in `dir`, without streams, with the lines `more` at the end of its configuration file. For lines that
+/// ask for TLS or a login, with which [`Nats`] would not get in.
+pub async fn configured(dir: &Path, more: &str) -> nats::Running {
+    let program = server_program().await.expect("nats-server can be installed");
+    let config = nats::Config { more: more.to_owned(), ..nats::Config::new(program, dir) };
+    nats::start(config).await.expect("nats-server starts; its log is in the error")
 }
 
 async fn server_config(dir: &TempDir) -> anyhow::Result<nats::Config> {

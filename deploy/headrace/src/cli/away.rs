@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 
 use async_nats::{ConnectError, ConnectErrorKind};
+use headrace_runtime::certificate::Untrusted;
 
 use crate::installation::running::NotRunning;
 
@@ -37,9 +38,10 @@ impl fmt::Display for Away {
 
 impl Error for Away {}
 
-/// Whether `error` comes from a server that does not answer. One that refuses us does answer.
+/// Whether `error` comes from a server that does not answer. One that refuses us, or whose certificate we refuse, does
+/// answer.
 pub(crate) fn is_away(error: &anyhow::Error) -> bool {
-    error.is::<NotRunning>() || error.chain().any(is_unanswered)
+    error.is::<NotRunning>() || (Untrusted::of(error).is_none() && error.chain().any(is_unanswered))
 }
 
 fn is_unanswered(cause: &(dyn Error + 'static)) -> bool {
@@ -59,6 +61,7 @@ fn is_unanswered(cause: &(dyn Error + 'static)) -> bool {
 #[cfg(test)]
 mod tests {
     use anyhow::Context as _;
+    use async_nats::rustls::{CertificateError, Error as TlsError};
 
     use super::*;
 
@@ -68,6 +71,8 @@ mod tests {
         assert!(told(io::Error::from(ErrorKind::ConnectionRefused).into()));
         assert!(told(ConnectError::new(ConnectErrorKind::TimedOut).into()));
         assert!(!told(ConnectError::new(ConnectErrorKind::AuthorizationViolation).into()));
+        let untrusted = TlsError::InvalidCertificate(CertificateError::UnknownIssuer);
+        assert!(!told(ConnectError::from(io::Error::new(ErrorKind::InvalidData, untrusted)).into()));
         assert!(!told(io::Error::from(ErrorKind::AddrInUse).into()));
         assert!(!told(io::Error::from(ErrorKind::PermissionDenied).into()));
         assert!(!told(anyhow::anyhow!("connection refused")));

@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind, IsTerminal as _, Read as _, Write as _};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use headrace_runtime::certificate::Untrusted;
 use headrace_runtime::secret::{Secret, redact_url};
 use headrace_sinks::clickhouse::Access;
 use reqwest::{Client, Response, Url};
@@ -94,9 +95,14 @@ async fn ask(access: Access, sql: String, format: &str, write: bool) -> anyhow::
     }
     let request =
         client.post(url).header("X-ClickHouse-User", user).header("X-ClickHouse-Key", password.expose()).body(sql);
-    let answer = request.send().await.map_err(reqwest::Error::without_url);
-    let answer =
-        answer.with_context(|| format!("cannot ask ClickHouse at {}; is it running there?", redact_url(&address)))?;
+    let answer = request.send().await.map_err(|error| {
+        let error = anyhow::Error::new(error.without_url());
+        let advice = match Untrusted::of(&error) {
+            Some(untrusted) => untrusted.advice("the environment variable SSL_CERT_FILE", "`sinks.clickhouse.url`"),
+            None => "is it running there?".to_owned(),
+        };
+        error.context(format!("cannot ask ClickHouse at {}; {advice}", redact_url(&address)))
+    })?;
     if answer.status().is_success() {
         return Ok(answer);
     }

@@ -39,6 +39,7 @@ pub(super) fn render(config: &Config, listen: SocketAddr, monitor: SocketAddr, m
     if !config.users.is_empty() {
         text.push_str(&authorization(&config.users));
     }
+    text.push_str(&config.more);
     text
 }
 
@@ -56,6 +57,7 @@ mod tests {
         let address = |port: u16| ([127, 0, 0, 1], port).into();
         config.cluster =
             Some(Cluster { name: "c".into(), listen: address(6222), routes: vec![address(6222), address(6223)] });
+        config.more = "write_deadline: \"2s\"\n".into();
         assert_eq!(
             render(&config, address(4222), address(8222), ""),
             "# Written by headrace at every start; changes are lost.\n\
@@ -65,7 +67,8 @@ mod tests {
              max_payload: 8388608\n\
              jetstream: { store_dir: \"/data/a \\\"b\\\"\", sync_interval: always }\n\
              cluster: { name: \"c\", listen: \"127.0.0.1:6222\", \
-             routes: [\"nats://127.0.0.1:6222\", \"nats://127.0.0.1:6223\"] }\n"
+             routes: [\"nats://127.0.0.1:6222\", \"nats://127.0.0.1:6223\"] }\n\
+             write_deadline: \"2s\"\n"
         );
     }
 

@@ -40,6 +40,8 @@ pub struct Config {
     pub cluster: Option<Cluster>,
     /// Who may connect, and what each may do. If empty, anybody may do anything.
     pub users: Vec<User>,
+    /// Further lines of the server's configuration file, such as a block `tls`.
+    pub more: String,
     /// The server's log file.
     pub log: PathBuf,
     /// How long the server may take to answer. A large JetStream directory takes long, because the server reads it at
@@ -85,6 +87,7 @@ impl Config {
             sync_interval: SyncInterval::Every(Duration::from_secs(1)),
             cluster: None,
             users: Vec::new(),
+            more: String::new(),
             ready_within: Duration::from_secs(30),
             restart: RestartPolicy::default(),
         }

@@ -4,6 +4,7 @@
 pub mod measure;
 pub mod progress;
 pub mod recreate;
+mod refusal;
 pub mod retention;
 mod topology;
 
@@ -20,6 +21,7 @@ use headrace_schemas::subject;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::certificate::read_ca_file;
 use crate::config::{Limits, Nats, Streams};
 use crate::secret::redact_url;
 
@@ -157,10 +159,8 @@ impl Broker {
         nats.reach(&url);
         let servers: Vec<&str> = nats.url.split(',').collect();
         let (connection, disconnects) = Disconnects::of_connection();
-        let client = connect_options(&nats, name, connection).await?.connect(servers).await.with_context(|| {
-            let user = nats.user.as_ref().map(|user| format!(" as the user `{user}`")).unwrap_or_default();
-            format!("cannot connect to NATS at {shown}{user}; is it running, and is `nats.url` right?")
-        })?;
+        let client = connect_options(&nats, name, connection).await?.connect(servers).await;
+        let client = client.map_err(|error| refusal::explained(error, &nats, &shown))?;
         let (major, minor, patch) = NATS_MIN;
         anyhow::ensure!(
             client.is_server_compatible(major, minor, patch),
@@ -351,6 +351,8 @@ async fn connect_options(nats: &Nats, name: &str, connection: Connection) -> any
         options = options.token(nats.token.expose().to_owned());
     }
     if let Some(path) = &nats.ca_path {
+        // The client library reads the file at each connection, and names neither the file nor what it lacks.
+        read_ca_file(path)?;
         options = options.add_root_certificates(path.clone());
     }
     Ok(options)

@@ -33,8 +33,8 @@ impl Invalid {
 #[derive(Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Nats {
-    /// Servers, separated by commas; `tls://` asks for TLS. `up` starts a server of its own when this
-    /// is empty. Example: `nats://nats-0:4222,nats://nats-1:4222`.
+    /// Servers, separated by commas; `tls://` insists on TLS, with `nats://` the server decides. `up` starts a server of
+    /// its own when this is empty. Example: `nats://nats-0:4222,nats://nats-1:4222`.
     pub url: String,
     /// A credentials file (JWT and seed) as `nsc` writes it.
     pub credentials_path: Option<PathBuf>,
@@ -51,7 +51,7 @@ pub struct Nats {
     /// The prefix of the subjects on which we get answers. A user with narrow rights may subscribe only to its own.
     /// With `users_dir` it is `_INBOX_` and the user's name.
     pub inbox_prefix: String,
-    /// A CA certificate (PEM) to trust besides the system's.
+    /// A file of CA certificates (PEM) to trust instead of the system's. Example: `/etc/headrace/nats-ca.pem`.
     pub ca_path: Option<PathBuf>,
     /// How long to wait for a connection and for each confirmation, in milliseconds.
     pub timeout_ms: u64,

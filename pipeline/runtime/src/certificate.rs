@@ -1,0 +1,115 @@
+//! Why a server's certificate was refused and what to do about it, and the file of CAs to trust.
+//!
+//! All connections check certificates with rustls. Each client library wraps its error differently, so this looks
+//! through all causes. It must not decide anything by the text of an error.
+
+use std::error::Error;
+use std::io;
+use std::path::Path;
+
+use anyhow::Context as _;
+use async_nats::rustls::pki_types::CertificateDer;
+use async_nats::rustls::pki_types::pem::PemObject as _;
+use async_nats::rustls::{CertificateError, Error as TlsError};
+
+/// Why we do not trust a server's certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Untrusted {
+    /// It comes from a certificate authority (CA) that we do not trust.
+    Issuer,
+    /// It is for another host than the one in the address.
+    Host,
+    /// It has expired, or is not valid yet.
+    Time,
+    /// Anything else, such as a CA's own certificate in the place of a server's.
+    Other,
+}
+
+impl Untrusted {
+    /// Why we do not trust the server's certificate, if `error` comes from that.
+    #[must_use]
+    pub fn of(error: &anyhow::Error) -> Option<Self> {
+        let TlsError::InvalidCertificate(problem) = error.chain().find_map(tls_error)? else { return None };
+        Some(match problem {
+            // A CA of the same name, but with another key, gives a bad signature.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::Issuer,
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => Self::Host,
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => Self::Time,
+            _ => Self::Other,
+        })
+    }
+
+    /// What to do. `ca` names the setting with the CAs that we trust, `url` the one with the address.
+    #[must_use]
+    pub fn advice(self, ca: &str, url: &str) -> String {
+        match self {
+            Self::Issuer => format!(
+                "its certificate comes from a CA that is not trusted here; set {ca} to a file with that CA's \
+                 certificate (PEM)"
+            ),
+            Self::Host => format!(
+                "its certificate is for another host; write the host in {url} as the certificate has it, or give the \
+                 server a certificate for this host"
+            ),
+            Self::Time => {
+                "its certificate has expired or is not valid yet; renew it, or set the clock right".to_owned()
+            }
+            Self::Other => "its certificate cannot be used; give the server another one".to_owned(),
+        }
+    }
+}
+
+/// The error of rustls in `cause`. An [`io::Error`] leaves out its own content when it names its cause, so look inside.
+fn tls_error(cause: &(dyn Error + 'static)) -> Option<&TlsError> {
+    if let Some(error) = cause.downcast_ref::<TlsError>() {
+        return Some(error);
+    }
+    tls_error(cause.downcast_ref::<io::Error>()?.get_ref()?)
+}
+
+/// The content of a file of CA certificates (PEM).
+///
+/// # Errors
+/// When the file cannot be read, or has no certificate in it.
+pub fn read_ca_file(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let pem = std::fs::read(path).with_context(|| format!("cannot read the CA certificate {}", path.display()))?;
+    let certificates: Result<Vec<CertificateDer<'_>>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let certificates = certificates.with_context(|| format!("{} is no PEM file with certificates", path.display()))?;
+    anyhow::ensure!(
+        !certificates.is_empty(),
+        "expected a PEM file with CA certificates, found none in {}",
+        path.display()
+    );
+    Ok(pem)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn a_refused_certificate_is_found_however_deep_it_lies() {
+        let refused = |problem| io::Error::new(ErrorKind::InvalidData, TlsError::InvalidCertificate(problem));
+        for (problem, expected) in [
+            (CertificateError::UnknownIssuer, Untrusted::Issuer),
+            (CertificateError::BadSignature, Untrusted::Issuer),
+            (CertificateError::NotValidForName, Untrusted::Host),
+            (CertificateError::Expired, Untrusted::Time),
+            (CertificateError::NotValidYet, Untrusted::Time),
+            (CertificateError::Revoked, Untrusted::Other),
+        ] {
+            let twice = io::Error::other(refused(problem.clone()));
+            for error in [anyhow::Error::new(refused(problem)), anyhow::Error::new(twice).context("cannot connect")] {
+                assert_eq!(Untrusted::of(&error), Some(expected), "{error:#}");
+            }
+        }
+        for other in [io::Error::from(ErrorKind::ConnectionRefused), io::Error::other(TlsError::DecryptError)] {
+            assert_eq!(Untrusted::of(&anyhow::Error::new(other)), None);
+        }
+    }
+}
