@@ -114,7 +114,7 @@ async fn open(place: &Place) -> anyhow::Result<(DeadLetters, Target)> {
     let mut config = config::load(located.config(), |_| Vec::new())?.value;
     let is_of_up = config.nats.url.is_empty();
     if is_of_up {
-        let ready = running::of(located.data_dir()).context(
+        let ready = running::of(&located.data_dir).context(
             "expected the address of a NATS server: name a configuration with `nats.url`, or the --data-dir of a \
              running `headrace up`",
         )?;
