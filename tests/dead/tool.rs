@@ -6,8 +6,8 @@ use headrace_runtime::message::payload::RawDelivery;
 use headrace_schemas::header;
 use headrace_tests::harness::CEILING;
 use headrace_tests::harness::samples::Sample as _;
-use headrace_tests::product::process::Launch;
-use serde_json::json;
+use headrace_tests::product::process::{Launch, command, complained, said};
+use serde_json::{Value, json};
 
 use super::{PROGRAM, Server, good};
 
@@ -116,6 +116,40 @@ async fn nothing_changes_before_it_is_meant() {
     assert_eq!(server.numbers("").await, (1..299).step_by(2).collect::<Vec<u64>>());
     server.dead("redrive --all --limit 9").await.says("9 sent through again, 0 kept");
     assert_eq!((server.count(Stream::Raw).await, server.count(Stream::Dead).await), (9, 140));
+}
+
+#[tokio::test]
+async fn whoever_changes_something_is_told_where() {
+    let server = Server::start().await;
+    for number in 1..=3 {
+        server.bury(good(number), "normalize", "malformed").await;
+    }
+    let (nats, config) = (server.nats.server().url(), server.config.display().to_string());
+    for (command, doing, code) in [
+        ("redrive --dry-run", "nothing is changed", 0),
+        ("drop --all --dry-run", "nothing is changed", 0),
+        ("redrive --all --limit 1", "sending dead letters through again", 0),
+        ("drop --yes --all --limit 1", "removing dead letters", 0),
+        ("drop --yes --number 999", "removing dead letters", 3),
+    ] {
+        let done = server.dead(command).await;
+        let told = format!("{doing} at NATS {nats} (configuration {config}, named by the command line)\n");
+        assert_eq!(done.code, Some(code), "{command}: {}", done.complained);
+        assert!(done.complained.starts_with(&told), "{command}: {}", done.complained);
+    }
+    let redriven = server.dead("redrive --number 999 --json").await;
+    let told: Value = serde_json::from_str(&redriven.said).unwrap();
+    let named = json!({ "nats": nats, "config": config, "data_dir": null, "context": null });
+    assert_eq!(told, json!({ "sent": 0, "kept": 0, "installation": named }));
+
+    // A context that was chosen once, and a person who wants to hear little.
+    let contexts = format!("current = 'live'\n[contexts.live]\nconfig = '{config}'\n");
+    std::fs::write(server.dir.path().join("contexts.toml"), contexts).unwrap();
+    let own = format!("HEADRACE_CONFIG_DIR={}", server.dir.path().display());
+    let done = command("/usr/bin/env", [own.as_str(), PROGRAM, "dead", "drop", "--all", "--yes", "--json", "-q"]).await;
+    let named = json!({ "nats": nats, "config": config, "data_dir": null, "context": "live" });
+    let told: Value = serde_json::from_str(&said(&done)).unwrap();
+    assert_eq!((told, complained(&done)), (json!({ "removed": 1, "installation": named }), String::new()));
 }
 
 #[tokio::test]

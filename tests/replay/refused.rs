@@ -1,5 +1,7 @@
 //! What cannot be replayed is told, with what RAW still holds.
 
+use std::fs::{Permissions, set_permissions};
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::time::Duration;
 
 use headrace_runtime::broker::{Broker, Stream};
@@ -8,6 +10,8 @@ use headrace_runtime::state::StateStore;
 use headrace_runtime::state::lease::Lease;
 use headrace_tests::harness::streams;
 use headrace_tests::product::process::{command, complained};
+use rustix::process::geteuid;
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::{PROGRAM, Testbed};
@@ -71,4 +75,55 @@ async fn servers_must_be_named() {
     let refused = command(PROGRAM, arguments).await;
     assert_eq!(refused.status.code(), Some(4), "nobody answers: {refused:?}");
     assert!(complained(&refused).contains("expected the addresses of NATS and ClickHouse"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn root_comes_upon_no_servers_and_files_of_another_account() {
+    // Only root can give something away.
+    if !geteuid().is_root() {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().join("headrace-data");
+    std::fs::create_dir(&data).unwrap();
+    set_permissions(&data, Permissions::from_mode(0o700)).unwrap();
+    let nobody = Some(65_534);
+    let servers = json!({
+        "HEADRACE__NATS__URL": "nats://127.0.0.1:1",
+        "HEADRACE__SINKS__CLICKHOUSE__URL": "http://127.0.0.1:1",
+    });
+    let last_up = json!({ "directory": dir.path(), "file": null, "environment": servers });
+    let ready = json!({
+        "gateway": "http://127.0.0.1:1",
+        "nats": "nats://127.0.0.1:1",
+        "clickhouse": "http://127.0.0.1:1",
+        "metrics": "http://127.0.0.1:1",
+        "webhook_secret": "theirs",
+        "pids": {},
+    });
+    for (name, content) in [("last-up.json", last_up), ("ready.json", ready)] {
+        std::fs::write(data.join(name), content.to_string()).unwrap();
+        set_permissions(data.join(name), Permissions::from_mode(0o600)).unwrap();
+        chown(data.join(name), nobody, None).unwrap();
+    }
+    std::fs::write(dir.path().join("body.json"), "{}").unwrap();
+    let here = async |arguments: &str| {
+        let directory = ["-C", dir.path().to_str().unwrap(), PROGRAM];
+        command("/usr/bin/env", directory.into_iter().chain(arguments.split(' '))).await
+    };
+    // First the files alone are another's, then the directory too.
+    for owner in [None, nobody] {
+        chown(&data, owner, None).unwrap();
+        for arguments in ["replay --since 1h", "query 1", "gaps", "dead list", "send body.json --event push"] {
+            let refused = here(arguments).await;
+            assert_eq!(refused.status.code(), Some(1), "{arguments}: {refused:?}");
+            let why = complained(&refused);
+            assert!(why.contains("user id 65534") && why.contains("--data-dir"), "{arguments}: {why}");
+        }
+    }
+    let named = complained(&here("replay --since 1h --data-dir headrace-data").await);
+    assert!(named.contains("using the configuration of the last `headrace up` here"), "root may name it: {named}");
+    set_permissions(data.join("last-up.json"), Permissions::from_mode(0o620)).unwrap();
+    let open = complained(&here("replay --since 1h --data-dir headrace-data").await);
+    assert!(open.contains("last-up.json to be writable by its owner alone"), "{open}");
 }

@@ -69,7 +69,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Send(send) => block_on(send::send(send)),
         Command::Check(check) => block_on(check::check(check)),
         Command::Gaps(gaps) => block_on(gaps::gaps(gaps)),
-        Command::Dead(dead) => block_on(dead::dead(dead)),
+        Command::Dead(dead) => block_on(dead::dead(dead, global)),
         Command::Replay(replay) => block_on(replay::replay(replay, global)),
         Command::Query(query) => block_on(query::query(query)),
         Command::Context(context) => context::context(context),

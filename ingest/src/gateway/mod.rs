@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Tenants};
+use crate::gateway::sources::Sources;
 use crate::receive::Shared;
 use crate::receive::admission::Admission;
 use crate::receive::body::discard;
@@ -54,13 +55,16 @@ impl Gateway {
     /// # Errors
     /// When the listener fails for good.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
-        http::serve(listener, self.routes(), &self.connections, self.shared.config.head_max(), stop).await
+        let sources = Sources::new(&self.shared, &self.tenants);
+        let (routes, head_max) = (self.routes(&sources), self.shared.config.head_max());
+        sources.beside(http::serve(listener, routes, &self.connections, head_max, stop)).await
     }
 
     /// The routes of all sources, and `/healthz`. Everything that the public need not see is on the operators' port.
-    fn routes(&self) -> Router {
+    fn routes(&self, sources: &Sources) -> Router {
         let answer_max = self.shared.config.answer_max();
-        sources::routes(&self.shared, &self.tenants)
+        sources
+            .routes()
             .route("/healthz", get(async || "alive\n"))
             .method_not_allowed_fallback(move |request: Request| {
                 let refusal = Refusal::MethodNotAllowed(request.method().to_string());

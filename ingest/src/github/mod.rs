@@ -97,18 +97,31 @@ struct Source {
     denials: DenialLog,
 }
 
-/// The routes: `POST /webhooks/github` takes every kind, `/webhooks/github/{family}` those of one family.
-pub(crate) fn routes(shared: &Arc<Shared>, tenants: &Tenants) -> Router {
-    let keys = Keys::new(&shared.config.github, tenants);
-    let source =
-        Arc::new(Source { shared: Arc::clone(shared), keys, signals: Signals::new(), denials: DenialLog::default() });
-    let any = |State(source), request| receive(source, None, request);
-    let mut routes = Router::new().route("/webhooks/github", post(any));
-    for family in Family::ALL {
-        let path = format!("/webhooks/github/{}", family.as_str());
-        routes = routes.route(&path, post(move |State(source), request| receive(source, Some(family), request)));
+/// GitHub's webhooks, as the server sees them.
+pub(crate) struct Webhooks(Arc<Source>);
+
+impl Webhooks {
+    pub(crate) fn new(shared: &Arc<Shared>, tenants: &Tenants) -> Self {
+        let keys = Keys::new(&shared.config.github, tenants);
+        let (signals, denials) = (Signals::new(), DenialLog::default());
+        Self(Arc::new(Source { shared: Arc::clone(shared), keys, signals, denials }))
     }
-    routes.with_state(source)
+
+    /// The routes: `POST /webhooks/github` takes every kind, `/webhooks/github/{family}` those of one family.
+    pub(crate) fn routes(&self) -> Router {
+        let any = |State(source), request| receive(source, None, request);
+        let mut routes = Router::new().route("/webhooks/github", post(any));
+        for family in Family::ALL {
+            let path = format!("/webhooks/github/{}", family.as_str());
+            routes = routes.route(&path, post(move |State(source), request| receive(source, Some(family), request)));
+        }
+        routes.with_state(Arc::clone(&self.0))
+    }
+
+    /// Runs `serving`, the server of the routes, to its end, and what belongs to no single request beside it.
+    pub(crate) async fn beside<T>(&self, serving: impl Future<Output = T>) -> T {
+        self.0.denials.beside(serving).await
+    }
 }
 
 async fn receive(source: Arc<Source>, family: Option<Family>, request: Request) -> Response {

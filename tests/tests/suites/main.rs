@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod bad_products;
+mod measure;
+mod ownership;
 mod stage_suite;
 mod standin_github;
 mod standins;

@@ -1,8 +1,10 @@
 //! The functions, table functions, types and codecs that a statement may call. Whatever is on no list is refused.
+//! [`super::conditions`] says what is asked of some calls besides.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
+use super::conditions::{self, Call};
 use super::denied;
 use super::text::{Token, Tokens};
 use crate::engine::{Exception, Parameters};
@@ -29,14 +31,8 @@ const TABLE_FUNCTIONS: [&str; 15] = [
     "zeros_mt",
 ];
 
-/// Table functions that take a table's structure as a text. In that text, a column may have a default expression.
-const STRUCTURED: [&str; 5] = ["format", "generaterandom", "input", "null", "values"];
-/// Functions that take the name of an aggregate function as a text.
-const NAMING: [&str; 2] = ["arrayreduce", "initializeaggregation"];
 /// This aggregate function is on no list, because it writes in any format.
 const FORMATTING: &str = "groupformat";
-/// The words that begin a default expression.
-const DEFAULTS: [&str; 4] = ["default", "alias", "materialized", "ephemeral"];
 
 /// Other words before a parenthesis: types, codecs, kinds of indices and statistics, words of the grammar.
 const OTHER: [&str; 73] = [
@@ -170,7 +166,7 @@ pub(super) fn check(tokens: &Tokens, names_given: bool) -> Result<(), Exception>
             return Err(denied("expected no groupFormat, which writes files for some formats, found it in a text"));
         }
         if let Some(name) = tokens.call(at) {
-            called(tokens, at, name, names_given)?;
+            called(&Call { tokens, at, name, names_given })?;
         } else if let Some(name) = tokens.name(at) {
             named(tokens, at, name)?;
         }
@@ -178,59 +174,14 @@ pub(super) fn check(tokens: &Tokens, names_given: bool) -> Result<(), Exception>
     Ok(())
 }
 
-fn called(tokens: &Tokens, at: usize, name: &str, names_given: bool) -> Result<(), Exception> {
-    if !allowed(name) {
+fn called(call: &Call<'_>) -> Result<(), Exception> {
+    if !allowed(call.name) {
         return Err(denied(&format!(
-            "expected functions of tables and values, found {name}, which is not allowed here"
+            "expected functions of tables and values, found {}, which is not allowed here",
+            call.name
         )));
     }
-    // The engine would evaluate expressions in the function's data, and no statement shows those.
-    let format = tokens.get(at + 2);
-    if name.eq_ignore_ascii_case("format")
-        && let Some(Token::Text(name) | Token::Word(name) | Token::Name(name)) = format
-    {
-        super::kinds::format(name)?;
-    }
-    if name.eq_ignore_ascii_case("format")
-        && matches!(format, Some(Token::Text(name) | Token::Word(name) | Token::Name(name)) if name.eq_ignore_ascii_case("values"))
-    {
-        return Err(denied("expected a format of plain values in format(), found Values; use another, such as CSV"));
-    }
-    // The engine checks no right for the tables behind `merge`, and reading `system.models` starts another program.
-    let merges = matches!(tokens.get(at + 2), Some(Token::Text(database)) if database != "system")
-        && tokens.is_sign(at + 3, ',');
-    let (first, comma) = (tokens.get(at + 2), tokens.is_sign(at + 3, ','));
-    let of_system = match first {
-        Some(Token::Text(database) | Token::Word(database) | Token::Name(database)) => {
-            database.eq_ignore_ascii_case("system")
-        }
-        _ => true,
-    };
-    if name.eq_ignore_ascii_case("buffer") && (of_system || !comma) {
-        return Err(denied("expected Buffer() with the name of a database other than system, found another form"));
-    }
-    // These functions run the aggregate function that they name, without a call of it in the statement.
-    if NAMING.iter().any(|naming| name.to_ascii_lowercase().starts_with(naming))
-        && !matches!(first, Some(Token::Text(_)))
-    {
-        return Err(denied(&format!(
-            "expected the name of a function in quotes as the first argument of {name}, found something else"
-        )));
-    }
-    if name.eq_ignore_ascii_case("merge") && !merges {
-        return Err(denied(
-            "expected merge() with the name of a database other than system and a pattern, found another form",
-        ));
-    }
-    if STRUCTURED.iter().any(|structured| structured.eq_ignore_ascii_case(name)) {
-        if names_given && !is_scalar(tokens, at, name) {
-            return Err(denied(&format!(
-                "expected no parameters that are names beside {name}(), found one; write it out"
-            )));
-        }
-        return arguments_are_plain(tokens, at, name);
-    }
-    Ok(())
+    conditions::check(call)
 }
 
 /// Judges a name without a parenthesis behind it. By such a name, a function can be passed to another: `arrayMap(file,
@@ -248,54 +199,6 @@ fn named(tokens: &Tokens, at: usize, name: &str) -> Result<(), Exception> {
         )));
     }
     Ok(())
-}
-
-/// We cannot read a structure that an expression makes, so only written-out arguments pass.
-fn arguments_are_plain(tokens: &Tokens, at: usize, name: &str) -> Result<(), Exception> {
-    let open = at + 1;
-    let is_format = name.eq_ignore_ascii_case("format");
-    for inside in open + 1..tokens.behind(open) {
-        let plain = match tokens.get(inside) {
-            Some(Token::Text(text)) => !DEFAULTS.iter().any(|word| text.to_ascii_lowercase().contains(word)),
-            Some(Token::Sign(sign)) => matches!(sign, '(' | ')' | '[' | ']' | ',' | '-' | '+'),
-            Some(Token::Word(word)) => {
-                is_value(word) || (inside == open + 1 && is_format && is_own_word(tokens, inside, word))
-            }
-            Some(Token::Name(_)) | None => false,
-        };
-        // `format` is also a function that formats a text. Its arguments may be anything.
-        if !plain && !is_scalar(tokens, at, name) {
-            return Err(denied(&format!(
-                "expected written-out arguments of {name} without DEFAULT, ALIAS, MATERIALIZED or EPHEMERAL, found \
-                 something else; put the values into a table, or select them"
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// Whether `word` is a number or `NULL`. Any other word may be an alias, and the engine puts the alias's value there.
-fn is_value(word: &str) -> bool {
-    // The engine quotes names that begin with a digit, and the name `NULL`. It does not quote `inf` and `true`.
-    word.starts_with(|first: char| first.is_ascii_digit()) || word == "NULL"
-}
-
-/// Whether `word`, a format's name at `at`, stands nowhere else. Then it is no alias.
-fn is_own_word(tokens: &Tokens, at: usize, word: &str) -> bool {
-    let same = |other: usize| {
-        other != at
-            && tokens.name(other).is_some_and(|name| name.eq_ignore_ascii_case(word))
-            && !tokens.call(other.saturating_sub(2)).is_some_and(|name| name.eq_ignore_ascii_case("format"))
-    };
-    tokens.call(at).is_none() && !(0..tokens.len()).any(same)
-}
-
-/// Whether `name` is called as a function of values. Table functions follow `FROM`, `JOIN`, `INTO FUNCTION`, `AS`,
-/// `TABLE` or a comma between tables. Only `format` is both.
-fn is_scalar(tokens: &Tokens, at: usize, name: &str) -> bool {
-    let first = tokens.get(at + 2);
-    // The table function's first argument is a format's name. That of the function of values is a pattern, a text.
-    name.eq_ignore_ascii_case("format") && matches!(first, Some(Token::Text(pattern)) if pattern.contains('{'))
 }
 
 /// Whether a statement may have parameters that stand for names.

@@ -6,6 +6,7 @@
 //! engine's own. So no comment and no quoting gets around it. Each list says what is allowed, so what nobody thought of
 //! is refused.
 
+mod conditions;
 mod data;
 mod functions;
 mod kinds;

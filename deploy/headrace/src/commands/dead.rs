@@ -9,6 +9,7 @@ use std::io::{self, ErrorKind, Write};
 use anyhow::Context as _;
 use bytes::Bytes;
 use clap::CommandFactory as _;
+use headrace_runtime::secret::redact_url;
 use headrace_runtime::settle::dead_letters::{DeadLetter, DeadLetters, Filter, Reader, Redriven};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
@@ -17,8 +18,10 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::Cli;
 use crate::cli::dead::{Dead, DeadAction, Selection};
+use crate::cli::global::Global;
 use crate::cli::place::Place;
 use crate::cli::{exit, plain, time};
+use crate::commands::target::Target;
 use crate::config;
 use crate::installation::running;
 use crate::nats::connections::connect_admin;
@@ -28,18 +31,18 @@ const COUNTS_MAX: usize = 1_000;
 /// Parts of the names of headers whose values are not shown.
 const HIDDEN: [&str; 6] = ["signature", "authorization", "token", "secret", "password", "cookie"];
 
-pub(crate) async fn dead(arguments: Dead) -> anyhow::Result<()> {
+pub(crate) async fn dead(arguments: Dead, global: Global) -> anyhow::Result<()> {
     let done = match arguments.action {
         DeadAction::List { place, selection, counts: true, json } => {
             ensure_window(&selection)?;
-            counts(&open(&place).await?, &selection, json).await
+            counts(&open(&place).await?.0, &selection, json).await
         }
         DeadAction::List { place, selection, counts: false, json } => {
             ensure_window(&selection)?;
-            list(&open(&place).await?, &selection, json).await.map(|_| ())
+            list(&open(&place).await?.0, &selection, json).await.map(|_| ())
         }
         DeadAction::Show { place, sequence, payload, json } => {
-            let dead_letters = open(&place).await?;
+            let (dead_letters, _) = open(&place).await?;
             let found = dead_letters.get(sequence).await?;
             let (dead_letter, own) = found.ok_or_else(|| no_dead_letter(sequence))?;
             let body = if payload { Some(dead_letters.body(&dead_letter, own).await?) } else { None };
@@ -48,16 +51,22 @@ pub(crate) async fn dead(arguments: Dead) -> anyhow::Result<()> {
         DeadAction::Redrive { place, selection, dry_run: true, json, .. }
         | DeadAction::Drop { place, selection, dry_run: true, json, .. } => {
             ensure_window(&selection)?;
-            let listed = list(&open(&place).await?, &selection, json).await;
+            let (dead_letters, target) = open(&place).await?;
+            target.note("nothing is changed", global);
+            let listed = list(&dead_letters, &selection, json).await;
             listed.and_then(|listed| ensure_found(&selection, listed))
         }
         DeadAction::Redrive { place, selection, dry_run: false, all, json } => {
             ensure_meant(&selection, all)?;
-            redrive(&open(&place).await?, &selection, json).await
+            let (dead_letters, target) = open(&place).await?;
+            target.note("sending dead letters through again", global);
+            redrive(&dead_letters, &target, &selection, json).await
         }
         DeadAction::Drop { place, selection, dry_run: false, all, json, .. } => {
             ensure_meant(&selection, all)?;
-            remove(&open(&place).await?, &selection, json).await
+            let (dead_letters, target) = open(&place).await?;
+            target.note("removing dead letters", global);
+            remove(&dead_letters, &target, &selection, json).await
         }
     };
     match done {
@@ -98,18 +107,22 @@ fn no_dead_letter(number: u64) -> anyhow::Error {
     exit::missing(format!("no dead letter {number}, or none that the filters let through"))
 }
 
-/// Connects to the server of the configuration, or of the `up` that runs on the data directory.
-async fn open(place: &Place) -> anyhow::Result<DeadLetters> {
+/// Connects to the server of the configuration, or of the `up` that runs on the data directory. Returns also which
+/// installation that is.
+async fn open(place: &Place) -> anyhow::Result<(DeadLetters, Target)> {
     let located = place.locate()?;
     let mut config = config::load(located.config(), |_| Vec::new())?.value;
-    if config.nats.url.is_empty() {
-        let ready = running::of(located.data_dir()).context(
+    let is_of_up = config.nats.url.is_empty();
+    if is_of_up {
+        let ready = running::of(&located.data_dir).context(
             "expected the address of a NATS server: name a configuration with `nats.url`, or the --data-dir of a \
              running `headrace up`",
         )?;
         config.nats.reach(&ready.nats.context("the running process tells of no NATS server")?);
     }
-    DeadLetters::open(&connect_admin(&config, "headrace-dead").await?).await
+    let dead_letters = DeadLetters::open(&connect_admin(&config, "headrace-dead").await?).await?;
+    let nats = redact_url(&config.nats.url);
+    Ok((dead_letters, Target { nats, config: located.config, data_dir: is_of_up.then_some(located.data_dir) }))
 }
 
 /// The dead letters that a selection means, one after the other.
@@ -213,7 +226,7 @@ async fn counts(dead_letters: &DeadLetters, selection: &Selection, json: bool) -
     Ok(())
 }
 
-async fn redrive(dead_letters: &DeadLetters, selection: &Selection, json: bool) -> anyhow::Result<()> {
+async fn redrive(dead_letters: &DeadLetters, target: &Target, selection: &Selection, json: bool) -> anyhow::Result<()> {
     let mut selected = Selected::of(dead_letters, selection).await?;
     let (mut sent, mut kept) = (0_u64, 0_u64);
     while let Some(dead_letter) = selected.next().await? {
@@ -231,7 +244,7 @@ async fn redrive(dead_letters: &DeadLetters, selection: &Selection, json: bool) 
         }
     }
     selected.reader.close().await;
-    let done = json!({ "sent": sent, "kept": kept });
+    let done = json!({ "sent": sent, "kept": kept, "installation": target.json() });
     tell(&done, json, &format!("{sent} sent through again, {kept} kept"))?;
     if kept > 0 {
         return Err(exit::missing(format!("{kept} dead letters cannot be sent through again")));
@@ -239,14 +252,15 @@ async fn redrive(dead_letters: &DeadLetters, selection: &Selection, json: bool) 
     ensure_found(selection, sent)
 }
 
-async fn remove(dead_letters: &DeadLetters, selection: &Selection, json: bool) -> anyhow::Result<()> {
+async fn remove(dead_letters: &DeadLetters, target: &Target, selection: &Selection, json: bool) -> anyhow::Result<()> {
     let mut selected = Selected::of(dead_letters, selection).await?;
     let mut removed = 0_u64;
     while let Some(dead_letter) = selected.next().await? {
         removed += u64::from(dead_letters.remove(dead_letter.sequence).await?);
     }
     selected.reader.close().await;
-    tell(&json!({ "removed": removed }), json, &format!("{removed} removed"))?;
+    let done = json!({ "removed": removed, "installation": target.json() });
+    tell(&done, json, &format!("{removed} removed"))?;
     ensure_found(selection, removed)
 }
 

@@ -1,6 +1,5 @@
 //! `headrace gaps`: the proofs of what arrived, as a table or as JSON.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -12,6 +11,7 @@ use headrace_schemas::time::Timestamp;
 use crate::cli::ask::Gaps;
 use crate::cli::{exit, time};
 use crate::config::{self, Config};
+use crate::installation::locate::Named;
 use crate::installation::running;
 use crate::nats::connections::connect_admin;
 
@@ -24,7 +24,7 @@ pub(crate) async fn gaps(arguments: Gaps) -> anyhow::Result<()> {
     let located = arguments.place.locate()?;
     let mut config = config::load(located.config(), |_| Vec::new())?.value;
     if config.nats.url.is_empty() {
-        config.nats.reach(&running_nats(located.data_dir())?);
+        config.nats.reach(&running_nats(&located.data_dir)?);
     }
     let mut report = read(&config).await?;
     report.keep_since(since);
@@ -63,7 +63,7 @@ fn keep_until(report: &mut Report, until: Option<Timestamp>) {
 }
 
 /// Where the NATS server of the running `up` is.
-fn running_nats(data_dir: &Path) -> anyhow::Result<String> {
+fn running_nats(data_dir: &Named) -> anyhow::Result<String> {
     let ready = running::of(data_dir).context(
         "expected `nats.url` in the configuration, or a running `headrace up`; give --config, or name its --data-dir",
     )?;

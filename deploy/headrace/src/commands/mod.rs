@@ -10,4 +10,5 @@ pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod send;
 pub(crate) mod shell;
+mod target;
 pub(crate) mod up;

@@ -15,7 +15,7 @@ use reqwest::{Client, Response, Url};
 use crate::cli::ask::Query;
 use crate::config;
 use crate::installation::data_dir::{CLICKHOUSE_READER, CLICKHOUSE_READER_PASSWORD};
-use crate::installation::running;
+use crate::installation::{kept, running};
 
 /// How long the server may take to accept the connection. A statement itself may take as long as it takes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -65,20 +65,22 @@ fn server(arguments: &Query) -> anyhow::Result<Access> {
     let mut clickhouse = config.sinks.clickhouse.unwrap_or_default();
     let is_own = clickhouse.url.is_empty();
     if is_own {
-        let ready = running::of(located.data_dir()).context(
+        let ready = running::of(&located.data_dir).context(
             "expected `sinks.clickhouse.url` in the configuration, or a running `headrace up`; give --config, or name \
              its --data-dir",
         )?;
         clickhouse.url = ready.clickhouse.context("the running process tells of no ClickHouse")?;
     }
     let access = clickhouse.access();
+    if !is_own || arguments.write {
+        return Ok(access);
+    }
     // On the server of an `up` who only asks has places of its own: a slow question keeps no sink waiting.
-    let reader = located.data_dir().join(CLICKHOUSE_READER_PASSWORD);
-    match std::fs::read_to_string(reader) {
-        Ok(password) if is_own && !arguments.write => {
+    match kept::read_to_string(&located.data_dir, CLICKHOUSE_READER_PASSWORD)? {
+        Some(password) => {
             Ok(Access { user: CLICKHOUSE_READER.to_owned(), password: Secret::new(password.trim()), ..access })
         }
-        _ => Ok(access),
+        None => Ok(access),
     }
 }
 

@@ -100,7 +100,7 @@ fn destination(arguments: &Send) -> anyhow::Result<(String, SecretString)> {
         );
         return Err(Unclear(problem).into());
     }
-    let ready = running::of(located.data_dir()).context(
+    let ready = running::of(&located.data_dir).context(
         "expected a running `headrace up` to send to; start it, name its --data-dir, or give --url and --secret",
     )?;
     let gateway = ready.gateway.context("the running process has no gateway")?;

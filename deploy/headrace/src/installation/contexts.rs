@@ -1,13 +1,15 @@
 //! Names for installations, in `contexts.toml` beside a person's own configuration.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use crate::installation::private;
-use crate::installation::surroundings::{Surroundings, Unclear};
+use crate::installation::surroundings::{CONFIG_DIR, Surroundings, Unclear};
 
 /// The file, in [`Surroundings::config_dir`].
 const FILE: &str = "contexts.toml";
@@ -42,6 +44,7 @@ impl Contexts {
     /// Reads the file; empty when there is none.
     pub(crate) fn read(surroundings: &Surroundings) -> anyhow::Result<Self> {
         let Some(path) = path(surroundings) else { return Ok(Self::default()) };
+        refuse_foreign(&path, surroundings)?;
         let Ok(text) = std::fs::read_to_string(&path) else {
             // Where nobody may look, as in another account's home, nobody has named anything.
             anyhow::ensure!(!path.is_file(), "cannot read the contexts in {}", path.display());
@@ -84,6 +87,25 @@ pub(crate) fn name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// Refuses contexts that are another account's, as root's `$HOME` may be: they would choose our servers. A directory
+/// that somebody named may be anybody's.
+fn refuse_foreign(path: &Path, surroundings: &Surroundings) -> Result<(), Unclear> {
+    if surroundings.variable(CONFIG_DIR).is_some() {
+        return Ok(());
+    }
+    let own = geteuid().as_raw();
+    // Whoever owns a link decides where it leads.
+    let found = [path.metadata(), path.symlink_metadata()].into_iter().flatten();
+    match found.map(|found| found.uid()).find(|owner| ![own, 0].contains(owner)) {
+        None => Ok(()),
+        Some(owner) => Err(Unclear(format!(
+            "expected {} to belong to this account (user id {own}) or to root, found it to be that of user id {owner}, \
+             whose contexts would choose the servers; name its directory with ${CONFIG_DIR} if you trust it",
+            path.display()
+        ))),
+    }
+}
+
 fn path(surroundings: &Surroundings) -> Option<PathBuf> {
     surroundings.config_dir().map(|dir| dir.join(FILE))
 }
@@ -100,6 +122,25 @@ mod tests {
         assert_eq!(toml::from_str::<Contexts>(&toml::to_string(&contexts).unwrap()).unwrap(), contexts);
         assert_eq!(toml::from_str::<Contexts>("").unwrap(), Contexts::default());
         assert!(toml::from_str::<Contexts>("[contexts.test]\ndata = '/srv'\n").is_err());
+    }
+
+    #[test]
+    fn contexts_of_another_account_name_nothing_here() {
+        // Only root can give something away.
+        if !geteuid().is_root() {
+            return;
+        }
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join(".config/headrace");
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join(FILE), "current = 'live'\n[contexts.live]\nconfig = '/etc/live.toml'\n").unwrap();
+        let surroundings = Surroundings::of_test(home.path()).set("HOME", home.path().as_os_str().to_owned());
+        assert_eq!(Contexts::read(&surroundings).unwrap().current.as_deref(), Some("live"));
+        std::os::unix::fs::chown(dir.join(FILE), Some(65_534), None).unwrap();
+        let refused = Contexts::read(&surroundings).unwrap_err().to_string();
+        assert!(refused.contains("user id 65534") && refused.contains("$HEADRACE_CONFIG_DIR"), "{refused}");
+        let named = surroundings.set(CONFIG_DIR, dir.into_os_string());
+        assert_eq!(Contexts::read(&named).unwrap().current.as_deref(), Some("live"), "somebody named it");
     }
 
     #[test]

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +12,8 @@ use headrace_settings::{Document, Loaded, Variables};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{self, Config};
-use crate::installation::private;
+use crate::installation::locate::Named;
+use crate::installation::{kept, private};
 
 /// The file in the data directory.
 const FILE: &str = "last-up.json";
@@ -70,17 +70,14 @@ impl LastUp {
     }
 
     /// What is kept in a data directory; `None` when no `up` of this release has run there.
-    pub(crate) fn read(data_dir: &Path) -> anyhow::Result<Option<Self>> {
-        let path = data_dir.join(FILE);
+    ///
+    /// # Errors
+    /// When it is another account's ([`kept::open`]): it names files that hold secrets, and servers that get them.
+    pub(crate) fn read(data_dir: &Named) -> anyhow::Result<Option<Self>> {
+        let path = data_dir.path.join(FILE);
         let problem = || format!("cannot read the configuration of the last `headrace up` in {}", path.display());
-        match File::open(&path) {
-            Ok(file) => {
-                private::refuse_other_up(&path, &file.metadata().with_context(problem)?)?;
-                serde_json::from_reader(BufReader::new(file)).map(Some).with_context(problem)
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(problem),
-        }
+        let Some(file) = kept::open(data_dir, FILE)? else { return Ok(None) };
+        serde_json::from_reader(BufReader::new(file)).map(Some).with_context(problem)
     }
 
     /// Loads the configuration as `up` did. Relative paths in it begin where `up` was started, so the process goes
@@ -126,17 +123,20 @@ impl LastUp {
 
 #[cfg(test)]
 mod tests {
+    use crate::installation::locate::NamedBy;
+
     use super::*;
 
     #[test]
     fn what_was_kept_is_read_again_and_a_changed_file_is_told() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(LastUp::read(dir.path()).unwrap().is_none());
+        let data_dir = Named { path: dir.path().to_owned(), by: NamedBy::Default };
+        assert!(LastUp::read(&data_dir).unwrap().is_none());
         let config = dir.path().join("headrace.toml");
         std::fs::write(&config, "[pipeline]\nlanes = 3\n").unwrap();
         let (kept, _) = LastUp::of_this(Some(&config), |_| Vec::new()).unwrap();
         kept.write(dir.path()).unwrap();
-        let read = LastUp::read(dir.path()).unwrap().unwrap();
+        let read = LastUp::read(&data_dir).unwrap().unwrap();
         assert!(read == kept);
         assert!(read.told().ends_with("headrace.toml as it was then"), "{}", read.told());
         std::fs::write(&config, "[pipeline]\nlanes = 4\n").unwrap();

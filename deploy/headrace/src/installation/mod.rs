@@ -2,6 +2,7 @@
 
 pub(crate) mod contexts;
 pub(crate) mod data_dir;
+pub(crate) mod kept;
 pub(crate) mod last_up;
 pub(crate) mod locate;
 pub(crate) mod private;

@@ -1,9 +1,9 @@
 //! What other accounts of this machine must not read: bodies, events, secrets.
 //!
 //! The umask closes whatever this process and its children make. Directories that were there before are closed by
-//! [`directory`], files that others may look for are put in place by [`write()`].
+//! [`directory`], files that others may look for are put in place by [`write()`]. `kept.rs` reads them.
 
-use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -119,23 +119,6 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-/// Refuses what another account has put where `up` keeps its own.
-///
-/// # Errors
-/// When `path`, of which `metadata` is told, belongs to another account. Root may look after any account's.
-pub(crate) fn refuse_other_up(path: &Path, metadata: &Metadata) -> anyhow::Result<()> {
-    let (own, owner) = (geteuid(), metadata.uid());
-    // Everybody else would send secrets wherever another account says.
-    anyhow::ensure!(
-        own.is_root() || owner == own.as_raw(),
-        "expected {} to belong to this account (user id {}), found it to be that of user id {owner}; name the --data-dir \
-         of an `up` of your own",
-        path.display(),
-        own.as_raw()
-    );
-    Ok(())
 }
 
 #[cfg(test)]

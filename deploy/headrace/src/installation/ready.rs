@@ -1,6 +1,8 @@
 //! The ready file: where a running process answers, for scripts and for `headrace send`.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -44,10 +46,9 @@ impl Ready {
         write().with_context(|| format!("cannot write the ready file {}", path.display()))
     }
 
-    /// Reads a ready file.
-    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is no ready file", path.display()))
+    /// Reads the ready file at `path`, which was opened.
+    pub(crate) fn read(file: File, path: &Path) -> anyhow::Result<Self> {
+        serde_json::from_reader(BufReader::new(file)).with_context(|| format!("{} is no ready file", path.display()))
     }
 }
 

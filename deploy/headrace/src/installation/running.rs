@@ -1,12 +1,10 @@
 //! What commands learn of the `up` that runs on a data directory.
 
 use std::fmt;
-use std::path::Path;
-
-use anyhow::Context as _;
 
 use crate::installation::data_dir::DataDir;
-use crate::installation::private::refuse_other_up;
+use crate::installation::kept;
+use crate::installation::locate::Named;
 use crate::installation::ready::READY_FILE;
 use crate::installation::ready::Ready;
 
@@ -26,15 +24,16 @@ impl std::error::Error for NotRunning {}
 ///
 /// # Errors
 /// [`NotRunning`] when there is none, or when its process is gone: it was killed, and nothing answers at the addresses
-/// that it left. Others when it is another account's, or no ready file.
-pub(crate) fn of(data_dir: &Path) -> anyhow::Result<Ready> {
+/// that it left. Others when it is another account's ([`kept::open`]), or no ready file.
+pub(crate) fn of(data_dir: &Named) -> anyhow::Result<Ready> {
+    let kept = kept::open(data_dir, READY_FILE)?;
+    let data_dir = data_dir.path.as_path();
     let path = data_dir.join(READY_FILE);
-    if !path.exists() {
+    let Some(file) = kept else {
         let problem = format!("no `headrace up` runs on {}: there is no {}", data_dir.display(), path.display());
         return Err(NotRunning(problem).into());
-    }
-    let ready = Ready::read(&path)?;
-    refuse_other_up(&path, &path.metadata().with_context(|| format!("cannot read {}", path.display()))?)?;
+    };
+    let ready = Ready::read(file, &path)?;
     let process = ready.pids.get("headrace").map_or_else(|| "it".to_owned(), |pid| format!("process {pid}"));
     if DataDir::is_taken(data_dir) {
         return Ok(ready);

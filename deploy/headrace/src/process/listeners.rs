@@ -53,17 +53,19 @@ impl Listeners {
 pub(crate) struct Port {
     socket: TcpSocket,
     address: SocketAddr,
+    /// What decides that it is this one.
+    setting: &'static str,
 }
 
 impl Port {
-    fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<Self> {
+    fn bind(address: SocketAddr, setting: &'static str) -> anyhow::Result<Self> {
         let bound = || -> std::io::Result<Self> {
             let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
             // Connections of an earlier process may still be closing; one that listens is a conflict all the same.
             socket.set_reuseaddr(true)?;
             socket.bind(address)?;
             let address = socket.local_addr()?;
-            Ok(Self { socket, address })
+            Ok(Self { socket, address, setting })
         };
         bound().map_err(|error| refused(error, address, setting))
     }
@@ -71,10 +73,10 @@ impl Port {
     /// Lets connections in. Returns also where.
     ///
     /// # Errors
-    /// When somebody else listens there by now.
+    /// When somebody else listens there by now: two processes that start at once can both take a port.
     pub(crate) fn listen(self) -> anyhow::Result<(std::net::TcpListener, SocketAddr)> {
-        let address = self.address;
-        let listener = self.socket.listen(BACKLOG).with_context(|| format!("cannot listen on {address}"))?;
+        let Self { socket, address, setting } = self;
+        let listener = socket.listen(BACKLOG).map_err(|error| refused(error, address, setting))?;
         Ok((listener.into_std().context("cannot share a listener")?, address))
     }
 }
@@ -116,6 +118,20 @@ mod tests {
         }
         // Who has no gateway needs no port for it.
         assert!(Listeners::bind(&config, &[Role::Sinks], &Settings::CONFIGURED).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_port_that_two_starts_took_at_once_is_told_as_well() {
+        let first = Port::bind(SocketAddr::from(([127, 0, 0, 1], 0)), "`admin.listen`").unwrap();
+        let second = Port::bind(first.address, "`ingest.listen` or --gateway-port").unwrap();
+        let (_listener, address) = first.listen().unwrap();
+        let Err(error) = second.listen() else { panic!("it is taken") };
+        let (error, owner) = (format!("{error:#}"), format!("process {}", std::process::id()));
+        for told in
+            [address.to_string().as_str(), owner.as_str(), "set `ingest.listen` or --gateway-port to another one"]
+        {
+            assert!(error.contains(told), "{told}: {error}");
+        }
     }
 
     #[tokio::test]

@@ -15,7 +15,8 @@ use anyhow::Context as _;
 use headrace_ingest::gateway::Gateway;
 use headrace_ingest::github::Keys;
 use headrace_runtime::broker::Broker;
-use headrace_runtime::broker::{measure, recreate, retention};
+use headrace_runtime::broker::measure::Measure;
+use headrace_runtime::broker::{recreate, retention};
 use headrace_runtime::component::sink::{Sink, SinkOptions};
 use headrace_runtime::component::stage::BoxedStage;
 use headrace_runtime::component::subscription::Subscription;
@@ -196,8 +197,11 @@ impl Builder<'_> {
         self.chain(config.alert_subscription(), Pace::Gathered { linger: ALERT_LINGER }, alerts, 1)?;
         match self.brokers.of(User::Retention).cloned() {
             Some(broker) => {
-                let own = broker.clone();
-                self.supervisor.spawn(Group::Service, "measure", move |stop| measure::run(own.clone(), stop));
+                let measure = Arc::new(Measure::new(&broker));
+                self.supervisor.spawn(Group::Service, "measure", move |stop| {
+                    let measure = Arc::clone(&measure);
+                    async move { measure.run(stop).await }
+                });
                 self.supervisor.spawn(Group::Service, "retention", move |stop| retention::run(broker.clone(), stop));
             }
             None => tracing::warn!(

@@ -4,6 +4,7 @@
 //! It asks as the user of `retention` may, who sees every consumer, also one that is none of Headrace's.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -29,16 +30,29 @@ const SUBJECTS_MAX: u64 = 1_000;
 /// A consumer: its stream and its name.
 type Place = (&'static str, String);
 
-/// What was measured before.
+/// Measures for as long as the process runs.
+pub struct Measure {
+    broker: Broker,
+    /// Kept apart from the task, which is started again when it fails. What vanished meanwhile would keep its last
+    /// value for ever.
+    shown: Mutex<Shown>,
+}
+
+/// Which gauges show something that may vanish.
+#[derive(Default)]
+struct Shown {
+    /// Consumers with an age.
+    consumers: BTreeSet<Place>,
+    /// Components with dead letters.
+    dead: BTreeSet<String>,
+}
+
+/// What was measured before, so that it is not asked again each time.
 #[derive(Default)]
 struct Measured {
     /// The oldest message above a consumer's floor, which stays the same while the floor does. It is read with its
     /// payload, so that it is not read again each time.
     oldest: HashMap<Place, Oldest>,
-    /// Consumers with an age.
-    consumers: BTreeSet<Place>,
-    /// Components with dead letters.
-    dead: BTreeSet<String>,
     /// When the subjects of DEAD were last listed, and what it held: messages, first and last sequence.
     listed: Option<(Instant, [u64; 3])>,
 }
@@ -49,56 +63,101 @@ struct Oldest {
     asked_at: Instant,
 }
 
-/// Runs until `stop`.
-///
-/// # Errors
-/// When the broker does not answer.
-pub async fn run(broker: Broker, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut measured = Measured::default();
-    let mut ticks = tokio::time::interval(PERIOD);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = stop.cancelled() => return Ok(()),
+impl Measure {
+    /// Measures what `broker` has.
+    #[must_use]
+    pub fn new(broker: &Broker) -> Self {
+        Self { broker: broker.clone(), shown: Mutex::default() }
+    }
+
+    /// Runs until `stop`.
+    ///
+    /// # Errors
+    /// When the broker does not answer. It may run again.
+    pub async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut measured = Measured::default();
+        let mut ticks = tokio::time::interval(PERIOD);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+            self.look(&mut measured).await?;
         }
-        measured.look(&broker).await?;
+    }
+
+    async fn look(&self, measured: &mut Measured) -> anyhow::Result<()> {
+        for stream in Stream::ALL {
+            let name = stream.name();
+            let handle = self.broker.jetstream().get_stream(name).await;
+            let handle = handle.with_context(|| format!("cannot open the stream {name}"))?;
+            fill(name, handle.cached_info());
+            if stream == Stream::Dead {
+                self.dead(&handle, measured).await?;
+            } else {
+                self.consumers(&handle, stream, measured).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn consumers(&self, handle: &stream::Stream, stream: Stream, measured: &mut Measured) -> anyhow::Result<()> {
+        let name = stream.name();
+        let found = handle.consumers().try_collect::<Vec<Info>>().await;
+        let mut found = found.with_context(|| format!("cannot list the consumers of {name}"))?;
+        // One without a name of its own is somebody's passing reader.
+        found.retain(|info| info.config.durable_name.is_some());
+        let is_gone = |place: &Place| place.0 == name && !found.iter().any(|info| info.name == place.1);
+        measured.oldest.retain(|place, _| !is_gone(place));
+        self.shown().consumers.retain(|place| {
+            // One that is gone has nothing unsettled.
+            if is_gone(place) {
+                gauge!(OLDEST_SECONDS, "component" => place.1.clone(), "stream" => name).set(0.0);
+            }
+            !is_gone(place)
+        });
+        for info in &found {
+            let age = measured.age(&self.broker, stream, info).await?;
+            gauge!(OLDEST_SECONDS, "component" => info.name.clone(), "stream" => name).set(age.as_secs_f64());
+            self.shown().consumers.insert((name, info.name.clone()));
+        }
+        Ok(())
+    }
+
+    /// Counts the dead letters of each component. Their bytes are known of all together only.
+    async fn dead(&self, handle: &stream::Stream, measured: &mut Measured) -> anyhow::Result<()> {
+        let state = &handle.cached_info().state;
+        let holds = [state.messages, state.first_sequence, state.last_sequence];
+        let is_known = measured.listed.is_some_and(|(at, held)| {
+            held == holds || (state.subjects_count > SUBJECTS_MAX && at.elapsed() < SLOW_PERIOD)
+        });
+        if is_known {
+            return Ok(());
+        }
+        let cannot = "cannot list the subjects of DEAD";
+        let mut subjects = handle.info_with_subjects(Stream::Dead.subjects()).await.context(cannot)?;
+        let mut waiting: BTreeMap<String, usize> = BTreeMap::new();
+        while let Some((subject, count)) = subjects.try_next().await.context(cannot)? {
+            *waiting.entry(component_of(&subject).to_owned()).or_default() += count;
+        }
+        let mut shown = self.shown();
+        let gone = shown.dead.iter().filter(|component| !waiting.contains_key(*component));
+        gone.for_each(|component| gauge!(DEAD_WAITING, "component" => component.clone()).set(0.0));
+        for (component, count) in &waiting {
+            gauge!(DEAD_WAITING, "component" => component.clone()).set(*count as f64);
+        }
+        shown.dead = waiting.into_keys().collect();
+        measured.listed = Some((Instant::now(), holds));
+        Ok(())
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Measured {
-    async fn look(&mut self, broker: &Broker) -> anyhow::Result<()> {
-        let mut consumers = BTreeSet::new();
-        for stream in Stream::ALL {
-            let name = stream.name();
-            let handle = broker.jetstream().get_stream(name).await;
-            let handle = handle.with_context(|| format!("cannot open the stream {name}"))?;
-            fill(name, handle.cached_info());
-            if stream == Stream::Dead {
-                self.dead(&handle).await?;
-                continue;
-            }
-            let found: Vec<Info> = handle
-                .consumers()
-                .try_collect()
-                .await
-                .with_context(|| format!("cannot list the consumers of {name}"))?;
-            // One without a name of its own is somebody's passing reader.
-            for info in found.iter().filter(|info| info.config.durable_name.is_some()) {
-                let age = self.age(broker, stream, info).await?;
-                gauge!(OLDEST_SECONDS, "component" => info.name.clone(), "stream" => name).set(age.as_secs_f64());
-                consumers.insert((name, info.name.clone()));
-            }
-        }
-        // One that is gone has nothing unsettled, and would keep its last age for ever.
-        for (stream, gone) in self.consumers.difference(&consumers) {
-            gauge!(OLDEST_SECONDS, "component" => gone.clone(), "stream" => *stream).set(0.0);
-        }
-        self.oldest.retain(|place, _| consumers.contains(place));
-        self.consumers = consumers;
-        Ok(())
-    }
-
     /// How old the oldest message is that the consumer has not settled.
     async fn age(&mut self, broker: &Broker, stream: Stream, info: &Info) -> anyhow::Result<Duration> {
         let place = (stream.name(), info.name.clone());
@@ -120,32 +179,6 @@ impl Measured {
             }
         };
         Ok(stored_at.map_or(Duration::ZERO, |stored_at| Timestamp::now().since(stored_at)))
-    }
-
-    /// Counts the dead letters of each component. Their bytes are known of all together only.
-    async fn dead(&mut self, handle: &stream::Stream) -> anyhow::Result<()> {
-        let state = &handle.cached_info().state;
-        let holds = [state.messages, state.first_sequence, state.last_sequence];
-        let is_known = self.listed.is_some_and(|(at, held)| {
-            held == holds || (state.subjects_count > SUBJECTS_MAX && at.elapsed() < SLOW_PERIOD)
-        });
-        if is_known {
-            return Ok(());
-        }
-        let cannot = "cannot list the subjects of DEAD";
-        let mut subjects = handle.info_with_subjects(Stream::Dead.subjects()).await.context(cannot)?;
-        let mut waiting: BTreeMap<String, usize> = BTreeMap::new();
-        while let Some((subject, count)) = subjects.try_next().await.context(cannot)? {
-            *waiting.entry(component_of(&subject).to_owned()).or_default() += count;
-        }
-        let gone = self.dead.iter().filter(|component| !waiting.contains_key(*component));
-        gone.for_each(|component| gauge!(DEAD_WAITING, "component" => component.clone()).set(0.0));
-        for (component, count) in &waiting {
-            gauge!(DEAD_WAITING, "component" => component.clone()).set(*count as f64);
-        }
-        self.dead = waiting.into_keys().collect();
-        self.listed = Some((Instant::now(), holds));
-        Ok(())
     }
 }
 

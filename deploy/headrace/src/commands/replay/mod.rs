@@ -15,7 +15,6 @@ mod work;
 mod write;
 
 use std::collections::VecDeque;
-use std::path::Path;
 
 use anyhow::Context as _;
 use clap::CommandFactory as _;
@@ -45,7 +44,7 @@ use crate::cli::time;
 use crate::commands::up;
 use crate::config::{self, Config};
 use crate::installation::last_up::LastUp;
-use crate::installation::locate::Located;
+use crate::installation::locate::{Located, Named};
 use crate::installation::running;
 use crate::nats::connections::connect_admin;
 use crate::process::stop::stop_signal;
@@ -99,7 +98,8 @@ fn upper_end(arguments: &Replay, status_line: &mut StatusLine) -> anyhow::Result
 fn configured(arguments: &Replay, status_line: &mut StatusLine) -> anyhow::Result<Config> {
     // Before the configuration is loaded: the process may go where `up` was started.
     let located = arguments.place.locate()?;
-    let data_dir = std::path::absolute(located.data_dir()).context("cannot tell the working directory")?;
+    let path = std::path::absolute(located.data_dir()).context("cannot tell the working directory")?;
+    let data_dir = Named { path, by: located.data_dir.by.clone() };
     let mut loaded = load(arguments, &located, &data_dir, status_line)?;
     let config = &mut loaded.value;
     let names_clickhouse = config.sinks.clickhouse.get_or_insert_default().url.is_empty();
@@ -126,7 +126,7 @@ fn configured(arguments: &Replay, status_line: &mut StatusLine) -> anyhow::Resul
 fn load(
     arguments: &Replay,
     located: &Located,
-    data_dir: &Path,
+    data_dir: &Named,
     status_line: &mut StatusLine,
 ) -> anyhow::Result<Loaded<Config>> {
     if arguments.defaults {
@@ -143,7 +143,7 @@ fn load(
         let problem = format!(
             "expected the configuration that the rows are computed with, found none: no `headrace up` of this release has \
              run on {}. Name it with --config (or --defaults if `up` ran without one)",
-            data_dir.display()
+            data_dir.path.display()
         );
         return Err(Cli::command().error(ErrorKind::MissingRequiredArgument, problem).into());
     };

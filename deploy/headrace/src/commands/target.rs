@@ -1,0 +1,52 @@
+//! Which installation a command changes, for whoever gave it. Read `installation::locate` next.
+
+use serde_json::{Value, json};
+
+use crate::cli::global::Global;
+use crate::cli::plain;
+use crate::installation::locate::{Named, NamedBy};
+
+/// The installation that is acted on. Whoever removes dead letters must see which: a context chosen long ago may be
+/// that of another.
+pub(super) struct Target {
+    /// Its server, without a password.
+    pub(super) nats: String,
+    /// The configuration that was read, if there is one.
+    pub(super) config: Option<Named>,
+    /// The data directory of the `up` that was asked where its server is.
+    pub(super) data_dir: Option<Named>,
+}
+
+impl Target {
+    /// Tells what is done to it, before it is done.
+    pub(super) fn note(&self, what: &str, global: Global) {
+        if global.is_quiet() {
+            return;
+        }
+        let place = |kind: &str, named: &Named| format!("{kind} {}, named by {}", shown(named), named.by);
+        let config = self.config.as_ref().map(|named| place("configuration", named));
+        let data_dir = self.data_dir.as_ref().map(|named| place("`headrace up` on", named));
+        let places: Vec<String> = config.into_iter().chain(data_dir).collect();
+        let places = if places.is_empty() { "no configuration file".to_owned() } else { places.join("; ") };
+        eprintln!("{what} at NATS {} ({})", plain::line(&self.nats), plain::line(&places));
+    }
+
+    /// The same for a program.
+    pub(super) fn json(&self) -> Value {
+        let context = [&self.config, &self.data_dir].into_iter().flatten().find_map(|named| match &named.by {
+            NamedBy::Context(name) => Some(name),
+            _ => None,
+        });
+        json!({
+            "nats": self.nats,
+            "config": self.config.as_ref().map(shown),
+            "data_dir": self.data_dir.as_ref().map(shown),
+            "context": context,
+        })
+    }
+}
+
+/// The whole path: a relative one says little in a log.
+fn shown(named: &Named) -> String {
+    std::path::absolute(&named.path).as_deref().unwrap_or(&named.path).display().to_string()
+}
