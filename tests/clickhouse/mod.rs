@@ -5,6 +5,7 @@ mod exactly_once;
 mod identity;
 mod large;
 mod rewritten;
+mod upgraded;
 
 use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
@@ -50,8 +51,18 @@ impl ClickHouseCase {
 
     /// Asks the server itself. Blocking, because the suite asks between awaits.
     fn query(&self, sql: &str) -> String {
+        self.query_in("default", sql)
+    }
+
+    /// The same, where tables without a database are those of `database`.
+    fn query_in(&self, database: &str, sql: &str) -> String {
         let mut stream = TcpStream::connect(self.server.address()).unwrap();
-        write!(stream, "POST / HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{sql}", sql.len()).unwrap();
+        write!(
+            stream,
+            "POST /?database={database} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{sql}",
+            sql.len()
+        )
+        .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod cluster;
+mod file;
+mod full;
 
 use std::time::Duration;
 
@@ -15,6 +17,11 @@ static TURNS: Semaphore = Semaphore::const_new(2);
 /// Runs faults for so long, and until there were so many kinds of them; a run that failed is made again with the seed
 /// in its message.
 async fn survives(seed: u64, seconds: u64, kinds_min: usize, scenario: Scenario) {
+    survives_with(1 << 30, seed, seconds, kinds_min, scenario).await;
+}
+
+/// The same with streams of so many bytes.
+async fn survives_with(stream_bytes_max: u64, seed: u64, seconds: u64, kinds_min: usize, scenario: Scenario) {
     let _turn = TURNS.acquire().await.unwrap();
     let dir = TempDir::new().unwrap();
     let options = Options {
@@ -26,7 +33,7 @@ async fn survives(seed: u64, seconds: u64, kinds_min: usize, scenario: Scenario)
         scenario,
         workers: 2,
         kinds_min,
-        stream_bytes_max: 1 << 30,
+        stream_bytes_max,
     };
     let ran = run(&options).await.and_then(|report| report.ensure_intact().map(|()| report));
     let report = ran.unwrap_or_else(|error| {

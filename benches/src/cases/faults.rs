@@ -97,7 +97,7 @@ async fn run_scenario(options: &Faults, scene: Scenario, scenes: usize, base: &P
         scenario: scene,
         workers: WORKERS,
         kinds_min: 1,
-        stream_bytes_max: if scene.small_disks { 600 << 20 } else { 4 << 30 },
+        stream_bytes_max: if scene.disks.is_some() { 600 << 20 } else { 4 << 30 },
     };
     let report = faults::run(&options).await?;
     eprintln!("{report:#?}");

@@ -31,6 +31,12 @@ pub enum Point {
     AfterPubAck,
     /// A sink is about to deliver.
     BeforeInsert,
+    /// The file sink has set a full file aside and not begun the next one.
+    AfterRename,
+    /// The file sink has begun the next file and not written to it.
+    AfterRotation,
+    /// The file sink has written and not synced.
+    BeforeSync,
     /// A sink has the receiver's answer and has not acknowledged.
     AfterInsert,
     /// A message is acknowledged.
@@ -47,7 +53,7 @@ pub enum Point {
 
 impl Point {
     /// All points, in the order of an event's way.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::BeforeStore,
         Self::BeforeStoreAck,
         Self::AfterStoreAck,
@@ -55,6 +61,9 @@ impl Point {
         Self::BeforePubAck,
         Self::AfterPubAck,
         Self::BeforeInsert,
+        Self::AfterRename,
+        Self::AfterRotation,
+        Self::BeforeSync,
         Self::AfterInsert,
         Self::AfterAck,
         Self::BeforeReplace,
@@ -74,6 +83,9 @@ impl Point {
             Self::BeforePubAck => "before_pub_ack",
             Self::AfterPubAck => "after_pub_ack",
             Self::BeforeInsert => "before_insert",
+            Self::AfterRename => "after_rename",
+            Self::AfterRotation => "after_rotation",
+            Self::BeforeSync => "before_sync",
             Self::AfterInsert => "after_insert",
             Self::AfterAck => "after_ack",
             Self::BeforeReplace => "before_replace",

@@ -8,6 +8,7 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use headrace_runtime::crash::{self, Point};
 use rustix::process::geteuid;
 
 /// How many bytes are read at once while searching for the last line break from the end.
@@ -87,7 +88,10 @@ impl Writer {
         if self.bytes > 0 && self.bytes + lines.len() as u64 > self.rotation.rotate_bytes {
             self.rotate()?;
         }
-        let written = self.file.write_all(lines).and_then(|()| self.file.sync_data());
+        let written = self.file.write_all(lines).and_then(|()| {
+            crash::pass(Point::BeforeSync);
+            self.file.sync_data()
+        });
         if let Err(error) = written {
             // Leave no half line behind; if this fails too, the next opening repairs it.
             let _ = self.file.set_len(self.bytes);
@@ -103,6 +107,7 @@ impl Writer {
         let next = aside.last().map_or(1, |(number, _)| number + 1);
         let current = self.dir.join(format!("{}.jsonl", self.name));
         fs::rename(&current, self.dir.join(format!("{}.{next:06}.jsonl", self.name)))?;
+        crash::pass(Point::AfterRename);
         (self.file, self.bytes) = open_repaired(&current)?;
         if self.rotation.keep_files > 0 {
             let surplus = (aside.len() + 1).saturating_sub(self.rotation.keep_files);
@@ -110,6 +115,7 @@ impl Writer {
                 fs::remove_file(path)?;
             }
         }
+        crash::pass(Point::AfterRotation);
         sync_dir(&self.dir)
     }
 }

@@ -1,14 +1,15 @@
 //! The file sink on a real directory.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use headrace_runtime::component::batch::{Batch, Item};
-use headrace_runtime::component::sink::{BatchResult, Sink as _, SinkOptions};
+use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions};
 use headrace_runtime::fault::{Fault, FaultClass};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
@@ -16,13 +17,72 @@ use headrace_sinks::file::{Config, File};
 use headrace_tests::conformance::receiver::{Case, Promise};
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::sink_conformance;
+use headrace_tests::standin::server::{Failure, When, Which};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// The directory is below the temporary one, so that something else can take its place.
-struct FileCase(TempDir);
+struct FileCase {
+    dir: TempDir,
+    gate: Arc<Gate>,
+}
+
+/// Holds calls of the sink. A disk cannot be told to wait.
+#[derive(Default)]
+struct Gate {
+    planned: Mutex<VecDeque<(Failure, When)>>,
+    held: watch::Sender<usize>,
+    released: watch::Sender<usize>,
+}
+
+impl Gate {
+    fn next(&self) -> Option<(Failure, When)> {
+        self.planned.lock().unwrap().pop_front()
+    }
+
+    async fn pass(&self, failure: Failure) {
+        match failure {
+            Failure::Hang => std::future::pending::<()>().await,
+            Failure::Hold => {
+                let mut released = self.released.subscribe();
+                self.held.send_modify(|held| *held += 1);
+                let own = *self.held.borrow();
+                released.wait_for(|released| *released >= own).await.unwrap();
+            }
+            other => panic!("no disk fails like this: {other:?}"),
+        }
+    }
+}
+
+/// The sink behind its gate.
+struct Gated {
+    sink: File<Event>,
+    gate: Arc<Gate>,
+}
+
+#[async_trait]
+impl Sink for Gated {
+    type Item = Event;
+
+    async fn check(&self) -> Result<(), Fault> {
+        self.sink.check().await
+    }
+
+    async fn deliver(&self, batch: &Batch<Event>) -> BatchResult {
+        let planned = self.gate.next();
+        if let Some((failure, When::Before)) = planned {
+            self.gate.pass(failure).await;
+        }
+        let result = self.sink.deliver(batch).await;
+        if let Some((failure, When::After)) = planned {
+            self.gate.pass(failure).await;
+        }
+        result
+    }
+}
 
 fn config(dir: &TempDir) -> Config {
     Config { dir: dir.path().join("out"), timeout_ms: 1_000, ..Config::default() }
@@ -45,30 +105,42 @@ fn ids(dir: &Path, kind: &str) -> Vec<String> {
 
 #[async_trait]
 impl Case for FileCase {
-    type Sink = File<Event>;
+    type Sink = Gated;
     const PROMISE: Promise = Promise::AtLeastOnce;
 
     async fn start() -> Self {
-        Self(TempDir::new().unwrap())
+        Self { dir: TempDir::new().unwrap(), gate: Arc::default() }
     }
-    fn sink(&self) -> File<Event> {
-        config(&self.0).build()
+    fn sink(&self) -> Gated {
+        Gated { sink: config(&self.dir).build(), gate: Arc::clone(&self.gate) }
     }
     fn options(&self) -> SinkOptions {
-        config(&self.0).options::<Event>()
+        config(&self.dir).options::<Event>()
     }
     fn received(&self) -> Vec<String> {
-        ids(&config(&self.0).dir, "events")
+        ids(&config(&self.dir).dir, "events")
+    }
+    fn fail_next(&self, times: usize, failure: Failure, when: When, _which: Which) {
+        self.gate.planned.lock().unwrap().extend(std::iter::repeat_n((failure, when), times));
+    }
+    fn failures_left(&self) -> usize {
+        self.gate.planned.lock().unwrap().len()
+    }
+    fn held(&self) -> usize {
+        *self.gate.held.borrow()
+    }
+    fn release(&self) {
+        self.gate.released.send_replace(self.held());
     }
     async fn break_access(&self) {
         // Modes do not stop a test that runs as root; a file in the directory's place does.
-        let dir = config(&self.0).dir;
-        let _ = fs::rename(&dir, self.0.path().join("aside"));
+        let dir = config(&self.dir).dir;
+        let _ = fs::rename(&dir, self.dir.path().join("aside"));
         fs::write(&dir, "not a directory").unwrap();
     }
     async fn mend(&self) {
-        let dir = config(&self.0).dir;
-        let aside = self.0.path().join("aside");
+        let dir = config(&self.dir).dir;
+        let aside = self.dir.path().join("aside");
         if aside.exists() {
             // At once: the sink would make a directory of its own where there is nothing.
             renameat_with(CWD, &aside, CWD, &dir, RenameFlags::EXCHANGE).unwrap();
@@ -79,7 +151,16 @@ impl Case for FileCase {
     }
 }
 
-sink_conformance!(FileCase: success, unreadable_messages, panics, broken, duplicates);
+sink_conformance!(
+    FileCase: success,
+    unreadable_messages,
+    panics,
+    timeouts,
+    broken,
+    duplicates,
+    shutdown,
+    crash,
+);
 
 fn item<T>(value: T) -> Item<T> {
     Item { value, suspect: false, redelivered: false, sequence: 1 }

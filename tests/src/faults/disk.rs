@@ -7,19 +7,16 @@ use std::process::Command;
 
 use anyhow::Context as _;
 
-/// Its size in bytes. A run must not fill it without a fault.
-const BYTES: u64 = 4 << 30;
-
 /// A file system in memory. It stays mounted on a directory until this is dropped.
 pub(super) struct Disk {
     path: PathBuf,
 }
 
 impl Disk {
-    /// Makes the directory and mounts the file system on it.
-    pub(super) fn mount(path: &Path) -> anyhow::Result<Self> {
+    /// Makes the directory and mounts a file system of so many bytes on it.
+    pub(super) fn mount(path: &Path, bytes: u64) -> anyhow::Result<Self> {
         fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
-        let size = format!("size={BYTES}");
+        let size = format!("size={bytes}");
         let output = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "headrace-faults"]).arg(path).output();
         let output = output.context("cannot run mount")?;
         anyhow::ensure!(

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::disk::Disk;
 use super::plan::Plan;
 use super::process::Process;
 use super::proxy::{Impairment, Proxy};
 use super::setup::INSERT_S;
+
+/// How long it may take until a full disk is felt. It only ends a run in which it never is.
+const FELT_MAX: Duration = Duration::from_secs(60);
 
 pub(super) async fn freeze(process: &Process, ack_wait_s: u64) {
     process.freeze();
@@ -38,13 +41,15 @@ pub(super) async fn misbehave(proxy: Option<&Proxy>, repeats: bool, plan: &mut P
     proxy.impair(impairment, duration).await;
 }
 
-/// Keeps a disk full for a while.
-pub(super) async fn fill(disk: Option<&Disk>, plan: &mut Plan) -> anyhow::Result<()> {
-    let Some(disk) = disk else { return Ok(()) };
-    let until = tokio::time::Instant::now() + plan.millis(3_000, 15_000);
-    while tokio::time::Instant::now() < until {
+/// Keeps a disk full for `time`, and until `refused` says that somebody felt it.
+pub(super) async fn fill(disk: &Disk, time: Duration, refused: impl AsyncFn() -> bool) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let mut felt = false;
+    while !felt || began.elapsed() < time {
+        anyhow::ensure!(began.elapsed() < FELT_MAX, "expected refusals while the disk is full, found none");
         // Fill it again and again, because the server frees space to help itself.
         disk.fill()?;
+        felt = felt || refused().await;
         sleep(Duration::from_millis(100)).await;
     }
     disk.free()

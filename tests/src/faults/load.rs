@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use reqwest::StatusCode;
+use reqwest::header::RETRY_AFTER;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -58,6 +60,8 @@ struct Sender {
     url: String,
     history: Arc<History>,
     number: AtomicU64,
+    /// Answers that ask for the delivery once more.
+    refused: AtomicU64,
 }
 
 /// A load under way.
@@ -73,7 +77,13 @@ impl Load {
     pub(super) fn start(gateway: &str, rate: u32) -> Self {
         let client = reqwest::Client::builder().timeout(ANSWER_WAIT).build().expect("no setting of it can fail");
         let url = format!("{gateway}/webhooks/github");
-        let sender = Arc::new(Sender { client, url, history: Arc::default(), number: AtomicU64::new(0) });
+        let sender = Arc::new(Sender {
+            client,
+            url,
+            history: Arc::default(),
+            number: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        });
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(pace(Arc::clone(&sender), rate, stop.clone()));
@@ -84,6 +94,11 @@ impl Load {
     pub(super) async fn send_one(&self) -> Option<String> {
         let delivery = self.sender.delivery();
         (self.sender.send_all(&delivery).await == Answer::Stored).then(|| delivery.id())
+    }
+
+    /// How many answers were 503 with Retry-After so far.
+    pub(super) fn refused(&self) -> u64 {
+        self.sender.refused.load(Ordering::Relaxed)
     }
 
     /// Stops sending and waits for what is under way. Returns what was answered, and for how long it sent.
@@ -168,7 +183,14 @@ impl Sender {
         // The status is the answer. It counts even if the rest of the answer is cut off.
         let answer = match request.send().await {
             Ok(response) if response.status().is_success() => Answer::Stored,
-            _ => Answer::Unknown,
+            Ok(response) => {
+                let is_refusal = response.status() == StatusCode::SERVICE_UNAVAILABLE;
+                if is_refusal && response.headers().contains_key(RETRY_AFTER) {
+                    self.refused.fetch_add(1, Ordering::Relaxed);
+                }
+                Answer::Unknown
+            }
+            Err(_) => Answer::Unknown,
         };
         self.history.note(delivery, answer);
         answer

@@ -8,6 +8,7 @@ mod disk;
 mod history;
 mod inject;
 mod load;
+mod mounts;
 mod plan;
 mod process;
 mod proxy;
@@ -25,9 +26,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::time::Instant;
 
+pub use self::mounts::{may_mount, run_again, way_to_mount};
 pub use self::plan::Fault;
 pub use self::report::{RecoveryTimes, Report};
-pub use self::scenario::Scenario;
+pub use self::scenario::{Scenario, SmallDisks};
 
 use self::load::Load;
 use self::plan::Plan;
@@ -83,10 +85,11 @@ async fn run_seed(options: &Options) -> anyhow::Result<Report> {
         let fault = plan.next();
         tracing::info!(?fault, "injecting");
         let began = Instant::now();
-        testbed.inject(fault, &mut plan).await.with_context(|| format!("injecting {fault:?}"))?;
+        testbed.inject(fault, &mut plan, &load).await.with_context(|| format!("injecting {fault:?}"))?;
         probe(&testbed, &load).await.with_context(|| format!("after {fault:?}"))?;
         report.recovered(fault, began.elapsed());
     }
+    report.refused = load.refused();
     let (history, sent_for) = load.finish().await;
     report.sent_for(sent_for);
     testbed.heal().await?;

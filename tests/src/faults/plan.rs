@@ -58,6 +58,8 @@ pub enum Fault {
     DiskFullNats,
     /// The disk under ClickHouse is full for a while.
     DiskFullClickHouse,
+    /// No sink process runs until a stream is full.
+    FullStreams,
     /// The network to NATS misbehaves.
     NetworkNats,
     /// The network to ClickHouse misbehaves.

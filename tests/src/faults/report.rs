@@ -34,7 +34,9 @@ pub struct Report {
     pub shared: usize,
     /// How many ids had a body that was answered 2xx.
     pub answered: usize,
-    /// Of these, how many a rule matches. Splunk must have them, if it is a receiver.
+    /// Answers that ask for the delivery once more: 503 with Retry-After.
+    pub refused: u64,
+    /// Of the answered, how many a rule matches. Splunk must have them, if it is a receiver.
     pub matching: usize,
     /// Alerts with tickets in Jira, if it is a receiver.
     pub alerts: usize,
@@ -101,6 +103,7 @@ impl Report {
             sent: 0,
             shared: 0,
             answered: 0,
+            refused: 0,
             matching: 0,
             alerts: 0,
             rows: 0,

@@ -13,9 +13,18 @@ pub struct Scenario {
     pub nats_servers: usize,
     /// Whether Splunk and Jira are receivers too, and some deliveries are for them.
     pub receivers: bool,
-    /// Whether NATS and ClickHouse each have a file system of their own that can be filled. Mounting it needs the right
+    /// The file systems of NATS and ClickHouse that can be filled, if each has one of its own. Mounting needs the right
     /// to.
-    pub small_disks: bool,
+    pub disks: Option<SmallDisks>,
+}
+
+/// Two file systems of one size, for NATS and for ClickHouse.
+#[derive(Clone, Copy, Debug)]
+pub struct SmallDisks {
+    /// The size of each in bytes. A run must not fill it without a fault.
+    pub bytes: u64,
+    /// For how long it is full, in milliseconds: at least and at most. It stays full until writes are refused.
+    pub full_ms: (u64, u64),
 }
 
 impl Scenario {
@@ -52,7 +61,7 @@ impl Scenario {
         ],
         nats_servers: 1,
         receivers: true,
-        small_disks: false,
+        disks: None,
     };
     /// Three NATS servers.
     pub const CLUSTER: Self = Self {
@@ -71,7 +80,7 @@ impl Scenario {
         ],
         nats_servers: 3,
         receivers: false,
-        small_disks: false,
+        disks: None,
     };
     /// Disks that fill up.
     pub const DISKS: Self = Self {
@@ -79,6 +88,6 @@ impl Scenario {
         faults: &[Fault::DiskFullNats, Fault::DiskFullClickHouse, Fault::KillNats, Fault::KillClickHouse],
         nats_servers: 1,
         receivers: false,
-        small_disks: true,
+        disks: Some(SmallDisks { bytes: 4 << 30, full_ms: (3_000, 15_000) }),
     };
 }

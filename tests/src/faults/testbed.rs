@@ -1,5 +1,7 @@
 //! The servers and processes of a fault run, and the faults that can be made in them.
 
+mod full;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,11 +18,13 @@ use tokio::time::sleep;
 
 use super::Options;
 use super::disk::Disk;
-use super::inject::{fill, freeze, kill, misbehave, pause, starve};
+use super::inject::{freeze, kill, misbehave, pause, starve};
+use super::load::Load;
 use super::plan::{Fault, Plan};
 use super::process::Process;
 use super::proxy::Proxy;
 use super::receivers::Receivers;
+use super::scenario::SmallDisks;
 use super::setup::{ACK_WAIT_S, INSERT_S, SINK_ACK_WAIT_S, configuration};
 use crate::harness::{consumed, servers};
 
@@ -53,6 +57,7 @@ pub(super) struct Testbed {
 struct Disks {
     nats: Disk,
     clickhouse: Disk,
+    full_ms: (u64, u64),
 }
 
 /// Starts processes of Headrace.
@@ -80,15 +85,16 @@ impl Testbed {
         };
         let (nats_program, library) = tokio::task::spawn_blocking(install).await??;
         let (nats_dir, clickhouse_dir) = (options.dir.join("nats"), options.dir.join("clickhouse"));
-        let disks = if options.scenario.small_disks {
-            Some(Disks { nats: Disk::mount(&nats_dir)?, clickhouse: Disk::mount(&clickhouse_dir)? })
-        } else {
-            None
+        let mount = |SmallDisks { bytes, full_ms }| {
+            let (nats, clickhouse) = (Disk::mount(&nats_dir, bytes)?, Disk::mount(&clickhouse_dir, bytes)?);
+            anyhow::Ok(Disks { nats, clickhouse, full_ms })
         };
+        let disks = options.scenario.disks.map(mount).transpose()?;
         let nats = servers::start_nats(&nats_program, &nats_dir, options.scenario.nats_servers).await?;
         let mut arguments = options.program.1.clone();
         arguments.extend(["clickhouse".into(), "--library".into(), library.into_os_string()]);
-        let engine = clickhouse::Config::new(&options.program.0, arguments, clickhouse_dir);
+        let mut engine = clickhouse::Config::new(&options.program.0, arguments, clickhouse_dir);
+        engine.log = options.dir.join("clickhouse.log");
         let clickhouse = clickhouse::start(engine).await?;
 
         // A cluster tells its clients the addresses of all its servers, so they would bypass a proxy before one of
@@ -143,7 +149,7 @@ impl Testbed {
     }
 
     /// Makes one fault happen, from its beginning to its end.
-    pub(super) async fn inject(&mut self, fault: Fault, plan: &mut Plan) -> anyhow::Result<()> {
+    pub(super) async fn inject(&mut self, fault: Fault, plan: &mut Plan, load: &Load) -> anyhow::Result<()> {
         let pipeline = plan.below(self.pipelines.len());
         let sink = plan.below(self.sinks.len());
         match fault {
@@ -201,8 +207,9 @@ impl Testbed {
                 }
             }
             Fault::MemoryLimit => starve(self.clickhouse.pid(), plan.millis(2_000, 8_000)).await?,
-            Fault::DiskFullNats => fill(self.disks.as_ref().map(|disks| &disks.nats), plan).await?,
-            Fault::DiskFullClickHouse => fill(self.disks.as_ref().map(|disks| &disks.clickhouse), plan).await?,
+            Fault::DiskFullNats => self.fill_nats(plan, load).await?,
+            Fault::DiskFullClickHouse => self.fill_clickhouse(plan).await?,
+            Fault::FullStreams => self.fill_streams(plan.millis(500, 2_000), load).await?,
             Fault::NetworkNats => misbehave(self.to_nats.as_ref(), false, plan).await,
             Fault::NetworkClickHouse => misbehave(Some(&self.to_clickhouse), true, plan).await,
             Fault::NetworkGateway => misbehave(Some(&self.to_gateway), true, plan).await,
