@@ -1,5 +1,5 @@
-//! A nats-server under a parent of its own, for this crate's tests: to test `kill -9` of the parent, they need a
-//! separate process.
+//! Runs a nats-server for this crate's tests. They kill the server's parent with `kill -9`, so the parent must be a
+//! process of its own.
 //!
 //! ```text
 //! headrace-local --program P --data-dir D --ready-file F
