@@ -6,24 +6,13 @@
 //! ```
 
 use std::net::SocketAddr;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use headrace_embedded_clickhouse::front::{self, Password, ServerConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
-fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let options = Options(std::env::args().skip(1).collect());
     // Tests turn confinement off to see what the statement policy does alone.
     if options.find("--confine") != Some("no") {

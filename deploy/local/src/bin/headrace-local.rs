@@ -5,23 +5,11 @@
 //! headrace-local --program P --data-dir D --ready-file F
 //! ```
 
-use std::process::ExitCode;
-
 use anyhow::Context as _;
 use headrace_local::nats;
 use tokio::signal::unix::{SignalKind, signal};
 
-fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let options = Options(std::env::args().skip(1).collect());
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(&options))
 }
