@@ -49,7 +49,7 @@ pub(crate) fn context(arguments: Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A path that means the same wherever a command is called.
+/// An absolute path, so that it means the same in every directory.
 fn absolute(path: Option<PathBuf>) -> anyhow::Result<Option<PathBuf>> {
     path.map(|path| std::path::absolute(&path).with_context(|| format!("cannot tell where {} is", path.display())))
         .transpose()

@@ -1,4 +1,4 @@
-//! What commands learn of the `up` that runs on a data directory.
+//! Finds the `up` that runs on a data directory, for other commands.
 
 use std::fmt;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::installation::private::refuse_other_up;
 use crate::installation::ready::READY_FILE;
 use crate::installation::ready::Ready;
 
-/// No `up` runs on a data directory. It may later.
+/// No `up` runs on a data directory. Later, one may.
 #[derive(Debug)]
 pub(crate) struct NotRunning(String);
 
@@ -25,8 +25,8 @@ impl std::error::Error for NotRunning {}
 /// Reads the ready file of the `up` that runs on `data_dir`.
 ///
 /// # Errors
-/// [`NotRunning`] when there is none, or when its process is gone: it was killed, and nothing answers at the addresses
-/// that it left. Others when it is another account's, or no ready file.
+/// [`NotRunning`] if there is no file, or if its process was killed and nothing answers at its addresses. Others if the
+/// file is another account's, or no ready file.
 pub(crate) fn of(data_dir: &Path) -> anyhow::Result<Ready> {
     let path = data_dir.join(READY_FILE);
     if !path.exists() {

@@ -1,4 +1,5 @@
-//! Waits until those who work all the time are past what is replayed: they insert first deliveries without looking.
+//! Waits until the running pipeline and sinks have settled everything that is to be replayed. They insert first
+//! deliveries without a look-up, so they must not work on the same deliveries as the replay.
 
 use std::time::Duration;
 
@@ -11,11 +12,11 @@ use tokio::time::sleep;
 use super::status_line::StatusLine;
 use crate::role::{CLICKHOUSE, CLICKHOUSE_RAW};
 
-/// How often to look.
+/// How often to check.
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// Returns when every delivery up to the sequence `last` of RAW has its rows, or was given up. A component that has
-/// never run is not waited for: once it does, it looks up whatever is older than itself.
+/// Returns when every delivery up to the sequence `last` of RAW has its rows or was given up. It does not wait for a
+/// component that has never run: such a component will look up everything that is older than itself.
 pub(super) async fn wait_until_settled(
     broker: &Broker,
     pipeline: &chains::Config,
@@ -28,7 +29,7 @@ pub(super) async fn wait_until_settled(
     }
     way.push((CLICKHOUSE.to_owned(), Stream::Events));
     way.push((CLICKHOUSE_RAW.to_owned(), Stream::Raw));
-    // One after the other: what a chain has settled is in the next one's stream.
+    // In this order: what a chain has settled is in the stream of the next one.
     for (component, stream) in way {
         let through = match stream {
             Stream::Raw => last,

@@ -1,14 +1,14 @@
-//! What came of a replay, for a person and for scripts.
+//! Prints the result of a replay, for a person or for scripts.
 
 use anyhow::Context as _;
 
 use super::record::Totals;
 use crate::cli::{exit, plain};
 
-/// The table that is written to when none is named.
+/// The table that a replay writes to if none is named.
 const EVENTS: &str = "events";
 
-/// Writes the sum to stdout, and what failed to stderr.
+/// Prints the totals to stdout, and what failed to stderr.
 pub(super) fn tell(totals: &Totals, into: Option<&str>) {
     let Totals { computed, kept, filtered, bodies, dead_before, failures, .. } = totals;
     let table = into.unwrap_or(EVENTS);
@@ -36,7 +36,7 @@ pub(super) fn tell(totals: &Totals, into: Option<&str>) {
     }
 }
 
-/// Writes the sum to stdout as JSON, with the first of what failed.
+/// Prints the totals to stdout as JSON, with the first failures.
 pub(super) fn tell_json(totals: &Totals, into: Option<&str>) -> anyhow::Result<()> {
     let mut told = serde_json::to_value(totals).context("cannot write the sum as JSON")?;
     told["table"] = into.unwrap_or(EVENTS).into();
@@ -44,7 +44,7 @@ pub(super) fn tell_json(totals: &Totals, into: Option<&str>) -> anyhow::Result<(
     Ok(())
 }
 
-/// Makes sure that nothing failed that was no dead letter before.
+/// Fails if anything failed that was not a dead letter before.
 pub(super) fn ensure_all_computed(totals: &Totals) -> anyhow::Result<()> {
     let failed = totals.failed();
     if failed == 0 {
