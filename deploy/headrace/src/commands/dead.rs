@@ -107,7 +107,7 @@ async fn open(place: &Place) -> anyhow::Result<DeadLetters> {
             "expected the address of a NATS server: name a configuration with `nats.url`, or the --data-dir of a \
              running `headrace up`",
         )?;
-        config.nats.reach(&ready.nats.context("the running process tells of no NATS server")?);
+        config.nats.reach(&ready.nats.context("the ready file of the running process names no NATS server")?);
     }
     DeadLetters::open(&connect_admin(&config, "headrace-dead").await?).await
 }

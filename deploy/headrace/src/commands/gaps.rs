@@ -67,7 +67,7 @@ fn running_nats(data_dir: &Path) -> anyhow::Result<String> {
     let ready = running::of(data_dir).context(
         "expected `nats.url` in the configuration, or a running `headrace up`; give --config, or name its --data-dir",
     )?;
-    ready.nats.context("the running process tells no NATS server")
+    ready.nats.context("the ready file of the running process names no NATS server")
 }
 
 async fn read(config: &Config) -> anyhow::Result<Report> {
@@ -80,7 +80,10 @@ async fn read(config: &Config) -> anyhow::Result<Report> {
 
 /// Fails unless every hook was checked and nothing is missing.
 fn ensure_complete(report: &Report) -> anyhow::Result<()> {
-    anyhow::ensure!(!report.hooks.is_empty(), "no hook has been looked after; configure `[recover]` and run the role");
+    anyhow::ensure!(
+        !report.hooks.is_empty(),
+        "no hook has been checked; configure `[recover]` and run the role `recover`"
+    );
     let missing: u64 = report.hooks.iter().map(|hook| hook.total.missing).sum();
     if missing > 0 {
         return Err(exit::missing(format!("{missing} deliveries are missing")));

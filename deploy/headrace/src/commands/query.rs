@@ -68,7 +68,7 @@ fn server(arguments: &Query) -> anyhow::Result<Access> {
             "expected `sinks.clickhouse.url` in the configuration, or a running `headrace up`; give --config, or name \
              its --data-dir",
         )?;
-        clickhouse.url = ready.clickhouse.context("the running process tells of no ClickHouse")?;
+        clickhouse.url = ready.clickhouse.context("the ready file of the running process names no ClickHouse")?;
     }
     let access = clickhouse.access();
     // On the server of an `up`, use the user `reader`. It has places of its own, so a slow statement delays no sink.

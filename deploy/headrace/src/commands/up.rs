@@ -335,7 +335,7 @@ fn greet(
     }
     for (component, why) in away {
         let why = plain::line(why);
-        println!("  {component:<10}  away: {why}   (what it misses waits for it, nothing else does)");
+        println!("  {component:<10}  away: {why}   (its messages wait for it, and nothing else is delayed)");
     }
     println!();
     println!("Send a first event from another terminal, and look at its row:");
@@ -348,7 +348,7 @@ fn greet(
     println!("  headrace query 'SELECT * FROM headrace.events FORMAT Vertical' --data-dir {directory}");
     println!();
     if let Some(own) = servers.clickhouse.as_ref() {
-        println!("Other programs ask ClickHouse as its user `reader`, who changes nothing:");
+        println!("Other programs can use ClickHouse as the user `reader`, who cannot change anything:");
         println!();
         // The list of processes would show a password among curl's arguments.
         println!(
@@ -358,7 +358,10 @@ fn greet(
         println!();
     }
     if ready.pids.contains_key("nats") {
-        println!("Read what happens as the NATS user `{}`, whose password is in a file:", User::Subscriber.name());
+        println!(
+            "Subscribe to scored events as the NATS user `{}`, whose password is in a file:",
+            User::Subscriber.name()
+        );
         println!();
         println!(
             "  NATS_PASSWORD=\"$(cat {})\" nats sub 'events.scored.>' --server {} --user {}",
@@ -379,7 +382,7 @@ fn durability(sync_interval: SyncInterval) -> String {
             "a power cut loses nothing either: NATS syncs each message before it confirms it".to_owned()
         }
         SyncInterval::Every(time) => format!(
-            "a power cut may lose the last {} s,\nhow often NATS syncs its disk (`local.sync_interval_ms`; 0 is before each confirmation, at a price)",
+            "a power cut may lose the last {} s,\nbecause NATS syncs to the disk that often (`local.sync_interval_ms`; 0 syncs before each confirmation and is slower)",
             time.as_secs_f64()
         ),
     };

@@ -43,7 +43,7 @@ impl LastUp {
         config: Option<&Path>,
         values: impl Fn(&Config) -> Vec<Invalid>,
     ) -> anyhow::Result<(Self, Loaded<Config>)> {
-        let directory = std::env::current_dir().context("cannot tell the working directory")?;
+        let directory = std::env::current_dir().context("cannot find the working directory")?;
         let variables = config::variables();
         let owned = |(name, text): (&str, &str)| (name.to_owned(), text.to_owned());
         let environment: BTreeMap<String, String> = variables.iter().map(owned).collect();
@@ -58,7 +58,7 @@ impl LastUp {
         };
         let name = path.display().to_string();
         let loaded = config::load_text(Some(Document { name: &name, text: &text }), &variables, values)?;
-        let path = std::path::absolute(path).with_context(|| format!("cannot tell where {name} is"))?;
+        let path = std::path::absolute(path).with_context(|| format!("cannot make the path of {name} absolute"))?;
         Ok((Self { directory, file: Some(ConfigCopy { path, text }), environment }, loaded))
     }
 

@@ -100,7 +100,7 @@ impl Located {
             Some(Named { path, by }) => {
                 tracing::info!(file = %path.display(), named_by = %by, "reading the configuration");
             }
-            None => tracing::info!("no configuration file: every setting is a default or a variable's"),
+            None => tracing::info!("no configuration file: settings are defaults or come from environment variables"),
         }
     }
 }
@@ -132,7 +132,7 @@ pub(crate) fn locate(request: &Request<'_>, surroundings: &Surroundings) -> anyh
         config_named_by = ?located.config.as_ref().map(|config| config.by.to_string()),
         data_dir = %located.data_dir().display(),
         data_dir_named_by = %located.data_dir.by,
-        "this installation is meant"
+        "using this installation"
     );
     Ok(located)
 }

@@ -74,7 +74,7 @@ impl Drop for ReadyFiles {
     fn drop(&mut self) {
         for path in &self.0 {
             if let Err(error) = private::remove(path) {
-                tracing::warn!(%error, path = %path.display(), "cannot remove the ready file; it tells of what is gone");
+                tracing::warn!(%error, path = %path.display(), "cannot remove the ready file; nothing answers at its addresses any more");
             }
         }
     }

@@ -145,7 +145,10 @@ impl Process {
 
     /// Stops everything in order, within `grace`.
     pub(crate) async fn stop(self, grace: Duration) {
-        tracing::info!(grace_s = grace.as_secs(), "stopping: no new requests, then nothing new from the streams");
+        tracing::info!(
+            grace_s = grace.as_secs(),
+            "stopping: first no new requests, then no new messages from the streams"
+        );
         let clean = self.supervisor.shutdown(grace).await;
         tracing::info!(clean, "stopped");
     }
@@ -202,7 +205,7 @@ impl Builder<'_> {
             }
             None => tracing::warn!(
                 file = User::Retention.password_file(),
-                "full streams are left to another process, and their figures: retention has no password here"
+                "this process neither measures the streams nor makes room in full ones, because the password of the NATS user `retention` is not here; another process must"
             ),
         }
         Ok(())
@@ -213,7 +216,7 @@ impl Builder<'_> {
         let Some(broker) = self.brokers.of(User::Admin).cloned() else {
             tracing::warn!(
                 file = User::Admin.password_file(),
-                "a deleted stream is not made anew: the admin has no password here"
+                "this process makes no deleted stream again, because the password of the NATS user `admin` is not here; another process must"
             );
             return;
         };

@@ -77,7 +77,11 @@ fn away(states: &BTreeMap<String, State>, sinks: &BTreeSet<String>) -> BTreeMap<
 /// Logs which sinks are away.
 pub(crate) fn tell(away: &BTreeMap<String, String>) {
     for (component, why) in away {
-        tracing::warn!(component, why, "running without this sink; what it misses waits in its stream and comes later");
+        tracing::warn!(
+            component,
+            why,
+            "running without this sink; its messages wait in the stream and are delivered later"
+        );
     }
 }
 

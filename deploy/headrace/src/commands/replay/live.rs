@@ -38,14 +38,14 @@ pub(super) async fn wait_until_settled(
         let mut is_told = false;
         loop {
             let left = progress::unsettled(broker, stream, &component, through).await;
-            let left = match left.with_context(|| format!("cannot tell how far {component} is"))? {
+            let left = match left.with_context(|| format!("cannot read the progress of {component}"))? {
                 None | Some(0) => break,
                 Some(left) => format!("waiting for {component}, which has up to {left} earlier messages to settle"),
             };
             if is_told {
                 status_line.update(|| left);
             } else {
-                status_line.print(&format!("{left}; does it run?"));
+                status_line.print(&format!("{left}; is it running?"));
                 is_told = true;
             }
             sleep(PERIOD).await;

@@ -100,7 +100,7 @@ fn upper_end(arguments: &Replay, status_line: &mut StatusLine) -> anyhow::Result
 fn configured(arguments: &Replay, status_line: &mut StatusLine) -> anyhow::Result<Config> {
     // Do this before the configuration is loaded, because loading may change the working directory.
     let located = arguments.place.locate()?;
-    let data_dir = std::path::absolute(located.data_dir()).context("cannot tell the working directory")?;
+    let data_dir = std::path::absolute(located.data_dir()).context("cannot find the working directory")?;
     let mut loaded = load(arguments, &located, &data_dir, status_line)?;
     let config = &mut loaded.value;
     let names_clickhouse = config.sinks.clickhouse.get_or_insert_default().url.is_empty();
@@ -111,8 +111,8 @@ fn configured(arguments: &Replay, status_line: &mut StatusLine) -> anyhow::Resul
             "expected the addresses of NATS and ClickHouse: name a configuration with `nats.url` and \
              `sinks.clickhouse.url`, or the --data-dir of a running `headrace up`",
         )?;
-        let nats = ready.nats.context("the running process tells of no NATS server")?;
-        let clickhouse = ready.clickhouse.context("the running process tells of no ClickHouse")?;
+        let nats = ready.nats.context("the ready file of the running process names no NATS server")?;
+        let clickhouse = ready.clickhouse.context("the ready file of the running process names no ClickHouse")?;
         if lacks_secret {
             github.secrets.extend(ready.webhook_secret.map(Secret::new));
         }
@@ -230,7 +230,7 @@ impl Run<'_> {
         let Replay { since, until, into, .. } = self.arguments;
         let until = until.as_ref().map(|until| &until.text);
         let asked = (&since.text, until, self.tenant(), into, &self.config.pipeline, env!("CARGO_PKG_VERSION"));
-        let asked = serde_json::to_vec(&asked).context("cannot write down what is asked for")?;
+        let asked = serde_json::to_vec(&asked).context("cannot write the arguments as JSON")?;
         Ok(format!("replay.{}", hex::encode(&Sha256::digest(asked)[..16])))
     }
 
@@ -250,12 +250,12 @@ impl Run<'_> {
         let (from, to, clock_skew) = (self.arguments.since.at, self.to, self.clickhouse.clock_skew());
         let held = stream_reader::held(self.broker).await?;
         let Some(oldest) = held.since else {
-            anyhow::bail!("RAW holds no delivery; how long it keeps them is set by `streams.raw`")
+            anyhow::bail!("RAW holds no delivery; `streams.raw` sets how long it keeps them")
         };
         anyhow::ensure!(
             to > oldest,
             "expected a window that RAW still holds, found one that ends at {to}; its oldest delivery was stored at \
-             {oldest}. How long it keeps them is set by `streams.raw`"
+             {oldest}. `streams.raw` sets how long it keeps them"
         );
         if from < oldest.minus(clock_skew) {
             status_line

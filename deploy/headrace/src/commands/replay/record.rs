@@ -142,7 +142,7 @@ impl Journal {
             let is_ours = found.as_ref().is_some_and(|found| found.value == value);
             self.entry = found;
             if !is_ours {
-                return Err(Fault::broken(anyhow::anyhow!("another process goes on with the same replay")));
+                return Err(Fault::broken(anyhow::anyhow!("another process runs the same replay")));
             }
             return Ok(());
         }

@@ -17,18 +17,18 @@ pub(super) fn tell(totals: &Totals, into: Option<&str>) {
         text.push_str(&format!(", {bodies} bodies added to raw"));
     }
     if *kept > 0 {
-        text.push_str(&format!(", {kept} left alone because their event was first delivered before"));
+        text.push_str(&format!(", {kept} left unchanged because another delivery of their event has the row"));
     }
     if *filtered > 0 {
         text.push_str(&format!(", {filtered} left out by a filter"));
     }
     if *dead_before > 0 {
-        text.push_str(&format!(", {dead_before} are the dead letters that they were before"));
+        text.push_str(&format!(", {dead_before} failed again and were dead letters before"));
     }
     println!("{text}");
     for failure in failures {
         let [id, detail] = [&failure.id, &failure.detail].map(|text| plain::line(text));
-        eprintln!("{} {id} is as it was: {}: {detail}", failure.origin, failure.reason);
+        eprintln!("{} {id} is unchanged: {}: {detail}", failure.origin, failure.reason);
     }
     let failed = totals.failed();
     if failed > failures.len() as u64 {
@@ -38,7 +38,7 @@ pub(super) fn tell(totals: &Totals, into: Option<&str>) {
 
 /// Prints the totals to stdout as JSON, with the first failures.
 pub(super) fn tell_json(totals: &Totals, into: Option<&str>) -> anyhow::Result<()> {
-    let mut told = serde_json::to_value(totals).context("cannot write the sum as JSON")?;
+    let mut told = serde_json::to_value(totals).context("cannot write the totals as JSON")?;
     told["table"] = into.unwrap_or(EVENTS).into();
     println!("{told}");
     Ok(())
@@ -52,7 +52,7 @@ pub(super) fn ensure_all_computed(totals: &Totals) -> anyhow::Result<()> {
     }
     let reasons: Vec<String> = totals.failed.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     Err(exit::missing(format!(
-        "{failed} deliveries cannot be computed ({}); their rows, if any, are as they were",
+        "{failed} deliveries cannot be computed ({}); their rows, if any, are unchanged",
         reasons.join(", ")
     )))
 }

@@ -215,7 +215,7 @@ impl Work<'_> {
                 }
                 let waits = (oldest.due - Instant::now()).as_secs() + 1;
                 self.status_line
-                    .update(|| format!("rows were added; looking in {waits} s whether a sink added them too"));
+                    .update(|| format!("rows were added; checking in {waits} s whether a sink added them too"));
                 sleep_until(oldest.due).await;
             }
             let mut retry = Retry { policy: self.policy, status_line: self.status_line };
