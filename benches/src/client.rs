@@ -1,6 +1,6 @@
 //! The smallest HTTP/1.1 client that a load needs: it writes whole requests, and reads an answer's status and length.
 //!
-//! Use it for nothing else: it refuses what the gateway does not send (chunked answers, long heads).
+//! Use it for nothing else: it refuses answers that the gateway does not send, such as chunked ones or long heads.
 
 use std::io;
 use std::net::SocketAddr;

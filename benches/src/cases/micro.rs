@@ -1,8 +1,8 @@
 //! `micro`: the hot functions alone, in this process, on one core.
 //!
 //! Each function works on all bodies again and again, so a figure is the mean over their mix. One run warms up. Then
-//! come [`RUNS`] runs of the same length, and their median counts. Two functions are not public. The row encoding is
-//! left out. The gateway's search for the key is written here as it is there.
+//! come [`RUNS`] runs of the same length, and their median counts. Two hot functions are not public: the row encoding
+//! is left out, and the gateway's search for the key is copied here.
 
 use std::hint::black_box;
 use std::time::Duration;
