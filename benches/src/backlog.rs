@@ -39,7 +39,6 @@ impl Waiting {
 }
 
 impl Backlog {
-    /// Opens the streams.
     pub(crate) async fn open(client: &async_nats::Client) -> anyhow::Result<Self> {
         let jetstream = jetstream::new(client.clone());
         let open = async |stream: Stream| {

@@ -25,7 +25,6 @@ pub(crate) struct Broker {
     servers: Vec<nats::Running>,
     /// A connection to the server that leads RAW.
     pub(crate) client: async_nats::Client,
-    /// RAW.
     pub(crate) raw: stream::Stream,
     // Drop this after the servers, which write into it.
     _dir: TempDir,
@@ -56,7 +55,6 @@ impl Broker {
         Ok(Self { servers, client, raw, _dir: dir })
     }
 
-    /// Its processes.
     pub(crate) fn processes(&self) -> impl Iterator<Item = (String, u32)> {
         self.servers.iter().enumerate().filter_map(|(number, server)| Some((name(number), server.pid()?)))
     }

@@ -32,9 +32,7 @@ const COUNTS_LOOK: Duration = Duration::from_millis(10);
 
 /// What to send, where, and for how long.
 pub(crate) struct Plan {
-    /// The gateway.
     pub(crate) gateway: SocketAddr,
-    /// The bodies.
     pub(crate) bodies: Arc<Bodies>,
     /// Number of connections, and so the most deliveries under way at once.
     pub(crate) connections: u16,

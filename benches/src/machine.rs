@@ -4,7 +4,6 @@ use std::process::Command;
 
 use serde::Serialize;
 
-/// What is known about the machine.
 #[derive(Debug, Serialize)]
 pub(crate) struct Machine {
     cpu: String,

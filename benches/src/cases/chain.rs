@@ -92,7 +92,6 @@ struct Seen {
     after: Sample,
 }
 
-/// Runs the case.
 pub(crate) async fn run(options: Chain) -> anyhow::Result<()> {
     let common = &options.common;
     let bodies = Bodies::load(common.bodies.as_deref())?;

@@ -63,7 +63,6 @@ struct GoingOn {
     gap: Duration,
 }
 
-/// Runs the case.
 pub(crate) async fn run(options: Crash) -> anyhow::Result<()> {
     let product = Product::everything(Nats::start(RAW_BYTES_MAX).await?).await?;
     let backlog = Backlog::open(&product.nats.client).await?;

@@ -84,7 +84,6 @@ struct Measurements {
     confirmed: u64,
 }
 
-/// Runs the case.
 pub(crate) async fn run(options: Durability) -> anyhow::Result<()> {
     let bodies = Bodies::load(options.bodies.as_deref())?;
     let mut brokers = Vec::new();

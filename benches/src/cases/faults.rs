@@ -38,7 +38,6 @@ struct Figures {
     scenes: Vec<faults::Report>,
 }
 
-/// Runs the case.
 pub(crate) async fn run(options: Faults) -> anyhow::Result<()> {
     let scenes = chosen(&options.scene)?;
     // The log shows which faults are made, and when.

@@ -41,7 +41,6 @@ struct Figures {
     ceiling_disturbance: Disturbance,
 }
 
-/// Runs the case.
 pub(crate) async fn run(options: Ingest) -> anyhow::Result<()> {
     let common = &options.common;
     let bodies = Bodies::load(common.bodies.as_deref())?;

@@ -51,7 +51,6 @@ struct Found {
     disturbance: Disturbance,
 }
 
-/// Runs the case.
 pub(crate) async fn run(options: LargeBodies) -> anyhow::Result<()> {
     let product = Product::everything(Nats::start(RAW_BYTES_MAX).await?).await?;
     let backlog = Backlog::open(&product.nats.client).await?;

@@ -60,7 +60,6 @@ struct Figures {
     disturbance: Disturbance,
 }
 
-/// Runs the case.
 pub(crate) async fn run(options: Latency) -> anyhow::Result<()> {
     let common = &options.common;
     let bodies = Bodies::load(common.bodies.as_deref())?;

@@ -54,7 +54,6 @@ struct Figure {
     events_per_s: f64,
 }
 
-/// Runs the case.
 pub(crate) fn run(options: Micro) -> anyhow::Result<()> {
     let bodies = Bodies::load(options.bodies.as_deref())?;
     let all: Vec<&Body> = bodies.iter().collect();
@@ -88,7 +87,6 @@ pub(crate) fn run(options: Micro) -> anyhow::Result<()> {
     Report { case: "micro", recipe: options, bodies: bodies.describe(), figures }.print()
 }
 
-/// Measures functions.
 struct Stopwatch {
     only: Option<String>,
     budget: Duration,

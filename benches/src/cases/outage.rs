@@ -126,7 +126,6 @@ struct Seen {
     outcome: Outcome,
 }
 
-/// Runs the case.
 pub(crate) async fn run(options: Outage) -> anyhow::Result<()> {
     let bodies = Bodies::load(options.bodies.as_deref())?;
     let raw_bytes_max = options.raw_bytes.unwrap_or_else(|| comes_in(&options, &bodies) / 2);

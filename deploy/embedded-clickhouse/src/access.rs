@@ -66,7 +66,6 @@ pub(super) fn empty(data_dir: &Path) -> PathBuf {
     data_dir.join(EMPTY)
 }
 
-/// Writes the file.
 pub(super) fn write(data_dir: &Path, memory: &Memory) -> io::Result<PathBuf> {
     let empty = empty(data_dir);
     fs::create_dir_all(&empty)?;

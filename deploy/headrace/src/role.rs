@@ -16,7 +16,6 @@ pub enum Role {
     Recover,
 }
 
-/// All roles.
 pub(crate) const ALL_ROLES: [Role; 4] = [Role::Ingest, Role::Pipeline, Role::Sinks, Role::Recover];
 
 /// The sink that keeps every event.

@@ -12,7 +12,6 @@ use clap_mangen::Man as Page;
 use crate::cli::Cli;
 use crate::cli::shell::{Completions, Man};
 
-/// The program's name.
 const PROGRAM: &str = "headrace";
 /// Every account of a machine may read manuals, unlike other files of this process.
 const PAGE_MODE: u32 = 0o644;

@@ -26,7 +26,6 @@ pub(crate) struct Context {
     pub(crate) data_dir: Option<PathBuf>,
 }
 
-/// All names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Contexts {
@@ -65,7 +64,6 @@ impl Contexts {
         Ok(path)
     }
 
-    /// The context `name`.
     pub(crate) fn get(&self, name: &str) -> Result<Context, Unclear> {
         self.contexts.get(name).cloned().ok_or_else(|| {
             let names: Vec<String> = self.contexts.keys().map(|name| format!("`{name}`")).collect();

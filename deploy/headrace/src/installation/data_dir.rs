@@ -65,12 +65,10 @@ impl DataDir {
         lock.try_lock_shared().is_err()
     }
 
-    /// A path in the directory.
     pub(crate) fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// The directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

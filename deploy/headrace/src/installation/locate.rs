@@ -79,7 +79,6 @@ pub(crate) struct Located {
 }
 
 impl Located {
-    /// The path of the configuration file.
     pub(crate) fn config(&self) -> Option<&Path> {
         self.config.as_ref().map(|config| config.path.as_path())
     }
@@ -89,7 +88,6 @@ impl Located {
         self.config.as_ref().filter(|config| config.by != NamedBy::Default).map(|config| config.path.as_path())
     }
 
-    /// The path of the data directory.
     pub(crate) fn data_dir(&self) -> &Path {
         &self.data_dir.path
     }

@@ -44,7 +44,6 @@ impl Ready {
         write().with_context(|| format!("cannot write the ready file {}", path.display()))
     }
 
-    /// Reads a ready file.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         serde_json::from_slice(&text).with_context(|| format!("{} is no ready file", path.display()))

@@ -74,7 +74,6 @@ fn away(states: &BTreeMap<String, State>, sinks: &BTreeSet<String>) -> BTreeMap<
     of_sinks.filter_map(|(name, state)| Some((name.clone(), why(state)?))).collect()
 }
 
-/// Logs which sinks are away.
 pub(crate) fn tell(away: &BTreeMap<String, String>) {
     for (component, why) in away {
         tracing::warn!(

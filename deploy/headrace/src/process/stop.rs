@@ -17,7 +17,6 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    /// Begins to listen.
     pub(crate) fn listen() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen to signals");
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })

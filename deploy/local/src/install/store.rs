@@ -52,7 +52,6 @@ impl Piece<'_> {
     }
 }
 
-/// The cache directory.
 #[derive(Debug, Clone)]
 pub(super) struct Store {
     cache: PathBuf,
