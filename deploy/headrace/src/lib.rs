@@ -17,7 +17,7 @@
 //! | [`headrace_settings`] | reads a configuration. Knows nothing of Headrace |
 //! | [`headrace_local`] | installs and supervises servers on this machine. Knows nothing of Headrace |
 //! | [`headrace_embedded_clickhouse`] | the ClickHouse engine and its HTTP front. Knows nothing of Headrace |
-//! | `headrace` | [`cli`] is the command line, `commands` has a module for each command, `process` is what a process consists of, `installation` what `up` keeps on this machine, [`nats`] who may do what there |
+//! | `headrace` | [`cli`] is the command line, `commands` has a module for each command, `process` runs the roles, `installation` has what `up` keeps on this machine, [`nats`] has the users of NATS and their rights |
 //!
 //! `deploy/docs` has pages for operators, contributors and auditors. `architecture.md` has the invariants.
 

@@ -29,14 +29,14 @@ use self::shell::{Completions, Man};
 /// Version, commit and date; the build script finds them.
 const VERSION: &str = env!("HEADRACE_VERSION");
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 the command line or the configuration is wrong, 3 something \
-                          is missing or left, 4 a server is away.";
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 the command line or the configuration is wrong, 3 something \
+                          is missing or was left undone, 4 a server is away.";
 
-const GAPS_EXIT_CODES: &str = "Exit codes: 0 nothing is missing, 1 it cannot be told, 2 the command line or the configuration is \
+const GAPS_EXIT_CODES: &str = "Exit codes: 0 nothing is missing, 1 it is unknown, 2 the command line or the configuration is \
                                wrong, 3 deliveries are missing, 4 a server is away.";
 
-const REPLAY_EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 the command line or the configuration is wrong, 3 deliveries \
-                                 cannot be computed that were no dead letters before, 4 a server is away.";
+const REPLAY_EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 the command line or the configuration is wrong, 3 deliveries \
+                                 cannot be computed that were not dead letters before, 4 a server is away.";
 
 /// GitHub security and audit events, from the webhook to ClickHouse, SIEM and tickets: nothing lost,
 /// nothing twice.
