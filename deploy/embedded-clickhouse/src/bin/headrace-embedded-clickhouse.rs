@@ -6,13 +6,21 @@
 //! ```
 
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use headrace_embedded_clickhouse::front::{self, Password, ServerConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    let Err(error) = run() else { return ExitCode::SUCCESS };
+    // Print no backtrace: the tests look for the message at the end of the log.
+    eprintln!("{error:#}");
+    ExitCode::FAILURE
+}
+
+fn run() -> anyhow::Result<()> {
     let options = Options(std::env::args().skip(1).collect());
     // Tests turn confinement off to see what the statement policy does alone.
     if options.find("--confine") != Some("no") {
