@@ -1,5 +1,5 @@
-//! How far the parts of the chain are behind, as NATS counts it. To ask NATS costs next to nothing. A query would cost
-//! ClickHouse what the case measures.
+//! How far the parts of the chain are behind, by the counts of NATS. NATS answers at almost no cost. A query would take
+//! ClickHouse's time, which the case measures.
 
 use anyhow::Context as _;
 use async_nats::jetstream::{self, stream};
@@ -39,7 +39,6 @@ impl Waiting {
 }
 
 impl Backlog {
-    /// Opens the streams.
     pub(crate) async fn open(client: &async_nats::Client) -> anyhow::Result<Self> {
         let jetstream = jetstream::new(client.clone());
         let open = async |stream: Stream| {

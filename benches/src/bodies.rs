@@ -1,6 +1,6 @@
-//! The bodies that are sent, with their signatures and requests, made once.
+//! The bodies to send. Their signatures and requests are made once.
 //!
-//! All of this must happen before the clock runs: the generator shares the machine with the servers that it loads.
+//! All of this must happen before a measurement begins, because the generator shares the machine with the servers.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub(crate) struct Body {
     pub(crate) signature: [u8; 32],
     /// SHA-256 of `json`, hex.
     pub(crate) sha256: String,
-    /// The tenant that the gateway finds in it.
+    /// The tenant that the gateway finds in the body.
     pub(crate) tenant: String,
     /// The whole request. Each delivery overwrites the GUID at `guid_at`.
     request: Vec<u8>,
@@ -141,8 +141,8 @@ impl Bodies {
     }
 }
 
-/// Spreads out what the file groups by kind, the same way each time. The step shares no divisor with the count, so it
-/// visits each place once.
+/// Mixes the bodies, which the file groups by kind. The order is the same each time. The step and the count have no
+/// common divisor, so each place is visited once.
 fn mix(bodies: Vec<Body>) -> Vec<Body> {
     let count = bodies.len();
     let step = (count * 5 / 8..).find(|&step| divisor(step, count) == 1).unwrap_or(1);
@@ -154,7 +154,7 @@ fn divisor(a: usize, b: usize) -> usize {
     if b == 0 { a } else { divisor(b, a % b) }
 }
 
-/// JSON without the white space between its tokens. It changes nothing else, not even the form of numbers.
+/// Removes the white space between the tokens of JSON. Nothing else changes, not even the form of numbers.
 fn compact(json: &str) -> Vec<u8> {
     let (mut in_text, mut escaped) = (false, false);
     let keep = |byte: &u8| {

@@ -25,7 +25,6 @@ pub(crate) struct Broker {
     servers: Vec<nats::Running>,
     /// A connection to the server that leads RAW.
     pub(crate) client: async_nats::Client,
-    /// RAW.
     pub(crate) raw: stream::Stream,
     // Drop this after the servers, which write into it.
     _dir: TempDir,
@@ -56,7 +55,6 @@ impl Broker {
         Ok(Self { servers, client, raw, _dir: dir })
     }
 
-    /// Its processes.
     pub(crate) fn processes(&self) -> impl Iterator<Item = (String, u32)> {
         self.servers.iter().enumerate().filter_map(|(number, server)| Some((name(number), server.pid()?)))
     }
@@ -66,7 +64,7 @@ impl Broker {
         Ok(self.raw.get_info().await.context("RAW does not answer")?.state.last_sequence)
     }
 
-    /// Removes everything from RAW. What was not written to the disk yet never will be.
+    /// Removes everything from RAW. What is not on the disk yet is never written.
     pub(crate) async fn purge(&self) -> anyhow::Result<()> {
         self.raw.purge().await.context("cannot purge RAW").map(|_| ())
     }
@@ -89,7 +87,7 @@ async fn connect(server: &nats::Running) -> anyhow::Result<async_nats::Client> {
     options.connect(server.url()).await.context("cannot connect to NATS")
 }
 
-/// Makes RAW as the product does, except for its limits and the batches.
+/// Makes RAW as the product does, but with other limits and with batches.
 async fn make_raw(client: &async_nats::Client, replicas: usize) -> anyhow::Result<stream::Stream> {
     let config = stream::Config {
         name: Stream::Raw.name().to_owned(),

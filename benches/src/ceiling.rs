@@ -1,7 +1,7 @@
-//! What NATS accepts from a client without a gateway. The client publishes the same bodies with the same headers into
-//! the same stream, each confirmed, with as many on their way at once as the gateway could have.
+//! Measures what NATS accepts from a client without a gateway. The client publishes the same bodies with the same
+//! headers into the same stream, and each is confirmed. As many are on their way at once as the gateway could have.
 //!
-//! A gateway cannot be faster. Its own work explains the difference: HTTP, HMAC, finding the tenant.
+//! A gateway cannot be faster. Its own work is the difference: HTTP, HMAC, finding the tenant.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +21,7 @@ use crate::usage::{Disturbance, Meter};
 const WARMUP: Duration = Duration::from_secs(1);
 
 /// Publishes from `publishers` tasks, each with one message on its way. Returns the messages confirmed per second, and
-/// what else the machine did: a ceiling that was measured beside a compiler flatters the gateway.
+/// what else the machine did: other work lowers the ceiling, and the gateway would look too good.
 pub(crate) async fn measure(
     bodies: &Arc<Bodies>,
     publishers: u16,

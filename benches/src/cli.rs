@@ -28,7 +28,7 @@ pub(crate) enum Case {
     /// Everything, from the webhook to the rows in ClickHouse.
     #[command(after_help = format!("Example:\n  headrace-benches chain --rate 11574 --seconds 60\n\n{EXIT_CODES}"))]
     Chain(Chain),
-    /// How long an event takes to a subscriber and to a row, at a given rate.
+    /// How long an event takes to reach a subscriber and to become a row, at a given rate.
     #[command(after_help = format!("Example:\n  headrace-benches latency --rate 5000 --seconds 30\n\n{EXIT_CODES}"))]
     Latency(Latency),
     /// Nothing lost, nothing twice: processes, disks and networks fail under load for a long time.
@@ -37,13 +37,13 @@ pub(crate) enum Case {
     /// Minutes without ClickHouse at full load: memory, refusals once the stream is full, and the time to catch up.
     #[command(after_help = format!("Example:\n  headrace-benches outage --minutes 10 --rate 5000\n\n{EXIT_CODES}"))]
     Outage(Outage),
-    /// NATS is killed once while matching events arrive: how long until alerts go on.
+    /// How long alerts stand still after NATS was killed once, while matching events arrive.
     #[command(after_help = format!("Example:\n  headrace-benches crash --count 16000\n\n{EXIT_CODES}"))]
     Crash(Crash),
     /// Bodies of many megabytes while ClickHouse stands still: memory, and the time to catch up.
     #[command(after_help = format!("Example:\n  headrace-benches large-bodies --count 1000\n\n{EXIT_CODES}"))]
     LargeBodies(LargeBodies),
-    /// What NATS stores from one client: it depends on when NATS syncs, on the servers, and on how the client
+    /// How much NATS stores from one client, by when NATS syncs, how many servers there are, and how the client
     /// publishes.
     #[command(after_help = format!("Example:\n  headrace-benches durability --seconds 1 --rounds 3\n\n{EXIT_CODES}"))]
     Durability(Durability),
@@ -52,7 +52,7 @@ pub(crate) enum Case {
     Micro(Micro),
 }
 
-/// What all cases under load share.
+/// The options of all cases with a load.
 #[derive(Clone, Debug, Args, Serialize)]
 pub(crate) struct Common {
     /// How long to measure, in seconds.

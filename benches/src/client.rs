@@ -1,6 +1,6 @@
 //! The smallest HTTP/1.1 client that a load needs: it writes whole requests, and reads an answer's status and length.
 //!
-//! Use it for nothing else: it refuses what the gateway does not send (chunked answers, long heads).
+//! Use it for nothing else: it refuses answers that the gateway does not send, such as chunked ones or long heads.
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,7 +26,6 @@ struct Head {
 }
 
 impl Connection {
-    /// Connects.
     pub(crate) async fn open(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;

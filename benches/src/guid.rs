@@ -1,5 +1,5 @@
 //! Delivery GUIDs as GitHub makes them: version 1, with the time in them. The node holds the number of the delivery. So
-//! whoever sees the id later finds the delivery's times without a search.
+//! code that sees the id later knows the delivery without a search.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +9,7 @@ use uuid::Builder;
 pub(crate) const LENGTH: usize = 36;
 /// 100 ns intervals between the UUID epoch (1582-10-15) and the Unix epoch (RFC 9562, section 5.1).
 const UUID_EPOCH_TICKS: u64 = 0x01B2_1DD2_1381_4000;
-/// The first byte of the node. Its multicast bit says that the node is not that of a network card.
+/// The first byte of the node. Its multicast bit says that the node is not a network card's address.
 const NODE: u8 = 0x03;
 /// Bits of the node that hold the number.
 const INDEX_MASK: u64 = (1 << 40) - 1;

@@ -1,10 +1,9 @@
-//! The machine and the commit that a figure belongs to.
+//! The machine and the commit of a figure.
 
 use std::process::Command;
 
 use serde::Serialize;
 
-/// What is known about the machine.
 #[derive(Debug, Serialize)]
 pub(crate) struct Machine {
     cpu: String,
@@ -14,7 +13,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Reads it from this machine.
+    /// Reads the facts of this machine.
     pub(crate) fn this() -> Self {
         let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let value = |text: &str, name: &str| {
@@ -31,8 +30,8 @@ impl Machine {
     }
 }
 
-/// The commit that is now checked out where this binary was built. It ends in `-dirty` when tracked files differ from
-/// it, and is `unknown` without git. Build and run in one step, as `cargo run` does.
+/// The commit that is checked out now in the directory where this binary was built. It ends in `-dirty` if tracked
+/// files differ, and is `unknown` without git. It is right only if you build and run in one step, as `cargo run` does.
 pub(crate) fn commit() -> String {
     let git = |arguments: &[&str]| {
         let output = Command::new("git").args(["-C", env!("CARGO_MANIFEST_DIR")]).args(arguments).output().ok()?;

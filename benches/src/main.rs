@@ -1,8 +1,9 @@
 //! Measures Headrace: end to end on real servers, and its hot functions alone.
 //!
-//! This binary is also the product. With `headrace` as its first argument, it runs the library of that name. So
-//! gateway, stages, sinks and ClickHouse are processes of their own, with the release's code and allocator. Figures go
-//! to stdout as one JSON object; nothing else may. Start with `cases`; README.md says how to read the figures.
+//! This binary is also the product: with `headrace` as its first argument, it runs the library of that name. So
+//! gateway, stages, sinks and ClickHouse are processes of their own, with the release's code and allocator. The figures
+//! go to stdout as one JSON object, and nothing else may go there. Start reading with `cases`. README.md explains the
+//! figures.
 
 mod backlog;
 mod bodies;

@@ -1,7 +1,7 @@
-//! When each thing happened to each delivery, by the delivery's number.
+//! The times of each delivery's steps, by the delivery's number.
 //!
-//! There is one array per kind of moment, and whoever sees the moment writes it, without locks. Times are nanoseconds
-//! since the start of the case; 0 means that it has not happened.
+//! There is one array for each kind of moment. The code that sees a moment writes it, without locks. Times are
+//! nanoseconds since the start of the case. 0 means that the moment has not come.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -37,15 +37,14 @@ impl Moments {
 }
 
 impl Track {
-    /// Notes that it happened to delivery `index` at `stamp`. Returns false if it had happened before, or if there is
-    /// no such delivery.
+    /// Notes the moment of delivery `index`. Returns false if it was noted before, or if there is no such delivery.
     pub(crate) fn note(&self, index: u64, stamp: u64) -> bool {
         let place = usize::try_from(index).ok().and_then(|index| self.0.get(index));
         // Relaxed is enough: nobody reads the arrays before all threads have ended.
         place.is_some_and(|place| place.compare_exchange(0, stamp, Ordering::Relaxed, Ordering::Relaxed).is_ok())
     }
 
-    /// When it happened to delivery `index`.
+    /// The moment of delivery `index`, if it has come.
     pub(crate) fn at(&self, index: usize) -> Option<u64> {
         self.0.get(index).map(|stamp| stamp.load(Ordering::Relaxed)).filter(|&stamp| stamp != 0)
     }

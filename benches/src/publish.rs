@@ -1,5 +1,5 @@
-//! Three ways to give messages to JetStream so that each is known to be stored: one by one, in atomic batches, or in
-//! one long fast batch. The last two follow ADR-50 of nats-io/nats-architecture-and-design.
+//! Three ways to give messages to JetStream with confirmation: one by one, in atomic batches, or in one long fast
+//! batch. The last two follow ADR-50 of nats-io/nats-architecture-and-design.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -55,14 +55,14 @@ pub(crate) struct Recipe {
     pub(crate) batch: u64,
 }
 
-/// Where messages come from. Their numbers go on from one turn to the next.
+/// Makes messages. Their numbers go on from one turn to the next.
 #[derive(Clone)]
 pub(crate) struct Source {
     bodies: Arc<Bodies>,
     next: Arc<AtomicU64>,
 }
 
-/// A stretch of time. Only messages that are confirmed within it count for the rate.
+/// Only messages that are confirmed within this time count for the rate.
 #[derive(Clone, Copy)]
 pub(crate) struct Window {
     pub(crate) opens: Instant,
@@ -133,7 +133,7 @@ pub(crate) async fn publish(
 ) -> anyhow::Result<Confirmed> {
     let publishers = match recipe.way {
         Way::Single | Way::Atomic => recipe.in_flight / recipe.batch,
-        // With a second fast batch, the server acknowledges after each message until both have found their pace.
+        // With a second fast batch, the server would at first acknowledge after each message.
         Way::Fast => 1,
     };
     let mut tasks = JoinSet::new();
@@ -153,7 +153,7 @@ pub(crate) async fn publish(
     Ok(confirmed)
 }
 
-/// Sends a message or an atomic batch, and the next one when that is confirmed.
+/// Sends a message or an atomic batch, and after its confirmation the next one.
 async fn in_turn(client: Client, source: Source, recipe: Recipe, window: Window) -> anyhow::Result<Confirmed> {
     let jetstream = jetstream::context::ContextBuilder::new().timeout(ANSWER_WITHIN).build(client.clone());
     let mut confirmed = Confirmed::new()?;
@@ -176,7 +176,8 @@ async fn single(jetstream: &Context, source: &Source, size: Size) -> anyhow::Res
     Ok(())
 }
 
-/// Only the last message asks for an answer. The answer is an error if any message before did not arrive.
+/// Sends an atomic batch. Only the last message asks for an answer, which is an error if any message before did not
+/// arrive.
 async fn atomic(client: &Client, jetstream: &Context, source: &Source, recipe: Recipe) -> anyhow::Result<()> {
     let id = client.new_inbox();
     for sequence in 1..=recipe.batch {

@@ -1,4 +1,4 @@
-//! Messages as the gateway stores them in RAW. Subject and headers must be the same as there.
+//! Messages as the gateway stores them in RAW, with the same subject and headers.
 
 use anyhow::Context as _;
 use async_nats::HeaderMap;

@@ -14,7 +14,6 @@ use crate::machine::{Machine, commit};
 /// What every case reports.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report<R, F> {
-    /// The case.
     pub(crate) case: &'static str,
     /// The case's options. With `case`, they say how to repeat it.
     pub(crate) recipe: R,
@@ -37,7 +36,6 @@ struct Line<'a, T> {
 }
 
 impl<R: Serialize, F: Serialize> Report<R, F> {
-    /// Prints the report on stdout.
     pub(crate) fn print(&self) -> anyhow::Result<()> {
         print(self)
     }

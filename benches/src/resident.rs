@@ -1,4 +1,4 @@
-//! How much memory processes hold over time. It reads `/proc` and disturbs nothing.
+//! Measures the memory of processes over time. It reads `/proc` and disturbs nothing.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::figures::round;
 /// The processes to read, by name.
 pub(crate) struct Resident(Vec<(String, u32)>);
 
-/// How much memory a process held over a time.
+/// How the memory of a process changed over time.
 #[derive(Debug, PartialEq, Serialize)]
 pub(crate) struct Growth {
     start_mb: f64,

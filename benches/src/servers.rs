@@ -1,5 +1,5 @@
-//! The servers of a case: NATS, the embedded ClickHouse, and each role of the product as a process of its own. Every
-//! case gets fresh ones. All end with this process, and nothing may remain of their data.
+//! The servers of a case: NATS, the embedded ClickHouse, and each role of the product as a process of its own. Each
+//! case gets fresh ones. They all end with this process, and none of their data may remain.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -98,7 +98,7 @@ struct Component {
 
 /// The product, in parts, with everything that it needs.
 pub(crate) struct Product {
-    // In the order in which they are killed when a case fails.
+    // The order of these fields is the order in which the processes are killed when a case fails.
     roles: BTreeMap<&'static str, Role>,
     clickhouse: Option<clickhouse::Running>,
     /// Its broker.
@@ -164,7 +164,7 @@ impl Product {
         Meter::new(roles.chain(self.nats.process()).chain(clickhouse))
     }
 
-    /// The ends of the roles' logs, to find the cause of a failure.
+    /// The last lines of the roles' logs, to find the cause of a failure.
     pub(crate) fn logs(&self) -> String {
         let log = |(role, running): (&&str, &Role)| format!("--- {role}\n{}\n", running.child.log_tail());
         self.roles.iter().map(log).collect()

@@ -10,7 +10,6 @@ pub(crate) struct Tables(Client);
 /// How many rows a table has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Rows {
-    /// All rows.
     pub(crate) rows: u64,
     /// Distinct event ids.
     pub(crate) distinct_ids: u64,

@@ -1,5 +1,5 @@
-//! A clock finer than tokio's, whose timers have a resolution of a millisecond. At 20,000 deliveries a second, tokio's
-//! timers would send bursts of twenty, and that would show as latency.
+//! A finer clock than tokio's. The timers of tokio have a resolution of a millisecond. At 20,000 deliveries a second,
+//! they would cause bursts of twenty, which would look like latency.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -1,4 +1,4 @@
-//! What processes cost: CPU time and peak memory, as the kernel counts them. No process measures itself.
+//! The CPU time and the peak memory of processes, as the kernel counts them. No process measures itself.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub(crate) const OWN: &str = "bench";
 #[derive(Clone, Debug)]
 pub(crate) struct Meter(Vec<(String, u32)>);
 
-/// What each process, and the machine, had cost at some moment.
+/// The costs of each process and of the machine up to one moment.
 #[derive(Debug)]
 pub(crate) struct Sample {
     at: Instant,
@@ -34,7 +34,7 @@ struct Busy {
     stolen_ticks: u64,
 }
 
-/// What the machine did besides the case. If this is much, the figures are worthless.
+/// What the machine did besides the case. If it did much, the figures are worthless.
 #[derive(Debug, Serialize)]
 pub(crate) struct Disturbance {
     /// Cores that worked on processes outside the case, and on the kernel's own threads.
@@ -108,7 +108,7 @@ impl Sample {
         let total = |sample: &Self| sample.processes.values().map(|usage| usage.cpu.as_secs_f64()).sum::<f64>();
         let busy = seconds(self.machine.ticks.saturating_sub(since.machine.ticks));
         let stolen = seconds(self.machine.stolen_ticks.saturating_sub(since.machine.stolen_ticks));
-        // The kernel rounds each count by itself, so a result slightly below zero means zero.
+        // The kernel rounds each count separately, so a result slightly below zero means zero.
         let other = (busy - (total(self) - total(since))).max(0.0);
         Disturbance { other_cores: round(other / time), stolen_cores: round(stolen / time) }
     }

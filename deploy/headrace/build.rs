@@ -1,14 +1,14 @@
-//! Finds out which commit is built, for `headrace --version` and the metric `headrace_build_info`.
+//! Finds the commit that is being built, for `headrace --version` and the metric `headrace_build_info`.
 //!
-//! A source archive has no git and is built all the same: packagers say `HEADRACE_BUILD="abc1234 2026-11-21"`, and
-//! without it the version alone is told. A debug build tells no commit, because every commit would compile this crate
-//! and its tests anew.
+//! A source archive has no git and must build too. Packagers set `HEADRACE_BUILD="abc1234 2026-11-21"`; without it, the
+//! version comes alone. A debug build has no commit, because otherwise every commit would compile this crate and its
+//! tests again.
 
 use std::env;
 use std::path::Path;
 use std::process::Command;
 
-/// What packagers set.
+/// The variable that packagers set.
 const GIVEN: &str = "HEADRACE_BUILD";
 
 fn main() {
@@ -22,7 +22,7 @@ fn main() {
     println!("cargo::rustc-env=HEADRACE_VERSION={told}");
 }
 
-/// Commit and date, as far as they are known.
+/// Commit and date, if they are known.
 fn built() -> Option<String> {
     if let Some(given) = env::var(GIVEN).ok().filter(|given| !given.trim().is_empty()) {
         return Some(given.trim().to_owned());
@@ -30,11 +30,11 @@ fn built() -> Option<String> {
     if env::var("PROFILE").is_ok_and(|profile| profile == "debug") {
         return Some("debug build".to_owned());
     }
-    // An archive that was unpacked within another repository is not of its commit.
+    // An archive may have been unpacked inside another repository. That repository's commit is not ours.
     git(&["ls-files", "--error-unmatch", "Cargo.toml"])?;
     for changes in ["HEAD", "logs/HEAD"] {
         let path = git(&["rev-parse", "--git-path", changes])?;
-        // Cargo would build anew each time for a file that is not there.
+        // For a file that does not exist, cargo would build again every time.
         if Path::new(&path).exists() {
             println!("cargo::rerun-if-changed={path}");
         }
@@ -42,7 +42,7 @@ fn built() -> Option<String> {
     git(&["log", "-1", "--format=%h %cs", "--abbrev=7"])
 }
 
-/// What git says about the directory of this crate, if there is a git and it says something.
+/// The output of git in the directory of this crate. `None` without git, after an error, or if it is empty.
 fn git(arguments: &[&str]) -> Option<String> {
     let output = Command::new("git").args(arguments).output().ok()?;
     let said = String::from_utf8(output.stdout).ok()?;

@@ -111,7 +111,7 @@ async fn a_person_says_how_much_is_said_and_in_which_colours() {
     std::fs::write(dir.path().join("headrace.toml"), "nats.url = 'nats://127.0.0.1:1'\n").unwrap();
     for (arguments, is_told) in [("dead list", false), ("dead list -v", true), ("-v dead list -q", false)] {
         let told = run(none, arguments).await.complained;
-        assert_eq!(told.contains("this installation is meant"), is_told, "{arguments}: {told}");
+        assert_eq!(told.contains("using this installation"), is_told, "{arguments}: {told}");
     }
     let told = run(none, "dead list -v").await.complained;
     assert!(told.contains("headrace.toml"), "{told}");

@@ -1,8 +1,8 @@
 //! `chain`: everything, from the webhook to the rows in both tables.
 //!
 //! At a fixed rate, the backlog at both ends of the window shows whether the chain keeps up. With `--rate 0`, the case
-//! finds the rate that the chain sustains. It then sends a delivery only while fewer than `--backlog` events are
-//! accepted but not yet rows, so the load goes as fast as rows come out.
+//! finds the rate that the chain sustains. It sends a delivery only while fewer than `--backlog` events are accepted
+//! but not yet rows. So the load is as fast as the rows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ const OWN_PROCESSES: [&str; 3] = ["gateway", "pipeline", "sinks"];
 struct Figures {
     /// Deliveries accepted per second, within the window.
     accepted_rate: f64,
-    /// Rows per second, within the window, in the table that got fewer.
+    /// Rows per second, within the window, in the table that got fewer rows.
     rows_rate: f64,
     /// Rows per second, within the window, in `events`.
     events_rows_rate: f64,
@@ -62,7 +62,7 @@ struct Figures {
     disturbance: Disturbance,
 }
 
-/// How far each part was at some moment.
+/// The progress of each part at one moment.
 struct Mark {
     at: Instant,
     accepted: u64,
@@ -92,7 +92,6 @@ struct Seen {
     after: Sample,
 }
 
-/// Runs the case.
 pub(crate) async fn run(options: Chain) -> anyhow::Result<()> {
     let common = &options.common;
     let bodies = Bodies::load(common.bodies.as_deref())?;
@@ -104,7 +103,7 @@ pub(crate) async fn run(options: Chain) -> anyhow::Result<()> {
     let load = Load::start(Plan::new(product.address()?, &bodies, common, pace))?;
     let watched = tokio::select! {
         watched = watch(load, &backlog, &meter) => watched,
-        // Only a load that is paced by permits takes any.
+        // Other loads take no permits, so this does not disturb them.
         error = steer(&permits, &backlog, options.backlog) => Err(error),
     };
     let seen = watched.with_context(|| product.logs())?;
@@ -176,7 +175,7 @@ async fn watch(load: Load, backlog: &Backlog, meter: &Meter) -> anyhow::Result<S
     let mut last = closed.waiting;
     eprintln!("the load has ended; waiting for {last:?}");
     let (mut changed_at, mut drained_after) = (Instant::now(), None);
-    // Wait for alerts too: their cost belongs to the events behind them.
+    // Wait for alerts too, because their cost belongs to these events.
     while last != Waiting::default() || drained_after.is_none() {
         anyhow::ensure!(changed_at.elapsed() < STALLED_AFTER, "the backlog does not shrink any more: {last:?}");
         sleep(LOOK).await;
@@ -192,7 +191,7 @@ async fn watch(load: Load, backlog: &Backlog, meter: &Meter) -> anyhow::Result<S
     Ok(Seen { opened, closed, outcome, drained_after, before, after: meter.sample()? })
 }
 
-/// Gives as many permits as the backlog leaves room for. Ends only by an error.
+/// Gives permits as long as the backlog is below `backlog_max`. Ends only with an error.
 async fn steer(permits: &Semaphore, backlog: &Backlog, backlog_max: u64) -> anyhow::Error {
     loop {
         let waiting = match backlog.waiting().await {

@@ -1,7 +1,7 @@
-//! `crash`: kills NATS once while matching events are on their way. How long does it take until alerts go on?
+//! `crash`: kills NATS once while matching events are on their way, and measures how long it takes until alerts go on.
 //!
-//! Each event makes an alert of its own. Each alert takes a write to the stage's state and a publish. If the product
-//! waits, one after the other, for confirmations that a dead server cannot send, the figures show it.
+//! Each event makes an alert of its own. Each alert needs a write to the stage's state and a publish. A dead server
+//! confirms neither. If the product waited for these confirmations one after the other, the figures would show it.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ use rustix::process::Signal;
 use serde::Serialize;
 use tokio::time::{Instant, interval};
 
+use super::end;
 use crate::backlog::{Backlog, Waiting};
 use crate::cli::Crash;
 use crate::figures::round;
-use crate::report::{conclude, print};
 use crate::servers::{Nats, Product};
 use crate::tables::{Rows, Tables};
 use crate::usage::Disturbance;
@@ -63,7 +63,6 @@ struct GoingOn {
     gap: Duration,
 }
 
-/// Runs the case.
 pub(crate) async fn run(options: Crash) -> anyhow::Result<()> {
     let product = Product::everything(Nats::start(RAW_BYTES_MAX).await?).await?;
     let backlog = Backlog::open(&product.nats.client).await?;
@@ -80,7 +79,7 @@ pub(crate) async fn run(options: Crash) -> anyhow::Result<()> {
     eprintln!("NATS is killed with {alerts_at_kill} of {} alerts", options.count);
     let again = async || product.nats.process().filter(|(_, pid)| *pid != server);
     poll::until("NATS runs again", SETTLED_WITHIN, again).await?;
-    // Measure from here on: the killed process took its figures with it.
+    // Measure from here on, because the kernel's counts for the killed process are gone.
     let meter = product.meter();
     let before = meter.sample()?;
     let going_on =
@@ -102,13 +101,7 @@ pub(crate) async fn run(options: Crash) -> anyhow::Result<()> {
         disturbance,
         recipe: options,
     };
-    let problems = problems(&found);
-    if !problems.is_empty() {
-        eprintln!("{}", product.logs());
-    }
-    product.stop().await;
-    print(&found)?;
-    conclude(problems)
+    end(product, &found, problems(&found)).await
 }
 
 /// Stores deliveries that match a rule, each in a repository of its own.
@@ -141,7 +134,7 @@ async fn watch(product: &Product, killed: Instant, count: u64, mut seen: u64) ->
     while seen < count {
         ticks.tick().await;
         anyhow::ensure!(killed.elapsed() < SETTLED_WITHIN, "{seen} of {count} alerts after {SETTLED_WITHIN:?}");
-        // A server that is being restarted cannot answer, so ask again.
+        // A server that is just starting cannot answer, so ask again.
         let Ok(now) = alerts(&product.nats).await else { continue };
         if now > seen {
             gap = gap.max(last.elapsed());

@@ -1,9 +1,9 @@
 //! `durability`: how many messages NATS stores from one client. It depends on when NATS syncs, how many servers store a
 //! message, and how the client publishes.
 //!
-//! All brokers run at once and take turns. So a disturbance of the machine that lasts longer than a few seconds hits
-//! all of them, and ratios hold where the rates of another hour differ. The case empties RAW after each turn, so that
-//! no turn pays for the late writes of another.
+//! All brokers run at once and take turns. So a disturbance of more than a few seconds affects all of them, and ratios
+//! stay comparable even when rates differ from hour to hour. The case empties RAW after each turn, so that late writes
+//! do not slow the next one.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ const SETUPS: [Setup; 5] = [
     setup(3, "always", SyncInterval::Always),
 ];
 
-/// How many messages are on their way at once, and the batch sizes to try with that.
+/// How many messages are on their way at once, and which batch sizes to try with that.
 const BATCHES: [(u64, &[u64]); 2] = [(64, &[16, 64]), (256, &[16, 64, 256])];
 
 /// What the case reports.
@@ -69,7 +69,7 @@ struct Choice {
     rate_max: f64,
     /// `rate` divided by that of one server with `sync_interval: 2m` and single messages, the median of the rounds.
     of_default: f64,
-    /// From the hand-over of a message to its confirmation.
+    /// From giving a message to NATS to its confirmation.
     #[serde(flatten)]
     latency: Quantiles,
     /// CPU time of all servers per message, in microseconds.
@@ -84,7 +84,6 @@ struct Measurements {
     confirmed: u64,
 }
 
-/// Runs the case.
 pub(crate) async fn run(options: Durability) -> anyhow::Result<()> {
     let bodies = Bodies::load(options.bodies.as_deref())?;
     let mut brokers = Vec::new();
@@ -134,7 +133,8 @@ fn recipes(options: &Durability) -> Vec<Recipe> {
     recipes
 }
 
-/// Measures one choice for the length of a window. Returns a problem if what was confirmed and what is stored differ.
+/// Measures one choice for the length of a window. Returns a problem if the counts of confirmed and stored messages
+/// differ.
 async fn turn(
     broker: &Broker,
     source: &Source,

@@ -1,5 +1,5 @@
 //! `faults`: the long fault run. Each scene gets its share of the time, with servers and processes of its own.
-//! `headrace_tests::faults` decides what happens in it, and verifies the outcome.
+//! `headrace_tests::faults` decides what happens in a scene, and checks the outcome.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -38,10 +38,9 @@ struct Figures {
     scenes: Vec<faults::Report>,
 }
 
-/// Runs the case.
 pub(crate) async fn run(options: Faults) -> anyhow::Result<()> {
     let scenes = chosen(&options.scene)?;
-    // The log tells the story of the run: which faults are made, and when.
+    // The log shows which faults are made, and when.
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter("headrace_tests=info").init();
     let base = match &options.dir {
         Some(dir) => fs::create_dir_all(dir).and_then(|()| TempDir::with_prefix_in("faults-", dir)),

@@ -15,7 +15,7 @@ use crate::report::{Quantiles, Report, conclude, rate};
 use crate::servers::{Nats, Product};
 use crate::usage::{Cost, Disturbance};
 
-/// The ceiling is steady at once, and at full speed it fills the disk. So do not measure it for longer.
+/// The longest measurement of the ceiling. It is steady at once, and at full speed it fills the disk.
 const CEILING_MAX: Duration = Duration::from_secs(10);
 
 /// What the case reports.
@@ -37,11 +37,10 @@ struct Figures {
     seconds: u64,
     processes: BTreeMap<String, Cost>,
     disturbance: Disturbance,
-    /// The same, while the ceiling was measured.
+    /// The disturbance while the ceiling was measured.
     ceiling_disturbance: Disturbance,
 }
 
-/// Runs the case.
 pub(crate) async fn run(options: Ingest) -> anyhow::Result<()> {
     let common = &options.common;
     let bodies = Bodies::load(common.bodies.as_deref())?;
@@ -50,7 +49,7 @@ pub(crate) async fn run(options: Ingest) -> anyhow::Result<()> {
     let (ceiling_rate, ceiling_disturbance) = ceiling::measure(&bodies, common.connections, ceiling_window).await?;
     eprintln!("ceiling: {ceiling_rate}/s");
 
-    // Nothing reads RAW here, so nothing makes room in it.
+    // RAW gets all of the disk, because nothing reads it here and nothing makes room in it.
     let product = Product::gateway(Nats::start(u64::MAX).await?).await?;
     let pace = if options.rate == 0 { Pace::Free } else { Pace::Rate(options.rate) };
     let load = Load::start(Plan::new(product.address()?, &bodies, common, pace))?;

@@ -1,6 +1,7 @@
-//! `large-bodies`: bodies that are too large for a message come in while ClickHouse stands still. Then it goes on.
+//! `large-bodies`: sends bodies that are too large for a message while ClickHouse stands still. Then ClickHouse goes
+//! on.
 //!
-//! RAW holds only references of a few hundred bytes to them. But a batch must count the bodies that it holds in memory.
+//! RAW holds only references of a few hundred bytes. A sink that counted only these would fill its memory with bodies.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,11 +15,11 @@ use rustix::process::Signal;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::end;
 use crate::backlog::{Backlog, Waiting};
 use crate::bodies::SECRET;
 use crate::cli::LargeBodies;
 use crate::figures::round;
-use crate::report::{conclude, print};
 use crate::servers::{Nats, Product};
 use crate::tables::{Rows, Tables};
 use crate::usage::{Cost, Disturbance};
@@ -50,7 +51,6 @@ struct Found {
     disturbance: Disturbance,
 }
 
-/// Runs the case.
 pub(crate) async fn run(options: LargeBodies) -> anyhow::Result<()> {
     let product = Product::everything(Nats::start(RAW_BYTES_MAX).await?).await?;
     let backlog = Backlog::open(&product.nats.client).await?;
@@ -83,13 +83,7 @@ pub(crate) async fn run(options: LargeBodies) -> anyhow::Result<()> {
         disturbance: after.disturbance(&before),
         recipe: options,
     };
-    let problems = problems(&found);
-    if !problems.is_empty() {
-        eprintln!("{}", product.logs());
-    }
-    product.stop().await;
-    print(&found)?;
-    conclude(problems)
+    end(product, &found, problems(&found)).await
 }
 
 /// Sends all bodies, two at a time.

@@ -1,11 +1,11 @@
 //! `latency`: how long an event takes from its acceptance to a subscriber and to a row.
 //!
 //! The case follows every delivery by its own number, which its GUID carries. *Accepted* is when the load has read the
-//! 2xx. *Scored* is when a core NATS subscription on `events.scored.>` in this process has the event. If that comes
-//! before the 2xx is read, it counts as 0. *Queryable* is when a query has returned the event's row. For this, the case
-//! asks for the count of `events` every 50 ms, which reads no rows, and after each change for the new ids. So the
-//! figure is an upper bound: it is too high by at most those 50 ms and the time of two queries. `inserted_at` would be
-//! a lower bound, because ClickHouse stamps a row before the row's part is there.
+//! 2xx. *Scored* is when a core NATS subscription on `events.scored.>` in this process has the event. An event that is
+//! scored before the 2xx is read counts as 0. *Queryable* is when a query has returned the event's row. For this, the
+//! case asks for the count of `events` every 50 ms, which reads no rows. After each change, it asks for the new ids. So
+//! the figure is too high by at most 50 ms and the time of two queries. `inserted_at` would be too low, because
+//! ClickHouse stamps a row before queries can see it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ use crate::usage::{Cost, Disturbance};
 const LOOK: Duration = Duration::from_millis(50);
 /// How long the last events may take after the load.
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
-/// RAW may take whatever the disk allows.
+/// RAW may be as large as the disk allows.
 const RAW_BYTES_MAX: u64 = u64::MAX;
 
 /// What the case reports.
@@ -60,7 +60,6 @@ struct Figures {
     disturbance: Disturbance,
 }
 
-/// Runs the case.
 pub(crate) async fn run(options: Latency) -> anyhow::Result<()> {
     let common = &options.common;
     let bodies = Bodies::load(common.bodies.as_deref())?;
@@ -71,7 +70,7 @@ pub(crate) async fn run(options: Latency) -> anyhow::Result<()> {
     let scored = Arc::new(AtomicU64::new(0));
     let subscription = product.nats.client.subscribe(ALL_SCORED).await.context("cannot subscribe")?;
     product.nats.client.flush().await.context("cannot subscribe")?;
-    // Use a task of its own, so that reading a query's answer delays no stamp. It ends with the set.
+    // Use a separate task, so that reading a query's answer delays no time stamp. It ends when the set is dropped.
     let mut subscribers = JoinSet::new();
     subscribers.spawn(follow(subscription, Arc::clone(&moments), Arc::clone(&scored)));
 
@@ -93,7 +92,7 @@ pub(crate) async fn run(options: Latency) -> anyhow::Result<()> {
     let after = meter.sample()?;
     drop(subscribers);
     let (scored, events) = (scored.load(Ordering::Relaxed), tables.count("events").await?);
-    // When the count was right, the last rows may not have been discovered yet.
+    // The count can be right before the case has seen the ids of the last rows.
     discover_once(&tables, &moments, &mut Seen::default()).await?;
     let problems = problems(&outcome, scored, events);
     if !problems.is_empty() {
@@ -137,7 +136,7 @@ async fn follow(mut subscription: async_nats::Subscriber, moments: Arc<Moments>,
     }
 }
 
-/// How much of `events` the case has discovered.
+/// Which rows of `events` the case has seen.
 #[derive(Default)]
 struct Seen {
     rows: u64,
@@ -145,7 +144,7 @@ struct Seen {
     inserted_at: i64,
 }
 
-/// Notes when rows can be queried. Ends only by an error.
+/// Notes when rows can be queried. Ends only with an error.
 async fn discover(tables: &Tables, moments: &Moments) -> anyhow::Error {
     let mut seen = Seen::default();
     loop {
@@ -170,8 +169,7 @@ async fn discover_once(tables: &Tables, moments: &Moments, seen: &mut Seen) -> a
     Ok(())
 }
 
-/// Waits until everything that was accepted is scored and has a row. If the time runs out, the counts show what is
-/// missing.
+/// Waits until every accepted event is scored and has a row. If the time runs out, the counts show what is missing.
 async fn settled(outcome: &Outcome, scored: &AtomicU64, tables: &Tables) {
     let all = async || {
         let rows = tables.events().await.ok()?;

@@ -1,8 +1,8 @@
 //! `micro`: the hot functions alone, in this process, on one core.
 //!
 //! Each function works on all bodies again and again, so a figure is the mean over their mix. One run warms up. Then
-//! come [`RUNS`] runs of the same length, and their median counts. Two functions are not public. The row encoding is
-//! left out. The gateway's search for the key is written here as it is there.
+//! come [`RUNS`] runs of the same length, and their median counts. Two hot functions are not public: the row encoding
+//! is left out, and the gateway's search for the key is copied here.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -54,7 +54,6 @@ struct Figure {
     events_per_s: f64,
 }
 
-/// Runs the case.
 pub(crate) fn run(options: Micro) -> anyhow::Result<()> {
     let bodies = Bodies::load(options.bodies.as_deref())?;
     let all: Vec<&Body> = bodies.iter().collect();
@@ -88,7 +87,6 @@ pub(crate) fn run(options: Micro) -> anyhow::Result<()> {
     Report { case: "micro", recipe: options, bodies: bodies.describe(), figures }.print()
 }
 
-/// Measures functions.
 struct Stopwatch {
     only: Option<String>,
     budget: Duration,

@@ -11,7 +11,11 @@ mod micro;
 mod outage;
 mod rules;
 
+use serde::Serialize;
+
 use crate::cli::{Case, Cli};
+use crate::report::{conclude, print};
+use crate::servers::Product;
 
 /// Runs the case that `cli` names.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
@@ -30,4 +34,14 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
 
 fn block_on(case: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(case)
+}
+
+/// Stops the product, prints what was found, and fails if there are `problems`. Then it shows the logs too.
+async fn end<F: Serialize>(product: Product, found: &F, problems: Vec<String>) -> anyhow::Result<()> {
+    if !problems.is_empty() {
+        eprintln!("{}", product.logs());
+    }
+    product.stop().await;
+    print(found)?;
+    conclude(problems)
 }

@@ -1,8 +1,8 @@
 //! `outage`: everything under load while ClickHouse stands still for minutes.
 //!
-//! RAW fills up to its limit, and then the gateway refuses. All the while, the case reads how much memory each process
-//! holds: a backlog belongs on the broker's disk. Then ClickHouse goes on. Whatever was answered with a 2xx must be in
-//! both tables, once.
+//! RAW fills up to its limit, and then the gateway refuses. During the outage, the case reads the memory of each
+//! process, because a backlog belongs on the broker's disk. Then ClickHouse goes on. Every delivery that was answered
+//! with a 2xx must be in both tables, once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,10 +26,10 @@ use crate::usage::{Disturbance, Meter};
 
 /// About how many bytes a delivery takes in RAW besides its body: subject, headers and the record around them.
 const RECORD_BYTES: u64 = 1_000;
-/// If a backlog has not shrunk for this long, it never will. This is longer than the longest pause of a sink and one of
-/// its calls.
+/// If a backlog has not shrunk for this long, it never will. This is longer than a sink's longest pause together with
+/// one call.
 const STALLED_AFTER: Duration = Duration::from_secs(180);
-/// The answers that say for certain that a delivery was not stored.
+/// With these answers, a delivery was certainly not stored.
 const NOT_STORED: [&str; 2] = ["503 stream_full", "503 saturated"];
 
 /// What the case reports.
@@ -45,7 +45,7 @@ struct Figures {
     refused_rate: f64,
     /// Deliveries answered with a 2xx per second of the outage, from the first refusal on.
     accepted_rate_when_full: f64,
-    /// From ClickHouse's return to the first 2xx, in seconds; 0 when nothing was ever refused.
+    /// From ClickHouse's return to the first 2xx, in seconds. 0 if nothing was refused.
     accepting_after_s: Option<f64>,
     backlog_at_return: Waiting,
     /// From ClickHouse's return until both tables had every row, in seconds. The load goes on for the first `after`
@@ -69,7 +69,7 @@ struct Figures {
     disturbance: Disturbance,
 }
 
-/// The state of things at some moment.
+/// One reading of all counts and of the memory.
 #[derive(Debug, Serialize)]
 struct Look {
     /// Seconds since the beginning of the outage.
@@ -81,7 +81,7 @@ struct Look {
     rss_mb: BTreeMap<String, f64>,
 }
 
-/// Reads the state of everything again and again.
+/// Takes readings again and again.
 struct Watch<'a> {
     load: &'a Load,
     backlog: &'a Backlog,
@@ -101,7 +101,7 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// Reads until `end` resolves.
+    /// Takes readings until `end` resolves.
     async fn until(&mut self, end: impl Future<Output = ()>) -> anyhow::Result<()> {
         let mut ticks = interval(self.every);
         let mut end = std::pin::pin!(end);
@@ -126,7 +126,6 @@ struct Seen {
     outcome: Outcome,
 }
 
-/// Runs the case.
 pub(crate) async fn run(options: Outage) -> anyhow::Result<()> {
     let bodies = Bodies::load(options.bodies.as_deref())?;
     let raw_bytes_max = options.raw_bytes.unwrap_or_else(|| comes_in(&options, &bodies) / 2);
@@ -164,7 +163,7 @@ pub(crate) async fn run(options: Outage) -> anyhow::Result<()> {
     conclude(problems)
 }
 
-/// How many bytes arrive for RAW during the outage.
+/// How many bytes come to RAW during the outage.
 fn comes_in(options: &Outage, bodies: &Bodies) -> u64 {
     u64::from(options.rate) * options.outage().as_secs() * (bodies.describe().mean_bytes as u64 + RECORD_BYTES)
 }
@@ -180,7 +179,8 @@ async fn watch(
     let clickhouse = product.clickhouse_pid().context("there is no ClickHouse")?;
     let resident = meter.resident();
     load.reached(Phase::Window).await;
-    // Suspend it, do not kill it: then its connections stay open and nothing answers, which is worse for the product.
+    // Suspend ClickHouse instead of killing it. Its connections stay open and nothing answers, which is worse for the
+    // product.
     freeze(clickhouse).await;
     let began = Instant::now();
     eprintln!("ClickHouse stands still");
@@ -212,7 +212,7 @@ async fn watch(
     Ok(Seen { looks, during, first_refusal, accepting_after, backlog_at_return, returned, outcome })
 }
 
-/// Waits until no message waits any more.
+/// Waits until no consumer has messages left.
 async fn drain(backlog: &Backlog) -> anyhow::Result<()> {
     let mut ticks = interval(Duration::from_millis(100));
     let (mut last, mut changed_at) = (Waiting::default(), Instant::now());

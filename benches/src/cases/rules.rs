@@ -1,4 +1,4 @@
-//! Rule sets of any size: Headrace's own rules, and variants that resemble rules that people write.
+//! Rule sets of any size: Headrace's own rules, and variants like the rules that people write.
 
 use std::fmt::Write as _;
 

@@ -1,9 +1,9 @@
-//! What the engine itself may access, and how much memory it may take. We write this as a configuration file at each
-//! start.
+//! The engine's own access rights and memory limits. We write them to a configuration file at each start.
 //!
-//! The file's grants list what is allowed. `FILE`, `URL`, `S3`, `REMOTE` and all other sources must never be on that
-//! list, nor backups, dictionaries, functions and users, nor any `SYSTEM` command but those for merges. Without the
-//! file, the engine would grant everything, and would read a `config.xml` in the current directory.
+//! The file's grants list what is allowed. The list must never hold `FILE`, `URL`, `S3`, `REMOTE` or any other source,
+//! and no rights over backups, dictionaries, functions or users. Of the `SYSTEM` commands, it may hold only those for
+//! merges. Without the file, the engine would grant everything and would read any `config.xml` in the current
+//! directory.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ use super::policy::{ENGINES, IMPLIED_ENGINES, PARSER, TEMPORARY_BYTES_MAX};
 
 /// The file, in the data directory.
 const FILE: &str = "headrace-engine.xml";
-/// A folder that stays empty. Here the engine looks for files, scripts, schemas and disks that statements name.
+/// A folder that stays empty. The engine looks there for the files, scripts, schemas and disks that statements name.
 const EMPTY: &str = "headrace-nothing";
 
 /// What a client may do to every table.
@@ -26,20 +26,22 @@ const GRANTS: &str = "SHOW, SELECT, INSERT, ALTER, CREATE DATABASE, CREATE TABLE
 
 /// The settings of each statement, where they differ from the engine's defaults.
 const PROFILE: [(&str, &str); 6] = [
-    // The broker is on the same disk. A statement that sorts on disk must leave 2 GiB free.
+    // The broker uses the same disk, so a statement that sorts on disk must leave 2 GiB free.
     ("min_free_disk_space_for_temporary_data", "2147483648"),
     // The engine would run the text `garbage` as `SELECT garbage`.
     ("implicit_select", "0"),
-    // Introspection functions show this process's memory.
+    // Introspection functions would show this process's memory.
     ("allow_introspection_functions", "0"),
-    // Do not evaluate expressions in the data of `VALUES`: no statement shows them. See `policy::values_are_plain`.
+    // The policy cannot see expressions in the data of `VALUES`, so the engine must not evaluate them. See
+    // `policy::values_are_plain`.
     ("input_format_values_interpret_expressions", "0"),
-    // Templates would evaluate them all the same.
+    // With templates, the engine would evaluate these expressions anyway.
     ("input_format_values_deduce_templates_of_expressions", "0"),
     ("allow_ddl", "1"),
 ];
 
-/// Settings that no statement may change. The statement policy refuses them too; this list catches what gets past it.
+/// Settings that no statement may change. The statement policy refuses them too. This list catches what gets past the
+/// policy.
 const FIXED: [&str; 16] = [
     "min_free_disk_space_for_temporary_data",
     "input_format_values_deduce_templates_of_expressions",
@@ -64,7 +66,6 @@ pub(super) fn empty(data_dir: &Path) -> PathBuf {
     data_dir.join(EMPTY)
 }
 
-/// Writes the file.
 pub(super) fn write(data_dir: &Path, memory: &Memory) -> io::Result<PathBuf> {
     let empty = empty(data_dir);
     fs::create_dir_all(&empty)?;
@@ -81,7 +82,7 @@ fn text(path: &Path, empty: &Path, memory: &Memory) -> String {
     let mut server = |name: &str, value: &str| {
         let _ = writeln!(text, "  <{name}>{value}</{name}>");
     };
-    // Otherwise the engine's log would go to standard error. The client's answer already says what failed.
+    // The client's answer already says what failed. Without this setting, the engine would also log to standard error.
     server("logger", "<level>fatal</level>");
     server("users_config", &path);
     server("max_server_memory_usage", &memory.all_bytes.to_string());

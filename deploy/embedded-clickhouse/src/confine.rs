@@ -1,7 +1,6 @@
-//! Takes from this process, for good, what a ClickHouse server does not need: other people's files, connections to
-//! other machines, other programs. This layer lies below the statement policy and holds even if that one fails. It uses
-//! Landlock, which every thread inherits from the thread that started it. So it must run before any other thread
-//! exists.
+//! Permanently takes away what a ClickHouse server does not need: other people's files, connections to other machines,
+//! other programs. This layer protects even if the statement policy fails. It uses Landlock, and a thread inherits its
+//! restrictions only from the thread that started it. So this code must run before any other thread exists.
 
 use std::fs;
 use std::io;
@@ -14,8 +13,8 @@ use landlock::{
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 
-/// What the engine reads besides its data: libraries, time zones, host names, and what the kernel says about the
-/// machine and this process.
+/// What the engine reads besides its data: libraries, time zones, host names, and the kernel's facts about the machine
+/// and this process.
 const READ: [&str; 19] = [
     "/lib",
     "/lib64",
@@ -47,12 +46,13 @@ pub enum Confinement {
     Full,
     /// An older kernel: files, but not all connections.
     Partial,
-    /// A kernel without Landlock, or with its first version. Only the statement policy protects files.
+    /// A kernel without Landlock, or with its first version. The statement policy alone protects files.
     None,
 }
 
-/// Confines this process to `data_dir` and makes that directory if it is absent. Call it once, before other threads
-/// exist and after all other files were read. Only this process's user can read the files that it makes later.
+/// Confines this process to `data_dir`, and makes that directory if it is absent. Call it once, before any other thread
+/// exists and after all other files were read. Files that the process makes afterwards are readable only by its own
+/// user.
 ///
 /// # Errors
 /// When the directory cannot be made. A kernel without Landlock is no error: the log says so.
@@ -76,8 +76,8 @@ fn restrict(data_dir: &Path, library: &Path) -> Result<Confinement, RulesetError
     let own = AccessFs::from_all(abi) & !AccessFs::Execute;
     let readable = READ.into_iter().map(PathBuf::from).chain([library.to_owned()]);
     let status = Ruleset::default()
-        // Landlock's first version forbids linking and moving files between directories, and the engine does both. On
-        // such a kernel we would rather not use Landlock at all.
+        // The engine links and moves files between directories. Landlock's first version forbids both, so on such a
+        // kernel we do not use Landlock at all.
         .set_compatibility(CompatLevel::SoftRequirement)
         .handle_access(AccessFs::Refer)?
         .set_compatibility(CompatLevel::BestEffort)
@@ -95,10 +95,10 @@ fn restrict(data_dir: &Path, library: &Path) -> Result<Confinement, RulesetError
     })
 }
 
-/// Connections and the parts of tables take descriptors. The soft limit is often 1,024, and a program may raise it
-/// itself.
+/// Connections and the parts of tables take descriptors. The soft limit is often only 1,024, and a program may raise
+/// its own.
 fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
-    // If the system refuses, the old limit stays. An insert that finds no descriptor then fails by itself.
+    // If the system refuses, we go on with the old limit. An insert that then finds no descriptor fails on its own.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }

@@ -1,8 +1,8 @@
-//! ClickHouse without a ClickHouse server: the engine as a library ([`engine`]) behind its own HTTP protocol
+//! ClickHouse without a ClickHouse server: the engine is a library ([`engine`]) behind its own HTTP protocol
 //! ([`front`]).
 //!
 //! The engine loads 566 MB, so it belongs in a process of its own. `headrace_local::clickhouse` starts and supervises
-//! one. `policy` and `access` say what clients may do. This crate must never know anything of Headrace.
+//! that process. `policy` and `access` say what clients may do. This crate must know nothing of Headrace.
 
 mod access;
 mod confine;

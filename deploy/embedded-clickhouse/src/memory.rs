@@ -1,13 +1,13 @@
-//! How much memory the engine may take: a share of the machine's memory, or of the limit of its control group.
+//! Decides how much memory the engine may take: a share of the machine's memory, or of its control group's limit.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The engine's own default is 0.9 of the machine, but Headrace and the broker run there too.
+/// The engine's own default is 0.9 of the machine. Headrace and the broker run there too, so it gets less.
 const SHARE: f64 = 0.5;
 /// The most that one statement may take, in bytes, on a large machine.
 const STATEMENT_BYTES_MAX: u64 = 4 << 30;
-/// What we assume for the machine's memory if the system does not say, in bytes.
+/// The memory that we assume if the system does not say how much the machine has, in bytes.
 const UNKNOWN_BYTES: u64 = 4 << 30;
 /// The least memory with which the engine starts, in bytes.
 pub(super) const BYTES_MIN: u64 = 256 << 20;
@@ -17,9 +17,9 @@ pub(super) const BYTES_MIN: u64 = 256 << 20;
 pub(super) struct Memory {
     /// For all statements, caches and merges together.
     pub(super) all_bytes: u64,
-    /// For one statement: at most half of all, so that a single statement never takes the others' memory.
+    /// For one statement: at most half of all, so that one statement leaves memory for the others.
     pub(super) statement_bytes: u64,
-    /// For one statement of the user `reader`. All that may run at once take half of the memory together.
+    /// For one statement of the user `reader`. Together, all that may run at once take at most half of the memory.
     pub(super) read_bytes: u64,
 }
 

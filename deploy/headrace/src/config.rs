@@ -1,4 +1,4 @@
-//! The whole configuration, composed of the parts' own.
+//! The whole configuration. Each part of the product defines its own settings.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,14 +11,14 @@ use headrace_sinks::{clickhouse, file, jira, splunk};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What the names of variables that are settings begin with.
+/// Environment variables with this prefix are settings.
 pub const PREFIX: &str = "HEADRACE__";
 
-/// The least that `local.sync_interval_ms` may be besides 0. More often, and syncs follow each other without a pause.
+/// The least value of `local.sync_interval_ms` besides 0. With less, one sync would follow the other without a pause.
 const SYNC_INTERVAL_MIN_MS: u64 = 100;
 
-/// Headrace's configuration. Every setting has a default; a secret `x` may be given as `x_file`, the
-/// path of a file that holds it; `HEADRACE__A__B` in the environment overrides `a.b`.
+/// Headrace's configuration. Every setting has a default. A secret `x` may be given as `x_file`, the path of a file
+/// that holds it. `HEADRACE__A__B` in the environment overrides `a.b`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -30,7 +30,7 @@ pub struct Config {
     pub nats: Nats,
     /// The streams in it.
     pub streams: Streams,
-    /// How failures are repeated.
+    /// How work that failed is tried again.
     pub retry: Retry,
     /// The gateway.
     pub ingest: headrace_ingest::config::Config,
@@ -40,7 +40,7 @@ pub struct Config {
     pub recover: Option<headrace_ingest::github::recovery::config::Config>,
     /// The stages.
     pub pipeline: headrace_stages::chains::Config,
-    /// Where events and alerts go. A sink runs when its table is there.
+    /// Where events and alerts go. A sink runs if its table is present.
     pub sinks: Sinks,
     /// The command `replay`.
     pub replay: Replay,
@@ -56,7 +56,7 @@ pub struct Config {
 pub struct Log {
     /// `json`, `text`, or `auto`: text on a terminal, JSON elsewhere.
     pub format: LogFormat,
-    /// Which messages, as in the crate tracing-subscriber. Example: `info,headrace_ingest=debug`.
+    /// Which messages are logged, in the syntax of the crate tracing-subscriber. Example: `info,headrace_ingest=debug`.
     pub filter: String,
 }
 
@@ -73,7 +73,7 @@ pub enum LogFormat {
     /// Text on a terminal, JSON elsewhere.
     #[default]
     Auto,
-    /// One JSON object a line.
+    /// One JSON object for each line.
     Json,
     /// For people.
     Text,
@@ -83,7 +83,7 @@ pub enum LogFormat {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
-    /// Where `/healthz`, `/readyz` and `/metrics` are served; port 0 takes any free one.
+    /// Where `/healthz`, `/readyz` and `/metrics` are served. Port 0 takes any free one.
     pub listen: SocketAddr,
 }
 
@@ -111,7 +111,7 @@ pub struct Sinks {
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Replay {
-    /// How long a replay that was killed keeps the next one waiting, in seconds. Example: 30.
+    /// How long the next replay waits after one was killed, in seconds. Example: 30.
     #[schemars(range(min = 1, max = 600))]
     pub lease_s: u64,
 }
@@ -134,8 +134,7 @@ impl Replay {
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Shutdown {
-    /// How long work under way may take to finish, in seconds. What does not is done again by the next
-    /// process.
+    /// How long a process that stops may take to finish its work, in seconds. The next process does the rest again.
     #[schemars(range(min = 1, max = 300))]
     pub grace_s: u64,
 }
@@ -158,14 +157,14 @@ impl Shutdown {
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Local {
-    /// Where the NATS server listens; port 0 takes any free one.
+    /// Where the NATS server listens. Port 0 takes any free one.
     pub nats_listen: SocketAddr,
-    /// Where the embedded ClickHouse listens; port 0 takes any free one.
+    /// Where the embedded ClickHouse listens. Port 0 takes any free one.
     pub clickhouse_listen: SocketAddr,
     /// How often NATS syncs to disk what it has confirmed, in milliseconds, 100 or more. A power cut
     /// (not a crash) may lose what was confirmed since. 0 syncs each message before it is confirmed:
     /// nothing is lost, and a disk takes a few hundred to a few thousand messages a second.
-    // Less often than the server's own two minutes serves nobody.
+    // The maximum is the server's own default. Nobody needs fewer syncs.
     #[schemars(range(max = 120_000))]
     pub sync_interval_ms: u64,
 }
@@ -188,20 +187,20 @@ impl Default for Local {
     }
 }
 
-/// Reads the configuration from `path` and the environment. `values` says what is wrong with its values.
+/// Reads the configuration from `path` and the environment. `values` returns its wrong values.
 ///
 /// # Errors
-/// Every problem at once.
+/// All problems at once.
 pub fn load(path: Option<&Path>, values: impl Fn(&Config) -> Vec<Invalid>) -> Result<Loaded<Config>, Problems> {
     headrace_settings::read(path, &variables(), |config| told(values(config)))
 }
 
-/// Of the environment, what is meant as a setting.
+/// The environment variables that are settings.
 pub(crate) fn variables() -> Variables {
     Variables::of(PREFIX, std::env::vars_os())
 }
 
-/// The same as [`load`], of a text and variables that were read before.
+/// The same as [`load`], for a text and variables that were read before.
 pub(crate) fn load_text(
     document: Option<Document<'_>>,
     variables: &Variables,
@@ -210,14 +209,14 @@ pub(crate) fn load_text(
     headrace_settings::load(document, variables, |config| told(values(config)))
 }
 
-/// What the parts found, for the library that reads their configuration and of which they know nothing.
+/// Converts the parts' findings for the settings library, which the parts do not know.
 #[must_use]
 pub fn told(invalid: Vec<Invalid>) -> Vec<headrace_settings::Invalid> {
     invalid.into_iter().map(|Invalid { path, message }| headrace_settings::Invalid { path, message }).collect()
 }
 
 impl Config {
-    /// What is wrong with the values that the roles in question use.
+    /// The wrong values among those that `roles` use.
     #[must_use]
     pub fn validate(&self, roles: &[crate::role::Role]) -> Vec<Invalid> {
         use crate::role::Role;
@@ -238,7 +237,7 @@ impl Config {
         problems
     }
 
-    /// What is wrong with the values that a replay uses.
+    /// The wrong values among those that a replay uses.
     #[must_use]
     pub fn validate_replay(&self) -> Vec<Invalid> {
         let mut problems = self.validate(&[crate::role::Role::Pipeline]);
@@ -246,7 +245,7 @@ impl Config {
         problems
     }
 
-    /// The gateway's own check says the same where it runs.
+    /// If the role `ingest` runs here, the gateway's own check covers this.
     fn validate_verify(&self, roles: &[crate::role::Role]) -> Option<Invalid> {
         let github = &self.ingest.github;
         let is_missing = self.pipeline.verify && github.secrets.is_empty() && github.scoped.is_empty();
@@ -258,7 +257,7 @@ impl Config {
 
     fn validate_recover(&self, roles: &[crate::role::Role]) -> Vec<Invalid> {
         let Some(recover) = &self.recover else {
-            // Among others the role has nothing to do; by itself there is nothing to run.
+            // Beside other roles, this one may have nothing to do. Alone, there would be nothing to run.
             let message = "expected the table `[recover]` for the role `recover`, found none";
             return (roles.len() == 1).then(|| Invalid::new("recover", message)).into_iter().collect();
         };
@@ -278,8 +277,9 @@ impl Config {
     fn validate_shared(&self) -> Vec<Invalid> {
         let mut problems = self.nats.validate("nats");
         problems.extend(self.retry.validate("retry"));
-        // A message that comes again after half of the window is a suspect. The other half is all that clocks may differ by:
-        // with a shorter window, one that the broker no longer knows could pass for a first delivery.
+        // A message that comes again after half of the window is a suspect. The other half must cover the difference
+        // between clocks. With a shorter window, a message that the broker no longer knows could look like a first
+        // delivery.
         let (window_s, clock_skew_ms) = (self.streams.duplicate_window_s, self.nats.clock_skew_ms);
         if window_s.saturating_mul(1_000) < clock_skew_ms.saturating_mul(2) {
             let message = format!("expected at least twice `nats.clock_skew_ms` ({clock_skew_ms}), found {window_s} s");

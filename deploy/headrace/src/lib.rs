@@ -1,11 +1,11 @@
 //! Headrace carries GitHub's security and audit events from the webhook to ClickHouse, SIEMs and tickets. This crate is
-//! its one binary: it reads the configuration, builds the parts and runs them. Nothing is decided here that a part could
-//! decide, and nothing else may depend on it.
+//! its one binary: it reads the configuration, builds the parts and runs them. It must not decide what a part can
+//! decide, and no other crate may depend on it.
 //!
 //! # The map
 //!
-//! An event comes in at the gateway, is stored in JetStream, goes through the stages and out by the sinks. The crates
-//! stand in that order, and each uses only those above it in this table:
+//! An event comes in at the gateway, is stored in JetStream, and goes through the stages to the sinks. In this table,
+//! each crate uses only those above it:
 //!
 //! | crate | what is in it |
 //! |---|---|
@@ -17,9 +17,9 @@
 //! | [`headrace_settings`] | reads a configuration. Knows nothing of Headrace |
 //! | [`headrace_local`] | installs and supervises servers on this machine. Knows nothing of Headrace |
 //! | [`headrace_embedded_clickhouse`] | the ClickHouse engine and its HTTP front. Knows nothing of Headrace |
-//! | `headrace` | [`cli`] is the command line, `commands` has a module for each command, `process` is what a process consists of, `installation` what `up` keeps on this machine, [`nats`] who may do what there |
+//! | `headrace` | [`cli`] is the command line, `commands` has a module for each command, `process` runs the roles, `installation` has what `up` keeps on this machine, [`nats`] has the users of NATS and their rights |
 //!
-//! `deploy/docs` has pages for operators, contributors and auditors; `architecture.md` there tells the invariants.
+//! `deploy/docs` has pages for operators, contributors and auditors. `architecture.md` has the invariants.
 
 pub mod cli;
 mod commands;
@@ -49,7 +49,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            // Also the way of `--help` and `--version`, whose exit code is 0.
+            // `--help` and `--version` also come here, with the exit code 0.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE));
         }
@@ -59,7 +59,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn dispatch(cli: Cli) -> anyhow::Result<()> {
     let global = cli.global;
-    // The others log what their configuration says.
+    // The other commands log as their configuration says.
     if global.is_verbose() && !matches!(cli.command, Command::Up(_) | Command::Run(_) | Command::Clickhouse(_)) {
         telemetry::install(&config::Log::default(), global.filter())?;
     }
@@ -90,7 +90,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(work);
-    // Whatever is left has been told to stop; a thread that hangs must not keep the process.
+    // All tasks have been told to stop. A thread that hangs must not keep the process alive.
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));
     result
 }

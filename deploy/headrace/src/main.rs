@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-// Many threads allocate and free event-sized pieces; jemalloc keeps that flat over days.
+// Many threads allocate and free pieces as large as an event. With jemalloc, memory does not grow over days.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -1,4 +1,4 @@
-//! The roles that a process can have, and the names of the sinks.
+//! The roles of a process, and the names of the sinks.
 
 use clap::ValueEnum;
 use headrace_runtime::broker::Stream;
@@ -12,11 +12,10 @@ pub enum Role {
     Pipeline,
     /// The sinks.
     Sinks,
-    /// The recovery of missed deliveries, when `[recover]` is configured.
+    /// The recovery of missed deliveries, if `[recover]` is configured.
     Recover,
 }
 
-/// All roles.
 pub(crate) const ALL_ROLES: [Role; 4] = [Role::Ingest, Role::Pipeline, Role::Sinks, Role::Recover];
 
 /// The sink that keeps every event.
@@ -27,7 +26,7 @@ pub(crate) const SPLUNK: &str = "splunk";
 pub(crate) const JIRA: &str = "jira";
 pub(crate) const FILE_EVENTS: &str = "file-events";
 pub(crate) const FILE_ALERTS: &str = "file-alerts";
-/// Every sink by name, with the stream that it reads: what the sinks' user has rights for.
+/// Every sink with the stream that it reads. The rights of the sinks' user follow from this.
 pub(crate) const SINKS: [(&str, Stream); 6] = [
     (CLICKHOUSE, Stream::Events),
     (CLICKHOUSE_RAW, Stream::Raw),

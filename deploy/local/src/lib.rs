@@ -1,5 +1,5 @@
-//! Real servers on this machine, for `headrace up`, tests and benches. They are installed by pinned version into a
-//! cache, run as child processes that never outlive their parent, and are restarted when they die.
+//! Real servers on this machine, for `headrace up`, tests and benches. Pinned versions are installed into a cache. The
+//! servers run as child processes that never outlive their parent, and are restarted when they die.
 //!
 //! This crate must know nothing of Headrace and write nothing to stdout. Start with [`install`], then [`nats`] and
 //! [`clickhouse`]. Both run on [`child`].

@@ -1,5 +1,5 @@
-//! Ports and readiness: finds a free port, says who holds a taken one, and sends the smallest possible HTTP request to
-//! a server on this machine. Use it only for loopback probes; it must not become an HTTP client.
+//! Ports and readiness: finds a free port, tells who holds a taken one, and sends the smallest possible HTTP request to
+//! a server on this machine. It is for loopback probes only and must not become an HTTP client.
 
 use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
@@ -20,9 +20,9 @@ const FIRST_PORT: u16 = 10_000;
 /// How many ports [`free_port`] tries.
 const PORTS_TRIED: u64 = 64;
 
-/// Finds a port on which nobody listens, and which the kernel assigns to nobody: neither to an outgoing connection nor
-/// to a program that asks for any port. So a server that is restarted finds its port free. Another program may still
-/// choose the port before it is used. If you need certainty, try again with another port.
+/// Finds a port on which nobody listens. The port is outside the range from which the kernel assigns ports to outgoing
+/// connections, or to programs that ask for any port. So a server that is restarted finds its port still free. Another
+/// program may still take the port before you use it. Then try again with another one.
 ///
 /// # Errors
 /// When nothing can listen on `host`.
@@ -37,11 +37,11 @@ pub fn free_port(host: IpAddr) -> std::io::Result<u16> {
             return Ok(port);
         }
     }
-    // There is no port outside the range that the kernel assigns.
+    // No port was free outside the range that the kernel assigns, so take one from it.
     Ok(TcpListener::bind((host, 0))?.local_addr()?.port())
 }
 
-/// The first port that the kernel assigns, from the text of its setting. 0 if it cannot be read.
+/// The first port that the kernel assigns, read from the text of its setting. 0 if the text has no number.
 fn given_from(range: &str) -> u16 {
     range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or_default()
 }
@@ -68,7 +68,7 @@ fn owner(port: u16) -> Option<String> {
         let name = process.file_name();
         let Some(pid) = name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) else { continue };
         let Ok(files) = fs::read_dir(process.path().join("fd")) else { continue };
-        // Use the metadata of the file, not of the link: the table shows a socket's inode number.
+        // Follow the link: the table shows the inode number of the socket itself.
         let holds = files
             .flatten()
             .any(|file| fs::metadata(file.path()).is_ok_and(|metadata| sockets.contains(&metadata.ino())));
@@ -113,7 +113,7 @@ pub(crate) async fn http_answer(address: SocketAddr, path: &str) -> Option<(u16,
     tokio::time::timeout(PROBE_MAX, asking).await.ok()?
 }
 
-/// The first text that a server sends to whoever connects, at most some hundred bytes.
+/// The first text that a server sends to a new client, at most some hundred bytes.
 pub(crate) async fn greeting(address: SocketAddr) -> Option<String> {
     let probing = async {
         let mut stream = TcpStream::connect(address).await.ok()?;
@@ -124,7 +124,7 @@ pub(crate) async fn greeting(address: SocketAddr) -> Option<String> {
     tokio::time::timeout(PROBE_MAX, probing).await.ok()?
 }
 
-/// The address at which to probe a server that listens on `listen`. `listen` may mean all interfaces.
+/// The address at which to probe a server that listens on `listen`, which may mean all interfaces.
 pub(crate) fn reachable(listen: SocketAddr) -> SocketAddr {
     let mut address = listen;
     if listen.ip().is_unspecified() {

@@ -1,6 +1,6 @@
-//! Waits for a condition instead of sleeping. Starting servers and testing them both need this.
+//! Polls a condition, where others would sleep for a fixed time. Both starting and testing servers need this.
 //!
-//! Choose a ceiling far beyond what is ever needed: only a failing wait pays for it.
+//! Choose a ceiling far beyond what is ever needed: only a wait that fails takes that long.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! What starting any local server has in common: a port that is chosen once, the wait for an answer, and the errors.
+//! What is the same for every local server at its start: the choice of a port, the wait for an answer, and the errors.
 //!
-//! Nothing here may know a particular server: its own module knows how to ask it, and what else can go wrong.
+//! Nothing here may know a particular server. The server's own module knows how to ask it, and what else can go wrong.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::child::{Child, RestartPolicy, Service, SpawnError, Supervised, supervise};
 use crate::{net, poll};
 
-/// How often we try another free port when a program took the chosen one in between.
+/// How many ports we try when other programs keep taking the chosen one.
 const PORT_ATTEMPTS_MAX: u32 = 5;
 
 /// Why a server did not start. No process is left running then.
@@ -59,11 +59,11 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// Whether another program took the port that we chose before the server listened on it.
+    /// Whether another program took the port between our choice and the server's start.
     fn is_lost_port(&self, configured: u16) -> bool {
         match self {
             Self::PortInUse { port, .. } => *port != configured,
-            // No server has an exit code for this, but each prints the system's words.
+            // No server has an exit code for this, but each logs the system's words.
             Self::Exited { log, .. } => configured == 0 && log.to_lowercase().contains("address already in use"),
             Self::NoPort { .. } | Self::Spawn(_) | Self::Silent { .. } => false,
         }
@@ -115,8 +115,9 @@ where
     }
 }
 
-/// Keeps a server running that listens on `configured`. With port 0, it tries another free port if a program takes the
-/// chosen one. `make` chooses the ports. Its second value is returned with the running child.
+/// Starts a server that listens on `configured`, and keeps it running. With port 0, it tries another free port if a
+/// program takes the chosen one. `make` chooses the ports. The second value of `make` is returned with the running
+/// child.
 pub(crate) async fn keep_running<S, T>(
     configured: SocketAddr,
     policy: RestartPolicy,

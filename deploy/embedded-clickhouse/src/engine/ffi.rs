@@ -8,7 +8,7 @@ use std::path::Path;
 
 use libloading::Library;
 
-/// From outside, a connection, a result and an insert stream are each just an address.
+/// A connection, a result or an insert stream. To us, each is only an address.
 pub(super) type Handle = *mut c_void;
 
 /// `chdb_query_analysis_v1`: the engine's own parser says what a text holds, without running it.
@@ -37,12 +37,12 @@ pub(super) type WithParams = unsafe extern "C" fn(
 
 macro_rules! symbols {
     ($($name:ident as $symbol:literal: $signature:ty),* $(,)?) => {
-        /// Addresses of the functions in use. They stay valid for ever, because the library is never unloaded: the
-        /// engine's threads run its code.
+        /// Addresses of the functions in use. They stay valid for ever, because the library is never unloaded.
         pub(super) struct Symbols { $(pub(super) $name: $signature),* }
 
         impl Symbols {
-            /// Loads the library and looks up every function, so that a wrong library is refused at the start.
+            /// Loads the library and looks up every function at once, so that the start fails if the library is a wrong
+            /// one.
             pub(super) fn load(path: &Path) -> Result<Self, libloading::Error> {
                 // SAFETY: loading runs the library's static initialisers. The file is the pinned, checksummed
                 // artefact (or one the operator names), whose initialisers start no threads and touch no signals.

@@ -1,6 +1,6 @@
 //! The embedded ClickHouse engine behind a safe interface. A process has one [`Engine`] and any number of
-//! [`Connection`]s. One thread at a time uses a connection, for one statement at a time. Borrowing enforces the
-//! engine's rule: an open result or insert occupies its connection.
+//! [`Connection`]s. One thread at a time uses a connection, for one statement at a time. An open result or insert
+//! occupies its connection; the borrow checker enforces this.
 //!
 //! This module must never know HTTP, and no pointer may leave it.
 
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use self::ffi::{Handle, Symbols};
 pub(crate) use self::result::{Chunk, Insert, Rows, Stats};
 
-/// The engine's answer instead of a result, in ClickHouse's own text: `Code: N. DB::Exception: …`.
+/// An error of the engine, in ClickHouse's own text: `Code: N. DB::Exception: …`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 pub(crate) struct Exception {
@@ -106,8 +106,8 @@ impl Engine {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Opens a fresh session, without settings, parameters, temporary tables or the database of another one. This costs
-    /// about 0.2 ms once the engine is up, so every request can have a session of its own.
+    /// Opens a fresh session. It inherits no settings, parameters, temporary tables or database from another one. This
+    /// costs about 0.2 ms once the engine is up, so every request can have a session of its own.
     pub(crate) fn connect(&self) -> Result<Connection, EngineError> {
         let refused = || EngineError::Refused { path: self.shared.data_dir.clone() };
         let option = |name: &str, path: &Path| {
@@ -187,16 +187,16 @@ impl Connection {
         Analysis { statements: analysis.statement_count, read_only }
     }
 
-    /// Runs a statement to its end and returns all its output. Use it for statements without rows, for small results,
-    /// and for formats that are one document.
+    /// Runs a statement to its end and returns all its output at once. Use it for statements without rows, for small
+    /// results, and for formats that are one document.
     pub(crate) fn execute(&mut self, sql: &[u8], format: &str, parameters: &Parameters) -> Result<Chunk, Exception> {
         let handle = self.start(self.shared.symbols.query_with_params, sql, format, parameters);
         // SAFETY: `handle` is the fresh result of a query call, and nobody else has it.
         unsafe { Chunk::from_handle(&self.shared, handle) }
     }
 
-    /// Starts a `SELECT` whose output is fetched block by block. The engine formats each block by itself, so whatever
-    /// the format writes before and after the rows comes with every block.
+    /// Starts a `SELECT` whose output is fetched block by block. The engine formats each block separately. So every
+    /// block has what the format writes before and after the rows.
     pub(crate) fn stream(&mut self, sql: &[u8], format: &str, parameters: &Parameters) -> Result<Rows<'_>, Exception> {
         let handle = self.start(self.shared.symbols.stream_query_with_params, sql, format, parameters);
         // SAFETY: `handle` is the fresh result of a streaming query call on this session, and nobody else has it.

@@ -1,8 +1,8 @@
-//! What a statement yields: a [`Chunk`] of output, [`Rows`] that are fetched chunk by chunk, an [`Insert`] that takes
-//! data.
+//! What a running statement gives or takes: a [`Chunk`] of output, [`Rows`] that are fetched chunk by chunk, an
+//! [`Insert`] that takes data.
 //!
-//! Each owns its handle and frees it. A dropped `Rows` or `Insert` is cancelled first. So an abandoned request must
-//! never leave a statement running or rows half committed.
+//! Each owns its handle and frees it. Dropping a `Rows` or an `Insert` cancels it first. So an abandoned request never
+//! leaves a statement running or rows half committed.
 
 use std::ops::AddAssign;
 use std::sync::Arc;
@@ -162,8 +162,8 @@ impl Drop for Rows<'_> {
     }
 }
 
-/// A running `INSERT`. If it is dropped before [`Insert::finish`], it is cancelled. Blocks that the table already has
-/// stay, as in every ClickHouse, and the rest is not written.
+/// A running `INSERT`. Dropping it before [`Insert::finish`] cancels it. As in every ClickHouse, blocks that are
+/// already in the table stay, and the rest is not written.
 pub(crate) struct Insert<'connection> {
     connection: &'connection mut Connection,
     handle: Handle,

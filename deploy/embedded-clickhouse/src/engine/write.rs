@@ -1,12 +1,12 @@
-//! This process's own `write`. It lets no failed write of a file go unnoticed.
+//! This process's own `write`. It ends the process when a write to a file fails.
 //!
-//! chDB ignores it when the system refuses a write (`WriteBufferFromFileDescriptor::nextImpl`, where ClickHouse
-//! throws). On a full disk, it acknowledges inserts and finishes merges of which it wrote nothing, and then deletes
-//! what it merged.
+//! chDB ignores a write that the system refuses (`WriteBufferFromFileDescriptor::nextImpl`, where ClickHouse throws).
+//! On a full disk, it writes nothing and yet acknowledges inserts and finishes merges. Then it deletes the parts that
+//! it merged.
 //!
-//! The library calls `write` by name. The dynamic linker looks in the executable first, and so finds this one. While an
-//! engine is loaded, a refused write to a regular file ends the process, before anything can build on that write. This
-//! is a crash like any other: everything acknowledged is there when the server starts again.
+//! The library calls `write` by name, and the dynamic linker looks in the executable first, so it finds this function.
+//! While an engine is loaded, a refused write to a regular file ends the process before anything can build on that
+//! write. This is a crash like any other: when the server starts again, everything acknowledged is there.
 
 use std::ffi::{c_int, c_void};
 use std::os::fd::BorrowedFd;
@@ -22,7 +22,7 @@ static GUARDING: AtomicBool = AtomicBool::new(false);
 
 type Write = unsafe extern "C" fn(c_int, *const c_void, usize) -> isize;
 
-/// Begins to watch. Returns false when the libraries of this process would call another `write`.
+/// Begins to watch writes. Returns false if the libraries of this process would call another `write`.
 pub(super) fn guard() -> bool {
     let ours: Write = write;
     // SAFETY: the symbol is only compared, never called through this.
@@ -64,7 +64,8 @@ fn refused(file: c_int) {
         "ClickHouse could not write a file: {error}. The server ends at once, so that nothing is taken for stored that is \
          not; it is whole when it starts again. Make room on its disk.\n"
     );
-    // SAFETY: the text has that length; `_exit` has no conditions. Destructors must not run: they would write.
+    // SAFETY: the text has that length, and `_exit` has no conditions. Destructors must not run, because they would
+    // write.
     unsafe {
         libc::syscall(libc::SYS_write, libc::STDERR_FILENO, text.as_ptr(), text.len());
         libc::_exit(STATUS)

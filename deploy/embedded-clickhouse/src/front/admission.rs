@@ -1,6 +1,7 @@
-//! Who may use the engine now. Inserts, other statements, and those of the user who only reads have places of their
-//! own, so none holds up another. Each kind has a bounded queue, and what does not fit is refused at once. A request
-//! may get no place before its statement has arrived: a client that sends half of one holds nothing but its connection.
+//! Decides who may use the engine now. Inserts, other statements, and statements of the user who only reads have
+//! separate places, so that none holds up another. Each kind has a bounded queue, and a request that does not fit is
+//! refused at once. A request must not get a place before its statement has arrived: a client that sends half a
+//! statement holds only its connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,7 +30,8 @@ pub(super) struct Admission {
     reads: Queue,
 }
 
-/// A queue, and the door before it. A thread must read a statement before it knows which queue the statement takes.
+/// A queue, and a door in front of it. The door bounds how many requests have a thread. A thread must first read the
+/// statement to know the statement's queue.
 struct Queue {
     what: &'static str,
     running_max: usize,
@@ -57,8 +59,8 @@ impl Admission {
         }
     }
 
-    /// Admits a request, so that a thread may read its statement. Hold the permit until the statement has ended. `kind`
-    /// is a guess from the request's beginning.
+    /// Admits a request, so that a thread may read its statement. The caller holds the permit until the statement has
+    /// ended. `kind` is a guess from the beginning of the request.
     pub(super) fn admit(&self, role: Role, kind: Kind) -> Result<OwnedSemaphorePermit, Failure> {
         let queue = self.queue(role, kind);
         Arc::clone(&queue.door).try_acquire_owned().map_err(|_| queue.saturated())
@@ -69,7 +71,7 @@ impl Admission {
         self.queue(role, kind).enter(runtime)
     }
 
-    /// Whether somebody waits for the place that a request of this kind holds.
+    /// Whether other requests wait for a place of this kind.
     pub(super) fn is_short(&self, role: Role, kind: Kind) -> bool {
         let queue = self.queue(role, kind);
         queue.waiting.load(Ordering::Relaxed) > 0 || queue.door.available_permits() == 0
@@ -91,7 +93,7 @@ impl Queue {
             what,
             running_max,
             waiting_max,
-            // One more than the queue takes, so that the queue itself reports when there are too many.
+            // One more than the queue takes, so that the queue itself refuses the request that is too many.
             door: Arc::new(Semaphore::new(admitted_max + 1)),
             running: Arc::new(Semaphore::new(running_max)),
             admitted: Arc::new(Semaphore::new(admitted_max)),

@@ -1,5 +1,5 @@
 //! Carries the request body from the connection's task to the statement's thread, a few frames at a time. A body that
-//! broke off must never look like one that ended: otherwise half a batch would be committed.
+//! broke off must never look complete: otherwise half a batch would be committed.
 
 use std::io::{self, Read};
 use std::time::Duration;
@@ -14,15 +14,15 @@ use super::failure::Failure;
 
 /// How many frames may be under way. A frame is what one read of the socket returned, at most some 400 KB.
 const FRAMES_MAX: usize = 8;
-/// How much of a body we wait for before a thread looks at it, in bytes. Most statements are shorter. So a thread and a
-/// place wait only for the engine, never for a client.
+/// How much of a body we wait for before a thread looks at it, in bytes. Most statements are shorter, so a thread in
+/// its place waits only for the engine, not for the client.
 const BEGINNING_BYTES: usize = 256 << 10;
-/// How often a waiting body checks whether somebody else needs its place.
+/// How often a stalled body checks whether another request needs its place.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// How long a body may stall while somebody waits for its place.
+/// How long a body may stall while another request waits for its place.
 const STALL_MAX: Duration = Duration::from_secs(2);
 /// How much of a body we still read after its statement has failed, in bytes. If we closed the connection while the
-/// client writes, many clients would report a broken pipe instead of the error.
+/// client writes, many clients would report a broken pipe and not the error.
 const DISCARD_BYTES_MAX: u64 = 64 << 20;
 
 /// The bounds on a body.
@@ -60,8 +60,8 @@ pub(super) struct BodyReader {
     bytes_max: u64,
 }
 
-/// A decoded body, which may not be longer than a body that came without an encoding. The client chooses how far a few
-/// bytes unpack, and a long value takes the engine's memory.
+/// A decoded body, with the same limit as a body that came without an encoding. Otherwise a few packed bytes could fill
+/// the engine's memory.
 pub(super) struct Unpacked<R> {
     body: R,
     left: u64,
@@ -100,8 +100,8 @@ pub(super) fn channel(limits: BodyLimits, beginning: Beginning) -> (Pump, BodyRe
 }
 
 impl Pump {
-    /// Carries `body` until it ends, until it fails, or until nobody reads it and enough was discarded. While
-    /// `is_short`, a client that sends nothing is dropped sooner.
+    /// Carries `body` until it ends or fails, or until nobody reads it and enough was discarded. While `is_short` says
+    /// that places are short, a silent client is dropped sooner.
     pub(super) async fn run(self, mut body: Incoming, is_short: impl Fn() -> bool) {
         let mut received = self.received;
         let mut discarded = 0_u64;
@@ -112,7 +112,7 @@ impl Pump {
             let frame = match self.frame(&mut body, &is_short).await {
                 Err(waited) => break Frame::Failed(Failure::idle(waited.as_secs())),
                 Ok(None) => break Frame::End,
-                // The connection broke. Dropping the sender without an end tells the reader so.
+                // The connection broke. The reader learns it from a sender that is dropped without an end.
                 Ok(Some(Err(_))) => return,
                 Ok(Some(Ok(frame))) => frame,
             };
@@ -130,11 +130,11 @@ impl Pump {
                 }
             }
         };
-        // If this fails, nobody is left to be told.
+        // If this fails, the reader is gone.
         let _ = self.frames.send(last).await;
     }
 
-    /// The next frame, or how long it failed to come.
+    /// The next frame, or how long we waited for it in vain.
     async fn frame(
         &self,
         body: &mut Incoming,
@@ -191,12 +191,12 @@ impl<R: Read> Read for Unpacked<R> {
     }
 }
 
-/// Lets a [`Failure`] travel through [`Read`] and the decoders around it.
+/// Carries a [`Failure`] through [`Read`] and the decoders around it.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.exception)]
 struct BodyError(Failure);
 
-/// The failure that the client is told, for an error while its body was read.
+/// The failure that we tell the client after an error while we read its body.
 pub(super) fn failure_of(error: &io::Error) -> Failure {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<BodyError>()) {
         Some(BodyError(failure)) => failure.clone(),

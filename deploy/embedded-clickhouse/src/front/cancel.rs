@@ -1,8 +1,8 @@
-//! Stops a query whose client went away. The engine has no way to interrupt a call from outside. So the query carries a
-//! mark in its `log_comment`, and another session ends it with `KILL QUERY`.
+//! Stops a query whose client went away. The engine cannot interrupt a call from outside. So each query has a mark in
+//! its `log_comment`, and another session ends it with `KILL QUERY`.
 //!
-//! Only a query that changes nothing may be stopped. An insert whose client left in the middle of a commit runs to its
-//! end.
+//! Only a query that changes nothing may be stopped. An insert runs to its end even if its client leaves in the middle
+//! of the commit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +14,14 @@ use tokio_util::task::TaskTracker;
 use super::format;
 use crate::engine::Engine;
 
-/// The pause between two attempts to stop a query. A kill that comes before the query has begun finds nothing.
+/// The pause between two attempts to stop a query. There are several, because a kill finds nothing until the query has
+/// begun.
 const KILL_EVERY: Duration = Duration::from_millis(500);
 
-/// What a statement's thread and its client's connection know about each other.
+/// What a statement's thread and its client's connection tell each other.
 pub(super) struct CancelHandle {
     comment: String,
-    /// From now on, the statement may be stopped.
+    /// The statement may be stopped from now on.
     armed: CancellationToken,
     /// The client left.
     abandoned: CancellationToken,
@@ -71,8 +72,8 @@ fn kill_where(engine: &Engine, condition: &str) -> Result<(), String> {
     session.execute(sql.as_bytes(), format::DEFAULT, &[]).map(drop).map_err(|error| error.to_string())
 }
 
-/// The connection holds this while the client waits for the answer. If it is dropped before the statement has ended, it
-/// stops the statement.
+/// The connection holds this while the client waits for the answer. Dropping it before the statement has ended stops
+/// the statement.
 pub(super) struct Waiting {
     pub(super) cancel_handle: Arc<CancelHandle>,
     pub(super) engine: Engine,
@@ -89,7 +90,7 @@ impl Drop for Waiting {
     }
 }
 
-/// Task "kill": ends with the statement, which is killed or ends by itself.
+/// Task "kill": ends when the statement does, killed or by itself.
 async fn kill(cancel_handle: Arc<CancelHandle>, engine: Engine) {
     while !cancel_handle.finished.is_cancelled() {
         let (comment, engine) = (cancel_handle.comment.clone(), engine.clone());

@@ -1,6 +1,6 @@
 //! Compression on the wire, both ways: ClickHouse's own blocks (`compress=1`, `decompress=1`) and HTTP content
-//! encodings. It blocks and streams, and must never hold more than one block. The size of a block is bounded, because
-//! the client writes it into the block's header.
+//! encodings. The code blocks and streams, and must never hold more than one block. We bound the size of a block,
+//! because the client chooses the size in the block's header.
 
 use std::io::{self, Read, Write as _};
 
@@ -20,7 +20,7 @@ const CHECKSUM_BYTES: usize = 16;
 const METHOD_NONE: u8 = 0x02;
 const METHOD_LZ4: u8 = 0x82;
 
-/// A content encoding of HTTP, or ClickHouse's own blocks. URL parameters ask for the blocks, not a header.
+/// A content encoding of HTTP, or ClickHouse's own blocks. Clients ask for blocks by URL parameters, not by a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
     Identity,
@@ -96,7 +96,7 @@ impl<R: Read> BlockReader<R> {
         Self { packed, block: Vec::new(), at: 0 }
     }
 
-    /// Reads the next block. Returns false at the end of the data; an end inside a block is an error.
+    /// Reads the next block. Returns false at the end of the data. An end inside a block is an error.
     fn next_block(&mut self) -> io::Result<bool> {
         let mut head = [0_u8; CHECKSUM_BYTES + HEADER_BYTES];
         let mut filled = 0;
@@ -165,7 +165,7 @@ fn pack(data: &[u8], target: &mut Vec<u8>) {
     target.extend_from_slice(&[0; CHECKSUM_BYTES]);
     let packed = lz4_flex::block::compress(data);
     target.push(METHOD_LZ4);
-    // Both fit: a block is at most `BLOCK_BYTES` and LZ4 adds less than one percent.
+    // Both fit into 32 bits: a block is at most `BLOCK_BYTES`, and LZ4 adds less than one percent.
     target.extend_from_slice(&((packed.len() + HEADER_BYTES) as u32).to_le_bytes());
     target.extend_from_slice(&(data.len() as u32).to_le_bytes());
     target.extend_from_slice(&packed);
@@ -177,7 +177,7 @@ fn invalid(message: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
-/// Encodes an answer piece by piece. The client can decode every piece when it arrives, and so sees rows early.
+/// Encodes an answer piece by piece. The client can decode each piece when it arrives, so it sees rows early.
 pub(super) enum Encoder {
     Plain,
     /// ClickHouse's blocks.

@@ -1,6 +1,7 @@
-//! Tracks the open connections, and decides which one to cut off when there are too many: first a client that has not
-//! said who it is, then one that asks nothing, then one that is still sending its statement. Of each kind, the one that
-//! has been so for longest goes first. A connection whose statement runs or waits for its place must never be cut off.
+//! Tracks the open connections, and decides which one to cut off when there are too many. The first to go is a client
+//! that has not said who it is, then one that asks nothing, then one that is still sending its statement. Among equals,
+//! the one that has been in its state for longest goes first. A connection whose statement runs or waits for its place
+//! must never be cut off.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// The pause between two attempts to cut one off.
+/// The pause between two attempts to cut a connection off.
 const CUT_EVERY: Duration = Duration::from_millis(100);
 
 /// What a connection is doing, in the order in which connections are cut off.
@@ -53,7 +54,7 @@ impl Connections {
         Arc::new(Self { places: Arc::new(Semaphore::new(most)), open: Mutex::default() })
     }
 
-    /// Makes room for one more connection, if need be by cutting one off. Waits while all are busy.
+    /// Makes room for one more connection, if necessary by cutting another off. Waits while all are busy.
     pub(super) async fn enter(self: &Arc<Self>) -> ConnectionGuard {
         let place = self.place().await;
         let shared =
@@ -74,7 +75,7 @@ impl Connections {
         tokio::pin!(place);
         loop {
             self.cut_one();
-            // Try again after a while. All connections were busy, and one may be idle by then.
+            // All connections may be busy now. Try again after a while, when one may be idle.
             if let Ok(place) = tokio::time::timeout(CUT_EVERY, &mut place).await {
                 return place.expect("the semaphore is never closed");
             }

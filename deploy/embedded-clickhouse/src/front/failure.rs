@@ -1,5 +1,5 @@
-//! An answer that is an error: ClickHouse's text and code, with the HTTP status of ClickHouse's own interface for that
-//! code. No other module may map codes to statuses.
+//! An error as an answer: ClickHouse's text and code, with the HTTP status that ClickHouse's own interface gives to
+//! that code. No other module may map codes to statuses.
 
 use hyper::StatusCode;
 
@@ -17,7 +17,7 @@ impl Failure {
         Self { status, exception: Exception::new(code, name, message) }
     }
 
-    /// All places of a kind are taken and the queue is full, or nothing came free for too long.
+    /// All places of a kind are taken, and either the queue is full or no place came free for too long.
     pub(super) fn saturated(what: &str, running: usize, waiting: usize) -> Self {
         let message = format!(
             "too many simultaneous {what}: {running} running and {waiting} waiting is the most this server takes"
@@ -31,7 +31,7 @@ impl Failure {
         Self::new(StatusCode::REQUEST_TIMEOUT, 209, "SOCKET_TIMEOUT", &message)
     }
 
-    /// Like ClickHouse, we do not distinguish a wrong name from a wrong password.
+    /// A wrong name and a wrong password get the same answer, as in ClickHouse.
     pub(super) fn unauthenticated(user: &str) -> Self {
         let message =
             format!("{user}: Authentication failed: password is incorrect, or there is no user with such name.");
@@ -44,7 +44,7 @@ impl Failure {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, 439, "CANNOT_SCHEDULE_TASK", message)
     }
 
-    /// A defect of this server; the panic itself is in its log.
+    /// A defect of this server. Its log has the panic.
     pub(super) fn panicked() -> Self {
         Self::from(Exception::new(49, "LOGICAL_ERROR", "the statement's thread failed; the server's log says why"))
     }

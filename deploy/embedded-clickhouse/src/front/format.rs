@@ -1,15 +1,15 @@
-//! What this front knows about output formats: their content type, and whether blocks that were formatted one by one
-//! make the format's whole output. The engine formats each block of a stream by itself. So every block has the header,
-//! and only the first may be kept. And a format that is one document (JSON, Parquet) must never be streamed.
+//! What this front knows about output formats: their content type, and whether blocks can be joined to one output. The
+//! engine formats each block of a stream separately. So every block has the header, and we keep only the first header.
+//! A format that is one document (JSON, Parquet) must never be streamed.
 
-/// How the blocks of a streamed result make one output.
+/// How to join the blocks of a streamed result to one output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Blocks {
-    /// Put one after the other.
+    /// One block follows the other.
     Append,
-    /// The same, but only the first block keeps its header.
+    /// One block follows the other, and only the first keeps its header.
     Headed(Header),
-    /// They cannot be joined, so the result is made in one piece.
+    /// The blocks cannot be joined, so the engine makes the result in one piece.
     Whole,
 }
 
@@ -18,14 +18,14 @@ pub(super) enum Blocks {
 pub(super) enum Header {
     /// This many line breaks outside double quotes.
     Lines(usize),
-    /// A count of columns, then this many lists of strings (names; names and types), lengths as LEB128.
+    /// A count of columns, then this many lists of strings: names, or names and types. Lengths are LEB128.
     Binary(usize),
 }
 
 /// The default format of ClickHouse's HTTP interface.
 pub(super) const DEFAULT: &str = "TabSeparated";
 
-/// How to join the blocks of a stream in `format`. An unknown format is made in one piece.
+/// How to join the blocks of a stream in `format`. A result in an unknown format is made in one piece.
 pub(super) fn blocks(format: &str) -> Blocks {
     match format.to_ascii_lowercase().as_str() {
         "tabseparated"
@@ -55,7 +55,7 @@ pub(super) fn blocks(format: &str) -> Blocks {
 }
 
 impl Header {
-    /// The length of the header at the start of `block`. All of `block` if it is only a header.
+    /// The length of the header at the start of `block`. It is the length of `block` if there is nothing else.
     pub(super) fn length(self, block: &[u8]) -> usize {
         match self {
             Self::Lines(lines) => lines_length(block, lines),

@@ -1,5 +1,5 @@
-//! One HTTP request to one answer: routes, credentials, and the head of the answer with ClickHouse's own headers.
-//! Nothing here may block or compute: `job` runs the statement on a thread of its own.
+//! Turns one HTTP request into one answer: routes, credentials, and the head of the answer with ClickHouse's own
+//! headers. Nothing here may block or compute. `job` runs the statement on a thread of its own.
 
 use std::convert::Infallible;
 use std::io;
@@ -70,7 +70,7 @@ pub(super) async fn answer(
 
 async fn statement(server: &Arc<Server>, peer: &Peer, request: hyper::Request<Incoming>) -> Response<AnswerBody> {
     let (head, incoming) = request.into_parts();
-    // Check this before anything else: a stranger gets no place, no thread and no memory.
+    // Check this before anything else, so that a stranger gets no place, no thread and no memory.
     let known = server.allowed_hosts.check(&head, peer.local);
     let role = match known.and_then(|()| server.users.authenticate(&Credentials::parse(&head))) {
         Ok(role) => role,
@@ -139,14 +139,7 @@ async fn run(
         cancel_handle,
         runtime,
     };
-    // Task "statement": ends by itself, or earlier if its client leaves.
-    let tracked = server.tasks.token();
-    let started_thread =
-        std::thread::Builder::new().name("statement".into()).stack_size(job::STACK_BYTES).spawn(move || {
-            let _held = (admission, tracked);
-            job.run();
-        });
-    if let Err(error) = started_thread {
+    if let Err(error) = start_thread(job, (admission, server.tasks.token())) {
         tracing::warn!(%error, "cannot start a thread for a statement");
         return failed(&Failure::no_thread(), Some(&info.query_id));
     }
@@ -162,6 +155,17 @@ async fn run(
         // The thread panicked; the panic is in the log.
         Err(_) => failed(&Failure::panicked(), Some(&info.query_id)),
     }
+}
+
+/// Starts the statement on a thread of its own. The thread keeps `held` until the statement has ended.
+fn start_thread(job: Job, held: impl Send + 'static) -> io::Result<()> {
+    // Task "statement": ends by itself, or earlier if its client leaves.
+    let thread = std::thread::Builder::new().name("statement".into()).stack_size(job::STACK_BYTES);
+    let started = thread.spawn(move || {
+        let _held = held;
+        job.run();
+    });
+    started.map(drop)
 }
 
 /// What the head of an answer says about its request.
@@ -295,8 +299,8 @@ fn poll_piece(
         return Poll::Ready(Some(Err(error)));
     }
     match pieces.poll_recv(context) {
-        // At an error, hyper drops what it has not written yet, even the in-band error text. It writes that text when a
-        // poll finds nothing, so return the error only at the next poll.
+        // When a poll returns an error, hyper drops what it has not written yet, even the in-band error text. When a
+        // poll finds nothing, hyper writes that text. So return the error only at the next poll.
         Poll::Ready(Some(Err(error))) => {
             *broken = Some(error);
             context.waker().wake_by_ref();

@@ -1,7 +1,7 @@
-//! Runs one request's statement in a session of its own, on a thread that may block. The session is fresh and is closed
-//! afterwards. So settings, database, parameters and temporary tables can never reach another request.
+//! Runs one request's statement in a session of its own, on a thread that may block. The session is fresh, and is
+//! closed afterwards. So no settings, database, parameters or temporary tables can reach another request.
 //!
-//! It must never commit an insert whose body did not arrive whole.
+//! It must never commit an insert whose body did not arrive completely.
 
 use std::borrow::Cow;
 use std::io::Read;
@@ -24,14 +24,15 @@ use super::users::Role;
 use crate::engine::{Connection, Engine, Exception, Stats};
 use crate::policy::{self, Approved, Policy, STATEMENT_BYTES_MAX, WHOLE_RESULT_BYTES_MAX, values_are_plain};
 
-/// How far into a text we look for the beginning of an insert's data, in bytes.
+/// How far into a request's text we look for the beginning of an insert's data, in bytes.
 const HEAD_BYTES_MAX: usize = 1 << 20;
 /// How much of an insert's data goes to the engine at once, in bytes. Its queue holds 16 such pieces.
 const APPEND_BYTES: usize = 256 << 10;
-/// The longest `VALUES` data in which expressions are evaluated, in bytes. They are judged first, like a statement.
+/// The longest `VALUES` data in which the engine may evaluate expressions, in bytes. The policy checks them first, like
+/// a statement.
 const EXPRESSIONS_BYTES_MAX: usize = 64 << 10;
-/// The stack of a statement's thread, in bytes. The engine reads and plans by recursion, to the depth of its settings,
-/// which no client may raise. The stack takes memory only as far as it is used.
+/// The stack of a statement's thread, in bytes. The engine parses and plans by recursion. Its settings bound the depth,
+/// and no client may raise them. The stack takes memory only as far as it is used.
 pub(super) const STACK_BYTES: usize = 64 << 20;
 
 /// Everything a statement needs.
@@ -66,12 +67,12 @@ struct RequestPolicy<'policy> {
 }
 
 impl RequestPolicy<'_> {
-    /// Judges the statement and the settings beside it, on a session that has none of them yet.
+    /// Checks the statement and the settings beside it, on a session that has none of them yet.
     fn judge(&self, session: &mut Connection, request: &Request, sql: &[u8]) -> Result<Approved, Failure> {
         request.database.as_deref().map_or(Ok(()), policy::database)?;
         let approved = match self.policy.judge(session, sql, &request.parameters) {
             Ok(approved) => approved,
-            // If the client may change nothing at all, tell it that rather than the detail.
+            // If the client may change nothing at all, say that and not the detail.
             Err(error) if self.read_only && matches!(error.code(), 452 | 497) && !session.analyse(sql).read_only => {
                 return Err(read_only());
             }
@@ -92,8 +93,8 @@ impl RequestPolicy<'_> {
 /// The one setting that the front handles itself.
 const READONLY: &str = "readonly";
 
-/// What a request looks like before its body is read. Official clients put the statement of an insert into the URL.
-/// This guess only decides where the request waits until its statement is read.
+/// Guesses the kind of a request before its body is read. Official clients put the statement of an insert into the URL.
+/// The guess only decides where the request waits until its statement is read.
 pub(super) fn likely(request: &Request) -> Kind {
     match statement::head(request.query.as_bytes(), Extent::Whole) {
         Head::Insert { .. } => Kind::Insert,
@@ -105,8 +106,8 @@ impl Job {
     /// Runs the statement to its end and answers. Blocks.
     pub(super) fn run(self) {
         let Self { engine, admission, policy, role, mut request, body, mut output, cancel_handle, runtime } = self;
-        // This also runs if the thread panics. Otherwise, a client that leaves would go on stopping a statement that
-        // has ended.
+        // The guard is dropped even if the thread panics. Otherwise the task "kill" would go on for ever when the
+        // client leaves.
         let ended = cancel_handle.ends_with_this();
         let mut body = decoded(&request, body);
         let result = read_form(&mut request, &mut body).and_then(|()| {
@@ -145,7 +146,7 @@ fn decoded(request: &Request, body: BodyReader) -> Box<dyn Read> {
     Box::new(Unpacked::new(body, bytes_max))
 }
 
-/// Takes the fields of a form. They are URL parameters that did not fit into the URL.
+/// Reads the fields of a form. They count as URL parameters that did not fit into the URL.
 fn read_form(request: &mut Request, body: &mut dyn Read) -> Result<(), Failure> {
     let Some(boundary) = request.form.take() else { return Ok(()) };
     let mut form = Vec::new();
@@ -238,7 +239,7 @@ fn query(
     Ok(stats)
 }
 
-/// Only a `SELECT` can be streamed, and only in a format whose blocks can be joined.
+/// Only a `SELECT` can be streamed, and only if the blocks of its format can be joined.
 fn blocks_of(request: &Request, outline: &Outline, read_only: bool) -> Blocks {
     let select = read_only && matches!(outline.first.as_str(), "SELECT" | "WITH" | "FROM" | "(");
     if !select || outline.framed || request.sets("output_format_json_array_of_rows") || request.sets("extremes") {
@@ -315,8 +316,8 @@ fn insert(
     Ok(insert.finish()?)
 }
 
-/// Sets up the session: the request's database, our settings, then the client's. Last, it makes the session read-only
-/// if the request may change nothing.
+/// Sets up the session: the request's database, our settings, then the client's. If the request may change nothing, it
+/// makes the session read-only as the last step.
 fn prepare(
     session: &mut Connection,
     request: &Request,
@@ -339,7 +340,7 @@ fn prepare(
     match request.settings.iter().find(|(name, _)| name == READONLY).map(|(_, value)| value.as_str()) {
         Some(level @ ("1" | "2")) => set_read_only(session, level),
         Some(_) if request_policy.read_only => Err(read_only()),
-        // Level 2 lets a statement have settings of its own, and level 1 does not.
+        // Level 2 allows settings in the statement. Level 1 would not.
         None if request_policy.read_only => set_read_only(session, "2"),
         None | Some(_) => Ok(()),
     }
@@ -360,7 +361,7 @@ fn read_only() -> Failure {
     Exception::new(164, "READONLY", message).into()
 }
 
-/// Nobody reads this failure. It only ends the statement.
+/// Ends the statement. Nobody reads this failure.
 fn client_gone() -> Failure {
     Failure::new(StatusCode::BAD_REQUEST, 394, "QUERY_WAS_CANCELLED", "the client is gone")
 }

@@ -49,7 +49,7 @@ use super::policy::Policies;
 /// The server's name in its answers.
 const DISPLAY_NAME: &str = "headrace";
 
-/// The longest head of a request, in bytes, and also the most that one read of a body takes. URLs may have up to 64 KB.
+/// The longest head of a request, in bytes. One read of a body takes at most this much too. URLs may have up to 64 KB.
 const HEAD_BYTES_MAX: usize = 512 << 10;
 /// How long statements may take to stop after they were told to.
 const KILL_GRACE: Duration = Duration::from_secs(2);
@@ -70,7 +70,7 @@ impl Password {
     }
 }
 
-/// How much the server accepts at once. It refuses whatever exceeds a bound, with ClickHouse's error text.
+/// How much the server accepts at once. It refuses what exceeds a bound, with ClickHouse's error text.
 #[derive(Debug, Clone)]
 pub struct ServerLimits {
     /// Most queries running at once.
@@ -85,12 +85,12 @@ pub struct ServerLimits {
     pub wait_max: Duration,
     /// Most bytes of a request's body, both as sent and as unpacked.
     pub body_bytes_max: u64,
-    /// Most open connections. To accept one more, the server drops a connection whose client has shown no password,
-    /// else one that is idle, else one that still sends its statement. While all are busy, the new one waits in the
-    /// kernel's queue.
+    /// Most open connections. To accept one more, the server drops another: first one whose client has shown no
+    /// password, then an idle one, then one that still sends its statement. While all are busy, the new one waits in
+    /// the kernel's queue.
     pub connections_max: usize,
-    /// How long a client may send nothing, or read nothing, in the middle of a request. It is two seconds while others
-    /// wait for the client's place.
+    /// How long a client may send nothing, or read nothing, in the middle of a request. While others wait for its
+    /// place, it may send nothing for two seconds.
     pub idle_max: Duration,
     /// How long a client may take to send the head of a request.
     pub head_max: Duration,
@@ -129,11 +129,12 @@ pub struct ServerConfig {
     pub library: PathBuf,
     /// The name of the user who may do everything that is allowed. The user `reader` only reads.
     pub user: String,
-    /// The password of that user. Without any password, anybody may come in, under any name; see [`ServeError::Open`].
+    /// The password of that user. If there is no password at all, anybody may come in under any name: see
+    /// [`ServeError::Open`].
     pub password: Option<Password>,
-    /// The password of the user `reader`. If `password` is set and this is not, that user does not exist.
+    /// The password of the user `reader`. If only `password` is set, the user `reader` does not exist.
     pub reader_password: Option<Password>,
-    /// Host names under which clients may call the server, besides this machine's own, as `host` or `host:port`.
+    /// Host names that clients may use for the server, besides this machine's own, as `host` or `host:port`.
     pub hosts: Vec<String>,
     /// Memory for everything that the engine does, in bytes; half of the machine's if not set. One statement gets at
     /// most half of it, and at most 4 GiB. All running statements of the user `reader` together get half of it.
@@ -203,11 +204,11 @@ pub enum ServeError {
     Engine(#[from] EngineError),
 }
 
-/// Serves until `shutdown` resolves. Then it accepts no more connections, gives running statements their grace, and
+/// Serves until `shutdown` resolves. Then it accepts no more connections, gives running statements time to finish, and
 /// closes the engine.
 ///
 /// # Errors
-/// Only at the start: the address, the directory or the engine. A failing connection ends only that connection.
+/// Only at the start: the address, the directory or the engine. An error on a connection ends only that connection.
 pub async fn serve(config: ServerConfig, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
     let open_to_all = config.password.is_none() && config.reader_password.is_none();
     if config.password.is_none() && !config.listen.ip().is_loopback() {
@@ -254,7 +255,7 @@ pub async fn serve(config: ServerConfig, shutdown: impl Future<Output = ()>) -> 
         if let Ok(Err(error)) = killed {
             tracing::warn!(error, "could not stop the running statements");
         }
-        // This wait has a bound, like the grace. Whatever still runs then ends with the process, unacknowledged.
+        // This wait has a bound too. What still runs afterwards ends with the process, unacknowledged.
         let _ = tokio::time::timeout(KILL_GRACE, tasks.wait()).await;
     }
     drop(server);
@@ -275,7 +276,7 @@ fn open(library: &Path, data_dir: &Path, memory: &Memory) -> Result<Opened, Serv
     let lock = lock(data_dir)?;
     let config =
         access::write(data_dir, memory).map_err(|source| ServeError::DataDir { path: data_dir.into(), source })?;
-    // The engine looks for names that are paths in the working directory, so make that an empty one.
+    // The engine takes some names for paths in the working directory, so make that directory an empty one.
     std::env::set_current_dir(access::empty(data_dir))
         .map_err(|source| ServeError::DataDir { path: data_dir.into(), source })?;
     let engine = Engine::load(library, data_dir, &config)?;
@@ -289,8 +290,8 @@ fn open(library: &Path, data_dir: &Path, memory: &Memory) -> Result<Opened, Serv
     Ok(Opened { engine, anchor, version, timezone, _lock: lock })
 }
 
-/// The engine locks its directory too, but says so only in its own log. Our lock ends with the process, however that
-/// ends.
+/// The engine locks its directory too, but reports it only in its own log. The system releases our lock when the
+/// process ends, in whatever way.
 fn lock(data_dir: &Path) -> Result<File, ServeError> {
     let unusable = |source| ServeError::DataDir { path: data_dir.into(), source };
     fs::create_dir_all(data_dir).map_err(unusable)?;
@@ -308,8 +309,8 @@ fn lock(data_dir: &Path) -> Result<File, ServeError> {
     Ok(file)
 }
 
-/// Closes the engine, unless a statement outlived its grace. Then the end of the process closes it, and loses nothing
-/// that was acknowledged.
+/// Closes the engine, unless a statement still runs. In that case the end of the process closes it, and nothing
+/// acknowledged is lost.
 async fn close(opened: Opened) {
     let closing = tokio::task::spawn_blocking(move || {
         drop(opened.anchor);
@@ -342,7 +343,7 @@ async fn accept(
                 tasks.spawn(connection(stream, Arc::clone(server), peer, stopping.clone(), head_max));
             }
             Err(error) => {
-                // Most likely out of descriptors: wait until some are given back instead of spinning.
+                // Most likely the process is out of descriptors. Wait until some are free, and do not spin.
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -357,8 +358,7 @@ async fn connection(
     stopping: CancellationToken,
     head_max: Duration,
 ) {
-    // Answers are small and clients wait for them. Otherwise each answer would wait for the client's delayed
-    // acknowledgement.
+    // Clients wait for small answers. With Nagle's algorithm, each would wait for the client's delayed acknowledgement.
     let _ = stream.set_nodelay(true);
     let guard = Arc::clone(&peer.guard);
     let idle_max = server.body_limits.idle_max;
@@ -369,7 +369,7 @@ async fn connection(
     let serving = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
     let ended = tokio::select! {
-        // Check this first: a connection that is cut off must not start another statement.
+        // Check `cut` first: a connection that is cut off must not start another statement.
         biased;
         () = guard.cut() => return,
         ended = serving.as_mut() => ended,

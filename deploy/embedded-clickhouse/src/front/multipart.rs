@@ -1,5 +1,5 @@
 //! Reads a form body (`multipart/form-data`). Clients send the statement and its parameters in a form when a URL would
-//! be too long; the `clickhouse` crate always does. ClickHouse also takes external tables in such forms. We do not
+//! be too long. The `clickhouse` crate always does. ClickHouse also accepts external tables in such forms. We do not
 //! support them, and the error says so.
 
 use memchr::memmem;
@@ -7,7 +7,7 @@ use memchr::memmem;
 use super::failure::Failure;
 use crate::engine::Exception;
 
-/// The boundary from a `Content-Type` of this kind. `None` for other bodies.
+/// The boundary that the `Content-Type` of a form names. `None` for other bodies.
 pub(super) fn boundary(content_type: &str) -> Option<String> {
     let mut parts = content_type.split(';').map(str::trim);
     if !parts.next()?.eq_ignore_ascii_case("multipart/form-data") {
@@ -24,7 +24,7 @@ pub(super) fn boundary(content_type: &str) -> Option<String> {
 /// The fields of a form, in their order.
 pub(super) fn fields(body: &[u8], boundary: &str) -> Result<Vec<(String, String)>, Failure> {
     let delimiter = format!("\r\n--{boundary}").into_bytes();
-    // The first delimiter may stand at the very beginning, without a line break before it.
+    // At the very beginning, the delimiter has no line break before it.
     let mut rest = body;
     if let Some(after) = rest.strip_prefix(&delimiter[2..]) {
         rest = after;

@@ -1,5 +1,5 @@
-//! Keeps web pages out. A browser on this machine sends what any page tells it to send. But it also says which page
-//! asked and which host name it used, and a page cannot change either. Other programs send neither, and only need a
+//! Keeps web pages out. A browser on this machine sends whatever any page tells it to send. But it also names the page
+//! and the host name that it used, and a page cannot change either. Other programs name no page and need only a
 //! password.
 
 use std::net::{IpAddr, SocketAddr};
@@ -32,17 +32,17 @@ impl AllowedHosts {
         if let Some(origin) = header(ORIGIN.as_str()) {
             let own = origin.strip_prefix("http://").or(origin.strip_prefix("https://"));
             if !own.is_some_and(|own| own.eq_ignore_ascii_case(host)) {
-                return Err(refused(&format!("a page of {origin} may not ask this server; only programs may")));
+                return Err(refused(&format!("a web page of {origin} may not use this server; only programs may")));
             }
         }
         match header("sec-fetch-site") {
             None | Some("same-origin" | "none") => Ok(()),
-            Some(site) => Err(refused(&format!("a {site} page may not ask this server; only programs may"))),
+            Some(site) => Err(refused(&format!("a {site} web page may not use this server; only programs may"))),
         }
     }
 
-    /// Any port passes. Behind a tunnel or a proxy, the port differs from ours. And a foreign page cannot choose the
-    /// host name that led it here, whatever port it takes.
+    /// Any port passes, because behind a tunnel or a proxy the port differs from ours. This is safe: a foreign page
+    /// cannot choose the host name, whatever port it uses.
     fn is_ours(&self, host: &str, local: SocketAddr) -> bool {
         let name = host.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map_or(host, |(name, _)| name);
         if self.configured.iter().any(|own| own.eq_ignore_ascii_case(host) || own.eq_ignore_ascii_case(name)) {

@@ -1,8 +1,8 @@
-//! Carries the answer from the statement's thread to the connection's task: a head as soon as something is known, then
-//! pieces. A slow client slows the statement down.
+//! Carries the answer from the statement's thread to the connection's task: first the head, then pieces. A slow client
+//! slows the statement down.
 //!
-//! An error can no longer change the status once the head has gone out. So we write it in ClickHouse's in-band form and
-//! break the connection off: no client may ever take half an answer for a whole one.
+//! Once the head has gone out, an error cannot change the status. So we write the error in ClickHouse's in-band form
+//! and break the connection off: a client must never take half an answer for a whole one.
 
 use std::io;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::engine::{Exception, Stats};
 
 /// How many pieces may be under way to one client. A piece is one block of the engine, some 0.5 MB.
 const PIECES_MAX: usize = 2;
-/// The most memory, in bytes, for an answer that is held back until its end. A longer one goes out before its end.
+/// The most memory for an answer that is held back until its end, in bytes. A longer one goes out early.
 const HELD_BYTES_MAX: usize = 64 << 20;
 
 /// What the connection's task gets.
@@ -34,7 +34,7 @@ pub(super) enum Payload {
     Pieces(mpsc::Receiver<io::Result<Bytes>>),
 }
 
-/// The client went away or reads nothing. Drop the statement.
+/// The client went away or reads nothing. The statement is to be dropped.
 #[derive(Debug)]
 pub(super) struct Disconnected;
 
@@ -61,7 +61,7 @@ pub(super) struct Output {
 }
 
 /// A piece of an answer, with its statement's permit. The permit is given back when the last piece has gone out.
-/// Without it, clients that read nothing could pile up answers, one for each connection.
+/// Otherwise clients that read nothing could pile up answers, one for each connection.
 struct PermittedPiece {
     bytes: Bytes,
     _permit: Arc<Permit>,
@@ -73,8 +73,8 @@ impl AsRef<[u8]> for PermittedPiece {
     }
 }
 
-/// A piece of at most this many bytes holds no permit. The connection's own buffers take it, so a client that has read
-/// its answer may ask again at once.
+/// A piece of at most this many bytes holds no permit. It fits into the connection's own buffers. So a client that has
+/// read its answer may ask again at once.
 const SMALL_BYTES_MAX: usize = 64 << 10;
 
 fn with_permit(bytes: Bytes, permit: Option<&Arc<Permit>>) -> Bytes {
@@ -122,7 +122,7 @@ impl Output {
         let permit = self.permit.take();
         if let Some(answer) = self.answer.take() {
             self.held.extend_from_slice(&last);
-            // The client may be gone, and then nobody is left to be told.
+            // If this fails, the client is gone.
             let payload = Payload::Whole(with_permit(self.held.into(), permit.as_ref()));
             drop(permit);
             let _ = answer.send(Answer::Started { format: self.format, stats: *stats, payload });

@@ -1,5 +1,5 @@
-//! Parses a request's head once, at the edge: statement text, settings, bound parameters, encodings, credentials. It
-//! guarantees that names are identifiers and encodings are known. It must never read the body.
+//! Parses a request's head once, at the edge: statement text, settings, bound parameters, encodings, credentials. After
+//! it, names are identifiers and encodings are known. It must never read the body.
 
 use base64::Engine as _;
 use hyper::HeaderMap;
@@ -12,8 +12,8 @@ use super::failure::Failure;
 use super::multipart;
 use crate::engine::Exception;
 
-/// URL parameters for the HTTP interface itself; every other one is a setting. Parameters for sessions, roles and
-/// quotas are accepted and have no effect: a session lasts for one request here, and the embedded engine has one user.
+/// URL parameters for the HTTP interface itself. Every other one is a setting. Parameters for sessions, roles and
+/// quotas are accepted and ignored: here a session lasts for one request, and the embedded engine has one user.
 const RESERVED: [&str; 20] = [
     "query",
     "database",

@@ -1,5 +1,5 @@
-//! Breaks a connection off when its client reads nothing for a while, and drops what was under way to it. hyper itself
-//! would wait for ever.
+//! Breaks a connection off when its client reads nothing for a while, and drops what it was to send. hyper itself would
+//! wait for ever.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -32,7 +32,7 @@ impl<S: AsyncWrite + Unpin> Stalling<S> {
         }
         let idle_max = self.idle_max;
         ready!(self.waiting.get_or_insert_with(|| Box::pin(sleep(idle_max))).as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing of its answer")))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read its answer")))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Reads just enough of a statement's text to know how to run it: whether data follows an `INSERT`, where that data
-//! begins, and which format a query names. It must never decide what a statement means or may do. The engine's parser
-//! and the policy decide that, and they see every statement.
+//! begins, and which format a query names. It must never decide what a statement means or whether it may run. The
+//! engine's parser and the policy see every statement and decide that.
 
 use memchr::memmem;
 
@@ -11,7 +11,7 @@ pub(super) enum Head {
     Plain,
     /// An `INSERT` with data: the statement up to `end`, then the data from `data`, in `format`.
     Insert { end: usize, format: String, data: usize },
-    /// The text so far does not decide it.
+    /// The text so far is too short to tell.
     Undecided,
 }
 
@@ -31,7 +31,7 @@ pub(super) struct Outline {
     pub(super) first: String,
     /// The name after the last top-level `FORMAT`.
     pub(super) format: Option<String>,
-    /// The output has parts besides rows, or wraps the rows. So blocks cannot simply be joined.
+    /// The output has more than rows, or wraps the rows, so its blocks cannot be joined.
     pub(super) framed: bool,
 }
 
@@ -68,7 +68,7 @@ pub(super) fn head(text: &[u8], extent: Extent) -> Head {
         match token.kind {
             Kind::Sign(b'(') => depth += 1,
             Kind::Sign(b')') => depth = depth.saturating_sub(1),
-            // `INSERT INTO t (SELECT …)`. In other inserts, words in parentheses are column names.
+            // `INSERT INTO t (SELECT …)`. In any other insert, words in parentheses are column names.
             Kind::Word if depth > 0 => {
                 if previous.as_deref() == Some("(") && matches!(word.as_str(), "SELECT" | "WITH") {
                     return Head::Plain;
@@ -92,7 +92,8 @@ fn is_name_position(previous: Option<&str>) -> bool {
     matches!(previous, Some("INTO" | "TABLE" | "FUNCTION" | "."))
 }
 
-/// ClickHouse's rule: data begins after the blanks behind the format's name, and after one line break if there is one.
+/// ClickHouse's rule: data begins after the blanks that follow the format's name, and after one line break if there is
+/// one.
 fn after_format(tokens: &mut Tokens<'_>, end: usize, extent: Extent) -> Head {
     let complete = extent == Extent::Whole;
     let text = tokens.text;
@@ -249,7 +250,7 @@ mod tests {
     fn check(text: &str, expected_head: &str, format: &str, data: &str) {
         let expected = Head::Insert { end: expected_head.len(), format: format.into(), data: text.len() - data.len() };
         assert_eq!(head(text.as_bytes(), Extent::Whole), expected, "{text}");
-        // A shorter text gives the same decision, or none yet.
+        // The beginning of a text gives the same decision, or none yet.
         for cut in 0..text.len() {
             let early = head(&text.as_bytes()[..cut], Extent::Beginning);
             assert!(early == expected || early == Head::Undecided, "{text} cut at {cut}: {early:?}");

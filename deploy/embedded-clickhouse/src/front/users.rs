@@ -1,5 +1,5 @@
-//! Who a client is. There are two users: one may do everything that is allowed, the other only reads. Each has places
-//! of its own. Anybody else is refused, and nothing but the head of such a request may be looked at.
+//! Identifies the client. There are two users: one may do everything that is allowed, the other only reads. Each has
+//! places of its own. Everybody else is refused, and this server must look at nothing but the head of their requests.
 
 use super::Password;
 use super::failure::Failure;
@@ -26,7 +26,7 @@ pub(super) struct Users {
 }
 
 impl Users {
-    /// Identifies the user. If no password is set at all, anybody may come in under any name, with that name's role.
+    /// Identifies the user. If no password is set at all, anybody may come in under any name and gets that name's role.
     pub(super) fn authenticate(&self, credentials: &Credentials) -> Result<Role, Failure> {
         let user = credentials.user.as_deref().unwrap_or("default");
         let open = self.writer_password.is_none() && self.reader_password.is_none();
@@ -39,7 +39,7 @@ impl Users {
         match expected {
             Some(password) if password.is(given) => Ok(role),
             None if open => Ok(role),
-            // If only the other user has a password, this user does not exist.
+            // A user without a password does not exist if the other has one.
             Some(_) | None => Err(Failure::unauthenticated(user)),
         }
     }

@@ -1,12 +1,12 @@
-//! Whether the data of an `INSERT … VALUES` may hold expressions. When a setting says so, the engine evaluates them
-//! as it reads. No statement shows them, so we judge the data like a statement, or the engine does not evaluate them.
+//! Decides whether the engine may evaluate expressions in the data of an `INSERT … VALUES`. They are in no statement
+//! that the policy sees. So we check short data like a statement, and otherwise the engine does not evaluate it.
 
 use super::text::Tokens;
 use super::{canonical, functions, nesting};
 use crate::engine::Connection;
 
-/// Whether the rows hold only values and functions of values. Data that is never judged, such as a long batch, is not
-/// evaluated.
+/// Whether the rows hold only values and functions of values. The engine evaluates no data that was not checked here,
+/// such as a long batch.
 pub(crate) fn values_are_plain(session: &mut Connection, data: &[u8]) -> bool {
     let sql = [b"SELECT ", data].concat();
     if nesting::check(&sql).is_err() || session.analyse(&sql).statements != 1 {

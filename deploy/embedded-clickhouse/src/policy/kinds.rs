@@ -4,7 +4,7 @@ use super::denied;
 use super::text::{Token, Tokens};
 use crate::engine::Exception;
 
-/// How an allowed statement begins, in the engine's own spelling. The engine's grants say what it may act on.
+/// How an allowed statement begins, in the engine's own spelling. The engine's grants say which objects it may act on.
 const BEGINNINGS: [&[&str]; 50] = [
     &["SELECT"],
     &["WITH"],
@@ -81,7 +81,7 @@ pub(crate) const ENGINES: [&str; 19] = [
     "VersionedCollapsingMergeTree",
 ];
 
-/// Engines such as `View`: no statement names it, but the engine asks about it.
+/// Table engines that no statement names, but for which the engine wants a grant.
 pub(crate) const IMPLIED_ENGINES: [&str; 1] = ["View"];
 
 pub(super) fn check(tokens: &Tokens) -> Result<(), Exception> {
@@ -94,7 +94,7 @@ pub(super) fn check(tokens: &Tokens) -> Result<(), Exception> {
             found.join(" ")
         )));
     }
-    // The database `default` shows the file system: its answers depend on whether a file exists.
+    // The database `default` reveals the file system: its answers depend on whether a file exists.
     if (0..tokens.len()).any(|at| tokens.name(at).is_some_and(is_path)) {
         return Err(denied(
             "expected names of tables and columns, found a path; names may not begin with `/`, `./` or `../`",
@@ -106,8 +106,8 @@ pub(super) fn check(tokens: &Tokens) -> Result<(), Exception> {
     Ok(())
 }
 
-/// Refuses formats for which the engine writes a schema into the machine's temporary directory. There, other accounts
-/// could place links in its way.
+/// Refuses formats for which the engine writes a schema into the machine's temporary directory. Other accounts could
+/// put links there, and the engine would follow them.
 pub(crate) fn format(name: &str) -> Result<(), Exception> {
     let name = name.to_ascii_lowercase();
     if name.starts_with("protobuf") || name.starts_with("capnproto") {
@@ -118,25 +118,25 @@ pub(crate) fn format(name: &str) -> Result<(), Exception> {
     Ok(())
 }
 
-/// Whether this is a table of `system` that no client may read. The engine checks no right before it reads `models`,
-/// and reading it starts another program. `stack_trace` shows where this process's code lies in memory.
+/// Whether this is a table of `system` that no client may read. Reading `models` starts another program, and the engine
+/// checks no right before it. `stack_trace` shows where this process's code is in memory.
 pub(super) fn is_perilous(name: &str) -> bool {
     ["models", "stack_trace"].iter().any(|table| name.eq_ignore_ascii_case(table))
 }
 
-/// Whether the name at `at` may be a table of the database `system`. A name without a database is not: [`database`]
-/// makes sure of that.
+/// Whether the name at `at` may be a table of the database `system`. A name without a database cannot be one, because
+/// [`database`] refuses `system` as a request's database.
 fn may_be_of_system(tokens: &Tokens, at: usize) -> bool {
     let Some(before) = at.checked_sub(1).filter(|&before| tokens.is_sign(before, '.')) else { return false };
     let database = before.checked_sub(1).and_then(|at| tokens.name(at));
     database.is_none_or(|name| name.eq_ignore_ascii_case("system"))
 }
 
-/// Judges the database of a request. Names without a database are looked up there.
+/// Checks the database of a request. The engine looks up names without a database there.
 pub(crate) fn database(name: &str) -> Result<(), Exception> {
     if name.eq_ignore_ascii_case("system") {
         return Err(denied(
-            "expected another database than system for a request; write system before the names of its tables",
+            "expected a database other than system for the request; write system.<table> in the statement instead",
         ));
     }
     Ok(())
@@ -158,7 +158,7 @@ fn clause(tokens: &Tokens, at: usize) -> Result<(), Exception> {
     }
     if tokens.name(at).is_some_and(is_perilous) && may_be_of_system(tokens, at) {
         return Err(denied(
-            "expected neither system.models, which starts another program, nor system.stack_trace, found one, or a parameter before such a name",
+            "expected a statement without system.models, which starts another program, and without system.stack_trace; found one of them, or a parameter in front of such a name",
         ));
     }
     if tokens.is_word(at, "FORMAT")

@@ -1,10 +1,9 @@
-//! Which statements a client may run: those that read and write the tables of this server, and no others.
+//! Decides which statements a client may run: only those that read and write the tables of this server.
 //!
-//! The engine's own access control (see [`super::access`]) judges first. This policy judges second, because the engine
-//! does not ask about some things: the function `file`, settings inside subqueries, clauses that the client library
-//! behind the engine carries out itself. The policy must never read the client's spelling of a statement, only the
-//! engine's own. So no comment and no quoting gets around it. Each list says what is allowed, so what nobody thought of
-//! is refused.
+//! The engine's own access control (see [`super::access`]) is not enough. It does not check the function `file`,
+//! settings inside subqueries, or clauses that the client library behind the engine carries out itself. The policy must
+//! read the engine's own spelling of a statement, never the client's. So no comment and no quoting gets around it. Each
+//! list says what is allowed, so what nobody thought of is refused.
 
 mod conditions;
 mod data;
@@ -32,11 +31,11 @@ use super::memory::Memory;
 pub(crate) const WHOLE_RESULT_BYTES_MAX: u64 = 1 << 30;
 /// The longest statement, in bytes. The data of an insert does not count.
 pub(crate) const STATEMENT_BYTES_MAX: usize = 16 << 20;
-/// The longest statement of the user `reader`, in bytes. To read it, the engine takes some forty times as much memory.
+/// The longest statement of the user `reader`, in bytes. To parse it, the engine takes some forty times as much memory.
 const READ_STATEMENT_BYTES_MAX: usize = 1 << 20;
-/// For the user `reader`, the text of one piece of an answer may be at most this part of the statement's memory.
+/// For the user `reader`, one piece of an answer may be as long as the statement's memory divided by this.
 const PIECE_PART: u64 = 4;
-/// How many approved statements are remembered. When there are more, all are forgotten.
+/// How many approved statements the policy remembers. When there are more, it forgets all.
 const REMEMBERED_MAX: usize = 1_024;
 /// The longest remembered statement, in bytes.
 const REMEMBERED_BYTES_MAX: usize = 8 << 10;
@@ -48,11 +47,11 @@ pub(crate) struct Approved {
     pub(crate) read_only: bool,
 }
 
-/// Judges statements and settings. One per server.
+/// Checks statements and settings.
 #[derive(Debug)]
 pub(crate) struct Policy {
     bounds: Bounds,
-    /// Judging a statement takes about a millisecond, and a sink always sends the same statements.
+    /// The check of a statement takes about a millisecond, and a sink always sends the same statements.
     remembered: Mutex<HashMap<Vec<u8>, Approved>>,
 }
 
@@ -97,7 +96,7 @@ impl Policy {
         [memory].into_iter().chain(time).collect()
     }
 
-    /// Judges a statement without running it. `session` must be fresh, without any of the client's settings.
+    /// Checks a statement without running it. `session` must be fresh, without any of the client's settings.
     pub(crate) fn judge(
         &self,
         session: &mut Connection,
@@ -115,7 +114,7 @@ impl Policy {
         if let Some(approved) = known {
             return Ok(approved);
         }
-        // The engine's parser takes a time that grows with the square of the depth, and nothing can interrupt it.
+        // The time of the engine's parser grows with the square of the depth, and nothing can interrupt it.
         nesting::check(sql)?;
         let analysis = session.analyse(sql);
         if analysis.statements > 1 {
@@ -123,7 +122,7 @@ impl Policy {
         }
         let canonical = canonical(session, sql)?;
         if analysis.statements == 0 {
-            // The client library behind the engine acts on words such as `quit` itself.
+            // The client library behind the engine would act on words such as `quit` itself.
             return Err(Exception::new(62, "SYNTAX_ERROR", "this is not a statement"));
         }
         let tokens = Tokens::read(&canonical)?;
@@ -141,8 +140,8 @@ impl Policy {
         Ok(approved)
     }
 
-    /// Judges a piece of an answer by its length in bytes. The engine's own bounds count columns, not their text. But
-    /// that text repeats the names again and again, and it is copied.
+    /// Checks the length of a piece of an answer, in bytes. The engine's own bounds count the values in the columns.
+    /// The text can be many times longer, because it repeats the columns' names for each row, and it is copied.
     pub(crate) fn piece(&self, bytes: usize) -> Result<(), Exception> {
         match self.bounds.piece_bytes {
             Some(most) if bytes > most => Err(Exception::new(
@@ -162,10 +161,11 @@ impl Policy {
         settings::adapted(name, value, &self.bounds)
     }
 
-    /// Judges a setting that stands beside a statement, not in it.
+    /// Checks a setting that stands beside a statement, not in it.
     pub(crate) fn setting(&self, session: &mut Connection, name: &str, value: &str) -> Result<(), Exception> {
         let Err(refused) = settings::judge(name, value, &self.bounds) else { return Ok(()) };
-        // An unknown setting is a mistake, not a breach. The engine knows which settings exist.
+        // An unknown setting is a mistake and gets the engine's own error, because only the engine knows which settings
+        // exist.
         let known = session.execute(format!("SELECT getSetting('{name}')").as_bytes(), "TabSeparated", &[]);
         Err(known.err().filter(|error| error.code() == 115).unwrap_or(refused))
     }

@@ -5,10 +5,11 @@ use crate::engine::Exception;
 /// The engine's own bound (`max_parser_depth`). Each bracket takes at least one level of it.
 pub(super) const DEPTH_MAX: usize = 1_000;
 
-/// Refuses what the engine would refuse too, but only after a time that grows with the square of the depth.
+/// Refuses what is nested too deeply. The engine would refuse it too, but only after a time that grows with the square
+/// of the depth.
 ///
-/// We do not parse comments, here-documents and curly quotes. So a text that has any of these outside quotes may not
-/// have more than [`DEPTH_MAX`] opening brackets.
+/// We do not parse comments, here-documents and curly quotes. A text that has any of these outside quotes may have at
+/// most [`DEPTH_MAX`] opening brackets in all.
 pub(super) fn check(sql: &[u8]) -> Result<(), Exception> {
     if sql.iter().filter(|byte| OPENING.contains(byte)).count() <= DEPTH_MAX {
         return Ok(());
@@ -20,7 +21,7 @@ pub(super) fn check(sql: &[u8]) -> Result<(), Exception> {
             b')' | b']' | b'}' => depth = depth.saturating_sub(1),
             b'\'' | b'"' | b'`' => match quoted_end(sql, at) {
                 Some(end) => at = end,
-                // The engine does not read on from here either.
+                // The engine stops reading here too.
                 None => return Ok(()),
             },
             _ if UNREAD.iter().any(|begin| sql[at..].starts_with(begin)) => {
@@ -43,7 +44,7 @@ pub(super) fn check(sql: &[u8]) -> Result<(), Exception> {
 
 const OPENING: [u8; 3] = [b'(', b'[', b'{'];
 
-/// What begins a text with rules of its own: comments, here-documents, curly quotes.
+/// What begins a comment, a here-document or a curly quote, each of which has rules of its own.
 const UNREAD: [&[u8]; 9] = [
     b"--",
     b"//",
@@ -99,7 +100,7 @@ mod tests {
         }
         assert!(check("SELECT [1], [1] ".repeat(DEPTH_MAX).as_bytes()).is_ok());
         assert!(check(format!("SELECT 1 -- it's {}", "[".repeat(DEPTH_MAX)).as_bytes()).is_ok());
-        // The test is fast enough only if the text is read once.
+        // This test is fast enough only if `check` reads the text once.
         let many = [b"[]".repeat(DEPTH_MAX + 1), b"'\\".repeat(4 << 20)].concat();
         assert!(check(&many).is_ok());
     }

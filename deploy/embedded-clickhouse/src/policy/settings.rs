@@ -1,5 +1,5 @@
-//! The settings that a client may change: in the URL, in a `SETTINGS` clause anywhere in a statement, and by `SET`. The
-//! engine checks its own constraints only at the top of a statement. It accepts any clause in a subquery.
+//! Decides which settings a client may change: in the URL, in a `SETTINGS` clause anywhere in a statement, and by
+//! `SET`. The engine checks its own constraints only at the top of a statement. In a subquery, it accepts any clause.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -11,14 +11,14 @@ use crate::engine::Exception;
 
 static SETTINGS: LazyLock<HashSet<&str>> = LazyLock::new(|| listed(include_str!("settings.txt")));
 
-/// The bound of settings without a value of their own in [`Bounds`].
+/// The bound of settings that have none in [`Bounds`].
 const THREADS_MAX: u64 = 64;
 
 /// The most that one statement may keep on disk while it sorts and groups, in bytes. All statements together may keep
 /// twice as much. The broker is on the same disk.
 pub(crate) const TEMPORARY_BYTES_MAX: u64 = 4 << 30;
 
-/// How far a client may raise settings. Nothing may be unlimited; to the engine, 0 means unlimited.
+/// How far a client may raise settings. Nothing may be unlimited, and to the engine 0 means unlimited.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     /// Bytes of memory for one statement.
@@ -35,7 +35,7 @@ pub(crate) struct Bounds {
 
 /// The setting that says how long a statement may run, in seconds with a fraction.
 pub(super) const TIME: &str = "max_execution_time";
-/// The engine takes a value below a microsecond for no limit.
+/// To the engine, a value below a microsecond means no limit.
 const TIME_MIN_S: f64 = 0.001;
 
 /// Limits of the parser. They are the engine's own defaults, except for the length, which fits the longest statement.
@@ -68,7 +68,7 @@ impl Bounds {
     }
 }
 
-/// Judges one setting.
+/// Checks one setting.
 pub(super) fn judge(name: &str, value: &str, bounds: &Bounds) -> Result<(), Exception> {
     if !SETTINGS.contains(name) {
         return Err(refused(&format!(
@@ -83,7 +83,8 @@ pub(super) fn judge(name: &str, value: &str, bounds: &Bounds) -> Result<(), Exce
         };
     }
     let Some(most) = bounds.of(name) else { return Ok(()) };
-    // The engine judges a word such as `auto`. But we refuse words that it reads as a number, such as `default`.
+    // The engine itself checks a word such as `auto`. We refuse words that the engine reads as a number, such as
+    // `default`.
     let within = match value.trim().parse::<u64>() {
         Ok(number) => number <= most && (number > 0 || name.ends_with("_threads")),
         Err(_) => {
@@ -101,8 +102,8 @@ pub(super) fn judge(name: &str, value: &str, bounds: &Bounds) -> Result<(), Exce
 
 /// The value that we use for a setting beside a statement. `None` when we leave the setting out.
 ///
-/// Clients send some settings on their own. One says how long they wait, where 0 means no limit. Another is a comment,
-/// and the statement's mark stands in that setting.
+/// Clients send some settings of their own accord. One says how long they wait, and 0 means no limit. Another is
+/// `log_comment`, where we keep the statement's mark.
 pub(super) fn adapted<'v>(name: &str, value: &'v str, bounds: &Bounds) -> Option<Cow<'v, str>> {
     match (name, bounds.time_max, value.trim().parse::<f64>()) {
         ("log_comment", ..) => None,
@@ -129,8 +130,8 @@ pub(super) fn check(tokens: &Tokens, bounds: &Bounds) -> Result<(), Exception> {
     Ok(())
 }
 
-/// Judges `name = value, …`. Anything else is left alone, such as a column with the name `SETTINGS`. But a list that
-/// begins like this and goes on differently is refused.
+/// Checks `name = value, …`. It ignores anything else, such as a column with the name `SETTINGS`. It refuses a list
+/// that begins like settings and goes on differently.
 fn list(tokens: &Tokens, start: usize, bounds: &Bounds) -> Result<(), Exception> {
     let mut at = if tokens.is_sign(start, '(') { start + 1 } else { start };
     loop {
@@ -151,7 +152,8 @@ fn list(tokens: &Tokens, start: usize, bounds: &Bounds) -> Result<(), Exception>
     }
 }
 
-/// Reads one value and the place behind it. `None` for a parameter or a call, whose value nobody knows yet.
+/// Reads one value, and returns it with the place behind it. The value is `None` for a parameter or a call, because
+/// nobody knows it yet.
 fn value(tokens: &Tokens, start: usize) -> (Option<String>, usize) {
     let negative = tokens.is_sign(start, '-');
     let at = start + usize::from(negative);

@@ -1,5 +1,5 @@
 //! Cuts the engine's own spelling of a statement into tokens. That spelling has no comments and no here-documents, and
-//! in quotes a backslash stands before each quote. `front::statement` reads what clients write.
+//! it escapes quotes with a backslash. `front::statement` reads what clients write.
 
 use crate::engine::Exception;
 
@@ -74,7 +74,7 @@ impl Tokens {
         (*next == Token::Sign('(') && !spaced).then(|| self.name(at))?
     }
 
-    /// The place behind the bracket that closes the one at `open`. The end if none closes it.
+    /// The place behind the bracket that closes the one at `open`. It is the end if none closes it.
     pub(super) fn behind(&self, open: usize) -> usize {
         let mut depth = 0_usize;
         for at in open..self.len() {

@@ -1,5 +1,5 @@
-//! The official clients work unchanged: each creates, inserts, reads back, binds parameters, sets settings, meets an
-//! error, and has a repeated token dropped.
+//! The official clients work unchanged. Each creates, inserts, reads back, binds parameters, changes settings and gets
+//! an error. An insert with a repeated token adds nothing.
 
 use crate::support;
 use std::path::Path;
@@ -53,7 +53,7 @@ async fn the_rust_crate_works_unchanged() {
         let client = Client::default().with_url(server.url()).with_database("test").with_compression(compression);
         create(&client, table).await;
         insert(&client, table, 0..100_000).await;
-        // Several blocks of the engine, one cursor.
+        // The cursor reads several blocks of the engine.
         let mut cursor = client
             .query("SELECT ?fields FROM ? ORDER BY id")
             .bind(clickhouse::sql::Identifier(table))
@@ -102,7 +102,7 @@ async fn ten_clients_work_at_once() {
     }
 }
 
-/// Runs a script of `tests/clients` against `server`; it exits with an error if anything is amiss.
+/// Runs a script of `tests/clients` against `server`. The script exits with an error if anything is wrong.
 fn run(command: &mut Command, script: &str, server: &ClickHouse) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
     let output = command.arg(script).arg(server.server.address().port().to_string()).output().unwrap();

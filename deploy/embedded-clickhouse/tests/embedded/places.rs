@@ -1,4 +1,4 @@
-//! Nobody who sends half of a request, or keeps connections open, keeps inserts and statements of others waiting.
+//! A client that sends half a request, or keeps connections open, does not delay the statements of others.
 
 use crate::support;
 use std::net::SocketAddr;
@@ -13,9 +13,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
 const CONNECTIONS_MAX: usize = 256;
-/// Beyond all places and all queues, and with all kinds together beyond all connections.
+/// More than all places and queues. All kinds of statements together are also more than all connections.
 const HALVES: usize = 200;
-/// Half of the time after which a client that sends nothing is let go.
+/// Half of the time after which the server drops a client that sends nothing.
 const SOON: Duration = Duration::from_secs(30);
 
 struct Server {
@@ -30,7 +30,7 @@ impl Server {
         let connections = CONNECTIONS_MAX.to_string();
         let options = ["--password", "w", "--reader-password", "r", "--connections-max", &connections];
         let running = headrace_local::clickhouse::start(support::config(&dir, &options).await).await.unwrap();
-        // An idle connection may be cut off to make room, just when the client takes it again.
+        // The server may cut an idle connection off to make room, just when the client takes it again.
         let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
         let server = Self { running, client, _dir: dir };
         server.succeeds("default", "w", "", "CREATE DATABASE test ENGINE = Atomic").await;
@@ -38,7 +38,7 @@ impl Server {
         server
     }
 
-    /// Runs a statement of which `query` is in the URL and `body` follows.
+    /// Runs a statement that begins with `query` in the URL and goes on with `body`.
     async fn succeeds(&self, user: &str, password: &str, query: &str, body: &str) -> String {
         let url = reqwest::Url::parse_with_params(&self.running.url(), &[("query", query)]).unwrap();
         let request = self.client.post(url).basic_auth(user, Some(password)).body(body.to_owned());
@@ -48,7 +48,7 @@ impl Server {
         text
     }
 
-    /// All kinds of work are answered soon.
+    /// Checks that statements of every kind are answered soon.
     async fn serves_all(&self) {
         let began = Instant::now();
         self.succeeds("default", "w", "INSERT INTO test.t FORMAT CSV", "1\n").await;
@@ -66,7 +66,7 @@ async fn half(address: SocketAddr, user: &str, password: &str, query: &str) -> T
         "POST /?query={query} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Basic {credentials}\r\n\
          Content-Length: 100\r\n\r\nSELECT "
     );
-    // The server may have cut it off already to make room; that is its right.
+    // An error is no failure: the server may have cut the connection off already to make room.
     let _ = stream.write_all(head.as_bytes()).await;
     stream
 }
@@ -106,7 +106,7 @@ async fn answers_that_nobody_takes_hold_the_readers_places_alone() {
         socket.set_recv_buffer_size(4_096).unwrap();
         let mut stream = socket.connect(address).await.unwrap();
         let _ = stream.write_all(request.as_bytes()).await;
-        // One after the other: all at once most would be refused, and cut off.
+        // Open one after the other. The server would refuse and cut off most of them if they came at once.
         let begun = tokio::time::timeout(Duration::from_millis(200), stream.readable()).await;
         unanswered = if begun.is_ok() { 0 } else { unanswered + 1 };
         held.push(stream);
@@ -115,7 +115,7 @@ async fn answers_that_nobody_takes_hold_the_readers_places_alone() {
     server.succeeds("default", "w", "INSERT INTO test.t FORMAT CSV", "1\n").await;
     server.succeeds("default", "w", "", "SELECT count() FROM test.t").await;
     assert!(began.elapsed() < SOON, "it took {:?}", began.elapsed());
-    // What was not taken is not kept either.
+    // When these clients leave, all kinds of statements have places again.
     drop(held);
     server.serves_all().await;
 }
@@ -124,7 +124,7 @@ async fn answers_that_nobody_takes_hold_the_readers_places_alone() {
 async fn silent_connections_make_room() {
     let server = Server::start().await;
     let address = server.running.address();
-    // One that was let in, and then asks nothing, stays as long as there are strangers to cut off.
+    // A client that has shown its password and asks nothing stays as long as there are strangers to cut off.
     let mut known = half(address, "default", "w", "").await;
     let mut silent = Vec::new();
     for _ in 0..2 * CONNECTIONS_MAX {
@@ -143,7 +143,7 @@ async fn an_insert_that_stands_still_makes_way() {
     let address = server.running.address();
     let rows = "1\n".repeat(200_000);
     let mut held = Vec::new();
-    // As many as run at once: each has begun, and sends no more.
+    // As many inserts as may run at once. Each has begun and sends no more.
     for _ in 0..8 {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let credentials = base64::engine::general_purpose::STANDARD.encode("default:w");

@@ -1,4 +1,4 @@
-//! The embedded ClickHouse as a process: killed, restarted, stopped, started twice.
+//! The embedded ClickHouse as a process that is killed, restarted, stopped, or started twice.
 
 use crate::support;
 use std::ffi::OsString;
@@ -14,7 +14,7 @@ async fn acknowledged_rows_survive_a_kill() {
     clickhouse.run("CREATE TABLE test.t (a UInt64) ENGINE = MergeTree ORDER BY a").await;
     let (url, first) = (clickhouse.url(), clickhouse.server.pid().unwrap());
     let mut events = clickhouse.server.events();
-    // Each writer counts what was acknowledged, until the server dies under it.
+    // Each writer counts acknowledged rows until the server is killed.
     let writers: Vec<_> = (0..4_u64)
         .map(|writer| {
             let (client, url) = (clickhouse.http.clone(), format!("{url}/?query=INSERT+INTO+test.t+FORMAT+CSV"));
@@ -50,12 +50,14 @@ async fn acknowledged_rows_survive_a_kill() {
     }
 }
 
-/// The engine takes a refused write for a done one; what it then acknowledges, or makes of a merge, is empty.
+/// The engine takes a refused write for a successful one. Then it acknowledges an insert, or finishes a merge, that
+/// wrote nothing.
 #[tokio::test]
 async fn a_write_that_the_system_refuses_ends_the_server_and_nothing_acknowledged_is_lost() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = support::config(&dir, &[]).await;
-    // No file may grow beyond a megabyte or two: what a full disk does, without the right to mount one.
+    // No file may grow beyond a megabyte or two. A full disk does the same, but the test may have no right to mount
+    // one.
     let limited = ["-c", "trap '' XFSZ; ulimit -f 2000; exec \"$0\" \"$@\"", support::PROGRAM];
     config.program = "/bin/sh".into();
     config.args = limited.into_iter().map(OsString::from).chain(config.args).collect();
@@ -65,7 +67,7 @@ async fn a_write_that_the_system_refuses_ends_the_server_and_nothing_acknowledge
     for rows in [1_000, 60_000, 2_000, 60_000] {
         let first = clickhouse.server.pid().unwrap();
         let mut events = clickhouse.server.events();
-        // Sixty-four bytes that do not compress, each.
+        // Each row has 64 bytes that do not compress.
         let insert = format!(
             "INSERT INTO test.t SELECT number, randomPrintableASCII(64) FROM numbers({acknowledged}, {rows}) \
              SETTINGS max_block_size = 1000000, min_insert_block_size_rows = 1000000"
@@ -115,7 +117,7 @@ async fn stopping_lets_a_running_insert_finish() {
     run("CREATE DATABASE test ENGINE = Atomic").await;
     run("CREATE TABLE test.t (a UInt64) ENGINE = MergeTree ORDER BY a").await;
     let (rows, body) = futures::channel::mpsc::unbounded::<Result<bytes::Bytes, std::io::Error>>();
-    // More than is awaited before an insert begins.
+    // More than the server waits for before it begins an insert.
     rows.unbounded_send(Ok("1\n".repeat(200_000).into())).unwrap();
     let url = format!("{}/?query=INSERT+INTO+test.t+FORMAT+CSV", server.url());
     let insert = tokio::spawn(client.post(url).body(reqwest::Body::wrap_stream(body)).send());

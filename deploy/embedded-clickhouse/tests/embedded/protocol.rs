@@ -1,4 +1,4 @@
-//! The front speaks ClickHouse's HTTP protocol: what a client sees, down to codes and headers.
+//! The front speaks ClickHouse's HTTP protocol, down to codes and headers.
 
 use crate::support;
 use std::io::Write as _;
@@ -106,7 +106,7 @@ async fn nothing_of_a_request_reaches_the_next() {
     assert!(default.ends_with("\tdefault") && !default.starts_with('3') && !default.starts_with('5'), "{default}");
     let answer = clickhouse.post(&[], "SELECT * FROM temporary").await;
     assert_eq!(answer.headers()["x-clickhouse-exception-code"], "60");
-    // A quote in a value stays a value.
+    // A quote in a value does not end the value.
     let answer = clickhouse.post(
         &[("insert_deduplication_token", "it's \\ a, max_threads = '9'")],
         "SELECT getSetting('insert_deduplication_token')",
@@ -146,7 +146,7 @@ async fn answers_and_bodies_may_be_gzip() {
     let packed = answer.bytes().await.unwrap();
     let mut text = String::new();
     std::io::Read::read_to_string(&mut flate2::read::MultiGzDecoder::new(&packed[..]), &mut text).unwrap();
-    // The header comes once although the engine writes it with each of several blocks.
+    // The header comes once, although the engine writes it with every block.
     let expected: String =
         std::iter::once("number\n".to_owned()).chain((0..300_000).map(|n| format!("{n}\n"))).collect();
     assert!(text == expected, "the unpacked answer differs");
@@ -160,7 +160,8 @@ async fn what_unpacks_to_more_than_a_body_may_have_is_refused_in_little_memory()
     const MEMORY_BYTES_MAX: u64 = 256 << 20;
     let clickhouse = ClickHouse::start_with(&["--body-bytes-max", &BODY_BYTES_MAX.to_string()]).await;
     clickhouse.run(TABLE).await;
-    // Packed by the server itself, a megabyte at a time: such members, frames and blocks may follow each other.
+    // The server itself packs one megabyte. Packed members, frames and blocks may follow each other, so the test
+    // repeats it.
     let megabyte = "SELECT repeat('7', 1000000) FORMAT RawBLOB";
     let url = |parameters: &str| format!("{}/?{parameters}", clickhouse.url());
     let insert = "query=INSERT+INTO+test.t+FORMAT+CSV";
@@ -203,7 +204,7 @@ async fn an_error_in_the_middle_of_an_answer_is_no_end() {
     };
     let text = String::from_utf8_lossy(&text);
     assert!(text.contains("Code: 395. ") && text.ends_with(&format!(" {tag}\r\n__exception__\r\n")), "{error}");
-    // Held back to the end, the same error is an error.
+    // If the client lets the answer be held back to its end, the same error has an error's status.
     let answer = clickhouse.post(&[("wait_end_of_query", "1")], sql).await;
     assert_eq!(answer.headers()["x-clickhouse-exception-code"], "395");
 }
@@ -213,7 +214,7 @@ async fn a_query_ends_with_its_client() {
     let clickhouse = ClickHouse::start().await;
     let running = "SELECT count() FROM system.processes WHERE query LIKE '%' || 'numbers(1000000000000)'";
     for sql in [
-        // One streams for ever, one computes for ever before its first row.
+        // The first streams for ever. The second computes for ever before its first row.
         "SELECT number FROM numbers(1000000000000)",
         "SELECT sum(sipHash64(number)) FROM numbers(1000000000000)",
     ] {
@@ -241,7 +242,7 @@ async fn a_body_that_breaks_off_commits_nothing() {
     let clickhouse = ClickHouse::start().await;
     clickhouse.run(TABLE).await;
     let mut stream = tokio::net::TcpStream::connect(clickhouse.server.address()).await.unwrap();
-    // More than is awaited before an insert begins.
+    // More than the server waits for before it begins an insert.
     let rows = "1,a\n2,b\n".repeat(100_000);
     let head = format!(
         "POST /?query=INSERT+INTO+test.t+FORMAT+CSV HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n{rows}",
@@ -262,7 +263,7 @@ async fn a_body_that_breaks_off_commits_nothing() {
 async fn slow_queries_leave_inserts_their_places() {
     let clickhouse = ClickHouse::start_with(&["--queries-max", "1", "--waiting-max", "0"]).await;
     clickhouse.run(TABLE).await;
-    // With one place and nobody waiting, one of two queries at once is refused, in ClickHouse's words.
+    // There is one place, and nobody may wait. So one of two queries is refused, in ClickHouse's words.
     let slow = || {
         let request = clickhouse.http.post(clickhouse.url());
         tokio::spawn(request.body("SELECT sum(sipHash64(number)) FROM numbers(1000000000000)").send())
@@ -312,7 +313,7 @@ async fn a_password_is_asked_for() {
     for request in taken {
         assert_eq!(request.send().await.unwrap().text().await.unwrap(), "1\n");
     }
-    // Being asked whether one is alive needs no password.
+    // A ping needs no password.
     assert!(client.get(server.url() + "/ping").send().await.unwrap().status().is_success());
 }
 

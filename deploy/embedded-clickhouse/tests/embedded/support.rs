@@ -1,4 +1,4 @@
-//! What these tests share: a real engine from the user's cache, each test with a directory of its own.
+//! What these tests share. They use the real engine from the user's cache, and each has a directory of its own.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use headrace_local::clickhouse;
 use headrace_local::install::{Installer, Silent};
 use tempfile::TempDir;
 
-/// Far beyond what anything here takes; only a failing test waits that long.
+/// Far beyond what anything here takes. Only a failing test waits that long.
 pub(crate) const CEILING: Duration = Duration::from_secs(60);
 
 /// This crate's helper program.

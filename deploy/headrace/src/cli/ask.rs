@@ -1,4 +1,4 @@
-//! The commands that ask, send or look, and end.
+//! The arguments of the commands that do one thing and end: send, check, gaps, query.
 
 use std::path::PathBuf;
 
@@ -19,27 +19,28 @@ pub struct Send {
     /// The event kind: the value of X-GitHub-Event.
     #[arg(long, value_name = "NAME")]
     pub event: Option<String>,
-    /// The delivery GUID; a new one when it is not given. The same GUID again is the same event.
+    /// The delivery GUID. Without it, a new one. The same GUID again is the same event.
     #[arg(long, value_name = "GUID", conflicts_with = "examples")]
     pub delivery: Option<String>,
-    /// A folder of JSON bodies named `<event>.json`, `<event>.<anything>.json` or `<event>/<anything>.json`,
-    /// or the `index.json` of the npm package @octokit/webhooks-examples. GUIDs are made of the contents,
-    /// so that sending them again sends the same events.
+    /// A folder of JSON bodies named `<event>.json`, `<event>.<anything>.json` or `<event>/<anything>.json`, or the
+    /// `index.json` of the npm package @octokit/webhooks-examples. Each GUID is derived from the content, so sending a
+    /// body again sends the same event.
     #[arg(long, value_name = "DIR_OR_JSON")]
     pub examples: Option<PathBuf>,
-    /// The webhook's address; that of the running `up` when it is not given.
+    /// The webhook's address. Without it, that of the running `up`.
     #[arg(long)]
     pub url: Option<String>,
-    /// The webhook secret; that of the running `up` when it is not given.
+    /// The webhook secret. Without it, that of the running `up`.
     #[arg(long, env = "HEADRACE_WEBHOOK_SECRET", hide_env_values = true)]
     pub secret: Option<SecretString>,
-    /// The data directory of the `up` to send to. Without it: `$HEADRACE_DATA_DIR`, then ./headrace-data.
+    /// The data directory of the `up` that gets the bodies. Without it: `$HEADRACE_DATA_DIR`, then ./headrace-data.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// The installation to send to, by the name that `headrace context add` gave it; also `$HEADRACE_CONTEXT`.
+    /// The installation that gets the bodies, by the name that `headrace context add` gave it. Also
+    /// `$HEADRACE_CONTEXT`.
     #[arg(long, value_name = "NAME", conflicts_with = "data_dir")]
     pub context: Option<String>,
-    /// Write JSON, one object for each delivery.
+    /// Print JSON, one object for each delivery.
     #[arg(long)]
     pub json: bool,
 }
@@ -50,16 +51,16 @@ pub struct Check {
     /// Configuration.
     #[command(flatten)]
     pub config: ConfigFile,
-    /// Look only at what this role needs: its settings, its servers and its users of them. May be given several times.
+    /// Check only what this role needs: its settings, its servers, and its users on them. May be given several times.
     #[arg(long = "role", value_enum, value_name = "ROLE", conflicts_with = "up")]
     pub roles: Vec<Role>,
-    /// Take it as `headrace up` would, which starts the servers that it does not name.
+    /// Check the configuration for `headrace up`, which starts the servers that it does not name.
     #[arg(long, conflicts_with = "migrate")]
     pub up: bool,
     /// Also create and update the streams in NATS and the tables in ClickHouse.
     #[arg(long)]
     pub migrate: bool,
-    /// Write JSON, one object a line.
+    /// Print JSON, one object for each line.
     #[arg(long)]
     pub json: bool,
 }
@@ -67,23 +68,23 @@ pub struct Check {
 /// `headrace gaps`
 #[derive(Debug, Args)]
 pub struct Gaps {
-    /// Where NATS is, and the hooks that should have been looked after.
+    /// Where NATS is, and which hooks should have been checked.
     #[command(flatten)]
     pub place: Place,
-    /// Hours that began then or later: how long ago (`90m`, `24h`, `7d`), a day (`2026-01-31`, from midnight UTC), or
-    /// `2026-01-31T08:15:30Z`. At most seven days ago, which is also the default.
+    /// Show hours that began then or later: how long ago (`90m`, `24h`, `7d`), a day (`2026-01-31`, from midnight UTC),
+    /// or `2026-01-31T08:15:30Z`. At most seven days ago, which is also the default.
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     pub since: Option<Timestamp>,
-    /// Hours that began before then, in the same forms; before now when it is not given.
+    /// Show hours that began before then, in the same forms. Without it, until now.
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     pub until: Option<Timestamp>,
-    /// How `--since` was said before: so many hours ago.
+    /// The old form of `--since`: so many hours ago.
     #[arg(long, hide = true, conflicts_with = "since", value_parser = clap::value_parser!(u16).range(1..=168))]
     pub hours: Option<u16>,
-    /// Every hour, also those in which nothing was missed.
+    /// Show every hour, also those in which nothing was missed.
     #[arg(long)]
     pub all: bool,
-    /// Write JSON instead of a table, always with every hour.
+    /// Print JSON instead of a table, always with every hour.
     #[arg(long)]
     pub json: bool,
 }
@@ -97,14 +98,14 @@ pub struct Query {
     /// Which ClickHouse.
     #[command(flatten)]
     pub place: Place,
-    /// Output format of a statement without a FORMAT of its own; PrettyCompactMonoBlock for a terminal, else
+    /// The output format for a statement without FORMAT. Without it, PrettyCompactMonoBlock on a terminal, else
     /// TabSeparatedWithNames.
     #[arg(long, value_name = "NAME")]
     pub format: Option<String>,
-    /// One JSON object for each row, when the statement has no FORMAT of its own.
+    /// Print one JSON object for each row, if the statement has no FORMAT.
     #[arg(long, conflicts_with = "format")]
     pub json: bool,
-    /// Also allow statements that change something.
+    /// Also allow statements that change data.
     #[arg(long)]
     pub write: bool,
 }

@@ -1,4 +1,5 @@
-//! Whether a failure means that a server is away: it may answer the same command later, and no setting is to blame.
+//! Decides whether a failure means that a server is away. Then the same command may work later, and no setting is
+//! wrong.
 
 use std::error::Error;
 use std::fmt;
@@ -9,7 +10,7 @@ use headrace_runtime::certificate::Untrusted;
 
 use crate::installation::running::NotRunning;
 
-/// What the operating system says of a machine or a port at which nobody answers.
+/// The system's errors for a machine or a port that does not answer.
 const UNANSWERED: [ErrorKind; 6] = [
     ErrorKind::ConnectionRefused,
     ErrorKind::ConnectionReset,
@@ -19,12 +20,12 @@ const UNANSWERED: [ErrorKind; 6] = [
     ErrorKind::TimedOut,
 ];
 
-/// A server is away, as a command found that asked several.
+/// The error of a command that asked several servers and found one away.
 #[derive(Debug)]
 pub(crate) struct Away(String);
 
 impl Away {
-    /// As the error of that command.
+    /// Makes the error.
     pub(crate) fn error(message: impl Into<String>) -> anyhow::Error {
         Self(message.into()).into()
     }
@@ -38,8 +39,8 @@ impl fmt::Display for Away {
 
 impl Error for Away {}
 
-/// Whether `error` comes from a server that does not answer. One that refuses us, or whose certificate we refuse, does
-/// answer.
+/// Whether `error` comes from a server that does not answer. A refusal is an answer, also when we refuse the server's
+/// certificate.
 pub(crate) fn is_away(error: &anyhow::Error) -> bool {
     error.is::<NotRunning>() || (Untrusted::of(error).is_none() && error.chain().any(is_unanswered))
 }

@@ -10,7 +10,7 @@ use crate::installation::contexts;
 /// `headrace context`
 #[derive(Debug, Args)]
 pub struct Context {
-    /// What to do with the names.
+    /// The action.
     #[command(subcommand)]
     pub action: ContextAction,
 }
@@ -18,10 +18,10 @@ pub struct Context {
 /// What can be done with contexts.
 #[derive(Debug, Subcommand)]
 pub enum ContextAction {
-    /// Show all of them; the one in use has a star.
+    /// Show all names. The one in use has a star.
     #[command(after_help = format!("Example:\n  headrace context list\n\n{EXIT_CODES}"))]
     List {
-        /// Write JSON, one object a line.
+        /// Print JSON, one object for each line.
         #[arg(long)]
         json: bool,
     },
@@ -38,17 +38,17 @@ pub enum ContextAction {
         #[arg(long, value_name = "DIR")]
         data_dir: Option<PathBuf>,
     },
-    /// Ask this installation when a command names none. `up` and `run` do not heed it.
+    /// Use this installation for commands that name none. `up` and `run` ignore it.
     #[command(after_help = format!("Examples:\n  headrace context use live\n  headrace context use --none\n\n{EXIT_CODES}"))]
     Use {
         /// The name.
         #[arg(required_unless_present = "none", conflicts_with = "none")]
         name: Option<String>,
-        /// Use none any more.
+        /// Use no context any more.
         #[arg(long)]
         none: bool,
     },
-    /// Forget a name; nothing happens to the installation.
+    /// Forget a name. The installation itself does not change.
     #[command(after_help = format!("Example:\n  headrace context remove test\n\n{EXIT_CODES}"))]
     Remove {
         /// The name.

@@ -1,4 +1,4 @@
-//! `headrace dead`: which dead letters, and what to do with them.
+//! The arguments of `headrace dead`: which dead letters, and what to do with them.
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
@@ -8,13 +8,13 @@ use headrace_schemas::time::Timestamp;
 use super::place::Place;
 use super::{EXIT_CODES, time};
 
-/// What says which dead letters are meant. A limit does not: it says how many.
+/// The options that say which dead letters are meant. `--limit` only says how many.
 const FILTERS: [&str; 7] = ["component", "tenant", "reason", "event_id", "number", "since", "until"];
 
 /// `headrace dead`
 #[derive(Debug, Args)]
 pub struct Dead {
-    /// What to do with them.
+    /// The action.
     #[command(subcommand)]
     pub action: DeadAction,
 }
@@ -22,7 +22,7 @@ pub struct Dead {
 /// What can be done with dead letters.
 #[derive(Debug, Subcommand)]
 pub enum DeadAction {
-    /// Show what was given up, when, by which component and why: a line each, or how many.
+    /// Show what was given up, when, by which component and why: one line for each, or only how many.
     #[command(after_help = format!("Examples:\n  headrace dead list --reason malformed --since 24h\n  headrace dead list --counts --json\n\n{EXIT_CODES}"))]
     List {
         /// Where they are.
@@ -38,7 +38,7 @@ pub enum DeadAction {
         #[arg(long)]
         json: bool,
     },
-    /// Show one of them: its headers, and its body if asked for.
+    /// Show one dead letter: its headers, and with --payload its body.
     #[command(after_help = format!("Example:\n  headrace dead show 17 --payload\n\n{EXIT_CODES}"))]
     Show {
         /// Where it is.
@@ -47,15 +47,15 @@ pub enum DeadAction {
         /// Its number in `headrace dead list`.
         #[arg(value_name = "NUMBER")]
         sequence: u64,
-        /// Also show the body, which may hold what not everybody may see.
+        /// Also show the body. It may hold what not everybody may see.
         #[arg(long)]
         payload: bool,
         /// Write JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Send them through again. Rows and tickets are not made twice; SIEM receivers and files may see an
-    /// event again. What fails again comes back.
+    /// Send dead letters through again. Rows and tickets are not made twice, but SIEM receivers and files may get an
+    /// event again. What fails again becomes a dead letter again.
     #[command(after_help = format!("Examples:\n  headrace dead redrive --component clickhouse --dry-run\n  headrace dead redrive --number 17\n  headrace dead redrive --all\n\n{EXIT_CODES}"))]
     Redrive {
         /// Where they are.
@@ -64,17 +64,17 @@ pub enum DeadAction {
         /// Which of them.
         #[command(flatten)]
         selection: Selection,
-        /// Every dead letter that there is, up to --limit; without a filter it must be said.
+        /// All dead letters, up to --limit. Required if there is no filter.
         #[arg(long, conflicts_with_all = FILTERS)]
         all: bool,
-        /// Only show which.
+        /// Only show which dead letters are meant.
         #[arg(long)]
         dry_run: bool,
         /// Write JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Remove them for good.
+    /// Remove dead letters for good.
     #[command(after_help = format!("Examples:\n  headrace dead drop --reason malformed --until 30d --dry-run\n  headrace dead drop --number 17 --yes\n\n{EXIT_CODES}"))]
     Drop {
         /// Where they are.
@@ -83,16 +83,16 @@ pub enum DeadAction {
         /// Which of them.
         #[command(flatten)]
         selection: Selection,
-        /// Every dead letter that there is, up to --limit; without a filter it must be said.
+        /// All dead letters, up to --limit. Required if there is no filter.
         #[arg(long, conflicts_with_all = FILTERS)]
         all: bool,
-        /// Only show which.
+        /// Only show which dead letters are meant.
         #[arg(long)]
         dry_run: bool,
         /// Write JSON.
         #[arg(long)]
         json: bool,
-        /// Do it: nothing brings them back.
+        /// Confirm that they are to be removed. Nothing brings them back.
         #[arg(long, required_unless_present = "dry_run")]
         yes: bool,
     },
@@ -101,35 +101,35 @@ pub enum DeadAction {
 /// Which dead letters; all conditions must hold.
 #[derive(Debug, Args)]
 pub struct Selection {
-    /// Given up by this component: `normalize`, `clickhouse`, `splunk`, …
+    /// Only what this component gave up: `normalize`, `clickhouse`, `splunk`, …
     #[arg(long, value_name = "NAME")]
     pub component: Option<String>,
-    /// Of this tenant.
+    /// Only of this tenant.
     #[arg(long, value_name = "NAME")]
     pub tenant: Option<String>,
-    /// For this reason.
+    /// Only for this reason.
     #[arg(long, value_name = "CODE", value_parser = PossibleValuesParser::new(DeadReason::ALL.map(DeadReason::code)))]
     pub reason: Option<String>,
-    /// Of this event: `github:` and the delivery's GUID.
+    /// Only of this event: `github:` and the delivery's GUID.
     #[arg(long, value_name = "ID")]
     pub event_id: Option<String>,
-    /// With this number in `headrace dead list`.
+    /// Only the one with this number in `headrace dead list`.
     #[arg(long, value_name = "NUMBER")]
     pub number: Option<u64>,
-    /// Given up then or later: how long ago (`90m`, `24h`, `7d`), a day (`2026-01-31`, from midnight UTC), or
-    /// `2026-01-31T08:15:30Z`.
+    /// Only what was given up then or later: how long ago (`90m`, `24h`, `7d`), a day (`2026-01-31`, from midnight
+    /// UTC), or `2026-01-31T08:15:30Z`.
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     pub since: Option<Timestamp>,
-    /// Given up before then, in the same forms.
+    /// Only what was given up before then, in the same forms.
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     pub until: Option<Timestamp>,
-    /// At most so many, the oldest first.
+    /// At most this many, the oldest first.
     #[arg(long, value_name = "COUNT")]
     pub limit: Option<u64>,
 }
 
 impl Selection {
-    /// Whether anything is left out for what it is.
+    /// Whether any option besides the limit leaves dead letters out.
     pub(crate) const fn filters(&self) -> bool {
         self.component.is_some()
             || self.tenant.is_some()

@@ -9,18 +9,18 @@ use super::away::{Away, is_away};
 use crate::installation::surroundings::Unclear;
 use crate::process::stop::ForcedExit;
 
-/// It failed.
+/// The command failed.
 const FAILED: u8 = 1;
 /// The command line or the configuration is wrong.
 pub(crate) const USAGE: u8 = 2;
-/// The command did its work, and found that something is missing or had to leave something.
+/// The command did its work, but something is missing or had to be left.
 const MISSING: u8 = 3;
-/// A server is away; the same command may work later.
+/// A server is away. The same command may work later.
 const AWAY: u8 = 4;
-/// A second Ctrl-C ended it, with the number that a shell gives to a program that SIGINT ended.
+/// A second Ctrl-C ended the command. Shells give this number to a program that SIGINT ended.
 const AT_ONCE: u8 = 130;
 
-/// Something that was asked for is missing, or something is left that should not be.
+/// Something is missing, or had to be left.
 #[derive(Debug)]
 struct Missing(String);
 
@@ -32,12 +32,12 @@ impl fmt::Display for Missing {
 
 impl std::error::Error for Missing {}
 
-/// The error of a command that found that something is missing, or had to leave something.
+/// The error of a command that found something missing or had to leave something.
 pub(crate) fn missing(message: impl Into<String>) -> anyhow::Error {
     Missing(message.into()).into()
 }
 
-/// Prints why a command failed, and the exit code for it.
+/// Prints why a command failed, and returns its exit code.
 pub(crate) fn report(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     let code = code(&error);

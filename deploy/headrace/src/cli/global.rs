@@ -1,4 +1,4 @@
-//! What every command may be told: how much it says, and in which colours.
+//! The options of every command: how much it prints, and in which colours.
 
 use std::ffi::OsString;
 
@@ -11,18 +11,18 @@ const OPTION: &str = "--color";
 /// Options of every command.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct Global {
-    /// Say more on stderr, such as which configuration and which servers are meant; twice or three times for more.
+    /// Print more on stderr, such as which configuration and servers are used. Give it twice or three times for more.
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = HEADING)]
     pub verbose: u8,
-    /// Say less: warnings and errors only; twice for errors only.
+    /// Print less: only warnings and errors. Give it twice for errors only.
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = HEADING)]
     pub quiet: u8,
-    /// When to use colours; `auto` heeds NO_COLOR, CLICOLOR and CLICOLOR_FORCE.
+    /// When to use colours. `auto` obeys NO_COLOR, CLICOLOR and CLICOLOR_FORCE.
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t, help_heading = HEADING)]
     pub color: Color,
 }
 
-/// When colours are used.
+/// When to use colours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Color {
     /// On a terminal.
@@ -35,7 +35,7 @@ pub enum Color {
 }
 
 impl Global {
-    /// Which log lines are shown; `None` leaves that to the configuration.
+    /// Which log lines are shown. `None` leaves this to the configuration.
     pub(crate) fn filter(self) -> Option<&'static str> {
         match i16::from(self.verbose) - i16::from(self.quiet) {
             ..=-2 => Some("error"),
@@ -47,19 +47,19 @@ impl Global {
         }
     }
 
-    /// Whether more is to be said than usual.
+    /// Whether to print more than usual.
     pub(crate) const fn is_verbose(self) -> bool {
         self.verbose > self.quiet
     }
 
-    /// Whether less is to be said than usual.
+    /// Whether to print less than usual.
     pub(crate) const fn is_quiet(self) -> bool {
         self.quiet > self.verbose
     }
 }
 
-/// Settles whether help, errors and logs have colours. It looks before the command line is parsed, because what is said
-/// of a wrong one has colours too.
+/// Decides whether help, errors and logs have colours. It reads the arguments before they are parsed, because the error
+/// about a wrong one has colours too.
 pub(crate) fn settle_colors(arguments: &[OsString]) {
     color(arguments).write_global();
 }

@@ -1,7 +1,7 @@
-//! The command line: what each command may be told. What is done then is in `commands`.
+//! The command line: the arguments of each command. The module `commands` carries them out.
 //!
-//! [`Command`] has a line for each command, and a module of this one has its arguments. `place.rs` is how an
-//! installation is named, `time.rs` how a time is, `exit.rs` how a command ends.
+//! [`Command`] has a line for each command, and a module here has its arguments. `place.rs` says how to name an
+//! installation, `time.rs` how to write a time, `exit.rs` how a command ends.
 
 pub mod ask;
 pub(crate) mod away;
@@ -29,24 +29,24 @@ use self::shell::{Completions, Man};
 /// Version, commit and date; the build script finds them.
 const VERSION: &str = env!("HEADRACE_VERSION");
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 the command line or the configuration is wrong, 3 something \
-                          is missing or left, 4 a server is away.";
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 the command line or the configuration is wrong, 3 something \
+                          is missing or was left undone, 4 a server is away.";
 
-const GAPS_EXIT_CODES: &str = "Exit codes: 0 nothing is missing, 1 it cannot be told, 2 the command line or the configuration is \
+const GAPS_EXIT_CODES: &str = "Exit codes: 0 nothing is missing, 1 it is unknown, 2 the command line or the configuration is \
                                wrong, 3 deliveries are missing, 4 a server is away.";
 
-const REPLAY_EXIT_CODES: &str = "Exit codes: 0 done, 1 it failed, 2 the command line or the configuration is wrong, 3 deliveries \
-                                 cannot be computed that were no dead letters before, 4 a server is away.";
+const REPLAY_EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 the command line or the configuration is wrong, 3 deliveries \
+                                 cannot be computed that were not dead letters before, 4 a server is away.";
 
 /// GitHub security and audit events, from the webhook to ClickHouse, SIEM and tickets: nothing lost,
 /// nothing twice.
 #[derive(Debug, Parser)]
 #[command(name = "headrace", version = VERSION, after_help = EXIT_CODES, subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
-    /// How much is said.
+    /// How much is printed.
     #[command(flatten)]
     pub global: Global,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -66,38 +66,38 @@ pub enum Command {
     /// Validate the configuration and reach every server that it names.
     #[command(after_help = format!("Examples:\n  headrace check --config headrace.toml\n  headrace check --role ingest\n  headrace check --up --config headrace.toml\n\n{EXIT_CODES}"))]
     Check(Check),
-    /// Show what became of the deliveries that GitHub lists, by hook and hour: what was missed, what was
-    /// recovered, what is still missing.
+    /// Show what became of the deliveries that GitHub lists, by hook and hour: missed, recovered, still missing.
     #[command(after_help = format!("Examples:\n  headrace gaps --config headrace.toml\n  headrace gaps --json --since 24h\n\n{GAPS_EXIT_CODES}"))]
     Gaps(Gaps),
     /// Look at the events that were given up, send them through again, or remove them.
     #[command(after_help = format!("Examples:\n  headrace dead list --counts\n  headrace dead show 17 --payload\n  headrace dead redrive --component clickhouse --since 2h\n\n{EXIT_CODES}"))]
     Dead(Dead),
-    /// Send stored deliveries through the present rules and configuration again: their rows in ClickHouse are
-    /// replaced, or made anew in an empty one. Nothing else hears of it: no alert, no ticket, no SIEM.
-    /// Interrupted, the same command goes on.
+    /// Compute stored deliveries again with the present rules and configuration. Their rows in ClickHouse are replaced,
+    /// or added if they are absent. Nothing else gets them: no alert, no ticket, no SIEM. After an interruption, the
+    /// same command goes on.
     #[command(after_help = format!("Examples:\n  headrace replay --since 24h\n  headrace replay --since 7d --until 6d --tenant acme --into events_tried\n\n{REPLAY_EXIT_CODES}"))]
     Replay(Replay),
-    /// Ask ClickHouse: that of the running `up`, or of the configuration. It changes nothing without --write.
+    /// Send a statement to ClickHouse: that of the running `up`, or of the configuration. It changes nothing without
+    /// --write.
     #[command(after_help = format!("Examples:\n  headrace query 'SELECT * FROM headrace.events ORDER BY occurred_at DESC LIMIT 3 FORMAT Vertical'\n  headrace query --json 'SELECT id, severity FROM headrace.events LIMIT 3'\n  headrace query - < report.sql\n\n{EXIT_CODES}"))]
     Query(Query),
-    /// Give installations names, which every command takes with --context.
+    /// Give names to installations. Every command takes such a name with --context.
     #[command(after_help = format!("Examples:\n  headrace context add live --config /etc/headrace/headrace.toml\n  headrace context use live\n  headrace dead list --context live\n\n{EXIT_CODES}"))]
     Context(Context),
     /// Print the reference of the configuration: a TOML file with every setting, its meaning, range and default.
     #[command(after_help = format!("Examples:\n  headrace config > headrace.toml\n  headrace config --schema > headrace.schema.json\n\nWith `#:schema ./headrace.schema.json` as its first line, editors check and complete headrace.toml.\n\n{EXIT_CODES}"))]
     Config {
-        /// Print the JSON Schema instead, by which editors check and complete the file.
+        /// Print the JSON Schema instead. Editors use it to check and complete the file.
         #[arg(long)]
         schema: bool,
     },
-    /// Run the embedded ClickHouse as a server of its own, speaking ClickHouse's HTTP protocol.
+    /// Run the embedded ClickHouse as a server of its own. It speaks ClickHouse's HTTP protocol.
     #[command(after_help = format!("Example:\n  headrace clickhouse --data-dir ./clickhouse --listen 127.0.0.1:8123\n\n{EXIT_CODES}"))]
     Clickhouse(Clickhouse),
-    /// Print what a shell needs to complete this command line.
+    /// Print the script with which a shell completes this command line.
     #[command(after_help = format!("Examples:\n  headrace completions bash > ~/.local/share/bash-completion/completions/headrace\n  headrace completions fish > ~/.config/fish/completions/headrace.fish\n\n{EXIT_CODES}"))]
     Completions(Completions),
-    /// Print the manual, or write a page for each command into a directory.
+    /// Print the manual, or write one page for each command into a directory.
     #[command(after_help = format!("Examples:\n  headrace man | man -l -\n  headrace man ~/.local/share/man/man1\n\n{EXIT_CODES}"))]
     Man(Man),
 }

@@ -1,4 +1,4 @@
-//! How a command is told which installation it is about; [`crate::installation::locate`] finds it.
+//! The options that name an installation. [`crate::installation::locate`] finds it.
 
 use std::path::{Path, PathBuf};
 
@@ -10,12 +10,12 @@ use crate::installation::surroundings::Surroundings;
 /// Where the configuration is.
 #[derive(Clone, Debug, Args)]
 pub struct ConfigFile {
-    /// Configuration file; `headrace config` prints one to begin with. Without it: `$HEADRACE_CONFIG`, then
+    /// Configuration file. `headrace config` prints one to begin with. Without it: `$HEADRACE_CONFIG`, then
     /// ./headrace.toml, then headrace/headrace.toml in `$XDG_CONFIG_HOME` or ~/.config. Environment variables such as
-    /// `HEADRACE__NATS__URL` override what is in it.
+    /// `HEADRACE__NATS__URL` override the file.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The installation that `headrace context add` gave this name; also `$HEADRACE_CONTEXT`.
+    /// The installation, by the name that `headrace context add` gave it. Also `$HEADRACE_CONTEXT`.
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
     pub context: Option<String>,
 }
@@ -26,14 +26,14 @@ pub struct Place {
     /// Configuration.
     #[command(flatten)]
     pub config: ConfigFile,
-    /// The data directory of a running `up`, which is asked for the servers that the configuration does not name.
-    /// Without it: `$HEADRACE_DATA_DIR`, then ./headrace-data.
+    /// The data directory of a running `up`. The command uses the servers of that `up` where the configuration names
+    /// none. Without it: `$HEADRACE_DATA_DIR`, then ./headrace-data.
     #[arg(long, value_name = "DIR", conflicts_with = "context")]
     pub data_dir: Option<PathBuf>,
 }
 
 impl ConfigFile {
-    /// The installation that is meant, by a command that has no data directory.
+    /// The installation that a command without a data directory means.
     pub(crate) fn locate(&self, purpose: Purpose) -> anyhow::Result<Located> {
         self.locate_with(None, purpose)
     }
@@ -46,7 +46,7 @@ impl ConfigFile {
 }
 
 impl Place {
-    /// The installation that is asked.
+    /// The installation that a command asks.
     pub(crate) fn locate(&self) -> anyhow::Result<Located> {
         self.config.locate_with(self.data_dir.as_deref(), Purpose::Ask)
     }

@@ -1,5 +1,5 @@
-//! Foreign text for a terminal: what came from outside must not move the cursor, change colours or turn
-//! the direction of writing.
+//! Makes foreign text safe for a terminal. Text from outside must not move the cursor, change colours or turn the
+//! direction of writing.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ pub(crate) fn line(text: &str) -> Cow<'_, str> {
     escape(text, |_| false)
 }
 
-/// The same for a text of several lines.
+/// The same for a text of several lines: line breaks and tabs stay.
 pub(crate) fn lines(text: &str) -> Cow<'_, str> {
     escape(text, |char| matches!(char, '\n' | '\t'))
 }

@@ -1,4 +1,4 @@
-//! What shells and `man` want to know of the command line.
+//! The arguments of `headrace completions` and `headrace man`.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use clap_complete::Shell;
 /// `headrace completions`
 #[derive(Debug, Args)]
 pub struct Completions {
-    /// Which shell.
+    /// The shell.
     #[arg(value_enum)]
     pub shell: Shell,
 }
@@ -16,8 +16,7 @@ pub struct Completions {
 /// `headrace man`
 #[derive(Debug, Args)]
 pub struct Man {
-    /// Write a page for each command into this directory, which must exist; without it, the page of `headrace` to
-    /// stdout.
+    /// Write a page for each command into this directory, which must exist. Without it, print the page of `headrace`.
     #[arg(value_name = "DIR")]
     pub directory: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! Points and windows of time on the command line: one way to write them for every command.
+//! Times on the command line. All commands read them in the same forms.
 
 use std::time::Duration;
 
@@ -37,10 +37,10 @@ fn day(text: &str) -> Option<Timestamp> {
     if is_day { Timestamp::parse(&format!("{text}T00:00:00Z")) } else { None }
 }
 
-/// Makes sure that a window has a length.
+/// Makes sure that a window ends after it begins.
 ///
 /// # Errors
-/// Of the command line, when it ends before it begins.
+/// An error of the command line if it does not.
 pub(crate) fn ensure_window(since: Timestamp, until: Timestamp) -> Result<(), clap::Error> {
     if since < until {
         return Ok(());
@@ -48,7 +48,7 @@ pub(crate) fn ensure_window(since: Timestamp, until: Timestamp) -> Result<(), cl
     Err(wrong(&format!("expected --since before --until, found {since} and {until}")))
 }
 
-/// The error of a time that cannot be meant.
+/// The error of the command line for a wrong time.
 pub(crate) fn wrong(problem: &str) -> clap::Error {
     Cli::command().error(ErrorKind::ValueValidation, problem)
 }
@@ -56,9 +56,9 @@ pub(crate) fn wrong(problem: &str) -> clap::Error {
 /// A point in time as an argument, with its text.
 #[derive(Clone, Debug)]
 pub struct TimeArgument {
-    /// As it stands on the command line.
+    /// The text on the command line.
     pub text: String,
-    /// What it meant when it was read.
+    /// The time that the text meant when it was read.
     pub at: Timestamp,
 }
 

@@ -1,7 +1,7 @@
-//! `headrace check`: is the configuration right, and does every server that it names answer?
+//! `headrace check`: validates the configuration and asks every server that it names.
 //!
-//! With `--role` it looks at what this role needs and at nothing else, with `--up` at a configuration that leaves the
-//! servers to `headrace up`.
+//! With `--role`, it checks only what this role needs. With `--up`, the configuration may leave the servers to
+//! `headrace up`.
 
 use std::io::{self, Write as _};
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::installation::locate::Purpose;
 use crate::nats::connections::{Brokers, connect_admin, connect_first};
 use crate::role::{ALL_ROLES, Role};
 
-/// Longest time for one server.
+/// How long one server may take.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) async fn check(arguments: Check) -> anyhow::Result<()> {
@@ -39,12 +39,12 @@ pub(crate) async fn check(arguments: Check) -> anyhow::Result<()> {
     for respelt in config.tenants.respelt() {
         report.warn("tenants", &respelt.to_string())?;
     }
-    // On the heap: it holds a client of every server.
+    // Boxed, because the future holds a client of every server.
     Box::pin(servers(&config, &arguments, &roles, &mut report)).await?;
     report.end()
 }
 
-/// What lacks a broker is most often meant for `up`.
+/// A configuration without a broker is most often meant for `up`.
 fn hint(problems: &Problems, arguments: &Check) {
     if !arguments.up && problems.iter().any(|problem| problem.path == "nats.url") {
         eprintln!(
@@ -53,10 +53,10 @@ fn hint(problems: &Problems, arguments: &Check) {
     }
 }
 
-/// What was found of one server.
+/// The result for one server.
 enum Found {
     Well,
-    /// It is not there yet, and need not be.
+    /// It does not exist yet and need not.
     Later(&'static str),
     Wrong(Problem),
 }
@@ -91,17 +91,17 @@ impl From<Result<(), Problem>> for Found {
     }
 }
 
-/// Tells what is found as it is found, and sums it up.
+/// Prints each result at once, and counts the failures.
 struct Report {
     json: bool,
     /// Servers that cannot be used.
     failed: u32,
-    /// Those among them that answered, or whose settings are wrong.
+    /// Those of the failed ones that answered, or whose settings are wrong.
     refused: u32,
 }
 
 impl Report {
-    /// Tells of what works, and may not be what was meant.
+    /// Reports something that works but may not be intended.
     fn warn(&self, name: &str, text: &str) -> io::Result<()> {
         let mut out = io::stdout();
         if self.json {
@@ -129,7 +129,7 @@ impl Report {
         }
     }
 
-    /// Looks at one server.
+    /// Checks one server.
     async fn of<P: Into<Problem>>(&mut self, name: &str, check: impl Future<Output = Result<(), P>>) -> io::Result<()> {
         let found = match timeout(SERVER_TIMEOUT, check).await {
             Ok(result) => result.map_err(Into::into),
@@ -148,7 +148,7 @@ impl Report {
     }
 }
 
-/// Looks at every server that `roles` need.
+/// Checks every server that `roles` need.
 async fn servers(config: &Config, arguments: &Check, roles: &[Role], report: &mut Report) -> anyhow::Result<()> {
     if arguments.up && config.nats.url.is_empty() {
         report.tell("nats", &Found::Later("`headrace up` starts it"))?;
@@ -179,7 +179,7 @@ async fn nats(config: &Config, arguments: &Check) -> anyhow::Result<()> {
     } else if arguments.roles.is_empty() {
         connect_first(config, "headrace-check").await?
     } else {
-        // With a user for each role, each must be let in.
+        // If each role has a user of its own, each user must be let in.
         Brokers::connect(config, &arguments.roles, "headrace-check").await?.first().clone()
     };
     broker.jetstream_answers().await?;

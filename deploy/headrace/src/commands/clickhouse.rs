@@ -17,8 +17,8 @@ use crate::installation::private;
 use crate::process::stop::stop_signal;
 use crate::process::telemetry;
 
-/// Serves until it is told to stop. To be called before this process has a second thread: what it takes from itself, only
-/// threads that begin later do without.
+/// Serves until it is told to stop. Call it before this process has a second thread: only threads that start later are
+/// confined.
 pub(crate) fn serve(arguments: Clickhouse, global: Global) -> anyhow::Result<()> {
     telemetry::install(&Log::default(), global.filter())?;
     let password = arguments.password_file.as_deref().map(password).transpose()?;

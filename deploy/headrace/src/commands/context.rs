@@ -28,7 +28,7 @@ pub(crate) fn context(arguments: Context) -> anyhow::Result<()> {
         }
         ContextAction::Use { name: Some(name), .. } => {
             let named = contexts.get(&name)?;
-            let told = format!("commands that name no installation ask `{name}`: {}", shown(&named));
+            let told = format!("commands that name no installation now use `{name}`: {}", shown(&named));
             contexts.current = Some(name);
             told
         }
@@ -49,10 +49,12 @@ pub(crate) fn context(arguments: Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A path that means the same wherever a command is called.
+/// An absolute path, so that it means the same in every directory.
 fn absolute(path: Option<PathBuf>) -> anyhow::Result<Option<PathBuf>> {
-    path.map(|path| std::path::absolute(&path).with_context(|| format!("cannot tell where {} is", path.display())))
-        .transpose()
+    path.map(|path| {
+        std::path::absolute(&path).with_context(|| format!("cannot make the path {} absolute", path.display()))
+    })
+    .transpose()
 }
 
 fn list(contexts: &Contexts, json: bool) -> anyhow::Result<()> {

@@ -1,7 +1,7 @@
-//! `headrace dead`: what was given up, shown, sent through again, removed.
+//! `headrace dead`: shows what was given up, sends it through again, removes it.
 //!
-//! It reads DEAD page by page and writes as it reads: memory is bounded whatever is in there. All that it
-//! does to a dead letter is [`headrace_runtime::settle::dead_letters`]'s.
+//! It reads DEAD page by page and prints as it reads, so memory is bounded however much DEAD holds.
+//! [`headrace_runtime::settle::dead_letters`] does everything that happens to a dead letter.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Write};
@@ -26,9 +26,9 @@ use crate::config;
 use crate::installation::running;
 use crate::nats::connections::connect_admin;
 
-/// Kinds of dead letters counted apart; there are a few dozen unless somebody else writes to DEAD.
+/// How many kinds of dead letters are counted separately. There are a few dozen, unless somebody else writes to DEAD.
 const COUNTS_MAX: usize = 1_000;
-/// Parts of the names of headers whose values are not shown.
+/// The value of a header is not shown if its name contains one of these.
 const HIDDEN: [&str; 6] = ["signature", "authorization", "token", "secret", "password", "cookie"];
 
 pub(crate) async fn dead(arguments: Dead, global: Global) -> anyhow::Result<()> {
@@ -70,7 +70,7 @@ pub(crate) async fn dead(arguments: Dead, global: Global) -> anyhow::Result<()> 
         }
     };
     match done {
-        // Whoever reads our output has seen enough, as `head` does.
+        // The reader of our output has seen enough, such as `head`.
         Err(error) if error.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == ErrorKind::BrokenPipe) => {
             Ok(())
         }
@@ -78,7 +78,7 @@ pub(crate) async fn dead(arguments: Dead, global: Global) -> anyhow::Result<()> 
     }
 }
 
-/// Makes sure that it was said which dead letters are meant: a forgotten filter would mean all of them.
+/// Refuses a command without filters and without `--all`: a forgotten filter would mean all dead letters.
 fn ensure_meant(selection: &Selection, all: bool) -> anyhow::Result<()> {
     if !all && !selection.filters() {
         let problem = "expected which dead letters, such as --component or --number, or --all for every one; --dry-run shows \
@@ -95,7 +95,7 @@ fn ensure_window(selection: &Selection) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes sure that the one dead letter that was named is among the `found`.
+/// Fails if `--number` names a dead letter that was not found.
 fn ensure_found(selection: &Selection, found: u64) -> anyhow::Result<()> {
     match selection.number {
         Some(number) if found == 0 => Err(no_dead_letter(number)),
@@ -118,14 +118,14 @@ async fn open(place: &Place) -> anyhow::Result<(DeadLetters, Target)> {
             "expected the address of a NATS server: name a configuration with `nats.url`, or the --data-dir of a \
              running `headrace up`",
         )?;
-        config.nats.reach(&ready.nats.context("the running process tells of no NATS server")?);
+        config.nats.reach(&ready.nats.context("the ready file of the running process names no NATS server")?);
     }
     let dead_letters = DeadLetters::open(&connect_admin(&config, "headrace-dead").await?).await?;
     let nats = redact_url(&config.nats.url);
     Ok((dead_letters, Target { nats, config: located.config, data_dir: is_of_up.then_some(located.data_dir) }))
 }
 
-/// The dead letters that a selection means, one after the other.
+/// Reads the dead letters of a selection one by one.
 struct Selected {
     reader: Reader,
     page: std::vec::IntoIter<DeadLetter>,
@@ -163,7 +163,7 @@ impl Selected {
     }
 }
 
-/// Returns how many there are.
+/// Prints the dead letters, and returns how many there are.
 async fn list(dead_letters: &DeadLetters, selection: &Selection, json: bool) -> anyhow::Result<u64> {
     let mut selected = Selected::of(dead_letters, selection).await?;
     let (mut out, mut listed) = (io::stdout(), 0_u64);
@@ -264,13 +264,13 @@ async fn remove(dead_letters: &DeadLetters, target: &Target, selection: &Selecti
     ensure_found(selection, removed)
 }
 
-/// Writes what was done, for a program or for a person.
+/// Prints what was done, for a program or for a person.
 fn tell(done: &Value, json: bool, text: &str) -> io::Result<()> {
     let mut out = io::stdout();
     if json { writeln!(out, "{done}") } else { writeln!(out, "{text}") }
 }
 
-/// What a line of `list` tells.
+/// The fields that a line of `list` shows.
 fn summary(dead_letter: &DeadLetter) -> Map<String, Value> {
     let text = |name: &str| Value::from(dead_letter.header(name));
     let number = |name: &str| Value::from(dead_letter.header(name).parse::<u64>().ok());
@@ -291,7 +291,7 @@ fn summary(dead_letter: &DeadLetter) -> Map<String, Value> {
     pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// Names and values of the headers, sorted; none of the broker's own, and no secret.
+/// Names and values of the headers, sorted, without the broker's own and without secrets.
 fn headers(dead_letter: &DeadLetter) -> BTreeMap<String, String> {
     let mut shown = BTreeMap::new();
     for (name, values) in dead_letter.headers.iter() {
@@ -337,7 +337,7 @@ fn show_json(dead_letter: &DeadLetter, body: Option<Bytes>) -> anyhow::Result<()
     Ok(())
 }
 
-/// A body as text: records as JSON, all else as it is.
+/// A body as text: Avro records as JSON, everything else as it is.
 fn readable(body: &[u8]) -> anyhow::Result<String> {
     if let Ok(event) = codec::decode::<Event>(body) {
         return Ok(serde_json::to_string_pretty(&event)?);

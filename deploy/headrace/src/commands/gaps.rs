@@ -1,4 +1,4 @@
-//! `headrace gaps`: the proofs of what arrived, as a table or as JSON.
+//! `headrace gaps`: prints the proofs of what arrived, as a table or as JSON.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::installation::running;
 use crate::nats::connections::connect_admin;
 
 const HOUR: Duration = Duration::from_secs(3_600);
-/// How far back the proofs are read.
+/// How far back the command reads proofs.
 const WINDOW_MAX: Duration = Duration::from_secs(168 * 3_600);
 
 pub(crate) async fn gaps(arguments: Gaps) -> anyhow::Result<()> {
@@ -42,8 +42,8 @@ fn since(arguments: &Gaps) -> anyhow::Result<Timestamp> {
     let now = Timestamp::now();
     let hours = arguments.hours.map(|hours| HOUR * u32::from(hours));
     let since = arguments.since.unwrap_or_else(|| now.minus(hours.unwrap_or(WINDOW_MAX)));
-    // Whoever asks for more must not be told that nothing is missing there. The hour under way makes up for what the
-    // clock has gone on since the command line was read.
+    // Older proofs are not read, so a larger window must not look as if nothing were missing in it. One hour is added,
+    // because the clock has gone on since the command line was read.
     if since < now.minus(WINDOW_MAX + HOUR) {
         let problem = format!("expected --since within the past seven days, found {since}; older proofs are not read");
         return Err(time::wrong(&problem).into());
@@ -62,25 +62,28 @@ fn keep_until(report: &mut Report, until: Option<Timestamp>) {
     }
 }
 
-/// Where the NATS server of the running `up` is.
+/// The address of the running `up`'s NATS server.
 fn running_nats(data_dir: &Named) -> anyhow::Result<String> {
     let ready = running::of(data_dir).context(
         "expected `nats.url` in the configuration, or a running `headrace up`; give --config, or name its --data-dir",
     )?;
-    ready.nats.context("the running process tells no NATS server")
+    ready.nats.context("the ready file of the running process names no NATS server")
 }
 
 async fn read(config: &Config) -> anyhow::Result<Report> {
     let broker = connect_admin(config, "headrace gaps").await?;
     let store = StateStore::open_recovery(&broker).await.context("is `headrace run` or `headrace up` set up there?")?;
-    // A hook that is no longer configured is nobody's concern.
+    // Leave out hooks that are no longer configured.
     let wanted = config.recover.as_ref().map(hook_names).unwrap_or_default();
     Report::load(&store, &wanted).await
 }
 
-/// Whether everything arrived, as far as can be told.
+/// Fails unless every hook was checked and nothing is missing.
 fn ensure_complete(report: &Report) -> anyhow::Result<()> {
-    anyhow::ensure!(!report.hooks.is_empty(), "no hook has been looked after; configure `[recover]` and run the role");
+    anyhow::ensure!(
+        !report.hooks.is_empty(),
+        "no hook has been checked; configure `[recover]` and run the role `recover`"
+    );
     let missing: u64 = report.hooks.iter().map(|hook| hook.total.missing).sum();
     if missing > 0 {
         return Err(exit::missing(format!("{missing} deliveries are missing")));
@@ -91,7 +94,7 @@ fn ensure_complete(report: &Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Why a hook's numbers prove nothing, if they do not.
+/// The reason why a hook's numbers prove nothing, if there is one.
 fn doubt(hook: &HookReport, now: Timestamp) -> Option<String> {
     if let Some(problem) = &hook.problem {
         return Some(problem.clone());
@@ -105,7 +108,7 @@ fn doubt(hook: &HookReport, now: Timestamp) -> Option<String> {
     }
 }
 
-/// A time as people read it, in UTC.
+/// A time in UTC, to the minute, for people.
 fn minute(at: Timestamp) -> String {
     at.to_string()[..16].replace('T', " ")
 }

@@ -1,4 +1,4 @@
-//! The commands, one module each: what it is asked for comes from [`crate::cli`].
+//! The commands, one module each. Their arguments come from [`crate::cli`].
 
 pub(crate) mod check;
 pub(crate) mod clickhouse;

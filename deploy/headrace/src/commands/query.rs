@@ -1,7 +1,7 @@
-//! `headrace query`: one statement to ClickHouse, and its answer on stdout.
+//! `headrace query`: sends one statement to ClickHouse and prints its answer.
 //!
-//! A person who looks at events should need neither the password nor a client. It asks and changes nothing, unless
-//! told `--write`.
+//! A person who looks at events should need neither the password nor a client. Without `--write`, no statement may
+//! change anything.
 
 use std::io::{self, ErrorKind, IsTerminal as _, Read as _, Write as _};
 use std::time::Duration;
@@ -17,13 +17,13 @@ use crate::config;
 use crate::installation::data_dir::{CLICKHOUSE_READER, CLICKHOUSE_READER_PASSWORD};
 use crate::installation::{kept, running};
 
-/// How long the server may take to accept the connection. A statement itself may take as long as it takes.
+/// How long the server may take to accept the connection. The statement itself has no limit.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// What a terminal shows when the statement names no format.
+/// The format for a terminal, if the statement names none.
 const TERMINAL_FORMAT: &str = "PrettyCompactMonoBlock";
-/// What a program reads when the statement names no format.
+/// The format for a program, if the statement names none.
 const PROGRAM_FORMAT: &str = "TabSeparatedWithNames";
-/// What `--json` asks for.
+/// The format for `--json`.
 const JSON_FORMAT: &str = "JSONEachRow";
 
 pub(crate) async fn query(arguments: Query) -> anyhow::Result<()> {
@@ -38,7 +38,7 @@ pub(crate) async fn query(arguments: Query) -> anyhow::Result<()> {
     };
     let answer = ask(server, sql, format, arguments.write).await?;
     match print(answer, terminal).await {
-        // Whoever reads our output has seen enough, as `head` does.
+        // The reader of our output has seen enough, such as `head`.
         Err(error) if error.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == ErrorKind::BrokenPipe) => {
             Ok(())
         }
@@ -69,13 +69,13 @@ fn server(arguments: &Query) -> anyhow::Result<Access> {
             "expected `sinks.clickhouse.url` in the configuration, or a running `headrace up`; give --config, or name \
              its --data-dir",
         )?;
-        clickhouse.url = ready.clickhouse.context("the running process tells of no ClickHouse")?;
+        clickhouse.url = ready.clickhouse.context("the ready file of the running process names no ClickHouse")?;
     }
     let access = clickhouse.access();
     if !is_own || arguments.write {
         return Ok(access);
     }
-    // On the server of an `up` who only asks has places of its own: a slow question keeps no sink waiting.
+    // On the server of an `up`, use the user `reader`. It has places of its own, so a slow statement delays no sink.
     match kept::read_to_string(&located.data_dir, CLICKHOUSE_READER_PASSWORD)? {
         Some(password) => {
             Ok(Access { user: CLICKHOUSE_READER.to_owned(), password: Secret::new(password.trim()), ..access })
@@ -87,12 +87,12 @@ fn server(arguments: &Query) -> anyhow::Result<Access> {
 async fn ask(access: Access, sql: String, format: &str, write: bool) -> anyhow::Result<Response> {
     let client = Client::builder().connect_timeout(CONNECT_TIMEOUT).build().context("cannot set up an HTTP client")?;
     let Access { url: address, user, password } = access;
-    // The parser's words may hold a password.
+    // The parser's error is left out, because it may hold a password.
     let mut url =
         Url::parse(&address).ok().context("expected a URL in `sinks.clickhouse.url`, found something else")?;
     url.query_pairs_mut().append_pair("default_format", format);
     if !write {
-        // 2: nothing may be changed but settings of the statement itself.
+        // Level 2: the statement may change only its own settings.
         url.query_pairs_mut().append_pair("readonly", "2");
     }
     let request =
@@ -130,15 +130,15 @@ async fn print(mut answer: Response, terminal: bool) -> anyhow::Result<()> {
     Ok(output.flush()?)
 }
 
-/// Text in UTF-8 without what would steer a terminal: it holds what strangers wrote.
+/// Removes what would control a terminal from text in UTF-8, because strangers wrote some of it.
 #[derive(Default)]
 struct Clean {
-    /// Half of a character that may be a control.
+    /// The last byte may be the first half of a control character.
     pending: bool,
 }
 
 impl Clean {
-    /// The first byte of U+0080 to U+00BF, of which the first half are controls.
+    /// The first byte of U+0080 to U+00BF. The first half of these are control characters.
     const LATIN: u8 = 0xC2;
 
     fn piece(&mut self, text: &[u8]) -> Vec<u8> {

@@ -44,16 +44,16 @@ pub(crate) async fn run(arguments: Run, global: Global) -> anyhow::Result<()> {
         told = tell(&process, &config, &roles, &ready_files) => told,
         () = stop.signalled() => Ok(()),
     };
-    // First of all: whoever reads them now would find nobody in a moment.
+    // Remove the ready files first, because soon nobody answers at their addresses.
     drop(ready_files);
-    // Why it ended matters more than how.
+    // The first error counts: why the process ended matters more than how.
     let ended = stop.end(process.stop(config.shutdown.grace())).await;
     told.and(ended)
 }
 
-/// Tells that everything answers that must, and then waits for ever.
+/// Writes the ready files once everything that must answers, and then waits for ever.
 async fn tell(process: &Process, config: &Config, roles: &[Role], ready_files: &ReadyFiles) -> anyhow::Result<()> {
-    // A broker that is away for long is no reason to end: this process works as soon as it is back.
+    // Wait without a limit: this process works as soon as the broker is back.
     let away = until_ready(process, Awaited { own: &[], within: None }).await?;
     ready_files.write(&Ready {
         gateway: process.gateway.map(|address| format!("http://{address}")),

@@ -1,4 +1,4 @@
-//! `headrace send`: bodies, signed as GitHub signs them.
+//! `headrace send`: signs bodies as GitHub does and posts them.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,7 +34,7 @@ struct Kind {
     examples: Vec<Box<RawValue>>,
 }
 
-/// GUIDs of examples are made in this name space: any fixed UUID will do.
+/// The name space for the GUIDs of examples. Any fixed UUID would do.
 const EXAMPLES: Uuid = Uuid::from_u128(0x6a1f_5a0e_51b8_4d5e_9d3c_4865_6164_7261);
 
 pub(crate) async fn send(arguments: Send) -> anyhow::Result<()> {
@@ -67,9 +67,9 @@ pub(crate) async fn send(arguments: Send) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What became of a delivery, for programs.
+/// The outcome of a delivery, for programs.
 fn told(delivery: &Delivery, outcome: &str, status: StatusCode, answer: &str) -> Value {
-    // A proxy in between may answer anything.
+    // A proxy between us and the gateway may answer with anything.
     let answer = serde_json::from_str(answer).unwrap_or_else(|_| Value::from(answer.trim()));
     json!({
         "event": delivery.event,
@@ -93,7 +93,7 @@ fn destination(arguments: &Send) -> anyhow::Result<(String, SecretString)> {
     let located = locate(&request, &Surroundings::of_this_process())?;
     if let (Some(Named { by: NamedBy::Context(name), .. }), NamedBy::Default) = (&located.config, &located.data_dir.by)
     {
-        // The default directory would be another installation.
+        // Without this check, the default directory would be used, which is another installation.
         let problem = format!(
             "expected the data directory of a running `headrace up`, found only a configuration in the context `{name}`; \
              name a --data-dir, or give --url and --secret"
@@ -118,7 +118,7 @@ fn deliveries(arguments: &Send) -> anyhow::Result<Vec<Delivery>> {
     let file = arguments.file.as_ref().context("expected a FILE or --examples")?;
     let event = arguments.event.clone().context("expected --event with the event kind")?;
     let body = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    // Version 1, as GitHub's own: its time tells whether it may be a repetition.
+    // Version 1, like GitHub's own: its time tells the gateway whether the delivery may be a duplicate.
     let guid = arguments.delivery.clone().unwrap_or_else(|| Uuid::now_v1(&rand::random()).to_string());
     Ok(vec![Delivery { event, guid, body }])
 }

@@ -1,4 +1,4 @@
-//! `headrace completions` and `headrace man`: both are made of the command line's own description.
+//! `headrace completions` and `headrace man`. Both are generated from the definition of the command line.
 
 use std::fs::{self, Permissions};
 use std::io::{self, Write as _};
@@ -12,13 +12,12 @@ use clap_mangen::Man as Page;
 use crate::cli::Cli;
 use crate::cli::shell::{Completions, Man};
 
-/// How the program is called.
 const PROGRAM: &str = "headrace";
-/// Manuals are for every account of a machine, whatever else this process makes.
+/// Every account of a machine may read manuals, unlike other files of this process.
 const PAGE_MODE: u32 = 0o644;
 
 pub(crate) fn completions(arguments: &Completions) -> anyhow::Result<()> {
-    // Written in one piece: a generator that writes to a closed pipe panics.
+    // Print the script in one piece, because the generator would panic when it writes to a closed pipe.
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut Cli::command(), PROGRAM, &mut script);
     print(&script)
@@ -27,12 +26,12 @@ pub(crate) fn completions(arguments: &Completions) -> anyhow::Result<()> {
 pub(crate) fn man(arguments: &Man) -> anyhow::Result<()> {
     let mut command = Cli::command().disable_help_subcommand(true);
     let Some(directory) = &arguments.directory else { return print(&page(&Page::new(command))?) };
-    // Gives each command the name of its page, such as `headrace-dead-list`.
+    // After this, each command has the name of its page, such as `headrace-dead-list`.
     command.build();
     write(&command, directory)
 }
 
-/// Writes the pages of `command` and of all below it.
+/// Writes the pages of `command` and of all its subcommands.
 fn write(command: &Command, directory: &Path) -> anyhow::Result<()> {
     for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
         write(below, directory)?;
@@ -52,7 +51,7 @@ fn page(man: &Page) -> anyhow::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Whoever reads our output may have seen enough, as `head` does.
+/// Prints `text`. A closed pipe is no error: its reader, such as `head`, has seen enough.
 fn print(text: &[u8]) -> anyhow::Result<()> {
     match io::stdout().write_all(text) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),

@@ -1,4 +1,4 @@
-//! `headrace up`: the whole product on this machine, set up and run.
+//! `headrace up`: sets up and runs the whole product on this machine.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
@@ -38,7 +38,7 @@ use crate::process::telemetry;
 use crate::role::ALL_ROLES;
 use crate::role::{CLICKHOUSE, CLICKHOUSE_RAW};
 
-/// How long a server may take to stop before it is killed, which loses nothing that was confirmed.
+/// How long a server may take to stop before it is killed. A kill loses nothing that was confirmed.
 const SERVER_GRACE: Duration = Duration::from_secs(2);
 /// How long everything may take to answer at the start.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
@@ -85,29 +85,29 @@ pub(crate) async fn up(arguments: Up, global: Global) -> anyhow::Result<()> {
         process = starting => process?,
         () = stop.signalled() => return Ok(()),
     };
-    // Only now: one that did not start has computed nothing.
+    // Write this only now, because an `up` that did not start has computed nothing.
     last_up.write(data.path())?;
     let started = Started { process: &process, servers: &servers, data: &data, secret };
     let outcome = tokio::select! {
         result = serve(&config, started, &ready_files) => result,
         () = stop.signalled() => Ok(()),
     };
-    // First of all: whoever reads them now would find nobody in a moment.
+    // Remove the ready files first, because soon nobody answers at their addresses.
     drop(ready_files);
     let ending = async {
         process.stop(config.shutdown.grace()).await;
         servers.stop().await;
     };
-    // Why it ended matters more than how.
+    // The first error counts: why the process ended matters more than how.
     let ended = stop.end(ending).await;
     outcome.and(ended)
 }
 
-/// What is wrong with the values, whatever `up` is going to fill in.
+/// The wrong values, apart from those that `up` fills in.
 pub(crate) fn values(config: &Config) -> Vec<Invalid> {
     let mut config = config.clone();
     config.sinks.clickhouse.get_or_insert_default();
-    // What the servers' addresses will be is not known yet; all else must be right before they start.
+    // The servers' addresses are not known yet. Everything else must be right before the servers start.
     let mut config = with_servers(&config, "nats://127.0.0.1:1", "http://127.0.0.1:1");
     if config.ingest.github.secrets.is_empty() && config.ingest.github.scoped.is_empty() {
         config.ingest.github.secrets.push(Secret::new("made at the start"));
@@ -115,8 +115,7 @@ pub(crate) fn values(config: &Config) -> Vec<Invalid> {
     config.validate(&ALL_ROLES)
 }
 
-/// Fills in what `up` decides itself: ports from the command line, the secret, the sinks. Returns where the secret
-/// comes from.
+/// Fills in what `up` itself decides: ports from the command line, the secret, the sinks. Returns the secret's origin.
 fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyhow::Result<SecretOrigin> {
     let are_sized_by_user = stream_sizes::are_given(loaded);
     let config = &mut loaded.value;
@@ -138,7 +137,7 @@ fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyh
     }
     config.sinks.clickhouse.get_or_insert_default();
     if config.sinks.splunk.is_none() && config.sinks.jira.is_none() {
-        // What would go to a SIEM and to tickets can be read there.
+        // In these files, people can read what would go to a SIEM and to tickets.
         config.sinks.file.get_or_insert_with(|| file::Config { dir: data.join("out"), ..file::Config::default() });
     }
     if config.nats.url.is_empty() {
@@ -150,14 +149,14 @@ fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyh
     Ok(secret)
 }
 
-/// The configuration with the servers that it does not name.
+/// The configuration, completed by the servers that it does not name.
 pub(crate) fn with_servers(config: &Config, nats: &str, clickhouse: &str) -> Config {
     let mut config = config.clone();
     if config.nats.url.is_empty() {
         config.nats.reach(nats);
     }
     if let Some(own) = config.sinks.clickhouse.as_mut().filter(|own| own.url.is_empty()) {
-        // It says who we are; a user of another server's is none here.
+        // The URL has user and password. A user configured for another server does not exist here.
         let none = headrace_sinks::clickhouse::Config::default();
         (own.url, own.user, own.password) = (clickhouse.to_owned(), none.user, none.password);
         own.compress = false;
@@ -191,7 +190,8 @@ async fn start_servers(config: &Config, data: &DataDir) -> anyhow::Result<Server
     let clickhouse = async {
         let Some(library) = library else { return anyhow::Ok(None) };
         let program = std::env::current_exe().context("cannot find this program's own file")?;
-        // Made before the server reads them. A password itself would stand in the list of processes.
+        // Make the passwords before the server reads them. It reads files, because the list of processes shows
+        // arguments.
         data.secret(CLICKHOUSE_PASSWORD)?;
         data.secret(CLICKHOUSE_READER_PASSWORD)?;
         let arguments = [
@@ -216,7 +216,8 @@ async fn start_servers(config: &Config, data: &DataDir) -> anyhow::Result<Server
     Ok(Servers { nats, clickhouse })
 }
 
-/// Where the embedded server answers, with the user that may write. Hexadecimal digits need no escape in a URL.
+/// The URL of the embedded server, with the user who may write. The password needs no escape, because it has only
+/// hexadecimal digits.
 fn clickhouse_url(server: &clickhouse::Running, data: &DataDir) -> anyhow::Result<String> {
     let password = data.secret(CLICKHOUSE_PASSWORD)?;
     Ok(format!("http://{CLICKHOUSE_USER}:{}@{}", password.expose(), server.address()))
@@ -231,7 +232,7 @@ impl Servers {
         [Some(own), nats, clickhouse].into_iter().flatten().collect()
     }
 
-    /// What happens to the servers; a server that is not ours is silent for ever.
+    /// The events of the servers that `up` started.
     fn events(&self) -> Vec<watch::Receiver<Event>> {
         let nats = self.nats.as_ref().map(nats::Running::events);
         nats.into_iter().chain(self.clickhouse.as_ref().map(clickhouse::Running::events)).collect()
@@ -252,7 +253,7 @@ impl Servers {
     }
 }
 
-/// Tells that everything answers, and again whenever a server was started anew. Returns when a server
+/// Writes the ready files once everything answers, and again after each restart of a server. Returns when a server
 /// cannot be kept running.
 async fn serve(config: &Config, started: Started<'_>, ready_files: &ReadyFiles) -> anyhow::Result<()> {
     let Started { process, servers, data, secret } = started;
@@ -279,7 +280,7 @@ async fn serve(config: &Config, started: Started<'_>, ready_files: &ReadyFiles) 
         if changed.len() == 0 {
             return std::future::pending().await;
         }
-        // The supervisor's task lives as long as `servers`; should it end, there is nothing to wait for.
+        // The supervising task lives as long as `servers`. If it ends, there is nothing to wait for.
         let ended = first_of(changed).await;
         for events in &mut events {
             if let Event::GaveUp { reason } = &*events.borrow_and_update() {
@@ -296,7 +297,7 @@ async fn serve(config: &Config, started: Started<'_>, ready_files: &ReadyFiles) 
     }
 }
 
-/// Waits for the first of several changes; true when its sender is gone.
+/// Waits for the first of several changes. True if its sender is gone.
 async fn first_of<F: Future<Output = Result<(), watch::error::RecvError>> + Unpin>(
     changes: impl Iterator<Item = F>,
 ) -> bool {
@@ -319,7 +320,7 @@ fn greet(
     secret: &SecretOrigin,
     away: &BTreeMap<String, String>,
 ) {
-    // An address may have a password in it, as in the ready file.
+    // An address may hold a password, so hide it.
     let text = |optional: &Option<String>| optional.as_deref().map_or_else(|| "-".to_owned(), redact_url);
     let made = ready.webhook_secret.as_deref().filter(|_| std::io::stdout().is_terminal());
     println!("Headrace is running. Data: {}", data.path().display());
@@ -334,7 +335,7 @@ fn greet(
     }
     for (component, why) in away {
         let why = plain::line(why);
-        println!("  {component:<10}  away: {why}   (what it misses waits for it, nothing else does)");
+        println!("  {component:<10}  away: {why}   (its messages wait for it, and nothing else is delayed)");
     }
     println!();
     println!("Send a first event from another terminal, and look at its row:");
@@ -347,9 +348,9 @@ fn greet(
     println!("  headrace query 'SELECT * FROM headrace.events FORMAT Vertical' --data-dir {directory}");
     println!();
     if let Some(own) = servers.clickhouse.as_ref() {
-        println!("Other programs ask ClickHouse as its user `reader`, who changes nothing:");
+        println!("Other programs can use ClickHouse as the user `reader`, who cannot change anything:");
         println!();
-        // A password among curl's own arguments would stand in the list of processes.
+        // The list of processes would show a password among curl's arguments.
         println!(
             "  printf 'user = reader:%s' \"$(cat {directory}/{CLICKHOUSE_READER_PASSWORD})\" | curl -K - '{}/?query=SELECT+count()+FROM+headrace.events'",
             own.url()
@@ -357,7 +358,10 @@ fn greet(
         println!();
     }
     if ready.pids.contains_key("nats") {
-        println!("Read what happens as the NATS user `{}`, whose password is in a file:", User::Subscriber.name());
+        println!(
+            "Subscribe to scored events as the NATS user `{}`, whose password is in a file:",
+            User::Subscriber.name()
+        );
         println!();
         println!(
             "  NATS_PASSWORD=\"$(cat {})\" nats sub 'events.scored.>' --server {} --user {}",
@@ -371,14 +375,14 @@ fn greet(
     println!("Ctrl-C stops everything; `headrace up` goes on from there.");
 }
 
-/// What a 2xx of the gateway is worth with a NATS that `up` started.
+/// Explains what a 2xx answer promises with the NATS that `up` started.
 fn durability(sync_interval: SyncInterval) -> String {
     let lost = match sync_interval {
         SyncInterval::Always => {
             "a power cut loses nothing either: NATS syncs each message before it confirms it".to_owned()
         }
         SyncInterval::Every(time) => format!(
-            "a power cut may lose the last {} s,\nhow often NATS syncs its disk (`local.sync_interval_ms`; 0 is before each confirmation, at a price)",
+            "a power cut may lose the last {} s,\nbecause NATS syncs to the disk that often (`local.sync_interval_ms`; 0 syncs before each confirmation and is slower)",
             time.as_secs_f64()
         ),
     };

@@ -1,11 +1,11 @@
-//! Texts that are no configuration: told as problems, never a panic, on a stack of usual size.
+//! Texts that are no configuration become problems, never a panic, on a stack of usual size.
 
 use headrace_settings::{Document, Variables, load, reference};
 use proptest::prelude::*;
 
 use super::{Config, PREFIX, told};
 
-/// Loads `text` and `variables`; what is wrong is written out, as a user would see it.
+/// Loads `text` and `variables`, and returns the problems as a user would see them.
 fn check(text: &str, variables: &[(String, String)]) -> String {
     let document = Document { name: "headrace.toml", text };
     let variables = Variables::of(PREFIX, variables.iter().cloned());
@@ -41,7 +41,7 @@ fn deep_nesting_ends_no_process() {
     thread.unwrap().join().unwrap();
 }
 
-/// Lines that look like a configuration's.
+/// Lines that look like those of a configuration.
 fn texts() -> impl Strategy<Value = String> {
     let line = prop_oneof![
         "\\[{1,2}(sinks|ingest|pipeline|nats|splunk|a|\\.|\"){1,4}\\]{1,2}",

@@ -1,11 +1,11 @@
-//! The ranges of numbers: each is enforced where the number was given, and shown in the reference and to editors.
+//! The ranges of numbers. An error points at the number, and the reference and the JSON Schema show the range.
 
 use headrace_settings::{Document, Variables, json_schema, reference};
 use serde_json::{Value, json};
 
 use super::{Config, PREFIX};
 
-/// Each setting with a range: the least that it may be, and the most, if there is one.
+/// Each setting with a range: its minimum, and its maximum if there is one.
 const RANGES: [(&str, i64, Option<i64>); 47] = [
     ("streams.duplicate_window_s", 2, Some(3_600)),
     ("streams.raw.max_age_hours", 1, None),
@@ -56,7 +56,7 @@ const RANGES: [(&str, i64, Option<i64>); 47] = [
     ("sinks.file.timeout_ms", 1_000, Some(600_000)),
 ];
 
-/// What is told of `key = value`, of which nothing but the form is asked.
+/// The problem with `key = value`, if only the form is checked.
 fn told(key: &str, value: i64) -> Option<String> {
     let text = format!("{key} = {value}");
     let document = Document { name: "h.toml", text: &text };
@@ -69,8 +69,8 @@ fn exported<'s>(root: &'s Value, key: &str) -> &'s Value {
     key.split('.').fold(root, |schema, key| &referred(root, schema)["properties"][key])
 }
 
-/// What a schema refers to: the reference stands alone, in `allOf` beside other keywords, or in an `anyOf` that a null
-/// was taken out of.
+/// Follows a schema's reference. It is either alone, or in `allOf` beside other keywords, or in an `anyOf` from which
+/// null was removed.
 fn referred<'s>(root: &'s Value, schema: &'s Value) -> &'s Value {
     let target = [schema, &schema["allOf"][0], &schema["anyOf"][0]].into_iter().find_map(|part| part["$ref"].as_str());
     target.map_or(schema, |target| root.pointer(target.trim_start_matches('#')).unwrap())

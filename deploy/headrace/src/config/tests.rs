@@ -54,11 +54,11 @@ fn the_lines_of_the_reference_may_be_uncommented_together_in_any_order() {
     read(&lines.join("\n"));
     lines.reverse();
     read(&lines.join("\n"));
-    // By their last letters: tables are torn apart.
+    // Sort by the last letters, so that lines of one table are no longer together.
     lines.sort_by_key(|line| line.chars().rev().collect::<String>());
     let config = read(&lines.join("\n")).value;
     assert_eq!(config.streams.events.max_age_hours, 72);
-    // What stands in the lines of lists is worth copying.
+    // The examples in lists must be valid, because people copy them.
     assert_eq!(config.recover.as_ref().map(|recover| recover.validate("recover")), Some(Vec::new()));
     assert_eq!(config.ingest.github.scoped[0].organization.as_deref(), Some("acme"));
     assert!(config.pipeline.enrich.validate("enrich").is_empty());

@@ -13,7 +13,7 @@ use crate::installation::surroundings::{CONFIG_DIR, Surroundings, Unclear};
 
 /// The file, in [`Surroundings::config_dir`].
 const FILE: &str = "contexts.toml";
-/// Longest name.
+/// The longest name.
 const NAME_CHARS_MAX: usize = 64;
 
 /// An installation that has a name.
@@ -28,25 +28,24 @@ pub(crate) struct Context {
     pub(crate) data_dir: Option<PathBuf>,
 }
 
-/// All names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Contexts {
-    /// The one in use when a command names nothing.
+    /// The context in use if a command names no installation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) current: Option<String>,
-    /// Each by its name.
+    /// The installations by name.
     #[serde(default)]
     pub(crate) contexts: BTreeMap<String, Context>,
 }
 
 impl Contexts {
-    /// Reads the file; empty when there is none.
+    /// Reads the file. Without a file, there are no contexts.
     pub(crate) fn read(surroundings: &Surroundings) -> anyhow::Result<Self> {
         let Some(path) = path(surroundings) else { return Ok(Self::default()) };
         refuse_foreign(&path, surroundings)?;
         let Ok(text) = std::fs::read_to_string(&path) else {
-            // Where nobody may look, as in another account's home, nobody has named anything.
+            // If we may not even see the file, as in another account's home, there are no contexts for us.
             anyhow::ensure!(!path.is_file(), "cannot read the contexts in {}", path.display());
             return Ok(Self::default());
         };
@@ -56,7 +55,7 @@ impl Contexts {
         })
     }
 
-    /// Writes the file, which only its owner may read. Returns where it is.
+    /// Writes the file, which only its owner may read. Returns its path.
     pub(crate) fn write(&self, surroundings: &Surroundings) -> anyhow::Result<PathBuf> {
         let path = path(surroundings)
             .context("expected $HOME, $XDG_CONFIG_HOME or $HEADRACE_CONFIG_DIR, where contexts are kept, found none")?;
@@ -68,7 +67,6 @@ impl Contexts {
         Ok(path)
     }
 
-    /// The context `name`.
     pub(crate) fn get(&self, name: &str) -> Result<Context, Unclear> {
         self.contexts.get(name).cloned().ok_or_else(|| {
             let names: Vec<String> = self.contexts.keys().map(|name| format!("`{name}`")).collect();
@@ -78,7 +76,7 @@ impl Contexts {
     }
 }
 
-/// A name as an argument.
+/// Checks a name on the command line.
 pub(crate) fn name(text: &str) -> Result<String, String> {
     let plain = |char: char| char.is_ascii_alphanumeric() || matches!(char, '_' | '-' | '.');
     if text.is_empty() || text.len() > NAME_CHARS_MAX || !text.chars().all(plain) {

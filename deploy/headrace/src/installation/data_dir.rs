@@ -1,4 +1,4 @@
-//! The data directory of `up`: one process at a time, and a webhook secret of its own.
+//! The data directory of `up`, which one process at a time may use. It keeps the secrets of this installation.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -10,26 +10,26 @@ use headrace_runtime::secret::Secret;
 
 use crate::installation::private;
 
-/// How often to try again while somebody only asks whether the directory is taken, which takes microseconds.
+/// How often to try for the lock while other commands check it, which takes them microseconds.
 const TRIES_MAX: u32 = 1_000;
 /// The user of the embedded ClickHouse that may write, and the file with its password.
 pub(crate) const CLICKHOUSE_USER: &str = "default";
 pub(crate) const CLICKHOUSE_PASSWORD: &str = "clickhouse-password";
-/// The user who may only ask, and the file with its password.
+/// The user who only reads, and the file with its password.
 pub(crate) const CLICKHOUSE_READER: &str = "reader";
 pub(crate) const CLICKHOUSE_READER_PASSWORD: &str = "clickhouse-reader-password";
-/// The file whose lock says that the directory is taken.
+/// An `up` holds a lock on this file for as long as it runs.
 const LOCK: &str = "lock";
 
-/// A data directory that is ours until this is dropped.
+/// A data directory that belongs to this process until this is dropped.
 pub(crate) struct DataDir {
     path: PathBuf,
-    // Held for the lock on it, which ends with the process however that ends.
+    // Kept for its lock. The system releases the lock when the process ends, in whatever way.
     _lock: File,
 }
 
 impl DataDir {
-    /// Creates the directory when it is not there, and takes it.
+    /// Makes the directory if it is absent, and takes it.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let problem = || format!("cannot use the data directory {}; choose another with --data-dir", path.display());
         let path = private::directory(path).with_context(problem)?;
@@ -58,34 +58,32 @@ impl DataDir {
         Ok(Self { path, _lock: lock })
     }
 
-    /// Whether an `up` runs on the directory `path`, by the lock that it holds for as long as it lives. True when
-    /// that cannot be told, such as by another account.
+    /// Whether an `up` runs on the directory `path`, judged by its lock. True if the lock cannot be checked, such as by
+    /// another account.
     pub(crate) fn is_taken(path: &Path) -> bool {
         let Ok(lock) = File::open(path.join(LOCK)) else { return path.join(LOCK).exists() };
         lock.try_lock_shared().is_err()
     }
 
-    /// A path in the directory.
     pub(crate) fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// The directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where the webhook secret is kept.
+    /// The file with the webhook secret.
     pub(crate) fn webhook_secret_path(&self) -> PathBuf {
         self.join("webhook-secret")
     }
 
-    /// The webhook secret kept here; made when there is none.
+    /// The webhook secret. Made if there is none.
     pub(crate) fn webhook_secret(&self) -> anyhow::Result<Secret> {
         self.secret("webhook-secret")
     }
 
-    /// The secret kept in the file `name`, which only its owner may read; made of 256 random bits when there is none.
+    /// The secret in the file `name`, which only its owner may read. Made of 256 random bits if there is none.
     pub(crate) fn secret(&self, name: &str) -> anyhow::Result<Secret> {
         let path = self.join(name);
         let problem = || format!("cannot keep a secret in {}; is the disk full or read-only?", path.display());
@@ -96,7 +94,7 @@ impl DataDir {
             Err(error) => return Err(error).with_context(problem),
         }
         let secret = hex::encode(rand::random::<[u8; 32]>());
-        // Whole or not at all: half a secret would be taken for one at the next start.
+        // Write to a second file and rename it, because the next start would take half a secret for a whole one.
         let staged = self.join(&format!(".{name}"));
         let mut file = create_private(&staged).with_context(problem)?;
         writeln!(file, "{secret}").with_context(problem)?;
@@ -106,8 +104,8 @@ impl DataDir {
     }
 }
 
-/// Takes the lock. Whoever only asks shares it with us for a moment ([`DataDir::is_taken`]); an `up` shares it with
-/// nobody.
+/// Takes the lock. [`DataDir::is_taken`] of another process may hold it shared for a moment, so try again. Another `up`
+/// holds it exclusively.
 fn take(lock: &File) -> Result<(), TryLockError> {
     for _ in 0..TRIES_MAX {
         match lock.try_lock() {

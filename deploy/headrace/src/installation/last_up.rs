@@ -1,5 +1,5 @@
-//! The configuration that the running or the last `up` of a data directory has, for commands that compute what it
-//! computes. It is kept in the directory as it was read, secrets included, and only its owner may read it.
+//! The configuration of the running or the last `up` of a data directory, for commands that compute the same. The
+//! directory keeps it as it was read, secrets included, and only its owner may read it.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,10 +18,10 @@ use crate::installation::{kept, private};
 /// The file in the data directory.
 const FILE: &str = "last-up.json";
 
-/// What an `up` was configured with. It has no Debug: secrets are in it.
+/// The configuration of an `up`. It has no Debug, because it holds secrets.
 #[derive(PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LastUp {
-    /// Where it was started: relative paths in the configuration begin there.
+    /// The directory in which it was started. Relative paths in the configuration begin there.
     directory: PathBuf,
     /// Its configuration file, if it had one.
     file: Option<ConfigCopy>,
@@ -29,7 +29,7 @@ pub(crate) struct LastUp {
     environment: BTreeMap<String, String>,
 }
 
-/// A configuration file as it was.
+/// A configuration file as it was read.
 #[derive(PartialEq, Eq, Serialize, Deserialize)]
 struct ConfigCopy {
     path: PathBuf,
@@ -37,13 +37,13 @@ struct ConfigCopy {
 }
 
 impl LastUp {
-    /// Loads the configuration of this process, whose file is `config`, and notes it. The file is read once: it may be
-    /// a pipe.
+    /// Loads the configuration of this process from the file `config`, and keeps a copy. It reads the file only once,
+    /// because the file may be a pipe.
     pub(crate) fn of_this(
         config: Option<&Path>,
         values: impl Fn(&Config) -> Vec<Invalid>,
     ) -> anyhow::Result<(Self, Loaded<Config>)> {
-        let directory = std::env::current_dir().context("cannot tell the working directory")?;
+        let directory = std::env::current_dir().context("cannot find the working directory")?;
         let variables = config::variables();
         let owned = |(name, text): (&str, &str)| (name.to_owned(), text.to_owned());
         let environment: BTreeMap<String, String> = variables.iter().map(owned).collect();
@@ -52,27 +52,27 @@ impl LastUp {
             return Ok((Self { directory, file: None, environment }, loaded));
         };
         let Ok(text) = std::fs::read_to_string(path) else {
-            // The error is told as every command tells it.
+            // This fails with the error that every command shows.
             config::load(config, values)?;
             anyhow::bail!("cannot read the configuration {}", path.display());
         };
         let name = path.display().to_string();
         let loaded = config::load_text(Some(Document { name: &name, text: &text }), &variables, values)?;
-        let path = std::path::absolute(path).with_context(|| format!("cannot tell where {name} is"))?;
+        let path = std::path::absolute(path).with_context(|| format!("cannot make the path of {name} absolute"))?;
         Ok((Self { directory, file: Some(ConfigCopy { path, text }), environment }, loaded))
     }
 
-    /// Keeps it in the data directory.
+    /// Writes the copy into the data directory.
     pub(crate) fn write(&self, data_dir: &Path) -> anyhow::Result<()> {
         let path = data_dir.join(FILE);
         let write = || private::write(&path, &serde_json::to_vec_pretty(self)?);
         write().with_context(|| format!("cannot keep the configuration in {}", path.display()))
     }
 
-    /// What is kept in a data directory; `None` when no `up` of this release has run there.
+    /// Reads the copy in a data directory. `None` if no `up` of this release has run there.
     ///
     /// # Errors
-    /// When it is another account's ([`kept::open`]): it names files that hold secrets, and servers that get them.
+    /// If it is another account's ([`kept::open`]): it names files that hold secrets, and servers that get them.
     pub(crate) fn read(data_dir: &Named) -> anyhow::Result<Option<Self>> {
         let path = data_dir.path.join(FILE);
         let problem = || format!("cannot read the configuration of the last `headrace up` in {}", path.display());
@@ -80,8 +80,8 @@ impl LastUp {
         serde_json::from_reader(BufReader::new(file)).map(Some).with_context(problem)
     }
 
-    /// Loads the configuration as `up` did. Relative paths in it begin where `up` was started, so the process goes
-    /// there; variables of this process win over those of `up`.
+    /// Loads the configuration as `up` did. The process changes to the directory where `up` was started, because
+    /// relative paths begin there. Variables of this process override those of `up`.
     pub(crate) fn load(&self, values: impl Fn(&Config) -> Vec<Invalid>) -> anyhow::Result<Loaded<Config>> {
         std::env::set_current_dir(&self.directory).with_context(|| {
             format!(
@@ -98,7 +98,7 @@ impl LastUp {
         Ok(config::load_text(document, &variables, values)?)
     }
 
-    /// Whose configuration it is, for a person.
+    /// Says for a person which configuration this is.
     pub(crate) fn told(&self) -> String {
         let mut told = match &self.file {
             None => "using the configuration of the last `headrace up` here: no file".to_owned(),
@@ -110,7 +110,7 @@ impl LastUp {
             let names: Vec<&str> = self.environment.keys().map(String::as_str).collect();
             told.push_str(&format!(", with {}", names.join(", ")));
         }
-        // A pipe would keep us waiting.
+        // Compare only a regular file, because reading a pipe could wait for ever.
         let changed = |file: &ConfigCopy| {
             file.path.is_file() && std::fs::read_to_string(&file.path).is_ok_and(|text| text != file.text)
         };

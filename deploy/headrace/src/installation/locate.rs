@@ -1,8 +1,8 @@
-//! Which installation a command is about: a configuration, a data directory, or both.
+//! Finds the installation that a command means: a configuration, a data directory, or both.
 //!
-//! Whatever names one first counts: `--context`, then `--config` and `--data-dir`, then their variables, then
-//! `$HEADRACE_CONTEXT`, then the context in use, then the default files. A command that asks takes both from the same
-//! place, because parts of two installations are none. `contexts.rs` keeps the names.
+//! The first of these counts: `--context`, then `--config` and `--data-dir`, then their variables, then
+//! `$HEADRACE_CONTEXT`, then the context in use, then the default files. A command that asks servers takes both from
+//! the same place, so that it never mixes two installations. `contexts.rs` keeps the names.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
@@ -13,25 +13,26 @@ use rustix::process::geteuid;
 use crate::installation::contexts::{Context, Contexts};
 use crate::installation::surroundings::{self, Surroundings, Unclear};
 
-/// The configuration that is read when none is named: here, then in the directory of [`Surroundings::config_dir`].
+/// The configuration file if none is named: in the current directory, then in [`Surroundings::config_dir`].
 const CONFIG_FILE: &str = "headrace.toml";
-/// The data directory when none is named.
+/// The data directory if none is named.
 const DATA_DIR: &str = "headrace-data";
 
-/// What a command does with the installation.
+/// What a command does with an installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// It asks the servers.
+    /// The command asks the servers.
     Ask,
-    /// It looks at the configuration.
+    /// The command checks the configuration.
     Check,
-    /// It runs roles. The context in use is not heeded: what was chosen for looking must not start anything.
+    /// The command runs roles. It ignores the context in use, which people choose for looking and which must not start
+    /// anything.
     Run,
-    /// It starts everything on this machine. The context in use is not heeded, as in [`Purpose::Run`].
+    /// The command starts everything on this machine. It ignores the context in use, as in [`Purpose::Run`].
     Up,
 }
 
-/// What the command line says of the installation.
+/// The options of the command line that name the installation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Request<'a> {
     pub(crate) purpose: Purpose,
@@ -40,20 +41,20 @@ pub(crate) struct Request<'a> {
     pub(crate) context: Option<&'a str>,
 }
 
-/// A path, and who named it.
+/// A path, and where it was named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Named {
     pub(crate) path: PathBuf,
     pub(crate) by: NamedBy,
 }
 
-/// Who named a path.
+/// Where a path was named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NamedBy {
     CommandLine,
     Environment,
     Context(String),
-    /// Nobody: it is where it is looked for.
+    /// Nowhere: it is the default.
     Default,
 }
 
@@ -78,37 +79,35 @@ pub(crate) struct Located {
 }
 
 impl Located {
-    /// The path of the configuration file.
     pub(crate) fn config(&self) -> Option<&Path> {
         self.config.as_ref().map(|config| config.path.as_path())
     }
 
-    /// The configuration file that somebody named, and nobody's default.
+    /// The configuration file, if it was named and is not a default.
     pub(crate) fn named_config(&self) -> Option<&Path> {
         self.config.as_ref().filter(|config| config.by != NamedBy::Default).map(|config| config.path.as_path())
     }
 
-    /// The path of the data directory.
     pub(crate) fn data_dir(&self) -> &Path {
         &self.data_dir.path
     }
 
-    /// Logs which file is read: a process that runs for weeks says what it was started with.
+    /// Logs which file is read, because a process that runs for weeks must show what it was started with.
     pub(crate) fn log(&self) {
         match &self.config {
             Some(Named { path, by }) => {
                 tracing::info!(file = %path.display(), named_by = %by, "reading the configuration");
             }
-            None => tracing::info!("no configuration file: every setting is a default or a variable's"),
+            None => tracing::info!("no configuration file: settings are defaults or come from environment variables"),
         }
     }
 }
 
-/// Finds out which installation is meant.
+/// Finds the installation that is meant.
 ///
 /// # Errors
-/// [`Unclear`] when a context is not there or names too little, or when a default file is another account's. Others
-/// when the contexts cannot be read.
+/// [`Unclear`] if a context does not exist or lacks what the command needs, or if a default file belongs to another
+/// account. Others if the contexts cannot be read.
 pub(crate) fn locate(request: &Request<'_>, surroundings: &Surroundings) -> anyhow::Result<Located> {
     let named = match context(request, surroundings)? {
         Some((name, context)) => of_context(request.purpose, name, context)?,
@@ -116,7 +115,7 @@ pub(crate) fn locate(request: &Request<'_>, surroundings: &Surroundings) -> anyh
     };
     let is_silent = named.config.is_none() && named.data_dir.is_none();
     let may_default = match request.purpose {
-        // The `up` of a named data directory tells where its servers are; a file that lies here says nothing of them.
+        // The `up` of a named data directory says where its servers are. A default file may be about other servers.
         Purpose::Ask => is_silent,
         Purpose::Check | Purpose::Run | Purpose::Up => named.context.is_none(),
     };
@@ -131,12 +130,12 @@ pub(crate) fn locate(request: &Request<'_>, surroundings: &Surroundings) -> anyh
         config_named_by = ?located.config.as_ref().map(|config| config.by.to_string()),
         data_dir = %located.data_dir().display(),
         data_dir_named_by = %located.data_dir.by,
-        "this installation is meant"
+        "using this installation"
     );
     Ok(located)
 }
 
-/// What was named.
+/// What the command line, the variables or a context name.
 #[derive(Default)]
 struct Naming {
     config: Option<Named>,
@@ -144,7 +143,7 @@ struct Naming {
     context: Option<String>,
 }
 
-/// The context that counts, if one does.
+/// The context that counts, if there is one.
 fn context(request: &Request<'_>, surroundings: &Surroundings) -> anyhow::Result<Option<(String, Context)>> {
     let is_named = |name: &str| surroundings.variable(name).is_some();
     let heeds_data_dir = matches!(request.purpose, Purpose::Ask | Purpose::Up);
@@ -192,7 +191,7 @@ fn of_paths(request: &Request<'_>, surroundings: &Surroundings) -> Naming {
     Naming { config, data_dir, context: None }
 }
 
-/// The configuration that lies where one is looked for.
+/// The configuration file in a default place.
 fn default_file(surroundings: &Surroundings) -> Result<Option<Named>, Unclear> {
     let of_user = surroundings.config_dir().map(|dir| dir.join(CONFIG_FILE));
     for path in [Some(surroundings.directory().join(CONFIG_FILE)), of_user].into_iter().flatten() {
@@ -201,9 +200,9 @@ fn default_file(surroundings: &Surroundings) -> Result<Option<Named>, Unclear> {
             continue;
         }
         let own = geteuid().as_raw();
-        // Whoever owns a link decides where it leads.
+        // The owner of a link decides where it leads, so check both owners.
         let owners = [found.uid(), path.symlink_metadata().map_or(found.uid(), |link| link.uid())];
-        // Where others may write, as in /tmp, a file of theirs would choose our servers and read our secrets.
+        // In a directory such as /tmp, others could place a file that sends our secrets to their servers.
         if let Some(owner) = owners.into_iter().find(|owner| ![own, 0].contains(owner)) {
             let problem = format!(
                 "expected {} to belong to this account (user id {own}) or to root, because nobody named it, found it to be \
@@ -222,7 +221,7 @@ mod tests {
     use super::*;
     use crate::installation::surroundings::{CONFIG, CONTEXT};
 
-    /// A directory with a configuration, and one of a person with the contexts `test` and `live`.
+    /// A directory with a configuration, and a person's directory with the contexts `test` and `live`.
     struct Testbed {
         dir: tempfile::TempDir,
         surroundings: Surroundings,
@@ -249,7 +248,7 @@ mod tests {
             self
         }
 
-        /// Configuration and data directory, relative to the directory of the test.
+        /// The located configuration and data directory, relative to the test's directory.
         fn told(&self, purpose: Purpose, [config, data_dir, context]: [&str; 3]) -> Result<[String; 2], String> {
             let given = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
             let (config, data_dir) = (given(config), given(data_dir));
@@ -280,7 +279,7 @@ mod tests {
         ] {
             assert_eq!(testbed.told(Purpose::Ask, given), expected, "{given:?}");
         }
-        // `up` has its configuration and its directory from wherever each is named.
+        // `up` takes its configuration and its directory from different places.
         assert_eq!(testbed.told(Purpose::Up, ["", "d", ""]), found("/etc/env.toml", "d"));
     }
 
@@ -324,7 +323,7 @@ mod tests {
 
     #[test]
     fn a_file_of_another_account_is_not_taken_for_ours() {
-        // Only root can give something away.
+        // Only root can change the owner of a file.
         if !geteuid().is_root() {
             return;
         }

@@ -1,4 +1,4 @@
-//! What one installation keeps on this machine: the data directory of `up`, and what other commands learn from it.
+//! What an installation keeps on this machine: the data directory of `up`, and what other commands read there.
 
 pub(crate) mod contexts;
 pub(crate) mod data_dir;

@@ -1,7 +1,7 @@
-//! What other accounts of this machine must not read: bodies, events, secrets.
+//! Keeps bodies, events and secrets from other accounts of this machine.
 //!
-//! The umask closes whatever this process and its children make. Directories that were there before are closed by
-//! [`directory`], files that others may look for are put in place by [`write()`]. `kept.rs` reads them.
+//! The umask closes everything that this process and its children make. [`directory`] closes directories that existed
+//! before. [`write()`] replaces files that others may read at any moment in one step. `kept.rs` reads them.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write as _};
@@ -12,29 +12,30 @@ use anyhow::Context as _;
 use rustix::fs::Mode;
 use rustix::process::{geteuid, umask};
 
-/// What the group and all others may do.
+/// The mode bits of the group and all others.
 const OTHERS: u32 = 0o077;
-/// That they may put something into a directory.
+/// The mode bits with which they may write.
 const WRITING: u32 = 0o022;
 
-/// Gives what is made from now on to this account alone, also what children make. Belongs before the first thread.
+/// From now on, only this account may use new files of this process and its children. Call it before the first thread
+/// exists.
 pub(crate) fn close_new_files() {
     umask(Mode::RWXG | Mode::RWXO);
 }
 
-/// Makes the directory where it is absent, and closes it to all other accounts. Returns its path without links.
+/// Makes the directory if it is absent, and closes it to all other accounts. Returns its path without links.
 ///
 /// # Errors
-/// When it cannot be used, or belongs to another account, which could read and replace whatever is in it.
+/// If the directory cannot be used, or belongs to another account, which could read and replace everything in it.
 pub(crate) fn directory(path: &Path) -> anyhow::Result<PathBuf> {
     let problem = || format!("cannot use the directory {}", path.display());
-    // Whoever owns the link decides where it leads.
+    // The owner of a link decides where it leads.
     if let Ok(found) = path.symlink_metadata() {
         refuse_foreign(path, found.uid())?;
     }
     DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(problem)?;
     let path = path.canonicalize().with_context(problem)?;
-    // Looked at and closed by one handle: nothing can take its place in between.
+    // Check and close the directory by one handle, so that nobody can exchange it in between.
     let opened = File::open(&path).with_context(problem)?;
     let found = opened.metadata().with_context(problem)?;
     refuse_foreign(&path, found.uid())?;
@@ -65,14 +66,14 @@ fn refuse_foreign(path: &Path, owner: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses what another account put below `path` while `open`, which is closed by now, stood open: a password of its
-/// choice, or a link to what it wants overwritten.
+/// Refuses files of another account below `path`. They may be from the time when the directory `open` was open to
+/// others: a password of their choice, or a link to a file that they want overwritten.
 fn refuse_planted(open: &Path, path: &Path) -> anyhow::Result<()> {
     let problem = || format!("cannot look through {}", path.display());
     let own = geteuid().as_raw();
     for entry in std::fs::read_dir(path).with_context(problem)? {
         let entry = entry.with_context(problem)?;
-        // Of a link, not of what it leads to.
+        // For a link, this is the metadata of the link itself.
         let found = entry.metadata().with_context(problem)?;
         anyhow::ensure!(
             found.uid() == own,
@@ -90,15 +91,15 @@ fn refuse_planted(open: &Path, path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes a file that only its owner may read, in one step: a reader sees all of it or what was there before.
+/// Writes a file that only its owner may read, in one step. A reader sees either the old file or all of the new one.
 ///
 /// # Errors
-/// When its directory cannot be written to.
+/// If its directory cannot be written to.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().context("it has no file name")?.to_string_lossy();
     let staged = directory.join(format!(".{name}.{}", std::process::id()));
-    // What an earlier process of this number left; of another account's file the next step tells.
+    // Remove what an earlier process with this id left. If it is another account's file, the next step fails.
     let _ = std::fs::remove_file(&staged);
     let mut file = create_new(&staged).with_context(|| format!("cannot make {}", staged.display()))?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&staged, path));
@@ -108,12 +109,13 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     Ok(written?)
 }
 
-/// A new file, never one that is there: in a directory where others may write, that could be a link of theirs.
+/// Makes a new file and never opens an existing one. In a directory where others may write, that could be a link of
+/// theirs.
 fn create_new(path: &Path) -> io::Result<File> {
     OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)
 }
 
-/// Removes a file; nothing happens when it is not there.
+/// Removes a file. An absent file is no error.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
@@ -145,7 +147,7 @@ mod tests {
 
     #[test]
     fn what_another_account_has_put_into_an_open_directory_is_refused() {
-        // Only root can make a file of another account here.
+        // Only root can make a file that belongs to another account.
         if !geteuid().is_root() {
             return;
         }
@@ -168,7 +170,7 @@ mod tests {
     fn what_belongs_to_another_account_is_refused() {
         let parent = tempfile::tempdir().unwrap();
         let (foreign, link) = (parent.path().join("foreign"), parent.path().join("link"));
-        // Only root can give something away; everybody else finds something of root's.
+        // Only root can change owners. Other accounts use a directory of root's.
         let foreign = if geteuid().is_root() {
             std::fs::create_dir(&foreign).unwrap();
             std::os::unix::fs::chown(&foreign, Some(12_345), None).unwrap();

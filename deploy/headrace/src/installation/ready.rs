@@ -13,7 +13,7 @@ use crate::installation::private;
 /// The ready file that every `up` keeps in its data directory.
 pub(crate) const READY_FILE: &str = "ready.json";
 
-/// Where everything answers.
+/// The addresses at which everything answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ready {
     /// The gateway, without a path.
@@ -35,8 +35,8 @@ pub(crate) struct Ready {
 }
 
 impl Ready {
-    /// Writes the file so that a reader sees all of it or nothing. It holds a secret: only its owner
-    /// may read it.
+    /// Writes the file, so that a reader sees all of it or nothing. Only its owner may read it, because it holds a
+    /// secret.
     fn write(&self, path: &Path) -> anyhow::Result<()> {
         let write = || -> anyhow::Result<()> {
             let mut text = serde_json::to_vec_pretty(self)?;
@@ -52,11 +52,11 @@ impl Ready {
     }
 }
 
-/// The ready files of this process. They go when this is dropped: nothing answers there any more.
+/// The ready files of this process. Dropping this removes them, because then nothing answers any more.
 pub(crate) struct ReadyFiles(Vec<PathBuf>);
 
 impl ReadyFiles {
-    /// Removes what an earlier process left at `paths`: its addresses would be taken for ours.
+    /// Removes the files that an earlier process left at `paths`. Others would take its addresses for ours.
     pub(crate) fn claim(paths: impl IntoIterator<Item = PathBuf>) -> anyhow::Result<Self> {
         let paths: Vec<PathBuf> = paths.into_iter().collect();
         for path in &paths {
@@ -65,7 +65,7 @@ impl ReadyFiles {
         Ok(Self(paths))
     }
 
-    /// Writes, or replaces, all of them.
+    /// Writes or replaces all files.
     pub(crate) fn write(&self, ready: &Ready) -> anyhow::Result<()> {
         self.0.iter().try_for_each(|path| ready.write(path))
     }
@@ -75,7 +75,7 @@ impl Drop for ReadyFiles {
     fn drop(&mut self) {
         for path in &self.0 {
             if let Err(error) = private::remove(path) {
-                tracing::warn!(%error, path = %path.display(), "cannot remove the ready file; it tells of what is gone");
+                tracing::warn!(%error, path = %path.display(), "cannot remove the ready file; nothing answers at its addresses any more");
             }
         }
     }

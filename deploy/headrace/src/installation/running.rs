@@ -1,4 +1,4 @@
-//! What commands learn of the `up` that runs on a data directory.
+//! Finds the `up` that runs on a data directory, for other commands.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use crate::installation::locate::Named;
 use crate::installation::ready::READY_FILE;
 use crate::installation::ready::Ready;
 
-/// No `up` runs on a data directory. It may later.
+/// No `up` runs on a data directory. Later, one may.
 #[derive(Debug)]
 pub(crate) struct NotRunning(String);
 
@@ -23,8 +23,8 @@ impl std::error::Error for NotRunning {}
 /// Reads the ready file of the `up` that runs on `data_dir`.
 ///
 /// # Errors
-/// [`NotRunning`] when there is none, or when its process is gone: it was killed, and nothing answers at the addresses
-/// that it left. Others when it is another account's ([`kept::open`]), or no ready file.
+/// [`NotRunning`] if there is no file, or if its process was killed and nothing answers at its addresses. Others if the
+/// file is another account's ([`kept::open`]), or no ready file.
 pub(crate) fn of(data_dir: &Named) -> anyhow::Result<Ready> {
     let kept = kept::open(data_dir, READY_FILE)?;
     let data_dir = data_dir.path.as_path();

@@ -1,4 +1,4 @@
-//! What `up` says of the webhook secret: itself only once, to the person for whom it was made.
+//! What `up` prints about the webhook secret. The secret itself is shown only once, to the person for whom it was made.
 
 use std::path::PathBuf;
 
@@ -7,20 +7,20 @@ use std::path::PathBuf;
 pub(crate) enum SecretOrigin {
     /// The configuration.
     Configured,
-    /// It is made now, and will be kept in this file.
+    /// It is new, and will be kept in this file.
     Made(PathBuf),
     /// An earlier `up` made it and kept it in this file.
     Kept(PathBuf),
 }
 
 impl SecretOrigin {
-    /// The origin of the secret that belongs into the file `path`; to be asked before it is made.
+    /// The origin of the secret in the file `path`. Call it before the secret is made.
     pub(crate) fn of(path: PathBuf) -> Self {
         if path.exists() { Self::Kept(path) } else { Self::Made(path) }
     }
 
-    /// What a person is told. `shown` is the secret itself where only a person sees it: output that is redirected ends
-    /// in logs.
+    /// The text for a person. `shown` is the secret itself, if the output is a terminal. Redirected output ends in
+    /// logs.
     pub(crate) fn told(&self, shown: Option<&str>) -> String {
         match (self, shown) {
             (Self::Configured, _) => "as configured".to_owned(),

@@ -1,4 +1,4 @@
-//! How large the streams of the NATS that `up` starts may grow: as configured, else as the disk allows.
+//! Decides how large the streams may grow in the NATS that `up` starts: as configured, else as the disk allows.
 
 use std::path::Path;
 
@@ -8,19 +8,18 @@ use headrace_settings::{Loaded, Origin};
 
 use crate::config::Config;
 
-/// The settings that [`fit`] would change.
+/// The settings that [`fit`] changes.
 const SIZES: [&str; 4] =
     ["streams.raw.max_bytes", "streams.events.max_bytes", "streams.alerts.max_bytes", "streams.dead.max_bytes"];
-/// A smaller stream would be full after a few large bodies.
+/// The least size of a stream. A smaller one would be full after a few large bodies.
 const BYTES_MIN: u64 = 8 << 20;
 
-/// Whether the user has said how large any stream may grow. A table `[streams.raw]` alone, or an age in it, says
-/// nothing of that.
+/// Whether the user has set the size of any stream. A table `[streams.raw]` alone, or an age in it, is not a size.
 pub(crate) fn are_given(loaded: &Loaded<Config>) -> bool {
     SIZES.iter().any(|size| loaded.locate(size) != Origin::Default)
 }
 
-/// Makes the default streams smaller where the disk is: together they take half of what is free.
+/// Makes the default streams smaller on a small disk. Together, they take at most half of its free space.
 pub(crate) fn fit(streams: &mut Streams, path: &Path) -> anyhow::Result<()> {
     let disk = rustix::fs::statvfs(path).with_context(|| format!("cannot see how much disk {} has", path.display()))?;
     let free = disk.f_bavail * disk.f_frsize;
@@ -50,7 +49,7 @@ mod tests {
     fn only_a_size_is_taken_for_one() {
         assert!(!are_given_by("", &[]));
         assert!(!are_given_by(&reference::<Config>(PREFIX), &[]));
-        // References that were printed by earlier releases have the headers.
+        // References that earlier releases printed have such headers.
         assert!(!are_given_by("[streams]\n[streams.raw]\n[streams.events]\n", &[]));
         assert!(!are_given_by("streams.raw.max_age_hours = 24", &[]));
         assert!(are_given_by("[streams.dead]\nmax_bytes = 1073741824", &[]));

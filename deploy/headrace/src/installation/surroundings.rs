@@ -1,18 +1,18 @@
-//! What a command is called with besides its arguments, as far as it says which installation is meant.
+//! The environment variables and the directory that help to find the installation.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// The variables that say which installation is meant, or where what says so is kept.
+/// The variables that name an installation, or the place where contexts are kept.
 const VARIABLES: [&str; 6] = [CONFIG, DATA_DIR, CONTEXT, CONFIG_DIR, "XDG_CONFIG_HOME", "HOME"];
 pub(crate) const CONFIG: &str = "HEADRACE_CONFIG";
 pub(crate) const DATA_DIR: &str = "HEADRACE_DATA_DIR";
 pub(crate) const CONTEXT: &str = "HEADRACE_CONTEXT";
 pub(crate) const CONFIG_DIR: &str = "HEADRACE_CONFIG_DIR";
 
-/// The variables and the directory that a command is called with.
+/// The variables of a command, and its current directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Surroundings {
     variables: BTreeMap<&'static str, OsString>,
@@ -23,18 +23,18 @@ impl Surroundings {
     /// Those of this process.
     pub(crate) fn of_this_process() -> Self {
         let found = VARIABLES.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
-        // An empty variable is how scripts say that there is none.
+        // Scripts set a variable to nothing to say that there is none.
         Self { variables: found.filter(|(_, value)| !value.is_empty()).collect(), directory: PathBuf::new() }
     }
 
-    /// Where a person's own configuration and contexts are.
+    /// The directory of a person's own configuration and contexts.
     pub(crate) fn config_dir(&self) -> Option<PathBuf> {
         let of_user = || Some(self.path("XDG_CONFIG_HOME").filter(|path| path.is_absolute())?.join("headrace"));
         let of_home = || Some(self.path("HOME")?.join(".config/headrace"));
         self.path(CONFIG_DIR).or_else(of_user).or_else(of_home)
     }
 
-    /// The directory that relative paths begin in.
+    /// The directory in which relative paths begin.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
@@ -59,7 +59,7 @@ impl Surroundings {
     }
 }
 
-/// It cannot be told which installation is meant: the command line is wrong.
+/// The command line does not say clearly which installation is meant.
 #[derive(Debug)]
 pub(crate) struct Unclear(pub(crate) String);
 
@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(of(&[]), "");
         assert_eq!(of(&[("HOME", "/home/mona")]), "/home/mona/.config/headrace");
         assert_eq!(of(&[("HOME", "/home/mona"), ("XDG_CONFIG_HOME", "/etc/xdg")]), "/etc/xdg/headrace");
-        // The XDG specification: a relative path is to be ignored.
+        // The XDG specification says to ignore a relative path.
         assert_eq!(of(&[("HOME", "/home/mona"), ("XDG_CONFIG_HOME", "xdg")]), "/home/mona/.config/headrace");
         assert_eq!(of(&[("HOME", "/home/mona"), (CONFIG_DIR, "here")]), "here");
     }

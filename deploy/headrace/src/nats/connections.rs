@@ -1,4 +1,4 @@
-//! The connections of a process to NATS: one for each of its roles, where each role has a user of its own.
+//! The connections of a process to NATS. If each role has a user of its own, there is one for each role.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -23,7 +23,7 @@ impl Brokers {
     /// Connects as every user that `roles` need. Without `nats.users_dir` they share one connection.
     ///
     /// # Errors
-    /// When a password is missing or NATS refuses one.
+    /// If a password is missing or NATS refuses one.
     pub(crate) async fn connect(config: &Config, roles: &[Role], name: &str) -> anyhow::Result<Self> {
         let mut users = vec![User::Admin];
         for role in roles {
@@ -31,7 +31,7 @@ impl Brokers {
                 Role::Ingest => vec![User::Ingest],
                 Role::Pipeline => vec![User::Pipeline, User::Retention],
                 Role::Sinks => vec![User::Sinks],
-                // The role is idle unless it is configured.
+                // Without its configuration, the role does nothing.
                 Role::Recover => config.recover.iter().map(|_| User::Recover).collect(),
             });
         }
@@ -52,12 +52,12 @@ impl Brokers {
         Ok(Self(brokers))
     }
 
-    /// The connection of `user`, when its password is here.
+    /// The connection of `user`, if its password is here.
     pub(crate) fn of(&self, user: User) -> Option<&Broker> {
         self.0.get(&user)
     }
 
-    /// The connection with the most rights: that of the admin, if its password is here.
+    /// The connection with the most rights, which is the admin's if its password is here.
     pub(crate) fn first(&self) -> &Broker {
         self.0.values().next().expect("`connect` makes sure that there is one")
     }
@@ -71,7 +71,7 @@ impl Brokers {
 /// Connects as the admin, for a command.
 ///
 /// # Errors
-/// When its password is missing or NATS refuses it.
+/// If its password is missing or NATS refuses it.
 pub(crate) async fn connect_admin(config: &Config, name: &str) -> anyhow::Result<Broker> {
     let nats = match &config.nats.users_dir {
         Some(dir) => settings(&config.nats, dir, User::Admin)?.ok_or_else(|| missing(dir, User::Admin))?,
@@ -80,10 +80,10 @@ pub(crate) async fn connect_admin(config: &Config, name: &str) -> anyhow::Result
     Broker::connect(&nats, &config.streams, name).await
 }
 
-/// Connects as the first user whose password is here, the admin before all others.
+/// Connects as the first user whose password is here. The admin is the first of all.
 ///
 /// # Errors
-/// When no password is here or NATS refuses it.
+/// If there is no password here, or NATS refuses it.
 pub(crate) async fn connect_first(config: &Config, name: &str) -> anyhow::Result<Broker> {
     let Some(dir) = &config.nats.users_dir else {
         return Broker::connect(&config.nats, &config.streams, name).await;
@@ -96,7 +96,7 @@ pub(crate) async fn connect_first(config: &Config, name: &str) -> anyhow::Result
     Err(missing(dir, User::Admin))
 }
 
-/// The users of the server that `up` starts, with the passwords kept in the data directory; made when there are none.
+/// The users of the server that `up` starts. Their passwords are in the data directory, and are made if absent.
 pub(crate) fn own_users(data: &DataDir) -> anyhow::Result<Vec<nats::User>> {
     let user = |user: User| -> anyhow::Result<nats::User> {
         let password = data.secret(&user.password_file())?.expose().into();
@@ -112,17 +112,17 @@ pub(crate) fn use_own_users(data: &DataDir, nats: &mut Nats) {
     nats.users_dir = Some(data.path().to_owned());
 }
 
-/// The address of NATS with the admin's password in it, for a file that only its owner may read.
+/// The address of NATS with the admin's password. It is for a file that only its owner may read.
 pub(crate) fn admin_url(nats: &Nats) -> anyhow::Result<String> {
     let Some(dir) = &nats.users_dir else { return Ok(nats.url.clone()) };
     let Some(own) = settings(nats, dir, User::Admin)? else { return Ok(nats.url.clone()) };
     let password = utf8_percent_encode(own.password.expose(), NON_ALPHANUMERIC);
     let (scheme, servers) = nats.url.split_once("://").unwrap_or(("nats", &nats.url));
-    // The login of the first server counts for all.
+    // The client uses the login of the first server for all.
     Ok(format!("{scheme}://{}:{password}@{servers}", User::Admin.name()))
 }
 
-/// How `user` connects; `None` when its password is not in `dir`.
+/// The settings with which `user` connects. `None` if its password is not in `dir`.
 fn settings(nats: &Nats, dir: &Path, user: User) -> anyhow::Result<Option<Nats>> {
     let path = dir.join(user.password_file());
     let password = match std::fs::read_to_string(&path) {

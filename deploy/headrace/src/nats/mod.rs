@@ -1,4 +1,4 @@
-//! Who connects to NATS with which rights, and the connections of a process.
+//! The users of NATS with their rights, and the connections of a process.
 
 pub(crate) mod connections;
 pub mod users;

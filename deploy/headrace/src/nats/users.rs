@@ -1,8 +1,8 @@
-//! Who connects to NATS, and what each may do there: a user for each role, with what its code asks for and no more.
+//! The users of NATS and their rights. Each role has a user, with the rights that its code needs and no more.
 //!
-//! Only the admin may do everything, and only retention may purge. What a user may publish bounds what it can ask for
-//! too, because a request is published; every user has answers to itself under a prefix of its own. The page
-//! `deploy/docs/nats-permissions.md` shows the same as a file for nats-server.
+//! Only the admin may do everything. Besides it, only retention may purge. A request is a published message, so the
+//! rights to publish also bound requests. Each user receives answers under a prefix of its own. The page
+//! `deploy/docs/nats-permissions.md` shows the same rights as a file for nats-server.
 
 use headrace_local::nats::Permissions;
 use headrace_runtime::broker::{BODIES, RECOVERY, SCHEMAS, STATE, Stream};
@@ -14,17 +14,17 @@ use crate::role::{CLICKHOUSE_RAW, SINKS};
 /// A user of NATS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum User {
-    /// A person with a tool, and whoever makes the streams: everything.
+    /// A person with a tool, or a process that makes the streams. May do everything.
     Admin,
-    /// The gateway: stores deliveries, and reads nothing.
+    /// The gateway: stores deliveries and reads nothing.
     Ingest,
     /// The stages: from RAW to EVENTS and ALERTS.
     Pipeline,
-    /// Makes room in full streams: the only one but the admin that removes messages.
+    /// Makes room in full streams. Besides the admin, only this user removes messages.
     Retention,
-    /// The sinks: read, and give up to DEAD.
+    /// The sinks: read, and publish to DEAD.
     Sinks,
-    /// Looks for missed deliveries: asks how far ClickHouse is, keeps its proofs.
+    /// Looks for missed deliveries: asks for the progress of the sinks, and keeps its proofs.
     Recover,
     /// A program that reads finished events and alerts.
     Subscriber,
@@ -55,13 +55,13 @@ impl User {
         format!("nats-{}-password", self.name())
     }
 
-    /// What the subjects of answers to it begin with; no other user may listen there.
+    /// The prefix of the subjects of its answers. No other user may subscribe there.
     #[must_use]
     pub fn inbox_prefix(self) -> String {
         format!("_INBOX_{}", self.name())
     }
 
-    /// What it may do; `None` is everything.
+    /// What it may do. `None` means everything.
     #[must_use]
     pub fn permissions(self) -> Option<Permissions> {
         let own = match self {
@@ -78,7 +78,7 @@ impl User {
 }
 
 fn ingest() -> Rights {
-    // Whether anything can be stored at all is tried with one key.
+    // The gateway writes one key to find out whether anything can be stored at all.
     let probe = format!("$KV.{STATE}.{PROBE_KEY}");
     Rights::of(User::Ingest).publish([Stream::Raw.subjects().to_owned(), probe]).write_bodies()
 }
@@ -86,11 +86,11 @@ fn ingest() -> Rights {
 fn pipeline() -> Rights {
     let mut rights = Rights::of(User::Pipeline)
         .publish([Stream::Events, Stream::Alerts].map(|stream| stream.subjects().to_owned()))
-        // What it has published already, to tell another body under a known id.
+        // To recognize another body under a known id, it reads what it has published already.
         .look_at(Stream::Events)
         .read_bodies()
         .keep(STATE);
-    // A chain is named for its first stage, whichever that is.
+    // A chain has the name of its first stage, and any stage may be the first.
     for component in chains::ORDER.into_iter().chain([chains::ALERT]) {
         let stream = if component == chains::ORDER[0] { Stream::Raw } else { Stream::Events };
         rights = rights.consume(stream, component).give_up(component);
@@ -127,7 +127,7 @@ fn recover() -> Rights {
         .push_from(&format!("KV_{RECOVERY}"))
 }
 
-/// A durable consumer of its own name on either stream, filtered as it likes, or a plain subscription.
+/// Either a durable consumer of its own name on each stream, with any filter, or a plain subscription.
 fn subscriber() -> Rights {
     let streams = [Stream::Events, Stream::Alerts];
     let mut rights = Rights::bare(User::Subscriber).read(SCHEMAS);
@@ -141,17 +141,17 @@ fn subscriber() -> Rights {
     rights
 }
 
-/// Permissions in the making.
+/// Builds permissions.
 struct Rights(Permissions);
 
 impl Rights {
-    /// To hear answers, and to ask whether JetStream is on.
+    /// The right to receive answers, and to ask whether JetStream is on.
     fn bare(user: User) -> Self {
         let subscribe = vec![format!("{}.>", user.inbox_prefix())];
         Self(Permissions { publish: Vec::new(), subscribe }).ask(["INFO".to_owned()])
     }
 
-    /// What every process does at its start: see that all streams and buckets are there as configured.
+    /// The rights that every process needs at its start: it checks that all streams and buckets are as configured.
     fn of(user: User) -> Self {
         let buckets = [SCHEMAS, STATE, RECOVERY].map(|bucket| format!("KV_{bucket}"));
         let names = Stream::ALL.map(|stream| stream.name().to_owned()).into_iter().chain(buckets);
@@ -173,39 +173,39 @@ impl Rights {
         self
     }
 
-    /// Requests to JetStream.
+    /// Adds requests to JetStream.
     fn ask(self, requests: impl IntoIterator<Item = String>) -> Self {
         self.publish(requests.into_iter().map(|request| format!("$JS.API.{request}")))
     }
 
-    /// A durable pull consumer: made, asked for messages, answered.
+    /// The rights to make a durable pull consumer, to ask it for messages, and to acknowledge them.
     fn consume(self, stream: Stream, consumer: &str) -> Self {
         let name = stream.name();
         self.ask(["CREATE", "INFO", "MSG.NEXT"].map(|what| format!("CONSUMER.{what}.{name}.{consumer}")))
             .publish([format!("$JS.ACK.{name}.{consumer}.>")])
     }
 
-    /// Any one message of a stream, such as the oldest that a consumer has not settled.
+    /// The right to read single messages of a stream, such as the oldest that a consumer has not settled.
     fn look_at(self, stream: Stream) -> Self {
         self.ask([format!("STREAM.MSG.GET.{}", stream.name())])
     }
 
-    /// A component's way to DEAD.
+    /// The right to publish a component's dead letters.
     fn give_up(self, component: &str) -> Self {
         self.publish([headrace_schemas::subject::dead_of(Some(component), None)])
     }
 
-    /// To read a bucket's keys, one by one.
+    /// The right to read a bucket's keys, one by one.
     fn read(self, bucket: &str) -> Self {
         self.ask([format!("STREAM.INFO.KV_{bucket}"), format!("DIRECT.GET.KV_{bucket}.$KV.{bucket}.>")])
     }
 
-    /// To read and write a bucket's keys.
+    /// The right to read and write a bucket's keys.
     fn keep(self, bucket: &str) -> Self {
         self.read(bucket).publish([format!("$KV.{bucket}.>")])
     }
 
-    /// The one key in which a component notes since when it knows the broker's memory.
+    /// The right to the one key in which a component notes the beginning of its consumer's incarnation.
     fn note_incarnation(self, component: &str) -> Self {
         let key = format!("$KV.{STATE}.epoch.{component}");
         self.ask([format!("DIRECT.GET.KV_{STATE}.{key}")]).publish([key])
@@ -220,9 +220,11 @@ impl Rights {
         self.ask([format!("DIRECT.GET.{stream}.$O.{BODIES}.M.*")]).push_from(&stream)
     }
 
-    /// What the client library makes to read an object's chunks or a bucket's keys: a nameless consumer that pushes.
+    /// The rights for the nameless push consumer with which the client library reads an object's chunks or a bucket's
+    /// keys.
     fn push_from(self, stream: &str) -> Self {
-        // After a gap it removes its consumer, which it only knows by a random name, and makes another.
+        // After a gap, the library removes its consumer and makes another. The consumers have random names, so the
+        // right must be for any name.
         self.ask(
             ["CREATE.{}", "CREATE.{}.>", "DELETE.{}.*", "INFO.{}.*"]
                 .map(|request| format!("CONSUMER.{}", request.replace("{}", stream))),
@@ -244,7 +246,7 @@ mod tests {
             assert_eq!(purges, if user == User::Retention { 3 } else { 0 }, "{user:?}");
             for subject in &publish {
                 let may_remove = removing[1..].iter().any(|request| subject.contains(request));
-                // A wildcard in the place of a request, a stream or a consumer would stand for these too.
+                // A wildcard in the place of a request, a stream or a consumer would include these too.
                 let is_wide = subject.starts_with("$JS.API.*") || subject == "$JS.API.>" || subject == ">";
                 assert!(!may_remove && !is_wide, "{user:?}: {subject}");
             }

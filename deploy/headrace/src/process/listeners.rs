@@ -1,7 +1,7 @@
-//! The ports of a process, taken before anything else is started: a taken one is told at once, and by whom.
+//! The ports of a process. They are taken before anything else starts, so that a conflict is reported at once.
 //!
-//! Until [`Port::listen`] nobody is let in: a load balancer is refused and asks another process, where a connection that
-//! is accepted and not served would keep it waiting.
+//! Until [`Port::listen`], connections are refused. A load balancer that is refused asks another process. If we
+//! accepted without serving, it would wait.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -12,10 +12,10 @@ use tokio::net::TcpSocket;
 use crate::config::Config;
 use crate::role::Role;
 
-/// Connections that may wait to be accepted; the kernel allows fewer where `net.core.somaxconn` is lower.
+/// How many connections may wait to be accepted. The kernel allows fewer if `net.core.somaxconn` is lower.
 const BACKLOG: u32 = 1_024;
 
-/// What decides where a process listens, in words for a person.
+/// The names of the settings that decide where a process listens, for error messages.
 pub(crate) struct Settings {
     gateway: &'static str,
     admin: &'static str,
@@ -33,7 +33,7 @@ impl Settings {
 pub(crate) struct Listeners {
     /// For operators.
     pub(crate) admin: Port,
-    /// For senders, when the process has a gateway.
+    /// For senders, if the process has a gateway.
     pub(crate) gateway: Option<Port>,
 }
 
@@ -41,7 +41,7 @@ impl Listeners {
     /// Takes the ports that `roles` need.
     ///
     /// # Errors
-    /// When one is taken, with its owner as far as this user may know it.
+    /// If a port is taken. The error names the owner if this user may see it.
     pub(crate) fn bind(config: &Config, roles: &[Role], settings: &Settings) -> anyhow::Result<Self> {
         let has_gateway = roles.contains(&Role::Ingest);
         let gateway = has_gateway.then(|| Port::bind(config.ingest.listen, settings.gateway)).transpose()?;
@@ -49,7 +49,7 @@ impl Listeners {
     }
 }
 
-/// A port that is ours.
+/// A port that this process has taken.
 pub(crate) struct Port {
     socket: TcpSocket,
     address: SocketAddr,
@@ -61,7 +61,7 @@ impl Port {
     fn bind(address: SocketAddr, setting: &'static str) -> anyhow::Result<Self> {
         let bound = || -> std::io::Result<Self> {
             let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-            // Connections of an earlier process may still be closing; one that listens is a conflict all the same.
+            // Connections of an earlier process may still be closing. A process that listens remains a conflict.
             socket.set_reuseaddr(true)?;
             socket.bind(address)?;
             let address = socket.local_addr()?;
@@ -70,10 +70,10 @@ impl Port {
         bound().map_err(|error| refused(error, address, setting))
     }
 
-    /// Lets connections in. Returns also where.
+    /// Lets connections in. Also returns the address.
     ///
     /// # Errors
-    /// When somebody else listens there by now: two processes that start at once can both take a port.
+    /// If another process listens there by now: two processes that start at once can both take a port.
     pub(crate) fn listen(self) -> anyhow::Result<(std::net::TcpListener, SocketAddr)> {
         let Self { socket, address, setting } = self;
         let listener = socket.listen(BACKLOG).map_err(|error| refused(error, address, setting))?;
@@ -81,7 +81,7 @@ impl Port {
     }
 }
 
-/// An address that this machine can connect to: a listener on all interfaces is reached on loopback.
+/// An address to which this machine can connect. A listener on all interfaces is reached on loopback.
 pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
@@ -89,7 +89,7 @@ pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Why `address`, the value of `setting`, cannot be had, and what to do.
+/// The error that says why `address`, the value of `setting`, cannot be used, and what to do.
 fn refused(error: std::io::Error, address: SocketAddr, setting: &str) -> anyhow::Error {
     let remedy = format!("set {setting} to another one; port 0 takes any free one");
     let message = if error.kind() == ErrorKind::AddrInUse {
@@ -116,7 +116,7 @@ mod tests {
         for told in [config.ingest.listen.to_string().as_str(), owner.as_str(), "`ingest.listen` or --gateway-port"] {
             assert!(error.contains(told), "{told}: {error}");
         }
-        // Who has no gateway needs no port for it.
+        // A process without a gateway needs no port for it.
         assert!(Listeners::bind(&config, &[Role::Sinks], &Settings::CONFIGURED).is_ok());
     }
 

@@ -1,4 +1,4 @@
-//! What a process consists of: the tasks of its roles, under one supervisor.
+//! A process: the tasks of its roles, under one supervisor.
 
 pub(crate) mod listeners;
 mod recover;
@@ -47,25 +47,25 @@ use crate::role::{CLICKHOUSE, CLICKHOUSE_RAW, FILE_ALERTS, FILE_EVENTS, JIRA, Ro
 
 /// The commit that this program was built from.
 const COMMIT: &str = env!("HEADRACE_COMMIT");
-/// How long the bucket of the state may take to answer: a cluster may be choosing its leader.
+/// How long the state's bucket may take to answer. A cluster may be choosing its leader.
 const STATE_WITHIN: Duration = Duration::from_secs(60);
-/// What alert adds to the way of an event that a rule matched.
+/// How long the stage alert gathers events. It adds this time to an alert's latency.
 const ALERT_LINGER: Duration = Duration::from_millis(200);
 
 /// A running process.
 pub(crate) struct Process {
     supervisor: Supervisor,
-    /// Where the gateway listens, when it is one of the roles.
+    /// Where the gateway listens, if it is one of the roles.
     pub(crate) gateway: Option<SocketAddr>,
     /// Where health and metrics are served.
     pub(crate) admin: SocketAddr,
-    /// The state of its components.
+    /// The health of its components.
     pub(crate) health: Health,
-    /// Those of its components that are sinks.
+    /// The components that are sinks.
     pub(crate) sinks: BTreeSet<String>,
 }
 
-/// What the tasks are made with.
+/// What is needed to make the tasks.
 struct Builder<'a> {
     brokers: &'a Brokers,
     policy: RetryPolicy,
@@ -76,8 +76,8 @@ struct Builder<'a> {
 }
 
 impl Process {
-    /// Starts the tasks of `roles`, whose ports are in `listeners`. `config` has been validated, and the topology is
-    /// there.
+    /// Starts the tasks of `roles`. Their ports are in `listeners`, `config` has been validated, and streams and
+    /// buckets exist.
     pub(crate) async fn start(
         config: &Config,
         roles: &[Role],
@@ -126,7 +126,7 @@ impl Process {
         if roles.contains(&Role::Recover) {
             builder.recover(config)?;
         }
-        // Not before it is served: a probe would wait instead of being refused.
+        // Let connections in only now that they are served. Before, a probe must be refused and not wait.
         let (admin_listener, admin_address) = listeners.admin.listen()?;
         builder
             .listen(Group::Service, "admin", admin_listener, move |listener, stop| admin.clone().serve(listener, stop));
@@ -146,14 +146,17 @@ impl Process {
 
     /// Stops everything in order, within `grace`.
     pub(crate) async fn stop(self, grace: Duration) {
-        tracing::info!(grace_s = grace.as_secs(), "stopping: no new requests, then nothing new from the streams");
+        tracing::info!(
+            grace_s = grace.as_secs(),
+            "stopping: first no new requests, then no new messages from the streams"
+        );
         let clean = self.supervisor.shutdown(grace).await;
         tracing::info!(clean, "stopped");
     }
 }
 
 impl Builder<'_> {
-    /// One line for all: what each consumer does next shows in its health and its lag.
+    /// Logs one line for all consumers. Their health and their lag show the rest.
     fn tell_consumers(&self) {
         let told = |(_, Subscription { component, stream, .. }): &(Broker, Subscription)| {
             format!("{component} on {}", stream.name())
@@ -193,7 +196,7 @@ impl Builder<'_> {
         let state = retry_within(STATE_WITHIN, async || StateStore::open(broker).await).await?;
         let alerts = Alerts::new(config.alert, state);
         let alerts: BoxedStage<Event, Alert> = Box::new(alerts);
-        // One alert is one write to the state, however many events it has: a burst of them is gathered.
+        // Each alert is one write to the state, however many events it has. So gather a burst of events first.
         self.chain(config.alert_subscription(), Pace::Gathered { linger: ALERT_LINGER }, alerts, 1)?;
         match self.brokers.of(User::Retention).cloned() {
             Some(broker) => {
@@ -206,18 +209,18 @@ impl Builder<'_> {
             }
             None => tracing::warn!(
                 file = User::Retention.password_file(),
-                "full streams are left to another process, and their figures: retention has no password here"
+                "this process neither measures the streams nor makes room in full ones, because the password of the NATS user `retention` is not here; another process must"
             ),
         }
         Ok(())
     }
 
-    /// Watches over the streams, with the right to make them.
+    /// Starts the task that makes deleted streams again, if this process has the right to.
     fn recreate(&mut self, config: &Config) {
         let Some(broker) = self.brokers.of(User::Admin).cloned() else {
             tracing::warn!(
                 file = User::Admin.password_file(),
-                "a deleted stream is not made anew: the admin has no password here"
+                "this process makes no deleted stream again, because the password of the NATS user `admin` is not here; another process must"
             );
             return;
         };
@@ -248,7 +251,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Every sink; a new one is a line here and one in [`crate::role::SINKS`].
+    /// Starts every configured sink. A new sink needs a line here and one in [`crate::role::SINKS`].
     fn sinks(&mut self, config: &Config) -> anyhow::Result<()> {
         let sinks = &config.sinks;
         let broker = self.brokers.need(User::Sinks)?;
@@ -275,7 +278,7 @@ impl Builder<'_> {
         }
         let broker = self.brokers.need(User::Recover)?;
         let Some(recover) = recover::build(config, broker, &self.health) else { return Ok(()) };
-        // It brings events in, by way of the gateway: it stops with it.
+        // Recovery brings events in through the gateway, so it stops together with it.
         self.supervisor.spawn(Group::Ingest, "recover", move |stop| {
             let recover = Arc::clone(&recover);
             async move { recover.run(stop).await }
@@ -310,7 +313,7 @@ impl Builder<'_> {
     }
 }
 
-/// How stored signatures are checked again, when they are to be: as the gateway checked them.
+/// The second check of stored signatures, if it is configured. It is the gateway's own check.
 pub(crate) fn verify(config: &Config) -> Option<Verify> {
     config.pipeline.verify.then(|| {
         let keys = Keys::new(&config.ingest.github, &config.tenants);

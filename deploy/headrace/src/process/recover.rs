@@ -1,5 +1,5 @@
-//! The role `recover`: ties the one that looks for missed deliveries to the table that knows which arrived, and to
-//! the one that shows what became of them.
+//! The role `recover`. It connects the search for missed deliveries to two tables: `raw` knows which deliveries
+//! arrived, and `gaps` shows the result.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use headrace_sinks::clickhouse::{self, GapsRow};
 use crate::config::Config;
 use crate::role::CLICKHOUSE_RAW;
 
-/// The role, when it is configured.
+/// The role, if it is configured.
 pub(crate) fn build(config: &Config, broker: &Broker, health: &Health) -> Option<Arc<Recover>> {
     let (recover, clickhouse) = (config.recover.as_ref()?, config.sinks.clickhouse.as_ref()?);
     let (deliveries, exporter) = (Arc::new(Raw(clickhouse.raw_table())), Arc::new(Gaps(clickhouse.gaps())));

@@ -1,5 +1,5 @@
-//! When a process is ready: the gateway, the broker and the database answer. A sink whose receiver is away is told
-//! and not waited for, because it delays nobody else.
+//! Decides when a process is ready: when gateway, broker and database answer. It reports a sink whose receiver is away
+//! but does not wait for it, because that sink delays nobody else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,21 +12,21 @@ use crate::process::Process;
 
 /// How long a receiver may take for its first answer before it counts as away.
 const SINK_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
-/// How often to look.
+/// How often to check.
 const PERIOD: Duration = Duration::from_millis(20);
 
 /// What is waited for.
 pub(crate) struct Awaited<'a> {
-    /// Sinks of a server that this process itself has started: they must work.
+    /// Sinks of a server that this process itself has started. These must work.
     pub(crate) own: &'a [&'a str],
-    /// How long to wait for the parts that must work; `None` waits for ever.
+    /// How long to wait for the parts that must work. `None` waits for ever.
     pub(crate) within: Option<Duration>,
 }
 
-/// Waits until everything works that must. Returns the sinks that do not, with the reason.
+/// Waits until everything works that must. Returns the sinks that do not work, with the reasons.
 ///
 /// # Errors
-/// When the pipeline does not work within the time. A sink is no reason to end.
+/// If the pipeline does not work in time. A sink alone is no error.
 pub(crate) async fn until_ready(process: &Process, awaited: Awaited<'_>) -> anyhow::Result<BTreeMap<String, String>> {
     let began = Instant::now();
     loop {
@@ -41,7 +41,8 @@ pub(crate) async fn until_ready(process: &Process, awaited: Awaited<'_>) -> anyh
     }
 }
 
-/// The components that are still waited for. One that a person must mend is not: the others do their work.
+/// The components that we still wait for. A broken one is not among them: a person must act, and the others work
+/// without it.
 fn waiting<'a>(
     states: &'a BTreeMap<String, State>,
     sinks: &BTreeSet<String>,
@@ -57,7 +58,7 @@ fn waiting<'a>(
         }
     };
     let awaited = states.iter().filter(|(name, state)| {
-        // Recovery looks after the past, at GitHub: nothing that comes in waits for it.
+        // No incoming delivery needs recovery, so do not wait for it.
         !name.starts_with(recovery::COMPONENT) && waits(name, state)
     });
     awaited.map(|(name, state)| (name.as_str(), state)).collect()
@@ -73,10 +74,13 @@ fn away(states: &BTreeMap<String, State>, sinks: &BTreeSet<String>) -> BTreeMap<
     of_sinks.filter_map(|(name, state)| Some((name.clone(), why(state)?))).collect()
 }
 
-/// Logs which sinks are away.
 pub(crate) fn tell(away: &BTreeMap<String, String>) {
     for (component, why) in away {
-        tracing::warn!(component, why, "running without this sink; what it misses waits in its stream and comes later");
+        tracing::warn!(
+            component,
+            why,
+            "running without this sink; its messages wait in the stream and are delivered later"
+        );
     }
 }
 

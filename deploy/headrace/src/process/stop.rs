@@ -1,4 +1,4 @@
-//! How a person or a service manager ends a process: the first signal asks, the second does not wait.
+//! Ends a process. The first signal asks it to stop, the second ends it at once.
 
 use std::fmt;
 use std::io::IsTerminal as _;
@@ -6,18 +6,17 @@ use std::io::IsTerminal as _;
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What is said when a process begins to stop.
+/// The text for a person when the process begins to stop.
 const STOPPING: &str =
     "stopping; press Ctrl-C again to end everything at once, which loses nothing that was answered with a 2xx";
 
-/// SIGINT and SIGTERM. While this is alive they do not end the process by themselves.
+/// SIGINT and SIGTERM. While this exists, these signals alone do not end the process.
 pub(crate) struct Stop {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Stop {
-    /// Begins to listen.
     pub(crate) fn listen() -> anyhow::Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen to signals");
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
@@ -31,12 +30,12 @@ impl Stop {
         }
     }
 
-    /// Runs `ending`, all that there is to do before the process ends, unless another signal comes.
+    /// Runs `ending`, which does everything before the process ends. Another signal interrupts it.
     ///
     /// # Errors
-    /// [`ForcedExit`] when one came.
+    /// [`ForcedExit`] after another signal.
     pub(crate) async fn end(&mut self, ending: impl Future<Output = ()>) -> anyhow::Result<()> {
-        // Among lines of JSON a line for people would be none.
+        // Lines for people must not be among lines of JSON.
         if std::io::stderr().is_terminal() {
             eprintln!("{STOPPING}");
         } else {
@@ -49,7 +48,7 @@ impl Stop {
     }
 }
 
-/// A second signal came. Children are killed as they are dropped, and by the kernel when this process ends.
+/// A second signal came. Dropping the children kills them. If this process ends first, the kernel does.
 #[derive(Debug)]
 pub(crate) struct ForcedExit;
 

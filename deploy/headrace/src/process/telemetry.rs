@@ -8,10 +8,10 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
 
-/// Installs the process's subscriber. `filter`, of the command line, counts before that of the configuration.
+/// Installs the process's subscriber. `filter` comes from the command line and overrides the configuration's.
 pub(crate) fn install(log: &Log, filter: Option<&str>) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter.unwrap_or(&log.filter)).with_context(|| {
-        format!("`log.filter` is `{}`; expected something like `info,headrace_ingest=debug`", log.filter)
+        format!("expected a filter such as `info,headrace_ingest=debug` in `log.filter`, found `{}`", log.filter)
     })?;
     let terminal = std::io::stderr().is_terminal();
     let has_colors = AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;

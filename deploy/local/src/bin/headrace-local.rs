@@ -1,27 +1,15 @@
-//! A nats-server under a parent of its own, for this crate's tests: to test `kill -9` of the parent, they need a
-//! separate process.
+//! Runs a nats-server for this crate's tests. They kill the server's parent with `kill -9`, so the parent must be a
+//! process of its own.
 //!
 //! ```text
 //! headrace-local --program P --data-dir D --ready-file F
 //! ```
 
-use std::process::ExitCode;
-
 use anyhow::Context as _;
 use headrace_local::nats;
 use tokio::signal::unix::{SignalKind, signal};
 
-fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let options = Options(std::env::args().skip(1).collect());
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(&options))
 }

@@ -1,8 +1,9 @@
-//! One child process that must never outlive its parent: the kernel kills it when this process ends, however that ends.
+//! One child process that must never outlive its parent. The kernel kills the child when this process ends, in whatever
+//! way.
 //!
-//! The child has a process group of its own, so Ctrl-C in the terminal reaches only the parent. It has a log file for
-//! its output. Signals go through a pidfd, never to a process id, which may belong to somebody else by now. See
-//! [`supervise()`] for restarting a child that dies.
+//! The child has a process group of its own, so Ctrl-C in the terminal reaches only the parent. Its output goes to a
+//! log file. Signals go through a pidfd, never to a process id, because another process may have that id by now.
+//! [`supervise()`] restarts a child that dies.
 
 mod spawner;
 mod supervise;
@@ -20,7 +21,7 @@ use tokio::sync::watch;
 
 pub use self::supervise::{Event, RestartPolicy, Service, Supervised, supervise};
 
-/// How much of a log an error shows, in bytes from the log's end.
+/// How much of the end of a log an error shows, in bytes.
 const TAIL_BYTES: u64 = 4 << 10;
 
 /// What to start.
@@ -30,9 +31,10 @@ pub struct Spec {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<OsString>,
-    /// Which part of our environment it gets.
+    /// Which of our environment variables it gets.
     pub environment: Environment,
-    /// The file to which its standard output and error are appended. A start empties the file if it is beyond 16 MiB.
+    /// The file to which its standard output and error are appended. If the file is longer than 16 MiB, a start empties
+    /// it.
     pub log: PathBuf,
 }
 
@@ -41,8 +43,8 @@ pub struct Spec {
 pub enum Environment {
     /// All of them.
     Inherited,
-    /// Only those that any program needs, such as `PATH` and `TZ`. The others may hold secrets, which the child must
-    /// not see.
+    /// Only those that any program needs, such as `PATH` and `TZ`. The others may hold secrets that the child must not
+    /// see.
     Plain,
 }
 
@@ -110,7 +112,7 @@ impl Child {
     }
 
     fn signal(&self, signal: Signal) {
-        // This fails if the child has ended already, and then the signal is not needed.
+        // This fails if the child has ended already. Then it needs no signal.
         let _ = pidfd_send_signal(&self.pidfd, signal);
     }
 }

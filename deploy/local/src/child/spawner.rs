@@ -1,6 +1,6 @@
 //! The thread that starts every child. The kernel sends a child its parent-death signal when the *thread* that started
-//! it ends, not the process. A pool thread of tokio may end at any time, and then the kernel would kill a server for no
-//! reason. So one thread starts all children, and it must never end.
+//! the child ends, not when the process ends. tokio may end a pool thread at any time, and the kernel would then kill a
+//! server for no reason. So one thread starts all children, and it must never end.
 
 use std::fs::File;
 use std::io;
@@ -17,7 +17,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::{Child, Environment, SpawnError, Spec};
 
-/// The longest log that is continued, in bytes. A longer one is emptied when its program starts.
+/// The longest log to which a child appends, in bytes. A longer one is emptied when its program starts.
 const LOG_BYTES_MAX: u64 = 16 << 20;
 
 struct SpawnRequest {
@@ -32,7 +32,7 @@ static REQUESTS: LazyLock<std::sync::Mutex<Sender<SpawnRequest>>> = LazyLock::ne
         .name("child-spawner".into())
         .spawn(move || {
             for request in requests {
-                // If nobody waits for the reply any more, the child is dropped, and that kills it.
+                // If nobody waits for the reply any more, the child is dropped, and the drop kills it.
                 let _ = request.reply.send(start(&request.spec));
             }
         })
@@ -65,13 +65,13 @@ fn start(spec: &Spec) -> io::Result<Child> {
     if spec.environment == Environment::Plain {
         command.env_clear().envs(PLAIN.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     }
-    // SAFETY: between fork and exec, only async-signal-safe calls are allowed. These are two plain system calls, and
-    // the errors allocate nothing.
+    // SAFETY: between fork and exec, only async-signal-safe calls are allowed. `die_with` makes two plain system calls,
+    // and its errors allocate nothing.
     unsafe { command.pre_exec(move || die_with(parent)) };
     let mut child = command.spawn()?;
     let pid = child.id();
     let watched = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
-    // Nobody has waited for the child yet, so the kernel has not given its process id to another process.
+    // Nobody has waited for the child yet, so the process id is still the child's.
     let pidfd = pidfd_open(watched, PidfdFlags::empty())?;
     let (exit_sender, exit) = watch::channel::<Option<ExitStatus>>(None);
     // Thread "child-<pid>": ends with the child.
@@ -85,7 +85,7 @@ fn start(spec: &Spec) -> io::Result<Child> {
 /// Runs in the child, before the program.
 fn die_with(parent: Pid) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    // The parent may have died before the line above. Then nobody would ever end this process.
+    // If the parent died before the line above, the signal never comes and nobody would ever end this process.
     if getppid() == Some(parent) { Ok(()) } else { Err(Errno::SRCH.into()) }
 }
 

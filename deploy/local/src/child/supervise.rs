@@ -1,6 +1,6 @@
-//! Keeps one child running. When it dies, it is started again on the same port and data, with a growing pause and a
-//! bound on the attempts. The caller judges the first start; only later starts may be retried here. A watch channel
-//! reports what happens, so that a ready file can follow.
+//! Keeps one child running. A child that dies is started again on the same port and data, with a growing pause and a
+//! bounded number of attempts. The first start is not retried: its error goes to the caller. A watch channel reports
+//! each change of state, so that a ready file can follow.
 
 use std::time::Duration;
 
@@ -22,25 +22,25 @@ pub trait Service: Send + Sync + 'static {
     /// Starts the process.
     fn spawn(&self) -> impl Future<Output = Result<Child, Self::Error>> + Send;
 
-    /// Waits until the process does its work. Each service bounds this by a deadline of its own.
+    /// Waits until the process does its work. Each service has a deadline of its own for this.
     fn ready(&self, child: &Child) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
-    /// The reason, in its own words, why a running process has stopped its work for good. Silence is not such a sign.
-    /// If the process says so several times in a row, it is ended and started again.
+    /// The reason why a running process has stopped its work for good, in the process's own words. No answer is no
+    /// reason. A process that reports a reason several times in a row is ended and started again.
     fn disabled(&self) -> impl Future<Output = Option<String>> + Send {
         std::future::ready(None)
     }
 }
 
-/// How often a child is asked whether it has stopped its work.
+/// How often we ask a child whether it has stopped its work.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How many times in a row it must say so.
+/// How many times in a row it must say yes.
 const LOOKS: u32 = 3;
 
-/// How a child that died is started again.
+/// How to start a child again that died.
 #[derive(Debug, Clone, Copy)]
 pub struct RestartPolicy {
-    /// The pause before the first attempt; it doubles with each one.
+    /// The pause before the first attempt. Each further pause is twice as long.
     pub pause_min: Duration,
     /// The longest pause.
     pub pause_max: Duration,
@@ -57,7 +57,7 @@ impl Default for RestartPolicy {
         Self {
             pause_min: Duration::from_millis(100),
             pause_max: Duration::from_secs(5),
-            // With the longest pause this makes an hour, because a disk may be full for a while.
+            // With the longest pause, this takes an hour, because a disk may be full for a while.
             attempts_max: 720,
             settled_after: Duration::from_secs(30),
             grace: Duration::from_secs(15),
@@ -65,7 +65,8 @@ impl Default for RestartPolicy {
     }
 }
 
-/// The state of a supervised child. A watch channel holds only the latest one, so a slow reader sees the present state.
+/// The state of a supervised child. The watch channel holds only the latest state, so a slow reader misses some states
+/// but never the present one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The process runs but is not ready yet.
@@ -78,7 +79,7 @@ pub enum Event {
         /// Its process id.
         pid: u32,
     },
-    /// The process ended without being asked, or did not become ready. Another one is about to be started.
+    /// The process ended unasked, or did not become ready. It is about to be started again.
     Died {
         /// The exit status, or why the process did not become ready.
         status: String,
@@ -101,7 +102,7 @@ pub struct Supervised {
 }
 
 impl Supervised {
-    /// A channel that says what happens from now on.
+    /// A channel with the child's state.
     pub fn events(&self) -> watch::Receiver<Event> {
         self.events.clone()
     }
@@ -117,7 +118,7 @@ impl Supervised {
     /// Asks the child to end, and kills it after the policy's grace.
     pub async fn stop(mut self) {
         self.stopping.cancel();
-        // A panic of the task would be a defect, but the child is dead in either case.
+        // If the task panicked, that is a defect, but the child is dead all the same.
         let _ = (&mut self.task).await;
     }
 }
@@ -131,14 +132,14 @@ impl Drop for Supervised {
 /// Starts `service`, waits until it is ready, and keeps it running.
 ///
 /// # Errors
-/// The first start's failure. No process is left running then.
+/// The failure of the first start. No process is left running then.
 pub async fn supervise<S: Service>(service: S, policy: RestartPolicy) -> Result<Supervised, S::Error> {
     let child = service.spawn().await?;
     service.ready(&child).await?;
-    tracing::info!(service = service.name(), pid = child.pid(), "started");
+    tracing::info!(service = service.name(), pid = child.pid(), "the process was started");
     let (sender, events) = watch::channel(Event::Ready { pid: child.pid() });
     let stopping = CancellationToken::new();
-    // Task "supervise": ends when stopped or when it gives up. If it is aborted, it drops the child, and that kills it.
+    // Task "supervise": ends when stopped or when it gives up. An abort drops the child, and the drop kills it.
     #[expect(clippy::disallowed_methods, reason = "this crate has no supervisor but this one")]
     let task = tokio::spawn(keep(service, policy, child, sender, stopping.clone()));
     Ok(Supervised { events, stopping, task })
@@ -157,7 +158,7 @@ async fn keep<S: Service>(
         let mut status = tokio::select! {
             status = child.wait() => status.to_string(),
             reason = stopped_working(&service) => {
-                tracing::warn!(service = service.name(), reason, "has stopped its work; ending it");
+                tracing::warn!(service = service.name(), reason, "the process has stopped its work; ending it");
                 child.stop(policy.grace).await;
                 reason
             }
@@ -173,11 +174,16 @@ async fn keep<S: Service>(
         child = loop {
             attempts += 1;
             if attempts > policy.attempts_max {
-                tracing::error!(service = service.name(), attempts = policy.attempts_max, status, "given up");
+                tracing::error!(
+                    service = service.name(),
+                    attempts = policy.attempts_max,
+                    status,
+                    "the process died too often; giving up"
+                );
                 events.send_replace(Event::GaveUp { reason: status });
                 return;
             }
-            tracing::warn!(service = service.name(), status, attempts, "died; starting it again");
+            tracing::warn!(service = service.name(), status, attempts, "the process died; starting it again");
             events.send_replace(Event::Died { status });
             let again = async {
                 tokio::time::sleep(pause(&policy, attempts)).await;
@@ -198,7 +204,7 @@ async fn keep<S: Service>(
     }
 }
 
-/// Waits until the service has said several times in a row that it has stopped its work.
+/// Waits until the service has reported several times in a row that it has stopped its work.
 async fn stopped_working<S: Service>(service: &S) -> String {
     let mut looks = 0;
     loop {
@@ -215,7 +221,7 @@ async fn restart<S: Service>(service: &S, events: &watch::Sender<Event>) -> Resu
     let child = service.spawn().await.map_err(|error| chain(&error))?;
     events.send_replace(Event::Started { pid: child.pid() });
     service.ready(&child).await.map_err(|error| chain(&error))?;
-    tracing::info!(service = service.name(), pid = child.pid(), "started again");
+    tracing::info!(service = service.name(), pid = child.pid(), "the process was started again");
     events.send_replace(Event::Ready { pid: child.pid() });
     Ok(child)
 }

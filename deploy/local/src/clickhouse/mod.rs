@@ -1,4 +1,4 @@
-//! A supervised child process that serves ClickHouse. That program decides how; usually it has the engine as a library.
+//! A supervised child process that serves ClickHouse. Its program usually has the engine as a library.
 //!
 //! This crate must never load the engine itself: its 566 MB belong in the child alone.
 
@@ -28,9 +28,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The process's log file.
     pub log: PathBuf,
-    /// How long the process may take to answer. It reads parts of large tables at its start.
+    /// How long the process may take until it answers. At its start, it loads the parts of large tables.
     pub ready_within: Duration,
-    /// How the process is started again when it dies.
+    /// How to start the process again when it dies.
     pub restart: RestartPolicy,
 }
 
@@ -73,7 +73,7 @@ impl Running {
         self.child.pid()
     }
 
-    /// A channel that says what happens to its process.
+    /// A channel with the state of its process.
     pub fn events(&self) -> watch::Receiver<Event> {
         self.child.events()
     }

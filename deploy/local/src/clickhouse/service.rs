@@ -48,7 +48,7 @@ impl Service for Server {
 
     async fn ready(&self, child: &Child) -> Result<(), StartError> {
         let address = self.address();
-        // The process listens early, so that it fails early. It answers only once the engine is up.
+        // The process listens at once, so that a taken port fails at once. It answers only when the engine is up.
         let answers = async || net::http_status(address, "/ping").await == Some(200);
         start::answered(child, self.name(), address, self.config.ready_within, answers).await
     }

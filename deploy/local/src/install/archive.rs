@@ -1,5 +1,5 @@
 //! Unpacks wheels (zip) and npm packages (tar, gzip) into a folder. It must never trust the names inside an archive:
-//! the readers used here refuse whatever would land outside the folder.
+//! the readers refuse what would land outside the folder.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
@@ -50,7 +50,8 @@ pub(super) fn package(archive: &Path, only: Option<&str>, folder: &Path, step: &
     if found { Ok(()) } else { Err(Error::Content { expected, archive: archive.into() }) }
 }
 
-/// Writes a file and syncs it to the disk. The move into place follows, and must not reach the disk first.
+/// Writes a file and syncs it to the disk, so that the later move into place cannot reach the disk before the file's
+/// content.
 fn write(source: &mut dyn Read, path: &Path, step: &dyn Step) -> Result<(), Error> {
     let mut file = File::create(path).map_err(Error::io("create", path))?;
     let mut buffer = vec![0; 1 << 20];

@@ -1,5 +1,5 @@
-//! Runs the package clients, `pip` and `npm`. We use them because they bring their own retries, caches, proxies and
-//! credentials. Nothing here may know a registry. An error shows the end of their output, which never reaches stdout.
+//! Runs the package clients, `pip` and `npm`. They bring their own retries, caches, proxies and credentials. Nothing
+//! here may know a registry. An error shows the end of a client's output. None of that output may reach stdout.
 
 use std::ffi::{OsStr, OsString};
 use std::io;

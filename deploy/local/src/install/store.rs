@@ -1,5 +1,5 @@
-//! The cache directory: what is installed, what is downloaded, what is being made. A piece must appear there whole, or
-//! not at all.
+//! The cache directory: what is installed, what is downloaded, what is being made. A piece must appear there complete
+//! or not at all.
 //!
 //! ```text
 //! <cache>/<piece>-<version>/     installed; appears whole, by a rename
@@ -52,7 +52,6 @@ impl Piece<'_> {
     }
 }
 
-/// The cache directory.
 #[derive(Debug, Clone)]
 pub(super) struct Store {
     cache: PathBuf,
@@ -63,8 +62,8 @@ impl Store {
         Self { cache }
     }
 
-    /// The folder of an installed piece. This also checks the file's size. It costs nothing, and reveals a file that
-    /// somebody truncated after we checked it.
+    /// The folder of an installed piece. This also checks the file's size, which costs nothing and reveals a file that
+    /// was truncated after its check.
     pub(super) fn installed(&self, piece: &Piece<'_>) -> Option<PathBuf> {
         let folder = self.cache.join(piece.id());
         let whole = match piece.file {
@@ -74,7 +73,8 @@ impl Store {
         whole.then_some(folder)
     }
 
-    /// Waits until no other process installs this piece. The lock ends with the process, however that ends.
+    /// Waits until no other process installs this piece. The system releases the lock when the process ends, in
+    /// whatever way.
     pub(super) fn lock(&self, id: &str, progress: &dyn Progress) -> Result<File, Error> {
         let folder = self.folder("locks")?;
         let path = folder.join(format!("{id}.lock"));
@@ -92,7 +92,7 @@ impl Store {
     }
 
     /// A fresh folder to work in, on the same file system as the rest of the cache. It is removed on drop. Call this
-    /// under the lock: then whatever an earlier process left for the same piece may be removed.
+    /// while you hold the lock, because it removes what an earlier process left for the same piece.
     pub(super) fn staging(&self, id: &str) -> Result<TempDir, Error> {
         let folder = self.folder("staging")?;
         let prefix = format!("{id}.");
@@ -151,14 +151,14 @@ impl Store {
         Ok(folder)
     }
 
-    /// The folder of packages that a client installed, if it holds exactly these.
+    /// The folder of packages that a client installed, if it holds exactly these requirements.
     pub(super) fn tree(&self, name: &str, requirements: &[&str]) -> Option<PathBuf> {
         let folder = self.cache.join(name);
         let held = fs::read_to_string(folder.join("requirements")).ok()?;
         (held == requirements.join("\n")).then_some(folder)
     }
 
-    /// Moves the folder of such packages into place.
+    /// Moves a folder of installed packages into place.
     pub(super) fn place_tree(&self, name: &str, requirements: &[&str], staging: TempDir) -> Result<PathBuf, Error> {
         let path = staging.path().join("requirements");
         fs::write(&path, requirements.join("\n")).map_err(Error::io("write", path))?;
@@ -177,11 +177,11 @@ impl Store {
         Ok(())
     }
 
-    /// The one step by which a piece appears.
+    /// Makes a piece appear in the cache, in one step.
     fn place(&self, id: &str, staging: TempDir) -> Result<PathBuf, Error> {
         let folder = self.cache.join(id);
         if folder.exists() {
-            // This folder is damaged or of other versions: otherwise we would have used it.
+            // An existing folder is damaged or of other versions. Otherwise we would have used it.
             fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;
         }
         let staging = staging.keep();

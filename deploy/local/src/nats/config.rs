@@ -1,4 +1,4 @@
-//! Writes nats-server's configuration file. Pure text; nothing here may touch a disk.
+//! Makes the text of nats-server's configuration file. Nothing here may touch a disk.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ pub(super) fn render(config: &Config, listen: SocketAddr, monitor: SocketAddr, m
     }
     line("max_payload", config.max_payload.to_string());
     let store_dir = quoted(&config.data_dir.to_string_lossy());
-    // Always set this. It decides what a confirmation is worth, and the server's default can lose two minutes.
+    // Always set this. With the server's default, a power cut can lose two minutes of confirmed messages.
     let sync_interval = match config.sync_interval {
         SyncInterval::Always => "always".to_owned(),
         SyncInterval::Every(time) => quoted(&format!("{}ms", time.as_millis())),

@@ -1,6 +1,6 @@
 //! A real nats-server with JetStream as a supervised child process, alone or in a cluster.
 //!
-//! This module must never touch the data: the server owns its directory, and a lock keeps a second server out of it.
+//! This module must never touch the data: they are the server's. A lock keeps a second server out of the directory.
 
 mod config;
 mod service;
@@ -33,7 +33,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The longest message, in bytes. Default 8 MiB, the most that NATS recommends.
     pub max_payload: u32,
-    /// When the server syncs to the disk what it has written. Default one second; the server's own default is two
+    /// When the server syncs to the disk what it has written. Default one second. The server's own default is two
     /// minutes.
     pub sync_interval: SyncInterval,
     /// The cluster to which this server belongs.
@@ -44,21 +44,21 @@ pub struct Config {
     pub more: String,
     /// The server's log file.
     pub log: PathBuf,
-    /// How long the server may take to answer. A large JetStream directory takes long, because the server reads it at
-    /// its start.
+    /// How long the server may take until it answers. At its start, it reads its whole JetStream directory, which takes
+    /// long if that is large.
     pub ready_within: Duration,
-    /// How the server is started again when it dies.
+    /// How to start the server again when it dies.
     pub restart: RestartPolicy,
 }
 
-/// When the server syncs what it has written. This matters when the power fails or the kernel crashes. The death of the
-/// process alone loses nothing that was confirmed.
+/// When the server syncs what it has written. This matters when the power fails or the kernel crashes. If only the
+/// process dies, nothing confirmed is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyncInterval {
-    /// Before each confirmation. A stream with one replica syncs once for each message. A replicated stream instead
-    /// syncs the log of its group, for as many messages at once as are waiting.
+    /// Before each confirmation. A stream with one replica syncs once for each message. A replicated stream syncs the
+    /// log of its Raft group, once for all messages that are waiting.
     Always,
-    /// At this interval, whatever was confirmed in between. Must not be zero.
+    /// At this interval. Messages are confirmed in between, before they are synced. Must not be zero.
     Every(Duration),
 }
 
@@ -163,8 +163,8 @@ impl Running {
         self.monitor
     }
 
-    /// The prefix of the monitoring's paths. Monitoring asks for no password, and shows who is connected and what the
-    /// streams are. So a server with users answers only below a path that nobody can guess.
+    /// The prefix of the monitoring's paths. Monitoring asks for no password, and it shows who is connected and which
+    /// streams exist. So a server with users answers only below a path that nobody can guess.
     pub fn monitor_path(&self) -> &str {
         &self.monitor_path
     }
@@ -174,7 +174,7 @@ impl Running {
         self.child.pid()
     }
 
-    /// A channel that says what happens to its process.
+    /// A channel with the state of its process.
     pub fn events(&self) -> watch::Receiver<Event> {
         self.child.events()
     }

@@ -16,7 +16,7 @@ use crate::child::{Child, Environment, Service, Spec};
 use crate::net;
 use crate::start::{self, StartError};
 
-/// JetStream refuses to start with less free space, and fails soon with only a little more, in bytes.
+/// The least free space with which we start a server, in bytes. With less, JetStream does not start or soon fails.
 const FREE_BYTES_MIN: u64 = 64 << 20;
 
 /// Answers 200 while JetStream is on.
@@ -31,7 +31,7 @@ pub(super) struct Server {
     listen: SocketAddr,
     monitor: SocketAddr,
     monitor_path: String,
-    /// Held for as long as the server may run. The child dies with this process, and so does the lock.
+    /// Held for as long as the server may run. When this process dies, the child dies and the system releases the lock.
     _lock: Arc<DirLock>,
 }
 
@@ -40,20 +40,20 @@ pub(super) struct Server {
 pub(super) struct DirLock(File);
 
 impl Drop for DirLock {
-    /// Closing the file is not enough. A child that this process is starting right now also has the file, and with it
-    /// the lock, until it executes its own program.
+    /// To close the file is not enough. A child that this process is just starting also has the file open, and holds
+    /// the lock until it executes its own program.
     fn drop(&mut self) {
         if let Err(error) = self.0.unlock() {
-            tracing::warn!(%error, "cannot unlock the data directory; it is free when this process ends");
+            tracing::warn!(%error, "cannot unlock the data directory; other servers can use it when this process has ended");
         }
     }
 }
 
-/// Keeps a second server out of the directory. nats-server does not do so itself, and two servers destroy the streams.
+/// Keeps a second server out of the directory. nats-server itself does not, and two servers would destroy the streams.
 pub(super) fn lock(data_dir: &Path) -> Result<Arc<DirLock>, Error> {
     let path = data_dir.join("headrace.lock");
     let unusable = |source| Error::DataDir { path: data_dir.into(), source };
-    // Nobody else may read what is in there: the messages and the passwords.
+    // The directory holds messages and passwords, so nobody else may read it.
     DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(unusable)?;
     fs::set_permissions(data_dir, Permissions::from_mode(0o700)).map_err(unusable)?;
     let file = File::options().create(true).truncate(false).write(true).open(path).map_err(unusable)?;
@@ -82,11 +82,11 @@ fn require_room(path: &Path, needed_bytes: u64) -> Result<(), Error> {
 }
 
 impl Server {
-    /// Chooses the ports that are still open and writes the configuration.
+    /// Chooses a free port wherever the configuration says 0, and writes the server's configuration file.
     pub(super) fn new(config: Config, lock: Arc<DirLock>) -> Result<Self, Error> {
         let listen = start::with_port(config.listen)?;
         let monitor = start::with_port(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0))?;
-        // Monitoring has no passwords. So if there are users, only those who know the path may look.
+        // Monitoring asks for no password. So if there are users, only those who know the path can see it.
         let monitor_path =
             if config.users.is_empty() { String::new() } else { format!("/{}", Uuid::new_v4().simple()) };
         let path = config.data_dir.join("nats-server.conf");
@@ -111,7 +111,8 @@ impl Server {
         format!("{}{path}", self.monitor_path)
     }
 
-    /// Whether the server greets clients and JetStream is up. In a cluster, JetStream may still look for its peers.
+    /// Whether the server greets clients and JetStream is on. In a cluster, JetStream may still be looking for its
+    /// peers.
     async fn answers(&self) -> bool {
         let greeting = net::greeting(self.address()).await;
         greeting.is_some_and(|greeting| greeting.starts_with("INFO "))
@@ -145,7 +146,7 @@ impl Service for Server {
     }
 
     /// After its disk was full, a server keeps JetStream off, or refuses to write to a stream, until it is started
-    /// again. But while the disk is full, it is left running: it still serves what it has.
+    /// again. While the disk is still full, we leave it running, because it still serves what it has.
     async fn disabled(&self) -> Option<String> {
         require_room(&self.config.data_dir, FREE_BYTES_MIN).ok()?;
         let status = net::http_status(self.monitor, &self.monitored(HEALTH)).await?;
@@ -153,7 +154,7 @@ impl Service for Server {
             return Some(format!("JetStream is off: {HEALTH} answers {status}"));
         }
         let (status, body) = net::http_answer(self.monitor, &self.monitored("/healthz")).await?;
-        // `Server.healthz` uses these words for a store that failed. Other reasons pass by themselves.
+        // `Server.healthz` uses these words for a store that failed. Problems with other words end without a restart.
         (status != 200 && body.contains(WRITE_ERROR)).then(|| format!("a stream takes no more messages: {body}"))
     }
 }

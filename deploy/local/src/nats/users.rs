@@ -1,4 +1,4 @@
-//! Who may connect to a server, and what each may do, as plain data. Pure text. It must know nothing of Headrace.
+//! The users of a server and what each may do, as plain data. It must know nothing of Headrace.
 
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -13,7 +13,7 @@ pub struct User {
     pub permissions: Option<Permissions>,
 }
 
-/// What a user may do. The server refuses anything else.
+/// What a user may do. The server refuses everything else.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Permissions {
     /// Subjects to which the user may publish. A request is published too.
@@ -39,7 +39,7 @@ fn user(user: &User) -> String {
     format!("{head}{}    }}\n", permissions.unwrap_or_default())
 }
 
-/// Writes an empty list as a refusal of everything: nats-server takes an empty `allow` for no limit at all.
+/// An empty list must refuse everything, but to nats-server an empty `allow` means no limit at all.
 fn allowed(what: &str, subjects: &[String]) -> String {
     if subjects.is_empty() {
         return format!("        {what}: {{ deny: [\">\"] }}\n");

@@ -1,4 +1,4 @@
-//! Installs come whole or not at all, resume, and say what is missing.
+//! An install is complete or absent, goes on after an interruption, and says what is missing.
 
 use std::fs;
 use std::path::Path;
@@ -40,7 +40,7 @@ fn a_kept_download_needs_no_client() {
     let cache = tempfile::tempdir().unwrap();
     let (name, version, sha256) = EXAMPLES;
     let empty = tempfile::tempdir().unwrap();
-    // As if the process had been killed between download and unpacking.
+    // This is what a process leaves that is killed between download and unpacking.
     let packed = pack(name, version);
     fs::create_dir_all(cache.path().join("downloads")).unwrap();
     let kept = cache.path().join("downloads/octokit-webhooks-examples-7.6.1");
@@ -49,7 +49,7 @@ fn a_kept_download_needs_no_client() {
     let folder = offline.npm_package(name, version, Some(sha256)).unwrap();
     assert!(folder.join("api.github.com/index.json").is_file());
     assert!(!kept.exists());
-    // Damaged, it is not used.
+    // A damaged download is not used.
     fs::remove_dir_all(&folder).unwrap();
     fs::write(&kept, "damaged").unwrap();
     let error = offline.npm_package(name, version, Some(sha256)).unwrap_err();
@@ -68,9 +68,8 @@ fn pack(name: &str, version: &str) -> TempDir {
     folder
 }
 
-/// Writes an executable file by a process of its own. A descriptor that this process had open for writing
-/// could be inherited by a child that another test forks at that moment, and executing the file would then
-/// fail as busy.
+/// Lets a separate process write an executable file. If this process wrote it, a child that another test forks at that
+/// moment would inherit the open descriptor, and the file could not be executed because it is busy.
 fn script(path: &Path, text: &str) {
     let write = r#"printf %s "$1" > "$0" && chmod 755 "$0""#;
     let status = Command::new("/bin/sh").args(["-c", write]).arg(path).arg(text).status().unwrap();

@@ -73,7 +73,7 @@ async fn a_server_syncs_when_it_is_told_to() {
 #[tokio::test]
 async fn with_users_a_stranger_sees_nothing_and_files_are_their_owners() {
     let dir = tempfile::tempdir().unwrap();
-    // As an earlier release left it.
+    // An earlier release made the file readable for others.
     let file = dir.path().join("nats-server.conf");
     std::fs::write(&file, "").unwrap();
     std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
@@ -94,7 +94,7 @@ async fn with_users_a_stranger_sees_nothing_and_files_are_their_owners() {
     for subject in ["kept.2", "kept.1"] {
         one.publish(subject, "x".into()).await.unwrap();
     }
-    // The first was refused: they come in their order.
+    // Messages come in order, so `kept.2` was refused.
     let first = tokio::time::timeout(CEILING, kept.next()).await.unwrap().unwrap();
     assert_eq!(first.subject.as_str(), "kept.1");
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use headrace_local::install::{Installer, Silent};
 
-/// Far beyond what anything here takes; only a failing test waits that long.
+/// Far beyond what anything here takes. Only a failing test waits that long.
 pub(crate) const CEILING: Duration = Duration::from_secs(60);
 
 /// This crate's helper program.
@@ -29,7 +29,7 @@ pub(crate) fn kill(pid: u32) {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
 }
 
-/// Whether a process runs; one that has ended and waits to be reaped does not.
+/// Whether a process runs. One that has ended but was not reaped does not.
 pub(crate) fn runs(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))

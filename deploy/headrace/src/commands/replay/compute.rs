@@ -1,4 +1,4 @@
-//! Deliveries through the stages.
+//! Sends deliveries through the stages.
 
 use headrace_runtime::component::batch::Item;
 use headrace_runtime::component::stage::BoxedStage;
@@ -11,13 +11,14 @@ use super::record::Totals;
 use super::retry::Retry;
 use super::write::item;
 
-/// Deliveries that the stages work on before other tasks run, as in the pipeline's own loop.
+/// How many deliveries the stages take before other tasks may run, as in the pipeline's own loop.
 const SLICE: usize = 32;
 
-/// The events of `deliveries`, in their order. What is left out or can never be computed is counted.
+/// Computes the events of `deliveries`, in their order. It counts deliveries that a filter leaves out or that can never
+/// be computed.
 ///
 /// # Errors
-/// When a stage cannot work for too long, or a person must act.
+/// When a stage fails for too long, or a person must act.
 pub(super) async fn compute(
     stage: &BoxedStage<RawDelivery, Event>,
     deliveries: &[RawDelivery],
@@ -54,12 +55,12 @@ pub(super) async fn compute(
         }
         tokio::task::yield_now().await;
     }
-    // Those that were held up came last.
+    // Deliveries that were tried again came last, so restore the order.
     items.sort_by_key(|item| item.sequence);
     Ok(items)
 }
 
-/// The verdict as the broker would have it: an event that fits no message is poison in the chain's own loop.
+/// Makes an event poison that is too large for a message, as the chain's own loop does.
 fn fitting(verdict: Verdict<Event>, handover: &str) -> Verdict<Event> {
     let Verdict::Forward(events) = verdict else { return verdict };
     match events.iter().find_map(|event| event.write(handover).err()) {

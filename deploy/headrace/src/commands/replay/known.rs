@@ -1,4 +1,4 @@
-//! Events that were given up before a replay begins. That they cannot be computed is known, and no failure of it.
+//! Remembers the events that were given up before a replay begins. The replay does not count them as its own failures.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -10,7 +10,7 @@ use headrace_stages::chains;
 
 use crate::role::{CLICKHOUSE, CLICKHOUSE_RAW};
 
-/// Dead letters that are remembered, the oldest first: 16 MiB. Of what is beyond, a failure counts as a new one.
+/// How many dead letters are remembered, the oldest first: 16 MiB. For all others, a failure counts as new.
 const DEAD_LETTERS_MAX: usize = 1_000_000;
 
 /// Tenant and id of the events in DEAD, as hashes.
@@ -27,7 +27,7 @@ impl KnownDead {
         let mut reader = DeadLetters::open(broker).await?.read(Filter::default()).await?;
         while known.0.len() < DEAD_LETTERS_MAX {
             let Some(page) = reader.page().await? else { break };
-            // What a receiver refused says nothing of whether the event can be computed and stored.
+            // If only a receiver refused an event, the event may still be computed and stored.
             let of_row =
                 page.iter().filter(|dead_letter| computes_or_stores(dead_letter.header(header::DEAD_COMPONENT)));
             of_row.for_each(|dead_letter| known.insert(&dead_letter.tenant, dead_letter.header(header::ID)));
@@ -40,7 +40,7 @@ impl KnownDead {
         self.0.insert(hash(tenant, id));
     }
 
-    /// Whether the event was given up before. Nobody knows one that has no id.
+    /// Whether the event was given up before. False without an id.
     pub(super) fn contains(&self, tenant: &str, id: &str) -> bool {
         !id.is_empty() && self.0.contains(&hash(tenant, id))
     }

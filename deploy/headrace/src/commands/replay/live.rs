@@ -1,4 +1,5 @@
-//! Waits until those who work all the time are past what is replayed: they insert first deliveries without looking.
+//! Waits until the running pipeline and sinks have settled everything that is to be replayed. They insert first
+//! deliveries without a look-up, so they must not work on the same deliveries as the replay.
 
 use std::time::Duration;
 
@@ -11,11 +12,11 @@ use tokio::time::sleep;
 use super::status_line::StatusLine;
 use crate::role::{CLICKHOUSE, CLICKHOUSE_RAW};
 
-/// How often to look.
+/// How often to check.
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// Returns when every delivery up to the sequence `last` of RAW has its rows, or was given up. A component that has
-/// never run is not waited for: once it does, it looks up whatever is older than itself.
+/// Returns when every delivery up to the sequence `last` of RAW has its rows or was given up. It does not wait for a
+/// component that has never run: such a component will look up everything that is older than itself.
 pub(super) async fn wait_until_settled(
     broker: &Broker,
     pipeline: &chains::Config,
@@ -28,7 +29,7 @@ pub(super) async fn wait_until_settled(
     }
     way.push((CLICKHOUSE.to_owned(), Stream::Events));
     way.push((CLICKHOUSE_RAW.to_owned(), Stream::Raw));
-    // One after the other: what a chain has settled is in the next one's stream.
+    // In this order: what a chain has settled is in the stream of the next one.
     for (component, stream) in way {
         let through = match stream {
             Stream::Raw => last,
@@ -37,14 +38,14 @@ pub(super) async fn wait_until_settled(
         let mut is_told = false;
         loop {
             let left = progress::unsettled(broker, stream, &component, through).await;
-            let left = match left.with_context(|| format!("cannot tell how far {component} is"))? {
+            let left = match left.with_context(|| format!("cannot read the progress of {component}"))? {
                 None | Some(0) => break,
                 Some(left) => format!("waiting for {component}, which has up to {left} earlier messages to settle"),
             };
             if is_told {
                 status_line.update(|| left);
             } else {
-                status_line.print(&format!("{left}; does it run?"));
+                status_line.print(&format!("{left}; is it running?"));
                 is_told = true;
             }
             sleep(PERIOD).await;

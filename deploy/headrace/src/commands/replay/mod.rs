@@ -1,8 +1,9 @@
-//! `headrace replay`: stored deliveries through the present stages once more, into ClickHouse and nowhere else.
+//! `headrace replay`: computes stored deliveries again with the present stages, into ClickHouse and nowhere else.
 //!
-//! The stages are those of the pipeline, run here; nothing is published and nothing settled. How a row takes another's
-//! place is [`headrace_sinks::clickhouse::Rewrite`]'s, the way of a batch is in `work.rs`. One replay runs at a time,
-//! by a lease; how far it is stands in JetStream KV, under a name made of what was asked for.
+//! The pipeline's stages run in this process. The replay publishes nothing and settles nothing.
+//! [`headrace_sinks::clickhouse::Rewrite`] replaces rows, `work.rs` processes the batches. A lease makes sure that one
+//! replay runs at a time. The progress is kept in JetStream KV, under a key made of the arguments and the
+//! configuration.
 
 mod compute;
 mod known;
@@ -60,7 +61,7 @@ pub(crate) async fn replay(arguments: Replay, global: Global) -> anyhow::Result<
     let clickhouse = config.sinks.clickhouse.as_ref().context("the configuration was validated")?;
     let broker = connect_admin(&config, "headrace-replay").await?;
     let store = StateStore::open(&broker).await.context("is `headrace run` or `headrace up` set up there?")?;
-    // A new name each time: whatever an earlier one has sent is its own.
+    // Each replay has a new name as a writer, so that it never takes an earlier one's rows for its own.
     let writer = hex::encode(rand::random::<[u8; 16]>());
     let mut lease = Lease::new(store.clone(), LEASE, &writer, config.replay.lease());
     take(&mut lease, &mut status_line).await?;
@@ -82,7 +83,7 @@ pub(crate) async fn replay(arguments: Replay, global: Global) -> anyhow::Result<
     report::ensure_all_computed(&totals)
 }
 
-/// The end of the window: not in the future, because what will be received is not there yet.
+/// The end of the window. It cannot be in the future, because those deliveries are not there yet.
 fn upper_end(arguments: &Replay, status_line: &mut StatusLine) -> anyhow::Result<Timestamp> {
     let now = Timestamp::now();
     let until = arguments.until.as_ref().map_or(now, |until| until.at);
@@ -94,11 +95,11 @@ fn upper_end(arguments: &Replay, status_line: &mut StatusLine) -> anyhow::Result
     Ok(until)
 }
 
-/// The configuration, with the servers of the running `up` where it names none.
+/// The configuration. Where it names no servers, those of the running `up`.
 fn configured(arguments: &Replay, status_line: &mut StatusLine) -> anyhow::Result<Config> {
-    // Before the configuration is loaded: the process may go where `up` was started.
+    // Do this before the configuration is loaded, because loading may change the working directory.
     let located = arguments.place.locate()?;
-    let path = std::path::absolute(located.data_dir()).context("cannot tell the working directory")?;
+    let path = std::path::absolute(located.data_dir()).context("cannot find the working directory")?;
     let data_dir = Named { path, by: located.data_dir.by.clone() };
     let mut loaded = load(arguments, &located, &data_dir, status_line)?;
     let config = &mut loaded.value;
@@ -110,8 +111,8 @@ fn configured(arguments: &Replay, status_line: &mut StatusLine) -> anyhow::Resul
             "expected the addresses of NATS and ClickHouse: name a configuration with `nats.url` and \
              `sinks.clickhouse.url`, or the --data-dir of a running `headrace up`",
         )?;
-        let nats = ready.nats.context("the running process tells of no NATS server")?;
-        let clickhouse = ready.clickhouse.context("the running process tells of no ClickHouse")?;
+        let nats = ready.nats.context("the ready file of the running process names no NATS server")?;
+        let clickhouse = ready.clickhouse.context("the ready file of the running process names no ClickHouse")?;
         if lacks_secret {
             github.secrets.extend(ready.webhook_secret.map(Secret::new));
         }
@@ -121,8 +122,8 @@ fn configured(arguments: &Replay, status_line: &mut StatusLine) -> anyhow::Resul
     Ok(loaded.value)
 }
 
-/// Loads the configuration that the rows are computed with. The built-in one is never assumed: it would take the asset
-/// owners and the matches of own rules out of every row.
+/// Loads the configuration with which the rows are computed. It never falls back to the built-in one, which would
+/// remove asset owners and the matches of own rules from every row.
 fn load(
     arguments: &Replay,
     located: &Located,
@@ -151,7 +152,7 @@ fn load(
     last_up.load(values)
 }
 
-/// What is wrong with the values, whatever a running `up` is going to fill in.
+/// The wrong values, apart from those that the running `up` fills in.
 fn values(config: &Config) -> Vec<Invalid> {
     let mut config = config.clone();
     let names_clickhouse = config.sinks.clickhouse.get_or_insert_default().url.is_empty();
@@ -163,7 +164,7 @@ fn values(config: &Config) -> Vec<Invalid> {
     up::with_servers(&config, "nats://127.0.0.1:1", "http://127.0.0.1:1").validate_replay()
 }
 
-/// Takes the lease, also from a replay that was killed.
+/// Takes the lease. If a replay was killed, it waits until that lease has expired.
 async fn take(lease: &mut Lease, status_line: &mut StatusLine) -> anyhow::Result<()> {
     let began = Instant::now();
     while !lease.claim().await.map_err(|fault| fault.source)? {
@@ -175,7 +176,7 @@ async fn take(lease: &mut Lease, status_line: &mut StatusLine) -> anyhow::Result
     Ok(())
 }
 
-/// What a replay is made of.
+/// What a replay needs.
 struct Run<'a> {
     arguments: &'a Replay,
     to: Timestamp,
@@ -216,7 +217,7 @@ impl Run<'_> {
         let known = KnownDead::read(broker).await?;
         let work =
             Work { broker, window, stage, target, batch_max, policy, known, journal, record, status_line, added };
-        // On the heap: it holds everything there is, while it waits.
+        // Boxed, because the future holds everything of the replay.
         Box::pin(work.run()).await
     }
 
@@ -224,12 +225,12 @@ impl Run<'_> {
         self.arguments.tenant.as_deref().map(token::escaped)
     }
 
-    /// Where its progress is kept: the same command with the same configuration finds it again, any other does not.
+    /// The key of the progress. Only the same command with the same configuration finds it again.
     fn key(&self) -> anyhow::Result<String> {
         let Replay { since, until, into, .. } = self.arguments;
         let until = until.as_ref().map(|until| &until.text);
         let asked = (&since.text, until, self.tenant(), into, &self.config.pipeline, env!("CARGO_PKG_VERSION"));
-        let asked = serde_json::to_vec(&asked).context("cannot write down what is asked for")?;
+        let asked = serde_json::to_vec(&asked).context("cannot write the arguments as JSON")?;
         Ok(format!("replay.{}", hex::encode(&Sha256::digest(asked)[..16])))
     }
 
@@ -240,7 +241,7 @@ impl Run<'_> {
             "going on with the replay of {} to {} that was interrupted after {done} deliveries",
             record.from, record.to
         ));
-        // What the earlier process has sent may be stored until then, and must be seen when it is looked up.
+        // ClickHouse may still store what the interrupted process sent. Wait until look-ups see it.
         sleep(self.clickhouse.insert_limit() + self.clickhouse.clock_skew()).await;
         record
     }
@@ -249,12 +250,12 @@ impl Run<'_> {
         let (from, to, clock_skew) = (self.arguments.since.at, self.to, self.clickhouse.clock_skew());
         let held = stream_reader::held(self.broker).await?;
         let Some(oldest) = held.since else {
-            anyhow::bail!("RAW holds no delivery; how long it keeps them is set by `streams.raw`")
+            anyhow::bail!("RAW holds no delivery; `streams.raw` sets how long it keeps them")
         };
         anyhow::ensure!(
             to > oldest,
             "expected a window that RAW still holds, found one that ends at {to}; its oldest delivery was stored at \
-             {oldest}. How long it keeps them is set by `streams.raw`"
+             {oldest}. `streams.raw` sets how long it keeps them"
         );
         if from < oldest.minus(clock_skew) {
             status_line
@@ -263,7 +264,7 @@ impl Run<'_> {
         if self.arguments.into.is_none() {
             live::wait_until_settled(self.broker, &self.config.pipeline, held.last, status_line).await?;
         }
-        // Every row that the sinks have stored by now is older than this, whatever server's clock it has.
+        // Every row that the sinks have stored by now is older than this time, whichever server's clock stamped it.
         let since = self.clickhouse.now().await.map_err(|fault| fault.source)?;
         let since = Timestamp::from_micros(since.as_micros() + clock_skew.as_micros() as i64);
         sleep(clock_skew * 2).await;
@@ -273,7 +274,7 @@ impl Run<'_> {
     }
 }
 
-/// By which a table is known as that of this replay.
+/// The comment that marks a table as this replay's.
 fn comment(window: &Window, record: &Record) -> String {
     let tenant = window.tenant.as_ref().map(|tenant| format!(" of the tenant {tenant}")).unwrap_or_default();
     format!("replay of {} to {}{tenant}, begun at {}", window.from, window.to, record.since)

@@ -1,4 +1,4 @@
-//! What a replay remembers across an interruption, in JetStream KV.
+//! What a replay keeps across an interruption, in JetStream KV.
 
 use std::collections::BTreeMap;
 
@@ -11,46 +11,46 @@ use serde::{Deserialize, Serialize};
 
 use super::known::KnownDead;
 
-/// Failed deliveries that are listed; of the others only how many.
+/// How many failed deliveries are listed. Others are only counted.
 const LISTED_MAX: usize = 100;
-/// Of a failure's words so many are kept.
+/// How much of a failure's text is kept.
 const DETAIL_CHARS: usize = 300;
 
-/// How far a replay is.
+/// The progress of a replay.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
     /// Deliveries that were received then or later.
     pub(super) from: Timestamp,
     /// Deliveries that were received before then.
     pub(super) to: Timestamp,
-    /// When it began, by ClickHouse's clock: rows that were inserted before are to be replaced.
+    /// When it began, by ClickHouse's clock. Rows that were inserted before are replaced.
     pub(super) since: Timestamp,
     /// The last sequence of RAW that it reads.
     pub(super) last: u64,
     /// The sequence of RAW up to which everything is done.
     pub(super) through: Option<u64>,
-    /// What came of it.
+    /// What became of the deliveries so far.
     #[serde(rename = "tally")]
     pub(super) totals: Totals,
 }
 
-/// What came of the deliveries.
+/// What became of the deliveries.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Totals {
     /// Deliveries whose event has a row of this replay.
     pub(super) computed: u64,
-    /// Deliveries of an event whose row is that of another delivery.
+    /// Deliveries whose event keeps the row of another delivery.
     pub(super) kept: u64,
     /// Deliveries that a configured filter left out.
     pub(super) filtered: u64,
     /// Bodies that were added to `raw`.
     pub(super) bodies: u64,
-    /// Deliveries that failed and were dead letters before: nothing about them is new.
+    /// Deliveries that failed and were dead letters before.
     #[serde(default)]
     pub(super) dead_before: u64,
     /// Other deliveries that failed, by reason.
     pub(super) failed: BTreeMap<String, u64>,
-    /// The first of those; of a batch all that failed.
+    /// The first of those. For a batch, all of them.
     pub(super) failures: Vec<FailedDelivery>,
 }
 
@@ -87,12 +87,12 @@ impl Totals {
         self.failed.values().sum()
     }
 
-    /// How many deliveries were looked at.
+    /// How many deliveries were processed.
     pub(super) fn deliveries(&self) -> u64 {
         self.computed + self.kept + self.filtered + self.dead_before + self.failed()
     }
 
-    /// Adds what came of a batch. `known` are the events that were given up before.
+    /// Adds the totals of a batch. `known` are the events that were given up before.
     pub(super) fn add(&mut self, batch: Self, known: &KnownDead) {
         let Self { computed, kept, filtered, bodies, dead_before: _, failed: _, failures } = batch;
         self.computed += computed;
@@ -112,7 +112,7 @@ impl Totals {
     }
 }
 
-/// Where the record of one replay is kept.
+/// Reads and writes the record of one replay.
 pub(super) struct Journal {
     store: StateStore,
     key: String,
@@ -124,7 +124,7 @@ impl Journal {
         Self { store, key, entry: None }
     }
 
-    /// The record of the same replay when it was interrupted.
+    /// The record of the same replay, if that was interrupted.
     pub(super) async fn read(&mut self) -> anyhow::Result<Option<Record>> {
         self.entry = self.store.load(&self.key).await.map_err(|fault| fault.source)?;
         let Some(entry) = self.entry.as_ref().filter(|entry| !entry.value.is_empty()) else { return Ok(None) };
@@ -133,16 +133,16 @@ impl Journal {
         )
     }
 
-    /// Writes the record; `None` when the replay is done.
+    /// Writes the record. `None` means that the replay is done.
     pub(super) async fn write(&mut self, record: Option<&Record>) -> Result<(), Fault> {
         let value = record.map(serde_json::to_vec).transpose().map_err(Fault::broken)?.unwrap_or_default();
         if !self.store.save(&self.key, Bytes::from(value.clone()), self.entry.as_ref()).await? {
-            // An earlier try of ours, whose answer was lost, or somebody else.
+            // Either our earlier write succeeded and its answer was lost, or another process wrote.
             let found = self.store.load(&self.key).await?;
             let is_ours = found.as_ref().is_some_and(|found| found.value == value);
             self.entry = found;
             if !is_ours {
-                return Err(Fault::broken(anyhow::anyhow!("another process goes on with the same replay")));
+                return Err(Fault::broken(anyhow::anyhow!("another process runs the same replay")));
             }
             return Ok(());
         }

@@ -1,14 +1,14 @@
-//! What came of a replay, for a person and for scripts.
+//! Prints the result of a replay, for a person or for scripts.
 
 use anyhow::Context as _;
 
 use super::record::Totals;
 use crate::cli::{exit, plain};
 
-/// The table that is written to when none is named.
+/// The table that a replay writes to if none is named.
 const EVENTS: &str = "events";
 
-/// Writes the sum to stdout, and what failed to stderr.
+/// Prints the totals to stdout, and what failed to stderr.
 pub(super) fn tell(totals: &Totals, into: Option<&str>) {
     let Totals { computed, kept, filtered, bodies, dead_before, failures, .. } = totals;
     let table = into.unwrap_or(EVENTS);
@@ -17,18 +17,18 @@ pub(super) fn tell(totals: &Totals, into: Option<&str>) {
         text.push_str(&format!(", {bodies} bodies added to raw"));
     }
     if *kept > 0 {
-        text.push_str(&format!(", {kept} left alone because their event was first delivered before"));
+        text.push_str(&format!(", {kept} left unchanged because another delivery of their event has the row"));
     }
     if *filtered > 0 {
         text.push_str(&format!(", {filtered} left out by a filter"));
     }
     if *dead_before > 0 {
-        text.push_str(&format!(", {dead_before} are the dead letters that they were before"));
+        text.push_str(&format!(", {dead_before} failed again and were dead letters before"));
     }
     println!("{text}");
     for failure in failures {
         let [id, detail] = [&failure.id, &failure.detail].map(|text| plain::line(text));
-        eprintln!("{} {id} is as it was: {}: {detail}", failure.origin, failure.reason);
+        eprintln!("{} {id} is unchanged: {}: {detail}", failure.origin, failure.reason);
     }
     let failed = totals.failed();
     if failed > failures.len() as u64 {
@@ -36,15 +36,15 @@ pub(super) fn tell(totals: &Totals, into: Option<&str>) {
     }
 }
 
-/// Writes the sum to stdout as JSON, with the first of what failed.
+/// Prints the totals to stdout as JSON, with the first failures.
 pub(super) fn tell_json(totals: &Totals, into: Option<&str>) -> anyhow::Result<()> {
-    let mut told = serde_json::to_value(totals).context("cannot write the sum as JSON")?;
+    let mut told = serde_json::to_value(totals).context("cannot write the totals as JSON")?;
     told["table"] = into.unwrap_or(EVENTS).into();
     println!("{told}");
     Ok(())
 }
 
-/// Makes sure that nothing failed that was no dead letter before.
+/// Fails if anything failed that was not a dead letter before.
 pub(super) fn ensure_all_computed(totals: &Totals) -> anyhow::Result<()> {
     let failed = totals.failed();
     if failed == 0 {
@@ -52,7 +52,7 @@ pub(super) fn ensure_all_computed(totals: &Totals) -> anyhow::Result<()> {
     }
     let reasons: Vec<String> = totals.failed.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     Err(exit::missing(format!(
-        "{failed} deliveries cannot be computed ({}); their rows, if any, are as they were",
+        "{failed} deliveries cannot be computed ({}); their rows, if any, are unchanged",
         reasons.join(", ")
     )))
 }

@@ -1,5 +1,4 @@
-//! What a replay does when a server is away: it waits and tries again, and gives up in the end, because whoever
-//! started it waits too.
+//! Retries of a replay when a server is away. They end at some time, because a person waits for the replay.
 
 use anyhow::Context as _;
 use headrace_runtime::fault::{Fault, FaultClass};
@@ -8,14 +7,14 @@ use tokio::time::sleep;
 
 use super::status_line::StatusLine;
 
-/// The policy, and the person who is told.
+/// The policy, and the line that tells a person about it.
 pub(super) struct Retry<'a> {
     pub(super) policy: RetryPolicy,
     pub(super) status_line: &'a mut StatusLine,
 }
 
 impl Retry<'_> {
-    /// Tries until it is done or can never be: then the poison is the answer.
+    /// Tries until the call succeeds or can never succeed. In the second case, it returns the poison.
     ///
     /// # Errors
     /// When it failed too often, or a person must act.
@@ -40,7 +39,7 @@ impl Retry<'_> {
     /// Waits after failure number `failures`.
     ///
     /// # Errors
-    /// The fault itself, when there is nothing to wait for any more.
+    /// The fault itself, if another attempt makes no sense.
     pub(super) async fn rest(&mut self, what: &str, fault: Fault, failures: u32) -> anyhow::Result<()> {
         let FaultClass::Transient { retry_after } = fault.class else {
             return Err(fault.source).with_context(|| format!("cannot {what}"));

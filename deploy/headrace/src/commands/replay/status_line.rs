@@ -1,5 +1,4 @@
-//! What a replay tells while it works, on stderr: one line that changes on a terminal, else a plain line now and
-//! then.
+//! Shows the progress of a replay on stderr: on a terminal one line that changes, otherwise a plain line now and then.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
@@ -8,10 +7,10 @@ use tokio::time::Instant;
 
 /// How often the line changes on a terminal.
 const CHANGE: Duration = Duration::from_millis(200);
-/// How often there is a plain line.
+/// How often a plain line is printed.
 const PLAIN: Duration = Duration::from_secs(10);
 
-/// Tells a person how far it is.
+/// Shows a person the progress.
 pub(super) struct StatusLine {
     is_silent: bool,
     is_terminal: bool,
@@ -24,26 +23,26 @@ impl StatusLine {
         Self { is_silent: false, is_terminal: std::io::stderr().is_terminal(), told_at: None, is_open: false }
     }
 
-    /// One that tells only what a person must know.
+    /// A status line that prints warnings only.
     pub(super) const fn silent() -> Self {
         Self { is_silent: true, is_terminal: false, told_at: None, is_open: false }
     }
 
-    /// Something that is good to know, and stays to be read.
+    /// Prints a note that stays on the screen.
     pub(super) fn note(&mut self, text: &str) {
         if !self.is_silent {
             self.print(text);
         }
     }
 
-    /// A warning: it stays to be read, whoever wants to hear little.
+    /// Prints a warning that stays on the screen, even with `--quiet`.
     pub(super) fn print(&mut self, text: &str) {
         self.clear();
         eprintln!("{text}");
         self.told_at = Some(Instant::now());
     }
 
-    /// How far it is; not every word is shown.
+    /// Shows the progress. Texts that come too fast are skipped.
     pub(super) fn update(&mut self, text: impl FnOnce() -> String) {
         let pause = if self.is_terminal { CHANGE } else { PLAIN };
         if self.is_silent || self.told_at.is_some_and(|at| at.elapsed() < pause) {
@@ -62,7 +61,7 @@ impl StatusLine {
 
     fn clear(&mut self) {
         if self.is_open {
-            // To the line's beginning, and without what is there.
+            // Go to the beginning of the line and clear it.
             eprint!("\r\u{1b}[2K");
             self.is_open = false;
         }

@@ -1,8 +1,9 @@
-//! The work of a replay: read deliveries, compute their events, write their rows, note how far it is.
-//! `compute.rs` and `write.rs` have the two in the middle.
+//! The work of a replay: read deliveries, compute their events (`compute.rs`), write their rows (`write.rs`), note the
+//! progress.
 //!
-//! Memory is bounded whatever the window: a page of RAW (16 MiB), a batch of deliveries (8,000 of them or 64 MiB), and the ids of at most 32 batches whose rows were absent, until they are proven. Each batch is written to
-//! the end before the next is computed, so that an interruption costs the same command what is not noted yet.
+//! Memory is bounded whatever the window. There is one page of RAW (16 MiB), one batch of deliveries (8,000 of them or
+//! 64 MiB), and the ids of at most 32 unproven batches. Each batch is written before the next one is computed. So after
+//! an interruption, the same command repeats only what was not noted yet.
 
 use std::collections::VecDeque;
 use std::mem::take;
@@ -30,76 +31,76 @@ use super::retry::Retry;
 use super::status_line::StatusLine;
 use super::write::{item, write_all};
 
-/// Bytes of a batch; a larger body travels alone.
+/// The most bytes in a batch. A larger body is a batch of its own.
 const BATCH_BYTES: usize = 64 << 20;
-/// Batches that wait for their proof, of some 16,000 ids at most each.
+/// How many unproven batches may wait, with at most some 16,000 ids each.
 const UNPROVEN_MAX: usize = 32;
 
 /// Where the rows go.
 pub(super) struct Target {
     /// Events.
     pub(super) events: Rewrite<Event>,
-    /// What else is to be done where the sinks write too; `None` for a table of our own.
+    /// What else is needed because the sinks write to the same tables. `None` for a table of our own.
     pub(super) shared: Option<Shared>,
 }
 
-/// Beside the sinks.
+/// For tables that the sinks write too.
 pub(super) struct Shared {
-    /// The table `raw`, which is completed.
+    /// The table `raw`, to which absent bodies are added.
     pub(super) bodies: Rewrite<RawDelivery>,
-    /// How long after a row was added a sink may add the same.
+    /// How long a sink may still add the same row after we have added one.
     pub(super) proven_after: Duration,
 }
 
-/// A replay under way.
+/// A running replay.
 pub(super) struct Work<'a> {
     pub(super) broker: &'a Broker,
     pub(super) window: Window,
     pub(super) stage: BoxedStage<RawDelivery, Event>,
     pub(super) target: Target,
-    /// Most deliveries of a batch.
+    /// The most deliveries in a batch.
     pub(super) batch_max: usize,
     pub(super) policy: RetryPolicy,
-    /// What was given up before it began.
+    /// What was given up before the replay began.
     pub(super) known: KnownDead,
     pub(super) journal: Journal,
     pub(super) record: Record,
     pub(super) status_line: &'a mut StatusLine,
-    /// Batches whose rows were absent, the oldest first.
+    /// Batches with unproven rows, the oldest first.
     pub(super) added: VecDeque<UnprovenBatch>,
 }
 
-/// A batch that waits for its proof.
+/// A batch with rows that we added and a sink may have added too. They are checked once more at `due`.
 pub(super) struct UnprovenBatch {
     due: Instant,
     events: Vec<Unproven>,
     bodies: Vec<Unproven>,
-    /// How far the replay was before it.
+    /// The progress before this batch.
     before: Record,
 }
 
-/// Deliveries that are worked on together.
+/// Deliveries that are processed together.
 #[derive(Default)]
 struct Batch {
     deliveries: Vec<RawDelivery>,
     bytes: usize,
-    /// The sequence of its last message, whatever became of it.
+    /// The sequence of its last message, even if that could not be read.
     through: Option<u64>,
     totals: Totals,
 }
 
 impl Batch {
-    /// How many deliveries, those that cannot be read included.
+    /// How many deliveries there are, including those that cannot be read.
     const fn len(&self) -> usize {
         self.deliveries.len() + self.totals.failures.len()
     }
 }
 
 impl Work<'_> {
-    /// Does what is left, and returns what came of all.
+    /// Does what is left to do, and returns the totals of the whole replay.
     ///
     /// # Errors
-    /// When a server is away for too long, or a person must act. What is done is noted.
+    /// When a server is away for too long, or a person must act. The progress is kept.
     pub(super) async fn run(mut self) -> anyhow::Result<Totals> {
         let mut reader = StreamReader::open(self.broker, &self.window, self.record.through, self.record.last).await?;
         let (mut batch, mut failures) = (Batch::default(), 0);
@@ -115,7 +116,7 @@ impl Work<'_> {
             };
             failures = 0;
             for message in page {
-                // Before it is read: the message may be a reference to a body of any size.
+                // Check the size before the message is read, because it may refer to a body of any size.
                 if batch.bytes > 0 && batch.bytes.saturating_add(message.bytes_when_read()) > BATCH_BYTES {
                     self.finish(take(&mut batch)).await?;
                 }
@@ -156,7 +157,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Takes a batch all the way.
+    /// Computes and writes a batch, and notes the progress.
     async fn finish(&mut self, batch: Batch) -> anyhow::Result<()> {
         let Batch { deliveries, through, mut totals, .. } = batch;
         let Some(through) = through else { return Ok(()) };
@@ -177,7 +178,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Writes rows and bodies; returns which a sink may be adding too, and when that can be told.
+    /// Writes rows and bodies. Returns those that are unproven, and when to check them.
     async fn write(
         &mut self,
         items: &[Item<Event>],
@@ -204,7 +205,7 @@ impl Work<'_> {
         Ok(is_added.then_some((due, written.unproven, stored.unproven)))
     }
 
-    /// Proves the batches whose time has come, and waits for the oldest while more than `left` wait.
+    /// Checks the unproven batches that are due. While more than `left` batches wait, it waits for the oldest.
     async fn prove(&mut self, left: usize) -> anyhow::Result<()> {
         let Target { events, shared: Some(Shared { bodies, .. }) } = &self.target else { return Ok(()) };
         while let Some(oldest) = self.added.front() {
@@ -214,7 +215,7 @@ impl Work<'_> {
                 }
                 let waits = (oldest.due - Instant::now()).as_secs() + 1;
                 self.status_line
-                    .update(|| format!("rows were added; looking in {waits} s whether a sink added them too"));
+                    .update(|| format!("rows were added; checking in {waits} s whether a sink added them too"));
                 sleep_until(oldest.due).await;
             }
             let mut retry = Retry { policy: self.policy, status_line: self.status_line };
@@ -229,7 +230,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Notes how far it is; `None` when it is done.
+    /// Notes the progress. `None` means that the replay is done.
     async fn note(&mut self, record: Option<&Record>) -> anyhow::Result<()> {
         let mut failures = 0;
         while let Err(fault) = self.journal.write(record).await {
@@ -240,7 +241,7 @@ impl Work<'_> {
     }
 }
 
-/// A look-up has no item that could be to blame.
+/// A look-up concerns no single item, so its poison is an error of the whole replay.
 fn never(poison: Fault) -> anyhow::Error {
     poison.source.context("ClickHouse refused a look-up")
 }

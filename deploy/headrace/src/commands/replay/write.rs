@@ -1,4 +1,4 @@
-//! Items into a table, however many and whatever is refused.
+//! Writes items to a table, in chunks, and finds those that ClickHouse refuses.
 
 use headrace_runtime::component::batch::Item;
 use headrace_runtime::fault::Fault;
@@ -8,21 +8,21 @@ use headrace_sinks::clickhouse::{ITEMS_MAX, Unproven, Written};
 use super::record::Totals;
 use super::retry::Retry;
 
-/// What became of several chunks.
+/// The result of all chunks.
 #[derive(Default)]
 pub(super) struct AllWritten {
     /// Items whose event has a row of this replay.
     pub(super) fresh: u64,
     /// Rows that were inserted.
     pub(super) inserted: u64,
-    /// Events that have a row of another delivery.
+    /// Events that keep the row of another delivery.
     pub(super) kept: u64,
-    /// What to look at once more, later.
+    /// Rows to check later.
     pub(super) unproven: Vec<Unproven>,
 }
 
-/// Writes `items` chunk by chunk. Of a chunk that is refused, each half is a chunk, until the item that is to blame
-/// stands alone: it fails, and its row, if it has one, stays.
+/// Writes `items` chunk by chunk. A refused chunk is cut into halves until the bad item is alone. That item fails, and
+/// if it has a row already, the row stays.
 ///
 /// # Errors
 /// When ClickHouse is away for too long, or a person must act.
@@ -57,7 +57,7 @@ pub(super) async fn write_all<T: Payload>(
     Ok(all)
 }
 
-/// An item as a rewriting takes it.
+/// Wraps a value for a rewrite: every item is a suspect and is looked up first.
 pub(super) const fn item<T>(value: T, sequence: u64) -> Item<T> {
     Item { value, suspect: true, redelivered: true, sequence }
 }
