@@ -14,6 +14,7 @@ mod proxy;
 mod receivers;
 mod report;
 mod scenario;
+mod servers;
 mod setup;
 mod testbed;
 mod verify;

@@ -2,12 +2,10 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream;
-use headrace_local::install::{Installer, Silent};
 use headrace_local::{clickhouse, nats, poll};
 use headrace_runtime::broker::Stream;
 use headrace_runtime::crash::Point;
@@ -15,14 +13,15 @@ use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
 use super::Options;
-use super::disk::Disk;
 use super::inject::{fill, freeze, kill, misbehave, pause, starve};
 use super::plan::{Fault, Plan};
 use super::process::Process;
 use super::proxy::Proxy;
 use super::receivers::Receivers;
+use super::servers::{Disks, Servers};
 use super::setup::{ACK_WAIT_S, INSERT_S, SINK_ACK_WAIT_S, configuration};
-use crate::harness::{consumed, servers};
+use crate::harness::consumed;
+use crate::harness::servers::free_address;
 
 /// The tables that must hold each id once.
 const TABLES: [&str; 2] = ["events", "raw"];
@@ -49,12 +48,6 @@ pub(super) struct Testbed {
     receivers: Option<Receivers>,
 }
 
-/// The file systems of NATS and of ClickHouse.
-struct Disks {
-    nats: Disk,
-    clickhouse: Disk,
-}
-
 /// Starts processes of Headrace.
 struct Starter {
     program: (PathBuf, Vec<OsString>),
@@ -74,28 +67,12 @@ impl Starter {
 
 impl Testbed {
     pub(super) async fn start(options: &Options) -> anyhow::Result<Self> {
-        let install = || {
-            let installer = Installer::for_user(Arc::new(Silent))?;
-            Ok::<_, headrace_local::install::Error>((installer.nats_server()?, installer.clickhouse_library()?))
-        };
-        let (nats_program, library) = tokio::task::spawn_blocking(install).await??;
-        let (nats_dir, clickhouse_dir) = (options.dir.join("nats"), options.dir.join("clickhouse"));
-        let disks = if options.scenario.small_disks {
-            Some(Disks { nats: Disk::mount(&nats_dir)?, clickhouse: Disk::mount(&clickhouse_dir)? })
-        } else {
-            None
-        };
-        let nats = servers::start_nats(&nats_program, &nats_dir, options.scenario.nats_servers).await?;
-        let mut arguments = options.program.1.clone();
-        arguments.extend(["clickhouse".into(), "--library".into(), library.into_os_string()]);
-        let engine = clickhouse::Config::new(&options.program.0, arguments, clickhouse_dir);
-        let clickhouse = clickhouse::start(engine).await?;
-
+        let Servers { disks, clickhouse, nats } = Servers::start(options).await?;
         // A cluster tells its clients the addresses of all its servers, so they would bypass a proxy before one of
         // them.
         let to_nats = if nats.len() == 1 { Some(Proxy::start(nats[0].address()).await?) } else { None };
         let to_clickhouse = Proxy::start(clickhouse.address()).await?;
-        let gateway_address = servers::free_address()?;
+        let gateway_address = free_address()?;
         let to_gateway = Proxy::start(gateway_address).await?;
         let direct: Vec<String> = nats.iter().map(nats::Running::url).collect();
         let nats_url = to_nats.as_ref().map_or_else(|| direct.join(","), |proxy| format!("nats://{}", proxy.address()));
