@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use headrace_runtime::crash::Point;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use tokio::time::sleep;
 
@@ -11,6 +12,21 @@ use super::plan::Plan;
 use super::process::Process;
 use super::proxy::{Impairment, Proxy};
 use super::setup::INSERT_S;
+
+/// How long a process may take to come to the point where it is to crash.
+const CRASH_WAIT_MAX: Duration = Duration::from_secs(15);
+
+/// Makes a process crash at one of `points`, at the latest at this passing of it.
+pub(super) async fn crash(
+    process: &mut Process,
+    points: &[Point],
+    passings: u64,
+    plan: &mut Plan,
+) -> anyhow::Result<()> {
+    let (point, passing) = plan.point(points, passings);
+    process.crash_at(point, passing, CRASH_WAIT_MAX).await?;
+    Ok(())
+}
 
 pub(super) async fn freeze(process: &Process, ack_wait_s: u64) {
     process.freeze();
@@ -34,14 +50,14 @@ pub(super) async fn misbehave(proxy: Option<&Proxy>, repeats: bool, plan: &mut P
     }
     let impairment = impairments[plan.below(impairments.len())];
     tracing::info!(?impairment, "the network misbehaves");
-    let duration = plan.millis(500, 6_000);
+    let duration = plan.lasting(500, 6_000);
     proxy.impair(impairment, duration).await;
 }
 
 /// Keeps a disk full for a while.
 pub(super) async fn fill(disk: Option<&Disk>, plan: &mut Plan) -> anyhow::Result<()> {
     let Some(disk) = disk else { return Ok(()) };
-    let until = tokio::time::Instant::now() + plan.millis(3_000, 15_000);
+    let until = tokio::time::Instant::now() + plan.lasting(3_000, 15_000);
     while tokio::time::Instant::now() < until {
         // Fill it again and again, because the server frees space to help itself.
         disk.fill()?;

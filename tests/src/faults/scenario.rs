@@ -9,12 +9,12 @@ pub struct Scenario {
     pub name: &'static str,
     /// The kinds of faults. All are equally likely.
     pub faults: &'static [Fault],
-    /// NATS servers: 1, or 3 for a cluster with three copies of each stream.
+    /// NATS servers: 1, or 3 for a cluster with three replicas of each stream.
     pub nats_servers: usize,
     /// Whether Splunk and Jira are receivers too, and some deliveries are for them.
     pub receivers: bool,
-    /// Whether NATS and ClickHouse each have a file system of their own that can be filled. Mounting it needs the right
-    /// to.
+    /// Whether NATS and ClickHouse each have a file system of their own that can be filled. This needs the right to
+    /// mount.
     pub small_disks: bool,
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream;
+use futures::future::join_all;
 use headrace_local::{clickhouse, nats, poll};
 use headrace_runtime::broker::Stream;
 use headrace_runtime::crash::Point;
@@ -13,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
 use super::Options;
-use super::inject::{fill, freeze, kill, misbehave, pause, starve};
+use super::inject::{crash, fill, freeze, kill, misbehave, pause, starve};
 use super::plan::{Fault, Plan};
 use super::process::Process;
 use super::proxy::Proxy;
@@ -27,8 +28,6 @@ use crate::harness::servers::free_address;
 const TABLES: [&str; 2] = ["events", "raw"];
 /// The most processes of one role.
 const WORKERS_MAX: usize = 3;
-/// How long a process may take to come to the point where it is to crash.
-const CRASH_WAIT_MAX: Duration = Duration::from_secs(15);
 
 /// Everything that runs. Dropping this ends it.
 pub(super) struct Testbed {
@@ -137,23 +136,20 @@ impl Testbed {
             }
             Fault::FreezeNats => {
                 let server = plan.below(self.nats.len());
-                pause(self.nats[server].pid(), plan.millis(2_000, 12_000)).await;
+                pause(self.nats[server].pid(), plan.lasting(2_000, 12_000)).await;
             }
             Fault::CrashGateway => {
                 let points = [Point::BeforeStore, Point::BeforeStoreAck, Point::AfterStoreAck];
-                let (point, passing) = plan.point(&points, 300);
-                self.gateway.crash_at(point, passing, CRASH_WAIT_MAX).await?;
+                crash(&mut self.gateway, &points, 300, plan).await?;
             }
             Fault::CrashPipeline => {
                 let points = [Point::BeforePublish, Point::BeforePubAck, Point::AfterPubAck, Point::AfterAck];
-                let (point, passing) = plan.point(&points, 500);
-                self.pipelines[pipeline].crash_at(point, passing, CRASH_WAIT_MAX).await?;
+                crash(&mut self.pipelines[pipeline], &points, 500, plan).await?;
             }
             Fault::CrashSink => {
                 let points = [Point::BeforeInsert, Point::AfterInsert, Point::AfterAck];
                 let passings = if plan.below(2) == 0 { 1 } else { 4 };
-                let (point, passing) = plan.point(&points, passings);
-                self.sinks[sink].crash_at(point, passing, CRASH_WAIT_MAX).await?;
+                crash(&mut self.sinks[sink], &points, passings, plan).await?;
             }
             Fault::RollingRestart => {
                 self.gateway.restart().await?;
@@ -162,34 +158,29 @@ impl Testbed {
                 }
             }
             Fault::Rescale => self.rescale(plan).await?,
-            Fault::SinksAway => self.sinks_away(plan.millis(5_000, 20_000)).await?,
+            Fault::SinksAway => self.sinks_away(plan.lasting(5_000, 20_000)).await?,
             Fault::ReadOnlyClickHouse => {
-                self.with_setting("table_readonly = 1", "table_readonly", plan.millis(2_000, 10_000)).await?;
+                self.with_setting("table_readonly = 1", "table_readonly", plan.lasting(2_000, 10_000)).await?;
             }
             Fault::TooManyParts => {
-                self.with_setting("parts_to_throw_insert = 1", "parts_to_throw_insert", plan.millis(2_000, 10_000))
+                self.with_setting("parts_to_throw_insert = 1", "parts_to_throw_insert", plan.lasting(2_000, 10_000))
                     .await?;
             }
             Fault::ReceiversFail => self.receivers.iter().for_each(|receivers| receivers.fail(plan)),
             Fault::ReceiversAway => {
-                let time = plan.millis(2_000, 15_000);
+                let time = plan.lasting(2_000, 15_000);
                 if let Some(receivers) = &self.receivers {
                     receivers.away(time).await;
                 }
             }
-            Fault::MemoryLimit => starve(self.clickhouse.pid(), plan.millis(2_000, 8_000)).await?,
+            Fault::MemoryLimit => starve(self.clickhouse.pid(), plan.lasting(2_000, 8_000)).await?,
             Fault::DiskFullNats => fill(self.disks.as_ref().map(|disks| &disks.nats), plan).await?,
             Fault::DiskFullClickHouse => fill(self.disks.as_ref().map(|disks| &disks.clickhouse), plan).await?,
             Fault::NetworkNats => misbehave(self.to_nats.as_ref(), false, plan).await,
             Fault::NetworkClickHouse => misbehave(Some(&self.to_clickhouse), true, plan).await,
             Fault::NetworkGateway => misbehave(Some(&self.to_gateway), true, plan).await,
             Fault::KillLeader => self.kill_leader(Stream::ALL[plan.below(3)]).await?,
-            Fault::RollingNats => {
-                for server in &self.nats {
-                    kill(server.pid());
-                    self.cluster_whole().await?;
-                }
-            }
+            Fault::RollingNats => self.roll_nats().await?,
         }
         Ok(())
     }
@@ -254,7 +245,16 @@ impl Testbed {
         Ok(())
     }
 
-    /// Waits until every server's copies of all streams are up to date.
+    /// Replaces the NATS servers, one after the other.
+    async fn roll_nats(&self) -> anyhow::Result<()> {
+        for server in &self.nats {
+            kill(server.pid());
+            self.cluster_whole().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every server's replicas of all streams are up to date.
     async fn cluster_whole(&self) -> anyhow::Result<()> {
         let whole = async || {
             for stream in Stream::ALL {
@@ -335,12 +335,10 @@ impl Testbed {
     }
 
     pub(super) async fn stop(self) {
-        for process in [&self.gateway].into_iter().chain(&self.pipelines).chain(&self.sinks) {
-            process.stop().await;
-        }
-        for server in self.nats {
-            server.stop().await;
-        }
+        // All at once: a process that waits for its last messages must not hold up the others.
+        let processes = [&self.gateway].into_iter().chain(&self.pipelines).chain(&self.sinks);
+        join_all(processes.map(Process::stop)).await;
+        join_all(self.nats.into_iter().map(nats::Running::stop)).await;
         self.clickhouse.stop().await;
         drop(self.disks);
     }
