@@ -22,11 +22,11 @@ use headrace_runtime::message::payload::Payload as _;
 use headrace_runtime::secret::Secret;
 use headrace_schemas::event::Event;
 use headrace_sinks::clickhouse::{Config, Events, Raw};
-use headrace_tests::conformance::receiver::{Case, Promise};
+use headrace_tests::conformance::receiver::{Case, Promise, ServerCase};
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::sink_conformance;
 use headrace_tests::standin::clickhouse::{Proxy, start};
-use headrace_tests::standin::server::{Failure, Server, When, Which};
+use headrace_tests::standin::server::Server;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -95,33 +95,6 @@ impl Case for ClickHouseCase {
     fn received(&self) -> Vec<String> {
         self.query("SELECT id FROM headrace.events ORDER BY raw_sequence").lines().map(str::to_owned).collect()
     }
-    fn fail_next(&self, times: usize, failure: Failure, when: When, which: Which) {
-        // A 2xx of a strange page cannot be told from success: the client looks at the status alone.
-        let failure = if failure == Failure::Garbage { Failure::Status(502) } else { failure };
-        self.proxy.fail_next(times, failure, when, which);
-    }
-    fn failures_left(&self) -> usize {
-        self.proxy.failures_left()
-    }
-    fn held(&self) -> usize {
-        self.proxy.held()
-    }
-    fn release(&self) {
-        self.proxy.release();
-    }
-    fn refuse(&self, id: &str) {
-        // The tables must be there to refuse a row.
-        self.query("CREATE DATABASE IF NOT EXISTS headrace ENGINE = Atomic");
-        self.create_events();
-        let name = id.replace(|char: char| !char.is_ascii_alphanumeric(), "_");
-        self.query(&format!("ALTER TABLE headrace.events ADD CONSTRAINT {name} CHECK id != '{id}'"));
-    }
-    fn down(&self) {
-        self.proxy.down();
-    }
-    async fn up(&self) {
-        self.proxy.up().await;
-    }
     async fn break_access(&self) {
         // The sink's tables are gone: nothing that passes by itself.
         self.query("CREATE DATABASE IF NOT EXISTS headrace ENGINE = Atomic");
@@ -139,6 +112,21 @@ impl Case for ClickHouseCase {
         } else {
             self.query("RENAME TABLE headrace.aside TO headrace.events");
         }
+    }
+}
+
+impl ServerCase for ClickHouseCase {
+    type Protocol = Proxy;
+
+    fn peer(&self) -> &Server<Proxy> {
+        &self.proxy
+    }
+    fn refuse(&self, id: &str) {
+        // The tables must be there to refuse a row.
+        self.query("CREATE DATABASE IF NOT EXISTS headrace ENGINE = Atomic");
+        self.create_events();
+        let name = id.replace(|char: char| !char.is_ascii_alphanumeric(), "_");
+        self.query(&format!("ALTER TABLE headrace.events ADD CONSTRAINT {name} CHECK id != '{id}'"));
     }
 }
 
@@ -182,28 +170,6 @@ impl Case for RawCase {
     fn received(&self) -> Vec<String> {
         self.0.query("SELECT id FROM headrace.raw ORDER BY sequence").lines().map(str::to_owned).collect()
     }
-    fn fail_next(&self, times: usize, failure: Failure, when: When, which: Which) {
-        self.0.fail_next(times, failure, when, which);
-    }
-    fn failures_left(&self) -> usize {
-        self.0.failures_left()
-    }
-    fn held(&self) -> usize {
-        self.0.held()
-    }
-    fn release(&self) {
-        self.0.release();
-    }
-    fn refuse(&self, id: &str) {
-        let name = id.replace(|char: char| !char.is_ascii_alphanumeric(), "_");
-        self.0.query(&format!("ALTER TABLE headrace.raw ADD CONSTRAINT {name} CHECK id != '{id}'"));
-    }
-    fn down(&self) {
-        self.0.down();
-    }
-    async fn up(&self) {
-        self.0.up().await;
-    }
     async fn break_access(&self) {
         self.0.query("RENAME TABLE headrace.raw TO headrace.aside");
         self.0.query("CREATE TABLE headrace.raw (nothing UInt8) ENGINE = Memory");
@@ -211,6 +177,18 @@ impl Case for RawCase {
     async fn mend(&self) {
         self.0.query("DROP TABLE headrace.raw SYNC");
         self.0.query("RENAME TABLE headrace.aside TO headrace.raw");
+    }
+}
+
+impl ServerCase for RawCase {
+    type Protocol = Proxy;
+
+    fn peer(&self) -> &Server<Proxy> {
+        &self.0.proxy
+    }
+    fn refuse(&self, id: &str) {
+        let name = id.replace(|char: char| !char.is_ascii_alphanumeric(), "_");
+        self.0.query(&format!("ALTER TABLE headrace.raw ADD CONSTRAINT {name} CHECK id != '{id}'"));
     }
 }
 

@@ -11,12 +11,12 @@ use headrace_runtime::secret::Secret;
 use headrace_schemas::alert::{Alert, Status};
 use headrace_schemas::event::Severity;
 use headrace_sinks::jira::{Config, Jira as Sink};
-use headrace_tests::conformance::receiver::{Case, Promise};
+use headrace_tests::conformance::receiver::{Case, Promise, ServerCase};
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::harness::{CEILING, until};
 use headrace_tests::sink_conformance;
-use headrace_tests::standin::jira::{API_TOKEN, EMAIL, Issue, Jira, PROJECT};
-use headrace_tests::standin::server::{Failure, When, Which};
+use headrace_tests::standin::jira::{API_TOKEN, EMAIL, Issue, Jira, PROJECT, Rest};
+use headrace_tests::standin::server::{Failure, Server, When, Which};
 use tokio::time::Instant;
 
 struct JiraCase(Jira);
@@ -55,27 +55,6 @@ impl Case for JiraCase {
     fn received(&self) -> Vec<String> {
         self.0.alerts()
     }
-    fn fail_next(&self, times: usize, failure: Failure, when: When, which: Which) {
-        self.0.fail_next(times, failure, when, which);
-    }
-    fn failures_left(&self) -> usize {
-        self.0.failures_left()
-    }
-    fn held(&self) -> usize {
-        self.0.held()
-    }
-    fn release(&self) {
-        self.0.release();
-    }
-    fn down(&self) {
-        self.0.down();
-    }
-    async fn up(&self) {
-        self.0.up().await;
-    }
-    fn refuse(&self, id: &str) {
-        self.0.site().refused.insert(id.to_owned());
-    }
     async fn break_access(&self) {
         self.0.site().revoked = true;
     }
@@ -84,6 +63,17 @@ impl Case for JiraCase {
     }
     async fn settle_down(&self) {
         until("every ticket is indexed", || self.0.site().issues.iter().all(Issue::is_indexed)).await;
+    }
+}
+
+impl ServerCase for JiraCase {
+    type Protocol = Rest;
+
+    fn peer(&self) -> &Server<Rest> {
+        &self.0
+    }
+    fn refuse(&self, id: &str) {
+        self.0.site().refused.insert(id.to_owned());
     }
 }
 

@@ -11,11 +11,11 @@ use headrace_runtime::message::payload::Payload as _;
 use headrace_runtime::secret::Secret;
 use headrace_schemas::event::{Event, Severity};
 use headrace_sinks::splunk::{Config, Splunk as Sink};
-use headrace_tests::conformance::receiver::{Case, Promise};
+use headrace_tests::conformance::receiver::{Case, Promise, ServerCase};
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::sink_conformance;
-use headrace_tests::standin::server::{Failure, When, Which};
-use headrace_tests::standin::splunk::{INDEX, Splunk, TOKEN};
+use headrace_tests::standin::server::{Failure, Server, When, Which};
+use headrace_tests::standin::splunk::{Hec, INDEX, Splunk, TOKEN};
 use tokio::time::Instant;
 
 struct SplunkCase(Splunk);
@@ -49,32 +49,22 @@ impl Case for SplunkCase {
     fn received(&self) -> Vec<String> {
         self.0.ids()
     }
-    fn fail_next(&self, times: usize, failure: Failure, when: When, which: Which) {
-        self.0.fail_next(times, failure, when, which);
-    }
-    fn failures_left(&self) -> usize {
-        self.0.failures_left()
-    }
-    fn held(&self) -> usize {
-        self.0.held()
-    }
-    fn release(&self) {
-        self.0.release();
-    }
-    fn down(&self) {
-        self.0.down();
-    }
-    async fn up(&self) {
-        self.0.up().await;
-    }
-    fn refuse(&self, id: &str) {
-        self.0.index().refused.insert(id.to_owned());
-    }
     async fn break_access(&self) {
         self.0.index().disabled = true;
     }
     async fn mend(&self) {
         self.0.index().disabled = false;
+    }
+}
+
+impl ServerCase for SplunkCase {
+    type Protocol = Hec;
+
+    fn peer(&self) -> &Server<Hec> {
+        &self.0
+    }
+    fn refuse(&self, id: &str) {
+        self.0.index().refused.insert(id.to_owned());
     }
 }
 
