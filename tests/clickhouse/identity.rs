@@ -250,15 +250,13 @@ async fn of_two_writers_of_a_body_one_remains_beside_the_others() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn as_many_as_a_call_takes_are_rewritten_at_once() {
     let (case, sink) = ready().await;
-    let all = || {
-        let event = |number| Event { tenant: format!("a-tenant-with-a-long-name-{number}"), ..event(number, "one") };
-        batch((0..8_000).map(event).collect(), true)
-    };
-    assert_all(&sink.deliver(&all()).await, 8_000);
-    assert_all(&sink.deliver(&all()).await, 8_000);
+    let event = |number| Event { tenant: format!("a-tenant-with-a-long-name-{number}"), ..event(number, "one") };
+    let all = batch((0..8_000).map(event).collect(), true);
+    assert_all(&sink.deliver(&all).await, 8_000);
+    assert_all(&sink.deliver(&all).await, 8_000);
     let since = case.with_long_timeout().now().await.unwrap();
     let written =
-        case.with_long_timeout().events_rewritten(&window(since), since, "one").write(all().items()).await.unwrap();
+        case.with_long_timeout().events_rewritten(&window(since), since, "one").write(all.items()).await.unwrap();
     assert_eq!((written.fresh, written.inserted), (8_000, 8_000));
     assert_eq!(case.query("SELECT count(), uniqExact(tenant, id) FROM headrace.events"), "8000\t8000\n");
 }

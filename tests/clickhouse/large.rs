@@ -21,8 +21,8 @@ use tempfile::TempDir;
 
 use super::ClickHouseCase;
 
-/// Bodies, of 360 MiB together.
-const BODIES: u16 = 40;
+/// Bodies, of 288 MiB together: more than a process may hold.
+const BODIES: u16 = 32;
 const BODY_BYTES: usize = 9 << 20;
 /// Room for two of them.
 const BATCH_BYTES: usize = 20 << 20;
@@ -37,6 +37,7 @@ fn configuration(nats: &Nats, url: &str, dir: &Path, insert_timeout_s: u64) -> P
     let limits = "{ max_age_hours = 24, max_bytes = 67108864 }";
     let text = format!(
         "nats = {{ url = '{}', clock_skew_ms = 100 }}\nadmin.listen = '127.0.0.1:0'\n\
+         retry = {{ backoff_min_ms = 100, backoff_max_ms = 1000 }}\n\
          streams = {{ raw = {limits}, events = {limits}, alerts = {limits}, dead = {limits} }}\n\
          [sinks.clickhouse]\nurl = '{url}'\ncompress = false\nlinger_ms = 200\nbatch_bytes_max = {BATCH_BYTES}\n\
          insert_timeout_s = {insert_timeout_s}\nclock_skew_ms = 200\n",
@@ -126,10 +127,11 @@ async fn large_bodies_are_held_a_few_at_a_time() {
 /// Bodies of 10 MiB in all before a server whose memory is enough for 4 MiB.
 async fn is_cut(when: When) {
     const SMALL_BYTES: usize = 4 << 20;
+    const SMALL_BODIES: u16 = 40;
     let (case, nats, dir) = (ClickHouseCase::start().await, Nats::start().await, TempDir::new().unwrap());
     let proxy = start_small(&case.server.url(), SMALL_BYTES, when).await;
-    nats.publish_all((0..BODIES).map(|number| large(number, 256 << 10).message())).await;
-    // Before a batch is cut a call's time must pass, once for each cut.
+    nats.publish_all((0..SMALL_BODIES).map(|number| large(number, 256 << 10).message())).await;
+    // Before each cut, the time of a call must pass. Make it short.
     let config = configuration(&nats, &proxy.url(), dir.path(), 1);
     let sinks = Launch::run(env!("CARGO_BIN_EXE_headrace"), "sinks", &config, dir.path()).start().await;
     let settled = async || {
@@ -140,7 +142,7 @@ async fn is_cut(when: When) {
         .await
         .unwrap_or_else(|error| panic!("{error}: {}", sinks.log()));
     let counts = case.query("SELECT count(), uniqExact(id) FROM headrace.raw");
-    assert_eq!(counts.trim(), format!("{BODIES}\t{BODIES}"));
+    assert_eq!(counts.trim(), format!("{SMALL_BODIES}\t{SMALL_BODIES}"));
     assert!(proxy.recorded().iter().any(|request| request.body.len() > SMALL_BYTES), "one was too much");
     assert!(nats.dead_letters().await.is_empty());
     sinks.stop().await;

@@ -69,7 +69,7 @@ impl Testbed {
         for _ in 0..count {
             let (hook, guid) = (self.hook.clone(), guid());
             ids.push(format!("github:{guid}"));
-            senders.spawn(async move { hook.store("team", &guid, body(200)).await });
+            senders.spawn(async move { hook.store("team", &guid, long_name()).await });
             if senders.len() == 16 {
                 senders.join_next().await.unwrap().unwrap();
             }
@@ -109,9 +109,15 @@ fn body(bytes: usize) -> Vec<u8> {
     body
 }
 
+/// Such a delivery with a long name. It makes a large event, so that fewer events fill the stream.
+fn long_name() -> String {
+    let name = "x".repeat(1_000);
+    format!(r#"{{"action":"created","organization":{{"login":"acme"}},"repository":{{"full_name":"acme/{name}"}}}}"#)
+}
+
 #[tokio::test]
 async fn a_full_raw_stream_refuses_and_forgets_nothing() {
-    const RAW_BYTES: u64 = 8 << 20;
+    const RAW_BYTES: u64 = 4 << 20;
     let testbed = Testbed::start(RAW_BYTES, 32 << 20).await;
     let body = body(32 << 10);
     testbed.stop_clickhouse().await;

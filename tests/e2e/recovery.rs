@@ -2,7 +2,6 @@
 //! to do anything.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use super::PROGRAM;
+use super::with_short_limits;
 
 /// Requests under way at once.
 const SENDERS: usize = 8;
@@ -72,17 +71,9 @@ async fn a_stopped_or_killed_product_goes_on_where_it_was() {
     up.stop().await;
 }
 
-/// `up`, whose messages come back soon after their holder was killed.
+/// `up`, which delivers a message again soon after its holder was killed.
 fn launch(dir: &TempDir) -> Launch {
-    let config: PathBuf = dir.path().join("headrace.toml");
-    let text = format!(
-        "nats.clock_skew_ms = 100\npipeline.ack_wait_s = 2\n\
-         sinks.clickhouse = {{ insert_timeout_s = 1, clock_skew_ms = 200 }}\n\
-         sinks.file = {{ dir = '{}', timeout_ms = 1000 }}\n",
-        dir.path().join("out").display()
-    );
-    std::fs::write(&config, text).unwrap();
-    Launch::up(PROGRAM, dir.path()).argument("--config").argument(config)
+    with_short_limits(dir, "pipeline.ack_wait_s = 2")
 }
 
 /// Waits until nothing happens any more; then both tables hold all that was `sent`, and nothing twice.
