@@ -30,7 +30,7 @@ use headrace_tests::standin::server::Server;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-/// A server of its own, with a proxy before it.
+/// A server for one test, with a proxy before it.
 struct ClickHouseCase {
     proxy: Server<Proxy>,
     server: Running,
@@ -39,16 +39,16 @@ struct ClickHouseCase {
 
 impl ClickHouseCase {
     fn config(&self) -> Config {
-        // One machine has one clock.
+        // All processes use one machine's clock.
         Config { url: self.proxy.url(), linger_ms: 50, insert_timeout_s: 1, clock_skew_ms: 200, ..Config::default() }
     }
 
-    /// For what is tried once: with time for it on a busy machine.
+    /// For calls that are made once: even on a busy machine they must not time out.
     fn with_long_timeout(&self) -> Config {
         Config { insert_timeout_s: 5, clock_skew_ms: 2_000, ..self.config() }
     }
 
-    /// Asks the server itself. Blocking, because the suite asks between awaits.
+    /// Queries the server, not through the proxy. It blocks, because [`Case::received`] is not async.
     fn query(&self, sql: &str) -> String {
         let mut stream = TcpStream::connect(self.server.address()).unwrap();
         write!(stream, "POST / HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{sql}", sql.len()).unwrap();
@@ -96,7 +96,7 @@ impl Case for ClickHouseCase {
         self.query("SELECT id FROM headrace.events ORDER BY raw_sequence").lines().map(str::to_owned).collect()
     }
     async fn break_access(&self) {
-        // The sink's tables are gone: nothing that passes by itself.
+        // Put another table in the place of the sink's. This does not pass by itself.
         self.query("CREATE DATABASE IF NOT EXISTS headrace ENGINE = Atomic");
         self.query("CREATE TABLE IF NOT EXISTS headrace.events (nothing UInt8) ENGINE = Memory");
         self.query("RENAME TABLE headrace.events TO headrace.aside");
@@ -147,7 +147,7 @@ sink_conformance!(
     crash,
 );
 
-/// The same server with the sink for bodies.
+/// The same server, with the sink for bodies.
 struct RawCase(ClickHouseCase);
 
 #[async_trait]
@@ -235,7 +235,7 @@ fn assert_all(result: &BatchResult, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_later_releases_tables_and_a_refused_row_are_told_apart() {
+async fn a_refused_row_is_poison_and_tables_of_a_later_release_are_broken() {
     let (case, sink) = ready().await;
     case.refuse(Event::sample(3).id());
     let BatchResult::Whole(Fault { class, .. }) = sink.deliver(&batch(0..5, false, MINUTE)).await else {
@@ -249,7 +249,7 @@ async fn a_later_releases_tables_and_a_refused_row_are_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_password_is_used_and_never_shown() {
+async fn the_password_is_sent_and_never_printed() {
     let (case, _) = ready().await;
     let config = Config { password: Secret::new("hunter2"), ..case.with_long_timeout() };
     config.reach().await.unwrap();

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::with_short_limits;
 
-/// Ways to cut the chain; the first is the default.
+/// The ways to cut the chain. The first is the default.
 const CHAINS: [&str; 3] = [
     r#"[["normalize", "enrich", "score"]]"#,
     r#"[["normalize"], ["enrich", "score"]]"#,

@@ -1,4 +1,4 @@
-//! Every published example body becomes one event, one row and one stored body, however often it is sent.
+//! Every published example body becomes one event row and one stored body, however often it is sent.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use super::{PROGRAM, with_short_limits};
 
-/// Id and SHA-256 of a body, in order.
+/// The id and the SHA-256 of each body, in order.
 type Bodies = Vec<(String, String)>;
 
 #[tokio::test]

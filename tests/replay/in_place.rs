@@ -1,4 +1,4 @@
-//! Rows are replaced by those that the present configuration makes, and nobody but ClickHouse hears of it.
+//! A replay replaces rows by those of the present configuration. It publishes nothing.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use super::{ASSETS, Testbed, publicized};
 
 #[tokio::test]
-async fn rows_are_those_of_the_present_configuration() {
+async fn rows_are_replaced_by_those_of_the_present_configuration() {
     let testbed = Testbed::start().await;
     testbed.publicize("acme", 25).await;
     let ids = testbed.dump("id, received_at", "events").await;
@@ -32,7 +32,7 @@ async fn rows_are_those_of_the_present_configuration() {
     assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 25);
     assert_eq!(testbed.value("SELECT sum(risk) FROM events").await, risk);
 
-    // As it was before, and once more: the same messages make rows each time.
+    // Back to the first configuration and once more to the second: each replay makes rows of the same messages.
     testbed.replay("", "--since 1h").await.says("25 deliveries replayed into events, 0 bodies added to raw");
     assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 0);
     testbed.replay(ASSETS, "--since 1h").await.says("25 deliveries replayed into events, 0 bodies added to raw");
@@ -41,7 +41,7 @@ async fn rows_are_those_of_the_present_configuration() {
 
     assert_eq!(testbed.dump("*", "raw").await, bodies);
     assert_eq!(testbed.published().await, published);
-    // The sinks go on: what comes now is one row too.
+    // The sinks go on: a new delivery is one row too.
     testbed.publicize("acme", 1).await;
     assert_eq!(testbed.counts("events").await, (26, 26));
     testbed.up.stop().await;
@@ -69,7 +69,7 @@ async fn a_side_table_leaves_events_alone() {
 #[tokio::test]
 async fn only_the_tenant_and_the_window_are_touched() {
     let testbed = Testbed::start().await;
-    // One after the other, because times of reception that are equal could not be told apart below.
+    // One after the other, so that no two have the same time of reception.
     for number in 0..30 {
         testbed.hook.store("repository", &guid(), publicized("octo", number)).await;
     }
@@ -85,7 +85,7 @@ async fn only_the_tenant_and_the_window_are_touched() {
     assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 30);
     assert_eq!(others().await, before);
 
-    // From the middle of the others on.
+    // The window begins and ends within octo's deliveries.
     let times: Vec<(String,)> = testbed
         .stored
         .rows("SELECT toString(received_at) FROM events WHERE tenant = 'octo' ORDER BY received_at")
@@ -118,7 +118,7 @@ async fn an_event_that_was_delivered_twice_has_one_row() {
     let (events, raw) = (testbed.dump("*", "events").await, testbed.dump("*", "raw").await);
     assert_eq!((events.len(), raw.len()), (1, 1));
 
-    // Both deliveries, then the second alone, whose event has its row at another time.
+    // Replay both deliveries, then only the second. Its event has a row with an earlier time.
     let done = testbed.replay(ASSETS, "--since 1h").await;
     done.says("2 deliveries replayed into events, 0 bodies added to raw");
     let replaced = testbed.dump("*", "events").await;
@@ -201,7 +201,7 @@ async fn two_bodies(testbed: &Testbed) -> [Vec<Map<String, Value>>; 2] {
 }
 
 #[tokio::test]
-async fn what_cannot_be_computed_keeps_its_row() {
+async fn an_event_that_cannot_be_computed_keeps_its_row() {
     let testbed = Testbed::start().await;
     let poison = |number: u16| {
         let mut message = RawDelivery::sample(number).message();
@@ -214,7 +214,7 @@ async fn what_cannot_be_computed_keeps_its_row() {
     lost.headers.insert(header::BODY_OBJECT, "github:gone");
     testbed.publish(vec![row, none, lost, RawDelivery::sample(4).message()]).await;
     testbed.stored.settled().await;
-    // An earlier release could read it.
+    // An earlier release could read this one.
     let id = RawDelivery::sample(1).id;
     testbed
         .execute(&format!(
@@ -225,11 +225,11 @@ async fn what_cannot_be_computed_keeps_its_row() {
     assert_eq!(testbed.counts("events").await, (2, 2));
     let before = testbed.dump("*", &format!("(SELECT * FROM events WHERE id = '{id}')")).await;
 
-    // They were given up before, so that nothing about them is new.
+    // They are dead letters already, so the replay reports no failure.
     let done = testbed.replay("", "--since 1h").await;
     done.says("1 deliveries replayed into events, 0 bodies added to raw, 3 are the dead letters that they were before");
     assert_eq!(testbed.dump("*", &format!("(SELECT * FROM events WHERE id = '{id}')")).await, before);
-    // A stream that may not be purged: dead letters go one by one.
+    // DEAD may not be purged, so delete the dead letters one by one.
     let dead = testbed.stored.stream(Stream::Dead).await;
     for dead_letter in 1..=dead.cached_info().state.last_sequence {
         assert!(dead.delete_message(dead_letter).await.unwrap());
@@ -265,9 +265,9 @@ async fn a_row_that_clickhouse_refuses_fails_alone() {
 }
 
 #[tokio::test]
-async fn first_deliveries_that_wait_for_the_sink_are_not_overtaken() {
+async fn a_replay_waits_for_deliveries_that_no_sink_has_stored() {
     let testbed = Testbed::start().await;
-    // Everything but the servers stands still, so that only RAW has them.
+    // Suspend everything but the servers, so that only RAW has these deliveries.
     freeze(testbed.up.pid()).await;
     let deliveries: Vec<RawDelivery> =
         (0..20).map(|number| RawDelivery { id: EventId::github(&guid()), ..RawDelivery::sample(number) }).collect();
@@ -275,7 +275,7 @@ async fn first_deliveries_that_wait_for_the_sink_are_not_overtaken() {
     let state = testbed.stored.jetstream().get_key_value("state").await.unwrap();
     let revision = async || state.entry("lease.replay").await.ok().flatten().map(|entry| entry.revision);
     let thaw = async {
-        // Its lease is renewed every half second: it has been waiting since long before the last of these.
+        // The replay renews its lease every half second. After six renewals it has certainly begun to wait.
         let mut last = poll::until("a replay runs", CEILING, revision).await.unwrap();
         for _ in 0..6 {
             let renewed = async || revision().await.filter(|&now| now > last);
@@ -294,13 +294,13 @@ async fn first_deliveries_that_wait_for_the_sink_are_not_overtaken() {
 }
 
 #[tokio::test]
-async fn a_delivery_that_was_stored_late_is_of_the_time_of_its_reception() {
+async fn a_delivery_that_was_stored_late_counts_by_its_time_of_reception() {
     let testbed = Testbed::start().await;
     let hour_ago = Timestamp::now().minus(Duration::from_secs(3_600));
     let late = RawDelivery { received_at: hour_ago, ..RawDelivery::sample(1) };
     testbed.publish(vec![RawDelivery::sample(2).message(), late.message()]).await;
     testbed.stored.settled().await;
-    // RAW holds nothing that was stored then, but a message that was sent again from DEAD.
+    // RAW holds nothing that was stored then, but it holds a delivery that was received then.
     let done = testbed.replay(ASSETS, "--since 2h").await;
     done.says("2 deliveries replayed into events, 0 bodies added to raw");
     assert!(done.complained.contains("RAW holds deliveries since"), "{}", done.complained);
