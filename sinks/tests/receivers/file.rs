@@ -21,14 +21,14 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-/// The directory is below the temporary one, so that something else can take its place.
+/// The sink's directory is below the temporary one, so that a file can take its place.
 struct FileCase(TempDir);
 
 fn config(dir: &TempDir) -> Config {
     Config { dir: dir.path().join("out"), timeout_ms: 1_000, ..Config::default() }
 }
 
-/// Ids in all files of a kind, each line read as JSON.
+/// The ids in all files of a kind. Each line must be JSON.
 fn ids(dir: &Path, kind: &str) -> Vec<String> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -61,7 +61,7 @@ impl Case for FileCase {
         ids(&config(&self.0).dir, "events")
     }
     async fn break_access(&self) {
-        // Modes do not stop a test that runs as root; a file in the directory's place does.
+        // A mode would not stop root. A file in the directory's place does.
         let dir = config(&self.0).dir;
         let _ = fs::rename(&dir, self.0.path().join("aside"));
         fs::write(&dir, "not a directory").unwrap();
@@ -70,7 +70,7 @@ impl Case for FileCase {
         let dir = config(&self.0).dir;
         let aside = self.0.path().join("aside");
         if aside.exists() {
-            // At once: the sink would make a directory of its own where there is nothing.
+            // In one step: if there were nothing for a moment, the sink would make a new directory.
             renameat_with(CWD, &aside, CWD, &dir, RenameFlags::EXCHANGE).unwrap();
             fs::remove_file(&aside).unwrap();
         } else {
@@ -115,7 +115,7 @@ async fn events_and_alerts_share_a_directory() {
 }
 
 #[tokio::test]
-async fn a_second_process_is_kept_out() {
+async fn a_second_process_is_refused() {
     let dir = TempDir::new().unwrap();
     let first = config(&dir).build::<Event>();
     first.check().await.unwrap();
@@ -128,7 +128,7 @@ async fn a_second_process_is_kept_out() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_waited_for() {
+async fn a_full_disk_is_transient() {
     let dir = TempDir::new().unwrap();
     let path = config(&dir).dir.join("events.jsonl");
     fs::create_dir(config(&dir).dir).unwrap();
@@ -145,7 +145,7 @@ async fn a_full_disk_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_file_that_was_moved_away_is_begun_anew() {
+async fn a_file_that_was_moved_away_is_created_again() {
     let dir = TempDir::new().unwrap();
     let sink = config(&dir).build::<Event>();
     assert_eq!(class_of(sink.deliver(&batch(0..3)).await), None);

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 const HOOK: &str = "/orgs/acme/hooks/7";
 
-/// A client as GitHub wants it: with a name.
+/// A client with a User-Agent, which GitHub demands.
 fn client() -> Client {
     Client::builder().user_agent("test").build().unwrap()
 }
