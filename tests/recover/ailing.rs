@@ -36,7 +36,7 @@ async fn recovery_waits_for_a_github_that_limits_fails_or_hangs() {
 
     // The primary rate limit is used up, and the token is revoked for a while.
     {
-        let mut github = testbed.github.site();
+        let mut github = testbed.github.data();
         github.remaining = 0;
         github.reset_at = Timestamp::from_micros(Timestamp::now().as_micros() + 2_000_000);
         github.revoked = true;
@@ -45,7 +45,7 @@ async fn recovery_waits_for_a_github_that_limits_fails_or_hangs() {
     let gaps = testbed.until_gaps("the revoked token is reported", &config, problem).await;
     assert_eq!(gaps.code, Some(1));
     assert!(gaps.complaint.contains("it cannot be told"), "{}", gaps.complaint);
-    testbed.github.site().revoked = false;
+    testbed.github.data().revoked = false;
     testbed.until_gaps("it goes on by itself", &config, recovered).await;
     holds_each_once(&Stored::of(up.ready()).await, &["raw"], 6).await;
     up.stop().await;

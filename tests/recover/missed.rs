@@ -103,7 +103,7 @@ async fn a_hook_that_refuses_or_is_gone_is_reported_and_hinders_no_other() {
     testbed.emit(ORG_HOOK, 3, 0).await;
     testbed.emit(REPO_HOOK, 2, 0).await;
     let gone = {
-        let mut github = testbed.github.site();
+        let mut github = testbed.github.data();
         github.hooks.get_mut(APP_HOOK).unwrap().refuses = Some(422);
         github.hooks.get_mut(ORG_HOOK).unwrap().disabled = true;
         github.hooks.remove(REPO_HOOK).unwrap()
@@ -136,7 +136,7 @@ async fn a_hook_that_refuses_or_is_gone_is_reported_and_hinders_no_other() {
 
     // A person fixes all three hooks.
     {
-        let mut github = testbed.github.site();
+        let mut github = testbed.github.data();
         github.hooks.get_mut(APP_HOOK).unwrap().refuses = None;
         github.hooks.get_mut(ORG_HOOK).unwrap().disabled = false;
         github.hooks.insert(REPO_HOOK.to_owned(), gone);

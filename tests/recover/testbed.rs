@@ -113,7 +113,7 @@ impl Testbed {
     pub(crate) async fn emit(&self, hook: &str, times: usize, status: u16) -> Vec<String> {
         let mut guids = Vec::new();
         for _ in 0..times {
-            let number = self.github.site().hooks[hook].attempts.len();
+            let number = self.github.data().hooks[hook].attempts.len();
             let (guid, found) = self.github.emit(hook, "repository", publicized(number)).await;
             assert_eq!(found, status, "{hook} {guid}");
             guids.push(guid);

@@ -43,7 +43,7 @@ impl Case for JiraCase {
     async fn start() -> Self {
         let jira = Jira::start().await;
         // Less than the sink's `index_lag_ms`.
-        jira.site().index_lag = Duration::from_millis(150);
+        jira.data().index_lag = Duration::from_millis(150);
         Self(jira)
     }
     fn sink(&self) -> Sink {
@@ -56,13 +56,13 @@ impl Case for JiraCase {
         self.0.alerts()
     }
     async fn break_access(&self) {
-        self.0.site().revoked = true;
+        self.0.data().revoked = true;
     }
     async fn mend(&self) {
-        self.0.site().revoked = false;
+        self.0.data().revoked = false;
     }
     async fn settle_down(&self) {
-        until("every ticket is indexed", || self.0.site().issues.iter().all(Issue::is_indexed)).await;
+        until("every ticket is indexed", || self.0.data().issues.iter().all(Issue::is_indexed)).await;
     }
 }
 
@@ -73,7 +73,7 @@ impl ServerCase for JiraCase {
         &self.0
     }
     fn refuse(&self, id: &str) {
-        self.0.site().refused.insert(id.to_owned());
+        self.0.data().refused.insert(id.to_owned());
     }
 }
 
@@ -139,13 +139,13 @@ async fn a_ticket_describes_its_alert_in_full() {
     let jira = Jira::start().await;
     let sink = config(&jira).build().unwrap();
     assert_done(sink.deliver(&batch(vec![Alert { severity: Severity::Critical, ..Alert::sample(1) }])).await);
-    let site = jira.site();
-    let fields = &site.issues[0].fields;
+    let data = jira.data();
+    let fields = &data.issues[0].fields;
     assert_eq!(fields["summary"], "[CRITICAL] Repository made public: mona on acme/app-1");
     assert_eq!(fields["issuetype"]["name"], "Task");
     assert_eq!(fields["priority"]["name"], "Highest");
     assert_eq!(fields["labels"][0], "headrace");
-    assert_eq!(site.issues[0].properties["headrace"]["count"], 1);
+    assert_eq!(data.issues[0].properties["headrace"]["count"], 1);
     let text = fields["description"].to_string();
     for expected in [
         "Severity: critical",
@@ -171,33 +171,33 @@ async fn a_ticket_is_commented_when_the_alert_outgrows_it() {
         [(1, 85, 0), (2, 85, 1), (3, 85, 1), (4, 85, 2), (5, 90, 3), (9, 90, 3), (10, 90, 4), (10, 90, 4)]
     {
         assert_done(sink.deliver(&batch(vec![grown(count, risk)])).await);
-        assert_eq!(jira.site().issues[0].comments.len(), comments, "at {count} events, risk {risk}");
+        assert_eq!(jira.data().issues[0].comments.len(), comments, "at {count} events, risk {risk}");
     }
     // The next process reads from the ticket what was said there already.
     let next = config(&jira).build().unwrap();
     assert_done(next.deliver(&batch(vec![grown(11, 90)])).await);
-    assert_eq!(jira.site().issues[0].comments.len(), 4);
+    assert_eq!(jira.data().issues[0].comments.len(), 4);
     assert_done(next.deliver(&batch(vec![grown(20, 90)])).await);
-    assert_eq!(jira.site().issues[0].comments.len(), 5);
-    assert_eq!(jira.site().issues.len(), 1);
-    assert!(jira.site().issues[0].comments[4].to_string().contains("20 events by now"));
+    assert_eq!(jira.data().issues[0].comments.len(), 5);
+    assert_eq!(jira.data().issues.len(), 1);
+    assert!(jira.data().issues[0].comments[4].to_string().contains("20 events by now"));
 }
 
 #[tokio::test]
 async fn a_ticket_that_search_does_not_find_yet_is_remembered() {
     let jira = Jira::start().await;
-    jira.site().index_stopped = true;
+    jira.data().index_stopped = true;
     let sink = config(&jira).build().unwrap();
     assert_done(sink.deliver(&batch(vec![Alert::sample(1), Alert::sample(2), Alert::sample(1)])).await);
     assert_done(sink.deliver(&batch(vec![grown(2, 85), Alert::sample(2)])).await);
     assert_eq!(jira.alerts().len(), 2);
-    assert_eq!(jira.site().issues[0].comments.len(), 1);
+    assert_eq!(jira.data().issues[0].comments.len(), 1);
 }
 
 #[tokio::test]
 async fn the_next_process_waits_for_the_index_before_it_creates_a_ticket() {
     let jira = Jira::start().await;
-    jira.site().index_stopped = true;
+    jira.data().index_stopped = true;
     let first = config(&jira).build().unwrap();
     assert_done(first.deliver(&batch(vec![Alert::sample(1)])).await);
     drop(first);
@@ -223,7 +223,7 @@ async fn an_update_of_an_unknown_alert_gets_its_ticket_after_the_index_lag() {
 #[tokio::test]
 async fn a_creation_without_a_clear_answer_is_not_repeated_while_the_index_lags() {
     let jira = Jira::start().await;
-    jira.site().index_stopped = true;
+    jira.data().index_stopped = true;
     jira.fail_next(1, Failure::Status(504), When::After, Which::Deliveries);
     let sink = Config { index_lag_ms: 60_000, ..config(&jira) }.build().unwrap();
     assert!(matches!(sink.deliver(&batch(vec![Alert::sample(1)])).await, BatchResult::Whole(_)));
@@ -239,7 +239,7 @@ async fn a_creation_without_a_clear_answer_is_not_repeated_while_the_index_lags(
 #[tokio::test]
 async fn tickets_from_before_jira_went_down_are_not_created_again() {
     let jira = Jira::start().await;
-    jira.site().index_stopped = true;
+    jira.data().index_stopped = true;
     let alerts = || (0..4).map(Alert::sample).collect::<Vec<_>>();
     let sink = Config { index_lag_ms: 60_000, ..config(&jira) }.build().unwrap();
     // Two creations pass, and the third fails.
@@ -266,7 +266,7 @@ async fn a_deleted_ticket_is_created_again() {
     let jira = Jira::start().await;
     let sink = Config { index_lag_ms: 1, ..config(&jira) }.build().unwrap();
     assert_done(sink.deliver(&batch(vec![Alert::sample(1)])).await);
-    jira.site().issues.clear();
+    jira.data().issues.clear();
     let results = each(sink.deliver(&batch(vec![grown(2, 85)])).await);
     assert!(results[0].as_ref().is_err_and(|fault| matches!(fault.class, FaultClass::Transient { .. })));
     wait_of(sink.deliver(&redelivered(grown(2, 85))).await);
@@ -277,7 +277,7 @@ async fn a_deleted_ticket_is_created_again() {
 #[tokio::test]
 async fn the_oldest_of_several_tickets_is_updated() {
     let jira = Jira::start().await;
-    jira.site().index_stopped = true;
+    jira.data().index_stopped = true;
     for _ in 0..3 {
         let process = config(&jira).build().unwrap();
         assert_done(process.deliver(&batch(vec![Alert::sample(1)])).await);
@@ -285,7 +285,7 @@ async fn the_oldest_of_several_tickets_is_updated() {
     jira.index_all();
     let sink = config(&jira).build().unwrap();
     assert_done(sink.deliver(&batch(vec![grown(2, 85)])).await);
-    let comments: Vec<usize> = jira.site().issues.iter().map(|issue| issue.comments.len()).collect();
+    let comments: Vec<usize> = jira.data().issues.iter().map(|issue| issue.comments.len()).collect();
     assert_eq!(comments, [1, 0, 0]);
 }
 
@@ -311,10 +311,10 @@ async fn a_check_finds_what_the_project_lacks() {
     broken(Config { api_token: Secret::new("old"), ..config(&jira) }, "api_token").await;
     broken(Config { project: "HR".to_owned(), ..config(&jira) }, "no project HR").await;
     broken(Config { issue_type: "Epic".to_owned(), ..config(&jira) }, "one of Task, Incident").await;
-    jira.site().missing_fields.insert("labels".to_owned());
+    jira.data().missing_fields.insert("labels".to_owned());
     broken(config(&jira), "lacks the field `labels`").await;
-    jira.site().missing_fields.clear();
-    jira.site().missing_permissions.insert("EDIT_ISSUES".to_owned());
+    jira.data().missing_fields.clear();
+    jira.data().missing_permissions.insert("EDIT_ISSUES".to_owned());
     broken(config(&jira), "lacks EDIT_ISSUES").await;
     jira.down();
     let fault = config(&jira).build().unwrap().check().await.unwrap_err();

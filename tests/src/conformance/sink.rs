@@ -82,7 +82,8 @@ pub async fn poison<C: ServerCase>() {
     workers.stop().await;
 }
 
-/// The sink panics on one item of many. That one is dead-lettered, and the letter names the panic. The others arrive.
+/// The sink panics on one item of many. That one is dead-lettered, and the dead letter names the panic. The others
+/// arrive.
 pub async fn panics<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     let mut ids = testbed.publish(0..30).await;
@@ -231,7 +232,7 @@ pub async fn duplicates<C: Case>() {
     workers.stop().await;
 }
 
-/// An event comes again while another process still owns its first message. The copy arrives together with an older
+/// An event comes again while another process still owns its first message. The duplicate arrives together with an older
 /// message that is redelivered, and must wait for the first.
 pub async fn late_duplicates<C: Case>() {
     const WINDOW_S: u64 = 2;
@@ -246,7 +247,7 @@ pub async fn late_duplicates<C: Case>() {
     let held: Vec<_> = held.try_collect().await.expect("two messages wait");
     let [older, first] = &held[..] else { panic!("expected two messages, found {}", held.len()) };
 
-    // Before its window has passed, the broker drops the copy, and this window is the point of the case. Wait a second
+    // Before its window has passed, the broker drops the duplicate, and this case is about later ones. Wait a second
     // longer, because the broker forgets an id only a moment after its time.
     for _ in 0..=WINDOW_S {
         sleep(Duration::from_secs(1)).await;
@@ -262,9 +263,9 @@ pub async fn late_duplicates<C: Case>() {
         testbed.case.received().contains(&ids[0]).then_some(())
     };
     poll::until("the older message is delivered", CEILING, older_is_delivered).await.expect("it is nobody's");
-    // The sink got the copy together with the older message.
+    // The sink got the duplicate together with the older message. Give it time to deliver both, which it must not.
     sleep(Duration::from_secs(1)).await;
-    assert_eq!(testbed.case.received(), [ids[0].clone()], "the copy waits");
+    assert_eq!(testbed.case.received(), [ids[0].clone()], "the duplicate waits");
     first.ack_with(AckKind::Nak(None)).await.expect("connected");
     testbed.settled().await;
     testbed.assert_received(&ids);

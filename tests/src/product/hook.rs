@@ -56,7 +56,7 @@ impl Hook {
     #[must_use]
     pub fn of(ready: &Ready) -> Self {
         let gateway = ready.gateway.as_ref().expect("it has a gateway");
-        let secret = ready.webhook_secret.as_ref().expect("`up` tells its secret");
+        let secret = ready.webhook_secret.as_ref().expect("`up` reports its secret");
         Self::new(format!("{gateway}/webhooks/github"), secret)
     }
 

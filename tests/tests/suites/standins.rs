@@ -96,13 +96,13 @@ async fn jira_refuses_bad_tickets() {
     let stranger = Client::new().post(format!("{}/rest/api/3/issue", jira.url())).basic_auth(EMAIL, Some("old"));
     let stranger = stranger.json(&ticket());
     assert_eq!(answer(stranger).await.0, 401);
-    assert_eq!(jira.site().issues.len(), 1);
+    assert_eq!(jira.data().issues.len(), 1);
 }
 
 #[tokio::test]
 async fn jira_finds_what_is_indexed_or_reconciled() {
     let jira = Jira::start().await;
-    jira.site().index_stopped = true;
+    jira.data().index_stopped = true;
     for _ in 0..3 {
         answer(jira_request(&jira, Method::POST, "issue").json(&ticket())).await;
     }
