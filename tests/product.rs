@@ -1,4 +1,5 @@
-//! The product as its users have it: the binary, on real servers. What the tests share is in `headrace_tests::product`.
+//! The product as its users have it: the binary, on real servers. The code that the tests share is in
+//! `headrace_tests::product`.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod access;

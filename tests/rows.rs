@@ -1,4 +1,4 @@
-//! Rows in ClickHouse: each event once, whatever fails, and made anew by `headrace replay`.
+//! Rows in ClickHouse: each event once, whatever fails, and made again by `headrace replay`.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod clickhouse;

@@ -1,4 +1,4 @@
-//! What somebody else than the gateway has put into RAW.
+//! A message in RAW that did not come from the gateway.
 
 use headrace_runtime::broker::Stream;
 use headrace_runtime::message::payload::{Outgoing, RawDelivery};
@@ -23,7 +23,7 @@ async fn a_forged_message_ends_in_dead_and_is_not_replayed() {
     let body = r#"{"action":"publicized","repository":{"id":1,"full_name":"acme/a","owner":{"login":"acme"}}}"#;
     hook.store("repository", &good, body).await;
 
-    // With the rights of an administrator, and a signature of zeros.
+    // An administrator publishes it, with a signature of zeros.
     let mut forged = RawDelivery::sample(1);
     forged.headers.push((header::GITHUB_SIGNATURE.to_owned(), format!("sha256={}", "0".repeat(64))));
     let Outgoing { subject, payload, headers, .. } = forged.message();
@@ -34,20 +34,23 @@ async fn a_forged_message_ends_in_dead_and_is_not_replayed() {
     let rows: Vec<(String,)> = stored.rows("SELECT id FROM events").await;
     assert_eq!(rows, [(format!("github:{good}"),)]);
     let dead_letters = stored.messages(Stream::Dead).await;
-    let told = |name| dead_letters.iter().map(|dead_letter| stored::header(dead_letter, name)).collect::<Vec<_>>();
+    let values = |name| dead_letters.iter().map(|dead_letter| stored::header(dead_letter, name)).collect::<Vec<_>>();
     assert_eq!(
-        (told(header::ID), told(header::DEAD_REASON)),
+        (values(header::ID), values(header::DEAD_REASON)),
         (vec![forged.id.to_string()], vec!["unverified".to_owned()])
     );
-    assert!(told(header::DEAD_DETAIL)[0].starts_with("the signature does not match the body"), "{dead_letters:?}");
+    assert!(values(header::DEAD_DETAIL)[0].starts_with("the signature does not match the body"), "{dead_letters:?}");
 
-    // The same secret, which `up` made, is found by the command.
+    // The command finds the secret that `up` made, and verifies with it.
     let data = dir.path().join("data");
     let place = ["--config", config.to_str().unwrap(), "--data-dir", data.to_str().unwrap()];
     let replayed = command(PROGRAM, ["replay", "--since", "1h"].into_iter().chain(place)).await;
-    let told = said(&replayed) + &complained(&replayed);
-    assert_eq!(replayed.status.code(), Some(0), "{told}");
-    assert!(told.contains("1 deliveries replayed into events") && told.contains("1 failed again"), "{told}");
+    let output = said(&replayed) + &complained(&replayed);
+    assert_eq!(replayed.status.code(), Some(0), "{output}");
+    assert!(
+        output.contains("1 deliveries replayed into events") && output.contains("1 failed again"),
+        "{output}"
+    );
     let rows: Vec<(String,)> = stored.rows("SELECT id FROM events").await;
     assert_eq!(rows, [(format!("github:{good}"),)]);
     up.stop().await;

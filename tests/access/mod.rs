@@ -24,7 +24,7 @@ use headrace_tests::harness::streams;
 /// The binary under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_headrace");
 
-/// The password of `user`, as the page about permissions has it.
+/// The password of `user`, as on the page about permissions.
 fn password(user: User) -> String {
     format!("password of {}", user.name())
 }
@@ -39,7 +39,7 @@ fn users() -> Vec<nats::User> {
     User::ALL.into_iter().map(user).collect()
 }
 
-/// A server that knows the roles' users and nobody else, without streams; its data and its log are in `dir`.
+/// Starts a server that knows only the roles' users. It has no streams. Its data and its log are in `dir`.
 async fn server(dir: &Path) -> nats::Running {
     let install = || Installer::for_user(Arc::new(Silent)).and_then(|installer| installer.nats_server());
     let program = tokio::task::spawn_blocking(install).await.unwrap().unwrap();
@@ -57,18 +57,18 @@ fn settings(server: &nats::Running, user: User) -> Nats {
     }
 }
 
-/// A connection of the runtime's as `user`.
+/// Connects through the runtime as `user`.
 async fn broker(server: &nats::Running, user: User) -> Broker {
     Broker::connect(&settings(server, user), &streams(), "test").await.unwrap()
 }
 
-/// A connection of any client's as `user`.
+/// Connects without the runtime as `user`.
 async fn client(server: &nats::Running, user: User) -> async_nats::Client {
     let options = async_nats::ConnectOptions::with_user_and_password(user.name().to_owned(), password(user));
     options.custom_inbox_prefix(user.inbox_prefix()).connect(server.url()).await.unwrap()
 }
 
-/// What the server in `dir` has refused so far.
+/// The log lines about what the server in `dir` has refused so far.
 fn violations(dir: &Path) -> Vec<String> {
     let log = std::fs::read_to_string(dir.join("nats-server.log")).unwrap();
     log.lines().filter(|line| line.contains("Violation")).map(str::to_owned).collect()

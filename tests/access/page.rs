@@ -1,4 +1,4 @@
-//! The page about permissions: its file for nats-server is what the code asks for, and the product runs with it.
+//! The page about permissions. Its file for nats-server is the one that the code makes, and the product runs with it.
 
 use std::path::{Path, PathBuf};
 
@@ -14,17 +14,17 @@ use super::{PROGRAM, password, server, users, violations};
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/nats-permissions.md");
 const SECRET: &str = "a secret of many users";
-/// More than a message may have.
+/// More than fits into a message.
 const LARGE_BYTES: usize = 9 << 20;
 
 #[test]
-fn the_page_shows_what_every_user_may_do() {
+fn the_page_lists_what_every_user_may_do() {
     let page = std::fs::read_to_string(PAGE).unwrap();
     let blocks = page.split("```").skip(1).step_by(2);
-    let shown =
+    let listed =
         blocks.filter_map(|block| block.strip_prefix("text\n")).find(|block| block.starts_with("authorization:"));
     let expected = authorization(&users());
-    assert!(shown == Some(expected.as_str()), "write this into {PAGE}:\n{expected}");
+    assert!(listed == Some(expected.as_str()), "write this into {PAGE}:\n{expected}");
     for user in User::ALL {
         assert!(page.contains(&user.password_file()), "{user:?} and its file are in {PAGE}");
     }
@@ -74,7 +74,7 @@ async fn the_roles_run_with_the_rights_of_the_page() {
     nats.stop().await;
 }
 
-/// A directory with the passwords of `users`.
+/// Makes a directory with the passwords of `users`.
 fn secrets(dir: &Path, name: &str, users: &[User]) -> PathBuf {
     let secrets = dir.join(format!("secrets-{name}"));
     std::fs::create_dir(&secrets).unwrap();
@@ -84,7 +84,7 @@ fn secrets(dir: &Path, name: &str, users: &[User]) -> PathBuf {
     secrets
 }
 
-/// Exit code of a command that has the passwords in `secrets`, and what it said.
+/// Runs a command with the passwords in `secrets`. Returns its exit code, and its stdout and stderr as one text.
 async fn headrace<const N: usize>(secrets: &Path, arguments: [&str; N]) -> (Option<i32>, String) {
     let secrets = format!("HEADRACE__NATS__USERS_DIR={}", secrets.display());
     let output = command("/usr/bin/env", [secrets.as_str(), PROGRAM].into_iter().chain(arguments)).await;

@@ -1,4 +1,4 @@
-//! What each user may do and what it may not, and that a stranger may do nothing.
+//! What each user may do and what it may not. A stranger may do nothing.
 
 use std::path::Path;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use super::wire::Wire;
 use super::{broker, client, server, violations};
 
-/// Requests that remove or change what is stored, or read it behind others' backs.
+/// Requests that remove or change stored messages, or read them without a consumer of one's own.
 const REQUESTS: [&str; 12] = [
     "$JS.API.STREAM.PURGE.RAW",
     "$JS.API.STREAM.PURGE.EVENTS",
@@ -36,7 +36,7 @@ const REQUESTS: [&str; 12] = [
     "$JS.API.DIRECT.GET.RAW",
     "$JS.API.CONSUMER.CREATE.RAW",
 ];
-/// What nobody but the admin may listen to.
+/// Subjects to which only the admin may subscribe.
 const INBOXES: [&str; 3] = [">", "_INBOX.>", "_INBOX_admin.>"];
 
 #[tokio::test]
@@ -51,13 +51,13 @@ async fn a_stranger_is_refused_and_sees_nothing() {
     let refused = format!("{:#}", Broker::connect(&nats, &streams(), "test").await.err().unwrap());
     assert!(refused.contains("***@") && refused.contains("as the user `admin`"), "{refused}");
     assert!(!refused.contains("guessed"), "{refused}");
-    // The address may hold who connects; the client library alone would not read it.
+    // The address may hold the user and the password. The client library alone would not read them.
     let nats = Nats { url: server.url().replace("://", "://admin:password%20of%20admin@"), ..Nats::default() };
     Broker::connect(&nats, &streams(), "test").await.unwrap().jetstream_answers().await.unwrap();
     server.stop().await;
 }
 
-/// What `user` may publish to, besides what it may not.
+/// Checks what `user` may publish to and what it may not. It may send none of [`REQUESTS`] that is not in `allowed`.
 async fn publishes(server: &nats::Running, user: User, allowed: &[&str], refused: &[&str]) {
     let mut wire = Wire::of(server, user).await;
     for subject in allowed {
@@ -161,13 +161,13 @@ async fn a_subscriber_reads_events_and_alerts_by_a_consumer_of_its_own() {
     assert!(hasty.get_stream(Stream::Raw.name()).await.is_err());
     let events = hasty.get_stream_no_info(Stream::Events.name()).await.unwrap();
     assert!(events.purge().await.is_err() && events.delete_consumer("clickhouse").await.is_err());
-    let told = async || (violations(dir.path()).len() == 3).then_some(());
-    poll::until("the server's log tells of each", CEILING, told).await.unwrap();
+    let logged = async || (violations(dir.path()).len() == 3).then_some(());
+    poll::until("the server logs each of them", CEILING, logged).await.unwrap();
     server.stop().await;
 }
 
 #[tokio::test]
-async fn a_gateway_stores_a_large_body_and_cannot_remove_it() {
+async fn the_gateway_stores_a_large_body_and_cannot_remove_it() {
     let dir = TempDir::new().unwrap();
     let server = server(dir.path()).await;
     broker(&server, User::Admin).await.ensure_topology(&streams()).await.unwrap();
@@ -175,7 +175,7 @@ async fn a_gateway_stores_a_large_body_and_cannot_remove_it() {
     let body: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
     let publisher = Publisher::new(&ingest);
     publisher.store_body("github:1", &body.clone().into()).await.unwrap();
-    // Stored again, as after a redelivery, it is there once to whoever reads it.
+    // It is stored again, as after a redelivery. A reader still finds it once.
     publisher.store_body("github:1", &body.clone().into()).await.unwrap();
     publisher.send(RawDelivery::sample(1).message(), None).await.unwrap().confirmed().await.unwrap();
     assert_eq!(violations(dir.path()), [""; 0]);
@@ -192,7 +192,7 @@ async fn a_gateway_stores_a_large_body_and_cannot_remove_it() {
     server.stop().await;
 }
 
-/// A message may ask JetStream to remove all that came before it; the bucket must not listen.
+/// A message may ask JetStream to remove all messages before it. The buckets must refuse that.
 async fn is_not_rolled_up(server: &nats::Running, dir: &Path) {
     let ingest = jetstream::new(client(server, User::Ingest).await);
     let mut headers = async_nats::HeaderMap::new();

@@ -1,4 +1,4 @@
-//! Streams that an earlier release or an operator has made.
+//! Streams that an earlier release or an operator made.
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use headrace_runtime::broker::Stream;
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use super::{User, broker, client, server, violations};
 use async_nats::jetstream;
 
-/// A stream as releases before this one made it.
+/// A stream as earlier releases made it.
 fn earlier(stream: Stream) -> Config {
     Config {
         name: stream.name().to_owned(),
@@ -32,11 +32,11 @@ async fn streams_of_an_earlier_release_are_protected_from_now_on() {
     let bodies = async_nats::jetstream::object_store::Config { bucket: "bodies".to_owned(), ..Default::default() };
     let bodies = admin.create_object_store(bodies).await.unwrap();
     bodies.put("github:1", &mut "body".as_bytes()).await.unwrap();
-    // Stricter than we ask for, and not to be taken back: that must not stop anybody.
+    // Stricter than we ask for, and it cannot be undone. That must stop nobody.
     admin.update_stream(Config { deny_purge: true, ..earlier(Stream::Alerts) }).await.unwrap();
 
     let broker = broker(&server, User::Admin).await;
-    // Again and again, as at every start.
+    // Twice, as at every start.
     for _ in 0..2 {
         broker.ensure_topology(&streams()).await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! `up` on a server of its own: its roles have users of their own, and nobody else has a way in.
+//! `up` on its own server. Each role has a user of its own, and nobody else can connect.
 
 use std::os::unix::fs::PermissionsExt as _;
 

@@ -1,5 +1,5 @@
-//! NATS' own protocol, spoken by hand: the server answers a `PING` after everything that was sent before it, so that a
-//! refusal is seen for certain and without waiting.
+//! A client that speaks NATS' protocol itself. The server answers a `PING` after everything that was sent before it. So
+//! the client sees every refusal, and need not wait for one.
 
 use headrace::nats::users::User;
 use headrace_local::nats;
@@ -12,12 +12,12 @@ use super::password;
 pub(crate) struct Wire(BufReader<TcpStream>);
 
 impl Wire {
-    /// A connection as `user`.
+    /// Connects as `user`.
     pub(crate) async fn of(server: &nats::Running, user: User) -> Self {
         Self::connect(server, Some((user.name(), &password(user)))).await.unwrap()
     }
 
-    /// A connection with a user's name and password; the server's refusal is the error.
+    /// Connects with a user's name and password. The error is the server's refusal.
     pub(crate) async fn connect(server: &nats::Running, login: Option<(&str, &str)>) -> Result<Self, String> {
         let mut wire = Self(BufReader::new(TcpStream::connect(server.address()).await.unwrap()));
         assert!(wire.line().await.starts_with("INFO "));
@@ -26,7 +26,7 @@ impl Wire {
         wire.ask(&connect).await.map(|()| wire)
     }
 
-    /// Whether it may publish to `subject`; if it may, an empty message is published.
+    /// Whether it may publish to `subject`. If it may, it has published an empty message.
     pub(crate) async fn may_publish(&mut self, subject: &str) -> bool {
         self.is_allowed(&format!("PUB {subject} 0\r\n"), subject).await
     }
@@ -46,7 +46,7 @@ impl Wire {
         }
     }
 
-    /// Sends `command`; what the server has against it is the error.
+    /// Sends `command`. The error is the server's refusal.
     async fn ask(&mut self, command: &str) -> Result<(), String> {
         self.0.write_all(format!("{command}\r\nPING\r\n").as_bytes()).await.unwrap();
         let mut refusal = None;
@@ -60,7 +60,7 @@ impl Wire {
         }
     }
 
-    /// The next line; empty at the end of the connection.
+    /// The next line. Empty at the end of the connection.
     async fn line(&mut self) -> String {
         let mut line = String::new();
         // A server that refuses somebody may also reset the connection.

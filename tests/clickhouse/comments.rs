@@ -1,9 +1,9 @@
-//! What the tables say of themselves.
+//! The comments of the tables' columns.
 
 use super::ready;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_column_of_every_table_tells_what_it_holds() {
+async fn every_column_of_every_table_has_a_comment() {
     let (case, _) = ready().await;
     let columns = |condition: &str| {
         let columns = "SELECT concat(table, '.', name) FROM system.columns WHERE database = 'headrace'";

@@ -1,4 +1,4 @@
-//! Inserts whose answer was lost, that come again or come too late: each id is stored once.
+//! Inserts whose answer is lost, that are repeated, or that come too late. Each id is stored once.
 
 use std::path::Path;
 use std::time::Duration;
@@ -45,20 +45,20 @@ async fn first_deliveries_whose_answer_was_lost_are_inserted_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_suspects_only_the_absent_are_inserted() {
+async fn only_absent_suspects_are_inserted() {
     let (case, sink) = ready().await;
     assert_all(&sink.deliver(&batch(0..60, false, MINUTE)).await, 60);
     assert_all(&sink.deliver(&batch(30..90, true, MINUTE)).await, 60);
     assert_eq!(case.rows(), 90);
     assert_eq!(case.query("SELECT uniqExact(id) FROM headrace.events").trim(), "90");
-    // More than fit into one look-up.
-    assert_all(&sink.deliver(&batch(0..9_000, true, MINUTE)).await, 9_000);
-    assert_all(&sink.deliver(&batch(0..9_001, true, MINUTE)).await, 9_001);
-    assert_eq!(case.rows(), 9_001);
+    // More than fit into one look-up, which takes 4,000.
+    assert_all(&sink.deliver(&batch(0..4_100, true, MINUTE)).await, 4_100);
+    assert_all(&sink.deliver(&batch(0..4_101, true, MINUTE)).await, 4_101);
+    assert_eq!(case.rows(), 4_101);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_copy_that_was_received_later_is_found() {
+async fn a_row_that_was_received_later_than_its_suspect_is_found() {
     let (case, sink) = ready().await;
     let received_at = Timestamp::now().minus(MINUTE);
     let value = Event { received_at, ..Event::sample(0) };
@@ -71,7 +71,7 @@ async fn a_copy_that_was_received_later_is_found() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_server_refuses_rows_that_come_too_late() {
     let (case, sink) = ready().await;
-    // Two seconds are kept for the clocks.
+    // Of the time that the rows are ours, two seconds are reserved for different clocks.
     let BatchResult::Whole(fault) = sink.deliver(&batch(0..10, false, Duration::from_millis(500))).await else {
         panic!("expected the server to refuse the late rows")
     };
@@ -81,7 +81,7 @@ async fn the_server_refuses_rows_that_come_too_late() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unclear_insert_of_suspects_waits_for_the_servers_limit() {
+async fn an_unclear_insert_of_suspects_is_repeated_only_after_the_servers_limit() {
     let (case, sink) = ready().await;
     case.proxy.fail_next(1, Failure::Reset, When::After, Which::Deliveries);
     let BatchResult::Whole(fault) = sink.deliver(&batch(0..10, true, MINUTE)).await else {
@@ -92,7 +92,7 @@ async fn an_unclear_insert_of_suspects_waits_for_the_servers_limit() {
     assert_eq!(case.rows(), 10);
 }
 
-/// Starts a process with the sinks alone, which has ClickHouse at `url` and ends as by `kill -9` at a named point.
+/// Starts a process with only the sinks, for the ClickHouse at `url`. It dies at a named point as by `kill -9`.
 pub(crate) async fn sinks(nats: &Nats, url: &str, dir: &Path, crash_at: &str) -> Running {
     let limits = "{ max_age_hours = 24, max_bytes = 67108864 }";
     let text = format!(
@@ -109,7 +109,7 @@ pub(crate) async fn sinks(nats: &Nats, url: &str, dir: &Path, crash_at: &str) ->
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_that_was_stopped_in_a_failing_insert_leaves_its_batch_to_who_has_it() {
+async fn a_process_that_was_suspended_in_an_insert_leaves_its_batch_to_the_new_owner() {
     let (case, nats, dir) = (ClickHouseCase::start().await, Nats::start().await, TempDir::new().unwrap());
     let publish =
         async |numbers: std::ops::Range<u16>| nats.publish_all(numbers.map(|n| Event::sample(n).message())).await;
@@ -118,12 +118,12 @@ async fn a_process_that_was_stopped_in_a_failing_insert_leaves_its_batch_to_who_
     publish(0..3).await;
     until("an insert is on its way", || case.proxy.held() == 1).await;
     freeze(first.pid()).await;
-    // With these another batch comes of it: ClickHouse cannot know it by its token.
+    // With these two, the other process makes a different batch, whose token ClickHouse does not know.
     publish(3..5).await;
     let second = sinks(&nats, &case.server.url(), &dir.path().join("second"), "").await;
     until("another process inserts them", || case.rows() == 5).await;
     signal(first.pid(), Signal::CONT);
-    until("the first leaves them", || first.log().contains("held longer than its ack_wait")).await;
+    until("the first drops them", || first.log().contains("held longer than its ack_wait")).await;
     nats.settled(Event::STREAM, "clickhouse").await;
     assert_eq!((case.rows(), case.query("SELECT uniqExact(id) FROM headrace.events").trim()), (5, "5"));
     for running in [first, second] {

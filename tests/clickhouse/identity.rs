@@ -1,4 +1,4 @@
-//! What is stored once: an event by tenant and id, a delivery by its kind and body too.
+//! What is stored once: an event by its tenant and id, a delivery also by its kind and body.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -20,14 +20,14 @@ use tokio::time::Instant;
 use super::exactly_once::sinks;
 use super::{ClickHouseCase, MINUTE, assert_all, ready};
 
-/// What came of a table's rows: tenant, id, hash, in this order.
+/// Queries for the rows of each table: tenant, id and hash, in this order.
 const DELIVERIES: &str = "SELECT tenant, id, event, sha256 FROM headrace.raw ORDER BY tenant, event, sha256";
 const EVENTS: &str = "SELECT tenant, id, raw_sha256 FROM headrace.events ORDER BY tenant, id";
 
-/// When all of them were received: what comes again has the time of its first delivery.
+/// When all of them were received. A delivery that comes again has the time of its first delivery.
 static RECEIVED_AT: LazyLock<Timestamp> = LazyLock::new(Timestamp::now);
 
-/// Sample `number` with a body of the test's own.
+/// Sample `number` with another body.
 fn delivery(number: u16, body: &str) -> RawDelivery {
     let body = format!(r#"{{"action":"publicized","body":"{body}"}}"#);
     let sha256 = RawDelivery::sha256_of(body.as_bytes());
@@ -51,7 +51,7 @@ fn rows(lines: &[[&str; 3]]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_body_under_an_id_is_kept_once() {
+async fn every_body_under_an_id_is_stored_once() {
     let (case, _) = ready().await;
     let sink = case.with_long_timeout().raw();
     let all = || {
@@ -65,7 +65,7 @@ async fn every_body_under_an_id_is_kept_once() {
     assert_all(&sink.deliver(&batch(all(), false)).await, 4);
     let first = case.query(DELIVERIES);
     assert_eq!(first.lines().count(), 4, "{first}");
-    // They come again, each by itself and all together, in another order, and with one that is new.
+    // They come again: each alone, all together in another order, and one together with a new one.
     for alone in all() {
         assert_all(&sink.deliver(&batch(vec![alone], true)).await, 1);
     }
@@ -76,16 +76,16 @@ async fn every_body_under_an_id_is_kept_once() {
     assert_all(&sink.deliver(&batch(vec![delivery(1, "one"), delivery(1, "third")], true)).await, 2);
     assert_eq!(case.query(DELIVERIES).lines().count(), 5);
 
-    let shown = case.query(
+    let conflicts = case.query(
         "SELECT tenant, id, deliveries, length(hashes), arrayUniq(hashes), arrayUniq(kinds) \
          FROM headrace.conflicting_deliveries",
     );
     let id = delivery(1, "").id;
-    assert_eq!(shown, format!("acme\t{id}\t4\t4\t3\t2\n"), "octo's is one delivery");
+    assert_eq!(conflicts, format!("acme\t{id}\t4\t4\t3\t2\n"), "octo has one delivery, so no conflict");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_is_that_of_its_first_body_and_tenants_have_their_own() {
+async fn each_tenants_event_is_that_of_its_first_body() {
     let (case, sink) = ready().await;
     let of_octo = |body| Event { tenant: "octo".to_owned(), ..event(1, body) };
     let id = event(1, "").id;
@@ -93,17 +93,17 @@ async fn an_event_is_that_of_its_first_body_and_tenants_have_their_own() {
     assert_all(&sink.deliver(&batch(vec![event(1, "one")], false)).await, 1);
     let acme = rows(&[["acme", id.as_str(), &one]]);
     assert_eq!(case.query(EVENTS), acme);
-    // Long after the broker has forgotten the first.
+    // As after the broker has forgotten the first delivery.
     assert_all(&sink.deliver(&batch(vec![event(1, "other"), event(1, "one")], true)).await, 2);
     assert_eq!(case.query(EVENTS), acme);
-    // Another tenant's event under the same id is no copy of it, and has a first body of its own.
+    // Another tenant's event under the same id is another event, with a first body of its own.
     assert_all(&sink.deliver(&batch(vec![of_octo("other"), of_octo("one"), event(1, "one")], true)).await, 3);
     assert_all(&sink.deliver(&batch(vec![of_octo("one")], true)).await, 1);
     assert_eq!(case.query(EVENTS), rows(&[["acme", id.as_str(), &one], ["octo", id.as_str(), &other]]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_id_of_a_time_to_come_is_looked_up_wherever_it_may_be() {
+async fn an_id_with_a_time_in_the_future_is_found() {
     let (case, sink) = ready().await;
     // The time of its UUID is in the year 3000.
     let id = EventId::github("6e6f4000-e111-1634-81ab-4c9367dc0958");
@@ -116,7 +116,7 @@ async fn an_id_of_a_time_to_come_is_looked_up_wherever_it_may_be() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_an_earlier_release_has_stored_is_found() {
+async fn rows_of_an_earlier_release_are_found() {
     let case = ClickHouseCase::start().await;
     case.query("CREATE DATABASE headrace ENGINE = Atomic");
     let made = include_str!("../../sinks/src/clickhouse/write/migrations/0002_raw.sql");
@@ -141,12 +141,12 @@ async fn what_an_earlier_release_has_stored_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bodies_under_one_id_are_kept_once_whoever_dies() {
+async fn bodies_under_one_id_are_stored_once_when_sinks_die() {
     let (case, nats, dir) = (ClickHouseCase::start().await, Nats::start().await, TempDir::new().unwrap());
     let deliveries = || (0..20).flat_map(|number| [delivery(number, "one"), delivery(number, "other")]);
     let start =
         async |name: &str, crash_at: &str| sinks(&nats, &case.server.url(), &dir.path().join(name), crash_at).await;
-    // It dies when rows are stored and nothing is acknowledged.
+    // It dies after its rows are stored and before it acknowledges anything.
     let dies = start("dies", "after_insert:1").await;
     nats.publish_all(deliveries().map(|delivery| delivery.message())).await;
     nats.publish_all((0..20).map(|number| event(number, "one").message())).await;
@@ -182,7 +182,7 @@ async fn bodies_under_one_id_are_kept_once_whoever_dies() {
     running.stop().await;
 }
 
-/// A rewriting of everything that was received within two hours.
+/// The window of a rewriting: two hours around `since`.
 fn window(since: Timestamp) -> Window {
     let to = Timestamp::from_micros(since.as_micros() + 3_600_000_000);
     Window { from: since.minus(Duration::from_secs(3_600)), to, tenant: None }
@@ -192,7 +192,7 @@ fn window(since: Timestamp) -> Window {
 async fn a_rewritten_row_keeps_its_body_and_its_tenant() {
     let (case, sink) = ready().await;
     let of_octo = Event { tenant: "octo".to_owned(), ..event(1, "octo's") };
-    // Of the first event the second body went through first; of the second one the first.
+    // For event 1 the second body was stored first, for event 2 the first body.
     assert_all(&sink.deliver(&batch(vec![event(1, "other"), of_octo.clone(), event(2, "one")], false)).await, 3);
     let before = case.query(EVENTS);
     let all = vec![
@@ -207,7 +207,7 @@ async fn a_rewritten_row_keeps_its_body_and_its_tenant() {
     let rewriting = |writer: &str| case.with_long_timeout().events_rewritten(&window(since), since, writer);
     let written = rewriting("one").write(batch(all.clone(), true).items()).await.unwrap();
     assert_eq!((written.inserted, written.kept), (3, 0), "{written:?}");
-    // Each by itself, as in batches of one.
+    // Each alone, as in batches of one.
     for value in all {
         let written = rewriting("another").write(batch(vec![value], true).items()).await.unwrap();
         assert_eq!((written.inserted, written.kept), (0, 0), "{written:?}");
@@ -220,7 +220,7 @@ async fn a_rewritten_row_keeps_its_body_and_its_tenant() {
         format!("SELECT tenant FROM headrace.events WHERE toUnixTimestamp64Micro(inserted_at) < {}", since.as_micros());
     assert_eq!(case.query(&untouched), "octo\n");
 
-    // What stands for the event is gone from RAW: another body does not take its place.
+    // The body that became the event is gone from RAW. Another body must not take its place.
     let since = case.with_long_timeout().now().await.unwrap();
     let rewriting = case.with_long_timeout().events_rewritten(&window(since), since, "third");
     let written = rewriting.write(batch(vec![event(1, "one")], true).items()).await.unwrap();
@@ -229,7 +229,7 @@ async fn a_rewritten_row_keeps_its_body_and_its_tenant() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_writers_of_a_body_one_remains_beside_the_others() {
+async fn of_two_rows_with_one_body_one_remains() {
     let (case, _) = ready().await;
     let (config, since) = (case.with_long_timeout(), case.with_long_timeout().now().await.unwrap());
     let bodies = config.bodies_completed(since, "one");
@@ -238,7 +238,7 @@ async fn of_two_writers_of_a_body_one_remains_beside_the_others() {
     let written = bodies.write(batch(all(), true).items()).await.unwrap();
     assert_eq!((written.inserted, written.kept), (3, 0), "{written:?}");
     let completed = case.query(DELIVERIES);
-    // A sink looked before these were there.
+    // A sink looked the body up before these rows were there, and inserts another row.
     assert_all(&config.raw().deliver(&batch(vec![delivery(1, "other")], false)).await, 1);
     assert_eq!(case.query(DELIVERIES).lines().count(), 4);
     for _ in 0..2 {
@@ -248,17 +248,15 @@ async fn of_two_writers_of_a_body_one_remains_beside_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn as_many_as_a_call_takes_are_rewritten_at_once() {
+async fn one_call_rewrites_as_many_rows_as_it_may_take() {
     let (case, sink) = ready().await;
-    let all = || {
-        let event = |number| Event { tenant: format!("a-tenant-with-a-long-name-{number}"), ..event(number, "one") };
-        batch((0..8_000).map(event).collect(), true)
-    };
-    assert_all(&sink.deliver(&all()).await, 8_000);
-    assert_all(&sink.deliver(&all()).await, 8_000);
+    let event = |number| Event { tenant: format!("a-tenant-with-a-long-name-{number}"), ..event(number, "one") };
+    let all = batch((0..8_000).map(event).collect(), true);
+    assert_all(&sink.deliver(&all).await, 8_000);
+    assert_all(&sink.deliver(&all).await, 8_000);
     let since = case.with_long_timeout().now().await.unwrap();
     let written =
-        case.with_long_timeout().events_rewritten(&window(since), since, "one").write(all().items()).await.unwrap();
+        case.with_long_timeout().events_rewritten(&window(since), since, "one").write(all.items()).await.unwrap();
     assert_eq!((written.fresh, written.inserted), (8_000, 8_000));
     assert_eq!(case.query("SELECT count(), uniqExact(tenant, id) FROM headrace.events"), "8000\t8000\n");
 }

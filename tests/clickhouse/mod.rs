@@ -23,15 +23,15 @@ use headrace_runtime::message::payload::Payload as _;
 use headrace_runtime::secret::Secret;
 use headrace_schemas::event::Event;
 use headrace_sinks::clickhouse::{Config, Events, Raw};
-use headrace_tests::conformance::receiver::{Case, Promise};
+use headrace_tests::conformance::receiver::{Case, Promise, ServerCase};
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::sink_conformance;
 use headrace_tests::standin::clickhouse::{Proxy, start};
-use headrace_tests::standin::server::{Failure, Server, When, Which};
+use headrace_tests::standin::server::Server;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-/// A server of its own, with a proxy before it.
+/// A server for one test, with a proxy before it.
 struct ClickHouseCase {
     proxy: Server<Proxy>,
     server: Running,
@@ -40,16 +40,16 @@ struct ClickHouseCase {
 
 impl ClickHouseCase {
     fn config(&self) -> Config {
-        // One machine has one clock.
+        // All processes use one machine's clock.
         Config { url: self.proxy.url(), linger_ms: 50, insert_timeout_s: 1, clock_skew_ms: 200, ..Config::default() }
     }
 
-    /// For what is tried once: with time for it on a busy machine.
+    /// For calls that are made once: even on a busy machine they must not time out.
     fn with_long_timeout(&self) -> Config {
         Config { insert_timeout_s: 5, clock_skew_ms: 2_000, ..self.config() }
     }
 
-    /// Asks the server itself. Blocking, because the suite asks between awaits.
+    /// Queries the server, not through the proxy. It blocks, because [`Case::received`] is not async.
     fn query(&self, sql: &str) -> String {
         self.query_in("default", sql)
     }
@@ -106,35 +106,8 @@ impl Case for ClickHouseCase {
     fn received(&self) -> Vec<String> {
         self.query("SELECT id FROM headrace.events ORDER BY raw_sequence").lines().map(str::to_owned).collect()
     }
-    fn fail_next(&self, times: usize, failure: Failure, when: When, which: Which) {
-        // A 2xx of a strange page cannot be told from success: the client looks at the status alone.
-        let failure = if failure == Failure::Garbage { Failure::Status(502) } else { failure };
-        self.proxy.fail_next(times, failure, when, which);
-    }
-    fn failures_left(&self) -> usize {
-        self.proxy.failures_left()
-    }
-    fn held(&self) -> usize {
-        self.proxy.held()
-    }
-    fn release(&self) {
-        self.proxy.release();
-    }
-    fn refuse(&self, id: &str) {
-        // The tables must be there to refuse a row.
-        self.query("CREATE DATABASE IF NOT EXISTS headrace ENGINE = Atomic");
-        self.create_events();
-        let name = id.replace(|char: char| !char.is_ascii_alphanumeric(), "_");
-        self.query(&format!("ALTER TABLE headrace.events ADD CONSTRAINT {name} CHECK id != '{id}'"));
-    }
-    fn down(&self) {
-        self.proxy.down();
-    }
-    async fn up(&self) {
-        self.proxy.up().await;
-    }
     async fn break_access(&self) {
-        // The sink's tables are gone: nothing that passes by itself.
+        // Put another table in the place of the sink's. This does not pass by itself.
         self.query("CREATE DATABASE IF NOT EXISTS headrace ENGINE = Atomic");
         self.query("CREATE TABLE IF NOT EXISTS headrace.events (nothing UInt8) ENGINE = Memory");
         self.query("RENAME TABLE headrace.events TO headrace.aside");
@@ -150,6 +123,21 @@ impl Case for ClickHouseCase {
         } else {
             self.query("RENAME TABLE headrace.aside TO headrace.events");
         }
+    }
+}
+
+impl ServerCase for ClickHouseCase {
+    type Protocol = Proxy;
+
+    fn peer(&self) -> &Server<Proxy> {
+        &self.proxy
+    }
+    fn refuse(&self, id: &str) {
+        // The tables must be there to refuse a row.
+        self.query("CREATE DATABASE IF NOT EXISTS headrace ENGINE = Atomic");
+        self.create_events();
+        let name = id.replace(|char: char| !char.is_ascii_alphanumeric(), "_");
+        self.query(&format!("ALTER TABLE headrace.events ADD CONSTRAINT {name} CHECK id != '{id}'"));
     }
 }
 
@@ -170,7 +158,7 @@ sink_conformance!(
     crash,
 );
 
-/// The same server with the sink for bodies.
+/// The same server, with the sink for bodies.
 struct RawCase(ClickHouseCase);
 
 #[async_trait]
@@ -193,28 +181,6 @@ impl Case for RawCase {
     fn received(&self) -> Vec<String> {
         self.0.query("SELECT id FROM headrace.raw ORDER BY sequence").lines().map(str::to_owned).collect()
     }
-    fn fail_next(&self, times: usize, failure: Failure, when: When, which: Which) {
-        self.0.fail_next(times, failure, when, which);
-    }
-    fn failures_left(&self) -> usize {
-        self.0.failures_left()
-    }
-    fn held(&self) -> usize {
-        self.0.held()
-    }
-    fn release(&self) {
-        self.0.release();
-    }
-    fn refuse(&self, id: &str) {
-        let name = id.replace(|char: char| !char.is_ascii_alphanumeric(), "_");
-        self.0.query(&format!("ALTER TABLE headrace.raw ADD CONSTRAINT {name} CHECK id != '{id}'"));
-    }
-    fn down(&self) {
-        self.0.down();
-    }
-    async fn up(&self) {
-        self.0.up().await;
-    }
     async fn break_access(&self) {
         self.0.query("RENAME TABLE headrace.raw TO headrace.aside");
         self.0.query("CREATE TABLE headrace.raw (nothing UInt8) ENGINE = Memory");
@@ -222,6 +188,18 @@ impl Case for RawCase {
     async fn mend(&self) {
         self.0.query("DROP TABLE headrace.raw SYNC");
         self.0.query("RENAME TABLE headrace.aside TO headrace.raw");
+    }
+}
+
+impl ServerCase for RawCase {
+    type Protocol = Proxy;
+
+    fn peer(&self) -> &Server<Proxy> {
+        &self.0.proxy
+    }
+    fn refuse(&self, id: &str) {
+        let name = id.replace(|char: char| !char.is_ascii_alphanumeric(), "_");
+        self.0.query(&format!("ALTER TABLE headrace.raw ADD CONSTRAINT {name} CHECK id != '{id}'"));
     }
 }
 
@@ -268,7 +246,7 @@ fn assert_all(result: &BatchResult, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_later_releases_tables_and_a_refused_row_are_told_apart() {
+async fn a_refused_row_is_poison_and_tables_of_a_later_release_are_broken() {
     let (case, sink) = ready().await;
     case.refuse(Event::sample(3).id());
     let BatchResult::Whole(Fault { class, .. }) = sink.deliver(&batch(0..5, false, MINUTE)).await else {
@@ -282,7 +260,7 @@ async fn a_later_releases_tables_and_a_refused_row_are_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_password_is_used_and_never_shown() {
+async fn the_password_is_sent_and_never_printed() {
     let (case, _) = ready().await;
     let config = Config { password: Secret::new("hunter2"), ..case.with_long_timeout() };
     config.reach().await.unwrap();

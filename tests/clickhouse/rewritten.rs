@@ -1,4 +1,4 @@
-//! Rows that replay puts in the place of others.
+//! Rows that a replay replaces.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use headrace_tests::standin::server::{Failure, When, Which};
 
 use super::{ClickHouseCase, MINUTE, assert_all, batch, ready};
 
-/// A rewriting of everything that was received within a minute.
+/// A rewriting of everything that was received within a minute of `since`.
 fn rewriting(case: &ClickHouseCase, since: Timestamp, writer: &str) -> Rewrite<Event> {
     let to = Timestamp::from_micros(since.as_micros() + 60_000_000);
     case.with_long_timeout().events_rewritten(&Window { from: since.minus(MINUTE), to, tenant: None }, since, writer)
@@ -25,7 +25,7 @@ async fn a_rewritten_row_takes_the_place_of_the_older() {
     assert_all(&sink.deliver(&first).await, 50);
     let since = case.with_long_timeout().now().await.unwrap();
     for writer in ["one", "another"] {
-        // The same messages again, as one that was interrupted presents them.
+        // The second writer gets the same messages, as after an interruption.
         let written = rewriting(&case, since, writer).write(first.items()).await.unwrap();
         assert_eq!((written.fresh, written.kept), (50, 0), "{writer}");
         assert_eq!(written.inserted, if writer == "one" { 50 } else { 0 });
@@ -36,11 +36,11 @@ async fn a_rewritten_row_takes_the_place_of_the_older() {
         since.as_micros()
     );
     assert_eq!(case.query(&older).trim(), "0");
-    // A later one, of the same messages in the same order, and by a writer of the same name.
+    // A later rewriting of the same messages in the same order, by a writer with the same name.
     let since = case.with_long_timeout().now().await.unwrap();
     let written = rewriting(&case, since, "one").write(first.items()).await;
     assert!(matches!(written, Err(Fault { class: FaultClass::Broken, .. })), "the token is known: {written:?}");
-    assert_eq!(case.rows(), 50, "nothing is deleted before its successor is seen");
+    assert_eq!(case.rows(), 50, "no row is deleted before its replacement is seen");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -70,14 +70,14 @@ async fn of_two_writers_of_an_absent_row_one_remains() {
     let events = rewriting(&case, since, "one");
     let written = events.write(items.items()).await.unwrap();
     assert!(!written.unproven.is_empty());
-    // A sink looked before these were there.
+    // A sink looked these up before they were there, and inserts other rows.
     assert_all(&sink.deliver(&batch(0..20, false, MINUTE)).await, 20);
     assert_eq!(case.rows(), 70);
     for _ in 0..2 {
         events.prove(&written.unproven).await.unwrap();
         assert_eq!((case.rows(), case.query("SELECT uniqExact(id) FROM headrace.events").trim()), (50, "50"));
     }
-    // What was there before has one writer.
+    // Rows that were there before cannot have a second writer.
     let since = case.with_long_timeout().now().await.unwrap();
     let written = rewriting(&case, since, "another").write(items.items()).await.unwrap();
     assert!(written.unproven.is_empty() && written.inserted == 50, "{written:?}");

@@ -1,4 +1,4 @@
-//! `headrace dead` as people use it: the real binary on a real nats-server.
+//! `headrace dead`: the real binary on a real nats-server.
 
 mod rows;
 mod tool;
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 /// The binary under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_headrace");
 
-/// What a command did: its exit code, its stdout, its stderr.
+/// What a command did.
 struct Done {
     code: Option<i32>,
     said: String,
@@ -26,26 +26,26 @@ struct Done {
 }
 
 impl Done {
-    /// The lines of JSON that it wrote.
+    /// The JSON lines on stdout. Expects exit code 0.
     fn json(&self) -> Vec<Value> {
         assert_eq!(self.code, Some(0), "{}", self.complained);
         self.said.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
     }
 
-    /// Exit code 0 and this on stdout.
+    /// Expects exit code 0 and this on stdout.
     #[track_caller]
     fn says(&self, text: &str) {
         assert_eq!((self.code, self.said.trim_end()), (Some(0), text), "{}", self.complained);
     }
 }
 
-/// Runs `headrace dead` with `arguments`, words without spaces, where `place` says.
+/// Runs `headrace dead` with `arguments`, words without spaces, and with the option `place`.
 async fn dead(place: [&str; 2], arguments: &str) -> Done {
     let output = command(PROGRAM, ["dead"].into_iter().chain(arguments.split(' ')).chain(place)).await;
     Done { code: output.status.code(), said: said(&output), complained: complained(&output) }
 }
 
-/// A nats-server and a configuration that names it.
+/// A nats-server, and a configuration that names it.
 struct Server {
     nats: Nats,
     dir: TempDir,
@@ -67,7 +67,7 @@ impl Server {
         dead(["--config", self.config.to_str().unwrap()], arguments).await
     }
 
-    /// Numbers of the dead letters that `list` shows with these filters.
+    /// The numbers of the dead letters that `list` prints with these filters.
     async fn numbers(&self, filters: &str) -> Vec<u64> {
         let listed = self.dead(format!("list --json {filters}").trim_end()).await.json();
         listed.iter().map(|dead_letter| dead_letter["number"].as_u64().unwrap()).collect()
@@ -77,7 +77,7 @@ impl Server {
         self.nats.jetstream().get_stream(stream.name()).await.unwrap().cached_info().state.messages
     }
 
-    /// Puts `message` into DEAD as the runtime would; returns its number there.
+    /// Puts `message` into DEAD as the runtime would. Returns its number there.
     async fn bury(&self, message: Outgoing, component: &str, reason: &str) -> u64 {
         bury(self.nats.jetstream(), message, component, reason).await
     }

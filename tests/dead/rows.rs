@@ -1,4 +1,4 @@
-//! One event is one row, however often its dead letter is sent through again.
+//! An event has one row, however often its dead letter is redriven.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use super::{PROGRAM, bury, dead};
 const LARGE_BYTES: usize = 9 << 20;
 
 #[tokio::test]
-async fn a_dead_letter_makes_no_second_row() {
+async fn a_redriven_dead_letter_makes_no_second_row() {
     let dir = TempDir::new().unwrap();
     let up = Launch::up(PROGRAM, dir.path()).start().await;
     let (hook, stored) = (Hook::of(up.ready()), Stored::of(up.ready()).await);
@@ -35,7 +35,7 @@ async fn a_dead_letter_makes_no_second_row() {
     stored.settled().await;
     counts(&stored, 2).await;
 
-    // Both have rows. Given up all the same, by a component that others do not wait for.
+    // Both have rows. Make dead letters of them all the same.
     for message in stored.messages(Stream::Raw).await {
         let (headers, payload) = (message.headers.clone(), message.payload.clone());
         let message = Outgoing { subject: message.subject.to_string(), message_id: String::new(), payload, headers };
@@ -50,7 +50,7 @@ async fn a_dead_letter_makes_no_second_row() {
     counts(&stored, 2).await;
     assert_eq!(stored.count(Stream::Raw).await, 4);
 
-    // Never seen, old and new; the same dead letter twice.
+    // An old and a new event without rows, each a dead letter twice.
     let hour_ago = Timestamp::now().minus(Duration::from_secs(3_600));
     let old = RawDelivery { received_at: hour_ago, ..RawDelivery::sample(1) };
     let new = RawDelivery { id: EventId::github(&guid()), ..RawDelivery::sample(2) };
@@ -65,12 +65,12 @@ async fn a_dead_letter_makes_no_second_row() {
     let hashes: Vec<(String,)> = stored.rows("SELECT DISTINCT e.id FROM events e JOIN raw r ON e.id = r.id AND e.raw_sha256 = lower(hex(SHA256(r.body)))").await;
     assert_eq!(hashes.len(), 4);
 
-    large_bodies_are_shown(place, &stored, &large).await;
+    a_large_body_is_printed(place, &stored, &large).await;
     up.stop().await;
 }
 
-/// The body of a dead letter that only refers to it.
-async fn large_bodies_are_shown(place: [&str; 2], stored: &Stored, guid: &str) {
+/// `show` prints the body of a dead letter that only refers to it.
+async fn a_large_body_is_printed(place: [&str; 2], stored: &Stored, guid: &str) {
     let messages = stored.messages(Stream::Raw).await;
     let message = messages.iter().find(|message| message.headers.get(header::BODY_OBJECT).is_some()).unwrap();
     assert!(message.payload.is_empty());
@@ -82,7 +82,7 @@ async fn large_bodies_are_shown(place: [&str; 2], stored: &Stored, guid: &str) {
     assert!(shown[0]["payload"].as_str().unwrap().len() > LARGE_BYTES);
 }
 
-/// Rows in both tables; in each, every event once.
+/// Checks that both tables have `count` rows, and every event once.
 async fn counts(stored: &Stored, count: u64) {
     for table in ["events", "raw"] {
         let found: Vec<(u64, u64)> = stored.rows(&format!("SELECT count(), uniqExact(id) FROM {table}")).await;

@@ -1,4 +1,4 @@
-//! The four commands, on NATS alone and with a pipeline behind it.
+//! The four commands, on NATS alone and with a running pipeline.
 
 use headrace_local::poll;
 use headrace_runtime::broker::Stream;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{PROGRAM, Server, good};
 
 #[tokio::test]
-async fn dead_letters_are_found_by_every_filter() {
+async fn every_filter_finds_its_dead_letters() {
     let server = Server::start().await;
     server.dead("list").await.says("no dead letters");
     server.bury(good(1), "normalize", "malformed").await;
@@ -55,7 +55,7 @@ async fn dead_letters_are_found_by_every_filter() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_is_shown_without_secrets() {
+async fn a_dead_letter_is_printed_without_secrets() {
     let server = Server::start().await;
     let mut message = good(1);
     message.headers.insert(header::GITHUB_SIGNATURE, "sha256=5ec2e7");
@@ -77,9 +77,9 @@ async fn a_dead_letter_is_shown_without_secrets() {
 }
 
 #[tokio::test]
-async fn nothing_changes_before_it_is_meant() {
+async fn nothing_changes_without_a_clear_command() {
     let server = Server::start().await;
-    // More than a page.
+    // More than fit on a page.
     for number in 1..=300 {
         server.bury(good(number), if number % 2 == 0 { "clickhouse" } else { "normalize" }, "rejected").await;
     }
@@ -153,22 +153,22 @@ async fn whoever_changes_something_is_told_where() {
 }
 
 #[tokio::test]
-async fn an_interrupted_redrive_is_finished_and_adds_nothing() {
+async fn a_repeated_redrive_finishes_an_interrupted_one_and_publishes_nothing_twice() {
     let server = Server::start().await;
     let number = server.bury(good(1), "normalize", "malformed").await;
     let again = server.bury(good(1), "normalize", "malformed").await;
-    // As far as it came: published, not yet removed.
-    let mut copy = good(1);
+    // The interrupted redrive published the message and did not remove the dead letter.
+    let mut redriven = good(1);
     let dead_letter = server.nats.jetstream().get_stream("DEAD").await.unwrap().get_raw_message(number).await.unwrap();
     let died_at = dead_letter.time.unix_timestamp_nanos() / 1_000;
-    copy.message_id = format!("{}/redrive/{number}@{died_at}", RawDelivery::sample(1).id);
-    server.nats.publish(copy).await;
+    redriven.message_id = format!("{}/redrive/{number}@{died_at}", RawDelivery::sample(1).id);
+    server.nats.publish(redriven).await;
     server.dead(&format!("redrive --number {number}")).await.says("1 sent through again, 0 kept");
     assert_eq!((server.count(Stream::Raw).await, server.numbers("").await), (1, vec![again]));
 }
 
 #[tokio::test]
-async fn what_cannot_be_sent_again_is_kept_and_told() {
+async fn dead_letters_that_cannot_be_redriven_are_kept_and_reported() {
     let server = Server::start().await;
     let mut elsewhere = good(1);
     elsewhere.subject = "$JS.API.STREAM.DELETE.RAW x".to_owned();
@@ -185,17 +185,18 @@ async fn what_cannot_be_sent_again_is_kept_and_told() {
 }
 
 #[tokio::test]
-async fn a_body_of_which_the_bucket_says_nonsense_is_given_up() {
+async fn a_body_with_a_damaged_description_is_dead_lettered() {
     let server = Server::start().await;
-    // The object's name is in its subject in Base64.
+    // The subject holds the object's name in Base64.
     let description = server.nats.jetstream().publish("$O.bodies.M.Z2l0aHViOm5vbnNlbnNl", "{".into());
     description.await.unwrap().await.unwrap();
     let mut lost = good(1);
     lost.headers.insert(header::BODY_OBJECT, "github:nonsense");
     server.nats.publish(lost).await;
     let pipeline = Launch::run(PROGRAM, "pipeline", &server.config, server.dir.path()).start().await;
-    let given_up = async || server.dead("list --json").await.json().pop();
-    let dead_letter = poll::until("it is given up", CEILING, given_up).await.unwrap_or_else(|error| panic!("{error}"));
+    let dead_letter = async || server.dead("list --json").await.json().pop();
+    let dead_letter =
+        poll::until("it is dead-lettered", CEILING, dead_letter).await.unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(
         (&dead_letter["component"], &dead_letter["reason"]),
         (&json!("normalize"), &json!("body_lost")),
@@ -205,7 +206,7 @@ async fn a_body_of_which_the_bucket_says_nonsense_is_given_up() {
 }
 
 #[tokio::test]
-async fn poison_comes_back_and_a_good_event_goes_on_once() {
+async fn redriven_poison_comes_back_and_a_good_event_goes_on_once() {
     let server = Server::start().await;
     let pipeline = Launch::run(PROGRAM, "pipeline", &server.config, server.dir.path()).start().await;
     let mut poison = good(1);

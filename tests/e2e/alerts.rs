@@ -1,4 +1,4 @@
-//! Alerts: many matches are one alert, one ticket, and every event is in the SIEM.
+//! Many matches make one alert and one ticket, and every event reaches the SIEM.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +23,7 @@ async fn repeated_matches_are_one_alert_and_one_ticket() {
     let (splunk, jira, dir) = (Splunk::start().await, Jira::start().await, TempDir::new().unwrap());
     let config = dir.path().join("headrace.toml");
     std::fs::write(&config, configuration(&splunk, &jira, &dir)).unwrap();
-    // The ticket is created, but its answer is lost: the alert comes again.
+    // The ticket is created, but the answer is lost. So the sink gets the alert again.
     jira.fail_next(1, Failure::Reset, When::After, Which::Deliveries);
     // The events are indexed, but the answer is lost.
     splunk.fail_next(1, Failure::Reset, When::After, Which::Deliveries);
@@ -31,7 +31,7 @@ async fn repeated_matches_are_one_alert_and_one_ticket() {
     let up = launch().start().await;
     let (hook, stored) = (Hook::of(up.ready()), Stored::of(up.ready()).await);
 
-    // Two actors make two alerts of the same rule.
+    // Two actors make two alerts for the same rule.
     let deliveries: Vec<(String, &str)> =
         (0..EVENTS).map(|number| (guid(), if number % 3 == 0 { "mona" } else { "hubot" })).collect();
     for (guid, actor) in &deliveries {
@@ -52,12 +52,12 @@ async fn repeated_matches_are_one_alert_and_one_ticket() {
     assert_eq!(tickets, alerts.keys().cloned().collect::<Vec<_>>());
     let sent: BTreeSet<String> = deliveries.iter().map(|(guid, _)| format!("github:{guid}")).collect();
     assert_eq!(splunk.ids().into_iter().collect::<BTreeSet<_>>(), sent);
-    other_bytes_under_a_known_id(&hook, &stored, &deliveries[0], &up.ready().metrics).await;
-    assert_eq!(alerts_in(&dir), alerts, "no second alert, and none that counts more");
+    conflicting_delivery_is_kept_and_counted(&hook, &stored, &deliveries[0], &up.ready().metrics).await;
+    assert_eq!(alerts_in(&dir), alerts, "there is no second alert, and no alert counts more events");
     assert_eq!((jira.alerts().len(), splunk.ids().into_iter().collect::<BTreeSet<_>>()), (tickets.len(), sent));
     up.stop().await;
 
-    // More of the same after a restart: the alert goes on, without a second ticket.
+    // After a restart, another match continues the alert and makes no second ticket.
     let up = launch().start().await;
     let (hook, stored) = (Hook::of(up.ready()), Stored::of(up.ready()).await);
     let late = guid();
@@ -70,8 +70,8 @@ async fn repeated_matches_are_one_alert_and_one_ticket() {
     up.stop().await;
 }
 
-/// Somebody sends another body, of another actor, under the id of a delivery: it is kept and shown, and changes nothing.
-async fn other_bytes_under_a_known_id(hook: &Hook, stored: &Stored, first: &(String, &str), metrics: &str) {
+/// Sends another actor's body under the id of a delivery. It is kept and reported, and changes nothing else.
+async fn conflicting_delivery_is_kept_and_counted(hook: &Hook, stored: &Stored, first: &(String, &str), metrics: &str) {
     let (guid, actor) = first;
     hook.store("repository", guid, publicized("eve")).await;
     stored.settled().await;
@@ -80,10 +80,10 @@ async fn other_bytes_under_a_known_id(hook: &Hook, stored: &Stored, first: &(Str
         stored.rows(&format!("SELECT actor, raw_sha256 FROM events WHERE id = '{id}'")).await;
     let hashes = [*actor, "eve"].map(|actor| sha256(publicized(actor).as_bytes()));
     assert_eq!(event, [((*actor).to_owned(), hashes[0].clone())]);
-    let shown: Vec<(String, String, u64, Vec<String>)> =
+    let conflicts: Vec<(String, String, u64, Vec<String>)> =
         stored.rows("SELECT tenant, id, deliveries, hashes FROM conflicting_deliveries").await;
-    assert_eq!(shown, [("acme".to_owned(), id, 2, hashes.to_vec())], "`raw` has both");
-    // It is counted after its message is settled.
+    assert_eq!(conflicts, [("acme".to_owned(), id, 2, hashes.to_vec())], "`raw` has both");
+    // The counter is increased only after the message is settled.
     let counted = async || {
         let (_, metrics) = get(&format!("{metrics}/metrics")).await;
         sample(&metrics, r#"headrace_conflicting_deliveries_total{component="normalize"}"#)
@@ -96,7 +96,7 @@ fn configuration(splunk: &Splunk, jira: &Jira, dir: &TempDir) -> String {
     format!(
         r#"
 [pipeline.alert]
-# Windows begin at whole multiples: this one is not likely to end within the test.
+# Windows begin at whole multiples of this. So long a window hardly ends within the test.
 window_minutes = 8640
 
 [sinks.file]
@@ -137,7 +137,7 @@ fn publicized(actor: &str) -> String {
     .to_string()
 }
 
-/// The last state of each alert in the file, by id.
+/// The latest state of each alert in the file, by id.
 fn alerts_in(dir: &TempDir) -> BTreeMap<String, Value> {
     let text = std::fs::read_to_string(dir.path().join("out/alerts.jsonl")).unwrap();
     let alerts = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());

@@ -1,4 +1,4 @@
-//! A sink whose receiver is away delays nobody: the process is ready, works, and says who is missing.
+//! A sink whose receiver is down delays nobody. The process becomes ready, works, and reports which receiver is missing.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -13,11 +13,11 @@ use tempfile::TempDir;
 use super::PROGRAM;
 use super::roles::configuration;
 
-/// Nobody listens there.
+/// An address on which nobody listens.
 const REFUSED: &str = "http://127.0.0.1:1";
 
-/// Splunk at an address that refuses, Jira at one that takes connections and never answers. A process that stops does not
-/// wait for it as long as it would by default.
+/// Splunk at an address that refuses connections, and Jira at one that accepts them and never answers. The short grace
+/// spares the test the wait for Jira when the process stops.
 fn sinks(silent: &TcpListener) -> String {
     let jira = silent.local_addr().unwrap();
     format!(
@@ -43,11 +43,11 @@ async fn up_works_without_its_receivers() {
     stored.until_count("SELECT count() FROM raw", 1).await;
     let log = up.log();
     for (component, why) in [("splunk", "the receiver did not answer"), ("jira", "it has not answered yet")] {
-        let told = |line: &str| line.contains(&format!("{component:<10}  away: ")) && line.contains(why);
-        assert!(log.lines().any(told), "{component}: {log}");
+        let is_named = |line: &str| line.contains(&format!("{component:<10}  away: ")) && line.contains(why);
+        assert!(log.lines().any(is_named), "{component}: {log}");
     }
     assert_eq!(get(&format!("{}/readyz", up.ready().metrics)).await.0, 200);
-    // It did not end over it meanwhile, and ends well.
+    // The process still runs, and it stops without an error.
     up.stop().await;
 }
 
@@ -60,13 +60,13 @@ async fn a_process_of_sinks_is_ready_without_their_receivers() {
     let sinks = Launch::run(PROGRAM, "sinks", &config, dir.path()).start().await;
     let log = sinks.log();
     for component in ["clickhouse", "clickhouse-raw", "splunk", "jira"] {
-        let told = |line: &str| {
+        let is_named = |line: &str| {
             line.contains("running without this sink") && line.contains(&format!(r#""component":"{component}""#))
         };
-        assert!(log.lines().any(told), "{component}: {log}");
+        assert!(log.lines().any(is_named), "{component}: {log}");
     }
     assert_eq!(get(&format!("{}/readyz", sinks.ready().metrics)).await.0, 200);
     let ready_file = sinks.ready_file().to_owned();
     sinks.stop().await;
-    assert!(!ready_file.exists(), "nothing answers there any more");
+    assert!(!ready_file.exists(), "a stopped process leaves no ready file");
 }

@@ -1,4 +1,4 @@
-//! The command line itself: what needs no server is asked of the real binary here, the rest where the servers are.
+//! What the command line does without a server. Commands that need servers are tested where those run.
 
 use std::path::Path;
 
@@ -8,11 +8,13 @@ use tempfile::TempDir;
 
 use super::PROGRAM;
 
-/// What a command did: its exit code, its stdout, its stderr.
+/// What a command did.
 #[derive(Debug)]
 struct Done {
     code: Option<i32>,
+    /// Its stdout.
     said: String,
+    /// Its stderr.
     complained: String,
 }
 
@@ -27,10 +29,10 @@ async fn headrace(directory: &Path, variables: &[(&str, &str)], arguments: &str)
 }
 
 #[tokio::test]
-async fn a_check_looks_at_what_is_meant() {
+async fn check_looks_at_the_role_that_it_is_given() {
     let dir = TempDir::new().unwrap();
     let check = async |arguments: &str| headrace(dir.path(), &[], &format!("check {arguments}")).await;
-    // As one writes it for `up`: nothing of servers or secrets.
+    // A configuration for `up` names no servers and no secrets.
     std::fs::write(dir.path().join("headrace.toml"), "[pipeline]\nlanes = 2\n").unwrap();
     let refused = check("").await;
     assert_eq!(refused.code, Some(2), "{refused:?}");
@@ -42,7 +44,7 @@ async fn a_check_looks_at_what_is_meant() {
     let wrong = check("--up").await;
     assert!(wrong.code == Some(2) && wrong.complained.contains("pipeline.chains: expected"), "{wrong:?}");
 
-    // Without the secrets of webhooks, which a pipeline does not need, and with a sink that is none of its business.
+    // A pipeline needs no webhook secrets, and must not look at the sink.
     let text = "nats.url = 'nats://127.0.0.1:1'\nsinks.clickhouse.url = 'http://127.0.0.1:1'\n";
     std::fs::write(dir.path().join("headrace.toml"), text).unwrap();
     let ingest = check("--role ingest").await;
@@ -58,7 +60,7 @@ async fn a_check_looks_at_what_is_meant() {
 }
 
 #[tokio::test]
-async fn an_installation_has_a_name() {
+async fn a_context_names_an_installation() {
     let dir = TempDir::new().unwrap();
     let own = dir.path().join("own");
     let variables = [("HEADRACE_CONFIG_DIR", own.to_str().unwrap())];
@@ -94,7 +96,7 @@ async fn an_installation_has_a_name() {
     assert!(listed.contains("* live  configuration ") && listed.contains("\n  test  data directory "), "{listed}");
     let used = run("dead list").await;
     assert!(used.complained.contains("cannot connect to NATS at nats://127.0.0.1:1"), "{used:?}");
-    // What was chosen for asking starts nothing.
+    // A context is for commands that ask. `run` does not use it.
     let started = run("run pipeline").await;
     assert!(started.code == Some(2) && started.complained.contains("nats.url: "), "{started:?}");
     assert_eq!(run("context remove live").await.code, Some(0));
@@ -104,17 +106,17 @@ async fn an_installation_has_a_name() {
 }
 
 #[tokio::test]
-async fn a_person_says_how_much_is_said_and_in_which_colours() {
+async fn options_and_variables_set_the_amount_of_output_and_its_colours() {
     let dir = TempDir::new().unwrap();
     let none: &[(&str, &str)] = &[];
     let run = async |variables: &[(&str, &str)], arguments: &str| headrace(dir.path(), variables, arguments).await;
     std::fs::write(dir.path().join("headrace.toml"), "nats.url = 'nats://127.0.0.1:1'\n").unwrap();
-    for (arguments, is_told) in [("dead list", false), ("dead list -v", true), ("-v dead list -q", false)] {
-        let told = run(none, arguments).await.complained;
-        assert_eq!(told.contains("using this installation"), is_told, "{arguments}: {told}");
+    for (arguments, is_verbose) in [("dead list", false), ("dead list -v", true), ("-v dead list -q", false)] {
+        let stderr = run(none, arguments).await.complained;
+        assert_eq!(stderr.contains("using this installation"), is_verbose, "{arguments}: {stderr}");
     }
-    let told = run(none, "dead list -v").await.complained;
-    assert!(told.contains("headrace.toml"), "{told}");
+    let stderr = run(none, "dead list -v").await.complained;
+    assert!(stderr.contains("headrace.toml"), "{stderr}");
 
     let force = ("CLICOLOR_FORCE", "1");
     for (variables, arguments, has_colours) in [
@@ -134,16 +136,16 @@ async fn a_person_says_how_much_is_said_and_in_which_colours() {
 }
 
 #[tokio::test]
-async fn the_version_tells_what_was_built() {
+async fn the_version_names_the_build() {
     let dir = TempDir::new().unwrap();
-    let told = headrace(dir.path(), &[], "--version").await.said;
-    // A debug build does not tell its commit: each one would compile everything above anew.
+    let version = headrace(dir.path(), &[], "--version").await.said;
+    // A debug build does not name its commit, because each commit would then rebuild every crate above it.
     let expected = format!("headrace {} (", env!("CARGO_PKG_VERSION"));
-    assert!(told.starts_with(&expected) && told.ends_with(")\n"), "{told}");
+    assert!(version.starts_with(&expected) && version.ends_with(")\n"), "{version}");
 }
 
 #[tokio::test]
-async fn shells_and_man_learn_the_command_line() {
+async fn completions_and_manual_pages_cover_every_command() {
     let dir = TempDir::new().unwrap();
     let run = async |arguments: &str| headrace(dir.path(), &[], arguments).await;
     let script = run("completions bash").await;

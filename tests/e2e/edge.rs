@@ -1,4 +1,4 @@
-//! What comes in at the gateway of a running `up`: stored whole, refused with a reason, or set aside.
+//! What arrives at the gateway of a running `up` is stored whole, refused with a reason, or dead-lettered.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::PROGRAM;
 
-/// The gateway answers within this time, whatever happens: GitHub waits for 10 s.
+/// The gateway always answers within this time, because GitHub waits for 10 s.
 const ANSWER_MAX: Duration = Duration::from_secs(8);
 
 /// A running `up`, and what it stores.
@@ -42,7 +42,7 @@ impl Testbed {
         self.up.ready()
     }
 
-    /// Waits until the metrics are as `condition` wants them.
+    /// Waits until the metrics meet `condition`.
     async fn until_metrics(&self, what: &str, condition: impl Fn(&str) -> bool) {
         let url = format!("{}/metrics", self.ready().metrics);
         let asked = poll::until(what, CEILING, async || condition(&get(&url).await.1).then_some(())).await;
@@ -73,7 +73,7 @@ fn publicized(actor: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn all_consumers_are_told_in_one_line() {
+async fn one_log_line_names_all_consumers() {
     let testbed = Testbed::start().await;
     let log = testbed.up.log();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("each consumer goes on where it stopped")).collect();
@@ -176,7 +176,7 @@ async fn a_form_is_the_same_event(ready: &Ready, hook: &Hook, stored: &Stored) {
     let rows = stored.objects(&format!("SELECT {columns} FROM events WHERE id IN {ids}")).await;
     assert_eq!(rows[0], rows[1]);
     assert_eq!(rows[0]["actor"], "form é & more");
-    // The bytes that were signed are the bytes that are kept.
+    // The stored bytes are the bytes that were signed.
     let raw = format!("SELECT lower(hex(SHA256(body))) FROM raw WHERE id = 'github:{as_form}'");
     stored.until_count(&format!("SELECT count() FROM raw WHERE id = 'github:{as_form}'"), 1).await;
     assert_eq!(stored.rows::<(String,)>(&raw).await, [(sha256(&form),)]);
@@ -207,7 +207,7 @@ async fn a_trace_goes_all_the_way(hook: &Hook, stored: &Stored) {
 }
 
 #[tokio::test]
-async fn poison_is_set_aside_is_counted_and_delays_nobody() {
+async fn poison_is_dead_lettered_and_counted_and_delays_nobody() {
     let testbed = Testbed::start().await;
     let (hook, stored) = (&testbed.hook, &testbed.stored);
     let id = format!("github:{}", guid());
@@ -248,7 +248,7 @@ async fn poison_is_set_aside_is_counted_and_delays_nobody() {
     testbed.up.stop().await;
 }
 
-/// Subject, reason, attempts and payload.
+/// A dead letter's subject, reason, attempts and payload.
 fn dead_letter(message: &async_nats::jetstream::message::StreamMessage) -> [String; 4] {
     [
         message.subject.to_string(),
@@ -333,16 +333,16 @@ async fn every_step_is_counted(testbed: &Testbed) {
         assert_eq!(sample(&metrics, series), None, "{series}");
     }
     for component in ["normalize", "alert", "clickhouse", "clickhouse-raw", "file-events", "file-alerts"] {
-        let is_told = |metrics: &str| {
+        let is_reported = |metrics: &str| {
             let value = |name: &str| sample(metrics, &format!("{name}{{component=\"{component}\"}}"));
             value("headrace_consumer_lag").is_some() && value("headrace_healthy") == Some(1.0)
         };
-        testbed.until_metrics(&format!("{component} is well and tells what waits for it"), is_told).await;
+        testbed.until_metrics(&format!("{component} is healthy and reports its backlog"), is_reported).await;
     }
     testbed.until_metrics("the streams are measured", streams_are_measured).await;
 }
 
-/// Measured every few seconds, with the rights of one of the NATS users.
+/// Whether the streams were measured, which happens every few seconds, with the rights of one of the NATS users.
 fn streams_are_measured(metrics: &str) -> bool {
     let is_positive = |series: &str| sample(metrics, series).is_some_and(|value| value > 0.0);
     is_positive(r#"headrace_stream_bytes{stream="RAW"}"#)
@@ -353,7 +353,7 @@ fn streams_are_measured(metrics: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_silent_broker_is_told_in_time() {
+async fn a_broker_that_hangs_is_answered_503_in_time() {
     let testbed = Testbed::start().await;
     let (ready, hook, stored) = (testbed.ready(), &testbed.hook, &testbed.stored);
     let readyz = format!("{}/readyz", ready.metrics);
@@ -369,7 +369,7 @@ async fn a_silent_broker_is_told_in_time() {
     assert_eq!(status, 503, "{why}");
     signal(ready.pids["nats"], Signal::CONT);
 
-    // Sent again, as the answer asks for: once, though the broker may have the first copy too.
+    // Send it again, as the answer asks. The broker may have stored the first request too, but the event is stored once.
     let accepted = async || hook.send("repository", &id, publicized("late")).await.is_stored().then_some(());
     poll::until("the broker is back", CEILING, accepted).await.unwrap();
     stored.settled().await;

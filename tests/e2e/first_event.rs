@@ -1,4 +1,4 @@
-//! The commands that a newcomer copies, from the README and from what `up` prints, do what is said of them.
+//! The commands that a newcomer copies from the README and from the output of `up` do what is promised.
 
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -13,7 +13,7 @@ use super::PROGRAM;
 const README: &str = include_str!("../../README.md");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_readmes_commands_and_those_that_up_prints_show_a_first_event() {
+async fn the_commands_of_the_readme_and_of_up_show_a_first_event() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("headrace-data");
     let up = Launch::up(PROGRAM, dir.path()).replace("--data-dir", &data).within(dir.path()).start().await;
@@ -45,13 +45,13 @@ async fn the_readmes_commands_and_those_that_up_prints_show_a_first_event() {
     up.stop().await;
 }
 
-/// The shell blocks of a section.
+/// The shell code blocks of a section.
 fn shell_blocks(page: &str, heading: &str) -> Vec<String> {
     let section = page.split(heading).nth(1).unwrap().split("\n## ").next().unwrap();
     section.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
-/// Runs `commands` in a shell, as somebody who pastes them does.
+/// Runs `commands` in a shell, as if they were pasted there.
 async fn succeeds(commands: &str, dir: &Path) -> Output {
     let mut shell = Command::new("sh");
     let output = shell.args(["-ec", commands]).current_dir(dir).stdin(Stdio::null()).kill_on_drop(true).output();

@@ -1,7 +1,7 @@
-//! Streams that are full: what cannot be kept is not taken in, and what was taken in is not forgotten.
+//! Full streams: nothing is accepted that cannot be stored, and nothing is lost that was accepted.
 //!
-//! Small streams and a ClickHouse that stands still, until they are full; then ClickHouse goes on, and so must
-//! everything else, by itself.
+//! The streams are small, and ClickHouse is suspended until they are full. When ClickHouse goes on, everything else must
+//! go on by itself.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ use super::PROGRAM;
 /// More deliveries than any of these streams has room for.
 const DELIVERIES_MAX: usize = 5_000;
 
-/// An `up` with streams of the test's own size.
+/// An `up` with small streams.
 struct Testbed {
     up: Running,
     hook: Hook,
@@ -63,13 +63,13 @@ impl Testbed {
         signal(self.up.ready().pids["clickhouse"], Signal::CONT);
     }
 
-    /// Sends so many events, which must be stored, a few at once. Returns their ids.
+    /// Sends this many events, a few at once. All must be stored. Returns their ids.
     async fn store(&self, count: usize) -> Vec<String> {
         let (mut senders, mut ids) = (JoinSet::new(), Vec::new());
         for _ in 0..count {
             let (hook, guid) = (self.hook.clone(), guid());
             ids.push(format!("github:{guid}"));
-            senders.spawn(async move { hook.store("team", &guid, body(200)).await });
+            senders.spawn(async move { hook.store("team", &guid, long_name()).await });
             if senders.len() == 16 {
                 senders.join_next().await.unwrap().unwrap();
             }
@@ -78,7 +78,7 @@ impl Testbed {
         ids
     }
 
-    /// The value of a series; 0 when it was never touched.
+    /// The value of a series. 0 when nothing was counted yet.
     async fn metric(&self, series: &str) -> f64 {
         let (_, metrics) = get(&format!("{}/metrics", self.up.ready().metrics)).await;
         sample(&metrics, series).unwrap_or_default()
@@ -89,7 +89,7 @@ impl Testbed {
         waited.unwrap_or_else(|error| panic!("{error}: {}", self.up.log()));
     }
 
-    /// Every event that was answered with a 2xx has one row in each table, and there is no other row.
+    /// Checks that every event that was answered 2xx has one row in each table, and that there is no other row.
     async fn assert_all_once(&self, accepted: &BTreeSet<String>) {
         self.stored.settled().await;
         let accepted: Vec<(String,)> = accepted.iter().map(|id| (id.clone(),)).collect();
@@ -101,7 +101,7 @@ impl Testbed {
     }
 }
 
-/// A delivery that no rule matches: the consumer of the stage alert has nothing to settle.
+/// A delivery that no rule matches, so that the consumer of the stage alert has nothing to settle.
 fn body(bytes: usize) -> Vec<u8> {
     let mut body = br#"{"action":"created","organization":{"login":"acme"},"padding":""#.to_vec();
     body.resize(bytes.max(body.len() + 2) - 2, b'x');
@@ -109,9 +109,15 @@ fn body(bytes: usize) -> Vec<u8> {
     body
 }
 
+/// Such a delivery with a long name. It makes a large event, so that fewer events fill the stream.
+fn long_name() -> String {
+    let name = "x".repeat(1_000);
+    format!(r#"{{"action":"created","organization":{{"login":"acme"}},"repository":{{"full_name":"acme/{name}"}}}}"#)
+}
+
 #[tokio::test]
-async fn a_full_raw_stream_refuses_and_forgets_nothing() {
-    const RAW_BYTES: u64 = 8 << 20;
+async fn a_full_raw_stream_refuses_deliveries_and_loses_none() {
+    const RAW_BYTES: u64 = 4 << 20;
     let testbed = Testbed::start(RAW_BYTES, 32 << 20).await;
     let body = body(32 << 10);
     testbed.stop_clickhouse().await;
@@ -122,7 +128,7 @@ async fn a_full_raw_stream_refuses_and_forgets_nothing() {
         let guid = guid();
         let answer = testbed.hook.send("team", &guid, body.clone()).await;
         if answer.is_stored() {
-            assert!(refused.is_empty(), "it was full, and nothing has made room: {}", answer.body);
+            assert!(refused.is_empty(), "the stream was full, and nothing has made room: {}", answer.body);
             accepted.insert(format!("github:{guid}"));
             continue;
         }
@@ -135,11 +141,11 @@ async fn a_full_raw_stream_refuses_and_forgets_nothing() {
     let counted = testbed.metric("headrace_ingest_requests_total{reason=\"stream_full\"}").await;
     assert_eq!(counted, refused.len() as f64);
 
-    // Retention has looked at it, and has let alone what ClickHouse has not settled.
-    let told = async || {
+    // Retention has looked at the stream, and has kept what ClickHouse has not settled.
+    let is_logged = async || {
         testbed.up.log().lines().any(|line| line.contains("nearly full") && line.contains(r#""clickhouse-raw""#))
     };
-    testbed.until("retention tells who is behind", told).await;
+    testbed.until("retention logs who is behind", is_logged).await;
     let kept = testbed.stored.messages(Stream::Raw).await;
     let kept: BTreeSet<String> = kept.iter().map(|message| stored::header(message, header::ID)).collect();
     assert!(kept == accepted, "{} of {} deliveries are in RAW", kept.len(), accepted.len());
@@ -154,7 +160,7 @@ async fn a_full_raw_stream_refuses_and_forgets_nothing() {
         accepted.insert(format!("github:{guid}"));
     }
     let purged = async || testbed.metric("headrace_stream_purged_total{stream=\"RAW\"}").await > 0.0;
-    testbed.until("the room that was made is counted", purged).await;
+    testbed.until("the purged messages are counted", purged).await;
     testbed.assert_all_once(&accepted).await;
     testbed.up.stop().await;
 }
@@ -167,24 +173,24 @@ async fn a_full_events_stream_makes_the_chain_wait() {
     testbed.stop_clickhouse().await;
 
     let mut accepted = BTreeSet::new();
-    // There is room in RAW: nobody is refused.
+    // RAW has room, so no delivery is refused.
     while testbed.metric(UNPUBLISHED).await == 0.0 {
         accepted.extend(testbed.store(100).await);
         assert!(accepted.len() < DELIVERIES_MAX, "EVENTS never becomes full");
     }
-    // More than retention makes room for at once: that is half of the stream.
+    // More than retention makes room for at once, which is half of the stream.
     accepted.extend(testbed.store(accepted.len() * 2 / 3).await);
     let before = testbed.metric(UNPUBLISHED).await;
     testbed.until("the chain tries again", async || testbed.metric(UNPUBLISHED).await > before).await;
-    assert_eq!(testbed.metric(HEALTHY).await, 0.0, "a chain that cannot publish says so");
-    assert_eq!(testbed.stored.count(Stream::Dead).await, 0, "the broker's trouble is not the event's");
+    assert_eq!(testbed.metric(HEALTHY).await, 0.0, "a chain that cannot publish is not healthy");
+    assert_eq!(testbed.stored.count(Stream::Dead).await, 0, "a full stream is no event's fault");
     let state = testbed.stored.stream(Stream::Events).await.cached_info().state.clone();
     assert_eq!((state.first_sequence, state.messages), (1, state.last_sequence), "nothing was removed");
 
     testbed.continue_clickhouse();
     testbed.assert_all_once(&accepted).await;
     let purged = async || testbed.metric("headrace_stream_purged_total{stream=\"EVENTS\"}").await > 0.0;
-    testbed.until("the room that was made is counted", purged).await;
+    testbed.until("the purged messages are counted", purged).await;
     testbed.until("the chain is healthy", async || testbed.metric(HEALTHY).await == 1.0).await;
     testbed.up.stop().await;
 }

@@ -1,5 +1,5 @@
-//! Bodies that GitHub never sends, well signed: each ends in a row or in DEAD with a reason, and costs nobody else
-//! anything.
+//! Bodies that GitHub never sends, but with good signatures. Each ends in a row or in DEAD with a reason, and harms no
+//! other event.
 
 use std::collections::BTreeSet;
 
@@ -12,9 +12,9 @@ use tempfile::TempDir;
 
 use super::PROGRAM;
 
-/// How much more memory the process may hold afterwards; the bodies together are some 40 MB, three times over.
+/// How much more memory the process may hold afterwards. The bodies take some 40 MB, and are sent three times.
 const MEMORY_BYTES_MAX: u64 = 384 << 20;
-/// Often enough that a leak of what one round takes would show.
+/// With three rounds, a leak of one round's memory exceeds the limit.
 const ROUNDS: usize = 3;
 
 #[tokio::test]
@@ -40,13 +40,13 @@ async fn hostile_bodies_end_in_a_row_or_in_a_dead_letter() {
     ended.extend(dead_letters.iter().map(|dead_letter| stored::header(dead_letter, header::ID)));
     ended.sort();
     let lost: Vec<_> = names.iter().filter(|(id, _)| !ended.contains(id)).collect();
-    assert!(ended.iter().eq(&sent), "each in one place; missing: {lost:?}");
+    assert!(ended.iter().eq(&sent), "each ends in one place; missing: {lost:?}");
     for dead_letter in &dead_letters {
         let (reason, detail) =
             (stored::header(dead_letter, header::DEAD_REASON), stored::header(dead_letter, header::DEAD_DETAIL));
         assert!(reason == "malformed" && !detail.is_empty(), "{reason}: {detail}");
     }
-    // What came is kept as it came, whatever became of it.
+    // Every body is kept in `raw`, also when its event is dead-lettered.
     let kept: Vec<(String,)> = stored.rows("SELECT id FROM raw ORDER BY id").await;
     assert!(kept.iter().map(|(id,)| id).eq(&sent), "{} of {} in raw", kept.len(), sent.len());
 
@@ -109,7 +109,7 @@ fn bodies() -> Vec<(&'static str, Vec<u8>)> {
     bodies.push(("a surrogate in UTF-8", b"{\"sender\":{\"login\":\"\xed\xa0\x80\"}}".to_vec()));
     bodies.push(("a byte order mark", b"\xef\xbb\xbf{}".to_vec()));
     bodies.push(("zeros", vec![0; 1 << 20]));
-    // As deep in bytes as a gzip stream would be: it is data, nobody unpacks it.
+    // A gzip stream. Nobody may unpack it.
     bodies.push((
         "packed",
         b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xab\xae\x05\x00\x43\xbf\xa6\xa3\x02\x00\x00\x00".to_vec(),
@@ -117,7 +117,7 @@ fn bodies() -> Vec<(&'static str, Vec<u8>)> {
     bodies
 }
 
-/// What a process holds in memory (`VmRSS`).
+/// The memory that a process has resident (`VmRSS`).
 fn resident_bytes(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));

@@ -1,4 +1,4 @@
-//! Arrows between the crates, and between the rooms of each, point one way.
+//! Dependencies between crates, and between the modules of a crate, point one way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cargo_metadata::{DependencyKind, MetadataCommand};
 
-/// What each crate may depend on, tests aside. A crate that is not here may depend on nothing of ours.
+/// The crates of ours that each crate may depend on, except in tests. A crate that is not listed may depend on none.
 const ALLOWED: [(&str, &[&str]); 5] = [
     ("headrace-runtime", &["headrace-schemas"]),
     ("headrace-ingest", &["headrace-runtime", "headrace-schemas"]),
@@ -26,7 +26,7 @@ const ALLOWED: [(&str, &[&str]); 5] = [
         ],
     ),
 ];
-/// They look at everything, and nothing but tests may look at them.
+/// Crates that may depend on everything, and on which only tests may depend.
 const OUTSIDE: [&str; 2] = ["headrace-tests", "headrace-benches"];
 
 #[test]
@@ -44,18 +44,18 @@ fn crates_depend_only_on_what_is_below_them() {
         let below = allowed.get(package.name.as_str()).copied().unwrap_or_default();
         for dependency in &package.dependencies {
             let ours = members.contains(dependency.name.as_str());
-            // Build scripts are bound as the crates themselves are.
+            // A build script must keep to the same rule as its crate.
             if ours && dependency.kind != DependencyKind::Development && !below.contains(&dependency.name.as_str()) {
                 wrong.push(format!("{} → {}", package.name, dependency.name));
             }
         }
     }
-    assert!(wrong.is_empty(), "arrows that must not be: {wrong:?}");
+    assert!(wrong.is_empty(), "dependencies that must not be: {wrong:?}");
 }
 
-/// A room is a folder or a file directly below a crate's `src`. Two that use each other cannot be read one by one.
+/// Looks at the modules directly below a crate's `src`. Modules that use each other cannot be read one by one.
 #[test]
-fn rooms_do_not_use_each_other_in_a_circle() {
+fn modules_do_not_use_each_other_in_a_circle() {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     let mut circles = Vec::new();
     let crates = [
@@ -72,35 +72,35 @@ fn rooms_do_not_use_each_other_in_a_circle() {
     ];
     for name in crates {
         let arrows = arrows(&root.join(name).join("src"));
-        assert!(arrows.len() > 1, "{name} has rooms");
-        for room in arrows.keys() {
-            if reached(&arrows, room).contains(room) {
-                circles.push(format!("{name}: {room}"));
+        assert!(arrows.len() > 1, "{name} has modules");
+        for module in arrows.keys() {
+            if reached(&arrows, module).contains(module) {
+                circles.push(format!("{name}: {module}"));
             }
         }
     }
-    assert!(circles.is_empty(), "rooms that use each other in a circle: {circles:#?}");
+    assert!(circles.is_empty(), "modules that use each other in a circle: {circles:#?}");
 }
 
-/// The rooms below `source`, and which of them each uses, its tests aside.
+/// The modules below `source`, and which of them each uses outside its tests.
 fn arrows(source: &Path) -> BTreeMap<String, BTreeSet<String>> {
-    let mut rooms: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    let mut modules: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
     for entry in fs::read_dir(source).unwrap().map(Result::unwrap) {
-        let room = entry.path().file_stem().unwrap().to_string_lossy().into_owned();
-        // The crate's own files show the rooms, and `bin` is another crate.
-        if !["lib", "main", "bin"].contains(&room.as_str()) {
-            files(&entry.path(), rooms.entry(room).or_default());
+        let module = entry.path().file_stem().unwrap().to_string_lossy().into_owned();
+        // `lib.rs` and `main.rs` name the modules, and `bin` is another crate.
+        if !["lib", "main", "bin"].contains(&module.as_str()) {
+            files(&entry.path(), modules.entry(module).or_default());
         }
     }
-    let uses = |room: &String, files: &Vec<PathBuf>| {
+    let uses = |module: &String, files: &Vec<PathBuf>| {
         let texts = files.iter().map(|file| fs::read_to_string(file).unwrap());
-        let used = texts.flat_map(|text| used(&text)).filter(|used| used != room && rooms.contains_key(used));
-        (room.clone(), used.collect())
+        let used = texts.flat_map(|text| used(&text)).filter(|used| used != module && modules.contains_key(used));
+        (module.clone(), used.collect())
     };
-    rooms.iter().map(|(room, files)| uses(room, files)).collect()
+    modules.iter().map(|(module, files)| uses(module, files)).collect()
 }
 
-/// The names that a file takes from its crate; what follows its `mod tests` is for tests alone.
+/// The modules of its own crate that a file uses. What follows its `mod tests` is for tests only.
 fn used(text: &str) -> BTreeSet<String> {
     let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let code = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
@@ -128,11 +128,11 @@ fn files(path: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Every room that `room` uses, straight or through others.
-fn reached<'a>(arrows: &'a BTreeMap<String, BTreeSet<String>>, room: &'a str) -> BTreeSet<&'a String> {
-    let (mut reached, mut open) = (BTreeSet::new(), vec![room]);
-    while let Some(room) = open.pop() {
-        open.extend(arrows[room].iter().filter(|next| reached.insert(*next)).map(String::as_str));
+/// Every module that `module` uses, directly or through others.
+fn reached<'a>(arrows: &'a BTreeMap<String, BTreeSet<String>>, module: &'a str) -> BTreeSet<&'a String> {
+    let (mut reached, mut open) = (BTreeSet::new(), vec![module]);
+    while let Some(module) = open.pop() {
+        open.extend(arrows[module].iter().filter(|next| reached.insert(*next)).map(String::as_str));
     }
     reached
 }

@@ -1,4 +1,4 @@
-//! How processes end, and what those who look for them are told afterwards.
+//! How processes end, and what commands report about a process that has ended.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use super::PROGRAM;
 async fn a_second_signal_ends_everything_at_once() {
     let dir = TempDir::new().unwrap();
     let config = dir.path().join("headrace.toml");
-    // Far longer than this test may take: nothing but the second signal can end it in time.
+    // Far longer than this test may take, so that only the second signal can end `up` in time.
     std::fs::write(&config, "[shutdown]\ngrace_s = 300\n[sinks.clickhouse]\ninsert_timeout_s = 300\n").unwrap();
     let up = Launch::up(PROGRAM, dir.path()).argument("--config").argument(&config).start().await;
     let ready = up.ready().clone();
@@ -32,7 +32,7 @@ async fn a_second_signal_ends_everything_at_once() {
     signal(up.pid(), Signal::INT);
     let said = async || up.log().contains("press Ctrl-C again to end everything at once").then_some(());
     poll::until("it says what a second signal does", CEILING, said).await.unwrap();
-    assert!(!up.ready_file().exists(), "it answers no longer");
+    assert!(!up.ready_file().exists(), "a stopping process removes its ready file");
     signal(up.pid(), Signal::TERM);
     let status = tokio::time::timeout(CEILING, up.ended()).await.expect("it ends at once");
     assert_eq!(status.code(), Some(130), "{}", up.log());
@@ -43,7 +43,7 @@ async fn a_second_signal_ends_everything_at_once() {
 }
 
 #[tokio::test]
-async fn a_killed_up_is_told_to_those_who_look_for_it() {
+async fn commands_report_that_up_was_killed() {
     let dir = TempDir::new().unwrap();
     let up = Launch::up(PROGRAM, dir.path()).start().await;
     let (pid, data) = (up.pid(), dir.path().join("data"));

@@ -1,4 +1,4 @@
-//! Logs: one JSON object a line for machines, text for people.
+//! Logs are one JSON object per line for machines, and text for people.
 
 use headrace_tests::harness::Nats;
 use headrace_tests::product::hook::{Hook, guid};
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::PROGRAM;
 
-/// The lines of a process's log that are no part of what it prints for a person.
+/// The log lines in a process's output, without what it prints for a person.
 async fn logged(format: Option<&str>) -> Vec<String> {
     let dir = TempDir::new().unwrap();
     let launch = Launch::up(PROGRAM, dir.path());
@@ -21,7 +21,7 @@ async fn logged(format: Option<&str>) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn machines_get_json_and_people_text() {
-    // This test is no terminal.
+    // A test is no terminal, so `auto` means JSON.
     for format in [None, Some("auto"), Some("json")] {
         let lines = logged(format).await;
         assert!(!lines.is_empty(), "{format:?}");

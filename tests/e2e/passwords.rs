@@ -1,4 +1,4 @@
-//! A password in an address works, and is printed by nobody.
+//! A password in an address works, and nothing prints it.
 
 use headrace_tests::product::process::Launch;
 use tempfile::TempDir;
@@ -9,7 +9,7 @@ use super::roles::{check, configuration, servers_with};
 #[tokio::test]
 async fn a_user_in_the_address_of_clickhouse_works() {
     let dir = TempDir::new().unwrap();
-    // With what must be escaped in a URL.
+    // This password must be escaped in a URL.
     let (nats, clickhouse) = servers_with(dir.path(), &["--password", "sesame@1"]).await;
     let config = dir.path().join("headrace.toml");
     let with = |credentials: &str| clickhouse.url().replacen("http://", &format!("http://{credentials}@"), 1);
@@ -19,7 +19,7 @@ async fn a_user_in_the_address_of_clickhouse_works() {
     let (code, report, problem) = check(&config).await;
     assert_eq!(code, Some(0), "{report}{problem}");
     assert!(report.contains(&format!("ok      clickhouse {}\n", with("default:***"))), "{report}");
-    // Rows go the same way as the look that `check` takes.
+    // The sinks connect with the same password as `check`.
     let sinks = Launch::run(PROGRAM, "sinks", &config, dir.path()).start().await;
     assert!(!sinks.log().contains("running without this sink"), "{}", sinks.log());
     sinks.stop().await;
@@ -32,7 +32,7 @@ async fn a_user_in_the_address_of_clickhouse_works() {
 }
 
 #[tokio::test]
-async fn no_password_of_an_address_is_printed() {
+async fn a_password_in_an_address_is_never_printed() {
     let dir = TempDir::new().unwrap();
     let config = dir.path().join("headrace.toml");
     let (nats, clickhouse) = ("nats://alice:hidden@127.0.0.1:1", "http://bob:hidden@127.0.0.1:1");

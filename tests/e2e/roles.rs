@@ -1,4 +1,4 @@
-//! Each role as a process of its own, against servers that exist already, with one configuration.
+//! Each role runs as a process of its own, with one configuration, on servers that run already.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ async fn three_processes_share_one_configuration() {
         assert!(checked.1.contains(&format!("ok      {kind} {url}\n")), "{checked:?}");
     }
 
-    // All at once, on empty servers: each makes what is missing.
+    // All start at once on empty servers, and each creates what is missing.
     let start = async |role| Launch::run(PROGRAM, role, &config, dir.path()).start().await;
     let (ingest, pipeline, sinks) = tokio::join!(start("ingest"), start("pipeline"), start("sinks"));
     let gateway = ingest.ready().gateway.clone().unwrap();
@@ -79,7 +79,7 @@ async fn servers(dir: &Path) -> (nats::Running, clickhouse::Running) {
     servers_with(dir, &[]).await
 }
 
-/// NATS, and a ClickHouse that is started with these arguments besides.
+/// Starts NATS, and ClickHouse with these arguments added.
 pub(crate) async fn servers_with(dir: &Path, more: &[&str]) -> (nats::Running, clickhouse::Running) {
     let install = || -> Result<(PathBuf, PathBuf), headrace_local::install::Error> {
         let installer = Installer::for_user(Arc::new(Silent))?;
@@ -123,10 +123,10 @@ dir = "{out}"
 }
 
 #[tokio::test]
-async fn the_reference_is_a_configuration() {
+async fn the_printed_reference_is_a_valid_configuration() {
     let printed = command(PROGRAM, ["config"]).await;
     assert!(printed.status.success());
-    // With what has no default, it is a whole configuration; only the servers are not there.
+    // Give it the settings that have no default. Then only the servers are missing.
     let text = said(&printed).replacen("\n#nats.url = \"\"\n", "\nnats.url = \"nats://127.0.0.1:1\"\n", 1);
     let text = text.replacen("\n#ingest.github.secrets = ", "\ningest.github.secrets = [\"one\"] #", 1);
     let table: toml::Table = text.parse().unwrap();
@@ -142,7 +142,7 @@ async fn the_reference_is_a_configuration() {
 }
 
 #[tokio::test]
-async fn editors_are_given_a_json_schema() {
+async fn config_prints_a_json_schema_for_editors() {
     let printed = command(PROGRAM, ["config", "--schema"]).await;
     assert!(printed.status.success());
     let schema: serde_json::Value = serde_json::from_str(&said(&printed)).unwrap();
@@ -154,7 +154,7 @@ async fn editors_are_given_a_json_schema() {
 async fn the_help_of_every_command_has_an_example() {
     let help = said(&command(PROGRAM, ["--help"]).await);
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    // Long descriptions go on in lines that are indented further.
+    // The further lines of a long description are indented more.
     let names: Vec<&str> = commands
         .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
         .filter_map(|line| line.split_whitespace().next())

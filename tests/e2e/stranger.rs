@@ -1,7 +1,7 @@
-//! A running `up` and somebody who has an account on its machine, and no secret: nothing is read, written or stopped.
+//! Another account on the machine, without a secret, can read, write and stop nothing of a running `up`.
 //!
-//! As root the test takes the account `nobody`; else it looks at the modes of the files, and asks the servers
-//! without a password, which is all that another account could do.
+//! As root, the test uses the account `nobody`. Otherwise it looks at the modes of the files, and asks the servers
+//! without a password. Another account could not do more.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -26,7 +26,7 @@ const NOBODY: u32 = 65_534;
 #[tokio::test]
 async fn another_account_reads_writes_and_stops_nothing() {
     let dir = TempDir::new().unwrap();
-    // The way to the data directory is open: its own mode must close it.
+    // The directory above is open, so the data directory's own mode must close it.
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let up = Launch::up(PROGRAM, dir.path()).start().await;
     let (ready, data) = (up.ready(), dir.path().join("data"));
@@ -34,16 +34,16 @@ async fn another_account_reads_writes_and_stops_nothing() {
     hook.store("repository", &guid(), publicized()).await;
     stored.until_count("SELECT count() FROM events", 1).await;
 
-    its_files_are_closed(&data);
-    its_processes_tell_no_secret_and_obey_nobody(ready, &data);
-    clickhouse_wants_a_password(ready, &data).await;
-    nats_wants_a_password(ready).await;
-    the_public_port_tells_no_figures(ready).await;
+    files_are_closed_to_others(&data);
+    processes_reveal_no_secret_and_obey_no_other(ready, &data);
+    clickhouse_demands_a_password(ready, &data).await;
+    nats_demands_a_password(ready).await;
+    the_public_port_serves_no_metrics(ready).await;
     up.stop().await;
 }
 
 #[tokio::test]
-async fn its_owner_asks_without_a_password() {
+async fn the_owner_queries_without_giving_a_password() {
     let dir = TempDir::new().unwrap();
     let up = Launch::up(PROGRAM, dir.path()).start().await;
     let (hook, stored) = (Hook::of(up.ready()), Stored::of(up.ready()).await);
@@ -68,14 +68,14 @@ async fn its_owner_asks_without_a_password() {
     up.stop().await;
 }
 
-/// Runs `sh -c script` as another account, when this one may do so.
+/// Runs `sh -c script` as another account. `None` when this account may not do so.
 fn as_nobody(script: &str) -> Option<Output> {
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", script]).uid(NOBODY).gid(NOBODY).current_dir("/");
     geteuid().is_root().then(|| shell.output().unwrap())
 }
 
-fn its_files_are_closed(data: &Path) {
+fn files_are_closed_to_others(data: &Path) {
     assert_eq!(fs::metadata(data).unwrap().mode() & 0o777, 0o700, "{}", data.display());
     let files = files(data);
     assert!(files.len() > 20, "there are files of NATS, ClickHouse and the file sink");
@@ -86,8 +86,8 @@ fn its_files_are_closed(data: &Path) {
     }
 }
 
-/// All files and directories below `directory` with their modes. What goes away meanwhile, as parts of ClickHouse do,
-/// is left out, and so are symbolic links, whose modes mean nothing.
+/// All files and directories below `directory`, with their modes. Files that disappear meanwhile are left out, such as
+/// those of ClickHouse. So are symbolic links, whose modes mean nothing.
 fn files(directory: &Path) -> Vec<(PathBuf, u32)> {
     let mut found = Vec::new();
     for path in fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()) {
@@ -106,7 +106,7 @@ fn secret(data: &Path, name: &str) -> String {
     fs::read_to_string(data.join(name)).unwrap().trim().to_owned()
 }
 
-fn its_processes_tell_no_secret_and_obey_nobody(ready: &Ready, data: &Path) {
+fn processes_reveal_no_secret_and_obey_no_other(ready: &Ready, data: &Path) {
     let kept = fs::read_dir(data).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
     let secrets: Vec<String> = kept
         .filter(|name| name.ends_with("-password") || name.ends_with("-secret"))
@@ -114,7 +114,7 @@ fn its_processes_tell_no_secret_and_obey_nobody(ready: &Ready, data: &Path) {
         .collect();
     assert!(secrets.len() >= 3, "the webhook's secret and passwords of the servers");
     for (name, pid) in &ready.pids {
-        // Everybody may read the command line of a process.
+        // Every account may read the command line of a process.
         let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
         assert!(!secrets.iter().any(|secret| line.contains(secret)), "{name} is started with a secret: {line}");
         if let Some(tried) = as_nobody(&format!("cat /proc/{pid}/environ; kill -9 {pid}")) {
@@ -124,7 +124,7 @@ fn its_processes_tell_no_secret_and_obey_nobody(ready: &Ready, data: &Path) {
     }
 }
 
-async fn clickhouse_wants_a_password(ready: &Ready, data: &Path) {
+async fn clickhouse_demands_a_password(ready: &Ready, data: &Path) {
     let mut url = Url::parse(ready.clickhouse.as_ref().unwrap()).unwrap();
     assert!(url.password().is_some_and(|password| password == secret(data, "clickhouse-password")));
     url.set_password(None).unwrap();
@@ -146,18 +146,18 @@ async fn clickhouse_wants_a_password(ready: &Ready, data: &Path) {
     }
 }
 
-async fn nats_wants_a_password(ready: &Ready) {
+async fn nats_demands_a_password(ready: &Ready) {
     let url = ready.nats.as_ref().unwrap();
     let (_, address) = url.rsplit_once('@').expect("the ready file tells how to log in");
     let refused = async_nats::connect(address).await.is_err();
-    assert!(refused, "whoever says nothing is let in");
+    assert!(refused, "a client without a password is let in");
     for (user, password) in [("admin", ""), ("admin", "wrong"), ("ingest", "ingest"), ("subscriber", "")] {
         let options = ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned());
         assert!(options.connect(address).await.is_err(), "`{user}` is let in with `{password}`");
     }
 }
 
-async fn the_public_port_tells_no_figures(ready: &Ready) {
+async fn the_public_port_serves_no_metrics(ready: &Ready) {
     let gateway = ready.gateway.as_ref().unwrap();
     for (path, status) in [("/metrics", 404), ("/readyz", 404), ("/healthz", 200)] {
         let answer = reqwest::get(format!("{gateway}{path}")).await.unwrap();

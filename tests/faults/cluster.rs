@@ -1,4 +1,4 @@
-//! What a cluster of NATS servers does otherwise than a server alone.
+//! Where a cluster of NATS servers behaves differently from a single server.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,9 +12,9 @@ use headrace_tests::harness::samples::Sample as _;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// Such a cluster says that a request is filled before it sends what fills it.
+/// A cluster may say that a request is filled before it sends the last messages for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_that_fill_up_bring_all_their_messages() {
+async fn a_filled_request_brings_all_its_messages() {
     const BATCH: usize = 50;
     let nats = Nats::cluster().await;
     nats.publish_all((0..500).map(|number| Event::sample(number).message())).await;
@@ -33,7 +33,7 @@ async fn requests_that_fill_up_bring_all_their_messages() {
     while sequences.len() < 500 && Instant::now() < deadline {
         match subscriber.gather(BATCH, 8 << 20, Duration::from_secs(2), &stop).await {
             Ok((taken, _)) => sequences.extend(taken.iter().map(|message| message.sequence)),
-            // A leader may change while the cluster is young; what it had given out comes again.
+            // The leader of a young cluster may change. What the old one had delivered is delivered again.
             Err(error) => {
                 eprintln!("asking again: {error:#}");
                 sleep(Duration::from_millis(200)).await;

@@ -11,11 +11,11 @@ use headrace_tests::faults::{Fault, Options, Scenario, run};
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
-/// A scenario keeps two cores busy: no more than two at once, however many threads there are.
+/// A scenario keeps a core busy. No more than two run at once, however many threads there are.
 static TURNS: Semaphore = Semaphore::const_new(2);
 
-/// Runs faults for so long, and until there were so many kinds of them; a run that failed is made again with the seed
-/// in its message.
+/// Runs a scenario for at least this long, until at least this many kinds of faults were made. The message of a failed
+/// run names its seed, with which it can be repeated.
 async fn survives(seed: u64, seconds: u64, kinds_min: usize, scenario: Scenario) {
     survives_with(1 << 30, seed, seconds, kinds_min, scenario).await;
 }
@@ -37,7 +37,7 @@ async fn survives_with(stream_bytes_max: u64, seed: u64, seconds: u64, kinds_min
     };
     let ran = run(&options).await.and_then(|report| report.ensure_intact().map(|()| report));
     let report = ran.unwrap_or_else(|error| {
-        // The logs of a failed run are worth more than the disk they take.
+        // Keep the logs of a failed run.
         let kept = dir.keep();
         panic!("{error:#}\nkept: {}", kept.display())
     });
@@ -45,7 +45,7 @@ async fn survives_with(stream_bytes_max: u64, seed: u64, seconds: u64, kinds_min
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_or_twice_when_processes_die() {
+async fn nothing_is_lost_or_stored_twice_when_processes_die() {
     const FAULTS: &[Fault] = &[
         Fault::KillGateway,
         Fault::KillPipeline,
@@ -55,16 +55,16 @@ async fn nothing_is_lost_or_twice_when_processes_die() {
         Fault::KillNats,
         Fault::KillClickHouse,
     ];
-    survives(1, 15, 4, Scenario { faults: FAULTS, ..Scenario::ONE }).await;
+    survives(1, 10, 4, Scenario { faults: FAULTS, ..Scenario::ONE }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopped_process_that_goes_on_writes_nothing_twice() {
-    survives(2, 12, 2, Scenario { faults: &[Fault::FreezeSink, Fault::FreezePipeline], ..Scenario::ONE }).await;
+async fn a_suspended_process_stores_nothing_twice_when_it_goes_on() {
+    survives(2, 8, 2, Scenario { faults: &[Fault::FreezeSink, Fault::FreezePipeline], ..Scenario::ONE }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_or_twice_when_receivers_refuse() {
+async fn nothing_is_lost_or_stored_twice_when_receivers_refuse() {
     const FAULTS: &[Fault] = &[
         Fault::ReadOnlyClickHouse,
         Fault::TooManyParts,
@@ -74,17 +74,17 @@ async fn nothing_is_lost_or_twice_when_receivers_refuse() {
         Fault::ReceiversAway,
         Fault::Rescale,
     ];
-    survives(4, 12, 3, Scenario { faults: FAULTS, ..Scenario::ONE }).await;
+    survives(4, 10, 3, Scenario { faults: FAULTS, ..Scenario::ONE }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_or_twice_on_a_bad_network() {
+async fn nothing_is_lost_or_stored_twice_on_a_bad_network() {
     const FAULTS: &[Fault] = &[Fault::NetworkNats, Fault::NetworkClickHouse, Fault::NetworkGateway];
-    survives(3, 12, 2, Scenario { faults: FAULTS, ..Scenario::ONE }).await;
+    survives(3, 10, 2, Scenario { faults: FAULTS, ..Scenario::ONE }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_or_twice_when_a_cluster_changes_its_leaders() {
+async fn nothing_is_lost_or_stored_twice_when_a_cluster_changes_leaders() {
     const FAULTS: &[Fault] = &[Fault::KillLeader, Fault::KillNats, Fault::RollingNats, Fault::KillSink];
-    survives(5, 12, 3, Scenario { faults: FAULTS, ..Scenario::CLUSTER }).await;
+    survives(5, 10, 3, Scenario { faults: FAULTS, ..Scenario::CLUSTER }).await;
 }

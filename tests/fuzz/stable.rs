@@ -1,7 +1,7 @@
-//! The fuzz targets on a stable toolchain: seeds and what random changes make of them, for a moment in
-//! every `cargo test`. `HEADRACE_FUZZ_S=600` makes it ten minutes for each target.
+//! The fuzz targets on a stable toolchain. Every `cargo test` runs each for a moment, on the seeds and on random changes
+//! of them. `HEADRACE_FUZZ_S=600` makes it ten minutes for each target.
 //!
-//! Memory is counted: no input may make its reader take much more than it is long.
+//! Memory is counted. What a target takes must be bounded by the length of its input.
 
 #![allow(clippy::unwrap_used, reason = "all of this program is a test")]
 
@@ -21,21 +21,22 @@ use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::time::Instant;
 
-/// What any input may take, for schemas and rules that are read once.
+/// The memory that any input may take. It covers schemas and rules that are read once.
 const MEMORY_MAX_BYTES: usize = 64 << 20;
-/// And for each byte of it: a record of empty texts takes twenty-four, a growing list twice that.
+/// The memory that each byte of the input may take besides. A record of empty texts takes 24 bytes for each, and a
+/// growing list twice that.
 const MEMORY_PER_BYTE: usize = 100;
-/// Inputs grow no further.
+/// The longest input.
 const INPUT_MAX_BYTES: usize = 256 << 10;
-/// Larger seeds are changed now and then only: they take long.
+/// Larger seeds are used only now and then, because they take long.
 const SMALL_BYTES: usize = 16 << 10;
-/// So many small inputs for each that may be large.
+/// How many small inputs there are for each large one.
 const SMALL_FOR_ONE: u32 = 50;
 
 #[global_allocator]
 static MEMORY: Counting = Counting { used: AtomicUsize::new(0), most: AtomicUsize::new(0) };
 
-/// The system's allocator, which remembers how much was in use at most.
+/// The system's allocator. It also notes the most memory that was in use.
 struct Counting {
     used: AtomicUsize,
     most: AtomicUsize,
@@ -48,7 +49,7 @@ impl Counting {
     }
 }
 
-// SAFETY: every call is passed on unchanged; counting touches no memory that is allocated here.
+// SAFETY: every call is passed on unchanged, and counting touches no memory that is allocated here.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.took(layout.size());
@@ -76,7 +77,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// One test, because all share one count of memory.
+/// One test for all targets, because they share one count of memory.
 #[test]
 fn no_input_breaks_a_target() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -84,7 +85,7 @@ fn no_input_breaks_a_target() {
     for (name, target) in targets::ALL {
         let seeds = runtime.block_on(seeds::of(name));
         let time = Duration::from_secs_f64(seconds.unwrap_or(0.5));
-        // A stack like those that the stages run on.
+        // As large a stack as the stages have.
         let thread = std::thread::Builder::new().name(name.to_owned()).stack_size(2 << 20);
         let inputs = thread.spawn(move || run(name, target, &seeds, time)).unwrap().join().unwrap();
         println!("{name}: {inputs} inputs");
@@ -110,7 +111,7 @@ fn run(name: &str, target: targets::Target, seeds: &[Vec<u8>], time: Duration) -
     inputs
 }
 
-/// Runs `target` and writes `input` where it can be found if that ends the process.
+/// Runs `target`. If it panics, keeps `input` in a file.
 fn check(name: &str, target: targets::Target, input: &[u8]) {
     let before = MEMORY.used.load(Ordering::Relaxed);
     MEMORY.most.store(before, Ordering::Relaxed);
@@ -128,8 +129,8 @@ fn check(name: &str, target: targets::Target, input: &[u8]) {
     );
 }
 
-/// One change of the kinds that have been found to matter: bits, bytes, pieces of this or another seed,
-/// repetition, numbers at their limits.
+/// Makes one random change: of a bit or a byte, by a piece of this or another seed, by repetition, or by a number at its
+/// limit.
 fn change(input: &mut Vec<u8>, seeds: &[Vec<u8>], random: &mut StdRng) {
     const PIECES: [&[u8]; 16] = [
         b"\"",

@@ -1,6 +1,6 @@
-//! A broker that loses what it had confirmed: a power cut takes the end of a file, a bad disk the middle of it.
+//! A broker that loses messages that it had confirmed. A power cut loses the end of a file, a bad disk its middle.
 //!
-//! The newest sequences are then given again, to other messages, while every consumer remembers to have had them.
+//! The broker then gives the newest sequences to other messages, although every consumer remembers that it had them.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -24,21 +24,21 @@ use super::PROGRAM;
 use super::servers::{SECRET, Servers, role};
 use super::testbed::{Gaps, NAMES, Testbed, holds_each_once};
 
-/// A claim runs out soon after its holder was killed.
+/// The messages of a killed process are delivered again soon.
 const CONFIG: &str = "pipeline.ack_wait_s = 2";
 /// Deliveries after the damage.
 const LATE: usize = 20;
 
 #[tokio::test]
-async fn what_a_cut_file_took_is_stored_after_all() {
+async fn deliveries_that_a_cut_file_lost_are_recovered() {
     let mut deployment = Deployment::start().await;
     deployment.run(&["ingest", "pipeline", "sinks"]).await;
     deployment.emit(10).await;
     deployment.stored().await.settled().await;
-    // The pipeline is done with these, and the sink has them in its hands: all in one batch.
+    // The pipeline settles these, and the sink holds all of them in one batch.
     let (clickhouse, sinks) = (deployment.servers.clickhouse.pid().unwrap(), deployment.roles["sinks"].pid());
     freeze(sinks).await;
-    deployment.asks_for_nothing("clickhouse-raw").await;
+    deployment.has_no_open_request("clickhouse-raw").await;
     deployment.emit(40).await;
     deployment.servers.nats.settled(Stream::Raw, "normalize").await;
     freeze(clickhouse).await;
@@ -53,13 +53,13 @@ async fn what_a_cut_file_took_is_stored_after_all() {
 }
 
 #[tokio::test]
-async fn what_a_damaged_file_took_is_stored_after_all() {
+async fn deliveries_that_a_damaged_file_lost_are_recovered() {
     let mut deployment = Deployment::start().await;
     deployment.run(&["ingest", "pipeline", "sinks"]).await;
     deployment.emit(40).await;
     deployment.stored().await.settled().await;
     deployment.kill_all().await;
-    // Nobody has read these; what is lost goes back before what is stored.
+    // No consumer has read these. The broker loses older messages, which are stored already.
     deployment.run(&["ingest"]).await;
     deployment.emit(10).await;
     deployment.kill_all().await;
@@ -68,7 +68,7 @@ async fn what_a_damaged_file_took_is_stored_after_all() {
 }
 
 #[tokio::test]
-async fn a_consumer_that_was_removed_makes_nothing_twice() {
+async fn a_removed_consumer_makes_no_second_row() {
     let mut deployment = Deployment::start().await;
     deployment.run(&["ingest", "pipeline", "sinks"]).await;
     deployment.emit(20).await;
@@ -98,7 +98,7 @@ async fn a_consumer_beyond_the_end_of_its_stream_is_refused() {
         unsettled_max: 1,
     };
     Subscriber::open(&broker, &subscription).await.unwrap();
-    // As a NATS that does not put it back leaves a consumer of which it lost the messages.
+    // A NATS that lost a consumer's messages may leave the consumer like this.
     let client = nats.jetstream().client();
     client.request("$JS.API.CONSUMER.RESET.RAW.late", r#"{"seq":8}"#.into()).await.unwrap();
     let error = Subscriber::open(&broker, &subscription).await.err().unwrap().to_string();
@@ -111,13 +111,13 @@ async fn a_consumer_beyond_the_end_of_its_stream_is_refused() {
 }
 
 #[tokio::test]
-async fn events_that_were_forgotten_are_replayed() {
+async fn a_replay_restores_lost_events() {
     let mut deployment = Deployment::start().await;
     deployment.run(&["ingest", "pipeline", "sinks"]).await;
     deployment.emit(10).await;
     deployment.stored().await.settled().await;
     deployment.kill_all().await;
-    // Events of all, and no sink that takes them.
+    // Each delivery gets an event, and no sink takes it.
     deployment.run(&["ingest", "pipeline"]).await;
     deployment.emit(20).await;
     deployment.servers.nats.settled(Stream::Raw, "normalize").await;
@@ -130,7 +130,7 @@ async fn events_that_were_forgotten_are_replayed() {
     holds_each_once(&stored, &["raw"], 30 + LATE as u64).await;
     let events = stored.rows::<(u64,)>("SELECT count() FROM events").await;
     assert!(events[0].0 < 30 + LATE as u64, "the broker lost no event: {events:?}");
-    // Every delivery is there, so that nothing is asked for.
+    // Every delivery is stored, so no redelivery is asked for.
     deployment.until_whole(30 + LATE).await;
     assert_eq!(deployment.testbed.github.asked(), 0);
 
@@ -142,14 +142,14 @@ async fn events_that_were_forgotten_are_replayed() {
 }
 
 #[tokio::test]
-async fn a_sequence_that_is_given_again_can_be_given_up_again() {
+async fn a_second_message_of_the_same_sequence_is_dead_lettered_too() {
     let mut deployment = Deployment::start().await;
     let stored = deployment.stored().await;
     for number in [1, 2] {
         deployment.run(&["pipeline"]).await;
         deployment.servers.nats.publish(unreadable::<RawDelivery>(number)).await;
-        let given_up = async || (stored.count(Stream::Dead).await == u64::from(number)).then_some(());
-        poll::until("it is in DEAD", CEILING, given_up).await.unwrap();
+        let is_dead = async || (stored.count(Stream::Dead).await == u64::from(number)).then_some(());
+        poll::until("it is in DEAD", CEILING, is_dead).await.unwrap();
         deployment.kill_all().await;
         stored.jetstream().delete_stream(Stream::Raw.name()).await.unwrap();
     }
@@ -163,13 +163,16 @@ async fn a_sequence_that_is_given_again_can_be_given_up_again() {
     assert_ne!(dead_letters[0].id, dead_letters[1].id);
 }
 
-/// Starts everything on a broker that has lost deliveries of RAW; in the end nothing is missing.
+/// Starts everything on a broker that has lost deliveries of RAW. In the end, none may be missing.
 async fn recovers_all(mut deployment: Deployment) {
     let raw = deployment.stored().await.stream(Stream::Raw).await.cached_info().state.clone();
     let taken = deployment.testbed.github.taken(APP_HOOK).len() as u64;
-    assert!(raw.messages < taken && raw.last_sequence < taken, "the broker lost nothing: {raw:?}, {taken} were taken");
+    assert!(
+        raw.messages < taken && raw.last_sequence < taken,
+        "the broker lost nothing: {raw:?}, {taken} were accepted"
+    );
     deployment.run(&["ingest", "pipeline", "sinks", "recover"]).await;
-    // They have sequences that others had before.
+    // These get sequences that other messages had before.
     deployment.emit(LATE).await;
     let gaps = deployment.until_whole(taken as usize + LATE).await;
     assert!(gaps.count(NAMES[0], "recovered") > 0, "{gaps:#?}");
@@ -209,8 +212,8 @@ impl Deployment {
         self.testbed.emit(APP_HOOK, times, 202).await;
     }
 
-    /// Waits until no request of a consumer of RAW is open at the broker: what comes from now on goes into the next.
-    async fn asks_for_nothing(&self, consumer: &str) {
+    /// Waits until a consumer of RAW has no request open at the broker. Later messages then go into the next request.
+    async fn has_no_open_request(&self, consumer: &str) {
         let stream = self.stored().await.stream(Stream::Raw).await;
         let none_open = async || {
             let consumer: PullConsumer = stream.get_consumer(consumer).await.unwrap();
@@ -231,13 +234,13 @@ impl Deployment {
         }
     }
 
-    /// The broker ends, `damage` is done to the newest file of a stream and to its index, and the broker starts.
+    /// Ends the broker, damages the newest file of a stream and the stream's index, and starts the broker again.
     async fn damaged(self, stream: Stream, damage: fn(&Path)) -> Self {
         let nats = self.servers.nats.damaged(|dir| {
             let files = dir.join("jetstream/$G/streams").join(stream.name()).join("msgs");
             let blocks = fs::read_dir(&files).unwrap().map(|file| file.unwrap().path());
             let blocks = blocks.filter(|path| path.extension().is_some_and(|extension| extension == "blk"));
-            // Named by number: 1.blk, 2.blk.
+            // The files are named 1.blk, 2.blk and so on.
             let number = |path: &PathBuf| path.file_stem().unwrap().to_str().unwrap().parse::<u64>().unwrap();
             damage(&blocks.max_by_key(number).unwrap());
             damage(&files.join("index.db"));
@@ -246,7 +249,7 @@ impl Deployment {
         Self { servers, ..self }
     }
 
-    /// Waits until `headrace gaps` says that so many deliveries were made and each of them is stored.
+    /// Waits until `headrace gaps` reports this many deliveries, all of them stored.
     async fn until_whole(&self, count: usize) -> Gaps {
         let whole = |gaps: &Gaps| {
             let [delivered, seen, recovered, missing] = gaps.counts(NAMES[0]);
@@ -260,7 +263,7 @@ impl Deployment {
         Stored::at(&self.servers.nats.server().url(), &self.servers.clickhouse.url()).await
     }
 
-    /// Waits until nothing happens any more; then both tables hold what was taken, each once, byte for byte.
+    /// Waits until everything is settled. Then both tables must hold every accepted delivery once, byte for byte.
     async fn holds_all(&self) {
         let stored = self.stored().await;
         stored.settled().await;
@@ -274,13 +277,13 @@ impl Deployment {
     }
 }
 
-/// A power cut: what was written last is not there.
+/// A power cut: the end of the file is lost.
 fn cut(path: &Path) {
     let file = File::options().write(true).open(path).unwrap();
     file.set_len(file.metadata().unwrap().len() / 2).unwrap();
 }
 
-/// A bad disk: something else is there than what was written.
+/// A bad disk: the middle of the file has other bytes than were written.
 fn flip(path: &Path) {
     let mut bytes = fs::read(path).unwrap();
     let middle = bytes.len() / 2;

@@ -1,4 +1,4 @@
-//! Deliveries that the gateway did not take.
+//! Deliveries that the gateway did not accept.
 
 use headrace_tests::product::admin::{get, sample};
 use headrace_tests::product::hook::Hook;
@@ -13,7 +13,7 @@ use super::PROGRAM;
 use super::testbed::{Gaps, NAMES, ORG_HOOK, REPO_HOOK, Testbed, holds_each_once};
 
 #[tokio::test]
-async fn what_was_missed_while_the_gateway_was_down_is_stored_once() {
+async fn deliveries_missed_while_the_gateway_was_down_are_stored_once() {
     let testbed = Testbed::start().await;
     let config = testbed.configure("grace_s = 1", "");
     let up = testbed.up(&config).await;
@@ -22,7 +22,7 @@ async fn what_was_missed_while_the_gateway_was_down_is_stored_once() {
     testbed.until_gaps("all is seen", &config, |gaps| gaps.code == Some(0) && gaps.count(NAMES[0], "seen") == 3).await;
     up.stop().await;
 
-    // More than a page of one hook.
+    // For one hook, more than a page of GitHub's list.
     testbed.emit(APP_HOOK, 130, 0).await;
     testbed.emit(ORG_HOOK, 20, 0).await;
     testbed.emit(REPO_HOOK, 5, 0).await;
@@ -31,12 +31,12 @@ async fn what_was_missed_while_the_gateway_was_down_is_stored_once() {
     let recovered = |gaps: &Gaps| gaps.code == Some(0) && NAMES.map(|hook| gaps.counts(hook)) == all;
     testbed.until_gaps("all is recovered", &config, recovered).await;
     let repeated = testbed.github.redeliveries(APP_HOOK);
-    assert!(early.iter().all(|guid| !repeated.contains_key(guid)), "what had arrived was sent again");
+    assert!(early.iter().all(|guid| !repeated.contains_key(guid)), "a delivery that had arrived was sent again");
 
     let stored = Stored::of(up.ready()).await;
     stored.settled().await;
     holds_each_once(&stored, &["raw", "events"], 160).await;
-    testbed.until_shown(&config, &stored).await;
+    testbed.until_table_agrees(&config, &stored).await;
     let (_, metrics) = get(&format!("{}/metrics", up.ready().metrics)).await;
     let series = r#"headrace_recovery_deliveries{hook="app/4711",state="recovered"}"#;
     assert_eq!(sample(&metrics, series), Some(130.0), "{metrics}");
@@ -46,12 +46,12 @@ async fn what_was_missed_while_the_gateway_was_down_is_stored_once() {
 }
 
 #[tokio::test]
-async fn only_what_is_not_stored_is_sent_again() {
+async fn only_deliveries_that_are_not_stored_are_sent_again() {
     let testbed = Testbed::start().await;
     let config = testbed.configure("grace_s = 5", "");
     let up = testbed.up(&config).await;
     let ready = up.ready().clone();
-    // What stands between GitHub and the gateway, such as a load balancer.
+    // A proxy between GitHub and the gateway, such as a load balancer.
     let balancer = standin::clickhouse::start(&ready.gateway.unwrap()).await;
     testbed.github.deliver_to(&balancer.url(), &ready.webhook_secret.unwrap());
     balancer.fail_next(3, Failure::Status(502), When::Before, Which::Any);
@@ -70,13 +70,13 @@ async fn only_what_is_not_stored_is_sent_again() {
 }
 
 #[tokio::test]
-async fn another_tenants_body_or_kind_under_the_id_hides_no_loss() {
+async fn another_tenants_body_or_another_kind_under_the_id_hides_no_loss() {
     let testbed = Testbed::start().await;
     let config = testbed.configure("grace_s = 5", "");
     let up = testbed.up(&config).await;
     testbed.github.deliver_to("http://127.0.0.1:1", "");
     let lost = testbed.emit(ORG_HOOK, 2, 0).await;
-    // GitHub signs no GUID: whoever may send anything has seen these.
+    // GitHub does not sign the GUID, so another sender can use the same ones.
     let hook = Hook::of(up.ready());
     let stranger = json!({ "action": "publicized", "organization": { "login": "octo" } });
     hook.store("repository", &lost[0], stranger.to_string()).await;
@@ -93,7 +93,7 @@ async fn another_tenants_body_or_kind_under_the_id_hides_no_loss() {
 }
 
 #[tokio::test]
-async fn a_hook_that_refuses_or_is_gone_is_told_and_hinders_no_other() {
+async fn a_hook_that_refuses_or_is_gone_is_reported_and_hinders_no_other() {
     let testbed = Testbed::start().await;
     let config = testbed.configure("grace_s = 1", "");
     let up = testbed.up(&config).await;
@@ -103,18 +103,18 @@ async fn a_hook_that_refuses_or_is_gone_is_told_and_hinders_no_other() {
     testbed.emit(ORG_HOOK, 3, 0).await;
     testbed.emit(REPO_HOOK, 2, 0).await;
     let gone = {
-        let mut github = testbed.github.site();
+        let mut github = testbed.github.data();
         github.hooks.get_mut(APP_HOOK).unwrap().refuses = Some(422);
         github.hooks.get_mut(ORG_HOOK).unwrap().disabled = true;
         github.hooks.remove(REPO_HOOK).unwrap()
     };
     testbed.github.deliver_to(&gateway, up.ready().webhook_secret.as_deref().unwrap());
     let problem = |gaps: &Gaps| gaps.hook(NAMES[2])["problem"].as_str().unwrap_or_default().to_owned();
-    let told = |gaps: &Gaps| {
+    let reported = |gaps: &Gaps| {
         let refused = |name| gaps.count(name, "refused");
         (refused(NAMES[0]), refused(NAMES[1])) == (4, 3) && !problem(gaps).is_empty()
     };
-    let gaps = testbed.until_gaps("the refusals are told", &config, told).await;
+    let gaps = testbed.until_gaps("the refusals are reported", &config, reported).await;
     assert_eq!((gaps.code, gaps.count(NAMES[0], "missing"), gaps.count(NAMES[1], "missing")), (Some(3), 4, 3));
     assert!(gaps.complaint.contains("7 deliveries are missing"), "{}", gaps.complaint);
     let problem = problem(&gaps);
@@ -132,11 +132,11 @@ async fn a_hook_that_refuses_or_is_gone_is_told_and_hinders_no_other() {
     assert!(states.contains(r#""recover:repository/acme/app/8":{"state":"broken""#), "{states}");
 
     let stored = Stored::of(up.ready()).await;
-    testbed.until_shown(&config, &stored).await;
+    testbed.until_table_agrees(&config, &stored).await;
 
-    // A person mends it all.
+    // A person fixes all three hooks.
     {
-        let mut github = testbed.github.site();
+        let mut github = testbed.github.data();
         github.hooks.get_mut(APP_HOOK).unwrap().refuses = None;
         github.hooks.get_mut(ORG_HOOK).unwrap().disabled = false;
         github.hooks.insert(REPO_HOOK.to_owned(), gone);
@@ -145,6 +145,6 @@ async fn a_hook_that_refuses_or_is_gone_is_told_and_hinders_no_other() {
         .until_gaps("all is recovered", &config, |gaps| gaps.code == Some(0) && gaps.count(NAMES[2], "recovered") == 2)
         .await;
     assert_eq!(NAMES.map(|hook| gaps.counts(hook)), [[4, 0, 4, 0], [3, 0, 3, 0], [2, 0, 2, 0]]);
-    testbed.until_shown(&config, &stored).await;
+    testbed.until_table_agrees(&config, &stored).await;
     up.stop().await;
 }

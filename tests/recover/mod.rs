@@ -1,7 +1,7 @@
-//! Missed deliveries are recovered: the real binary, with a stand-in for GitHub that sends each delivery once.
+//! The recovery of missed deliveries: the real binary, with a stand-in for GitHub that sends each delivery once.
 //!
-//! [`testbed`] sets GitHub and the product up beside each other, [`servers`] its roles as processes of their own. Intervals are seconds here, and every wait is for a
-//! condition.
+//! [`testbed`] starts GitHub and `up`, [`servers`] the roles as processes of their own. Intervals are seconds here, and
+//! every wait is for a condition.
 
 mod ailing;
 mod forgotten;

@@ -1,4 +1,4 @@
-//! Each role a process of its own: a broker that forgets, and a second process that takes over.
+//! Each role as a process of its own: a broker that loses messages, and a second process that takes over.
 
 use headrace_local::poll;
 use headrace_runtime::broker::Stream;
@@ -11,30 +11,30 @@ use headrace_tests::standin::github::APP_HOOK;
 use super::servers::{SECRET, Servers, role};
 use super::testbed::{Gaps, NAMES, ORG_HOOK, Testbed, holds_each_once};
 
-/// Whether the process looks for missed deliveries, by its own word.
+/// Whether the process reports that it holds the lease for recovery.
 async fn leads(process: &Running) -> bool {
     let (_, metrics) = get(&format!("{}/metrics", process.ready().metrics)).await;
     sample(&metrics, "headrace_recovery_leader") == Some(1.0)
 }
 
 #[tokio::test]
-async fn what_the_broker_forgot_is_stored_after_all() {
+async fn deliveries_that_the_broker_lost_are_recovered() {
     let testbed = Testbed::start().await;
     let servers = Servers::start(&testbed).await;
     let config = servers.configure(&testbed, "");
     let ingest = role("ingest", "ingest", &config, &testbed).await;
     testbed.github.deliver_to(ingest.ready().gateway.as_deref().unwrap(), SECRET);
     let recover = role("recover", "recover", &config, &testbed).await;
-    // Confirmed to GitHub, all of them.
+    // The gateway confirms all of them to GitHub.
     let guids = testbed.emit(APP_HOOK, 10, 202).await;
-    // Nobody has read them: that is a backlog, no loss.
+    // No consumer has read them, so they are a backlog and not a loss.
     let waiting = |gaps: &Gaps| gaps.count(NAMES[0], "waiting") == 10;
-    let gaps = testbed.until_gaps("they are waited for", &config, waiting).await;
+    let gaps = testbed.until_gaps("they are waiting", &config, waiting).await;
     assert_eq!((gaps.code, gaps.count(NAMES[0], "missing")), (Some(1), 0));
     assert!(gaps.complaint.contains("it cannot be told"), "{}", gaps.complaint);
     let stored = Stored::of(recover.ready()).await;
     let raw = stored.stream(Stream::Raw).await;
-    // The others stay: what is before a sequence can be purged, a single message cannot be removed.
+    // A purge removes everything before a sequence. RAW allows no deletion of a single message.
     raw.purge().sequence(5).await.unwrap();
     assert_eq!(testbed.github.asked(), 0);
 
@@ -78,7 +78,7 @@ async fn one_process_works_and_another_takes_over_when_it_dies() {
     assert!(leads(&second).await);
     holds_each_once(&Stored::of(second.ready()).await, &["raw"], 10).await;
 
-    // One that is stopped gives the lease back: the next need not wait for it to run out.
+    // A process that is stopped gives the lease back, so the next need not wait until it expires.
     second.stop().await;
     let third = role("recover", "third", &config, &testbed).await;
     poll::until("the third leads", CEILING, async || leads(&third).await.then_some(())).await.unwrap();

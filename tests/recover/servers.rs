@@ -12,7 +12,7 @@ use headrace_tests::product::process::{Launch, Running};
 use super::PROGRAM;
 use super::testbed::Testbed;
 
-/// What deliveries are signed with.
+/// The secret that signs deliveries.
 pub(crate) const SECRET: &str = "a secret of this test";
 
 /// Servers without the product.
@@ -32,8 +32,8 @@ impl Servers {
         Self { nats: Nats::start().await, clickhouse: clickhouse::start(config).await.unwrap() }
     }
 
-    /// Writes the configuration of all roles, with the lines `more` besides. What somebody held who is gone comes back
-    /// soon.
+    /// Writes the configuration of all roles, with the lines `more` added. The limits are short, so that the messages of a
+    /// killed process are delivered again soon.
     pub(crate) fn configure(&self, testbed: &Testbed, more: &str) -> PathBuf {
         let (nats, clickhouse) = (self.nats.server().url(), self.clickhouse.url());
         let streams = "max_age_hours = 24\nmax_bytes = 67108864\n";
@@ -44,7 +44,7 @@ impl Servers {
              nats.clock_skew_ms = 100\nsinks.clickhouse.insert_timeout_s = 1\nsinks.clickhouse.clock_skew_ms = 200\n\
              {more}\n{streams}"
         );
-        // On a busy machine a delivery may take seconds to reach RAW. One that takes longer than this counts as missing.
+        // On a busy machine a delivery may take seconds to reach RAW. After this time it counts as missing.
         testbed.configure("grace_s = 4", &more)
     }
 }

@@ -1,4 +1,4 @@
-//! GitHub with three hooks, and the product that looks after them.
+//! GitHub with three hooks, and `up`, which recovers their deliveries.
 
 use std::path::{Path, PathBuf};
 
@@ -14,13 +14,13 @@ use super::PROGRAM;
 
 /// The organization's hook, by its route at GitHub.
 pub(crate) const ORG_HOOK: &str = "/orgs/acme/hooks/7";
-/// The repository's hook, which the App's installation looks after.
+/// The repository's hook. Headrace reads it as the App's installation.
 pub(crate) const REPO_HOOK: &str = "/repos/acme/app/hooks/8";
 /// The same three hooks, as Headrace names them.
 pub(crate) const NAMES: [&str; 3] = ["app/4711", "organization/acme/7", "repository/acme/app/8"];
 
-/// What the table `gaps` tells of each hour: the hook, the hour, and all counts.
-const SHOWN: &str = "SELECT hook, formatDateTime(hour, '%FT%T.000000Z'), \
+/// Each hour in the table `gaps`: the hook, the hour, and all counts.
+const HOURS: &str = "SELECT hook, formatDateTime(hour, '%FT%T.000000Z'), \
                      [delivered, seen, recovered, waiting, missing, refused, too_old] FROM gaps FINAL ORDER BY hook, hour";
 
 /// GitHub, and a directory for the product.
@@ -31,14 +31,14 @@ pub(crate) struct Testbed {
     pub(crate) dir: TempDir,
 }
 
-/// What `headrace gaps` says.
+/// The report of `headrace gaps`.
 #[derive(Debug)]
 pub(crate) struct Gaps {
     /// Its exit code.
     pub(crate) code: Option<i32>,
-    /// The report; null when there is none.
+    /// The report as JSON. Null when there is none.
     pub(crate) report: Value,
-    /// What it complains of.
+    /// Its stderr.
     pub(crate) complaint: String,
 }
 
@@ -53,7 +53,7 @@ impl Gaps {
         ["delivered", "seen", "recovered", "missing"].map(|state| self.count(hook, state))
     }
 
-    /// Each hour, as the table `gaps` would tell it.
+    /// Each hour, in the form of the table `gaps`.
     fn hours(&self) -> Vec<(String, String, Vec<u64>)> {
         let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -68,7 +68,7 @@ impl Gaps {
         hours.collect()
     }
 
-    /// What is said of a hook.
+    /// The report on a hook.
     pub(crate) fn hook(&self, hook: &str) -> &Value {
         let hooks = self.report["hooks"].as_array();
         hooks.and_then(|hooks| hooks.iter().find(|own| own["hook"] == hook)).unwrap_or(&Value::Null)
@@ -83,11 +83,11 @@ impl Testbed {
         Self { github, dir }
     }
 
-    /// Writes a configuration whose `[recover]` has these lines besides, and the tables `more`.
+    /// Writes a configuration with these lines added to `[recover]`, and with the tables `more`.
     pub(crate) fn configure(&self, lines: &str, more: &str) -> PathBuf {
         let key = self.dir.path().join("app.pem");
         let key = key.display();
-        // As GitHub Enterprise Server has it: below a path.
+        // The API of GitHub Enterprise Server is below a path.
         let url = self.github.url();
         let text = format!(
             "{more}\n[recover]\napi_url = '{url}/api/v3'\ninterval_s = 1\nlease_s = 3\ntimeout_ms = 2000\n{lines}\n\
@@ -109,11 +109,11 @@ impl Testbed {
         up
     }
 
-    /// Something happens `times` times at a hook; the GUIDs, each of which the gateway must answer so.
+    /// Makes a hook send this many deliveries. The gateway must answer each with `status`. Returns their GUIDs.
     pub(crate) async fn emit(&self, hook: &str, times: usize, status: u16) -> Vec<String> {
         let mut guids = Vec::new();
         for _ in 0..times {
-            let number = self.github.site().hooks[hook].attempts.len();
+            let number = self.github.data().hooks[hook].attempts.len();
             let (guid, found) = self.github.emit(hook, "repository", publicized(number)).await;
             assert_eq!(found, status, "{hook} {guid}");
             guids.push(guid);
@@ -121,7 +121,7 @@ impl Testbed {
         guids
     }
 
-    /// Asks `headrace gaps`.
+    /// Runs `headrace gaps`.
     pub(crate) async fn gaps(&self, config: &Path) -> Gaps {
         let data = self.dir.path().join("data");
         let arguments = ["gaps".as_ref(), "--json".as_ref(), "--config".as_ref(), config.as_os_str()];
@@ -130,19 +130,19 @@ impl Testbed {
         Gaps { code: output.status.code(), report, complaint: complained(&output) }
     }
 
-    /// Waits until the table `gaps` says what `headrace gaps` does.
-    pub(crate) async fn until_shown(&self, config: &Path, stored: &Stored) {
-        let shown = async || {
-            let told = self.gaps(config).await.hours();
-            (!told.is_empty() && stored.rows::<(String, String, Vec<u64>)>(SHOWN).await == told).then_some(())
+    /// Waits until the table `gaps` agrees with `headrace gaps`.
+    pub(crate) async fn until_table_agrees(&self, config: &Path, stored: &Stored) {
+        let agrees = async || {
+            let reported = self.gaps(config).await.hours();
+            (!reported.is_empty() && stored.rows::<(String, String, Vec<u64>)>(HOURS).await == reported).then_some(())
         };
-        if let Err(error) = poll::until("the table shows all hours", CEILING, shown).await {
+        if let Err(error) = poll::until("the table holds all hours", CEILING, agrees).await {
             let rows = stored.objects("SELECT * FROM gaps FINAL").await;
             panic!("{error}; found {rows:#?} and {:#?}", self.gaps(config).await);
         }
     }
 
-    /// Waits until `headrace gaps` says what `condition` wants.
+    /// Waits until the report of `headrace gaps` meets `condition`.
     pub(crate) async fn until_gaps(&self, what: &str, config: &Path, condition: impl Fn(&Gaps) -> bool) -> Gaps {
         let asked = poll::until(what, CEILING, async || Some(self.gaps(config).await).filter(&condition)).await;
         match asked {
@@ -152,7 +152,7 @@ impl Testbed {
     }
 }
 
-/// A body that a rule matches, another for each number.
+/// A body that a rule matches. Each number makes another body.
 fn publicized(number: usize) -> Vec<u8> {
     let repository =
         json!({ "id": number, "name": "app", "full_name": "acme/app", "private": false, "owner": { "login": "acme" } });
@@ -163,7 +163,7 @@ fn publicized(number: usize) -> Vec<u8> {
     body.to_string().into_bytes()
 }
 
-/// Each of `tables` has exactly `count` rows, with as many ids.
+/// Waits until each of `tables` has exactly `count` rows, with as many ids.
 pub(crate) async fn holds_each_once(stored: &Stored, tables: &[&str], count: u64) {
     for table in tables {
         stored.until_count(&format!("SELECT uniqExact(id) FROM {table}"), count).await;

@@ -1,4 +1,4 @@
-//! Rows are replaced by those that the present configuration makes, and nobody but ClickHouse hears of it.
+//! A replay replaces rows by those of the present configuration. It publishes nothing.
 
 use std::time::Duration;
 
@@ -13,47 +13,48 @@ use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::product::hook::{guid, sha256};
 use headrace_tests::product::process::{freeze, signal};
 use rustix::process::Signal;
+use serde_json::{Map, Value};
 
 use super::{ASSETS, Testbed, publicized};
 
 #[tokio::test]
-async fn rows_are_those_of_the_present_configuration() {
+async fn rows_are_replaced_by_those_of_the_present_configuration() {
     let testbed = Testbed::start().await;
-    testbed.publicize("acme", 120).await;
+    testbed.publicize("acme", 25).await;
     let ids = testbed.dump("id, received_at", "events").await;
     let (bodies, published) = (testbed.dump("*", "raw").await, testbed.published().await);
     let (risk, tickets) = (testbed.value("SELECT sum(risk) FROM events").await, testbed.published().await[2]);
     assert!(tickets > 0, "a rule matches");
     assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 0);
 
-    testbed.replay(ASSETS, "--since 1h").await.says("120 deliveries replayed into events, 0 bodies added to raw");
+    testbed.replay(ASSETS, "--since 1h").await.says("25 deliveries replayed into events, 0 bodies added to raw");
     assert_eq!(testbed.dump("id, received_at", "events").await, ids);
-    assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 120);
+    assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 25);
     assert_eq!(testbed.value("SELECT sum(risk) FROM events").await, risk);
 
-    // As it was before, and once more: the same messages make rows each time.
-    testbed.replay("", "--since 1h").await.says("120 deliveries replayed into events, 0 bodies added to raw");
+    // Back to the first configuration and once more to the second: each replay makes rows of the same messages.
+    testbed.replay("", "--since 1h").await.says("25 deliveries replayed into events, 0 bodies added to raw");
     assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 0);
-    testbed.replay(ASSETS, "--since 1h").await.says("120 deliveries replayed into events, 0 bodies added to raw");
-    assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 120);
+    testbed.replay(ASSETS, "--since 1h").await.says("25 deliveries replayed into events, 0 bodies added to raw");
+    assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 25);
     assert_eq!(testbed.dump("id, received_at", "events").await, ids);
 
     assert_eq!(testbed.dump("*", "raw").await, bodies);
     assert_eq!(testbed.published().await, published);
-    // The sinks go on: what comes now is one row too.
+    // The sinks go on: a new delivery is one row too.
     testbed.publicize("acme", 1).await;
-    assert_eq!(testbed.counts("events").await, (121, 121));
+    assert_eq!(testbed.counts("events").await, (26, 26));
     testbed.up.stop().await;
 }
 
 #[tokio::test]
 async fn a_side_table_leaves_events_alone() {
     let testbed = Testbed::start().await;
-    testbed.publicize("acme", 70).await;
+    testbed.publicize("acme", 25).await;
     let (events, raw, published) =
         (testbed.dump("*", "events").await, testbed.dump("*", "raw").await, testbed.published().await);
-    testbed.replay(ASSETS, "--since 1h --into events_tried").await.says("70 deliveries replayed into events_tried");
-    assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events_tried").await, 70);
+    testbed.replay(ASSETS, "--since 1h --into events_tried").await.says("25 deliveries replayed into events_tried");
+    assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events_tried").await, 25);
     let but = "* EXCEPT (inserted_at, assets, asset_owner, asset_criticality, asset_labels)";
     assert_eq!(testbed.dump(but, "events_tried").await, testbed.dump(but, "events").await);
     assert_eq!((testbed.dump("*", "events").await, testbed.dump("*", "raw").await), (events, raw));
@@ -61,14 +62,17 @@ async fn a_side_table_leaves_events_alone() {
 
     let again = testbed.replay(ASSETS, "--since 1h --into events_tried").await;
     again.complains(1, "Choose another name, or drop the table");
-    assert_eq!(testbed.counts("events_tried").await, (70, 70));
+    assert_eq!(testbed.counts("events_tried").await, (25, 25));
     testbed.up.stop().await;
 }
 
 #[tokio::test]
 async fn only_the_tenant_and_the_window_are_touched() {
     let testbed = Testbed::start().await;
-    testbed.publicize("octo", 30).await;
+    // One after the other, so that no two have the same time of reception.
+    for number in 0..30 {
+        testbed.hook.store("repository", &guid(), publicized("octo", number)).await;
+    }
     testbed.publicize("acme", 30).await;
     let others = async || testbed.dump("*", "(SELECT * FROM events WHERE tenant = 'octo')").await;
     let before = others().await;
@@ -81,7 +85,7 @@ async fn only_the_tenant_and_the_window_are_touched() {
     assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 30);
     assert_eq!(others().await, before);
 
-    // From the middle of the others on.
+    // The window begins and ends within octo's deliveries.
     let times: Vec<(String,)> = testbed
         .stored
         .rows("SELECT toString(received_at) FROM events WHERE tenant = 'octo' ORDER BY received_at")
@@ -114,7 +118,7 @@ async fn an_event_that_was_delivered_twice_has_one_row() {
     let (events, raw) = (testbed.dump("*", "events").await, testbed.dump("*", "raw").await);
     assert_eq!((events.len(), raw.len()), (1, 1));
 
-    // Both deliveries, then the second alone, whose event has its row at another time.
+    // Replay both deliveries, then only the second. Its event has a row with an earlier time.
     let done = testbed.replay(ASSETS, "--since 1h").await;
     done.says("2 deliveries replayed into events, 0 bodies added to raw");
     let replaced = testbed.dump("*", "events").await;
@@ -130,47 +134,32 @@ async fn an_event_that_was_delivered_twice_has_one_row() {
 }
 
 #[tokio::test]
-async fn of_two_bodies_under_one_id_the_same_remains_the_event() {
-    let testbed = Testbed::start().await;
-    // Another tenant has an event of this id too.
-    let id = guid();
-    for (owner, number) in [("acme", 1), ("acme", 2), ("octo", 3)] {
-        testbed.hook.store("repository", &id, publicized(owner, number)).await;
-        // One after the other: which of two that are on their way together goes through first is open.
-        testbed.stored.settled().await;
-    }
-    let repositories = "SELECT groupArray(repository) FROM (SELECT repository FROM events ORDER BY repository)";
-    let before: Vec<(Vec<String>,)> = testbed.stored.rows(repositories).await;
-    assert_eq!(before[0].0, ["acme/app-1", "octo/app-3"]);
-    assert_eq!(testbed.counts("raw").await, (3, 1));
-    let dump = async || {
-        let raw = "SELECT * EXCEPT inserted_at REPLACE (toString(headers) AS headers) FROM raw ORDER BY sha256";
-        let events = "SELECT * EXCEPT inserted_at FROM events ORDER BY raw_sha256";
-        (testbed.stored.objects(events).await, testbed.stored.objects(raw).await)
-    };
-    let rows = dump().await;
-
-    let all = "--since 1h";
-    testbed.replay(ASSETS, all).await.says("3 deliveries replayed into events, 0 bodies added to raw");
-    assert_eq!(testbed.stored.rows::<(Vec<String>,)>(repositories).await, before);
+async fn the_event_stays_that_of_its_first_body() {
+    let testbed = two_bodies_under_one_id().await;
+    let rows = two_bodies(&testbed).await;
+    testbed.replay(ASSETS, "--since 1h").await.says("3 deliveries replayed into events, 0 bodies added to raw");
+    assert_eq!(repositories(&testbed).await, ["acme/app-1", "octo/app-3"]);
     assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 1);
-    testbed.replay("", all).await.says("3 deliveries replayed into events, 0 bodies added to raw");
-    assert!(dump().await == rows);
-    // A tenant's events alone.
-    testbed
-        .replay(ASSETS, "--since 1h --tenant acme")
-        .await
-        .says("2 deliveries replayed into events, 0 bodies added to raw");
+    testbed.replay("", "--since 1h").await.says("3 deliveries replayed into events, 0 bodies added to raw");
+    assert!(two_bodies(&testbed).await == rows);
+    // One tenant's events alone.
+    let done = testbed.replay(ASSETS, "--since 1h --tenant acme").await;
+    done.says("2 deliveries replayed into events, 0 bodies added to raw");
     assert_eq!(testbed.counts("events").await, (2, 1));
+    testbed.up.stop().await;
+}
 
-    // Everything is lost: the same rows again.
+#[tokio::test]
+async fn lost_rows_are_made_of_the_same_bodies_again() {
+    let testbed = two_bodies_under_one_id().await;
+    let rows = two_bodies(&testbed).await;
     for table in ["events", "raw"] {
         testbed.execute(&format!("TRUNCATE TABLE {table}")).await;
     }
     testbed.replay("", "--since 2h").await.says("3 deliveries replayed into events, 3 bodies added to raw");
-    assert!(dump().await == rows);
+    assert!(two_bodies(&testbed).await == rows);
 
-    // The second went through first, because the first was held up: so it stays.
+    // Here the sink inserted the second body first, because the first was held up. So the second stays the event.
     testbed.execute("DELETE FROM events WHERE tenant = 'acme'").await;
     let second = sha256(publicized("acme", 2).as_bytes());
     testbed.execute(&format!(
@@ -179,14 +168,40 @@ async fn of_two_bodies_under_one_id_the_same_remains_the_event() {
     ))
     .await;
     testbed.replay(ASSETS, "--since 3h").await.says("3 deliveries replayed into events, 0 bodies added to raw");
-    let after: Vec<(Vec<String>,)> = testbed.stored.rows(repositories).await;
-    assert_eq!(after[0].0, ["acme/app-2", "octo/app-3"]);
+    assert_eq!(repositories(&testbed).await, ["acme/app-2", "octo/app-3"]);
     assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 1);
     testbed.up.stop().await;
 }
 
+/// Stores two bodies under one id for acme, and another tenant's event under the same id.
+async fn two_bodies_under_one_id() -> Testbed {
+    let testbed = Testbed::start().await;
+    let id = guid();
+    for (owner, number) in [("acme", 1), ("acme", 2), ("octo", 3)] {
+        testbed.hook.store("repository", &id, publicized(owner, number)).await;
+        // One after the other: of two bodies on their way together, either may become the event.
+        testbed.stored.settled().await;
+    }
+    assert_eq!(repositories(&testbed).await, ["acme/app-1", "octo/app-3"]);
+    assert_eq!(testbed.counts("raw").await, (3, 1));
+    testbed
+}
+
+/// The repositories of all events.
+async fn repositories(testbed: &Testbed) -> Vec<String> {
+    let rows: Vec<(String,)> = testbed.stored.rows("SELECT repository FROM events ORDER BY repository").await;
+    rows.into_iter().map(|(repository,)| repository).collect()
+}
+
+/// All rows of both tables. The ids are equal, so that [`Testbed::dump`] could not order them.
+async fn two_bodies(testbed: &Testbed) -> [Vec<Map<String, Value>>; 2] {
+    let events = "SELECT * EXCEPT inserted_at FROM events ORDER BY raw_sha256";
+    let raw = "SELECT * EXCEPT inserted_at REPLACE (toString(headers) AS headers) FROM raw ORDER BY sha256";
+    [testbed.stored.objects(events).await, testbed.stored.objects(raw).await]
+}
+
 #[tokio::test]
-async fn what_cannot_be_computed_keeps_its_row() {
+async fn an_event_that_cannot_be_computed_keeps_its_row() {
     let testbed = Testbed::start().await;
     let poison = |number: u16| {
         let mut message = RawDelivery::sample(number).message();
@@ -199,7 +214,7 @@ async fn what_cannot_be_computed_keeps_its_row() {
     lost.headers.insert(header::BODY_OBJECT, "github:gone");
     testbed.publish(vec![row, none, lost, RawDelivery::sample(4).message()]).await;
     testbed.stored.settled().await;
-    // An earlier release could read it.
+    // An earlier release could read this one.
     let id = RawDelivery::sample(1).id;
     testbed
         .execute(&format!(
@@ -210,11 +225,11 @@ async fn what_cannot_be_computed_keeps_its_row() {
     assert_eq!(testbed.counts("events").await, (2, 2));
     let before = testbed.dump("*", &format!("(SELECT * FROM events WHERE id = '{id}')")).await;
 
-    // They were given up before, so that nothing about them is new.
+    // They are dead letters already, so the replay reports no failure.
     let done = testbed.replay("", "--since 1h").await;
     done.says("1 deliveries replayed into events, 0 bodies added to raw, 3 failed again and were dead letters before");
     assert_eq!(testbed.dump("*", &format!("(SELECT * FROM events WHERE id = '{id}')")).await, before);
-    // A stream that may not be purged: dead letters go one by one.
+    // DEAD may not be purged, so delete the dead letters one by one.
     let dead = testbed.stored.stream(Stream::Dead).await;
     for dead_letter in 1..=dead.cached_info().state.last_sequence {
         assert!(dead.delete_message(dead_letter).await.unwrap());
@@ -233,31 +248,31 @@ async fn what_cannot_be_computed_keeps_its_row() {
 #[tokio::test]
 async fn a_row_that_clickhouse_refuses_fails_alone() {
     let testbed = Testbed::start().await;
-    testbed.publicize("acme", 60).await;
+    testbed.publicize("acme", 15).await;
     let of_seven = "(SELECT * FROM events WHERE repository = 'acme/app-7')";
     let before = testbed.dump("*", of_seven).await;
     testbed.execute("ALTER TABLE events ADD CONSTRAINT no_seven CHECK repository != 'acme/app-7'").await;
     let done = testbed.replay(ASSETS, "--since 1h").await;
     done.complains(3, "1 deliveries cannot be computed (1 rejected); their rows, if any, are unchanged");
-    assert_eq!(done.said, "59 deliveries replayed into events, 0 bodies added to raw\n");
+    assert_eq!(done.said, "14 deliveries replayed into events, 0 bodies added to raw\n");
     assert_eq!(testbed.dump("*", of_seven).await, before);
-    assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 59);
-    assert_eq!(testbed.counts("events").await, (60, 60));
+    assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 14);
+    assert_eq!(testbed.counts("events").await, (15, 15));
     testbed.up.stop().await;
 }
 
 #[tokio::test]
-async fn first_deliveries_that_wait_for_the_sink_are_not_overtaken() {
+async fn a_replay_waits_for_deliveries_that_no_sink_has_stored() {
     let testbed = Testbed::start().await;
-    // Everything but the servers stands still, so that only RAW has them.
+    // Suspend everything but the servers, so that only RAW has these deliveries.
     freeze(testbed.up.pid()).await;
     let deliveries: Vec<RawDelivery> =
-        (0..60).map(|number| RawDelivery { id: EventId::github(&guid()), ..RawDelivery::sample(number) }).collect();
+        (0..20).map(|number| RawDelivery { id: EventId::github(&guid()), ..RawDelivery::sample(number) }).collect();
     testbed.publish(deliveries.iter().map(RawDelivery::message).collect()).await;
     let state = testbed.stored.jetstream().get_key_value("state").await.unwrap();
     let revision = async || state.entry("lease.replay").await.ok().flatten().map(|entry| entry.revision);
     let thaw = async {
-        // Its lease is renewed every half second: it has been waiting since long before the last of these.
+        // The replay renews its lease every half second. After six renewals it has certainly begun to wait.
         let mut last = poll::until("a replay runs", CEILING, revision).await.unwrap();
         for _ in 0..6 {
             let renewed = async || revision().await.filter(|&now| now > last);
@@ -267,22 +282,22 @@ async fn first_deliveries_that_wait_for_the_sink_are_not_overtaken() {
         signal(testbed.up.pid(), Signal::CONT);
     };
     let (done, ()) = tokio::join!(testbed.replay(ASSETS, "--since 1h"), thaw);
-    done.says("60 deliveries replayed into events, 0 bodies added to raw");
-    assert!(done.complained.contains("waiting for normalize, which has up to 60 earlier"), "{}", done.complained);
+    done.says("20 deliveries replayed into events, 0 bodies added to raw");
+    assert!(done.complained.contains("waiting for normalize, which has up to 20 earlier"), "{}", done.complained);
     testbed.stored.settled().await;
-    assert_eq!((testbed.counts("events").await, testbed.counts("raw").await), ((60, 60), (60, 60)));
-    assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 60);
+    assert_eq!((testbed.counts("events").await, testbed.counts("raw").await), ((20, 20), (20, 20)));
+    assert_eq!(testbed.value("SELECT countIf(asset_owner = 'payments') FROM events").await, 20);
     testbed.up.stop().await;
 }
 
 #[tokio::test]
-async fn a_delivery_that_was_stored_late_is_of_the_time_of_its_reception() {
+async fn a_delivery_that_was_stored_late_counts_by_its_time_of_reception() {
     let testbed = Testbed::start().await;
     let hour_ago = Timestamp::now().minus(Duration::from_secs(3_600));
     let late = RawDelivery { received_at: hour_ago, ..RawDelivery::sample(1) };
     testbed.publish(vec![RawDelivery::sample(2).message(), late.message()]).await;
     testbed.stored.settled().await;
-    // RAW holds nothing that was stored then, but a message that was sent again from DEAD.
+    // RAW holds nothing that was stored then, but it holds a delivery that was received then.
     let done = testbed.replay(ASSETS, "--since 2h").await;
     done.says("2 deliveries replayed into events, 0 bodies added to raw");
     assert!(done.complained.contains("RAW holds deliveries since"), "{}", done.complained);

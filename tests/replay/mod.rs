@@ -20,13 +20,14 @@ use tempfile::TempDir;
 
 /// The binary under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_headrace");
-/// Small batches, so that a few hundred deliveries are many, and short times: what a killed replay leaves is waited for.
+/// Small batches, so that a few dozen deliveries are many, and short times, because a replay waits for what a killed one
+/// left.
 const CLICKHOUSE: &str = "nats.clock_skew_ms = 100\nreplay.lease_s = 2\n\
                           [sinks.clickhouse]\nlinger_ms = 50\ninsert_timeout_s = 1\nclock_skew_ms = 100\n\
-                          batch_events_max = 50\n";
+                          batch_events_max = 10\n";
 /// An asset list that applies to every repository of acme.
 const ASSETS: &str = "[[pipeline.enrich.assets]]\nname = \"acme\"\nrepository = \"acme/*\"\nowner = \"payments\"\n";
-/// What the events themselves are, whatever was stored when.
+/// The columns that do not depend on the time of the insert.
 const COLUMNS: &str = "* EXCEPT inserted_at";
 
 /// A running `up`, and what it stores.
@@ -35,9 +36,11 @@ struct Testbed {
     up: Running,
     hook: Hook,
     stored: Stored,
+    /// The settings that every replay has too.
+    settings: String,
 }
 
-/// What a command did: its exit code, its stdout, its stderr.
+/// What a command did.
 #[derive(Debug)]
 struct Done {
     code: Option<i32>,
@@ -50,13 +53,13 @@ impl Done {
         Self { code: output.status.code(), said: said(&output), complained: complained(&output) }
     }
 
-    /// Exit code 0 and this on stdout.
+    /// Expects exit code 0 and this on stdout.
     #[track_caller]
     fn says(&self, text: &str) {
         assert_eq!((self.code, self.said.trim_end()), (Some(0), text), "{}", self.complained);
     }
 
-    /// This exit code, and this on stderr.
+    /// Expects this exit code, and this on stderr.
     #[track_caller]
     fn complains(&self, code: i32, text: &str) {
         assert_eq!(self.code, Some(code), "{self:?}");
@@ -66,26 +69,30 @@ impl Done {
 
 impl Testbed {
     async fn start() -> Self {
+        Self::with_settings(CLICKHOUSE).await
+    }
+
+    async fn with_settings(settings: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let config = dir.path().join("live.toml");
-        std::fs::write(&config, CLICKHOUSE).unwrap();
+        std::fs::write(&config, settings).unwrap();
         let launch = Launch::up(PROGRAM, dir.path()).argument("--config").argument(&config);
-        Self::of(dir, launch).await
+        Self { settings: settings.to_owned(), ..Self::of(dir, launch).await }
     }
 
     /// Starts `launch`, whose data is in `dir`.
     async fn of(dir: TempDir, launch: Launch) -> Self {
         let up = launch.start().await;
         let (hook, stored) = (Hook::of(up.ready()), Stored::of(up.ready()).await);
-        Self { dir, up, hook, stored }
+        Self { dir, up, hook, stored, settings: CLICKHOUSE.to_owned() }
     }
 
-    /// Replays with `arguments`, words without spaces, and a configuration that has these lines besides.
+    /// Replays with `arguments`, words without spaces, and a configuration with these lines added.
     async fn replay(&self, lines: &str, arguments: &str) -> Done {
         self.replay_until("", lines, arguments).await
     }
 
-    /// The same; the process ends as by `kill -9` at a named point.
+    /// The same, with a process that dies at a named point as by `kill -9`.
     async fn replay_until(&self, point: &str, lines: &str, arguments: &str) -> Done {
         let config = self.configure(lines);
         let data = self.dir.path().join("data");
@@ -97,19 +104,20 @@ impl Testbed {
 
     fn configure(&self, lines: &str) -> PathBuf {
         let config = self.dir.path().join("replay.toml");
-        std::fs::write(&config, format!("{CLICKHOUSE}{lines}")).unwrap();
+        std::fs::write(&config, format!("{}{lines}", self.settings)).unwrap();
         config
     }
 
-    /// Something happens in each of `count` repositories of `owner`; waits until all is stored.
+    /// Publicizes `count` repositories of `owner`, and waits until all deliveries are stored.
     async fn publicize(&self, owner: &str, count: usize) {
-        for number in 0..count {
-            self.hook.store("repository", &guid(), publicized(owner, number)).await;
-        }
+        let guids: Vec<String> = (0..count).map(|_| guid()).collect();
+        let bodies = (0..count).map(|number| publicized(owner, number).into_bytes());
+        let deliveries = guids.iter().zip(bodies).map(|(guid, body)| ("repository", guid.as_str(), body));
+        self.hook.store_all(deliveries).await;
         self.stored.settled().await;
     }
 
-    /// Publishes what a gateway or a person may have put into RAW.
+    /// Publishes messages into RAW, as a gateway or a person may.
     async fn publish(&self, messages: Vec<Outgoing>) {
         for Outgoing { subject, payload, headers, .. } in messages {
             let sent = self.stored.jetstream().publish_with_headers(subject, headers, payload).await.unwrap();
@@ -119,7 +127,7 @@ impl Testbed {
 
     /// All rows of a table, in order.
     async fn dump(&self, columns: &str, table: &str) -> Vec<Map<String, Value>> {
-        // Bodies may be anything, an object needs text; of a map it would not tell the order.
+        // A body may be no text, and an object would lose the order of a map.
         let as_text = "REPLACE (hex(body) AS body, toString(headers) AS headers)";
         let columns = if table == "raw" { format!("{columns} {as_text}") } else { columns.to_owned() };
         self.stored.objects(&format!("SELECT {columns} FROM {table} ORDER BY id, inserted_at")).await
@@ -129,7 +137,7 @@ impl Testbed {
         [self.dump(COLUMNS, "events").await, self.dump(COLUMNS, "raw").await]
     }
 
-    /// The last sequences of the streams that others than ClickHouse hear of, and of DEAD.
+    /// The last sequence of each stream. A replay must not change any.
     async fn published(&self) -> Vec<u64> {
         let mut sequences = Vec::new();
         for stream in Stream::ALL {
@@ -145,7 +153,7 @@ impl Testbed {
         rows[0].0
     }
 
-    /// Rows, and ids among them.
+    /// How many rows a table has, and how many ids among them.
     async fn counts(&self, table: &str) -> (u64, u64) {
         let rows: Vec<(u64, u64)> = self.stored.rows(&format!("SELECT count(), uniqExact(id) FROM {table}")).await;
         rows[0]

@@ -1,4 +1,4 @@
-//! What cannot be replayed is told, with what RAW still holds.
+//! Replays that are refused. The error says what RAW still holds.
 
 use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use super::{PROGRAM, Testbed};
 
 #[tokio::test]
-async fn windows_and_tables_that_cannot_be_are_told() {
+async fn impossible_windows_and_tables_are_refused() {
     let testbed = Testbed::start().await;
     testbed.replay("", "--since 1h").await.complains(1, "RAW holds no delivery");
     testbed.publicize("acme", 3).await;
@@ -25,7 +25,7 @@ async fn windows_and_tables_that_cannot_be_are_told() {
     for (arguments, code, text) in [
         ("--since soon", 2, "expected a time"),
         ("--since 1h --until 2h", 2, "expected --since before --until, found "),
-        // As it was said before.
+        // The options' earlier names.
         ("--from 1h --to 2h", 2, "expected --since before --until, found "),
         ("--since 2999-01-01T00:00:00Z", 2, "expected --since before --until, found 2999-"),
         ("--since 1h --into events", 2, "expected a table of its own"),
@@ -56,12 +56,12 @@ async fn one_replay_runs_at_a_time() {
     let nats = config::Nats { url: testbed.up.ready().nats.clone().unwrap(), ..config::Nats::default() };
     let broker = Broker::connect(&nats, &streams(), "test").await.unwrap();
     let store = StateStore::open(&broker).await.unwrap();
-    // Longer than that of the replay's own configuration: it waits as long as the other counts on it.
+    // Longer than the replay's own lease. The replay must wait for as long as this holder counts on its lease.
     let mut lease = Lease::new(store, "lease.replay", "another", Duration::from_secs(4));
     assert!(lease.claim().await.unwrap());
     let refused = tokio::select! {
         refused = testbed.replay("", "--since 1h") => refused,
-        () = lease.keep() => panic!("the lease was taken from who holds it"),
+        () = lease.keep() => panic!("the lease was taken from its holder"),
     };
     refused.complains(1, "another replay is running; wait for its end, or stop it");
     assert_eq!(testbed.dump("*", "events").await, before);

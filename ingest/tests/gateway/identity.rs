@@ -1,4 +1,4 @@
-//! An id is outside the signature: what comes under a known one displaces nothing.
+//! The signature does not cover the id. So a delivery under a known id must displace nothing.
 
 use headrace_runtime::broker::Stream;
 use headrace_schemas::header;
@@ -16,14 +16,14 @@ fn body(organization: &str, more: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn other_bytes_under_a_known_id_are_stored_too() {
+async fn other_bodies_under_a_known_id_are_stored_too() {
     let gateway = TestGateway::start(config()).await;
     let (hook, guid) = (gateway.hook(), guid());
     let deliveries = [
         ("push", body("acme", "one")),
         ("push", body("acme", "other")),
         ("star", body("acme", "one")),
-        // Another tenant's, of the same bytes but for its name.
+        // Another tenant's delivery, which differs only in the tenant's name.
         ("push", body("octo", "one")),
     ];
     for (kind, body) in &deliveries {

@@ -1,4 +1,4 @@
-//! What comes too often, too slowly or too much at once, and hinders nobody else.
+//! Requests that come too often, too slowly or too many at once. They hinder no other sender.
 
 use std::net::SocketAddr;
 
@@ -17,7 +17,7 @@ use crate::support::{Caller, TestGateway, config};
 use crate::{ANSWER_MAX, BODY, explains};
 
 #[tokio::test]
-async fn more_requests_than_configured_are_asked_to_come_later() {
+async fn requests_over_the_configured_rate_are_answered_429() {
     let gateway =
         TestGateway::start(Config { requests_per_second_max: std::num::NonZeroU32::new(1), ..config() }).await;
     let hook = gateway.hook();
@@ -32,7 +32,7 @@ async fn more_requests_than_configured_are_asked_to_come_later() {
 }
 
 #[tokio::test]
-async fn a_slow_body_is_given_up() {
+async fn a_slow_body_is_answered_408() {
     let gateway = TestGateway::start(Config { answer_max_ms: 300, ..config() }).await;
     let mut caller = Caller::begin(&gateway, BODY.len(), "").await;
     caller.write(&BODY.as_bytes()[..10]).await;
@@ -52,7 +52,7 @@ async fn bytes_that_trickle_are_cut_off_and_delay_nobody() {
     }
     let begun = || gateway.metric("headrace_ingest_in_flight") + gateway.counted("body_slow");
     until("the bodies are waited for", || begun() >= 100.0).await;
-    // A byte at a time, for ever: what bounds a pause between two of them bounds nothing.
+    // These send a byte at a time, for ever. A limit on the pause between two bytes would not stop them.
     let trickling: JoinSet<()> = heads
         .into_iter()
         .map(|caller| caller.trickle(b"POST /webhooks/github HTTP/1.1\r\nX-Slow: ", None))
@@ -63,9 +63,9 @@ async fn bytes_that_trickle_are_cut_off_and_delay_nobody() {
         assert_eq!(gateway.hook().send("ping", &guid(), BODY).await.status, 202, "after {honest}");
         honest += 1;
     }
-    assert!(honest > 0, "deliveries were answered beside them");
+    assert!(honest > 0, "other deliveries are answered meanwhile");
     let ended = tokio::time::timeout(headrace_tests::harness::CEILING, trickling.join_all());
-    assert_eq!(ended.await.expect("every one of them was cut off").len(), 200);
+    assert_eq!(ended.await.expect("every connection is cut off").len(), 200);
     assert_eq!(gateway.nats().messages(Stream::Raw).await.len(), honest);
 }
 
@@ -74,12 +74,12 @@ async fn a_flood_of_headers_is_refused() {
     let gateway = TestGateway::start(config()).await;
     let many = "X-Many: 1\r\n".repeat(1_000);
     let large = format!("X-Large: {}\r\n", "a".repeat(1 << 20));
-    // Never its end: it is not waited for either.
+    // The end never comes. The gateway must not wait for it.
     let endless = "X-Endless: 1\r\n".repeat(100_000);
     for (headers, end) in [(&many, "\r\n"), (&large, "\r\n"), (&endless, "")] {
         let mut caller = Caller::connect(&gateway).await;
         let head = format!("POST /webhooks/github HTTP/1.1\r\nHost: x\r\n{headers}{end}");
-        // It may be cut off before it has said all.
+        // The gateway may cut it off before it has sent everything.
         caller.write_some(head.as_bytes()).await;
         assert_eq!(caller.last_status().await, Some(431));
     }
@@ -87,7 +87,7 @@ async fn a_flood_of_headers_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_is_no_event() {
+async fn a_body_that_breaks_off_is_not_stored() {
     let gateway = TestGateway::start(config()).await;
     let mut caller = Caller::begin(&gateway, BODY.len(), "").await;
     caller.write(&BODY.as_bytes()[..10]).await;
@@ -102,7 +102,7 @@ async fn send(hook: Hook, body: Vec<u8>) -> Answer {
     hook.send("ping", &guid(), body).await
 }
 
-/// Opens a connection, says `start`, and begins again whenever it is closed.
+/// Opens a connection, sends `start`, and begins again whenever the connection is closed.
 async fn reopen(address: SocketAddr, start: String) {
     loop {
         let mut caller = Caller::to(address).await;
@@ -112,10 +112,10 @@ async fn reopen(address: SocketAddr, start: String) {
 }
 
 #[tokio::test]
-async fn no_more_requests_are_held_than_configured() {
+async fn no_more_requests_are_stored_at_once_than_configured() {
     let gateway = TestGateway::start(Config { in_flight_max: 2, ..config() }).await;
     let hook = gateway.hook();
-    // Bodies that have not come take no place, however many.
+    // Requests whose bodies are incomplete do not count, however many.
     let mut unfinished = Vec::new();
     for _ in 0..4 {
         let mut caller = Caller::begin(&gateway, BODY.len(), "").await;
@@ -124,7 +124,7 @@ async fn no_more_requests_are_held_than_configured() {
     }
     until("they are under way", || gateway.metric("headrace_ingest_in_flight") == 4.0).await;
     assert_eq!(hook.send("ping", &guid(), BODY).await.status, 202);
-    // Nor does what nobody has signed.
+    // Requests with wrong signatures do not count either.
     let unsigned = || Hook::new(gateway.webhook(""), "guess");
     assert_eq!(unsigned().send("ping", &guid(), BODY).await.status, 401);
 
@@ -139,7 +139,7 @@ async fn no_more_requests_are_held_than_configured() {
     assert!(refused.headers.contains_key(RETRY_AFTER));
     assert_eq!(gateway.counted("saturated"), 1.0);
 
-    // Whoever is held gets an answer; then there is room again.
+    // The waiting requests get answers. Then there is room again.
     signal(pid, Signal::CONT);
     for answer in held.join_all().await {
         assert!([202, 503].contains(&answer.status), "{}", answer.body);
@@ -155,7 +155,7 @@ async fn no_more_bytes_are_held_than_configured() {
     let limits = Config { body_max_bytes: BODY_BYTES, in_flight_max_bytes: 3 * BODY_BYTES, ..config() };
     let gateway = TestGateway::start(limits).await;
     let hook = gateway.hook();
-    // Announcements take no room at all.
+    // An announced body that is not sent takes no room.
     let mut callers = Vec::new();
     for _ in 0..8 {
         let mut caller = Caller::begin(&gateway, BODY_BYTES, "Expect: 100-continue\r\n").await;
@@ -166,7 +166,7 @@ async fn no_more_bytes_are_held_than_configured() {
     assert_eq!(hook.send("ping", &guid(), BODY).await.status, 202);
     drop(callers);
 
-    // Bodies that never end do, until another needs their room.
+    // A body that never ends takes room, until another delivery needs it.
     let mut held = Vec::new();
     for count in 1..=3 {
         let mut caller = Caller::begin(&gateway, BODY_BYTES, "").await;
@@ -179,7 +179,7 @@ async fn no_more_bytes_are_held_than_configured() {
     drop(held);
     until("nobody is held", || gateway.metric(HELD) == 0.0).await;
 
-    // Bodies that are being stored do for as long as it takes.
+    // A body that is being stored takes room until it is stored.
     let pid = gateway.nats().server().pid().unwrap();
     freeze(pid).await;
     let stored: JoinSet<Answer> = (0..3).map(|_| send(hook.clone(), vec![b' '; BODY_BYTES])).collect();
@@ -202,14 +202,14 @@ async fn no_more_connections_are_held_than_configured() {
     let mut second = Caller::begin(&gateway, BODY.len(), "").await;
     second.write(BODY.as_bytes()).await;
     assert_eq!(second.answer().await.0, 202);
-    assert_eq!(first.last_status().await, None, "it made room");
+    assert_eq!(first.last_status().await, None, "the first connection was closed to make room");
     assert_eq!(gateway.dropped("gateway", "body_slow"), 1.0);
     assert_eq!(gateway.metric("headrace_connections{listener=\"gateway\"}"), 1.0);
 }
 
 #[tokio::test]
-async fn strangers_who_reopen_connections_keep_no_sender_out() {
-    // Of themselves they would stay for ten minutes.
+async fn clients_that_reopen_connections_keep_no_sender_out() {
+    // By their own time limit they could stay for ten minutes.
     let gateway =
         TestGateway::start(Config { connections_max: 64, in_flight_max: 8, head_max_ms: 600_000, ..config() }).await;
     let address = gateway.address();
@@ -220,22 +220,22 @@ async fn strangers_who_reopen_connections_keep_no_sender_out() {
         "0".repeat(64)
     );
     let (idle, half_sent) = ((0..80).map(|_| String::new()), (0..20).map(|_| head.clone()));
-    let mut strangers: JoinSet<()> = idle.chain(half_sent).map(|start| reopen(address, start)).collect();
+    let mut clients: JoinSet<()> = idle.chain(half_sent).map(|start| reopen(address, start)).collect();
     until("every place is taken", || gateway.metric("headrace_connections{listener=\"gateway\"}") == 64.0).await;
     for number in 0..10 {
-        // A connection of its own each time.
+        // Each delivery opens a new connection.
         let sent = tokio::time::timeout(headrace_tests::harness::CEILING, async {
             gateway.hook().send("ping", &guid(), BODY).await
         });
         assert_eq!(sent.await.unwrap_or_else(|_| panic!("{number} is kept out")).status, 202);
     }
     assert!(gateway.dropped("gateway", "idle") >= 1.0);
-    strangers.abort_all();
-    while strangers.join_next().await.is_some() {}
+    clients.abort_all();
+    while clients.join_next().await.is_some() {}
 }
 
 #[tokio::test]
-async fn the_port_for_operators_is_bounded_too() {
+async fn connections_to_the_port_for_operators_are_limited_too() {
     let gateway = TestGateway::start(config()).await;
     let mut idle = Vec::new();
     for _ in 0..80 {
@@ -248,13 +248,13 @@ async fn the_port_for_operators_is_bounded_too() {
 }
 
 #[tokio::test]
-async fn a_sender_that_closes_its_side_hears_the_answer() {
+async fn a_sender_that_closes_its_side_gets_the_answer() {
     let gateway = TestGateway::start(config()).await;
     let mut caller = Caller::begin(&gateway, BODY.len(), "").await;
     caller.write(BODY.as_bytes()).await;
     caller.close_writing().await;
     assert_eq!(caller.answer().await.0, 202);
-    // Closed before all was said, it is an answer too, and no event.
+    // A sender that closes its side within the body is answered too, and nothing is stored.
     let mut caller = Caller::begin(&gateway, BODY.len(), "").await;
     caller.write(&BODY.as_bytes()[..10]).await;
     caller.close_writing().await;

@@ -1,4 +1,4 @@
-//! The gateway alone, on a real nats-server: every answer it gives, with its reason, in time.
+//! The gateway alone, on a real nats-server. It gives every answer with its reason, and in time.
 
 #![allow(clippy::unwrap_used, reason = "all of this program is a test")]
 
@@ -21,13 +21,13 @@ use rustix::process::Signal;
 use support::{Caller, SECRET, TestGateway, config};
 use tokio::time::Instant;
 
-/// The gateway answers within this time, whatever happens: GitHub waits for 10 s.
+/// The gateway always answers within this time, because GitHub waits for 10 s.
 const ANSWER_MAX: Duration = Duration::from_secs(8);
 const BODY: &str = r#"{"zen":"Keep it logically awesome.","organization":{"login":"Acme"}}"#;
 const FORM: &str = "application/x-www-form-urlencoded";
 
 #[tokio::test]
-async fn what_is_stored_is_what_was_sent() {
+async fn a_delivery_is_stored_as_it_was_sent() {
     let gateway = TestGateway::start(config()).await;
     let guid = guid();
     let sent = gateway.hook().send("ping", &guid.to_uppercase(), BODY).await;
@@ -63,7 +63,7 @@ async fn every_refusal_has_a_status_and_a_reason() {
     let signed = |value: &str| hook.unsigned("ping", &guid(), BODY).header(header::GITHUB_SIGNATURE, value);
     let chunks = || futures::stream::iter((0..9).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1_024])));
     let chunked = || hook.request("ping", &guid(), "").body(reqwest::Body::wrap_stream(chunks()));
-    // Well signed, so that nothing else is wrong with it.
+    // The signature is good, so that only the encoding is wrong.
     let packed = |encoding: &str| hook.request("ping", &guid(), BODY).header(CONTENT_ENCODING, encoding);
     let good = signature(SECRET, BODY.as_bytes());
     for (request, status, reason, words) in [
@@ -115,7 +115,7 @@ async fn every_refusal_has_a_status_and_a_reason() {
 #[tokio::test]
 async fn a_refusal_reaches_a_sender_that_still_writes() {
     let gateway = TestGateway::start(Config { body_max_bytes: 1 << 20, ..config() }).await;
-    // Far more than the buffers of two sockets take.
+    // Far more than fits into the buffers of two sockets.
     let large = || vec![b' '; 32 << 20];
     let unsigned = |path: &str| Hook::new(gateway.url(path), SECRET).unsigned("ping", &guid(), large());
     for (request, status) in [
@@ -129,7 +129,7 @@ async fn a_refusal_reaches_a_sender_that_still_writes() {
     }
 }
 
-/// The answer's parts, and that none of them gives a secret or a signature away.
+/// Checks an answer's status, reason and message. The answer must reveal no secret and no signature.
 fn explains(answer: &Answer, status: u16, reason: &str, words: &str) {
     let text = answer.body.to_string();
     assert_eq!((answer.status, answer.body["error"].as_str()), (status, Some(reason)), "{text}");
@@ -139,7 +139,7 @@ fn explains(answer: &Answer, status: u16, reason: &str, words: &str) {
 }
 
 #[tokio::test]
-async fn each_path_takes_its_family() {
+async fn each_path_accepts_only_its_family() {
     let gateway = TestGateway::start(config()).await;
     let families = [
         ("repository", "push"),
@@ -159,7 +159,7 @@ async fn each_path_takes_its_family() {
                 explains(&answer, 400, "wrong_family", &words);
             }
         }
-        // What every hook is sent, and what did not exist when this was written.
+        // Every path accepts `ping`, and kinds that did not exist when this was written.
         for kind in ["ping", "quantum_entanglement"] {
             assert_eq!(hook.send(kind, &guid(), BODY).await.status, 202, "{kind} at {path}");
         }
@@ -168,7 +168,7 @@ async fn each_path_takes_its_family() {
 }
 
 #[tokio::test]
-async fn a_silent_broker_is_answered_503_in_time() {
+async fn a_delivery_is_answered_503_in_time_when_the_broker_hangs() {
     let gateway = TestGateway::start(config()).await;
     let pid = gateway.nats().server().pid().unwrap();
     freeze(pid).await;
@@ -189,7 +189,7 @@ async fn a_silent_broker_is_answered_503_in_time() {
 }
 
 #[tokio::test]
-async fn without_a_connection_nothing_waits_for_one() {
+async fn without_a_connection_deliveries_are_answered_503_at_once() {
     let gateway = TestGateway::start(config()).await;
     let hook = gateway.hook();
     let gateway = gateway.without_nats().await;
@@ -198,7 +198,7 @@ async fn without_a_connection_nothing_waits_for_one() {
         let answer = hook.send("ping", &guid(), BODY).await;
         explains(&answer, 503, "broker_away", "send it again");
         assert!(answer.headers.contains_key(RETRY_AFTER));
-        // Not the time-out of a confirmation: what is known to be away is not asked.
+        // Far less than the timeout of a confirmation, because the gateway knows that the broker is away.
         (began.elapsed() < Duration::from_secs(1)).then_some(())
     };
     headrace_local::poll::until("it answers at once", headrace_tests::harness::CEILING, refused).await.unwrap();
@@ -206,7 +206,7 @@ async fn without_a_connection_nothing_waits_for_one() {
 }
 
 #[tokio::test]
-async fn a_full_stream_is_answered_503() {
+async fn a_delivery_to_a_full_stream_is_answered_503() {
     let gateway = TestGateway::start(config()).await;
     let raw = gateway.nats().jetstream().get_stream(Stream::Raw.name()).await.unwrap();
     let full = async_nats::jetstream::stream::Config { max_messages: 1, ..raw.cached_info().config.clone() };
@@ -220,7 +220,7 @@ async fn a_full_stream_is_answered_503() {
 }
 
 #[tokio::test]
-async fn a_stopping_gateway_answers_whom_it_has_let_in() {
+async fn a_stopping_gateway_answers_accepted_requests() {
     let gateway = TestGateway::start(config()).await;
     let mut caller = Caller::begin(&gateway, BODY.len(), "Expect: 100-continue\r\n").await;
     assert_eq!(caller.answer().await.0, 100);
@@ -228,7 +228,7 @@ async fn a_stopping_gateway_answers_whom_it_has_let_in() {
     gateway.stop();
     let address = gateway.address();
     let closed = async || tokio::net::TcpStream::connect(address).await.is_err().then_some(());
-    headrace_local::poll::until("nobody else is let in", headrace_tests::harness::CEILING, closed).await.unwrap();
+    headrace_local::poll::until("new connections are refused", headrace_tests::harness::CEILING, closed).await.unwrap();
     caller.write(BODY.as_bytes()).await;
     assert_eq!(caller.answer().await.0, 202);
     assert_eq!(nats.messages(Stream::Raw).await.len(), 1);

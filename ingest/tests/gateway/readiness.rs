@@ -19,13 +19,13 @@ async fn ready(gateway: &TestGateway) -> (u16, Value) {
     (status, serde_json::from_str(&text).unwrap())
 }
 
-/// Waits until `/readyz` answers `status`, and for the gateway `why` if it says more.
+/// Waits until `/readyz` answers with `status`, and its text for the gateway contains `why`.
 async fn until_ready(gateway: &TestGateway, status: u16, why: &str) {
-    let told = async || {
+    let answers = async || {
         let (found, body) = ready(gateway).await;
         (found == status && body["gateway"].as_str().unwrap_or_default().contains(why)).then_some(())
     };
-    poll::until("readiness", CEILING, told).await.unwrap_or_else(|_| panic!("expected {status} {why}"));
+    poll::until("readiness", CEILING, answers).await.unwrap_or_else(|_| panic!("expected {status} {why}"));
 }
 
 async fn set_messages_max(gateway: &TestGateway, max_messages: i64) {
@@ -45,7 +45,7 @@ async fn a_full_stream_makes_the_gateway_unready() {
     assert_eq!(body["gateway"], "the last delivery was not stored (stream_full)");
     assert_eq!(body["components"]["ingest"]["state"], "degraded");
     assert!(body["broker"].is_null(), "the broker answers: {body}");
-    // No delivery comes to who is not ready: after a while the stream itself is asked.
+    // A gateway that is not ready gets no deliveries. So after a while it asks the stream itself.
     until_ready(&gateway, 503, "the stream RAW is full").await;
     set_messages_max(&gateway, -1).await;
     until_ready(&gateway, 200, "").await;
@@ -53,7 +53,7 @@ async fn a_full_stream_makes_the_gateway_unready() {
 }
 
 #[tokio::test]
-async fn a_delivery_that_is_stored_makes_it_ready_at_once() {
+async fn a_stored_delivery_makes_the_gateway_ready_at_once() {
     let gateway = TestGateway::start(config()).await;
     assert_eq!(ready(&gateway).await.0, 200);
     set_messages_max(&gateway, 1).await;
@@ -66,7 +66,7 @@ async fn a_delivery_that_is_stored_makes_it_ready_at_once() {
 }
 
 #[tokio::test]
-async fn a_stopped_broker_makes_it_unready() {
+async fn a_suspended_broker_makes_the_gateway_unready() {
     let gateway = TestGateway::start(config()).await;
     assert_eq!(ready(&gateway).await.0, 200);
     let pid = gateway.nats().server().pid().unwrap();
@@ -78,7 +78,7 @@ async fn a_stopped_broker_makes_it_unready() {
 }
 
 #[tokio::test]
-async fn what_operators_read_is_on_their_port_alone() {
+async fn readiness_and_metrics_are_served_only_on_the_operators_port() {
     let gateway = TestGateway::start(config()).await;
     for path in ["/healthz", "/readyz", "/metrics"] {
         assert_eq!(get(&gateway.admin(path)).await.0, 200, "{path}");

@@ -1,4 +1,4 @@
-//! Whom a secret signs for.
+//! The organizations and hooks for which a secret may sign.
 
 use headrace_ingest::config::{GitHub, Scoped, Tenants};
 use headrace_ingest::github::tenant::names_of;
@@ -21,7 +21,7 @@ fn hook(id: u64, secret: &str) -> Scoped {
 }
 
 #[tokio::test]
-async fn secrets_rotate_and_hold_within_their_scope() {
+async fn secrets_rotate_and_sign_only_within_their_scope() {
     let mut config = config();
     config.github.secrets.push(Secret::new("new"));
     let octo = Scoped { organization: Some("Octo".to_owned()), ..organizations(&[], "octo's") };
@@ -57,7 +57,7 @@ async fn secrets_rotate_and_hold_within_their_scope() {
 }
 
 #[tokio::test]
-async fn nobody_writes_into_the_tenant_of_another() {
+async fn no_secret_signs_for_another_tenant() {
     let mut config = config();
     config.github.scoped = vec![organizations(&["acme"], "acme's")];
     let tenants = Tenants { by_login: [("acme-eu".to_owned(), "acme".to_owned())].into() };
@@ -72,7 +72,7 @@ async fn nobody_writes_into_the_tenant_of_another() {
 }
 
 #[tokio::test]
-async fn every_published_body_is_within_the_scope_of_its_own_secret() {
+async fn every_published_body_is_within_the_scope_of_its_organizations_secret() {
     let (mut scoped, mut single) = (0, 0);
     for example in examples::all().await {
         let names = names_of(&example.body);
@@ -90,7 +90,7 @@ async fn every_published_body_is_within_the_scope_of_its_own_secret() {
         }
         scoped += 1;
         assert_eq!(authorized("own", organizations(&logins, "own")), Ok(tenant), "{} {names:?}", example.kind);
-        // Published bodies put another's repository into an organization, which GitHub does not.
+        // Some published bodies name a repository of another owner than their organization. GitHub sends no such body.
         let first = authorized("own", organizations(&logins[..1], "own"));
         assert_eq!(first.is_ok(), logins.len() == 1, "{} {names:?}", example.kind);
         single += usize::from(logins.len() == 1);

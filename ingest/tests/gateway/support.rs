@@ -1,4 +1,4 @@
-//! A gateway of the test's own, and callers that misbehave.
+//! A gateway for one test, and clients that misbehave.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,9 +19,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// For so long a failure to store governs without another.
+/// How long readiness depends on the last failure to store.
 pub(crate) const FAILURE_TTL: Duration = Duration::from_millis(300);
-/// Between two bytes of who trickles.
+/// The pause between two bytes of a slow client.
 const TRICKLE: Duration = Duration::from_millis(50);
 
 /// The gateway's secret.
@@ -32,7 +32,7 @@ pub(crate) fn config() -> Config {
     Config { github: GitHub { secrets: vec![Secret::new(SECRET)], scoped: Vec::new() }, ..Config::default() }
 }
 
-/// A running gateway. It counts in a recorder of this thread, where a test's tasks run.
+/// A running gateway. Its metrics go to a recorder of this thread, on which the test's tasks run.
 pub(crate) struct TestGateway {
     nats: Option<Nats>,
     address: SocketAddr,
@@ -98,7 +98,7 @@ impl TestGateway {
         format!("http://{}{path}", self.address)
     }
 
-    /// The webhook's URL, with a family's path behind.
+    /// The webhook's URL, followed by a family's path.
     pub(crate) fn webhook(&self, family: &str) -> String {
         self.url(&format!("/webhooks/github{family}"))
     }
@@ -116,7 +116,7 @@ impl TestGateway {
         self.admin_address
     }
 
-    /// A metric's value; 0 when it was never touched.
+    /// A metric's value. 0 when nothing was counted yet.
     pub(crate) fn metric(&self, series: &str) -> f64 {
         sample(&self.metrics.render(), series).unwrap_or_default()
     }
@@ -137,7 +137,7 @@ async fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
 }
 
-/// A connection whose every byte is the test's own.
+/// A connection on which the test sends every byte itself.
 pub(crate) struct Caller(BufReader<TcpStream>);
 
 impl Caller {
@@ -151,8 +151,8 @@ impl Caller {
         Self(BufReader::new(TcpStream::connect(address).await.unwrap()))
     }
 
-    /// Sends the head of a well-signed request with a body of `length` bytes; what is signed is the body
-    /// of `main.rs` when it has that length.
+    /// Sends the head of a request with a body of `length` bytes. The signature is that of [`crate::BODY`], so it is good
+    /// only for that body.
     pub(crate) async fn begin(gateway: &TestGateway, length: usize, more: &str) -> Self {
         let signature = signature(SECRET, crate::BODY.as_bytes());
         let head = format!(
@@ -175,8 +175,8 @@ impl Caller {
         let _ = self.0.get_mut().write_all(bytes).await;
     }
 
-    /// Sends the bytes of `start`, then one of it after the other for ever, until the gateway ends the connection; with
-    /// an answer that says `reason`, when there is one.
+    /// Sends `start` byte by byte, then further bytes for ever, until the gateway closes the connection. If `reason` is
+    /// given, the gateway's answer must name it.
     pub(crate) async fn trickle(self, start: &'static [u8], reason: Option<&'static str>) {
         let (mut reader, mut writer) = self.0.into_inner().into_split();
         let write = async {
@@ -197,20 +197,20 @@ impl Caller {
         assert!(answer.contains(reason.unwrap_or_default()), "expected {reason:?} in `{answer}`");
     }
 
-    /// Says that nothing more is written.
+    /// Closes the writing side.
     pub(crate) async fn close_writing(&mut self) {
         self.0.get_mut().shutdown().await.unwrap();
     }
 
-    /// Reads to the connection's end; the status of the answer, if there was one.
+    /// Reads to the connection's end. Returns the status of the answer, if there was one.
     pub(crate) async fn last_status(mut self) -> Option<u16> {
         let mut answer = Vec::new();
-        // What was not read when the connection ended makes it a reset.
+        // Bytes that the gateway did not read turn the end into a reset.
         let _ = tokio::time::timeout(CEILING, self.0.read_to_end(&mut answer)).await.unwrap();
         String::from_utf8_lossy(&answer).split(' ').nth(1)?.parse().ok()
     }
 
-    /// Status and body of the next answer.
+    /// The status and the body of the next answer.
     pub(crate) async fn answer(&mut self) -> (u16, String) {
         tokio::time::timeout(CEILING, self.read()).await.unwrap()
     }

@@ -69,13 +69,13 @@ impl Case for AlertCase {
         Self(StateStore::open(&nats.broker().await).await.unwrap())
     }
     fn stage(&self) -> BoxedStage<Event, Alert> {
-        // The longest there is: samples that come again come in the same window.
+        // The longest window, so that a sample that comes again falls into the same one.
         let config = alert::Config { window_minutes: 6 * 24 * 60 };
         Box::new(Alerts::new(config, self.0.clone()))
     }
     fn origin(&self, product: &StreamMessage) -> String {
         let alert: Alert = codec::decode(&product.payload).unwrap();
-        assert_eq!((alert.count, alert.events.len()), (1, 1), "samples make an alert each");
+        assert_eq!((alert.count, alert.events.len()), (1, 1), "each sample makes an alert");
         alert.events[0].to_string()
     }
 }

@@ -14,17 +14,17 @@ use headrace_runtime::fault::{Fault, FaultClass};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use headrace_sinks::file::{Config, File};
-use headrace_tests::conformance::receiver::{Case, Promise};
+use headrace_tests::conformance::receiver::{Case, HeldCase, Promise};
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::sink_conformance;
-use headrace_tests::standin::server::{Failure, When, Which};
+use headrace_tests::standin::server::{Failure, When};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// The directory is below the temporary one, so that something else can take its place.
+/// The sink's directory is below the temporary one, so that a file can take its place.
 struct FileCase {
     dir: TempDir,
     gate: Arc<Gate>,
@@ -88,7 +88,7 @@ fn config(dir: &TempDir) -> Config {
     Config { dir: dir.path().join("out"), timeout_ms: 1_000, ..Config::default() }
 }
 
-/// Ids in all files of a kind, each line read as JSON.
+/// The ids in all files of a kind. Each line must be JSON.
 fn ids(dir: &Path, kind: &str) -> Vec<String> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -120,20 +120,8 @@ impl Case for FileCase {
     fn received(&self) -> Vec<String> {
         ids(&config(&self.dir).dir, "events")
     }
-    fn fail_next(&self, times: usize, failure: Failure, when: When, _which: Which) {
-        self.gate.planned.lock().unwrap().extend(std::iter::repeat_n((failure, when), times));
-    }
-    fn failures_left(&self) -> usize {
-        self.gate.planned.lock().unwrap().len()
-    }
-    fn held(&self) -> usize {
-        *self.gate.held.borrow()
-    }
-    fn release(&self) {
-        self.gate.released.send_replace(self.held());
-    }
     async fn break_access(&self) {
-        // Modes do not stop a test that runs as root; a file in the directory's place does.
+        // A mode would not stop root. A file in the directory's place does.
         let dir = config(&self.dir).dir;
         let _ = fs::rename(&dir, self.dir.path().join("aside"));
         fs::write(&dir, "not a directory").unwrap();
@@ -142,12 +130,27 @@ impl Case for FileCase {
         let dir = config(&self.dir).dir;
         let aside = self.dir.path().join("aside");
         if aside.exists() {
-            // At once: the sink would make a directory of its own where there is nothing.
+            // In one step: if there were nothing for a moment, the sink would make a new directory.
             renameat_with(CWD, &aside, CWD, &dir, RenameFlags::EXCHANGE).unwrap();
             fs::remove_file(&aside).unwrap();
         } else {
             fs::remove_file(&dir).unwrap();
         }
+    }
+}
+
+impl HeldCase for FileCase {
+    fn hold_next(&self, failure: Failure, when: When) {
+        self.gate.planned.lock().unwrap().push_back((failure, when));
+    }
+    fn holds_left(&self) -> usize {
+        self.gate.planned.lock().unwrap().len()
+    }
+    fn held(&self) -> usize {
+        *self.gate.held.borrow()
+    }
+    fn release(&self) {
+        self.gate.released.send_replace(self.held());
     }
 }
 
@@ -196,7 +199,7 @@ async fn events_and_alerts_share_a_directory() {
 }
 
 #[tokio::test]
-async fn a_second_process_is_kept_out() {
+async fn a_second_process_is_refused() {
     let dir = TempDir::new().unwrap();
     let first = config(&dir).build::<Event>();
     first.check().await.unwrap();
@@ -209,7 +212,7 @@ async fn a_second_process_is_kept_out() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_waited_for() {
+async fn a_full_disk_is_transient() {
     let dir = TempDir::new().unwrap();
     let path = config(&dir).dir.join("events.jsonl");
     fs::create_dir(config(&dir).dir).unwrap();
@@ -226,7 +229,7 @@ async fn a_full_disk_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_file_that_was_moved_away_is_begun_anew() {
+async fn a_file_that_was_moved_away_is_created_again() {
     let dir = TempDir::new().unwrap();
     let sink = config(&dir).build::<Event>();
     assert_eq!(class_of(sink.deliver(&batch(0..3)).await), None);

@@ -11,12 +11,12 @@ use headrace_runtime::secret::Secret;
 use headrace_schemas::alert::{Alert, Status};
 use headrace_schemas::event::Severity;
 use headrace_sinks::jira::{Config, Jira as Sink};
-use headrace_tests::conformance::receiver::{Case, Promise};
+use headrace_tests::conformance::receiver::{Case, Promise, ServerCase};
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::harness::{CEILING, until};
 use headrace_tests::sink_conformance;
-use headrace_tests::standin::jira::{API_TOKEN, EMAIL, Issue, Jira, PROJECT};
-use headrace_tests::standin::server::{Failure, When, Which};
+use headrace_tests::standin::jira::{API_TOKEN, EMAIL, Issue, Jira, PROJECT, Rest};
+use headrace_tests::standin::server::{Failure, Server, When, Which};
 use tokio::time::Instant;
 
 struct JiraCase(Jira);
@@ -43,7 +43,7 @@ impl Case for JiraCase {
     async fn start() -> Self {
         let jira = Jira::start().await;
         // Less than the sink's `index_lag_ms`.
-        jira.site().index_lag = Duration::from_millis(150);
+        jira.data().index_lag = Duration::from_millis(150);
         Self(jira)
     }
     fn sink(&self) -> Sink {
@@ -55,35 +55,25 @@ impl Case for JiraCase {
     fn received(&self) -> Vec<String> {
         self.0.alerts()
     }
-    fn fail_next(&self, times: usize, failure: Failure, when: When, which: Which) {
-        self.0.fail_next(times, failure, when, which);
-    }
-    fn failures_left(&self) -> usize {
-        self.0.failures_left()
-    }
-    fn held(&self) -> usize {
-        self.0.held()
-    }
-    fn release(&self) {
-        self.0.release();
-    }
-    fn down(&self) {
-        self.0.down();
-    }
-    async fn up(&self) {
-        self.0.up().await;
-    }
-    fn refuse(&self, id: &str) {
-        self.0.site().refused.insert(id.to_owned());
-    }
     async fn break_access(&self) {
-        self.0.site().revoked = true;
+        self.0.data().revoked = true;
     }
     async fn mend(&self) {
-        self.0.site().revoked = false;
+        self.0.data().revoked = false;
     }
     async fn settle_down(&self) {
-        until("every ticket is indexed", || self.0.site().issues.iter().all(Issue::is_indexed)).await;
+        until("every ticket is indexed", || self.0.data().issues.iter().all(Issue::is_indexed)).await;
+    }
+}
+
+impl ServerCase for JiraCase {
+    type Protocol = Rest;
+
+    fn peer(&self) -> &Server<Rest> {
+        &self.0
+    }
+    fn refuse(&self, id: &str) {
+        self.0.data().refused.insert(id.to_owned());
     }
 }
 
@@ -131,13 +121,13 @@ fn assert_done(result: BatchResult) {
     each(result).into_iter().for_each(|result| result.unwrap());
 }
 
-/// Presents a batch of one until it is done.
+/// Delivers a batch of one again until it is done.
 async fn done_in_the_end(sink: &Sink, batch: &Batch<Alert>) {
     let done = async || each(sink.deliver(batch).await).remove(0).ok();
     headrace_local::poll::until("the alert is done", CEILING, done).await.unwrap();
 }
 
-/// The one answer, a transient one, and how long to wait.
+/// How long to wait after a result with one transient fault.
 fn wait_of(result: BatchResult) -> Duration {
     let fault = each(result).remove(0).unwrap_err();
     let FaultClass::Transient { retry_after: Some(wait) } = fault.class else { panic!("not a wait: {fault:?}") };
@@ -145,19 +135,19 @@ fn wait_of(result: BatchResult) -> Duration {
 }
 
 #[tokio::test]
-async fn a_ticket_tells_the_whole_story() {
+async fn a_ticket_describes_its_alert_in_full() {
     let jira = Jira::start().await;
     let sink = config(&jira).build().unwrap();
     assert_done(sink.deliver(&batch(vec![Alert { severity: Severity::Critical, ..Alert::sample(1) }])).await);
-    let site = jira.site();
-    let fields = &site.issues[0].fields;
+    let data = jira.data();
+    let fields = &data.issues[0].fields;
     assert_eq!(fields["summary"], "[CRITICAL] Repository made public: mona on acme/app-1");
     assert_eq!(fields["issuetype"]["name"], "Task");
     assert_eq!(fields["priority"]["name"], "Highest");
     assert_eq!(fields["labels"][0], "headrace");
-    assert_eq!(site.issues[0].properties["headrace"]["count"], 1);
+    assert_eq!(data.issues[0].properties["headrace"]["count"], 1);
     let text = fields["description"].to_string();
-    for part in [
+    for expected in [
         "Severity: critical",
         "Risk: 85 of 100",
         "the repository became public",
@@ -167,7 +157,7 @@ async fn a_ticket_tells_the_whole_story() {
         "Repository: acme/app-1",
         "github:72d3162e-cc78-11e3-81ab-4c9367dc0001",
     ] {
-        assert!(text.contains(part), "no `{part}` in {text}");
+        assert!(text.contains(expected), "no `{expected}` in {text}");
     }
 }
 
@@ -176,38 +166,38 @@ async fn a_ticket_is_commented_when_the_alert_outgrows_it() {
     let jira = Jira::start().await;
     let sink = config(&jira).build().unwrap();
     assert_done(sink.deliver(&batch(vec![Alert::sample(1)])).await);
-    // Count and risk of the alert, and comments so far.
+    // The alert's count and risk, and the ticket's comments after it.
     for (count, risk, comments) in
         [(1, 85, 0), (2, 85, 1), (3, 85, 1), (4, 85, 2), (5, 90, 3), (9, 90, 3), (10, 90, 4), (10, 90, 4)]
     {
         assert_done(sink.deliver(&batch(vec![grown(count, risk)])).await);
-        assert_eq!(jira.site().issues[0].comments.len(), comments, "at {count} events, risk {risk}");
+        assert_eq!(jira.data().issues[0].comments.len(), comments, "at {count} events, risk {risk}");
     }
-    // The next process goes on from what the ticket itself says.
+    // The next process reads from the ticket what was said there already.
     let next = config(&jira).build().unwrap();
     assert_done(next.deliver(&batch(vec![grown(11, 90)])).await);
-    assert_eq!(jira.site().issues[0].comments.len(), 4);
+    assert_eq!(jira.data().issues[0].comments.len(), 4);
     assert_done(next.deliver(&batch(vec![grown(20, 90)])).await);
-    assert_eq!(jira.site().issues[0].comments.len(), 5);
-    assert_eq!(jira.site().issues.len(), 1);
-    assert!(jira.site().issues[0].comments[4].to_string().contains("20 events by now"));
+    assert_eq!(jira.data().issues[0].comments.len(), 5);
+    assert_eq!(jira.data().issues.len(), 1);
+    assert!(jira.data().issues[0].comments[4].to_string().contains("20 events by now"));
 }
 
 #[tokio::test]
-async fn a_ticket_that_search_does_not_show_yet_is_remembered() {
+async fn a_ticket_that_search_does_not_find_yet_is_remembered() {
     let jira = Jira::start().await;
-    jira.site().index_stopped = true;
+    jira.data().index_stopped = true;
     let sink = config(&jira).build().unwrap();
     assert_done(sink.deliver(&batch(vec![Alert::sample(1), Alert::sample(2), Alert::sample(1)])).await);
     assert_done(sink.deliver(&batch(vec![grown(2, 85), Alert::sample(2)])).await);
     assert_eq!(jira.alerts().len(), 2);
-    assert_eq!(jira.site().issues[0].comments.len(), 1);
+    assert_eq!(jira.data().issues[0].comments.len(), 1);
 }
 
 #[tokio::test]
-async fn the_next_process_waits_for_the_index_before_it_believes_there_is_no_ticket() {
+async fn the_next_process_waits_for_the_index_before_it_creates_a_ticket() {
     let jira = Jira::start().await;
-    jira.site().index_stopped = true;
+    jira.data().index_stopped = true;
     let first = config(&jira).build().unwrap();
     assert_done(first.deliver(&batch(vec![Alert::sample(1)])).await);
     drop(first);
@@ -221,7 +211,7 @@ async fn the_next_process_waits_for_the_index_before_it_believes_there_is_no_tic
 }
 
 #[tokio::test]
-async fn an_update_whose_opening_was_never_seen_gets_its_ticket_in_the_end() {
+async fn an_update_of_an_unknown_alert_gets_its_ticket_after_the_index_lag() {
     let jira = Jira::start().await;
     let sink = Config { index_lag_ms: 1, ..config(&jira) }.build().unwrap();
     wait_of(sink.deliver(&batch(vec![grown(7, 85)])).await);
@@ -233,7 +223,7 @@ async fn an_update_whose_opening_was_never_seen_gets_its_ticket_in_the_end() {
 #[tokio::test]
 async fn a_creation_without_a_clear_answer_is_not_repeated_while_the_index_lags() {
     let jira = Jira::start().await;
-    jira.site().index_stopped = true;
+    jira.data().index_stopped = true;
     jira.fail_next(1, Failure::Status(504), When::After, Which::Deliveries);
     let sink = Config { index_lag_ms: 60_000, ..config(&jira) }.build().unwrap();
     assert!(matches!(sink.deliver(&batch(vec![Alert::sample(1)])).await, BatchResult::Whole(_)));
@@ -247,12 +237,12 @@ async fn a_creation_without_a_clear_answer_is_not_repeated_while_the_index_lags(
 }
 
 #[tokio::test]
-async fn what_was_done_before_jira_went_away_is_not_done_again() {
+async fn tickets_from_before_jira_went_down_are_not_created_again() {
     let jira = Jira::start().await;
-    jira.site().index_stopped = true;
+    jira.data().index_stopped = true;
     let alerts = || (0..4).map(Alert::sample).collect::<Vec<_>>();
     let sink = Config { index_lag_ms: 60_000, ..config(&jira) }.build().unwrap();
-    // The search and two creations pass.
+    // Two creations pass, and the third fails.
     jira.fail_next(1, Failure::Hold, When::Before, Which::Deliveries);
     jira.fail_next(1, Failure::Hold, When::Before, Which::Deliveries);
     jira.fail_next(1, Failure::Status(503), When::Before, Which::Deliveries);
@@ -272,11 +262,11 @@ async fn what_was_done_before_jira_went_away_is_not_done_again() {
 }
 
 #[tokio::test]
-async fn a_deleted_ticket_is_opened_anew() {
+async fn a_deleted_ticket_is_created_again() {
     let jira = Jira::start().await;
     let sink = Config { index_lag_ms: 1, ..config(&jira) }.build().unwrap();
     assert_done(sink.deliver(&batch(vec![Alert::sample(1)])).await);
-    jira.site().issues.clear();
+    jira.data().issues.clear();
     let results = each(sink.deliver(&batch(vec![grown(2, 85)])).await);
     assert!(results[0].as_ref().is_err_and(|fault| matches!(fault.class, FaultClass::Transient { .. })));
     wait_of(sink.deliver(&redelivered(grown(2, 85))).await);
@@ -285,9 +275,9 @@ async fn a_deleted_ticket_is_opened_anew() {
 }
 
 #[tokio::test]
-async fn the_oldest_of_twins_is_kept_up() {
+async fn the_oldest_of_several_tickets_is_updated() {
     let jira = Jira::start().await;
-    jira.site().index_stopped = true;
+    jira.data().index_stopped = true;
     for _ in 0..3 {
         let process = config(&jira).build().unwrap();
         assert_done(process.deliver(&batch(vec![Alert::sample(1)])).await);
@@ -295,12 +285,12 @@ async fn the_oldest_of_twins_is_kept_up() {
     jira.index_all();
     let sink = config(&jira).build().unwrap();
     assert_done(sink.deliver(&batch(vec![grown(2, 85)])).await);
-    let comments: Vec<usize> = jira.site().issues.iter().map(|issue| issue.comments.len()).collect();
+    let comments: Vec<usize> = jira.data().issues.iter().map(|issue| issue.comments.len()).collect();
     assert_eq!(comments, [1, 0, 0]);
 }
 
 #[tokio::test]
-async fn internal_trouble_with_one_alert_does_not_stop_the_others() {
+async fn an_internal_error_for_one_alert_does_not_stop_the_others() {
     let jira = Jira::start().await;
     jira.fail_next(1, Failure::Status(500), When::Before, Which::Deliveries);
     let sink = config(&jira).build().unwrap();
@@ -312,19 +302,19 @@ async fn internal_trouble_with_one_alert_does_not_stop_the_others() {
 async fn a_check_finds_what_the_project_lacks() {
     let jira = Jira::start().await;
     config(&jira).build().unwrap().check().await.unwrap();
-    let broken = async |config: Config, part: &str| {
+    let broken = async |config: Config, expected: &str| {
         let fault = config.build().unwrap().check().await.unwrap_err();
         assert_eq!(fault.class, FaultClass::Broken, "{fault}");
-        assert!(fault.to_string().contains(part), "no `{part}` in {fault}");
+        assert!(fault.to_string().contains(expected), "no `{expected}` in {fault}");
         assert!(!fault.to_string().contains(API_TOKEN), "no secret in {fault}");
     };
     broken(Config { api_token: Secret::new("old"), ..config(&jira) }, "api_token").await;
     broken(Config { project: "HR".to_owned(), ..config(&jira) }, "no project HR").await;
     broken(Config { issue_type: "Epic".to_owned(), ..config(&jira) }, "one of Task, Incident").await;
-    jira.site().missing_fields.insert("labels".to_owned());
+    jira.data().missing_fields.insert("labels".to_owned());
     broken(config(&jira), "lacks the field `labels`").await;
-    jira.site().missing_fields.clear();
-    jira.site().missing_permissions.insert("EDIT_ISSUES".to_owned());
+    jira.data().missing_fields.clear();
+    jira.data().missing_permissions.insert("EDIT_ISSUES".to_owned());
     broken(config(&jira), "lacks EDIT_ISSUES").await;
     jira.down();
     let fault = config(&jira).build().unwrap().check().await.unwrap_err();
@@ -332,7 +322,7 @@ async fn a_check_finds_what_the_project_lacks() {
 }
 
 #[tokio::test]
-async fn a_wrong_set_up_blames_no_alert() {
+async fn a_wrong_setting_is_no_alerts_fault() {
     let jira = Jira::start().await;
     for wrong in [
         Config { issue_type: "Epic".to_owned(), ..config(&jira) },

@@ -11,11 +11,11 @@ use headrace_runtime::message::payload::Payload as _;
 use headrace_runtime::secret::Secret;
 use headrace_schemas::event::{Event, Severity};
 use headrace_sinks::splunk::{Config, Splunk as Sink};
-use headrace_tests::conformance::receiver::{Case, Promise};
+use headrace_tests::conformance::receiver::{Case, Promise, ServerCase};
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::sink_conformance;
-use headrace_tests::standin::server::{Failure, When, Which};
-use headrace_tests::standin::splunk::{INDEX, Splunk, TOKEN};
+use headrace_tests::standin::server::{Failure, Server, When, Which};
+use headrace_tests::standin::splunk::{Hec, INDEX, Splunk, TOKEN};
 use tokio::time::Instant;
 
 struct SplunkCase(Splunk);
@@ -49,32 +49,22 @@ impl Case for SplunkCase {
     fn received(&self) -> Vec<String> {
         self.0.ids()
     }
-    fn fail_next(&self, times: usize, failure: Failure, when: When, which: Which) {
-        self.0.fail_next(times, failure, when, which);
-    }
-    fn failures_left(&self) -> usize {
-        self.0.failures_left()
-    }
-    fn held(&self) -> usize {
-        self.0.held()
-    }
-    fn release(&self) {
-        self.0.release();
-    }
-    fn down(&self) {
-        self.0.down();
-    }
-    async fn up(&self) {
-        self.0.up().await;
-    }
-    fn refuse(&self, id: &str) {
-        self.0.index().refused.insert(id.to_owned());
-    }
     async fn break_access(&self) {
         self.0.index().disabled = true;
     }
     async fn mend(&self) {
         self.0.index().disabled = false;
+    }
+}
+
+impl ServerCase for SplunkCase {
+    type Protocol = Hec;
+
+    fn peer(&self) -> &Server<Hec> {
+        &self.0
+    }
+    fn refuse(&self, id: &str) {
+        self.0.index().refused.insert(id.to_owned());
     }
 }
 
@@ -108,8 +98,8 @@ fn ids(numbers: std::ops::Range<u16>) -> Vec<String> {
     numbers.map(|number| Event::sample(number).id().to_owned()).collect()
 }
 
-/// What was answered for each item.
-fn told(result: BatchResult) -> Vec<&'static str> {
+/// The result of each item as a word.
+fn outcomes(result: BatchResult) -> Vec<&'static str> {
     let BatchResult::Each(results) = result else { panic!("expected an answer for each, found {result:?}") };
     let word = |result: Result<(), Fault>| match result.map_err(|fault| fault.class) {
         Ok(()) => "ok",
@@ -128,10 +118,10 @@ fn whole(result: BatchResult) -> Fault {
 }
 
 #[tokio::test]
-async fn an_envelope_carries_what_splunk_needs() {
+async fn an_envelope_has_every_field_that_splunk_needs() {
     let splunk = Splunk::start().await;
     let sink = config(&splunk).build().unwrap();
-    assert_eq!(told(sink.deliver(&batch(1..2)).await), ["ok"]);
+    assert_eq!(outcomes(sink.deliver(&batch(1..2)).await), ["ok"]);
     let envelope = splunk.index().envelopes[0].clone();
     let event = Event::sample(1);
     assert_eq!(envelope["event"]["id"], event.id());
@@ -147,7 +137,7 @@ async fn an_envelope_carries_what_splunk_needs() {
 }
 
 #[tokio::test]
-async fn requests_are_compressed_unless_told_otherwise() {
+async fn requests_are_compressed_unless_configured_otherwise() {
     for compress in [true, false] {
         let splunk = Splunk::start().await;
         let sink = Config { compress, ..config(&splunk) }.build().unwrap();
@@ -166,25 +156,25 @@ async fn requests_are_compressed_unless_told_otherwise() {
 }
 
 #[tokio::test]
-async fn a_batch_over_the_bound_takes_several_requests() {
+async fn a_batch_over_the_limit_takes_several_requests() {
     let splunk = Splunk::start().await;
     splunk.index().request_bytes_max = 10_000;
     let sink = Config { batch_bytes_max: 10_000, ..config(&splunk) }.build().unwrap();
-    assert_eq!(told(sink.deliver(&batch(0..40)).await), ["ok"; 40]);
+    assert_eq!(outcomes(sink.deliver(&batch(0..40)).await), ["ok"; 40]);
     assert_eq!(splunk.ids(), ids(0..40));
     assert!(splunk.recorded().len() > 2);
 }
 
 #[tokio::test]
-async fn a_receiver_with_a_lower_bound_gets_smaller_requests() {
+async fn a_receiver_with_a_lower_limit_gets_smaller_requests() {
     let splunk = Splunk::start().await;
     splunk.index().request_bytes_max = 10_000;
     let sink = config(&splunk).build().unwrap();
-    assert_eq!(told(sink.deliver(&batch(0..40)).await), ["ok"; 40]);
+    assert_eq!(outcomes(sink.deliver(&batch(0..40)).await), ["ok"; 40]);
     assert_eq!(splunk.ids(), ids(0..40));
 
     splunk.index().request_bytes_max = 10;
-    assert_eq!(told(sink.deliver(&batch(40..43)).await), [DeadReason::Rejected.code(); 3]);
+    assert_eq!(outcomes(sink.deliver(&batch(40..43)).await), [DeadReason::Rejected.code(); 3]);
 }
 
 #[tokio::test]
@@ -193,12 +183,12 @@ async fn events_behind_a_bad_one_are_sent_once() {
     splunk.index().refused.extend([ids(2..3), ids(5..6)].concat());
     let sink = config(&splunk).build().unwrap();
     let want = ["ok", "ok", "rejected", "ok", "ok", "rejected", "ok"];
-    assert_eq!(told(sink.deliver(&batch(0..7)).await), want);
+    assert_eq!(outcomes(sink.deliver(&batch(0..7)).await), want);
     assert_eq!(splunk.ids(), [ids(0..2), ids(3..5), ids(6..7)].concat());
 }
 
 #[tokio::test]
-async fn a_wrong_index_blames_no_event() {
+async fn a_wrong_index_is_no_events_fault() {
     let splunk = Splunk::start().await;
     let sink = Config { index: "elsewhere".to_owned(), ..config(&splunk) }.build().unwrap();
     let fault = whole(sink.deliver(&batch(0..3)).await);
@@ -207,7 +197,7 @@ async fn a_wrong_index_blames_no_event() {
 }
 
 #[tokio::test]
-async fn the_check_tells_a_bad_token_from_a_receiver_that_is_away() {
+async fn the_check_reports_a_bad_token_as_broken_and_a_receiver_that_is_down_as_transient() {
     let splunk = Splunk::start().await;
     let good = config(&splunk).build().unwrap();
     good.check().await.unwrap();
@@ -231,7 +221,7 @@ async fn the_check_tells_a_bad_token_from_a_receiver_that_is_away() {
 }
 
 #[tokio::test]
-async fn a_wish_to_wait_reaches_the_loop() {
+async fn retry_after_reaches_the_loop() {
     let splunk = Splunk::start().await;
     splunk.fail_next(1, Failure::StatusAfter(503, 7), When::Before, Which::Any);
     let sink = config(&splunk).build().unwrap();

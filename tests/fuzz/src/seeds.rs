@@ -1,4 +1,4 @@
-//! What a target begins with: good input, and bad input of every kind that has ever been trouble.
+//! The inputs with which a target begins: good ones, and bad ones of every kind that has ever caused a failure.
 
 use headrace::config::{Config, PREFIX};
 use headrace_runtime::message::payload::{Product as _, RawDelivery};
@@ -7,7 +7,7 @@ use headrace_schemas::event::Event;
 use headrace_tests::examples;
 use headrace_tests::harness::samples::Sample as _;
 
-/// Texts that break parsers, within a JSON body and elsewhere.
+/// Texts that may break parsers, in a JSON body and elsewhere.
 const ODD: [&str; 18] = [
     r#"{"sender":{"login":"\ud800"},"repository":{"full_name":"\udc00\ud800"}}"#,
     r#"{"organization":{"login":"a\u0000b"},"changes":{"a":{"from":"\u202e","to":"\u2066"}}}"#,
@@ -47,7 +47,7 @@ async fn bodies() -> Vec<Vec<u8>> {
     bodies.into_iter().map(|example| example.body).collect()
 }
 
-/// Nesting beyond any stack, and lists beyond any need.
+/// Nesting that overflows any stack, and very long lists.
 fn deep() -> Vec<Vec<u8>> {
     let nested = |open: &str, close: &str, times: usize| {
         format!(r#"{{"organization":{{"x":{}0{},"login":"a"}}}}"#, open.repeat(times), close.repeat(times)).into_bytes()

@@ -1,4 +1,4 @@
-//! The targets: each takes any bytes, and panics when what was made of them breaks a promise.
+//! The targets. Each takes any bytes, and panics when the result breaks a promise.
 
 use std::sync::LazyLock;
 
@@ -36,15 +36,15 @@ pub const ALL: [(&str, Target); 7] = [
     ("settings", settings),
 ];
 
-/// Longest subject that is left when NATS' control line of 4096 bytes has its reply subject and sizes.
+/// The longest subject. NATS' control line has 4096 bytes, and also holds a reply subject and sizes.
 const SUBJECT_MAX_BYTES: usize = 1_024;
-/// Largest event that normalize makes of any body.
+/// The largest event that normalize makes of any body.
 const EVENT_MAX_BYTES: usize = 512 << 10;
 
-/// Longer bodies are not compared with what another parser makes of them: looking for keys takes long.
+/// Longer bodies are not compared with another parser's result, because the search for keys takes long.
 const COMPARED_MAX_BYTES: usize = 4 << 10;
 
-/// A header and a body: no signature is accepted but the very one.
+/// A header and a body. Only the right signature is accepted.
 pub fn signature(data: &[u8]) {
     static KEYS: LazyLock<Keys> = LazyLock::new(|| keys(Vec::new()));
     let text = String::from_utf8_lossy(data);
@@ -72,7 +72,7 @@ fn sign(body: impl AsRef<[u8]>) -> [u8; 32] {
     mac.chain_update(body.as_ref()).finalize().into_bytes().into()
 }
 
-/// A form: gateway and normalize read the same in it.
+/// A form. The gateway and normalize read the same body from it.
 pub fn form(data: &[u8]) {
     let event = normalized(&delivery("push", "application/x-www-form-urlencoded", data));
     match form_payload(data) {
@@ -85,7 +85,8 @@ pub fn form(data: &[u8]) {
     }
 }
 
-/// A body: it has the login that another parser finds, or none; and nobody signs for who has secrets of its own.
+/// A body. Its login is the one that another parser finds, or none. The general secret cannot sign for an organization
+/// that has a secret of its own.
 pub fn tenant(data: &[u8]) {
     static KEYS: LazyLock<Keys> = LazyLock::new(|| {
         let own = Scoped { organization: Some("acme".to_owned()), ..Scoped::default() };
@@ -103,8 +104,8 @@ pub fn tenant(data: &[u8]) {
     if data.len() > COMPARED_MAX_BYTES {
         return;
     }
-    // Where keys come twice or are escaped, the parsers may differ.
-    let once = |key: &str| data.windows(key.len()).filter(|part| *part == key.as_bytes()).count() <= 1;
+    // The parsers may differ when a key comes twice or is escaped.
+    let once = |key: &str| data.windows(key.len()).filter(|bytes| *bytes == key.as_bytes()).count() <= 1;
     let plain = !data.contains(&b'\\')
         && ["organization", "repository", "owner", "login", "installation", "account"].iter().all(|key| once(key));
     if let (true, Ok(body @ Value::Object(_))) = (plain, serde_json::from_slice::<Value>(data)) {
@@ -113,7 +114,7 @@ pub fn tenant(data: &[u8]) {
     }
 }
 
-/// A body of any kind: an event that all further parts can carry, or poison.
+/// A body of any kind. It becomes poison, or an event that every later stage and sink can carry.
 pub fn normalize(data: &[u8]) {
     static SCORE: LazyLock<Score> =
         LazyLock::new(|| Score::from_config(&score::Config::default()).expect("a test reads the rules"));
@@ -122,7 +123,7 @@ pub fn normalize(data: &[u8]) {
         kinds.sort_unstable();
         kinds
     });
-    // By the body's length, so that every kind comes up and bodies are seeds as they are.
+    // Choose the kind by the body's length. So every kind occurs, and bodies can be seeds without a prefix.
     let kind = KINDS[data.len() % KINDS.len()];
     let Ok(mut event) = normalized(&delivery(kind, "application/json", data)) else { return };
     assert!(codec::encode(&event).expect("any event can be written").len() <= EVENT_MAX_BYTES);
@@ -130,7 +131,7 @@ pub fn normalize(data: &[u8]) {
     check(&event);
 }
 
-/// A record: read and written again as it is, or refused.
+/// A record. It is refused, or it is read and written again unchanged.
 pub fn avro(data: &[u8]) {
     let prefixed = |record: &[u8]| [&record[..10.min(record.len())], data].concat();
     let of_event = LazyLock::force(&PREFIXES);
@@ -147,14 +148,14 @@ pub fn avro(data: &[u8]) {
     }
 }
 
-/// Marker and fingerprint of an event and of an alert.
+/// The marker and the fingerprint of an event and of an alert.
 static PREFIXES: LazyLock<(Vec<u8>, Vec<u8>)> = LazyLock::new(|| {
     let prefix = |fingerprint: u64| [&[0xc3, 0x01][..], &fingerprint.to_le_bytes()].concat();
     let [(_, event, _), (_, alert, _)] = codec::all_schemas();
     (prefix(event), prefix(alert))
 });
 
-/// What every part may rely on.
+/// Checks what every stage and sink relies on.
 fn check(event: &Event) {
     assert!(serde_json::to_vec(event).is_ok());
     let _ = (event.occurred_at.to_string(), event.received_at.since(event.occurred_at), event.id.created_at());
@@ -167,7 +168,7 @@ fn check(event: &Event) {
     }
 }
 
-/// Names: subjects that NATS takes, whatever they are.
+/// Names. Whatever they are, NATS accepts the subjects that are made of them.
 pub fn subject(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let (tenant, rest) = text.split_once('\n').unwrap_or((&text, "x"));
@@ -184,7 +185,7 @@ pub fn subject(data: &[u8]) {
     let _ = (EventId::from_stored(tenant).created_at(), Timestamp::parse(tenant));
 }
 
-/// A configuration: read or told, and what is told can be printed.
+/// A configuration. It is read, or its problems can be printed.
 pub fn settings(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let (document, variable) = text.split_once('\u{1}').unwrap_or((&text, ""));

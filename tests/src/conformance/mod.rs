@@ -1,4 +1,4 @@
-//! The suites that prove what the README promises about every part, on a real nats-server.
+//! The suites that prove what the README promises about every stage and sink, on a real nats-server.
 //!
 //! A suite must run the real loop ([`headrace_runtime::consume::sink::SinkLoop`],
 //! [`headrace_runtime::consume::chain::ChainLoop`]). It checks how each message was settled (acknowledged,

@@ -16,7 +16,7 @@ use headrace_runtime::settle::settler::Settler;
 use super::{COMPONENT, POLICY, Workers};
 use crate::harness::samples::Sample;
 use crate::harness::{DeadLetter, Nats, until};
-use crate::standin::server::{Failure, When, Which};
+use crate::standin::server::{Failure, Protocol, Server, When, Which};
 
 /// How often a receiver gets an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub enum Promise {
     AtLeastOnce,
 }
 
-/// A sink under test with its receiver.
+/// A sink under test with its receiver. A receiver that is a server is a [`ServerCase`] too.
 #[async_trait]
 pub trait Case: Send + Sync + Sized + 'static {
     /// The sink.
@@ -45,30 +45,6 @@ pub trait Case: Send + Sync + Sized + 'static {
     /// The ids that the receiver holds, in order, including repeats.
     fn received(&self) -> Vec<String>;
 
-    /// Makes the receiver's next requests fail.
-    fn fail_next(&self, _times: usize, _failure: Failure, _when: When, _which: Which) {
-        panic!("this receiver cannot fail on command");
-    }
-    /// How many requests are still to fail.
-    fn failures_left(&self) -> usize {
-        0
-    }
-    /// How many requests the receiver has held so far.
-    fn held(&self) -> usize {
-        0
-    }
-    /// Releases the held requests.
-    fn release(&self) {}
-    /// Refuses this item for good.
-    fn refuse(&self, _id: &str) {
-        panic!("this receiver refuses no single item");
-    }
-    /// Accepts no connections until [`Case::up`].
-    fn down(&self) {
-        panic!("this receiver is no server");
-    }
-    /// Accepts connections again.
-    async fn up(&self) {}
     /// Denies us all access until [`Case::mend`].
     async fn break_access(&self);
     /// Grants us access again.
@@ -76,6 +52,46 @@ pub trait Case: Send + Sync + Sized + 'static {
     /// Waits for what the receiver does late, such as indexing. The suite calls this where time passes between two
     /// processes, but never after a crash.
     async fn settle_down(&self) {}
+}
+
+/// A case whose receiver is a server. The sink talks to a stand-in, or to a proxy in front of the real server, and that
+/// fails on command.
+pub trait ServerCase: Case {
+    /// What the stand-in or proxy speaks.
+    type Protocol: Protocol;
+
+    /// The stand-in or proxy.
+    fn peer(&self) -> &Server<Self::Protocol>;
+    /// Refuses this item for good.
+    fn refuse(&self, id: &str);
+}
+
+/// A case that can hold a delivery on command, before or after its effect: for ever ([`Failure::Hang`]) or until it is
+/// released ([`Failure::Hold`]). Every server can.
+pub trait HeldCase: Case {
+    /// Holds the next delivery in this way.
+    fn hold_next(&self, failure: Failure, when: When);
+    /// How many deliveries are still to be held.
+    fn holds_left(&self) -> usize;
+    /// How many deliveries were held so far.
+    fn held(&self) -> usize;
+    /// Releases all held deliveries.
+    fn release(&self);
+}
+
+impl<C: ServerCase> HeldCase for C {
+    fn hold_next(&self, failure: Failure, when: When) {
+        self.peer().fail_next(1, failure, when, Which::Deliveries);
+    }
+    fn holds_left(&self) -> usize {
+        self.peer().failures_left()
+    }
+    fn held(&self) -> usize {
+        self.peer().held()
+    }
+    fn release(&self) {
+        self.peer().release();
+    }
 }
 
 /// A sink that panics on a batch with the item `victim`, before it delivers any item.

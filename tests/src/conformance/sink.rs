@@ -14,7 +14,7 @@ use headrace_runtime::message::payload::Payload as _;
 use headrace_runtime::observe::health::State;
 use tokio::time::sleep;
 
-use super::receiver::{Case, ItemOf, Testbed, dead_ids};
+use super::receiver::{Case, HeldCase, ItemOf, ServerCase, Testbed, dead_ids};
 use super::{COMPONENT, POLICY};
 use crate::harness::samples::{Sample, unreadable};
 use crate::harness::{CEILING, Nats, streams, until};
@@ -48,7 +48,7 @@ pub async fn unreadable_messages<C: Case>() {
 }
 
 /// The receiver refuses several items of a batch. Only those are dead-lettered, with the receiver's reason.
-pub async fn partial_failure<C: Case>() {
+pub async fn partial_failure<C: ServerCase>() {
     let testbed = Testbed::<C>::start().await;
     let mut ids = testbed.publish(0..30).await;
     // There are more refused items than attempts, and the items behind them must not pay for it.
@@ -67,7 +67,7 @@ pub async fn partial_failure<C: Case>() {
 }
 
 /// The receiver refuses an item that is alone.
-pub async fn poison<C: Case>() {
+pub async fn poison<C: ServerCase>() {
     let testbed = Testbed::<C>::start().await;
     let (workers, ids) = testbed.at_work().await;
     testbed.case.refuse(ItemOf::<C>::sample(1).id());
@@ -82,7 +82,8 @@ pub async fn poison<C: Case>() {
     workers.stop().await;
 }
 
-/// The sink panics on one item of many. That one is dead-lettered, and the letter names the panic. The others arrive.
+/// The sink panics on one item of many. That one is dead-lettered, and the dead letter names the panic. The others
+/// arrive.
 pub async fn panics<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     let mut ids = testbed.publish(0..30).await;
@@ -99,7 +100,7 @@ pub async fn panics<C: Case>() {
 
 /// The receiver fails in every way that passes by itself, for more calls than there are attempts. This must not cost
 /// any event an attempt.
-pub async fn transient<C: Case>() {
+pub async fn transient<C: ServerCase>() {
     let testbed = Testbed::<C>::start().await;
     let (workers, mut ids) = testbed.at_work().await;
     let ways = [
@@ -113,11 +114,11 @@ pub async fn transient<C: Case>() {
     ];
     for (number, failure) in (1..).zip(ways) {
         // Publish one item, so that every failure hits it.
-        testbed.case.fail_next(POLICY.attempts_max as usize + 2, failure, When::Before, Which::Any);
+        testbed.case.peer().fail_next(POLICY.attempts_max as usize + 2, failure, When::Before, Which::Any);
         ids.extend(testbed.publish(number..number + 1).await);
         testbed.settled().await;
         testbed.assert_received(&ids);
-        assert_eq!(testbed.case.failures_left(), 0, "{failure:?}");
+        assert_eq!(testbed.case.peer().failures_left(), 0, "{failure:?}");
     }
     testbed.assert_nothing_dead().await;
     testbed.turns_green().await;
@@ -125,58 +126,58 @@ pub async fn transient<C: Case>() {
 }
 
 /// The receiver is gone for longer than the broker waits for a message to be settled. Later it is back.
-pub async fn down<C: Case>() {
+pub async fn down<C: ServerCase>() {
     let testbed = Testbed::<C>::start().await;
     let (workers, mut ids) = testbed.at_work().await;
-    testbed.case.down();
+    testbed.case.peer().down();
     ids.extend(testbed.publish(1..6).await);
     until("health turns yellow", || matches!(testbed.state(), Some(State::Degraded(_)))).await;
     // This wait is the point of the case: however short each call and pause is, the sink must still own the events.
     sleep(testbed.case.options().ack_wait * 6 / 5).await;
     let consumed = testbed.nats.consumer(ItemOf::<C>::STREAM, COMPONENT).await.expect("it was opened");
     assert!(consumed.unsettled > 0 && consumed.redelivered == 0, "{consumed:?}");
-    testbed.case.up().await;
+    testbed.case.peer().up().await;
     testbed.settled().await;
     testbed.assert_received(&ids);
     testbed.assert_nothing_dead().await;
     workers.stop().await;
 
-    testbed.case.down();
+    testbed.case.peer().down();
     let workers = testbed.run();
     ids.extend(testbed.publish(6..9).await);
     until("health turns yellow from the start", || matches!(testbed.state(), Some(State::Degraded(_)))).await;
-    testbed.case.up().await;
+    testbed.case.peer().up().await;
     testbed.settled().await;
     testbed.assert_received(&ids);
     workers.stop().await;
 }
 
 /// The receiver never answers, with and without the request's effect.
-pub async fn timeouts<C: Case>() {
+pub async fn timeouts<C: HeldCase>() {
     let testbed = Testbed::<C>::start().await;
     let (workers, mut ids) = testbed.at_work().await;
     for (number, when) in [(1, When::Before), (2, When::After)] {
-        testbed.case.fail_next(1, Failure::Hang, when, Which::Deliveries);
+        testbed.case.hold_next(Failure::Hang, when);
         ids.extend(testbed.publish(number * 10..number * 10 + 3).await);
         testbed.settled().await;
         testbed.assert_received(&ids);
-        assert_eq!(testbed.case.failures_left(), 0, "{when:?}");
+        assert_eq!(testbed.case.holds_left(), 0, "{when:?}");
     }
     testbed.assert_nothing_dead().await;
     workers.stop().await;
 }
 
 /// A request had its effect, but its answer is lost, in every way.
-pub async fn lost_answers<C: Case>() {
+pub async fn lost_answers<C: ServerCase>() {
     let testbed = Testbed::<C>::start().await;
     let (workers, mut ids) = testbed.at_work().await;
     let ways = [Failure::Reset, Failure::Torn, Failure::Garbage, Failure::Status(502), Failure::Status(504)];
     for (number, failure) in (1..).zip(ways) {
-        testbed.case.fail_next(1, failure, When::After, Which::Deliveries);
+        testbed.case.peer().fail_next(1, failure, When::After, Which::Deliveries);
         ids.extend(testbed.publish(number * 10..number * 10 + 3).await);
         testbed.settled().await;
         testbed.assert_received(&ids);
-        assert_eq!(testbed.case.failures_left(), 0, "{failure:?}");
+        assert_eq!(testbed.case.peer().failures_left(), 0, "{failure:?}");
     }
     testbed.assert_nothing_dead().await;
     workers.stop().await;
@@ -231,7 +232,7 @@ pub async fn duplicates<C: Case>() {
     workers.stop().await;
 }
 
-/// An event comes again while another process still owns its first message. The copy arrives together with an older
+/// An event comes again while another process still owns its first message. The duplicate arrives together with an older
 /// message that is redelivered, and must wait for the first.
 pub async fn late_duplicates<C: Case>() {
     const WINDOW_S: u64 = 2;
@@ -246,7 +247,7 @@ pub async fn late_duplicates<C: Case>() {
     let held: Vec<_> = held.try_collect().await.expect("two messages wait");
     let [older, first] = &held[..] else { panic!("expected two messages, found {}", held.len()) };
 
-    // Before its window has passed, the broker drops the copy, and this window is the point of the case. Wait a second
+    // Before its window has passed, the broker drops the duplicate, and this case is about later ones. Wait a second
     // longer, because the broker forgets an id only a moment after its time.
     for _ in 0..=WINDOW_S {
         sleep(Duration::from_secs(1)).await;
@@ -262,9 +263,9 @@ pub async fn late_duplicates<C: Case>() {
         testbed.case.received().contains(&ids[0]).then_some(())
     };
     poll::until("the older message is delivered", CEILING, older_is_delivered).await.expect("it is nobody's");
-    // The sink got the copy together with the older message.
+    // The sink got the duplicate together with the older message. Give it time to deliver both, which it must not.
     sleep(Duration::from_secs(1)).await;
-    assert_eq!(testbed.case.received(), [ids[0].clone()], "the copy waits");
+    assert_eq!(testbed.case.received(), [ids[0].clone()], "the duplicate waits");
     first.ack_with(AckKind::Nak(None)).await.expect("connected");
     testbed.settled().await;
     testbed.assert_received(&ids);
@@ -274,10 +275,10 @@ pub async fn late_duplicates<C: Case>() {
 
 /// A shutdown in the middle of a batch finishes what is on its way and leaves the rest to the next process. Nothing is
 /// lost and nothing is done twice.
-pub async fn shutdown<C: Case>() {
+pub async fn shutdown<C: HeldCase>() {
     let testbed = Testbed::<C>::start().await;
     let (workers, mut ids) = testbed.at_work().await;
-    testbed.case.fail_next(1, Failure::Hold, When::Before, Which::Deliveries);
+    testbed.case.hold_next(Failure::Hold, When::Before);
     ids.extend(testbed.publish(1..40).await);
     until("a delivery is on its way", || testbed.case.held() == 1).await;
     workers.ask_to_stop();
@@ -293,10 +294,10 @@ pub async fn shutdown<C: Case>() {
 }
 
 /// The process dies after the effect but before its acknowledgement.
-pub async fn crash<C: Case>() {
+pub async fn crash<C: HeldCase>() {
     let testbed = Testbed::<C>::start().await;
     let (workers, mut ids) = testbed.at_work().await;
-    testbed.case.fail_next(1, Failure::Hold, When::After, Which::Deliveries);
+    testbed.case.hold_next(Failure::Hold, When::After);
     ids.extend(testbed.publish(1..4).await);
     until("a delivery has its effect", || testbed.case.held() == 1).await;
     workers.kill().await;

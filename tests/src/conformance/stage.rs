@@ -142,7 +142,7 @@ impl<C: Case> Testbed<C> {
 
     /// Runs one worker until it has a batch in the making. Then it suspends the server, lets the worker publish the
     /// batch to it, and kills the server.
-    async fn lose_the_words_on_a_batch(&self) -> Workers {
+    async fn lose_the_confirmations_of_a_batch(&self) -> Workers {
         self.disturbance.holds_left.store(1, Ordering::SeqCst);
         // Each missing confirmation takes this long.
         let broker = self.nats.broker_with(config::Nats { timeout_ms: 2_000, ..config::Nats::default() }).await;
@@ -152,7 +152,7 @@ impl<C: Case> Testbed<C> {
         freeze(server).await;
         self.disturbance.released.send_replace(true);
         let is_missed = || matches!(self.health.snapshot().get(COMPONENT), Some(State::Degraded(_)));
-        until("a word is missed", is_missed).await;
+        until("a confirmation is missing", is_missed).await;
         signal(server, Signal::KILL);
         workers
     }
@@ -213,8 +213,8 @@ pub async fn poison<C: Case>() {
     workers.stop().await;
 }
 
-/// An event on which the stage panics is dead-lettered, and the letter names the panic. Its neighbours go on, and so
-/// does the worker.
+/// An event on which the stage panics is dead-lettered, and the dead letter names the panic. Its neighbours go on, and
+/// so does the worker.
 pub async fn panics<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     let victim = C::In::sample(5).id().to_owned();
@@ -312,7 +312,7 @@ pub async fn crash<C: Case>() {
 pub async fn lost_confirmations<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     let ids = testbed.publish(0..100).await;
-    let workers = testbed.lose_the_words_on_a_batch().await;
+    let workers = testbed.lose_the_confirmations_of_a_batch().await;
     testbed.settled().await;
     testbed.assert_once(&ids).await;
     workers.stop().await;

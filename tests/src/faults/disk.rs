@@ -21,7 +21,7 @@ impl Disk {
         let output = output.context("cannot run mount")?;
         anyhow::ensure!(
             output.status.success(),
-            "cannot mount a small disk on {}; this scene needs the right to mount: {}",
+            "cannot mount a small disk on {}; this scenario needs the right to mount: {}",
             path.display(),
             String::from_utf8_lossy(&output.stderr).trim()
         );

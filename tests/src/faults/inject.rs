@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use headrace_runtime::crash::Point;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use tokio::time::{Instant, sleep};
 
@@ -14,6 +15,21 @@ use super::setup::INSERT_S;
 
 /// How long it may take until a full disk is felt. It only ends a run in which it never is.
 const FELT_MAX: Duration = Duration::from_secs(60);
+
+/// How long a process may take to come to the point where it is to crash.
+const CRASH_WAIT_MAX: Duration = Duration::from_secs(15);
+
+/// Makes a process crash at one of `points`, at the latest at this passing of it.
+pub(super) async fn crash(
+    process: &mut Process,
+    points: &[Point],
+    passings: u64,
+    plan: &mut Plan,
+) -> anyhow::Result<()> {
+    let (point, passing) = plan.point(points, passings);
+    process.crash_at(point, passing, CRASH_WAIT_MAX).await?;
+    Ok(())
+}
 
 pub(super) async fn freeze(process: &Process, ack_wait_s: u64) {
     process.freeze();
@@ -37,7 +53,7 @@ pub(super) async fn misbehave(proxy: Option<&Proxy>, repeats: bool, plan: &mut P
     }
     let impairment = impairments[plan.below(impairments.len())];
     tracing::info!(?impairment, "the network misbehaves");
-    let duration = plan.millis(500, 6_000);
+    let duration = plan.lasting(500, 6_000);
     proxy.impair(impairment, duration).await;
 }
 

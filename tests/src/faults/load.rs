@@ -150,12 +150,12 @@ impl Sender {
         let matching = number.is_multiple_of(MATCHING_EVERY);
         let (event, of_event) =
             if matching { ("repository", r#""action":"publicized""#) } else { ("push", r#""ref":"refs/heads/main""#) };
-        let turn = number / MATCHING_EVERY;
+        let round = number / MATCHING_EVERY;
         let body = |more: &str| {
             let text = format!(
                 r#"{{{of_event},"number":{number},{more}"repository":{{"id":1,"name":"app-{0}","full_name":"acme/app-{0}","private":false,"owner":{{"login":"acme"}}}},"organization":{{"login":"acme","id":5}},"sender":{{"login":"mona-{1}","id":7,"type":"User"}}}}"#,
-                turn % 20,
-                turn % 10
+                round % 20,
+                round % 10
             );
             text.into_bytes()
         };

@@ -15,6 +15,7 @@ mod proxy;
 mod receivers;
 mod report;
 mod scenario;
+mod servers;
 mod setup;
 mod testbed;
 mod verify;
@@ -38,6 +39,9 @@ use self::testbed::Testbed;
 /// How long recovery may take after one fault, and settling everything in the end. It is far beyond what is needed, and
 /// only ends a run that hangs.
 const RECOVERY_MAX: Duration = Duration::from_secs(300);
+
+/// No fault may last longer than this fraction of the run: a short run needs several faults, too.
+const FAULT_SHARE: u32 = 3;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -76,7 +80,7 @@ async fn run_seed(options: &Options) -> anyhow::Result<Report> {
     let mut testbed = Testbed::start(options).await?;
     let load = Load::start(testbed.gateway(), options.rate);
     let mut report = Report::new(options);
-    let mut plan = Plan::new(options.seed, options.scenario.faults);
+    let mut plan = Plan::new(options.seed, options.scenario.faults, options.duration / FAULT_SHARE);
     probe(&testbed, &load).await.context("before any fault")?;
     // A cluster may need a while to choose its leaders.
     let end = Instant::now() + options.duration;

@@ -77,11 +77,13 @@ pub(super) struct Plan {
     random: StdRng,
     kinds: Vec<Fault>,
     left: Vec<Fault>,
+    /// The longest that a fault may last.
+    fault_max: Duration,
 }
 
 impl Plan {
-    pub(super) fn new(seed: u64, kinds: &[Fault]) -> Self {
-        Self { random: StdRng::seed_from_u64(seed), kinds: kinds.to_vec(), left: Vec::new() }
+    pub(super) fn new(seed: u64, kinds: &[Fault], fault_max: Duration) -> Self {
+        Self { random: StdRng::seed_from_u64(seed), kinds: kinds.to_vec(), left: Vec::new(), fault_max }
     }
 
     /// The next fault. Each kind comes once before any comes again.
@@ -101,6 +103,11 @@ impl Plan {
     /// A duration between two bounds, in milliseconds.
     pub(super) fn millis(&mut self, least: u64, most: u64) -> Duration {
         Duration::from_millis(self.random.random_range(least..=most))
+    }
+
+    /// How long a fault lasts: between two bounds in milliseconds, but never longer than the run allows.
+    pub(super) fn lasting(&mut self, least: u64, most: u64) -> Duration {
+        self.millis(least, most).min(self.fault_max)
     }
 
     /// A number below `bound`.

@@ -1,4 +1,4 @@
-//! A TCP proxy between two parts. It can be told to misbehave as networks do.
+//! A TCP proxy between a process and a server. On command it misbehaves as networks do.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};

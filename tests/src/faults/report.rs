@@ -136,8 +136,8 @@ impl Report {
     /// # Errors
     /// When something was lost, stored twice or altered, or is a dead letter.
     pub fn ensure_intact(&self) -> anyhow::Result<()> {
-        let whole = self.lost == 0 && self.twice == 0 && self.altered == 0 && self.dead == 0;
-        anyhow::ensure!(whole, "the promise is broken: {self:#?}");
+        let intact = self.lost == 0 && self.twice == 0 && self.altered == 0 && self.dead == 0;
+        anyhow::ensure!(intact, "the promise is broken: {self:#?}");
         Ok(())
     }
 }

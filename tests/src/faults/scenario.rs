@@ -9,7 +9,7 @@ pub struct Scenario {
     pub name: &'static str,
     /// The kinds of faults. All are equally likely.
     pub faults: &'static [Fault],
-    /// NATS servers: 1, or 3 for a cluster with three copies of each stream.
+    /// NATS servers: 1, or 3 for a cluster with three replicas of each stream.
     pub nats_servers: usize,
     /// Whether Splunk and Jira are receivers too, and some deliveries are for them.
     pub receivers: bool,

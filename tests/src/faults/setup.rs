@@ -10,7 +10,7 @@ pub(super) const ACK_WAIT_S: u64 = 4;
 /// The longest insert in these runs, in seconds.
 pub(super) const INSERT_S: u64 = 1;
 /// The longest request to Splunk or Jira in these runs, in milliseconds.
-pub(super) const RECEIVER_TIMEOUT_MS: u64 = 1_000;
+pub(super) const RECEIVER_TIMEOUT_MS: u64 = 500;
 /// The longest `ack_wait` of a sink that follows from these, in seconds. It is that of Jira, whose calls are six
 /// requests.
 pub(super) const SINK_ACK_WAIT_S: u64 = RECEIVER_TIMEOUT_MS * 6 * 2 / 1_000;

@@ -4,12 +4,11 @@ mod full;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream;
-use headrace_local::install::{Installer, Silent};
+use futures::future::join_all;
 use headrace_local::{clickhouse, nats, poll};
 use headrace_runtime::broker::Stream;
 use headrace_runtime::crash::Point;
@@ -17,23 +16,21 @@ use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
 use super::Options;
-use super::disk::Disk;
-use super::inject::{freeze, kill, misbehave, pause, starve};
+use super::inject::{crash, freeze, kill, misbehave, pause, starve};
 use super::load::Load;
 use super::plan::{Fault, Plan};
 use super::process::Process;
 use super::proxy::Proxy;
 use super::receivers::Receivers;
-use super::scenario::SmallDisks;
+use super::servers::{Disks, Servers};
 use super::setup::{ACK_WAIT_S, INSERT_S, SINK_ACK_WAIT_S, configuration};
-use crate::harness::{consumed, servers};
+use crate::harness::consumed;
+use crate::harness::servers::free_address;
 
 /// The tables that must hold each id once.
 const TABLES: [&str; 2] = ["events", "raw"];
 /// The most processes of one role.
 const WORKERS_MAX: usize = 3;
-/// How long a process may take to come to the point where it is to crash.
-const CRASH_WAIT_MAX: Duration = Duration::from_secs(15);
 
 /// Everything that runs. Dropping this ends it.
 pub(super) struct Testbed {
@@ -51,13 +48,6 @@ pub(super) struct Testbed {
     gateway_url: String,
     disks: Option<Disks>,
     receivers: Option<Receivers>,
-}
-
-/// The file systems of NATS and of ClickHouse.
-struct Disks {
-    nats: Disk,
-    clickhouse: Disk,
-    full_ms: (u64, u64),
 }
 
 /// Starts processes of Headrace.
@@ -79,29 +69,12 @@ impl Starter {
 
 impl Testbed {
     pub(super) async fn start(options: &Options) -> anyhow::Result<Self> {
-        let install = || {
-            let installer = Installer::for_user(Arc::new(Silent))?;
-            Ok::<_, headrace_local::install::Error>((installer.nats_server()?, installer.clickhouse_library()?))
-        };
-        let (nats_program, library) = tokio::task::spawn_blocking(install).await??;
-        let (nats_dir, clickhouse_dir) = (options.dir.join("nats"), options.dir.join("clickhouse"));
-        let mount = |SmallDisks { bytes, full_ms }| {
-            let (nats, clickhouse) = (Disk::mount(&nats_dir, bytes)?, Disk::mount(&clickhouse_dir, bytes)?);
-            anyhow::Ok(Disks { nats, clickhouse, full_ms })
-        };
-        let disks = options.scenario.disks.map(mount).transpose()?;
-        let nats = servers::start_nats(&nats_program, &nats_dir, options.scenario.nats_servers).await?;
-        let mut arguments = options.program.1.clone();
-        arguments.extend(["clickhouse".into(), "--library".into(), library.into_os_string()]);
-        let mut engine = clickhouse::Config::new(&options.program.0, arguments, clickhouse_dir);
-        engine.log = options.dir.join("clickhouse.log");
-        let clickhouse = clickhouse::start(engine).await?;
-
+        let Servers { disks, clickhouse, nats } = Servers::start(options).await?;
         // A cluster tells its clients the addresses of all its servers, so they would bypass a proxy before one of
         // them.
         let to_nats = if nats.len() == 1 { Some(Proxy::start(nats[0].address()).await?) } else { None };
         let to_clickhouse = Proxy::start(clickhouse.address()).await?;
-        let gateway_address = servers::free_address()?;
+        let gateway_address = free_address()?;
         let to_gateway = Proxy::start(gateway_address).await?;
         let direct: Vec<String> = nats.iter().map(nats::Running::url).collect();
         let nats_url = to_nats.as_ref().map_or_else(|| direct.join(","), |proxy| format!("nats://{}", proxy.address()));
@@ -166,23 +139,20 @@ impl Testbed {
             }
             Fault::FreezeNats => {
                 let server = plan.below(self.nats.len());
-                pause(self.nats[server].pid(), plan.millis(2_000, 12_000)).await;
+                pause(self.nats[server].pid(), plan.lasting(2_000, 12_000)).await;
             }
             Fault::CrashGateway => {
                 let points = [Point::BeforeStore, Point::BeforeStoreAck, Point::AfterStoreAck];
-                let (point, passing) = plan.point(&points, 300);
-                self.gateway.crash_at(point, passing, CRASH_WAIT_MAX).await?;
+                crash(&mut self.gateway, &points, 300, plan).await?;
             }
             Fault::CrashPipeline => {
                 let points = [Point::BeforePublish, Point::BeforePubAck, Point::AfterPubAck, Point::AfterAck];
-                let (point, passing) = plan.point(&points, 500);
-                self.pipelines[pipeline].crash_at(point, passing, CRASH_WAIT_MAX).await?;
+                crash(&mut self.pipelines[pipeline], &points, 500, plan).await?;
             }
             Fault::CrashSink => {
                 let points = [Point::BeforeInsert, Point::AfterInsert, Point::AfterAck];
                 let passings = if plan.below(2) == 0 { 1 } else { 4 };
-                let (point, passing) = plan.point(&points, passings);
-                self.sinks[sink].crash_at(point, passing, CRASH_WAIT_MAX).await?;
+                crash(&mut self.sinks[sink], &points, passings, plan).await?;
             }
             Fault::RollingRestart => {
                 self.gateway.restart().await?;
@@ -191,22 +161,22 @@ impl Testbed {
                 }
             }
             Fault::Rescale => self.rescale(plan).await?,
-            Fault::SinksAway => self.sinks_away(plan.millis(5_000, 20_000)).await?,
+            Fault::SinksAway => self.sinks_away(plan.lasting(5_000, 20_000)).await?,
             Fault::ReadOnlyClickHouse => {
-                self.with_setting("table_readonly = 1", "table_readonly", plan.millis(2_000, 10_000)).await?;
+                self.with_setting("table_readonly = 1", "table_readonly", plan.lasting(2_000, 10_000)).await?;
             }
             Fault::TooManyParts => {
-                self.with_setting("parts_to_throw_insert = 1", "parts_to_throw_insert", plan.millis(2_000, 10_000))
+                self.with_setting("parts_to_throw_insert = 1", "parts_to_throw_insert", plan.lasting(2_000, 10_000))
                     .await?;
             }
             Fault::ReceiversFail => self.receivers.iter().for_each(|receivers| receivers.fail(plan)),
             Fault::ReceiversAway => {
-                let time = plan.millis(2_000, 15_000);
+                let time = plan.lasting(2_000, 15_000);
                 if let Some(receivers) = &self.receivers {
                     receivers.away(time).await;
                 }
             }
-            Fault::MemoryLimit => starve(self.clickhouse.pid(), plan.millis(2_000, 8_000)).await?,
+            Fault::MemoryLimit => starve(self.clickhouse.pid(), plan.lasting(2_000, 8_000)).await?,
             Fault::DiskFullNats => self.fill_nats(plan, load).await?,
             Fault::DiskFullClickHouse => self.fill_clickhouse(plan).await?,
             Fault::FullStreams => self.fill_streams(plan.millis(500, 2_000), load).await?,
@@ -214,12 +184,7 @@ impl Testbed {
             Fault::NetworkClickHouse => misbehave(Some(&self.to_clickhouse), true, plan).await,
             Fault::NetworkGateway => misbehave(Some(&self.to_gateway), true, plan).await,
             Fault::KillLeader => self.kill_leader(Stream::ALL[plan.below(3)]).await?,
-            Fault::RollingNats => {
-                for server in &self.nats {
-                    kill(server.pid());
-                    self.cluster_whole().await?;
-                }
-            }
+            Fault::RollingNats => self.roll_nats().await?,
         }
         Ok(())
     }
@@ -284,7 +249,16 @@ impl Testbed {
         Ok(())
     }
 
-    /// Waits until every server's copies of all streams are up to date.
+    /// Replaces the NATS servers, one after the other.
+    async fn roll_nats(&self) -> anyhow::Result<()> {
+        for server in &self.nats {
+            kill(server.pid());
+            self.cluster_whole().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every server's replicas of all streams are up to date.
     async fn cluster_whole(&self) -> anyhow::Result<()> {
         let whole = async || {
             for stream in Stream::ALL {
@@ -365,12 +339,10 @@ impl Testbed {
     }
 
     pub(super) async fn stop(self) {
-        for process in [&self.gateway].into_iter().chain(&self.pipelines).chain(&self.sinks) {
-            process.stop().await;
-        }
-        for server in self.nats {
-            server.stop().await;
-        }
+        // All at once: a process that waits for its last messages must not hold up the others.
+        let processes = [&self.gateway].into_iter().chain(&self.pipelines).chain(&self.sinks);
+        join_all(processes.map(Process::stop)).await;
+        join_all(self.nats.into_iter().map(nats::Running::stop)).await;
         self.clickhouse.stop().await;
         drop(self.disks);
     }

@@ -93,7 +93,7 @@ impl Nats {
         Ok(nats)
     }
 
-    /// Starts a cluster of three servers and makes the streams, each with three copies.
+    /// Starts a cluster of three servers and makes the streams, each with three replicas.
     pub async fn cluster() -> Self {
         let dir = TempDir::new().expect("a directory can be made");
         let program = server_program().await.expect("nats-server can be installed");

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use futures::{StreamExt as _, stream};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Client, RequestBuilder};
@@ -10,6 +11,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::process::Ready;
 use crate::harness::samples;
+
+/// Most requests of [`Hook::send_all`] under way at once.
+const AT_ONCE: usize = 8;
 
 /// A webhook with the gateway's address and secret. Cheap to clone.
 #[derive(Clone)]
@@ -52,7 +56,7 @@ impl Hook {
     #[must_use]
     pub fn of(ready: &Ready) -> Self {
         let gateway = ready.gateway.as_ref().expect("it has a gateway");
-        let secret = ready.webhook_secret.as_ref().expect("`up` tells its secret");
+        let secret = ready.webhook_secret.as_ref().expect("`up` reports its secret");
         Self::new(format!("{gateway}/webhooks/github"), secret)
     }
 
@@ -84,6 +88,26 @@ impl Hook {
     pub async fn store(&self, kind: &str, guid: &str, body: impl Into<Vec<u8>>) {
         let answer = self.send(kind, guid, body).await;
         assert_eq!(answer.status, 202, "{kind} {guid}: {}", answer.body);
+    }
+
+    /// Sends signed requests, a few at once: each as its event kind, its GUID and its body. Returns the answers in the
+    /// same order.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn send_all<'a>(&self, deliveries: impl IntoIterator<Item = (&'a str, &'a str, Vec<u8>)>) -> Vec<Answer> {
+        let answers = deliveries.into_iter().map(|(kind, guid, body)| self.send(kind, guid, body));
+        stream::iter(answers).buffered(AT_ONCE).collect().await
+    }
+
+    /// Sends events that must be stored, a few at once.
+    ///
+    /// # Panics
+    /// When one is not answered with 202.
+    pub async fn store_all<'a>(&self, deliveries: impl IntoIterator<Item = (&'a str, &'a str, Vec<u8>)>) {
+        for answer in self.send_all(deliveries).await {
+            assert_eq!(answer.status, 202, "{}", answer.body);
+        }
     }
 }
 

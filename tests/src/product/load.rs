@@ -23,13 +23,13 @@ pub struct Load {
 impl Load {
     /// Starts `senders` senders, each with one request at a time.
     pub fn start(senders: usize, hook: &Hook, examples: &Arc<Vec<Example>>) -> Self {
-        let (told, count) = watch::channel(0);
+        let (counter, count) = watch::channel(0);
         let (stop, stored) = (CancellationToken::new(), Arc::new(Mutex::new(BTreeSet::new())));
-        let told = Arc::new(told);
+        let counter = Arc::new(counter);
         let mut set = JoinSet::new();
         for sender in 0..senders {
             let (hook, examples, stop) = (hook.clone(), Arc::clone(examples), stop.clone());
-            let (stored, told) = (Arc::clone(&stored), Arc::clone(&told));
+            let (stored, counter) = (Arc::clone(&stored), Arc::clone(&counter));
             set.spawn(async move {
                 for number in 0.. {
                     let example = &examples[(sender + number * 7) % examples.len()];
@@ -39,7 +39,7 @@ impl Load {
                     }
                     let mut stored = stored.lock().unwrap_or_else(PoisonError::into_inner);
                     stored.insert(format!("github:{guid}"));
-                    told.send_replace(stored.len());
+                    counter.send_replace(stored.len());
                 }
             });
         }
@@ -71,7 +71,7 @@ impl Load {
     }
 }
 
-/// Sends an event until it is stored. Returns false if it was told to stop before.
+/// Sends an event until it is stored. Returns false if it was stopped before.
 async fn deliver(hook: &Hook, example: &Example, guid: &str, stop: &CancellationToken) -> bool {
     let attempt = async || {
         if stop.is_cancelled() {

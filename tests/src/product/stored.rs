@@ -1,4 +1,4 @@
-//! What became of the events: rows in ClickHouse, messages in NATS. It asks the servers, never the product.
+//! What became of the events: rows in ClickHouse and messages in NATS. This asks the servers, never the product.
 
 use async_nats::ConnectOptions;
 use async_nats::jetstream::{self, message::StreamMessage};
@@ -27,8 +27,8 @@ impl Stored {
     /// # Panics
     /// When NATS does not answer.
     pub async fn of(ready: &Ready) -> Self {
-        let nats = ready.nats.as_ref().expect("it tells where NATS is");
-        Self::at(nats, ready.clickhouse.as_ref().expect("it tells where ClickHouse is")).await
+        let nats = ready.nats.as_ref().expect("the process reports its NATS");
+        Self::at(nats, ready.clickhouse.as_ref().expect("the process reports its ClickHouse")).await
     }
 
     /// The servers at these addresses.
@@ -123,7 +123,7 @@ impl Stored {
         messages
     }
 
-    /// Waits until every component has settled every message of the streams that it reads. Then nothing more happens.
+    /// Waits until every component has settled every message of its streams. Then nothing more happens.
     ///
     /// # Panics
     /// When that takes too long.

@@ -23,6 +23,11 @@ impl Protocol for Proxy {
     fn error_body(&self, status: u16) -> String {
         format!("the proxy answers {status}")
     }
+
+    fn garbage_status(&self) -> StatusCode {
+        // The client looks at the status alone: it would take a strange page with a 2xx for success.
+        StatusCode::BAD_GATEWAY
+    }
 }
 
 /// A proxy to the server at `url`.

@@ -1,5 +1,5 @@
 //! A stand-in for GitHub's webhooks. It sends signed deliveries and must never repeat one by itself. It also serves the
-//! part of the REST API that lists deliveries and repeats one when asked (`rest.rs`).
+//! endpoints of the REST API that list deliveries and repeat one when asked (`rest.rs`).
 //!
 //! It follows GitHub's reference of the endpoints for App, organization and repository webhooks. GitHub does not
 //! publish two things: the status with which it refuses a redelivery, and how long a redelivery takes to be listed.
@@ -52,7 +52,7 @@ pub struct Attempt {
 
 /// A hook.
 #[derive(Clone, Debug, Default)]
-pub struct HookSite {
+pub struct HookData {
     /// The attempts, oldest first.
     pub attempts: Vec<Attempt>,
     /// The status with which it refuses every redelivery. `None` when it does not refuse.
@@ -63,10 +63,10 @@ pub struct HookSite {
 
 /// The stand-in's data and settings.
 #[derive(Default)]
-pub struct Site {
+pub struct Data {
     /// The hooks by their routes: `/app/hook`, `/orgs/acme/hooks/7`, `/repos/acme/app/hooks/7`. Any other route is
     /// answered with "not found".
-    pub hooks: BTreeMap<String, HookSite>,
+    pub hooks: BTreeMap<String, HookData>,
     /// The gateway to which deliveries go.
     pub gateway: String,
     /// The secret that signs them.
@@ -81,16 +81,16 @@ pub struct Site {
     under_way: JoinSet<()>,
 }
 
-type Shared = Arc<Mutex<Site>>;
+type Shared = Arc<Mutex<Data>>;
 
 /// The running stand-in.
 pub struct GitHub {
     server: Server<Rest>,
-    site: Shared,
+    data: Shared,
     app: App,
 }
 
-/// The protocol's part of the server.
+/// GitHub's protocol for the server.
 pub struct Rest;
 
 impl Protocol for Rest {
@@ -118,16 +118,16 @@ impl GitHub {
     /// Starts the stand-in on a free port, with a hook for each of these routes.
     pub async fn start(hooks: &[&str]) -> Self {
         let app = App::new();
-        let hooks = hooks.iter().map(|route| ((*route).to_owned(), HookSite::default())).collect();
-        let site = Site { hooks, remaining: rest::LIMIT, ..Site::default() };
-        let site = Arc::new(Mutex::new(site));
-        let router = rest::router(Arc::clone(&site), app.verifier());
-        Self { server: Server::start(Rest, router).await, site, app }
+        let hooks = hooks.iter().map(|route| ((*route).to_owned(), HookData::default())).collect();
+        let data = Data { hooks, remaining: rest::LIMIT, ..Data::default() };
+        let data = Arc::new(Mutex::new(data));
+        let router = rest::router(Arc::clone(&data), app.verifier());
+        Self { server: Server::start(Rest, router).await, data, app }
     }
 
     /// The stand-in's data and settings.
-    pub fn site(&self) -> MutexGuard<'_, Site> {
-        lock(&self.site)
+    pub fn data(&self) -> MutexGuard<'_, Data> {
+        lock(&self.data)
     }
 
     /// The App to which its hooks belong.
@@ -138,9 +138,9 @@ impl GitHub {
 
     /// Sends deliveries to `gateway` from now on, signed with `secret`.
     pub fn deliver_to(&self, gateway: &str, secret: &str) {
-        let mut site = self.site();
-        site.gateway = format!("{gateway}/webhooks/github");
-        secret.clone_into(&mut site.secret);
+        let mut data = self.data();
+        data.gateway = format!("{gateway}/webhooks/github");
+        secret.clone_into(&mut data.secret);
     }
 
     /// Makes an event happen: the hook sends it, once. Returns its GUID and the gateway's status, 0 without an answer.
@@ -149,16 +149,16 @@ impl GitHub {
     /// When there is no such hook, or it is disabled.
     pub async fn emit(&self, hook: &str, event: &str, body: impl Into<Vec<u8>>) -> (String, u16) {
         let guid = guid();
-        let disabled = self.site().hooks[hook].disabled;
+        let disabled = self.data().hooks[hook].disabled;
         assert!(!disabled, "a disabled hook sends nothing");
-        let status = send(&self.site, hook, event, &guid, body.into(), false).await;
+        let status = send(&self.data, hook, event, &guid, body.into(), false).await;
         (guid, status)
     }
 
     /// Makes all attempts of a hook older.
     pub fn age(&self, hook: &str, by: Duration) {
-        let mut site = self.site();
-        let attempts = site.hooks.get_mut(hook).into_iter().flat_map(|hook| &mut hook.attempts);
+        let mut data = self.data();
+        let attempts = data.hooks.get_mut(hook).into_iter().flat_map(|hook| &mut hook.attempts);
         attempts.for_each(|attempt| attempt.delivered_at = attempt.delivered_at.minus(by));
     }
 
@@ -166,17 +166,17 @@ impl GitHub {
     #[must_use]
     pub fn redeliveries(&self, hook: &str) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
-        for attempt in self.site().hooks[hook].attempts.iter().filter(|attempt| attempt.redelivery) {
+        for attempt in self.data().hooks[hook].attempts.iter().filter(|attempt| attempt.redelivery) {
             *counts.entry(attempt.guid.clone()).or_default() += 1;
         }
         counts
     }
 
-    /// The bodies of a hook that were ever answered with 2xx: the SHA-256 of each, in hex, by the event's id.
+    /// The bodies of a hook that were ever answered 2xx: the SHA-256 of each in hex, by the event's id.
     #[must_use]
     pub fn taken(&self, hook: &str) -> BTreeMap<String, String> {
-        let site = self.site();
-        let taken = site.hooks[hook].attempts.iter().filter(|attempt| matches!(attempt.status_code, 200..=299));
+        let data = self.data();
+        let taken = data.hooks[hook].attempts.iter().filter(|attempt| matches!(attempt.status_code, 200..=299));
         taken.map(|attempt| (EventId::github(&attempt.guid).to_string(), sha256(&attempt.body))).collect()
     }
 
@@ -190,16 +190,16 @@ impl GitHub {
     }
 }
 
-fn lock(site: &Shared) -> MutexGuard<'_, Site> {
-    site.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(data: &Shared) -> MutexGuard<'_, Data> {
+    data.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Sends one attempt and records it. It never sends twice, whatever comes back.
-async fn send(site: &Shared, hook: &str, event: &str, guid: &str, body: Vec<u8>, redelivery: bool) -> u16 {
+async fn send(data: &Shared, hook: &str, event: &str, guid: &str, body: Vec<u8>, redelivery: bool) -> u16 {
     let delivered_at = Timestamp::now();
     let (gateway, secret) = {
-        let site = lock(site);
-        (site.gateway.clone(), site.secret.clone())
+        let data = lock(data);
+        (data.gateway.clone(), data.secret.clone())
     };
     let hook_id = hook.rsplit('/').next().unwrap_or_default();
     let request = Client::new()
@@ -213,11 +213,11 @@ async fn send(site: &Shared, hook: &str, event: &str, guid: &str, body: Vec<u8>,
         .header("X-Hub-Signature-256", signature(&secret, &body))
         .body(body.clone());
     let status_code = request.send().await.map_or(0, |answer| answer.status().as_u16());
-    let mut site = lock(site);
-    site.last_id += 1;
-    let (id, guid, event) = (site.last_id, guid.to_owned(), event.to_owned());
+    let mut data = lock(data);
+    data.last_id += 1;
+    let (id, guid, event) = (data.last_id, guid.to_owned(), event.to_owned());
     let attempt = Attempt { id, guid, delivered_at, redelivery, status_code, event, body };
-    if let Some(hook) = site.hooks.get_mut(hook) {
+    if let Some(hook) = data.hooks.get_mut(hook) {
         hook.attempts.push(attempt);
     }
     status_code

@@ -1,4 +1,4 @@
-//! A stand-in for Jira Cloud's REST API, version 3: the part that a program needs to file tickets.
+//! A stand-in for Jira Cloud's REST API, version 3, as far as a program needs it to file tickets.
 //!
 //! It follows Atlassian's reference and its page "Search after write". A search must find a ticket only once it is
 //! indexed, except for issues named in `reconcileIssues`. The private module `rules` checks tickets.
@@ -31,7 +31,7 @@ pub const API_TOKEN: &str = "ATATT3xFfGF0-stand-in";
 pub const PROJECT: &str = "SEC";
 /// The project's issue types.
 pub const ISSUE_TYPES: [&str; 2] = ["Task", "Incident"];
-/// The site's priorities.
+/// The priorities that exist.
 pub const PRIORITIES: [&str; 3] = ["Highest", "High", "Medium"];
 
 /// A ticket.
@@ -58,7 +58,7 @@ impl Issue {
 
 /// The stand-in's data and settings.
 #[derive(Default)]
-pub struct Site {
+pub struct Data {
     /// Tickets in the order of their creation.
     pub issues: Vec<Issue>,
     /// It refuses tickets with these properties `headrace.alert` as bad.
@@ -75,15 +75,15 @@ pub struct Site {
     pub index_lag: Duration,
 }
 
-type Shared = Arc<Mutex<Site>>;
+type Shared = Arc<Mutex<Data>>;
 
 /// The running stand-in.
 pub struct Jira {
     server: Server<Rest>,
-    site: Shared,
+    data: Shared,
 }
 
-/// The protocol's part of the server.
+/// Jira's protocol for the server.
 pub struct Rest;
 
 impl Protocol for Rest {
@@ -106,7 +106,7 @@ impl Deref for Jira {
 impl Jira {
     /// Starts the stand-in on a free port.
     pub async fn start() -> Self {
-        let site = Shared::default();
+        let data = Shared::default();
         let router = Router::new()
             .route("/rest/api/3/mypermissions", get(permissions))
             .route("/rest/api/3/issue/createmeta/{project}/issuetypes", get(issue_types))
@@ -115,33 +115,33 @@ impl Jira {
             .route("/rest/api/3/issue", post(create))
             .route("/rest/api/3/issue/{issue}/comment", post(comment))
             .route("/rest/api/3/issue/{issue}/properties/{key}", put(set_property))
-            .with_state(Arc::clone(&site));
-        Self { server: Server::start(Rest, router).await, site }
+            .with_state(Arc::clone(&data));
+        Self { server: Server::start(Rest, router).await, data }
     }
 
     /// The stand-in's data and settings.
-    pub fn site(&self) -> MutexGuard<'_, Site> {
-        lock(&self.site)
+    pub fn data(&self) -> MutexGuard<'_, Data> {
+        lock(&self.data)
     }
 
     /// The alerts that have tickets, in order, including twins.
     #[must_use]
     pub fn alerts(&self) -> Vec<String> {
         let alert = |issue: &Issue| issue.properties["headrace"]["alert"].as_str().unwrap_or_default().to_owned();
-        self.site().issues.iter().map(alert).collect()
+        self.data().issues.iter().map(alert).collect()
     }
 
     /// Indexes every ticket, and from now on each new one at once.
     pub fn index_all(&self) {
-        let mut site = self.site();
-        site.index_stopped = false;
+        let mut data = self.data();
+        data.index_stopped = false;
         let now = Some(Instant::now());
-        site.issues.iter_mut().for_each(|issue| issue.indexed_at = now);
+        data.issues.iter_mut().for_each(|issue| issue.indexed_at = now);
     }
 }
 
-fn lock(site: &Shared) -> MutexGuard<'_, Site> {
-    site.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(data: &Shared) -> MutexGuard<'_, Data> {
+    data.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An answer that ends the handling of a request early.
@@ -160,10 +160,10 @@ fn refusal(status: StatusCode, messages: &[&str], errors: Value) -> Refusal {
     Refusal(Box::new((status, body).into_response()))
 }
 
-fn authorize(headers: &HeaderMap, site: &Site) -> Result<(), Refusal> {
+fn authorize(headers: &HeaderMap, data: &Data) -> Result<(), Refusal> {
     let expected = format!("Basic {}", STANDARD.encode(format!("{EMAIL}:{API_TOKEN}")));
     let good = headers.get(header::AUTHORIZATION).is_some_and(|value| value.as_bytes() == expected.as_bytes());
-    if good && !site.revoked {
+    if good && !data.revoked {
         return Ok(());
     }
     let text = "Client must be authenticated to access this resource.";
@@ -180,12 +180,12 @@ fn json_body(headers: &HeaderMap, body: &Bytes) -> Result<Value, Refusal> {
 }
 
 async fn permissions(
-    State(site): State<Shared>,
+    State(data): State<Shared>,
     headers: HeaderMap,
     Query(query): Query<BTreeMap<String, String>>,
 ) -> Answer {
-    let site = lock(&site);
-    authorize(&headers, &site)?;
+    let data = lock(&data);
+    authorize(&headers, &data)?;
     if query.get("projectKey").is_some_and(|key| key != PROJECT) {
         return Err(refusal(StatusCode::NOT_FOUND, &["No project could be found with that key."], json!({})));
     }
@@ -193,14 +193,14 @@ async fn permissions(
         return Err(refusal(StatusCode::BAD_REQUEST, &["The 'permissions' query parameter is required."], json!({})));
     };
     let granted = |name: &str| {
-        (name.to_owned(), json!({ "key": name, "havePermission": !site.missing_permissions.contains(name) }))
+        (name.to_owned(), json!({ "key": name, "havePermission": !data.missing_permissions.contains(name) }))
     };
     let permissions: serde_json::Map<String, Value> = asked.split(',').map(granted).collect();
     Ok(Json(json!({ "permissions": permissions })).into_response())
 }
 
-async fn issue_types(State(site): State<Shared>, headers: HeaderMap, Path(project): Path<String>) -> Answer {
-    authorize(&headers, &lock(&site))?;
+async fn issue_types(State(data): State<Shared>, headers: HeaderMap, Path(project): Path<String>) -> Answer {
+    authorize(&headers, &lock(&data))?;
     if project != PROJECT {
         return Err(refusal(StatusCode::NOT_FOUND, &["Project not found."], json!({})));
     }
@@ -209,20 +209,20 @@ async fn issue_types(State(site): State<Shared>, headers: HeaderMap, Path(projec
         .into_response())
 }
 
-async fn screen(State(site): State<Shared>, headers: HeaderMap, Path((project, id)): Path<(String, String)>) -> Answer {
-    let site = lock(&site);
-    authorize(&headers, &site)?;
+async fn screen(State(data): State<Shared>, headers: HeaderMap, Path((project, id)): Path<(String, String)>) -> Answer {
+    let data = lock(&data);
+    authorize(&headers, &data)?;
     if project != PROJECT || id.parse::<usize>().is_ok_and(|id| id >= ISSUE_TYPES.len()) {
         return Err(refusal(StatusCode::NOT_FOUND, &["Not found."], json!({})));
     }
     let all = ["project", "issuetype", "summary", "description", "labels", "priority"];
-    let fields = all.iter().filter(|field| !site.missing_fields.contains(**field));
+    let fields = all.iter().filter(|field| !data.missing_fields.contains(**field));
     Ok(Json(json!({ "fields": fields.map(|field| json!({ "fieldId": field })).collect::<Vec<_>>() })).into_response())
 }
 
-async fn search(State(site): State<Shared>, headers: HeaderMap, body: Bytes) -> Answer {
-    let site = lock(&site);
-    authorize(&headers, &site)?;
+async fn search(State(data): State<Shared>, headers: HeaderMap, body: Bytes) -> Answer {
+    let data = lock(&data);
+    authorize(&headers, &data)?;
     let body = json_body(&headers, &body)?;
     let labels = rules::labels_of(&body).map_err(|problem| refusal(StatusCode::BAD_REQUEST, &[&problem], json!({})))?;
     let reconciled = body["reconcileIssues"].as_array().cloned().unwrap_or_default();
@@ -233,7 +233,7 @@ async fn search(State(site): State<Shared>, headers: HeaderMap, body: Bytes) -> 
     };
     // Two issues to a page, so that we notice a client that stops at the first page.
     let first: usize = body["nextPageToken"].as_str().and_then(|token| token.parse().ok()).unwrap_or(0);
-    let found: Vec<&Issue> = site.issues.iter().filter(shown).collect();
+    let found: Vec<&Issue> = data.issues.iter().filter(shown).collect();
     let page = found.iter().skip(first).take(2).map(|issue| rules::shown(issue, &body)).collect::<Vec<_>>();
     let mut answer = json!({ "issues": page, "isLast": first + 2 >= found.len() });
     if first + 2 < found.len() {
@@ -242,15 +242,15 @@ async fn search(State(site): State<Shared>, headers: HeaderMap, body: Bytes) -> 
     Ok(Json(answer).into_response())
 }
 
-async fn create(State(site): State<Shared>, headers: HeaderMap, body: Bytes) -> Answer {
-    let mut site = lock(&site);
-    authorize(&headers, &site)?;
+async fn create(State(data): State<Shared>, headers: HeaderMap, body: Bytes) -> Answer {
+    let mut data = lock(&data);
+    authorize(&headers, &data)?;
     let body = json_body(&headers, &body)?;
-    let errors = rules::problems(&body, &site);
+    let errors = rules::problems(&body, &data);
     if !errors.is_empty() {
         return Err(refusal(StatusCode::BAD_REQUEST, &[], json!(errors)));
     }
-    let number = site.issues.len() + 1;
+    let number = data.issues.len() + 1;
     let id = (10_000 + number).to_string();
     let properties = body["properties"].as_array().into_iter().flatten();
     let properties = properties.map(|own| (own["key"].as_str().unwrap_or_default().to_owned(), own["value"].clone()));
@@ -259,20 +259,20 @@ async fn create(State(site): State<Shared>, headers: HeaderMap, body: Bytes) -> 
         fields: body["fields"].clone(),
         properties: properties.collect(),
         comments: Vec::new(),
-        indexed_at: (!site.index_stopped).then(|| Instant::now() + site.index_lag),
+        indexed_at: (!data.index_stopped).then(|| Instant::now() + data.index_lag),
     };
-    site.issues.push(issue);
+    data.issues.push(issue);
     let created = json!({ "id": id, "key": format!("{PROJECT}-{number}"), "self": "https://stand-in" });
     Ok((StatusCode::CREATED, Json(created)).into_response())
 }
 
 const GONE: &str = "Issue does not exist or you do not have permission to see it.";
 
-async fn comment(State(site): State<Shared>, headers: HeaderMap, Path(issue): Path<String>, body: Bytes) -> Answer {
-    let mut site = lock(&site);
-    authorize(&headers, &site)?;
+async fn comment(State(data): State<Shared>, headers: HeaderMap, Path(issue): Path<String>, body: Bytes) -> Answer {
+    let mut data = lock(&data);
+    authorize(&headers, &data)?;
     let body = json_body(&headers, &body)?;
-    let Some(issue) = site.issues.iter_mut().find(|own| own.id == issue) else {
+    let Some(issue) = data.issues.iter_mut().find(|own| own.id == issue) else {
         return Err(refusal(StatusCode::NOT_FOUND, &[GONE], json!({})));
     };
     if !rules::is_document(&body["body"]) {
@@ -283,15 +283,15 @@ async fn comment(State(site): State<Shared>, headers: HeaderMap, Path(issue): Pa
 }
 
 async fn set_property(
-    State(site): State<Shared>,
+    State(data): State<Shared>,
     headers: HeaderMap,
     Path((issue, key)): Path<(String, String)>,
     body: Bytes,
 ) -> Answer {
-    let mut site = lock(&site);
-    authorize(&headers, &site)?;
+    let mut data = lock(&data);
+    authorize(&headers, &data)?;
     let body = json_body(&headers, &body)?;
-    let Some(issue) = site.issues.iter_mut().find(|own| own.id == issue) else {
+    let Some(issue) = data.issues.iter_mut().find(|own| own.id == issue) else {
         return Err(refusal(StatusCode::NOT_FOUND, &[GONE], json!({})));
     };
     let known = issue.properties.insert(key, body).is_some();

@@ -31,7 +31,7 @@ pub enum Failure {
     Hang,
     /// Closes the connection without an answer.
     Reset,
-    /// Answers 200 with a page that does not follow the protocol.
+    /// Answers with a page that does not follow the protocol, and with [`Protocol::garbage_status`].
     Garbage,
     /// Begins an answer with 200 and breaks off in its body.
     Torn,
@@ -82,6 +82,10 @@ pub trait Protocol: Send + Sync + 'static {
     fn is_delivery(&self, method: &Method, uri: &Uri) -> bool;
     /// The body of an error answer.
     fn error_body(&self, status: u16) -> String;
+    /// The status of an answer that does not follow the protocol.
+    fn garbage_status(&self) -> StatusCode {
+        StatusCode::OK
+    }
 }
 
 struct Plan {
@@ -272,7 +276,9 @@ async fn fail(protocol: &impl Protocol, failure: Failure) -> io::Result<Response
         }
         Failure::Hang | Failure::Hold => std::future::pending().await,
         Failure::Reset => return Err(io::Error::other("reset on command")),
-        Failure::Garbage => response.status(StatusCode::OK).header(header::CONTENT_TYPE, "text/html").body(page()),
+        Failure::Garbage => {
+            response.status(protocol.garbage_status()).header(header::CONTENT_TYPE, "text/html").body(page())
+        }
         // The announced bytes never come, and hyper closes the connection.
         Failure::Torn => response.header(header::CONTENT_LENGTH, 4_096).body(page()),
     };

@@ -47,7 +47,7 @@ pub struct Splunk {
     index: Shared,
 }
 
-/// The protocol's part of the server.
+/// Splunk's protocol for the server.
 pub struct Hec;
 
 impl Protocol for Hec {
@@ -103,7 +103,7 @@ fn id_of(envelope: &Value) -> String {
     envelope["fields"]["event_id"].as_str().unwrap_or_default().to_owned()
 }
 
-fn said(status: StatusCode, code: u16, text: &str) -> Response {
+fn answer(status: StatusCode, code: u16, text: &str) -> Response {
     (status, Json(json!({ "text": text, "code": code }))).into_response()
 }
 
@@ -114,9 +114,9 @@ fn bad_event(code: u16, text: &str, number: usize) -> Response {
 
 async fn health(State(index): State<Shared>) -> Response {
     if lock(&index).full {
-        return said(StatusCode::SERVICE_UNAVAILABLE, 18, "HEC is unhealthy, queues are full");
+        return answer(StatusCode::SERVICE_UNAVAILABLE, 18, "HEC is unhealthy, queues are full");
     }
-    said(StatusCode::OK, 17, "HEC is healthy")
+    answer(StatusCode::OK, 17, "HEC is healthy")
 }
 
 async fn event(State(index): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
@@ -125,7 +125,7 @@ async fn event(State(index): State<Shared>, headers: HeaderMap, body: Bytes) -> 
         return refusal;
     }
     if index.full {
-        return said(StatusCode::SERVICE_UNAVAILABLE, 9, "Server is busy");
+        return answer(StatusCode::SERVICE_UNAVAILABLE, 9, "Server is busy");
     }
     let body = match headers.get(header::CONTENT_ENCODING).map(header::HeaderValue::as_bytes) {
         None => body.to_vec(),
@@ -142,7 +142,7 @@ async fn event(State(index): State<Shared>, headers: HeaderMap, body: Bytes) -> 
         return (StatusCode::PAYLOAD_TOO_LARGE, "<html>Request Entity Too Large</html>").into_response();
     }
     if body.iter().all(u8::is_ascii_whitespace) {
-        return said(StatusCode::BAD_REQUEST, 5, "No data");
+        return answer(StatusCode::BAD_REQUEST, 5, "No data");
     }
     if headers.get(header::CONTENT_TYPE).is_none_or(|kind| kind != "application/json") {
         return bad_event(6, "Invalid data format", 0);
@@ -154,20 +154,20 @@ async fn event(State(index): State<Shared>, headers: HeaderMap, body: Bytes) -> 
         }
         index.envelopes.push(envelope);
     }
-    said(StatusCode::OK, 0, "Success")
+    answer(StatusCode::OK, 0, "Success")
 }
 
 fn authorize(headers: &HeaderMap, index: &Index) -> Option<Response> {
     let Some(authorization) = headers.get(header::AUTHORIZATION) else {
-        return Some(said(StatusCode::UNAUTHORIZED, 2, "Token is required"));
+        return Some(answer(StatusCode::UNAUTHORIZED, 2, "Token is required"));
     };
     let Some(token) = authorization.to_str().ok().and_then(|text| text.strip_prefix("Splunk ")) else {
-        return Some(said(StatusCode::UNAUTHORIZED, 3, "Invalid authorization"));
+        return Some(answer(StatusCode::UNAUTHORIZED, 3, "Invalid authorization"));
     };
     if token != TOKEN {
-        return Some(said(StatusCode::FORBIDDEN, 4, "Invalid token"));
+        return Some(answer(StatusCode::FORBIDDEN, 4, "Invalid token"));
     }
-    index.disabled.then(|| said(StatusCode::FORBIDDEN, 1, "Token disabled"))
+    index.disabled.then(|| answer(StatusCode::FORBIDDEN, 1, "Token disabled"))
 }
 
 /// What HEC would find wrong with an envelope.

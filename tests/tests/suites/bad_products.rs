@@ -1,4 +1,4 @@
-//! What no message can carry ends in DEAD, and others go on.
+//! A product that no message can carry is dead-lettered, and the others go on.
 
 use std::sync::Arc;
 
@@ -38,11 +38,11 @@ impl Product for Bulk {
     }
 }
 
-/// Makes too much of the first message.
-struct Blows;
+/// Makes a product of the first message that is too large.
+struct Inflate;
 
 #[async_trait]
-impl Stage for Blows {
+impl Stage for Inflate {
     type In = RawDelivery;
     type Out = Bulk;
 
@@ -58,7 +58,7 @@ impl Stage for Blows {
 }
 
 #[tokio::test]
-async fn a_product_that_is_too_large_is_given_up_and_others_go_on() {
+async fn a_product_that_is_too_large_is_dead_lettered_and_others_go_on() {
     let nats = Nats::start().await;
     let broker = nats.broker().await;
     nats.publish_all((0..3).map(|number| RawDelivery::sample(number).message())).await;
@@ -70,7 +70,7 @@ async fn a_product_that_is_too_large_is_given_up_and_others_go_on() {
         unsettled_max: 16,
     };
     let settler = Settler::new(COMPONENT, &broker, POLICY, Health::new().register(COMPONENT));
-    let chain = Arc::new(ChainLoop { broker, subscription, pace: Pace::Prompt, stage: Box::new(Blows), settler });
+    let chain = Arc::new(ChainLoop { broker, subscription, pace: Pace::Prompt, stage: Box::new(Inflate), settler });
     let workers = Workers::run(1, move |stop| {
         let chain = Arc::clone(&chain);
         async move { chain.run_worker(stop).await }
@@ -83,7 +83,7 @@ async fn a_product_that_is_too_large_is_given_up_and_others_go_on() {
     assert_eq!(reasons, ["rejected"], "{dead_letters:#?}");
 }
 
-/// Ids come from records that anybody with access to the broker may have written.
+/// Anybody with access to the broker can write a record with such an id.
 #[test]
 fn an_id_of_several_lines_is_refused() {
     for id in ["a\nb", "a\r\nNats-Msg-Id: b", "\r"] {

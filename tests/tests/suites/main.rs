@@ -1,4 +1,4 @@
-//! Whether the suites and stand-ins find what they are for.
+//! Tests of the suites and stand-ins themselves.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod bad_products;

@@ -1,4 +1,4 @@
-//! The suite for stages, proven on the smallest stage there is.
+//! The suite for stages, run on the smallest stage that passes it.
 
 use async_trait::async_trait;
 use headrace_runtime::broker::Stream;

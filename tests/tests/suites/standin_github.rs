@@ -10,7 +10,7 @@ use serde_json::Value;
 
 const HOOK: &str = "/orgs/acme/hooks/7";
 
-/// A client as GitHub wants it: with a name.
+/// A client with a User-Agent, which GitHub demands.
 fn client() -> Client {
     Client::builder().user_agent("test").build().unwrap()
 }
@@ -53,9 +53,9 @@ async fn github_lists_and_repeats_as_published() {
 
     assert_eq!(post(&github, &format!("{path}/4/attempts")).await, 202);
     until("it was sent again", || github.redeliveries(HOOK).len() == 1).await;
-    assert_eq!(github.site().hooks[HOOK].attempts.len(), 6, "once, though it failed again");
+    assert_eq!(github.data().hooks[HOOK].attempts.len(), 6, "once, though it failed again");
     assert_eq!(post(&github, &format!("{path}/77/attempts")).await, 404);
-    github.site().hooks.get_mut(HOOK).unwrap().disabled = true;
+    github.data().hooks.get_mut(HOOK).unwrap().disabled = true;
     assert_eq!(post(&github, &format!("{path}/4/attempts")).await, 422);
     github.age(HOOK, Duration::from_secs(73 * 3_600));
     assert_eq!(post(&github, &format!("{path}/4/attempts")).await, 404);
@@ -66,15 +66,15 @@ async fn github_lists_and_repeats_as_published() {
 async fn github_limits_requests_until_the_reset() {
     let github = GitHub::start(&[HOOK]).await;
     {
-        let mut site = github.site();
-        site.remaining = 1;
-        site.reset_at = Timestamp::from_micros(Timestamp::now().as_micros() + 60_000_000);
+        let mut data = github.data();
+        data.remaining = 1;
+        data.reset_at = Timestamp::from_micros(Timestamp::now().as_micros() + 60_000_000);
     }
     let path = format!("{HOOK}/deliveries");
     assert_eq!(get(&github, TOKEN, &path).await.status().as_u16(), 200);
     let refused = get(&github, TOKEN, &path).await;
     assert_eq!((refused.status().as_u16(), refused.headers()["x-ratelimit-remaining"].as_bytes()), (403, &b"0"[..]));
-    github.site().reset_at = Timestamp::now();
+    github.data().reset_at = Timestamp::now();
     assert_eq!(get(&github, TOKEN, &path).await.status().as_u16(), 200);
     let nameless = Client::new().get(format!("{}{path}", github.url())).bearer_auth(TOKEN).send().await.unwrap();
     assert_eq!(nameless.status().as_u16(), 403);

@@ -5,7 +5,7 @@ use headrace_tests::standin::splunk::{INDEX, Splunk, TOKEN};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 
-/// Status and body of the answer.
+/// The status and the body of the answer.
 async fn answer(request: RequestBuilder) -> (u16, Value) {
     let response = request.send().await.unwrap();
     let status = response.status().as_u16();
@@ -40,14 +40,14 @@ async fn splunk_refuses_bad_requests() {
         (good, r#"{"event":" "}"#.to_owned(), 400, 13, Some(0)),
         (good, r#"{"event":"x","fields":{"a":{"b":"c"}}}"#.to_owned(), 400, 15, Some(0)),
     ] {
-        let (found, told) = answer(post(authorization, &body)).await;
-        assert_eq!((found, told["code"].as_i64()), (status, Some(code)), "{body}");
-        assert_eq!(told["invalid-event-number"].as_i64(), number, "{body}");
+        let (found, refusal) = answer(post(authorization, &body)).await;
+        assert_eq!((found, refusal["code"].as_i64()), (status, Some(code)), "{body}");
+        assert_eq!(refusal["invalid-event-number"].as_i64(), number, "{body}");
     }
     let plain = Client::new().post(format!("{}/services/collector/event", splunk.url()));
     let plain = plain.header("authorization", &authorization).body(event);
     assert_eq!(answer(plain).await.0, 400, "without a media type");
-    // The good request, and what came before a bad event.
+    // The event of the good request, and the events before each bad one.
     assert_eq!(splunk.index().envelopes.len(), 6);
 }
 
@@ -87,22 +87,22 @@ async fn jira_refuses_bad_tickets() {
     ] {
         let mut body = ticket();
         body["fields"][field] = value.clone();
-        let (status, told) = answer(jira_request(&jira, Method::POST, "issue").json(&body)).await;
+        let (status, refusal) = answer(jira_request(&jira, Method::POST, "issue").json(&body)).await;
         assert_eq!(status, 400, "{field} {value}");
-        assert!(told["errors"].get(field).is_some(), "{field} {value}: {told}");
+        assert!(refusal["errors"].get(field).is_some(), "{field} {value}: {refusal}");
     }
     let untyped = jira_request(&jira, Method::POST, "issue").body(ticket().to_string());
     assert_eq!(answer(untyped).await.0, 415);
     let stranger = Client::new().post(format!("{}/rest/api/3/issue", jira.url())).basic_auth(EMAIL, Some("old"));
     let stranger = stranger.json(&ticket());
     assert_eq!(answer(stranger).await.0, 401);
-    assert_eq!(jira.site().issues.len(), 1);
+    assert_eq!(jira.data().issues.len(), 1);
 }
 
 #[tokio::test]
 async fn jira_finds_what_is_indexed_or_reconciled() {
     let jira = Jira::start().await;
-    jira.site().index_stopped = true;
+    jira.data().index_stopped = true;
     for _ in 0..3 {
         answer(jira_request(&jira, Method::POST, "issue").json(&ticket())).await;
     }

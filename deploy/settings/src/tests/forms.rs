@@ -1,8 +1,9 @@
-//! Types that are no settings: found by the first test that loads them.
+//! Types that no setting may have. The first test that loads a configuration with one fails, so no release has it.
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::PREFIX;
 use crate::reference;
@@ -10,10 +11,9 @@ use crate::reference;
 #[test]
 #[should_panic(expected = "`share` is of the form Some(\"number\"), which no setting has")]
 fn a_float_is_no_setting() {
-    #[derive(JsonSchema)]
+    #[derive(Deserialize, Serialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
     struct Forms {
-        #[allow(dead_code, reason = "read by the schema alone")]
         share: f64,
     }
     reference::<Forms>(PREFIX);
@@ -22,18 +22,15 @@ fn a_float_is_no_setting() {
 #[test]
 #[should_panic(expected = "`store` is of the form None, which no setting has")]
 fn a_choice_of_tables_is_no_setting() {
-    #[derive(JsonSchema)]
+    #[derive(Deserialize, Serialize, JsonSchema)]
     #[serde(untagged)]
     enum Store {
-        #[allow(dead_code, reason = "read by the schema alone")]
         Folder { path: String },
-        #[allow(dead_code, reason = "read by the schema alone")]
         Bucket { bucket: String },
     }
-    #[derive(JsonSchema)]
+    #[derive(Deserialize, Serialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
     struct Forms {
-        #[allow(dead_code, reason = "read by the schema alone")]
         store: Store,
     }
     reference::<Forms>(PREFIX);
@@ -42,15 +39,13 @@ fn a_choice_of_tables_is_no_setting() {
 #[test]
 #[should_panic(expected = "`loose` is a table that allows any key")]
 fn a_table_that_would_swallow_a_misspelt_key_is_no_setting() {
-    #[derive(JsonSchema)]
+    #[derive(Deserialize, Serialize, JsonSchema)]
     struct Loose {
-        #[allow(dead_code, reason = "read by the schema alone")]
         name: String,
     }
-    #[derive(JsonSchema)]
+    #[derive(Deserialize, Serialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
     struct Forms {
-        #[allow(dead_code, reason = "read by the schema alone")]
         loose: Loose,
     }
     reference::<Forms>(PREFIX);
@@ -59,10 +54,9 @@ fn a_table_that_would_swallow_a_misspelt_key_is_no_setting() {
 #[test]
 #[should_panic(expected = "has a type that holds itself")]
 fn a_type_that_holds_itself_is_no_setting() {
-    #[derive(JsonSchema)]
+    #[derive(Deserialize, Serialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
     struct Tree {
-        #[allow(dead_code, reason = "read by the schema alone")]
         left: Option<Box<Tree>>,
     }
     reference::<Tree>(PREFIX);
@@ -71,12 +65,10 @@ fn a_type_that_holds_itself_is_no_setting() {
 #[test]
 #[should_panic(expected = "`values` may be anything")]
 fn a_value_of_any_form_is_no_setting() {
-    #[derive(JsonSchema)]
+    #[derive(Deserialize, Serialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
     struct Forms {
-        #[allow(dead_code, reason = "read by the schema alone")]
         values: serde_json::Value,
-        #[allow(dead_code, reason = "read by the schema alone")]
         names: BTreeMap<String, String>,
     }
     reference::<Forms>(PREFIX);

@@ -149,10 +149,9 @@ fn missing_keys_are_shown_at_the_table_that_lacks_them() {
 
 #[test]
 fn a_required_key_of_the_document_is_shown_at_the_file() {
-    #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
+    #[derive(Debug, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
     #[serde(deny_unknown_fields)]
     struct Strict {
-        #[allow(dead_code, reason = "read by serde alone")]
         name: String,
     }
     let loaded: Result<Loaded<Strict>, Problems> =

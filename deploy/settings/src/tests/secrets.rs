@@ -129,7 +129,7 @@ fn no_problem_shows_a_secret() {
 
 #[test]
 fn what_serde_says_of_a_secret_is_not_shown() {
-    #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
+    #[derive(Debug, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
     #[serde(try_from = "String")]
     #[schemars(extend("x-secret" = true))]
     struct Hexadecimal;
@@ -142,10 +142,9 @@ fn what_serde_says_of_a_secret_is_not_shown() {
         }
     }
 
-    #[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
+    #[derive(Debug, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
     #[serde(deny_unknown_fields)]
     struct Keys {
-        #[allow(dead_code, reason = "read by serde alone")]
         key: Hexadecimal,
     }
     let document = Document { name: "h.toml", text: "key = 'hunter\"2'" };

@@ -10,39 +10,33 @@
 //! two. For an event without a row, a sink may insert one at the same time if it looked the event up before we
 //! inserted. Such identities are *unproven* until the sink's time for a call has passed. Then the older of two rows is
 //! deleted. Of several bodies under one id, the new row is made of the same body as the old one, or of the first body
-//! when there was no row.
+//! when there was no row. The statements are in `rewrite/statements.rs`.
+
+mod statements;
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::marker::PhantomData;
 
-use clickhouse::sql::Identifier;
-use clickhouse::{Client, Row};
 use headrace_runtime::component::batch::Item;
 use headrace_runtime::consume::stream_reader::Window;
 use headrace_runtime::crash::{self, Point};
 use headrace_runtime::fault::{Fault, FaultClass};
 use headrace_runtime::message::payload::{Content, Identity};
 use headrace_schemas::time::Timestamp;
-use serde::{Deserialize, Serialize, Serializer};
 
-use super::insert::{Rows, Table, Times, span, tenants};
-use crate::clickhouse::classify::{Failure, fault};
+use self::statements::{END_OF_TIME, Found, Statements, by_identity, owned};
+use super::insert::{Rows, Table, Times, span};
+use crate::clickhouse::classify::Failure;
 
 /// The most items of a call. Look-ups and removals read whole hours of the table, so fewer and larger calls cost less.
 pub const ITEMS_MAX: usize = 8_000;
-/// Room for a statement with [`ITEMS_MAX`] identities, in bytes.
-const STATEMENT_BYTES_MAX: &str = "4194304";
-/// How long the server may take to look up or delete rows. A statement that is late does no harm.
-const STATEMENT_LIMIT_S: &str = "600";
-/// Later than any event.
-const END_OF_TIME: Timestamp = Timestamp::from_micros(4_102_444_800_000_000);
 
 /// A table whose rows are written once more.
 pub struct Rewrite<T> {
     table: Table,
-    /// The client for all statements but inserts.
-    statements: Client,
+    /// All statements but inserts.
+    statements: Statements,
     older: Older,
     /// Rows that were inserted then or later are ours, or as good as ours.
     since: Timestamp,
@@ -52,7 +46,7 @@ pub struct Rewrite<T> {
 /// What becomes of the rows that were there before.
 enum Older {
     /// Those that were received in the window are replaced.
-    Replaced(Window),
+    Replaced,
     /// They stay.
     Kept,
 }
@@ -85,69 +79,18 @@ impl Unproven {
     }
 }
 
-/// How many rows an identity has, and what the first of them was made of. If any were inserted before the rewriting,
-/// the first is the one of those that was received first.
-#[derive(Debug, Row, Deserialize)]
-struct Found {
-    tenant: String,
-    id: String,
-    // Not under the name of a column, because GROUP BY would then use these instead of the column.
-    #[serde(rename = "first_kind")]
-    kind: String,
-    #[serde(rename = "first_sha256")]
-    sha256: String,
-    /// Inserted since the rewriting began.
-    fresh: u64,
-    /// Inserted before, received in the window.
-    older: u64,
-    /// Inserted before, received at another time.
-    elsewhere: i64,
-    /// When the first of the rows that were inserted before was received, in microseconds since the Unix epoch.
-    first: i64,
-}
-
-impl Found {
-    const fn has_older(&self) -> bool {
-        self.older > 0 || self.elsewhere > 0
-    }
-
-    fn delivery(&self) -> Identity<&str> {
-        let content = Content { kind: self.kind.as_str(), sha256: self.sha256.as_str() };
-        Identity { tenant: &self.tenant, id: &self.id, content }
-    }
-}
-
-/// An identity as the tuple of its columns.
-struct Columns<'a>(Identity<&'a str>);
-
-impl Serialize for Columns<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Identity { tenant, id, content } = self.0;
-        if content == Content::default() {
-            return (tenant, id).serialize(serializer);
-        }
-        (tenant, id, content.kind, content.sha256).serialize(serializer)
-    }
-}
-
 #[expect(private_bounds, reason = "there is one for each table, made in this crate")]
 impl<T: Rows> Rewrite<T> {
     pub(crate) fn replacing(table: Table, window: &Window, since: Timestamp) -> Self {
-        Self::new(table, Older::Replaced(window.clone()), since)
+        Self::new(table, Older::Replaced, (window.from, window.to), since)
     }
 
     pub(crate) fn completing(table: Table, since: Timestamp) -> Self {
-        Self::new(table, Older::Kept, since)
+        Self::new(table, Older::Kept, (Timestamp::default(), END_OF_TIME), since)
     }
 
-    fn new(table: Table, older: Older, since: Timestamp) -> Self {
-        let statements = table
-            .client()
-            .clone()
-            .with_setting("max_execution_time", STATEMENT_LIMIT_S)
-            .with_setting("max_query_size", STATEMENT_BYTES_MAX)
-            // Return when the rows are gone, on all replicas.
-            .with_setting("lightweight_deletes_sync", "2");
+    fn new(table: Table, older: Older, window: (Timestamp, Timestamp), since: Timestamp) -> Self {
+        let statements = Statements::new(&table, since, window);
         Self { table, statements, older, since, item: PhantomData }
     }
 
@@ -164,7 +107,7 @@ impl<T: Rows> Rewrite<T> {
         }
         let (from, to) = span(&all);
         let names: HashSet<Identity<&str>> = all.iter().map(|item| item.value.identity()).collect();
-        let before = self.look_up(&names.into_iter().collect::<Vec<_>>(), from, to).await?;
+        let before = self.statements.look_up::<T>(&names.into_iter().collect::<Vec<_>>(), from, to).await?;
         let before: HashMap<Identity<&str>, &Found> = by_identity::<T>(&before);
         let state = |item: &Item<T>| before.get(&item.value.identity()).copied();
         let chosen = choose(&all, &before);
@@ -179,9 +122,9 @@ impl<T: Rows> Rewrite<T> {
         crash::pass(Point::BeforeRemoval);
         let (replaced, new): (Vec<&Item<T>>, Vec<&Item<T>>) =
             fresh.into_iter().partition(|item| state(item).is_some_and(Found::has_older));
-        if matches!(self.older, Older::Replaced(_)) && !replaced.is_empty() {
+        if matches!(self.older, Older::Replaced) && !replaced.is_empty() {
             let replaced: Vec<Identity<&str>> = replaced.iter().map(|item| item.value.identity()).collect();
-            self.remove_before(&replaced, from, to, self.since).await?;
+            self.statements.remove_before::<T>(&replaced, from, to, self.since).await?;
         }
         let unproven = new.iter().map(|item| owned(item.value.identity())).collect();
         Ok(Written {
@@ -199,43 +142,14 @@ impl<T: Rows> Rewrite<T> {
     pub async fn prove(&self, unproven: &Unproven) -> Result<(), Fault> {
         for names in unproven.names.chunks(ITEMS_MAX) {
             let names: HashSet<Identity<&str>> = names.iter().map(borrowed).collect();
-            for (name, latest) in self.twice(&names, unproven.earliest).await? {
+            for (name, latest) in self.statements.twice::<T>(&names, unproven.earliest).await? {
                 let name = borrowed(&name);
                 if names.contains(&name) {
-                    self.remove_before(&[name], unproven.earliest, END_OF_TIME, latest).await?;
+                    self.statements.remove_before::<T>(&[name], unproven.earliest, END_OF_TIME, latest).await?;
                 }
             }
         }
         Ok(())
-    }
-
-    /// The identities that have several rows, among the tenants and ids of `names`, and when the latest row of each was
-    /// inserted.
-    async fn twice(
-        &self,
-        names: &HashSet<Identity<&str>>,
-        from: Timestamp,
-    ) -> Result<Vec<(Identity<String>, Timestamp)>, Fault> {
-        let (identity, [kind, sha256]) = (T::IDENTITY, T::CONTENT.map(Identifier));
-        let query = self
-            .statements
-            .query(&format!(
-                "SELECT tenant, id, any(?), any(?), toUnixTimestamp64Micro(max(inserted_at)) FROM ? \
-                 WHERE tenant IN ? AND id IN ? AND received_at >= fromUnixTimestamp64Micro(?) \
-                 GROUP BY {identity} HAVING count() > 1"
-            ))
-            .bind(kind)
-            .bind(sha256)
-            .bind(Identifier(self.table.name()))
-            .bind(tenants(names.iter().copied()))
-            .bind(names.iter().map(|name| name.id).collect::<Vec<_>>())
-            .bind(from.as_micros());
-        let rows = query.fetch_all::<(String, String, String, String, i64)>().await;
-        let rows = rows.map_err(|error| fault(error).fault)?.into_iter().map(|(tenant, id, kind, sha256, latest)| {
-            let content = Content { kind: kind.as_str(), sha256: sha256.as_str() };
-            (owned(T::identity_of(Identity { tenant: &tenant, id: &id, content })), Timestamp::from_micros(latest))
-        });
-        Ok(rows.collect())
     }
 
     /// Whether the event's row stays as it is, although `value` is a delivery of the event too. The row of an event is
@@ -243,7 +157,7 @@ impl<T: Rows> Rewrite<T> {
     /// replace. Nor is it when the row was made of another body under the same id, because that body is the event.
     fn keeps(&self, found: &Found, value: &T) -> bool {
         let replaces = match self.older {
-            Older::Replaced(_) => {
+            Older::Replaced => {
                 let is_first = found.older > 0 && found.first >= value.received_at().as_micros();
                 is_first && found.delivery().content == value.content()
             }
@@ -269,7 +183,7 @@ impl<T: Rows> Rewrite<T> {
     /// Checks that the rows of `items` are there: no row is deleted before its replacement has been seen.
     async fn prove_inserted(&self, items: &[&Item<T>], from: Timestamp, to: Timestamp) -> Result<(), Fault> {
         let names: Vec<Identity<&str>> = items.iter().map(|item| item.value.identity()).collect();
-        let there = self.look_up(&names, from, to).await?;
+        let there = self.statements.look_up::<T>(&names, from, to).await?;
         let there = by_identity::<T>(&there);
         match names.iter().filter(|&name| there.get(name).is_none_or(|found| found.fresh == 0)).count() {
             0 => Ok(()),
@@ -282,91 +196,6 @@ impl<T: Rows> Rewrite<T> {
             ))),
         }
     }
-
-    /// The rows of `names` that were received from `from` to `to`. For identities that have none, also the later ones.
-    async fn look_up(&self, names: &[Identity<&str>], from: Timestamp, to: Timestamp) -> Result<Vec<Found>, Fault> {
-        let mut found = self.look_up_within(names, from, to).await?;
-        let there = by_identity::<T>(&found);
-        let absent: Vec<Identity<&str>> = names.iter().copied().filter(|name| !there.contains_key(name)).collect();
-        if !absent.is_empty() {
-            let later = Timestamp::from_micros(to.as_micros() + 1);
-            found.extend(self.look_up_within(&absent, later, END_OF_TIME).await?);
-        }
-        Ok(found)
-    }
-
-    async fn look_up_within(
-        &self,
-        names: &[Identity<&str>],
-        from: Timestamp,
-        to: Timestamp,
-    ) -> Result<Vec<Found>, Fault> {
-        let (inside_from, inside_to) = match &self.older {
-            Older::Replaced(window) => (window.from, window.to),
-            Older::Kept => (Timestamp::default(), END_OF_TIME),
-        };
-        let (identity, [kind, sha256]) = (T::IDENTITY, T::CONTENT);
-        // Rows that were inserted before the rewriting come first.
-        let of_first = "(inserted_at >= fromUnixTimestamp64Micro(?), received_at)";
-        let query = self
-            .statements
-            .query(&format!(
-                "SELECT tenant, id, toString(argMin({kind}, {of_first})) AS first_kind, \
-                 toString(argMin({sha256}, {of_first})) AS first_sha256, \
-                 countIf(inserted_at >= fromUnixTimestamp64Micro(?)) AS fresh, \
-                 countIf(inserted_at < fromUnixTimestamp64Micro(?) AND received_at >= fromUnixTimestamp64Micro(?) \
-                 AND received_at < fromUnixTimestamp64Micro(?)) AS older, count() - fresh - older AS elsewhere, \
-                 toUnixTimestamp64Micro(minIf(received_at, inserted_at < fromUnixTimestamp64Micro(?))) AS first \
-                 FROM ? WHERE tenant IN ? AND id IN ? AND received_at >= fromUnixTimestamp64Micro(?) \
-                 AND received_at <= fromUnixTimestamp64Micro(?) GROUP BY {identity}"
-            ))
-            .bind(self.since.as_micros())
-            .bind(self.since.as_micros())
-            .bind(self.since.as_micros())
-            .bind(self.since.as_micros())
-            .bind(inside_from.as_micros())
-            .bind(inside_to.as_micros())
-            .bind(self.since.as_micros())
-            .bind(Identifier(self.table.name()))
-            .bind(tenants(names.iter().copied()))
-            .bind(names.iter().map(|name| name.id).collect::<Vec<_>>())
-            .bind(from.as_micros())
-            .bind(to.as_micros());
-        query.fetch_all::<Found>().await.map_err(|error| fault(error).fault)
-    }
-
-    /// Deletes the rows of `names` that were received from `from` to `to` and inserted before `before`. A late
-    /// statement of a process that was stopped does no harm, because later rows are newer.
-    async fn remove_before(
-        &self,
-        names: &[Identity<&str>],
-        from: Timestamp,
-        to: Timestamp,
-        before: Timestamp,
-    ) -> Result<(), Fault> {
-        let identity = T::IDENTITY;
-        // Also name tenants and ids by themselves, so that ClickHouse can skip parts and granules by them.
-        let query = self
-            .statements
-            .query(&format!(
-                "DELETE FROM ? WHERE tenant IN ? AND id IN ? AND ({identity}) IN ? \
-                 AND inserted_at < fromUnixTimestamp64Micro(?) AND received_at >= fromUnixTimestamp64Micro(?) \
-                 AND received_at <= fromUnixTimestamp64Micro(?)"
-            ))
-            .bind(Identifier(self.table.name()))
-            .bind(tenants(names.iter().copied()))
-            .bind(names.iter().map(|name| name.id).collect::<Vec<_>>())
-            .bind(names.iter().copied().map(Columns).collect::<Vec<_>>())
-            .bind(before.as_micros())
-            .bind(from.as_micros())
-            .bind(to.as_micros());
-        query.execute().await.map_err(|error| fault(error).fault)
-    }
-}
-
-/// The found rows, by identity.
-fn by_identity<T: Rows>(found: &[Found]) -> HashMap<Identity<&str>, &Found> {
-    found.iter().map(|found| (T::identity_of(found.delivery()), found)).collect()
 }
 
 /// Of the items of each identity, the first with the same content as the row; if there is none, the first.
@@ -390,12 +219,6 @@ fn choose<'a, T: Rows>(items: &[&'a Item<T>], before: &HashMap<Identity<&str>, &
         }
     }
     chosen
-}
-
-fn owned(name: Identity<&str>) -> Identity<String> {
-    let Identity { tenant, id, content: Content { kind, sha256 } } = name;
-    let content = Content { kind: kind.to_owned(), sha256: sha256.to_owned() };
-    Identity { tenant: tenant.to_owned(), id: id.to_owned(), content }
 }
 
 fn borrowed(name: &Identity<String>) -> Identity<&str> {

@@ -1,4 +1,4 @@
-//! Writes the corpora: `corpus/<target>/<number>`, where cargo-fuzz looks for them.
+//! Writes the corpora to `corpus/<target>/<number>`, where cargo-fuzz looks for them.
 
 use std::path::Path;
 

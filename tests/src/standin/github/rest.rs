@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::app::Verifier;
-use super::{Attempt, KEPT, Shared, Site, TOKEN, lock, send};
+use super::{Attempt, Data, KEPT, Shared, TOKEN, lock, send};
 
 /// Most requests in an hour.
 pub(super) const LIMIT: u64 = 5_000;
@@ -28,7 +28,7 @@ const API_VERSION: &str = "2022-11-28";
 
 #[derive(Clone)]
 struct Api {
-    site: Shared,
+    data: Shared,
     verifier: Verifier,
 }
 
@@ -36,8 +36,8 @@ type Answer = Response<Body>;
 /// A refusal ends the handling of a request early. It is boxed, because answers are large.
 type Result<T> = std::result::Result<T, Box<Answer>>;
 
-pub(super) fn router(site: Shared, verifier: Verifier) -> Router {
-    let api = Api { site, verifier };
+pub(super) fn router(data: Shared, verifier: Verifier) -> Router {
+    let api = Api { data, verifier };
     let routes = Router::new()
         .route("/app/hook/deliveries", get(list_app))
         .route("/app/hook/deliveries/{id}/attempts", post(repeat_app))
@@ -68,15 +68,15 @@ fn refused(status: StatusCode, message: &str) -> Box<Answer> {
 /// Applies the primary rate limit, and checks what every request must have.
 async fn limit(State(api): State<Api>, request: Request, next: Next) -> Answer {
     let (remaining, reset_at) = {
-        let mut site = lock(&api.site);
+        let mut data = lock(&api.data);
         let now = Timestamp::now();
-        if site.reset_at <= now {
-            site.reset_at = Timestamp::from_micros(now.as_micros() + 3_600_000_000);
-            site.remaining = if site.remaining == 0 { LIMIT } else { site.remaining };
+        if data.reset_at <= now {
+            data.reset_at = Timestamp::from_micros(now.as_micros() + 3_600_000_000);
+            data.remaining = if data.remaining == 0 { LIMIT } else { data.remaining };
         }
-        let before = site.remaining;
-        site.remaining = before.saturating_sub(1);
-        (before, site.reset_at)
+        let before = data.remaining;
+        data.remaining = before.saturating_sub(1);
+        (before, data.reset_at)
     };
     let headers = request.headers();
     let mut answer = if remaining == 0 {
@@ -120,7 +120,7 @@ impl Api {
             return self.authorize_app(headers);
         }
         let known = match bearer(headers) {
-            TOKEN => !lock(&self.site).revoked,
+            TOKEN => !lock(&self.data).revoked,
             token => token == INSTALLATION_TOKEN,
         };
         if known { Ok(()) } else { Err(refused(StatusCode::UNAUTHORIZED, "Bad credentials")) }
@@ -135,8 +135,8 @@ struct Paging {
 
 fn list(api: &Api, headers: &HeaderMap, route: &str, paging: &Paging) -> Result<Answer> {
     api.authorize(headers, route)?;
-    let site = lock(&api.site);
-    let hook = site.hooks.get(route).ok_or_else(|| refused(StatusCode::NOT_FOUND, "Not Found"))?;
+    let data = lock(&api.data);
+    let hook = data.hooks.get(route).ok_or_else(|| refused(StatusCode::NOT_FOUND, "Not Found"))?;
     let per_page = paging.per_page.unwrap_or(30);
     if !(1..=PAGE_MAX).contains(&per_page) {
         return Err(refused(StatusCode::UNPROCESSABLE_ENTITY, "per_page must be at most 100"));
@@ -191,8 +191,8 @@ fn object(attempt: &Attempt) -> Value {
 
 fn repeat(api: &Api, headers: &HeaderMap, route: &str, id: u64) -> Result<Answer> {
     api.authorize(headers, route)?;
-    let mut site = lock(&api.site);
-    let Site { hooks, under_way, .. } = &mut *site;
+    let mut data = lock(&api.data);
+    let Data { hooks, under_way, .. } = &mut *data;
     let not_found = || refused(StatusCode::NOT_FOUND, "Not Found");
     let hook = hooks.get(route).ok_or_else(not_found)?;
     let oldest = Timestamp::now().minus(KEPT);
@@ -204,7 +204,7 @@ fn repeat(api: &Api, headers: &HeaderMap, route: &str, id: u64) -> Result<Answer
     if let Some(status) = hook.refuses {
         return Err(refused(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST), "refused on command"));
     }
-    let (shared, route) = (Arc::clone(&api.site), route.to_owned());
+    let (shared, route) = (Arc::clone(&api.data), route.to_owned());
     under_way.spawn(async move {
         send(&shared, &route, &event, &guid, body, true).await;
     });

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{ISSUE_TYPES, Issue, PRIORITIES, PROJECT, Site};
+use super::{Data, ISSUE_TYPES, Issue, PRIORITIES, PROJECT};
 
 /// Nodes of the Atlassian Document Format that may contain others, and which ones.
 const HOLDS: [(&str, &[&str]); 6] = [
@@ -17,7 +17,7 @@ const HOLDS: [(&str, &[&str]); 6] = [
 ];
 
 /// The problems in the body of a creation, by field.
-pub(super) fn problems(body: &Value, site: &Site) -> BTreeMap<String, String> {
+pub(super) fn problems(body: &Value, data: &Data) -> BTreeMap<String, String> {
     let mut problems = BTreeMap::new();
     let mut wrong = |field: &str, text: &str| problems.insert(field.to_owned(), text.to_owned());
     let fields = &body["fields"];
@@ -50,11 +50,11 @@ pub(super) fn problems(body: &Value, site: &Site) -> BTreeMap<String, String> {
         wrong("priority", "Specify the Priority (name) in string format");
     }
     for field in fields.as_object().into_iter().flat_map(Map::keys) {
-        if site.missing_fields.contains(field) {
+        if data.missing_fields.contains(field) {
             wrong(field, "Field cannot be set. It is not on the appropriate screen, or unknown.");
         }
     }
-    let property = |own: &Value| own["value"]["alert"].as_str().is_some_and(|alert| site.refused.contains(alert));
+    let property = |own: &Value| own["value"]["alert"].as_str().is_some_and(|alert| data.refused.contains(alert));
     if body["properties"].as_array().is_some_and(|all| all.iter().any(property)) {
         wrong("description", "refused on command");
     }

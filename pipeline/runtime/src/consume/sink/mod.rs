@@ -5,6 +5,7 @@
 //! events seems to be poison. Meanwhile progress acknowledgements keep the batch ours. No message is acknowledged
 //! before its item is delivered. Read [`crate::settle`] next.
 
+mod answer;
 mod ownership;
 
 use std::collections::VecDeque;
@@ -14,6 +15,7 @@ use headrace_schemas::id::EventId;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::answer::Progress;
 use crate::broker::Broker;
 use crate::component::batch::{Batch, BatchPolicy};
 use crate::component::sink::{BatchResult, Sink};
@@ -33,12 +35,6 @@ use crate::observe::metrics::{seconds, seconds_since};
 use crate::retry::Attempt;
 use crate::settle::Outcome;
 use crate::settle::settler::Settler;
-
-/// A batch is cut at this many failures that its size may explain. A single one may be just a lost answer.
-const CUT_AT: u32 = 2;
-/// A batch of this many bytes or fewer is not cut. A receiver that answers nothing at any size gains nothing from more
-/// calls.
-const CUT_BYTES_MIN: usize = 1 << 20;
 
 /// Everything a sink's loop needs.
 pub struct SinkLoop<S: Sink> {
@@ -165,12 +161,9 @@ impl<S: Sink> SinkLoop<S> {
         subscriber: &mut Subscriber,
         stop: &CancellationToken,
     ) -> Option<Duration> {
-        // Failures since the last success, and those among them that the batch's size may explain. Other failures in
-        // between do not reset the second count: a call that we abandoned may still keep the receiver busy.
-        let (mut failures, mut too_much) = (0, 0);
-        let mut pause = None;
+        let mut progress = Progress::default();
         while let Some(sub_batch) = sub_batches.pop_front() {
-            if stop.is_cancelled() && failures > 0 {
+            if stop.is_cancelled() && progress.failures > 0 {
                 // A call without a clear answer may take effect until its time has passed. Until then no other process
                 // can believe a look-up.
                 let wait = self.call_timeout + self.broker.clock_skew();
@@ -192,65 +185,18 @@ impl<S: Sink> SinkLoop<S> {
                     continue;
                 }
                 Err(error) => {
-                    failures += 1;
+                    progress.failures += 1;
                     let fault = Fault::transient(error.context("cannot tell whether the messages are still ours"));
-                    rest_for(self.pause_after(&fault, failures), stop).await;
+                    rest_for(self.pause_after(&fault, progress.failures), stop).await;
                     sub_batches.push_front(sub_batch);
                     continue;
                 }
             }
             let held = all_of(&sub_batch, &sub_batches, waiting);
             let result = while_held(&held, ack_wait, self.call(&sub_batch.batch)).await;
-            too_much += u32::from(matches!(result, BatchResult::TooMuch(_)));
-            match result {
-                BatchResult::Each(results) => {
-                    (failures, too_much) = (0, 0);
-                    pause = pause.max(self.settle_each(sub_batch, results).await);
-                }
-                BatchResult::Whole(Fault { class: FaultClass::Poison(reason), .. }) if sub_batch.messages.len() > 1 => {
-                    if reason == DeadReason::Panicked {
-                        // The sink may have delivered any of them before it panicked.
-                        sub_batch.batch.suspect();
-                    }
-                    sub_batch.halves().into_iter().rev().for_each(|half| sub_batches.push_front(half));
-                }
-                BatchResult::Whole(fault @ Fault { class: FaultClass::Poison(_), .. }) => {
-                    pause = pause.max(self.settle_each(sub_batch, vec![Err(fault)]).await);
-                }
-                BatchResult::TooMuch(fault) if too_much >= CUT_AT && self.may_be_cut(&sub_batch) => {
-                    failures += 1;
-                    // An earlier call may take effect until the time of a call has passed. Only after that can the
-                    // halves be looked up.
-                    let pause = self.pause_after(&fault, failures).max(self.call_timeout);
-                    while_held(&held, ack_wait, rest_for(pause, stop)).await;
-                    sub_batch.batch.suspect();
-                    sub_batch.cut().into_iter().rev().for_each(|half| sub_batches.push_front(half));
-                }
-                BatchResult::Whole(fault) | BatchResult::TooMuch(fault) => {
-                    failures += 1;
-                    while_held(&held, ack_wait, rest_for(self.pause_after(&fault, failures), stop)).await;
-                    sub_batches.push_front(sub_batch);
-                }
-            }
+            self.follow_up(sub_batch, result, &mut sub_batches, waiting, &mut progress, stop).await;
         }
-        pause
-    }
-
-    fn may_be_cut(&self, sub_batch: &SubBatch<S::Item>) -> bool {
-        sub_batch.messages.len() > 1 && sub_batch.bytes() > CUT_BYTES_MIN
-    }
-
-    /// Reports a failure of the whole batch. Returns how long to wait before the batch is sent again.
-    fn pause_after(&self, fault: &Fault, failures: u32) -> Duration {
-        self.report(fault);
-        let policy = self.settler.policy();
-        let wish = match fault.class {
-            FaultClass::Transient { retry_after: Some(wish) } => wish,
-            _ => Duration::ZERO,
-        };
-        // Honour the sink's own wish up to the time of a call, even beyond `backoff_max`: until then the failed call
-        // may still take effect.
-        policy.backoff(Attempt(failures)).max(wish.min(policy.backoff_max.max(self.call_timeout)))
+        progress.pause
     }
 
     async fn call(&self, batch: &Batch<S::Item>) -> BatchResult {
