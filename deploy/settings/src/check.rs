@@ -1,4 +1,4 @@
-//! The walk of a document against the tree: finds everything wrong in it, reads files of secrets.
+//! Walks a document along the tree of the schema. It finds everything that is wrong, and reads the files of secrets.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use crate::schema::{Form, Integers, Keys, Node, SecretForm, Word, file_key};
 use crate::secret::{self, Content, Secrets};
 use crate::{Table, Value, suggest};
 
-/// The walk, with what it has found so far.
+/// A walk, with its findings so far.
 pub(crate) struct Checker<'n> {
     root: &'n Node,
     pub(crate) findings: Vec<Finding>,
@@ -83,7 +83,7 @@ impl<'n> Checker<'n> {
         }
     }
 
-    /// An unknown key stands for the one that was meant, unless that one is given too.
+    /// Reports an unknown key. The key that was meant then counts as given, unless it is given itself.
     fn unknown_key(&mut self, key: &Spanned<DeString<'_>>, table: &Table<'_>, keys: &Keys, path: &str) {
         let name: &str = key.get_ref();
         let known = keys.known();
@@ -91,7 +91,7 @@ impl<'n> Checker<'n> {
         let meant = suggest::nearest(name, &known);
         let is_on_top = matches!(&self.root.form, Form::Table(top) if !path.is_empty() && top.get(name).is_some());
         let message = match meant {
-            // The reference's lines are dotted from the top; below a header one of them means something else.
+            // The lines of the reference have their whole path, and mean something else below a table's header.
             None if is_on_top => {
                 format!("unknown key; lines that begin with `{name}` belong above the first `[table]` of the file")
             }
@@ -99,12 +99,12 @@ impl<'n> Checker<'n> {
         };
         let finding = Finding::new(key.span(), key_path(path, name), message);
         self.findings.push(match meant.map(|meant| keys.setting(meant)).filter(|meant| !table.contains_key(*meant)) {
-            Some(meant) => finding.standing_for(key_path(path, meant)),
+            Some(meant) => finding.meaning(key_path(path, meant)),
             None => finding,
         });
     }
 
-    /// Puts the content of each `x_file` at `x`; answers every `x` so given, readable or not.
+    /// Puts the content of each `x_file` at `x`. Returns every `x` that is given so, also when its file is unreadable.
     fn read_secrets(&mut self, table: &mut Table<'_>, keys: &Keys, path: &str) -> BTreeSet<String> {
         let owned = |key: &Spanned<DeString<'_>>| {
             let (stem, form) = keys.secret_of(key.get_ref())?;
@@ -120,13 +120,13 @@ impl<'n> Checker<'n> {
             } else {
                 match read_secret(&value, form) {
                     Ok(content) => {
-                        // The file's path stands for the secret in every later message.
+                        // Later messages about the secret point at the file's path.
                         let stem = Cow::Owned(stem.clone());
                         table.insert(Spanned::new(key.span(), stem), Spanned::new(value.span(), content));
                     }
                     Err(message) => {
                         let finding = Finding::new(value.span(), file_path, message);
-                        self.findings.push(finding.standing_for(key_path(path, &stem)));
+                        self.findings.push(finding.meaning(key_path(path, &stem)));
                     }
                 }
             }
@@ -154,7 +154,7 @@ fn read_secret<'i>(value: &Value<'_>, form: SecretForm) -> Result<DeValue<'i>, S
     })
 }
 
-/// Refuses a text that is none of the words.
+/// Refuses a text that is not one of `words`.
 fn among(text: &str, words: &[Word]) -> Result<(), String> {
     if words.iter().any(|word| word.text == text) {
         return Ok(());
@@ -163,9 +163,9 @@ fn among(text: &str, words: &[Word]) -> Result<(), String> {
     Err(suggest::unknown_word(text, &words))
 }
 
-/// Refuses a whole number outside of what its field declares. A secret is a text, so the number may be shown.
+/// Refuses a number that its field does not allow. The message may show the number, because every secret is a text.
 fn in_range(number: &DeInteger<'_>, integers: &Integers) -> Result<(), String> {
-    // What no field has room for is told here too: serde would stop at it.
+    // Also refuse numbers of more than 64 bits here, because serde would stop at the first of them.
     let bits = i128::from(i64::MIN)..=i128::from(u64::MAX);
     match i128::from_str_radix(number.as_str(), number.radix()).ok().filter(|value| bits.contains(value)) {
         Some(value) if integers.admits(value) => Ok(()),
@@ -175,11 +175,11 @@ fn in_range(number: &DeInteger<'_>, integers: &Integers) -> Result<(), String> {
     }
 }
 
-/// The message for a value of the wrong form, which it does not show.
+/// The message for a value of the wrong form. It does not show the value.
 fn wrong_form(form: &Form, found: &DeValue<'_>) -> String {
     let expected = match form {
         Form::Table(_) | Form::Map(_) => "a table",
-        // The likeliest slip of all, in the environment above all.
+        // Show an example, because this is the most frequent mistake in variables.
         Form::List(_) => "an array such as [\"a\", \"b\"]",
         Form::Text | Form::Secret | Form::Word(_) => "a string",
         Form::Integer(_) => "an integer",

@@ -1,4 +1,4 @@
-//! The TOML text: parsed as far as it goes, so that one typing error does not hide the others.
+//! Parses the TOML text as far as possible, so that one syntax error does not hide other problems.
 
 use std::collections::BTreeSet;
 
@@ -18,15 +18,19 @@ pub(crate) fn parse(text: &str) -> (Table<'_>, Vec<Finding>) {
     (table.into_inner(), findings.collect())
 }
 
-/// Joins syntax errors with what the checks found, without the echoes of a syntax error.
+/// Joins the syntax errors with the findings of the checks, without those that may only follow from a syntax error.
 ///
-/// The parser recovers by guessing: later errors of a line, and anything found on a line it guessed
-/// at or missing from the document, may be its invention.
-pub(crate) fn screen(mut findings: Vec<Finding>, mut broken: Vec<Finding>, sources: &Sources<'_>) -> Vec<Finding> {
+/// After a syntax error the parser guesses. So it may be the cause of later errors on the same line, of findings on that
+/// line, and of missing keys.
+pub(crate) fn without_echoes(
+    mut findings: Vec<Finding>,
+    mut broken: Vec<Finding>,
+    sources: &Sources<'_>,
+) -> Vec<Finding> {
     if broken.is_empty() {
         return findings;
     }
-    // The parser reports the cause of a line's errors first, though its echo may stand further left.
+    // Of a line's errors the parser reports the cause first, even if another is further left.
     let mut lines = BTreeSet::new();
     broken.retain(|finding| lines.insert(sources.lines(&finding.span).start));
     findings.retain(|finding| {

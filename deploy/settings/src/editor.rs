@@ -1,6 +1,6 @@
 //! The JSON Schema of a configuration, for editors.
 //!
-//! Draft 7: the TOML servers of editors know no later one by default.
+//! It follows draft 7, because the TOML servers of editors know no later draft by default.
 
 use schemars::generate::SchemaSettings;
 use schemars::transform::{RecursiveTransform, Transform as _};
@@ -9,11 +9,11 @@ use serde_json::{Value as Json, json};
 
 use crate::schema::file_key;
 
-/// How many references may lead from a setting to what it is; more can only be a circle.
+/// How many references may lead from a setting to its type. More can only be a circle.
 const REFERENCES_MAX: usize = 8;
 
-/// The JSON Schema of `T` as text: what [`load`](crate::load) checks of the form, with descriptions, ranges, defaults
-/// and the keys for secrets in files.
+/// The JSON Schema of `T` as text. It allows the forms that [`load`](crate::load) allows, and has descriptions, ranges,
+/// defaults and the keys for secrets in files.
 pub fn json_schema<T: JsonSchema>() -> String {
     let mut schema = SchemaSettings::draft07().into_generator().into_root_schema_for::<T>();
     let root = schema.as_value().clone();
@@ -22,7 +22,7 @@ pub fn json_schema<T: JsonSchema>() -> String {
     format!("{:#}\n", schema.as_value())
 }
 
-/// Offers `x_file` for each secret `x`, of which one may be given.
+/// Offers `x_file` for each secret `x`. Only one of the two may be given.
 fn offer_files(schema: &mut Schema, root: &Json) {
     let Some(properties) = schema.get("properties").and_then(Json::as_object) else { return };
     let secrets = properties.iter().filter(|(_, setting)| is_secret(setting, root, REFERENCES_MAX));
@@ -39,7 +39,7 @@ fn offer_file(schema: &mut Schema, key: &str) {
         let count = required.len();
         required.retain(|required| required.as_str() != Some(key));
         was_required = required.len() < count;
-        // Draft 4, which some editors know alone, allows no empty list.
+        // Some editors know only draft 4, which allows no empty list.
         if required.is_empty() {
             schema.remove("required");
         }
@@ -66,13 +66,13 @@ fn is_secret(setting: &Json, root: &Json, references: usize) -> bool {
     }
     let target = setting.get("$ref").and_then(Json::as_str);
     let target = target.and_then(|target| root.pointer(target.trim_start_matches('#')));
-    // Draft 7 has no keywords beside `$ref`, so schemars moves it into `allOf`; an optional one is in `anyOf`.
+    // Draft 7 has no keywords beside `$ref`, so schemars puts it into `allOf`, and an optional one into `anyOf`.
     let within = |keyword: &str| setting.get(keyword).and_then(Json::as_array).into_iter().flatten();
-    let mut parts = within("allOf").chain(within("anyOf")).chain(target).chain(setting.get("items"));
-    setting.get("x-secret") == Some(&Json::Bool(true)) || parts.any(|part| is_secret(part, root, references - 1))
+    let mut schemas = within("allOf").chain(within("anyOf")).chain(target).chain(setting.get("items"));
+    setting.get("x-secret") == Some(&Json::Bool(true)) || schemas.any(|schema| is_secret(schema, root, references - 1))
 }
 
-/// TOML has no null: an optional setting is left out.
+/// Removes null, which TOML does not have: an optional setting is left out instead.
 fn forget_null(schema: &mut Schema) {
     let Some(object) = schema.as_object_mut() else { return };
     if object.get("default").is_some_and(Json::is_null) {

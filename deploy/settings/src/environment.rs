@@ -24,17 +24,17 @@ struct Variable {
     text: String,
 }
 
-/// The variables that set settings, outer tables first. It has no Debug: secrets are among them.
+/// The variables that set settings, outer tables first. It has no Debug, because secrets are among them.
 #[derive(Default)]
 pub struct Variables {
     prefix: String,
     given: Vec<Variable>,
-    /// A problem for each that is no text.
+    /// A problem for each variable that is no text.
     pub(crate) unreadable: Vec<Problem>,
 }
 
 impl Variables {
-    /// Those of `environment`, outside of tests [`std::env::vars_os`], whose names begin with `prefix`.
+    /// The variables of `environment` whose names begin with `prefix`. Outside of tests, pass [`std::env::vars_os`].
     pub fn of(prefix: &str, environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>) -> Self {
         let mut variables = Self { prefix: prefix.to_owned(), ..Self::default() };
         for (name, text) in environment {
@@ -56,7 +56,7 @@ impl Variables {
         variables
     }
 
-    /// Names and texts; secrets are among them.
+    /// Names and texts. Secrets are among them.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.given.iter().map(|variable| (variable.name.as_str(), variable.text.as_str()))
     }
@@ -91,12 +91,12 @@ pub(crate) fn overlay<'i>(
     }
 }
 
-/// Where the name of a variable leads. Nothing is written before the whole name is known to lead somewhere.
+/// Where the name of a variable leads. Nothing is written before the whole name is known to be good.
 struct Route<'n> {
     steps: Vec<Step>,
-    /// What may stand there; none for the file of a secret, whose path is a text.
+    /// The form of the setting. `None` for the file of a secret, whose path is a text.
     form: Option<&'n Form>,
-    /// The other key of the same secret: `token` of `token_file`, and the other way round.
+    /// The other key of the same secret: `token` for `token_file`, and `token_file` for `token`.
     twin: Option<String>,
 }
 
@@ -106,7 +106,7 @@ enum Step {
     Item(usize),
 }
 
-/// What the document has where a route leads through, if anything.
+/// What the document has at a step of a route, if anything.
 #[derive(Clone, Copy)]
 enum Held<'t, 'i> {
     Table(&'t Table<'i>),
@@ -130,7 +130,7 @@ impl<'t, 'i> Held<'t, 'i> {
         }
     }
 
-    /// The key of a table as it is written there, of which `segment` is the spelling in a variable.
+    /// The key of a table as the document spells it, for the spelling `segment` of a variable.
     fn key(self, segment: &str) -> Option<&'t str> {
         let Self::Table(table) = self else { return None };
         let mut keys = table.keys().map(|key| &**key.get_ref());
@@ -138,7 +138,7 @@ impl<'t, 'i> Held<'t, 'i> {
     }
 }
 
-/// One variable on its way to its place.
+/// Puts one variable in its place.
 struct Overlay<'o, 'i> {
     sources: &'o Sources<'o>,
     prefix: &'o str,
@@ -172,7 +172,7 @@ impl<'i> Overlay<'_, 'i> {
                     }
                 }
                 Form::Map(entry) => {
-                    // `acme-eu` cannot be spelt by a variable, but it is meant when the document has it.
+                    // No variable can spell `acme-eu`. If the document has this key, `ACME_EU` means it.
                     let key = held.key(segment).unwrap_or(segment).to_owned();
                     path = key_path(&path, &key);
                     node = entry;
@@ -223,7 +223,7 @@ impl<'i> Overlay<'_, 'i> {
         };
         let finding = Finding::new(self.span.clone(), key_path(path, segment), message);
         Err(match meant.map(|meant| keys.setting(meant)).filter(|meant| held.key(meant).is_none()) {
-            Some(meant) => finding.standing_for(key_path(path, meant)),
+            Some(meant) => finding.meaning(key_path(path, meant)),
             None => finding,
         })
     }
@@ -243,8 +243,8 @@ impl<'i> Overlay<'_, 'i> {
     /// Puts `value` where `steps` lead from a table, and makes the tables on the way.
     fn place(&self, table: &mut Table<'i>, steps: &[Step], twin: Option<&str>, value: Value<'i>) {
         let Some((Step::Key(key), rest)) = steps.split_first() else { return };
-        // The two keys of a secret are one setting, and the environment wins. Both in the environment stay, for the
-        // check to refuse.
+        // The two keys of a secret are one setting, and the environment overrides the document. If the environment has
+        // both, keep both, so that the check refuses them.
         if let Some(twin) = twin
             && rest.is_empty()
             && table.get(twin).is_some_and(|given| !self.sources.is_variable(&given.span()))
@@ -266,7 +266,7 @@ impl<'i> Overlay<'_, 'i> {
                 }
             }
             Some((Step::Key(_), _)) => {
-                // Where the document has something else than the variable's table, the variable wins.
+                // Where the variable needs a table and the document has another value, the variable wins.
                 if !outer.get_ref().is_table() {
                     *outer = self.empty_table();
                 }
@@ -281,7 +281,7 @@ impl<'i> Overlay<'_, 'i> {
         Spanned::new(self.span.clone(), DeValue::Table(DeTable::new()))
     }
 
-    /// Reads the variable's text as what may stand there.
+    /// Reads the variable's text in the form of the setting.
     fn parse(&self, form: Option<&Form>) -> Value<'i> {
         let text = self.variable.text.as_str();
         match DeValue::parse(text.trim()).ok().filter(|value| is_meant(form, value.get_ref())) {
@@ -290,7 +290,7 @@ impl<'i> Overlay<'_, 'i> {
         }
     }
 
-    /// Gives a parsed value and all inside of it the variable's range.
+    /// Gives a parsed value, and everything in it, the variable's range.
     fn own(&self, value: Value<'i>) -> Value<'i> {
         let owned = match value.into_inner() {
             DeValue::Table(table) => DeValue::Table(
@@ -312,7 +312,7 @@ impl<'i> Overlay<'_, 'i> {
     }
 }
 
-/// Whether a text that can be read as `value` is meant so: a password of digits is not.
+/// Whether a text that can be read as `value` should be read so. A password of digits should not.
 fn is_meant(form: Option<&Form>, value: &DeValue<'_>) -> bool {
     matches!(
         (form, value),

@@ -5,8 +5,8 @@
 //! overrides, the [`reference()`] and the [`json_schema()`] for editors all come from it. Nothing here knows the
 //! product. Start at [`load`], then `schema.rs` and `check.rs`.
 //!
-//! A field says its range once: `#[schemars(range(min = 1, max = 64))]`. A text is a secret when its type's schema has
-//! `"x-secret": true`; it may then be given as `x_file`.
+//! A field states its range once: `#[schemars(range(min = 1, max = 64))]`. A text is a secret when its type's schema has
+//! `"x-secret": true`. It may then be given as `x_file`.
 
 mod check;
 mod document;
@@ -41,12 +41,12 @@ use origin::{Origins, ROOT, Sources};
 use problem::Finding;
 use schema::Node;
 
-/// A value of right form that cannot be used.
+/// A value of the right form that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
     /// Where it is: `sinks.splunk.url`, `ingest.secrets[0]`.
     pub path: String,
-    /// What was expected, what was found, what to do.
+    /// What was expected, what was found, and what to do.
     pub message: String,
 }
 
@@ -70,12 +70,12 @@ pub struct Loaded<T> {
 impl<T> Loaded<T> {
     /// Where the setting at `path` was given, such as `sinks.splunk.url` or `ingest.secrets[0]`.
     ///
-    /// The answer is [`Origin::Default`] for a setting that was not given. Keys may be written bare or quoted.
+    /// [`Origin::Default`] for a setting that was not given. Keys in `path` may be bare or quoted.
     pub fn locate(&self, path: &str) -> Origin {
         self.origins.exact(path)
     }
 
-    /// Refuses what is wrong with values that were filled in after loading, as [`load`] does.
+    /// Refuses invalid values that were filled in after loading, in the form of [`load`].
     ///
     /// # Errors
     /// Every problem at once, if there is one.
@@ -84,7 +84,7 @@ impl<T> Loaded<T> {
     }
 }
 
-/// Reads the file at `path`, if there is one to read, and loads it as [`load`] does.
+/// Reads the file at `path`, if a path is given, and loads it as [`load`] does.
 ///
 /// # Errors
 /// Every problem at once.
@@ -110,13 +110,13 @@ pub fn read<T: DeserializeOwned + JsonSchema>(
 
 /// Loads a configuration from a document and the environment, which wins over the document.
 ///
-/// `values` says what is wrong with values of right form; it is asked even where the form of others is wrong, so that
-/// all problems are shown at once. A setting left at its default is then shown at the nearest table around it that was
-/// given. Any secret `x` may be given as `x_file`, the path of a file that holds it; a relative path is taken from the
-/// working directory.
+/// `values` finds what is wrong with values of the right form. It is called even when other values have the wrong form, so
+/// that all problems are reported at once. A problem of a setting that was not given is reported at the nearest table
+/// around it that was given. Any secret `x` may be given as `x_file`, the path of a file that holds it. A relative path
+/// starts at the working directory.
 ///
 /// # Errors
-/// Every problem at once, the causes before what may follow from them.
+/// Every problem at once, causes before problems that may follow from them.
 pub fn load<T: DeserializeOwned + JsonSchema>(
     document: Option<Document<'_>>,
     variables: &Variables,
@@ -131,7 +131,7 @@ pub fn load<T: DeserializeOwned + JsonSchema>(
     let mut checker = Checker::new(&root);
     environment::overlay(&mut table, variables, &root, &mut sources, &mut checker.findings);
     checker.document(&mut table);
-    let findings = problem::without_consequences(document::screen(checker.findings, broken, &sources));
+    let findings = problem::without_consequences(document::without_echoes(checker.findings, broken, &sources));
     if !findings.is_empty() || !variables.unreadable.is_empty() {
         let further = values::problems(table, &findings, &sources, values);
         let mut causes = variables.unreadable.clone();
@@ -153,10 +153,10 @@ pub fn load<T: DeserializeOwned + JsonSchema>(
     }
 }
 
-/// What serde refused although the schema allows it, such as a malformed URL.
+/// The finding for a value that the schema allows and serde refuses, such as a malformed URL.
 fn refused(error: &toml::de::Error, paths: &[(String, origin::Span)], secrets: &secret::Secrets) -> Finding {
     let span = error.span().unwrap_or(ROOT);
-    // The innermost comes last: an array of tables shares its span with its first table.
+    // Take the last match, because an array of tables has the same span as its first table.
     let path = paths.iter().rev().find(|(_, known)| *known == span);
     let message = secrets.redact(error.message(), &span);
     Finding::new(span, path.map(|(path, _)| path.as_str()).unwrap_or_default(), message)

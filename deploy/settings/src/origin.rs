@@ -1,8 +1,7 @@
 //! Where a setting came from, and how its path is written.
 //!
-//! Values keep their byte range in one space of offsets: the file comes first, each environment
-//! variable gets the next free range. So one range says both the source and the position, for our
-//! own checks and for serde's errors alike.
+//! Values keep their byte range in one space of offsets. The file comes first, and each environment variable gets the next
+//! free range. So one range gives both the source and the position, in our own checks and in serde's errors.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,7 +15,7 @@ use crate::{Document, Invalid, Problem, Problems, Table, Value};
 /// A range in the space of offsets.
 pub(crate) type Span = Range<usize>;
 
-/// The range of the document as a whole, apart from every real one.
+/// The range of the document as a whole. No value has it.
 pub(crate) const ROOT: Span = usize::MAX..usize::MAX;
 
 /// Where a setting was given. The order is the order in which problems are shown.
@@ -41,7 +40,7 @@ pub enum Origin {
         /// The variable's full name.
         variable: Arc<str>,
     },
-    /// Nowhere: the built-in default applies.
+    /// Nowhere. The built-in default applies.
     Default,
 }
 
@@ -82,7 +81,7 @@ impl<'a> Sources<'a> {
             file: document.map(|document| (document.name.into(), document.text)),
             line_starts: line_starts.collect(),
             variables: Vec::new(),
-            // A syntax error may stand right after the last byte, so that offset is the file's too.
+            // A syntax error may be right after the last byte, so this offset belongs to the file too.
             end: text.len() + 1,
         }
     }
@@ -104,7 +103,7 @@ impl<'a> Sources<'a> {
         *span != ROOT && self.variables.first().is_some_and(|(first, _)| span.start >= *first)
     }
 
-    /// The lines of the file that a range touches, from 0; none for a range outside of it.
+    /// The lines of the file that a range touches, from 0. Empty for a range outside of the file.
     pub(crate) fn lines(&self, span: &Span) -> Range<usize> {
         if *span == ROOT || self.is_variable(span) {
             return 0..0;
@@ -131,7 +130,7 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// Where every setting that was given was given.
+/// The origin of every setting that was given.
 #[derive(Debug)]
 pub(crate) struct Origins {
     file: Option<Arc<str>>,
@@ -162,7 +161,7 @@ impl Origins {
         Problem { origin: self.nearest(&found.path), path: found.path, message: found.message }
     }
 
-    /// Where the setting at `path` was given, else the nearest table around it.
+    /// The origin of the setting at `path`, else that of the nearest table around it.
     fn nearest(&self, path: &str) -> Origin {
         let path = plain(path);
         let mut rest = path.as_str();
@@ -178,7 +177,7 @@ impl Origins {
     }
 }
 
-/// The path of `key` in the table at `parent`; a key that TOML wants quoted is quoted.
+/// The path of `key` in the table at `parent`. The key is quoted if TOML demands it.
 pub fn key_path(parent: &str, key: &str) -> String {
     let key = quoted_key(key);
     if parent.is_empty() { key } else { format!("{parent}.{key}") }
@@ -203,7 +202,7 @@ pub(crate) fn quoted_key(key: &str) -> String {
     format!("\"{}\"", escaped.collect::<String>())
 }
 
-/// A path without quotes, so that a path is found however its keys were written.
+/// A path without quotes, so that it is found whether or not its keys were quoted.
 pub(crate) fn plain(path: &str) -> String {
     path.replace('"', "")
 }
@@ -218,7 +217,7 @@ pub(crate) fn paths(table: &Table<'_>) -> Vec<(String, Span)> {
 fn table_paths(table: &Table<'_>, path: &str, found: &mut Vec<(String, Span)>) {
     for (key, value) in table {
         let path = key_path(path, key.get_ref());
-        // serde blames a key by its own range; the value's comes second and is the one to show.
+        // serde may name a key by the key's own range. The value's range comes second, because it is the one to show.
         found.push((path.clone(), key.span()));
         value_paths(value, path, found);
     }

@@ -1,4 +1,4 @@
-//! Problems of a configuration: what a person reads, all of them at once.
+//! The problems of a configuration, as a person reads them: all at once.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::origin::{Origin, Sources, Span};
 
-/// So many problems are shown: more than a screen of them have one cause, such as a file that is no TOML.
+/// The most problems that are shown. More than a screen of them usually have one cause, such as a file that is no TOML.
 const SHOWN_MAX: usize = 50;
 
 /// One thing to correct in a configuration.
@@ -14,7 +14,7 @@ const SHOWN_MAX: usize = 50;
 pub struct Problem {
     /// Where to correct it.
     pub origin: Origin,
-    /// The setting; empty where the text is no TOML at all.
+    /// The setting. Empty when the text is no TOML.
     pub path: String,
     /// What is wrong and what is expected.
     pub message: String,
@@ -33,8 +33,8 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Every problem of a configuration: first those of its form, then those of its values, which may follow from them;
-/// each in the order of their positions.
+/// Every problem of a configuration. Those of its form come first, because those of its values may follow from them.
+/// Both are in the order of their positions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems {
     file: Option<Arc<str>>,
@@ -84,17 +84,17 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// A problem whose place is still a range of offsets.
+/// A problem whose origin is still a range of offsets.
 pub(crate) struct Finding {
     pub(crate) span: Span,
     path: String,
     message: String,
     pub(crate) cause: Cause,
-    /// The setting that was meant by what is wrong, and whose value is therefore not known.
-    stands_for: Option<String>,
+    /// The setting that was probably meant. Its value is therefore unknown.
+    meant: Option<String>,
 }
 
-/// Whether a problem is in what was written or in what was left out.
+/// Whether something written is wrong, or something is missing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
     Written,
@@ -103,25 +103,25 @@ pub(crate) enum Cause {
 
 impl Finding {
     pub(crate) fn new(span: Span, path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { span, path: path.into(), message: message.into(), cause: Cause::Written, stands_for: None }
+        Self { span, path: path.into(), message: message.into(), cause: Cause::Written, meant: None }
     }
 
     pub(crate) fn missing(span: Span, path: impl Into<String>, message: impl Into<String>) -> Self {
         Self { cause: Cause::Missing, ..Self::new(span, path, message) }
     }
 
-    /// Says which setting was meant.
-    pub(crate) fn standing_for(self, path: String) -> Self {
-        Self { stands_for: Some(path), ..self }
+    /// Notes which setting was probably meant.
+    pub(crate) fn meaning(self, path: String) -> Self {
+        Self { meant: Some(path), ..self }
     }
 
     pub(crate) fn path(&self) -> &str {
         &self.path
     }
 
-    /// Whether a problem at `path` may come from this one: of the same setting, of one in it or of one around it.
+    /// Whether a problem at `path` may follow from this one: `path` is the same setting, one in it, or one around it.
     pub(crate) fn explains(&self, path: &str) -> bool {
-        [Some(&self.path), self.stands_for.as_ref()].into_iter().flatten().any(|known| touches(known, path))
+        [Some(&self.path), self.meant.as_ref()].into_iter().flatten().any(|known| touches(known, path))
     }
 
     pub(crate) fn at(self, sources: &Sources<'_>) -> Problem {
@@ -131,12 +131,12 @@ impl Finding {
 
 /// Drops each missing key that was given under a wrong name.
 pub(crate) fn without_consequences(mut findings: Vec<Finding>) -> Vec<Finding> {
-    let meant: BTreeSet<String> = findings.iter().filter_map(|finding| finding.stands_for.clone()).collect();
+    let meant: BTreeSet<String> = findings.iter().filter_map(|finding| finding.meant.clone()).collect();
     findings.retain(|finding| finding.cause == Cause::Written || !meant.contains(&finding.path));
     findings
 }
 
-/// Whether one of two paths is the other, in it or around it.
+/// Whether two paths are equal, or one is within the other.
 fn touches(known: &str, found: &str) -> bool {
     let within = |outer: &str, inner: &str| {
         inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))

@@ -80,7 +80,7 @@ impl Writer {
         self.text.push_str(&format!("#{path} = {}\n", shown(node)));
     }
 
-    /// The words that have a meaning to tell.
+    /// Lists the words of an enum that have a description.
     fn words(&mut self, node: &Node, indent: &str) {
         let Form::Word(words) = &node.form else { return };
         for word in words {
@@ -96,7 +96,7 @@ impl Writer {
         }
     }
 
-    /// Writes a comment; the space after `#` tells it from a setting.
+    /// Writes a comment. The space after `#` distinguishes it from a setting.
     fn prose(&mut self, text: &str) {
         let lines = if text.is_empty() { "\n" } else { text };
         for line in lines.lines() {
@@ -113,7 +113,7 @@ fn tables_in(node: &Node) -> Option<&Keys> {
     Some(keys)
 }
 
-/// Form and range, default, example, and whether it is required or secret.
+/// A setting's form and range, its default and example, and whether it is required or secret.
 fn facts(table: &Keys, key: &str, node: &Node) -> String {
     let default = default(node);
     let mut facts = vec![node.form.to_string()];
@@ -122,7 +122,7 @@ fn facts(table: &Keys, key: &str, node: &Node) -> String {
         Some(default) => format!("default {}", inline(default)),
         None => "optional".to_owned(),
     });
-    // Where there is no default to show, the line below shows the example itself.
+    // Without a default, the setting's own line shows the example.
     if let (Some(_), Some(example)) = (default, node.examples.first()) {
         facts.push(format!("example {}", inline(example)));
     }
@@ -134,7 +134,7 @@ fn facts(table: &Keys, key: &str, node: &Node) -> String {
     facts.join("; ")
 }
 
-/// The default to show: a secret has none, and that of a list of tables says less than an example.
+/// The default to show. A secret has none, and for a list of tables an example is more useful.
 fn default(node: &Node) -> Option<&Json> {
     node.default.as_ref().filter(|_| node.secret_form().is_none() && tables_in(node).is_none())
 }
@@ -167,7 +167,7 @@ fn placeholder(node: &Node) -> String {
 /// A JSON value on one line of TOML.
 fn inline(value: &Json) -> String {
     match value {
-        // TOML has no null; one that stands in a list has no better form than an empty string.
+        // TOML has no null. Within a list, write an empty string instead.
         Json::Null => "\"\"".to_owned(),
         Json::String(text) => toml::Value::String(text.clone()).to_string(),
         Json::Array(items) => {

@@ -52,11 +52,11 @@ pub(crate) struct Keys {
     pub(crate) required: Vec<String>,
 }
 
-/// Which whole numbers are meant.
+/// Which whole numbers a setting may have.
 pub(crate) struct Integers {
     pub(crate) min: Option<i128>,
     pub(crate) max: Option<i128>,
-    /// If there are any, only these.
+    /// If not empty, only these are allowed.
     pub(crate) only: Vec<i128>,
 }
 
@@ -98,7 +98,7 @@ impl Keys {
         self.required.iter().any(|required| required == key)
     }
 
-    /// The secret that a key gives by file: `token` for `token_file`, unless that is a key itself.
+    /// The secret whose file a key names: `token` for `token_file`, unless the table has a key `token_file`.
     pub(crate) fn secret_of<'k>(&self, key: &'k str) -> Option<(&'k str, SecretForm)> {
         if self.get(key).is_some() {
             return None;
@@ -107,12 +107,12 @@ impl Keys {
         Some((stem, self.get(stem)?.secret_form()?))
     }
 
-    /// The setting that a key gives, itself or by file.
+    /// The setting that a key gives, directly or as a file.
     pub(crate) fn setting<'k>(&self, key: &'k str) -> &'k str {
         self.secret_of(key).map_or(key, |(stem, _)| stem)
     }
 
-    /// Every key that the table may have, with those for secrets in files, in alphabetic order.
+    /// Every key that the table may have, including those for secrets in files, in alphabetic order.
     pub(crate) fn known(&self) -> Vec<String> {
         let keys = self.nodes.iter().flat_map(|(key, node)| {
             let file = node.secret_form().map(|_| file_key(key));
@@ -174,12 +174,12 @@ impl fmt::Display for Form {
     }
 }
 
-/// The schema, with what its references lead to.
+/// A schema with the definitions that its references name.
 struct Reader<'s> {
     root: &'s Json,
 }
 
-/// A schema's own keywords, then those of what it refers to, which say less.
+/// A schema's own keywords, then those of the schemas that it refers to. The first that has a keyword counts.
 struct Layers<'s>(Vec<&'s Map<String, Json>>);
 
 impl<'s> Layers<'s> {
@@ -209,8 +209,8 @@ impl<'s> Layers<'s> {
 }
 
 impl<'s> Reader<'s> {
-    /// Reads a schema. `inherited` is the default of this place in the default of the table around it, which says
-    /// more than the type's own.
+    /// Reads a schema. `inherited` is the default of this setting within the default of the table around it. It overrides
+    /// the default of the type.
     fn node(&self, schema: &'s Json, inherited: Option<&Json>, path: &str, depth: usize) -> Node {
         assert!(depth < DEPTH_MAX, "`{path}` has a type that holds itself, which no setting may have");
         let layers = self.layers(schema, path);
@@ -276,7 +276,7 @@ impl<'s> Reader<'s> {
             (None, Some(entry @ Json::Object(_))) => {
                 Form::Map(Box::new(self.node(entry, None, &below("*"), depth + 1)))
             }
-            // It would swallow a misspelt key.
+            // Such a table would accept a misspelt key.
             _ => panic!("`{path}` is a table that allows any key; give its type `#[serde(deny_unknown_fields)]`"),
         }
     }
@@ -286,7 +286,7 @@ fn whole(number: &Json) -> Option<i128> {
     number.as_number().and_then(Number::as_i128)
 }
 
-/// What `anyOf` with null makes optional.
+/// The schema that `anyOf` with null makes optional.
 fn optional(layer: &Map<String, Json>) -> Option<&Json> {
     let is_null = |schema: &Json| schema.get("type").and_then(Json::as_str) == Some("null");
     match layer.get("anyOf")?.as_array()?.as_slice() {
@@ -295,7 +295,7 @@ fn optional(layer: &Map<String, Json>) -> Option<&Json> {
     }
 }
 
-/// The words of an enum: `enum` lists those without a doc comment, `oneOf` those with one.
+/// The words of an enum. `enum` lists those without a doc comment, `oneOf` those with one.
 fn words(layers: &Layers<'_>) -> Vec<Word> {
     let plain = |word: &Json| Some(Word { text: word.as_str()?.to_owned(), description: None });
     let choices = layers.list("oneOf").flat_map(|choice| {

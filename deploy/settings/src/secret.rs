@@ -15,7 +15,7 @@ pub(crate) enum Content {
     Many(Vec<String>),
 }
 
-/// Reads a file of secrets; the error names the path and the reason, never the content.
+/// Reads a file of secrets. The error names the path and the reason, never the content.
 pub(crate) fn read(path: &str, form: SecretForm) -> Result<Content, String> {
     let refused = |reason: &str| format!("the secret file `{path}` cannot be read: {reason}");
     let file = File::open(path).map_err(|error| refused(&error.to_string()))?;
@@ -55,7 +55,7 @@ impl Secrets {
 
     /// A message about the value at `span` that shows no secret.
     ///
-    /// An error of a table may quote a secret inside of it, hence the search for the texts too.
+    /// The error of a table may quote a secret in the table. So this also searches for the texts of all secrets.
     pub(crate) fn redact(&self, message: &str, span: &Span) -> String {
         let escaped = |text: &String| text.escape_debug().to_string();
         let quoted =

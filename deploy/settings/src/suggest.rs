@@ -1,4 +1,4 @@
-//! Did you mean: the nearest known word, and lists of words, for messages.
+//! "Did you mean …?": the nearest known word, and lists of words, for messages.
 
 /// How many known words a message lists.
 const LISTED_MAX: usize = 12;
@@ -12,13 +12,13 @@ pub(crate) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     let near = |known: &&'k str| {
         let distance = strsim::damerau_levenshtein(&plain, &normal(known));
         let length = plain.chars().count().max(known.chars().count());
-        // A third of the letters wrong is the rule of rustc; short words may still have one wrong.
+        // As in rustc, a third of the characters may be wrong. A short word may always have one wrong.
         (distance <= (length / 3).max(1) && distance < length).then_some((distance, *known))
     };
     known.iter().filter_map(near).min().map(|(_, known)| known)
 }
 
-/// A word as compared with others: case, dashes and underscores make no difference.
+/// A word for comparison. Case makes no difference, nor do dashes and underscores.
 pub(crate) fn normal(word: &str) -> String {
     word.to_lowercase().replace('-', "_")
 }
@@ -41,7 +41,7 @@ pub(crate) fn list(known: &[&str]) -> String {
     listed.join(", ")
 }
 
-/// The message for a key that is not known where it stands.
+/// The message for a key that its table does not know.
 pub(crate) fn unknown_key(key: &str, known: &[&str]) -> String {
     match nearest(key, known) {
         Some(meant) => format!("unknown key; did you mean `{meant}`?"),
@@ -50,7 +50,7 @@ pub(crate) fn unknown_key(key: &str, known: &[&str]) -> String {
     }
 }
 
-/// The message for a text that is none of the words of an enum.
+/// The message for a text that is not a word of an enum.
 pub(crate) fn unknown_word(text: &str, words: &[&str]) -> String {
     let unknown = format!("unknown value {}; expected one of {}", echo(text), list(words));
     match nearest(text, words) {

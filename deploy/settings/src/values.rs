@@ -1,8 +1,8 @@
-//! What is wrong with the values of a configuration whose form has problems elsewhere.
+//! Validates the values of a configuration in which other settings have the wrong form.
 //!
-//! The settings with problems are taken out; what is left is read with their defaults. So both kinds of problems are
-//! shown at once, without what only follows from a problem of form. Where too little is left to be read, only the first
-//! kind is.
+//! The settings with problems are taken out, and the rest is read with their defaults. So both kinds of problems are shown
+//! at once, without problems that only follow from a wrong form. If the rest cannot be read, only the problems of form are
+//! shown.
 
 use serde::de::DeserializeOwned;
 use toml::Spanned;
@@ -24,10 +24,10 @@ pub(crate) fn problems<T: DeserializeOwned>(
     values(&value).into_iter().filter(is_new).map(|found| origins.problem(found)).collect()
 }
 
-/// Removes the setting at `path`, or the innermost table around it that can be told from it.
+/// Removes the setting at `path`. If it is in a list, removes the whole list.
 fn take_out(table: &mut Table<'_>, path: &str) {
     let plain = origin::plain(path);
-    // An item of a list has its own problems; the others of the list are of no use without it.
+    // A list without one of its items would mean something else.
     let whole = plain.split('[').next().unwrap_or_default();
     let Some((parents, key)) = whole.rsplit_once('.').or(Some(("", whole))) else { return };
     let mut table = table;

@@ -9,7 +9,7 @@ fn exported() -> Json {
     serde_json::from_str(&json_schema::<Config>()).unwrap()
 }
 
-/// What an editor makes of a document: the keywords that the export uses, and no others.
+/// Checks a value as an editor does. It knows only the keywords that the export uses.
 fn accepts(root: &Json, schema: &Json, value: &Json) -> Result<(), String> {
     let Json::Object(keywords) = schema else { return Ok(()) };
     for (keyword, meant) in keywords {
@@ -76,7 +76,7 @@ fn check(text: &str) -> Result<(), String> {
 }
 
 #[test]
-fn what_loads_is_accepted_and_what_is_refused_is_not() {
+fn the_schema_accepts_what_loads_and_refuses_what_does_not() {
     let settings = reference::<Config>(PREFIX);
     let settings = settings.lines().filter_map(|line| line.strip_prefix('#'));
     let settings: Vec<&str> = settings.filter(|line| !line.is_empty() && !line.starts_with(' ')).collect();
@@ -111,7 +111,7 @@ fn what_loads_is_accepted_and_what_is_refused_is_not() {
 }
 
 #[test]
-fn it_is_of_a_draft_that_editors_know_and_has_no_null() {
+fn the_schema_follows_draft_7_and_has_no_null() {
     let root = exported();
     assert_eq!(root["$schema"], "http://json-schema.org/draft-07/schema#");
     assert!(!json_schema::<Config>().contains("null"));

@@ -8,7 +8,7 @@ use crate::{Document, Variables, load};
 
 const SPLUNK: &str = "[sinks.splunk]\nurl = 'http://a'\ntoken = 'hunter2'\n";
 
-/// Checks the problems of one variable laid over a document.
+/// Checks the problems of one variable that overrides a document.
 fn check(cases: &[(&str, &str, &str, &[&str])]) {
     for (text, name, value, expected) in cases {
         assert_eq!(lines(load_with(text, &[(name, value)])), *expected, "with {name}={value} over:\n{text}");
@@ -16,7 +16,7 @@ fn check(cases: &[(&str, &str, &str, &[&str])]) {
 }
 
 #[test]
-fn variables_are_read_as_the_schema_says() {
+fn variables_are_read_in_the_form_of_their_settings() {
     let environment = [
         ("HEADRACE__NAME", "12"),
         ("HEADRACE__INGEST__PORT", " 81 "),
@@ -55,7 +55,7 @@ fn variables_reach_elements_and_keys_with_dashes_that_the_document_has() {
 }
 
 #[test]
-fn names_that_lead_nowhere_are_told() {
+fn names_of_no_setting_are_problems() {
     check(&[
         (
             "",
@@ -140,7 +140,7 @@ fn problems_name_the_variable() {
 }
 
 #[test]
-fn a_variable_leaves_alone_what_only_looks_like_the_file_of_a_secret() {
+fn a_variable_keeps_a_key_that_only_looks_like_the_file_of_a_secret() {
     let text = "[labels]\na_file = 'b'\n";
     let value = load_with(text, &[("HEADRACE__LABELS__A", "x")]).unwrap().value;
     assert_eq!(value.labels.len(), 2);

@@ -1,4 +1,4 @@
-//! Each kind of problem, with its exact position and words.
+//! Each kind of problem, with its exact position and message.
 
 use super::{Action, Config, check, lines, load_text, variables};
 use crate::{Document, Invalid, Loaded, Problems, Variables, load, read};
@@ -191,7 +191,7 @@ fn syntax_errors_are_shown_together_and_with_other_problems() {
 }
 
 #[test]
-fn what_serde_refuses_has_its_position_too() {
+fn a_value_that_serde_refuses_is_shown_with_its_position() {
     check(&[("[sinks.splunk]\nurl = 'ftp'\ntoken = 't-1'", &["h.toml:2:7: sinks.splunk.url: `ftp` is no URL"])]);
 }
 
@@ -210,7 +210,7 @@ h.toml:7:8: ingest.port: out of range: expected an integer from 0 to 65535, foun
 }
 
 #[test]
-fn what_was_meant_by_a_misspelt_key_is_not_missing() {
+fn a_key_that_was_misspelt_is_not_reported_as_missing() {
     check(&[
         ("rules = [{ nam = 'a', action = 'tag' }]", &["h.toml:1:12: rules[0].nam: unknown key; did you mean `name`?"]),
         (
@@ -229,7 +229,7 @@ fn what_was_meant_by_a_misspelt_key_is_not_missing() {
 }
 
 #[test]
-fn what_follows_from_the_form_is_not_told_of_the_values() {
+fn problems_of_values_that_follow_from_the_form_are_left_out() {
     let refused = |text: &str, environment: &[(&str, &str)]| {
         let values = |config: &Config| {
             let wrong = |path: &str| Invalid { path: path.to_owned(), message: "is wrong".to_owned() };
@@ -241,7 +241,7 @@ fn what_follows_from_the_form_is_not_told_of_the_values() {
             load(Some(Document { name: "h.toml", text }), &variables(environment), values);
         lines(loaded)
     };
-    // The name is wrong by itself, and comes after what is wrong with the form.
+    // The name has a problem of its own, which comes after those of the form.
     assert_eq!(
         refused("[ingest]\nsecrets_file = '/nowhere'", &[]),
         [
@@ -263,7 +263,7 @@ fn what_follows_from_the_form_is_not_told_of_the_values() {
             "HEADRACE__NAM: nam: unknown key; did you mean `HEADRACE__NAME`?",
         ]
     );
-    // It is empty by itself, so another key that is near to it explains nothing.
+    // The name is given and empty. So the misspelt key is not the reason.
     assert_eq!(
         refused("name = ''\nnamee = 'a'\ningest.secrets = ['a']", &[]),
         ["h.toml:2:1: namee: unknown key; did you mean `name`?", "h.toml:1:8: name: is wrong"]

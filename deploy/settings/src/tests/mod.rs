@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Document, Loaded, Problems, Variables, load};
 
-/// A secret as the product has it: its schema says so, and nothing prints it.
+/// A secret as in the product: its schema marks it, and nothing prints it.
 #[derive(Clone, Default, Deserialize, Serialize, PartialEq)]
 #[serde(transparent)]
 struct Secret(String);
@@ -79,7 +79,7 @@ struct Ingest {
     /// The workers.
     #[schemars(range(min = 1, max = 64))]
     workers: u32,
-    /// The copies.
+    /// The replicas.
     #[schemars(extend("enum" = [1, 3, 5]))]
     replicas: usize,
     /// Whether to compress.
@@ -171,7 +171,7 @@ fn variables(environment: &[(&str, &str)]) -> Variables {
     Variables::of(PREFIX, environment.iter().copied())
 }
 
-/// The lines that a refused configuration shows, without the closing one.
+/// The lines that a refused configuration shows, without the last.
 fn lines(loaded: Result<Loaded<Config>, Problems>) -> Vec<String> {
     match loaded {
         Ok(_) => Vec::new(),
@@ -179,7 +179,7 @@ fn lines(loaded: Result<Loaded<Config>, Problems>) -> Vec<String> {
     }
 }
 
-/// Checks the problems of each document of a table.
+/// Checks the problems of each document in a table.
 fn check(cases: &[(&str, &[&str])]) {
     for (text, expected) in cases {
         assert_eq!(lines(load_text(text)), *expected, "in the document:\n{text}");

@@ -58,7 +58,7 @@ HEADRACE__INGEST__PORT: ingest.port: is wrong
 }
 
 #[test]
-fn what_is_wrong_with_values_is_asked_when_the_form_is_right() {
+fn values_are_validated_when_the_form_is_right() {
     let document = Document { name: "h.toml", text: "\nname = 'a'" };
     let invalid = |config: &Config| vec![Invalid { path: "name".to_owned(), message: format!("is {}", config.name) }];
     let shown = load(Some(document), &Variables::default(), invalid).unwrap_err().to_string();
@@ -86,7 +86,7 @@ fn paths_quote_what_toml_quotes() {
 }
 
 #[test]
-fn the_document_is_the_origin_of_what_it_sets_only() {
+fn the_document_is_the_origin_only_of_its_own_settings() {
     let loaded = load_text("ingest.port = 3").unwrap();
     assert_eq!(loaded.locate("ingest.port"), Origin::Position { file: "h.toml".into(), line: 1, column: 15 });
     assert_eq!(loaded.locate("ingest.workers"), Origin::Default);

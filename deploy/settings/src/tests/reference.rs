@@ -10,7 +10,7 @@ fn settings(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn the_reference_as_it_is_changes_nothing() {
+fn the_reference_sets_nothing_while_it_is_commented() {
     let text = reference::<Config>(PREFIX);
     assert_eq!(lines(load_text(&text)), Vec::<String>::new(), "{text}");
     assert_eq!(load_text(&text).unwrap().value, Config::default());
@@ -28,7 +28,7 @@ fn every_line_may_be_uncommented_by_itself_and_sets_nothing_else() {
                 let set: Vec<&String> = paths.iter().filter(|path| loaded.locate(path) != Origin::Default).collect();
                 assert_eq!(set, [own], "{line}");
             }
-            // The sample's table has keys that must be there once it is.
+            // Once `sinks.splunk` is given, it must have all its required keys.
             Err(problems) => assert!(
                 own.starts_with("sinks.splunk.")
                     && problems.iter().all(|problem| problem.message.starts_with("missing required key")),
@@ -43,7 +43,7 @@ fn every_line_may_be_uncommented_by_itself_and_sets_nothing_else() {
 fn the_lines_may_be_uncommented_together_in_any_order() {
     let text = reference::<Config>(PREFIX);
     let lines = settings(&text);
-    // Steps that are prime to the number of lines visit each of them once.
+    // These steps have no divisor in common with the number of lines, so each visits every line once.
     for step in [1, 3, 5, 9, 11, 13] {
         let shuffled: Vec<&str> = (0..lines.len()).map(|index| lines[index * step % lines.len()]).collect();
         let text = shuffled.join("\n");
@@ -75,7 +75,7 @@ fn every_table_and_key_is_described() {
         "\n# - action: one of \"drop\", \"tag\"; required\n#     What it does.\n",
         "\n#rules = [{ name = \"...\", action = \"drop\" }]\n",
     ];
-    for part in expected {
-        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    for lines in expected {
+        assert!(text.contains(lines), "{lines:?} is not in:\n{text}");
     }
 }

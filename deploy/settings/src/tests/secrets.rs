@@ -1,4 +1,4 @@
-//! Secrets: from files, and never in a message.
+//! Secrets can come from files, and are never in a message.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::{Config, Secret, lines, load_text, load_with};
 use crate::{Document, Origin, Variables, load};
 
-/// A folder with one file of secrets in it.
+/// Makes a folder with one file of secrets.
 fn file(content: &[u8]) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("secret");
@@ -128,7 +128,7 @@ fn no_problem_shows_a_secret() {
 }
 
 #[test]
-fn what_serde_says_of_a_secret_is_not_shown() {
+fn serdes_message_about_a_secret_is_not_shown() {
     #[derive(Debug, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
     #[serde(try_from = "String")]
     #[schemars(extend("x-secret" = true))]
