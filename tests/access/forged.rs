@@ -47,10 +47,7 @@ async fn a_forged_message_ends_in_dead_and_is_not_replayed() {
     let replayed = command(PROGRAM, ["replay", "--since", "1h"].into_iter().chain(place)).await;
     let output = said(&replayed) + &complained(&replayed);
     assert_eq!(replayed.status.code(), Some(0), "{output}");
-    assert!(
-        output.contains("1 deliveries replayed into events") && output.contains("1 failed again"),
-        "{output}"
-    );
+    assert!(output.contains("1 deliveries replayed into events") && output.contains("1 failed again"), "{output}");
     let rows: Vec<(String,)> = stored.rows("SELECT id FROM events").await;
     assert_eq!(rows, [(format!("github:{good}"),)]);
     up.stop().await;

@@ -44,8 +44,8 @@ async fn a_redriven_dead_letter_makes_no_second_row() {
     let done = dead(place, "redrive --component clickhouse-raw").await;
     done.says("2 sent through again, 0 kept");
     // Where it was done, and no password of the server.
-    let up = format!("(`headrace up` on {}, named by the command line)\n", data.display());
-    assert!(done.complained.ends_with(&up) && !done.complained.contains('@'), "{}", done.complained);
+    let installation = format!("(`headrace up` on {}, named by the command line)\n", data.display());
+    assert!(done.complained.ends_with(&installation) && !done.complained.contains('@'), "{}", done.complained);
     stored.settled().await;
     counts(&stored, 2).await;
     assert_eq!(stored.count(Stream::Raw).await, 4);

@@ -63,7 +63,7 @@ impl Untrusted {
 }
 
 /// The error of rustls in `cause`. An [`io::Error`] leaves out its own content when it names its cause, so look inside.
-fn tls_error(cause: &(dyn Error + 'static)) -> Option<&TlsError> {
+fn tls_error<'a>(cause: &'a (dyn Error + 'static)) -> Option<&'a TlsError> {
     if let Some(error) = cause.downcast_ref::<TlsError>() {
         return Some(error);
     }

@@ -138,6 +138,6 @@ mod tests {
         drop(first);
         assert!(!DataDir::is_taken(&path));
         assert!(!DataDir::is_taken(parent.path()), "nobody ever was there");
-        assert!(DataDir::open(&path).unwrap().webhook_secret().unwrap() == secret);
+        assert_eq!(DataDir::open(&path).unwrap().webhook_secret().unwrap().expose(), secret.expose());
     }
 }
