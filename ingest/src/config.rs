@@ -26,6 +26,7 @@ pub struct Config {
     /// Where to listen; port 0 takes any free one. TLS is the load balancer's work.
     pub listen: SocketAddr,
     /// Largest body in bytes; GitHub sends at most 25 MiB.
+    #[schemars(range(min = 1))]
     pub body_max_bytes: usize,
     /// Every request is answered within this many milliseconds: GitHub waits for 10 s.
     #[schemars(range(min = 100, max = ANSWER_MAX_MS))]

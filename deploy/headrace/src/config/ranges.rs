@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{Config, PREFIX};
 
 /// Each setting with a range: its minimum, and its maximum if there is one.
-const RANGES: [(&str, i64, Option<i64>); 47] = [
+const RANGES: [(&str, i64, Option<i64>); 49] = [
     ("streams.duplicate_window_s", 2, Some(3_600)),
     ("streams.raw.max_age_hours", 1, None),
     ("streams.raw.max_bytes", 1 << 20, None),
@@ -54,6 +54,8 @@ const RANGES: [(&str, i64, Option<i64>); 47] = [
     ("replay.lease_s", 1, Some(600)),
     ("sinks.clickhouse.clock_skew_ms", 10, Some(60_000)),
     ("sinks.file.timeout_ms", 1_000, Some(600_000)),
+    ("nats.timeout_ms", 1, None),
+    ("ingest.body_max_bytes", 1, None),
 ];
 
 /// The problem with `key = value`, if only the form is checked.
@@ -104,28 +106,28 @@ fn each_range_is_enforced_with_its_place_and_printed() {
     }
 }
 
-/// The dotted keys of all numbers below `schema` that have a least or a greatest value.
-fn ranged(root: &Value, schema: &Value, prefix: &str, keys: &mut Vec<String>) {
+/// Adds the dotted keys of all numbers below `schema` that have a range. A least of 0 is none: it is what unsigned means.
+fn add_ranged(root: &Value, schema: &Value, prefix: &str, keys: &mut Vec<String>) {
     let Some(properties) = referred(root, schema)["properties"].as_object() else { return };
     for (name, setting) in properties {
         let key = format!("{prefix}{name}");
-        if setting.get("minimum").or(setting.get("maximum")).is_some() {
+        if setting["minimum"].as_f64().is_some_and(|least| least > 0.0) || setting.get("maximum").is_some() {
             keys.push(key);
         } else {
-            ranged(root, setting, &format!("{key}."), keys);
+            add_ranged(root, setting, &format!("{key}."), keys);
         }
     }
 }
 
 #[test]
-fn each_setting_with_a_range_is_in_the_table() {
+fn no_setting_with_a_range_is_left_out() {
     let schema: Value = serde_json::from_str(&json_schema::<Config>()).unwrap();
-    let mut found = Vec::new();
-    ranged(&schema, &schema, "", &mut found);
-    found.sort();
-    let mut table: Vec<_> = RANGES.iter().map(|(key, ..)| (*key).to_owned()).collect();
-    table.sort();
-    assert_eq!(found, table);
+    let mut ranged = Vec::new();
+    add_ranged(&schema, &schema, "", &mut ranged);
+    let is_tested = |key: &String| RANGES.iter().any(|(tested, ..)| tested == key);
+    // This one has a test of its own, below.
+    ranged.retain(|key| !is_tested(key) && key != "streams.replicas");
+    assert!(ranged.is_empty(), "expected a line in RANGES for each of {ranged:?}");
 }
 
 #[test]

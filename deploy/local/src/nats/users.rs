@@ -60,7 +60,7 @@ mod tests {
     fn users_are_written_with_what_they_may_do() {
         let permissions = Permissions { publish: vec!["raw.>".into(), "a.*".into()], subscribe: Vec::new() };
         let users = [
-            User { name: "admin".into(), password: "a \"word\"".into(), permissions: None },
+            User { name: "admin".into(), password: "a \"tide\"".into(), permissions: None },
             User { name: "ingest".into(), password: "b".into(), permissions: Some(permissions) },
         ];
         assert_eq!(
@@ -69,7 +69,7 @@ mod tests {
   users: [
     {
       user: "admin"
-      password: "a \"word\""
+      password: "a \"tide\""
     }
     {
       user: "ingest"
@@ -86,6 +86,6 @@ mod tests {
 }
 "#
         );
-        assert!(!format!("{users:?}").contains("word"), "{users:?}");
+        assert!(!format!("{users:?}").contains("tide"), "{users:?}");
     }
 }

@@ -54,6 +54,7 @@ pub struct Nats {
     /// A file of CA certificates (PEM) to trust instead of the system's. Example: `/etc/headrace/nats-ca.pem`.
     pub ca_path: Option<PathBuf>,
     /// How long to wait for a connection and for each confirmation, in milliseconds.
+    #[schemars(range(min = 1))]
     pub timeout_ms: u64,
     /// How long `run` waits at its start until NATS answers and has its streams, in seconds. Then it ends with an
     /// error. Once started, it waits for ever.
