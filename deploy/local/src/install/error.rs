@@ -79,6 +79,22 @@ pub enum Error {
              set HEADRACE_CACHE_DIR to a directory with 1 GB of room"
     )]
     NoCacheDir,
+    /// Another account can change what would run as this one.
+    #[error(
+        "expected {path} to belong to {expected} and not to be writable by everybody, found it to be that of user id \
+             {owner} with the mode {mode:o}: another account could choose what is run; set HEADRACE_CACHE_DIR to a \
+             directory of your own, or, if this one is yours, remove it or close it with `chmod o-w`"
+    )]
+    Foreign {
+        /// The file or directory.
+        path: PathBuf,
+        /// Whose it may be.
+        expected: String,
+        /// Its owner's user id.
+        owner: u32,
+        /// Its permissions.
+        mode: u32,
+    },
     /// A file or directory cannot be used.
     #[error("cannot {action} {path}")]
     Io {

@@ -9,6 +9,7 @@ mod client;
 mod error;
 mod progress;
 mod store;
+mod trust;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -55,7 +56,8 @@ pub struct Installer {
 }
 
 impl Installer {
-    /// An installer into `cache_dir`, which is made when it is first needed.
+    /// An installer into `cache_dir`, which is made when it is first needed. It must belong to this account or to root,
+    /// and so must the directories above it.
     pub fn new(cache_dir: impl Into<PathBuf>, progress: Arc<dyn Progress>) -> Self {
         Self { store: Store::new(cache_dir.into()), search_path: None, progress }
     }
@@ -135,12 +137,12 @@ impl Installer {
     }
 
     fn install(&self, piece: &Piece<'_>, client: &Client) -> Result<PathBuf, Error> {
-        if let Some(folder) = self.store.installed(piece) {
+        if let Some(folder) = self.store.installed(piece)? {
             return Ok(folder);
         }
         let _lock = self.store.lock(&piece.id(), &*self.progress)?;
         // Another process may have installed it while this one waited for the lock.
-        if let Some(folder) = self.store.installed(piece) {
+        if let Some(folder) = self.store.installed(piece)? {
             return Ok(folder);
         }
         let archive = match self.store.downloaded(piece)? {
@@ -170,11 +172,11 @@ impl Installer {
     }
 
     fn tree(&self, name: &str, requirements: &[&str], client: &Client) -> Result<PathBuf, Error> {
-        if let Some(folder) = self.store.tree(name, requirements) {
+        if let Some(folder) = self.store.tree(name, requirements)? {
             return Ok(folder);
         }
         let _lock = self.store.lock(name, &*self.progress)?;
-        if let Some(folder) = self.store.tree(name, requirements) {
+        if let Some(folder) = self.store.tree(name, requirements)? {
             return Ok(folder);
         }
         self.store.require_room(PACKAGE_BYTES)?;

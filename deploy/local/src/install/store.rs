@@ -7,8 +7,12 @@
 //! <cache>/staging/…              work under way; the next process removes what a killed one left
 //! <cache>/locks/…                one lock file per piece
 //! ```
+//!
+//! All of it must be ours or root's: `trust.rs` has the rule.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, Permissions, TryLockError};
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::statvfs;
@@ -17,6 +21,7 @@ use tempfile::TempDir;
 use super::archive;
 use super::error::Error;
 use super::progress::{Progress, Step};
+use super::trust::{self, Directory};
 
 /// Free space that an install leaves to everybody else, in bytes.
 const SPARE_BYTES: u64 = 32 << 20;
@@ -62,22 +67,22 @@ impl Store {
         Self { cache }
     }
 
-    /// The folder of an installed piece. This also checks the file's size, which costs nothing and reveals a file that
-    /// was truncated after its check.
-    pub(super) fn installed(&self, piece: &Piece<'_>) -> Option<PathBuf> {
-        let folder = self.cache.join(piece.id());
+    /// The folder of an installed piece. Its hash was checked when it was installed, and nobody else could change it
+    /// since. So the file's size is enough here: it costs nothing, and reveals a file that was truncated later.
+    pub(super) fn installed(&self, piece: &Piece<'_>) -> Result<Option<PathBuf>, Error> {
+        let Some(folder) = self.cache()?.directory(&piece.id())? else { return Ok(None) };
         let whole = match piece.file {
-            Some((file, _)) => fs::metadata(folder.join(file)).is_ok_and(|found| found.len() == piece.unpacked_bytes),
-            None => folder.is_dir(),
+            Some((file, _)) => folder.file(file)?.is_some_and(|(_, bytes)| bytes == piece.unpacked_bytes),
+            None => true,
         };
-        whole.then_some(folder)
+        Ok(whole.then(|| folder.path().to_owned()))
     }
 
     /// Waits until no other process installs this piece. The system releases the lock when the process ends, in
     /// whatever way.
     pub(super) fn lock(&self, id: &str, progress: &dyn Progress) -> Result<File, Error> {
         let folder = self.folder("locks")?;
-        let path = folder.join(format!("{id}.lock"));
+        let path = folder.path().join(format!("{id}.lock"));
         let file =
             File::options().create(true).truncate(false).write(true).open(&path).map_err(Error::io("open", &path))?;
         match file.try_lock() {
@@ -96,20 +101,24 @@ impl Store {
     pub(super) fn staging(&self, id: &str) -> Result<TempDir, Error> {
         let folder = self.folder("staging")?;
         let prefix = format!("{id}.");
-        for entry in fs::read_dir(&folder).map_err(Error::io("read", &folder))?.flatten() {
+        let path = folder.path();
+        for entry in fs::read_dir(path).map_err(Error::io("read", path))?.flatten() {
             if entry.file_name().to_string_lossy().starts_with(&prefix) {
                 fs::remove_dir_all(entry.path()).map_err(Error::io("remove", entry.path()))?;
             }
         }
-        tempfile::Builder::new().prefix(&prefix).tempdir_in(&folder).map_err(Error::io("create a folder in", folder))
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(&prefix).permissions(Permissions::from_mode(0o700));
+        builder.tempdir_in(path).map_err(Error::io("create a folder in", path))
     }
 
     /// The checked archive that an earlier, interrupted install left.
     pub(super) fn downloaded(&self, piece: &Piece<'_>) -> Result<Option<PathBuf>, Error> {
-        let path = self.folder("downloads")?.join(piece.id());
-        if !path.exists() {
+        let folder = self.folder("downloads")?;
+        if folder.file(&piece.id())?.is_none() {
             return Ok(None);
         }
+        let path = folder.path().join(piece.id());
         match piece.archive_sha256 {
             Some(expected) if archive::sha256(&path)? != expected => {
                 fs::remove_file(&path).map_err(Error::io("remove", path))?;
@@ -129,7 +138,8 @@ impl Store {
         if let Some(expected) = piece.archive_sha256 {
             archive::verify(&archive, expected)?;
         }
-        let kept = self.folder("downloads")?.join(piece.id());
+        trust::close(&archive)?;
+        let kept = self.folder("downloads")?.path().join(piece.id());
         fs::rename(&archive, &kept).map_err(Error::io("move into place", &kept))?;
         Ok(kept)
     }
@@ -144,7 +154,9 @@ impl Store {
         };
         unpacked.map_err(|error| self.require_room(piece.unpacked_bytes).err().unwrap_or(error))?;
         if let Some((file, expected)) = piece.file {
-            archive::verify(&staging.path().join(file), expected)?;
+            let unpacked = staging.path().join(file);
+            archive::verify(&unpacked, expected)?;
+            trust::close(&unpacked)?;
         }
         let folder = self.place(&piece.id(), staging)?;
         fs::remove_file(path).map_err(Error::io("remove", path))?;
@@ -152,23 +164,26 @@ impl Store {
     }
 
     /// The folder of packages that a client installed, if it holds exactly these requirements.
-    pub(super) fn tree(&self, name: &str, requirements: &[&str]) -> Option<PathBuf> {
-        let folder = self.cache.join(name);
-        let held = fs::read_to_string(folder.join("requirements")).ok()?;
-        (held == requirements.join("\n")).then_some(folder)
+    pub(super) fn tree(&self, name: &str, requirements: &[&str]) -> Result<Option<PathBuf>, Error> {
+        let Some(folder) = self.cache()?.directory(name)? else { return Ok(None) };
+        let Some((mut file, _)) = folder.file("requirements")? else { return Ok(None) };
+        let (mut held, path) = (Vec::new(), folder.path());
+        file.read_to_end(&mut held).map_err(Error::io("read", path.join("requirements")))?;
+        Ok((held == requirements.join("\n").as_bytes()).then(|| path.to_owned()))
     }
 
     /// Moves a folder of installed packages into place.
     pub(super) fn place_tree(&self, name: &str, requirements: &[&str], staging: TempDir) -> Result<PathBuf, Error> {
         let path = staging.path().join("requirements");
-        fs::write(&path, requirements.join("\n")).map_err(Error::io("write", path))?;
+        fs::write(&path, requirements.join("\n")).map_err(Error::io("write", &path))?;
+        trust::close(&path)?;
         self.place(name, staging)
     }
 
     /// Fails if less than `needed_bytes` is free.
     pub(super) fn require_room(&self, needed_bytes: u64) -> Result<(), Error> {
-        let path = self.folder("staging")?;
-        let room = statvfs(&path).map_err(|error| Error::io("look at", &path)(error.into()))?;
+        let folder = self.folder("staging")?;
+        let room = statvfs(folder.path()).map_err(|error| Error::io("look at", folder.path())(error.into()))?;
         let free_bytes = room.f_bavail.saturating_mul(room.f_frsize);
         let needed_bytes = needed_bytes + SPARE_BYTES;
         if free_bytes < needed_bytes {
@@ -179,20 +194,24 @@ impl Store {
 
     /// Makes a piece appear in the cache, in one step.
     fn place(&self, id: &str, staging: TempDir) -> Result<PathBuf, Error> {
-        let folder = self.cache.join(id);
+        let cache = self.cache()?;
+        let folder = cache.path().join(id);
         if folder.exists() {
             // An existing folder is damaged or of other versions. Otherwise we would have used it.
             fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;
         }
         let staging = staging.keep();
         fs::rename(&staging, &folder).map_err(Error::io("move into place", &folder))?;
-        File::open(&self.cache).and_then(|cache| cache.sync_all()).map_err(Error::io("sync", &self.cache))?;
+        File::open(cache.path()).and_then(|cache| cache.sync_all()).map_err(Error::io("sync", cache.path()))?;
         Ok(folder)
     }
 
-    fn folder(&self, name: &str) -> Result<PathBuf, Error> {
-        let folder = self.cache.join(name);
-        fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
-        Ok(folder)
+    /// The cache directory, which is made when it is first needed.
+    fn cache(&self) -> Result<Directory, Error> {
+        Directory::make(&self.cache)
+    }
+
+    fn folder(&self, name: &str) -> Result<Directory, Error> {
+        Directory::make(&self.cache()?.path().join(name))
     }
 }

@@ -1,11 +1,13 @@
 //! An install is complete or absent, goes on after an interruption, and says what is missing.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
 use headrace_local::install::{Error, Installer, Silent};
+use rustix::process::geteuid;
 use tempfile::TempDir;
 
 const EXAMPLES: (&str, &str, &str) =
@@ -74,6 +76,35 @@ fn script(path: &Path, text: &str) {
     let write = r#"printf %s "$1" > "$0" && chmod 755 "$0""#;
     let status = Command::new("/bin/sh").args(["-c", write]).arg(path).arg(text).status().unwrap();
     assert!(status.success());
+}
+
+#[test]
+fn a_program_that_another_account_could_have_put_there_is_not_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    let folder = cache.join("nats-server-2.15.1");
+    let program = folder.join("nats-server");
+    fs::create_dir_all(&folder).unwrap();
+    // It has the right size, and any content.
+    fs::File::create(&program).unwrap().set_len(18_848_283).unwrap();
+    let close = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    for path in [cache.as_path(), &folder, &program] {
+        close(path);
+    }
+    assert_eq!(installer(&cache).nats_server().unwrap(), program.canonicalize().unwrap());
+    for path in [cache.as_path(), &folder, &program] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+        let error = installer(&cache).nats_server().unwrap_err();
+        assert!(matches!(&error, Error::Foreign { mode: 0o777, .. }), "{}: {error}", path.display());
+        close(path);
+        // Only root can give something away.
+        if geteuid().is_root() {
+            chown(path, Some(65_534), None).unwrap();
+            let error = installer(&cache).nats_server().unwrap_err();
+            assert!(matches!(&error, Error::Foreign { owner: 65_534, .. }), "{}: {error}", path.display());
+            chown(path, Some(0), None).unwrap();
+        }
+    }
 }
 
 #[test]
