@@ -1,8 +1,11 @@
-//! What the command line does without a server. Commands that need servers are tested where those run.
+//! What the command line does, most of it without a server. Commands that need servers are tested where those run.
 
+use std::fs::File;
 use std::path::Path;
+use std::process::{Output, Stdio};
 
-use headrace_tests::product::process::{command, complained, said};
+use headrace_tests::product::hook::guid;
+use headrace_tests::product::process::{Launch, command, command_into, complained, said};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -156,4 +159,85 @@ async fn completions_and_manual_pages_cover_every_command() {
     assert!(dir.path().join("headrace-dead-redrive.1").exists());
     let nowhere = run("man nowhere").await;
     assert!(nowhere.code == Some(1) && nowhere.complained.contains("nowhere/headrace-"), "{nowhere:?}");
+}
+
+/// Runs `headrace` with these arguments, words without spaces, and a stdout whose reader is gone.
+async fn into_closed_pipe(arguments: &str) -> Output {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    command_into(writer, PROGRAM, arguments.split_whitespace()).await
+}
+
+/// The same with a stdout on a full disk.
+async fn into_full_disk(arguments: &str) -> Output {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    command_into(Stdio::from(full), PROGRAM, arguments.split_whitespace()).await
+}
+
+/// A closed pipe must leave the exit code `code` and what is on stderr. A full disk must be an error.
+async fn checks_its_output(arguments: &str, code: i32) {
+    let whole = command(PROGRAM, arguments.split_whitespace()).await;
+    assert!(whole.status.code() == Some(code) && !whole.stdout.is_empty(), "{arguments}: {whole:?}");
+    let closed = into_closed_pipe(arguments).await;
+    let found = (closed.status.code(), complained(&closed));
+    assert_eq!(found, (Some(code), complained(&whole)), "{arguments} into a closed pipe");
+    let full = into_full_disk(arguments).await;
+    let says = "error: cannot write to standard output: No space left on device";
+    assert!(full.status.code() == Some(1) && complained(&full).starts_with(says), "{arguments}: {full:?}");
+}
+
+#[tokio::test]
+async fn a_closed_pipe_changes_no_exit_code_and_a_full_disk_is_an_error() {
+    let dir = TempDir::new().unwrap();
+    let config = dir.path().join("headrace.toml");
+    std::fs::write(&config, "nats.url = 'nats://127.0.0.1:1'\n").unwrap();
+    let check = format!("check --role pipeline --config {}", config.display());
+    for (arguments, code) in [
+        ("config", 0),
+        ("config --schema", 0),
+        ("context list", 0),
+        ("completions bash", 0),
+        ("man", 0),
+        ("--help", 0),
+        ("dead list --help", 0),
+        ("--version", 0),
+        (check.as_str(), 4),
+    ] {
+        checks_its_output(arguments, code).await;
+    }
+}
+
+#[tokio::test]
+async fn commands_that_ask_a_running_up_tell_the_same_without_a_reader() {
+    let dir = TempDir::new().unwrap();
+    let (script, body) = (dir.path().join("headrace"), dir.path().join("repository.json"));
+    // This `up` has a full disk for a stdout, and goes on. A separate process writes the script. If this one did, a child that another test forks at that moment would keep it
+    // busy.
+    let write = r#"printf '#!/bin/sh\nexec "%s" "$@" > /dev/full\n' "$1" > "$0" && chmod 755 "$0""#;
+    let arguments = ["-c".as_ref(), write.as_ref(), script.as_os_str(), PROGRAM.as_ref()];
+    assert!(command("/bin/sh", arguments).await.status.success());
+    let publicized = json!({
+        "action": "publicized",
+        "repository": { "full_name": "acme/app", "private": false, "owner": { "login": "acme" } },
+        "sender": { "login": "mona", "type": "User" },
+    });
+    std::fs::write(&body, publicized.to_string()).unwrap();
+    let up = Launch::up(&script, dir.path()).start().await;
+    let data = dir.path().join("data");
+    let data = data.display();
+    let send = format!("send {} --event repository --delivery {} --data-dir {data}", body.display(), guid());
+    for (arguments, code) in [
+        (send.clone(), 0),
+        (format!("{send} --json"), 0),
+        (format!("query --data-dir {data} SELECT(1)"), 0),
+        (format!("dead list --data-dir {data}"), 0),
+        (format!("dead list --counts --data-dir {data}"), 0),
+        // No hook is configured, and the exit code tells so.
+        (format!("gaps --data-dir {data}"), 1),
+        (format!("gaps --json --data-dir {data}"), 1),
+    ] {
+        checks_its_output(&arguments, code).await;
+    }
+    let ended = up.interrupt().await;
+    assert!(ended.success() && up.log().contains("cannot print the addresses"), "{ended}: {}", up.log());
 }

@@ -21,6 +21,8 @@
 //!
 //! `deploy/docs` has pages for operators, contributors and auditors. `architecture.md` has the invariants.
 
+#![deny(clippy::print_stdout, reason = "it panics when the reader is gone or the disk is full; use `cli::output`")]
+
 pub mod cli;
 mod commands;
 pub mod config;
@@ -34,9 +36,8 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use self::cli::exit;
 use self::cli::global::settle_colors;
-use self::cli::{Cli, Command};
+use self::cli::{Cli, Command, exit, output};
 use self::commands::{check, clickhouse, context, dead, gaps, query, replay, run, send, shell, up};
 use self::installation::private;
 use self::process::telemetry;
@@ -50,7 +51,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // `--help` and `--version` also come here, with the exit code 0.
-            let _ = error.print();
+            let printed = error.print();
+            if !error.use_stderr() {
+                return exit::report(output::written(printed).map(|_| ()).map_err(Into::into));
+            }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE));
         }
     };
@@ -74,11 +78,11 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Query(query) => block_on(query::query(query)),
         Command::Context(context) => context::context(context),
         Command::Config { schema: false } => {
-            print!("{}", headrace_settings::reference::<config::Config>(config::PREFIX));
+            output::write(headrace_settings::reference::<config::Config>(config::PREFIX).as_bytes())?;
             Ok(())
         }
         Command::Config { schema: true } => {
-            print!("{}", headrace_settings::json_schema::<config::Config>());
+            output::write(headrace_settings::json_schema::<config::Config>().as_bytes())?;
             Ok(())
         }
         Command::Clickhouse(clickhouse) => clickhouse::serve(clickhouse, global),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Output};
+use std::process::{ExitStatus, Output, Stdio};
 
 use headrace_local::child::{Child, Environment, Spec};
 use headrace_local::poll;
@@ -278,15 +278,25 @@ pub async fn gone(pid: u32) {
 
 /// Runs a command to its end, without the variables that would change its configuration.
 pub async fn command(program: &str, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
+    command_into(Stdio::piped(), program, arguments).await
+}
+
+/// The same with a stdout of the caller's.
+pub async fn command_into(
+    stdout: impl Into<Stdio>,
+    program: &str,
+    arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+) -> Output {
     let mut command = Command::new(program);
-    command.args(arguments).kill_on_drop(true);
+    command.args(arguments).stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()).kill_on_drop(true);
     for name in AMBIENT {
         command.env_remove(name);
     }
     let [name, value] = CONFIG_DIR;
     command.env(name, value);
-    let output = tokio::time::timeout(CEILING, command.output()).await;
-    output.expect("a command ends by itself").expect("the program was built for this test")
+    let child = command.spawn().expect("the program was built for this test");
+    let output = tokio::time::timeout(CEILING, child.wait_with_output()).await;
+    output.expect("a command ends by itself").expect("its output can be read")
 }
 
 /// The output of a command on stdout.

@@ -9,6 +9,7 @@ pub mod context;
 pub mod dead;
 pub(crate) mod exit;
 pub mod global;
+pub(crate) mod output;
 pub mod place;
 pub(crate) mod plain;
 pub mod replay;

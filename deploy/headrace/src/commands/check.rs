@@ -3,7 +3,6 @@
 //! With `--role`, it checks only what this role needs. With `--up`, the configuration may leave the servers to
 //! `headrace up`.
 
-use std::io::{self, Write as _};
 use std::time::Duration;
 
 use headrace_ingest::github::recovery;
@@ -18,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::cli::ask::Check;
 use crate::cli::away::{Away, is_away};
+use crate::cli::output::{self, Reader, Unwritable};
 use crate::commands::up;
 use crate::config::{self, Config};
 use crate::installation::locate::Purpose;
@@ -102,16 +102,15 @@ struct Report {
 
 impl Report {
     /// Reports something that works but may not be intended.
-    fn warn(&self, name: &str, text: &str) -> io::Result<()> {
-        let mut out = io::stdout();
+    fn warn(&self, name: &str, text: &str) -> Result<Reader, Unwritable> {
         if self.json {
-            writeln!(out, "{}", json!({ "check": name, "state": "warning", "detail": text }))
+            output::line(json!({ "check": name, "state": "warning", "detail": text }))
         } else {
-            writeln!(out, "warning {text}")
+            output::line(format_args!("warning {text}"))
         }
     }
 
-    fn tell(&mut self, name: &str, found: &Found) -> io::Result<()> {
+    fn tell(&mut self, name: &str, found: &Found) -> Result<Reader, Unwritable> {
         let (state, text) = match found {
             Found::Well => ("ok", None),
             Found::Later(why) => ("later", Some(*why)),
@@ -121,16 +120,19 @@ impl Report {
                 (if problem.is_away && self.json { "away" } else { "failed" }, Some(problem.text.as_str()))
             }
         };
-        let mut out = io::stdout();
         match text {
-            text if self.json => writeln!(out, "{}", json!({ "check": name, "state": state, "detail": text })),
-            Some(text) => writeln!(out, "{state:<6}  {name}: {text}"),
-            None => writeln!(out, "{state:<6}  {name}"),
+            text if self.json => output::line(json!({ "check": name, "state": state, "detail": text })),
+            Some(text) => output::line(format_args!("{state:<6}  {name}: {text}")),
+            None => output::line(format_args!("{state:<6}  {name}")),
         }
     }
 
     /// Checks one server.
-    async fn of<P: Into<Problem>>(&mut self, name: &str, check: impl Future<Output = Result<(), P>>) -> io::Result<()> {
+    async fn of<P: Into<Problem>>(
+        &mut self,
+        name: &str,
+        check: impl Future<Output = Result<(), P>>,
+    ) -> Result<Reader, Unwritable> {
         let found = match timeout(SERVER_TIMEOUT, check).await {
             Ok(result) => result.map_err(Into::into),
             Err(_) => Err(Problem { text: format!("no answer within {} s", SERVER_TIMEOUT.as_secs()), is_away: true }),

@@ -1,13 +1,12 @@
 //! `headrace context`: names for installations, kept in a file of the person who uses them.
 
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde_json::json;
 
 use crate::cli::context::{Context, ContextAction};
-use crate::cli::exit;
+use crate::cli::{exit, output};
 use crate::installation::contexts::{self, Contexts};
 use crate::installation::surroundings::Surroundings;
 
@@ -45,7 +44,7 @@ pub(crate) fn context(arguments: Context) -> anyhow::Result<()> {
         }
     };
     let path = contexts.write(&surroundings)?;
-    writeln!(io::stdout(), "{told} ({})", path.display())?;
+    output::line(format_args!("{told} ({})", path.display()))?;
     Ok(())
 }
 
@@ -58,24 +57,19 @@ fn absolute(path: Option<PathBuf>) -> anyhow::Result<Option<PathBuf>> {
 }
 
 fn list(contexts: &Contexts, json: bool) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
     let width = contexts.contexts.keys().map(String::len).max().unwrap_or_default();
     for (name, named) in &contexts.contexts {
         let is_current = contexts.current.as_ref() == Some(name);
         if json {
             let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
             let (config, data_dir) = (text(&named.config), text(&named.data_dir));
-            writeln!(
-                out,
-                "{}",
-                json!({ "name": name, "current": is_current, "config": config, "data_dir": data_dir })
-            )?;
+            output::line(json!({ "name": name, "current": is_current, "config": config, "data_dir": data_dir }))?;
         } else {
-            writeln!(out, "{} {name:width$}  {}", if is_current { '*' } else { ' ' }, shown(named))?;
+            output::line(format_args!("{} {name:width$}  {}", if is_current { '*' } else { ' ' }, shown(named)))?;
         }
     }
     if contexts.contexts.is_empty() && !json {
-        writeln!(out, "no contexts; `headrace context add` makes one")?;
+        output::line("no contexts; `headrace context add` makes one")?;
     }
     Ok(())
 }

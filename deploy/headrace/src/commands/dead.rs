@@ -4,7 +4,7 @@
 //! [`headrace_runtime::settle::dead_letters`] does everything that happens to a dead letter.
 
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind, Write};
+use std::io::Write as _;
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::Cli;
 use crate::cli::dead::{Dead, DeadAction, Selection};
 use crate::cli::global::Global;
+use crate::cli::output::{self, Reader, Unwritable};
 use crate::cli::place::Place;
 use crate::cli::{exit, plain, time};
 use crate::commands::target::Target;
@@ -32,7 +33,7 @@ const COUNTS_MAX: usize = 1_000;
 const HIDDEN: [&str; 6] = ["signature", "authorization", "token", "secret", "password", "cookie"];
 
 pub(crate) async fn dead(arguments: Dead, global: Global) -> anyhow::Result<()> {
-    let done = match arguments.action {
+    match arguments.action {
         DeadAction::List { place, selection, counts: true, json } => {
             ensure_window(&selection)?;
             counts(&open(&place).await?.0, &selection, json).await
@@ -68,13 +69,6 @@ pub(crate) async fn dead(arguments: Dead, global: Global) -> anyhow::Result<()> 
             target.note("removing dead letters", global);
             remove(&dead_letters, &target, &selection, json).await
         }
-    };
-    match done {
-        // The reader of our output has seen enough, such as `head`.
-        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == ErrorKind::BrokenPipe) => {
-            Ok(())
-        }
-        done => done,
     }
 }
 
@@ -166,39 +160,41 @@ impl Selected {
 /// Prints the dead letters, and returns how many there are.
 async fn list(dead_letters: &DeadLetters, selection: &Selection, json: bool) -> anyhow::Result<u64> {
     let mut selected = Selected::of(dead_letters, selection).await?;
-    let (mut out, mut listed) = (io::stdout(), 0_u64);
+    let mut listed = 0_u64;
     while let Some(dead_letter) = selected.next().await? {
         listed += 1;
-        if json {
-            writeln!(out, "{}", Value::Object(summary(&dead_letter)))?;
-            continue;
-        }
-        if listed == 1 {
-            writeln!(
-                out,
+        if listed == 1 && !json {
+            output::line(format_args!(
                 "{:>8}  {:27}  {:16}  {:14}  {:>5}  WHAT",
                 "NUMBER", "GIVEN UP", "COMPONENT", "REASON", "TRIED"
-            )?;
+            ))?;
         }
-        let text = |name: &str| plain::line(dead_letter.header(name));
-        writeln!(
-            out,
-            "{:>8}  {}  {:16}  {:14}  {:>5}  {} {}: {}",
-            dead_letter.sequence,
-            dead_letter.died_at,
-            text(header::DEAD_COMPONENT),
-            text(header::DEAD_REASON),
-            text(header::DEAD_ATTEMPTS),
-            dead_letter.tenant,
-            text(header::ID),
-            text(header::DEAD_DETAIL),
-        )?;
+        let reader = if json { output::line(Value::Object(summary(&dead_letter))) } else { row(&dead_letter) }?;
+        if reader == Reader::Gone {
+            break;
+        }
     }
     if listed == 0 && !json {
-        writeln!(out, "no dead letters")?;
+        output::line("no dead letters")?;
     }
     selected.reader.close().await;
     Ok(listed)
+}
+
+/// Prints a line of the list.
+fn row(dead_letter: &DeadLetter) -> Result<Reader, Unwritable> {
+    let text = |name: &str| plain::line(dead_letter.header(name));
+    output::line(format_args!(
+        "{:>8}  {}  {:16}  {:14}  {:>5}  {} {}: {}",
+        dead_letter.sequence,
+        dead_letter.died_at,
+        text(header::DEAD_COMPONENT),
+        text(header::DEAD_REASON),
+        text(header::DEAD_ATTEMPTS),
+        dead_letter.tenant,
+        text(header::ID),
+        text(header::DEAD_DETAIL),
+    ))
 }
 
 async fn counts(dead_letters: &DeadLetters, selection: &Selection, json: bool) -> anyhow::Result<()> {
@@ -212,7 +208,7 @@ async fn counts(dead_letters: &DeadLetters, selection: &Selection, json: bool) -
         *counts.entry(key).or_default() += 1;
     }
     selected.reader.close().await;
-    let mut out = io::stdout().lock();
+    let mut out = Vec::new();
     for ([component, reason], count) in &counts {
         if json {
             writeln!(out, "{}", json!({ "component": component, "reason": reason, "count": count }))?;
@@ -223,6 +219,7 @@ async fn counts(dead_letters: &DeadLetters, selection: &Selection, json: bool) -
     if !json {
         writeln!(out, "{:>8}  in all", counts.values().sum::<u64>())?;
     }
+    output::write(&out)?;
     Ok(())
 }
 
@@ -265,9 +262,8 @@ async fn remove(dead_letters: &DeadLetters, target: &Target, selection: &Selecti
 }
 
 /// Prints what was done, for a program or for a person.
-fn tell(done: &Value, json: bool, text: &str) -> io::Result<()> {
-    let mut out = io::stdout();
-    if json { writeln!(out, "{done}") } else { writeln!(out, "{text}") }
+fn tell(done: &Value, json: bool, text: &str) -> Result<Reader, Unwritable> {
+    if json { output::line(done) } else { output::line(text) }
 }
 
 /// The fields that a line of `list` shows.
@@ -310,7 +306,7 @@ fn headers(dead_letter: &DeadLetter) -> BTreeMap<String, String> {
 }
 
 fn show(dead_letter: &DeadLetter, body: Option<Bytes>) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = Vec::new();
     writeln!(
         out,
         "number: {}\ngiven up: {}\npayload: {} bytes",
@@ -322,6 +318,7 @@ fn show(dead_letter: &DeadLetter, body: Option<Bytes>) -> anyhow::Result<()> {
     if let Some(body) = body {
         writeln!(out, "\n{}", plain::lines(&readable(&body)?))?;
     }
+    output::write(&out)?;
     Ok(())
 }
 
@@ -333,7 +330,7 @@ fn show_json(dead_letter: &DeadLetter, body: Option<Bytes>) -> anyhow::Result<()
         Some(Err(_)) => drop(shown.insert("payload_hex".to_owned(), hex::encode(body.unwrap_or_default()).into())),
         None => {}
     }
-    writeln!(io::stdout(), "{}", Value::Object(shown))?;
+    output::line(Value::Object(shown))?;
     Ok(())
 }
 

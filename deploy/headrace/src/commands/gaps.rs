@@ -9,7 +9,7 @@ use headrace_runtime::state::StateStore;
 use headrace_schemas::time::Timestamp;
 
 use crate::cli::ask::Gaps;
-use crate::cli::{exit, time};
+use crate::cli::{exit, output, time};
 use crate::config::{self, Config};
 use crate::installation::locate::Named;
 use crate::installation::running;
@@ -30,9 +30,9 @@ pub(crate) async fn gaps(arguments: Gaps) -> anyhow::Result<()> {
     report.keep_since(since);
     keep_until(&mut report, arguments.until);
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&report).context("cannot write the report as JSON")?);
+        output::line(serde_json::to_string_pretty(&report).context("cannot write the report as JSON")?)?;
     } else {
-        print!("{}", table(&report, arguments.all));
+        output::write(table(&report, arguments.all).as_bytes())?;
     }
     ensure_complete(&report)
 }

@@ -3,7 +3,7 @@
 //! A person who looks at events should need neither the password nor a client. Without `--write`, no statement may
 //! change anything.
 
-use std::io::{self, ErrorKind, IsTerminal as _, Read as _, Write as _};
+use std::io::{self, IsTerminal as _, Read as _};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -13,6 +13,7 @@ use headrace_sinks::clickhouse::Access;
 use reqwest::{Client, Response, Url};
 
 use crate::cli::ask::Query;
+use crate::cli::output::{self, Reader};
 use crate::config;
 use crate::installation::data_dir::{CLICKHOUSE_READER, CLICKHOUSE_READER_PASSWORD};
 use crate::installation::{kept, running};
@@ -37,13 +38,7 @@ pub(crate) async fn query(arguments: Query) -> anyhow::Result<()> {
         None => PROGRAM_FORMAT,
     };
     let answer = ask(server, sql, format, arguments.write).await?;
-    match print(answer, terminal).await {
-        // The reader of our output has seen enough, such as `head`.
-        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|cause| cause.kind() == ErrorKind::BrokenPipe) => {
-            Ok(())
-        }
-        printed => printed,
-    }
+    print(answer, terminal).await
 }
 
 fn statement(arguments: &Query) -> anyhow::Result<String> {
@@ -116,18 +111,16 @@ async fn ask(access: Access, sql: String, format: &str, write: bool) -> anyhow::
 }
 
 async fn print(mut answer: Response, terminal: bool) -> anyhow::Result<()> {
-    let mut output = io::stdout().lock();
     let broken = "the answer broke off; what was printed is incomplete";
     let mut clean = Clean::default();
     while let Some(piece) = answer.chunk().await.map_err(reqwest::Error::without_url).context(broken)? {
-        if terminal {
-            output.write_all(&clean.piece(&piece))?;
-        } else {
-            output.write_all(&piece)?;
+        let reader = if terminal { output::write(&clean.piece(&piece)) } else { output::write(&piece) }?;
+        if reader == Reader::Gone {
+            return Ok(());
         }
     }
-    output.write_all(&clean.end())?;
-    Ok(output.flush()?)
+    output::write(&clean.end())?;
+    Ok(())
 }
 
 /// Removes what would control a terminal from text in UTF-8, because strangers wrote some of it.

@@ -16,6 +16,7 @@ use sha2::Sha256;
 use uuid::Uuid;
 
 use crate::cli::ask::Send;
+use crate::cli::output;
 use crate::installation::locate::{Named, NamedBy, Purpose, Request, locate};
 use crate::installation::running;
 use crate::installation::surroundings::{Surroundings, Unclear};
@@ -55,13 +56,14 @@ pub(crate) async fn send(arguments: Send) -> anyhow::Result<()> {
             eprintln!("{} {} was refused: {status} {}", delivery.event, delivery.guid, answer.trim());
         }
         if arguments.json {
-            println!("{}", told(&delivery, outcome, status, &answer));
+            output::line(told(&delivery, outcome, status, &answer))?;
         } else if single && status.is_success() {
-            println!("{status}: {}", answer.trim());
+            output::line(format_args!("{status}: {}", answer.trim()))?;
         }
     }
     if !single && !arguments.json {
-        println!("{stored} stored, {duplicate} known already, {refused} refused by {}", redact_url(&url));
+        let to = redact_url(&url);
+        output::line(format_args!("{stored} stored, {duplicate} known already, {refused} refused by {to}"))?;
     }
     anyhow::ensure!(refused == 0, "{refused} deliveries were refused");
     Ok(())

@@ -1,7 +1,6 @@
 //! `headrace completions` and `headrace man`. Both are generated from the definition of the command line.
 
 use std::fs::{self, Permissions};
-use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
@@ -9,23 +8,27 @@ use anyhow::Context as _;
 use clap::{Command, CommandFactory as _};
 use clap_mangen::Man as Page;
 
-use crate::cli::Cli;
 use crate::cli::shell::{Completions, Man};
+use crate::cli::{Cli, output};
 
 const PROGRAM: &str = "headrace";
 /// Every account of a machine may read manuals, unlike other files of this process.
 const PAGE_MODE: u32 = 0o644;
 
 pub(crate) fn completions(arguments: &Completions) -> anyhow::Result<()> {
-    // Print the script in one piece, because the generator would panic when it writes to a closed pipe.
+    // Print the script in one piece, because the generator would panic when it cannot write.
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut Cli::command(), PROGRAM, &mut script);
-    print(&script)
+    output::write(&script)?;
+    Ok(())
 }
 
 pub(crate) fn man(arguments: &Man) -> anyhow::Result<()> {
     let mut command = Cli::command().disable_help_subcommand(true);
-    let Some(directory) = &arguments.directory else { return print(&page(&Page::new(command))?) };
+    let Some(directory) = &arguments.directory else {
+        output::write(&page(&Page::new(command))?)?;
+        return Ok(());
+    };
     // After this, each command has the name of its page, such as `headrace-dead-list`.
     command.build();
     write(&command, directory)
@@ -49,14 +52,6 @@ fn page(man: &Page) -> anyhow::Result<Vec<u8>> {
     let mut text = Vec::new();
     man.render(&mut text).context("cannot write the manual")?;
     Ok(text)
-}
-
-/// Prints `text`. A closed pipe is no error: its reader, such as `head`, has seen enough.
-fn print(text: &[u8]) -> anyhow::Result<()> {
-    match io::stdout().write_all(text) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! `headrace up`: sets up and runs the whole product on this machine.
 
+mod greeting;
+
 use std::collections::BTreeMap;
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,16 +10,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use headrace_local::child::Event;
 use headrace_local::install::{Installer, Terminal};
-use headrace_local::nats::SyncInterval;
 use headrace_local::{clickhouse, nats};
 use headrace_runtime::config::Invalid;
-use headrace_runtime::secret::{Secret, redact_url};
+use headrace_runtime::secret::Secret;
 use headrace_settings::Loaded;
 use headrace_sinks::file;
 use tokio::sync::watch;
 
 use crate::cli::global::Global;
-use crate::cli::plain;
 use crate::cli::serve::Up;
 use crate::config::Config;
 use crate::installation::data_dir::DataDir;
@@ -29,7 +28,6 @@ use crate::installation::ready::{READY_FILE, Ready, ReadyFiles};
 use crate::installation::secret_origin::SecretOrigin;
 use crate::installation::stream_sizes;
 use crate::nats::connections::{self, Brokers};
-use crate::nats::users::User;
 use crate::process::Process;
 use crate::process::listeners::{Listeners, Settings, reachable};
 use crate::process::started::{self, Awaited, until_ready};
@@ -273,7 +271,10 @@ async fn serve(config: &Config, started: Started<'_>, ready_files: &ReadyFiles) 
     let first = ready(servers.pids());
     ready_files.write(&first)?;
     started::tell(&away);
-    greet(&first, config, servers, data, &secret, &away);
+    // Everything runs and answers already. A full disk must not end that.
+    if let Err(error) = greeting::print(&first, config, servers, data, &secret, &away) {
+        tracing::warn!(error = format!("{error:#}"), "cannot print the addresses; they are in the ready file");
+    }
     let mut told = first.pids;
     loop {
         let changed = events.iter_mut().map(|events| Box::pin(events.changed()));
@@ -310,81 +311,4 @@ async fn first_of<F: Future<Output = Result<(), watch::error::RecvError>> + Unpi
         ready.map_or(std::task::Poll::Pending, std::task::Poll::Ready)
     })
     .await
-}
-
-fn greet(
-    ready: &Ready,
-    config: &Config,
-    servers: &Servers,
-    data: &DataDir,
-    secret: &SecretOrigin,
-    away: &BTreeMap<String, String>,
-) {
-    // An address may hold a password, so hide it.
-    let text = |optional: &Option<String>| optional.as_deref().map_or_else(|| "-".to_owned(), redact_url);
-    let made = ready.webhook_secret.as_deref().filter(|_| std::io::stdout().is_terminal());
-    println!("Headrace is running. Data: {}", data.path().display());
-    println!();
-    println!("  webhooks    {}/webhooks/github", text(&ready.gateway));
-    println!("  secret      {}", secret.told(made));
-    println!("  NATS        {}", redact_url(&config.nats.url));
-    println!("  ClickHouse  {}", text(&ready.clickhouse));
-    println!("  metrics     {}/metrics   (also /healthz, /readyz)", ready.metrics);
-    if let Some(file) = &config.sinks.file {
-        println!("  files       {}   (scored events and alerts, in place of Splunk and Jira)", file.dir.display());
-    }
-    for (component, why) in away {
-        let why = plain::line(why);
-        println!("  {component:<10}  away: {why}   (its messages wait for it, and nothing else is delayed)");
-    }
-    println!();
-    println!("Send a first event from another terminal, and look at its row:");
-    println!();
-    let directory = data.path().display();
-    println!(
-        "  echo '{{\"action\":\"publicized\",\"repository\":{{\"full_name\":\"acme/app\",\"private\":false,\"owner\":{{\"login\":\"acme\"}}}},\"sender\":{{\"login\":\"mona\",\"type\":\"User\"}}}}' > first.json"
-    );
-    println!("  headrace send first.json --event repository --data-dir {directory}");
-    println!("  headrace query 'SELECT * FROM headrace.events FORMAT Vertical' --data-dir {directory}");
-    println!();
-    if let Some(own) = servers.clickhouse.as_ref() {
-        println!("Other programs can use ClickHouse as the user `reader`, who cannot change anything:");
-        println!();
-        // The list of processes would show a password among curl's arguments.
-        println!(
-            "  printf 'user = reader:%s' \"$(cat {directory}/{CLICKHOUSE_READER_PASSWORD})\" | curl -K - '{}/?query=SELECT+count()+FROM+headrace.events'",
-            own.url()
-        );
-        println!();
-    }
-    if ready.pids.contains_key("nats") {
-        println!(
-            "Subscribe to scored events as the NATS user `{}`, whose password is in a file:",
-            User::Subscriber.name()
-        );
-        println!();
-        println!(
-            "  NATS_PASSWORD=\"$(cat {})\" nats sub 'events.scored.>' --server {} --user {}",
-            data.join(&User::Subscriber.password_file()).display(),
-            config.nats.url,
-            User::Subscriber.name()
-        );
-        println!();
-        println!("{}", durability(config.local.sync_interval()));
-    }
-    println!("Ctrl-C stops everything; `headrace up` goes on from there.");
-}
-
-/// Explains what a 2xx answer promises with the NATS that `up` started.
-fn durability(sync_interval: SyncInterval) -> String {
-    let lost = match sync_interval {
-        SyncInterval::Always => {
-            "a power cut loses nothing either: NATS syncs each message before it confirms it".to_owned()
-        }
-        SyncInterval::Every(time) => format!(
-            "a power cut may lose the last {} s,\nbecause NATS syncs to the disk that often (`local.sync_interval_ms`; 0 syncs before each confirmation and is slower)",
-            time.as_secs_f64()
-        ),
-    };
-    format!("A crash of any process loses nothing that was answered with a 2xx; {lost}.")
 }

@@ -78,7 +78,7 @@ pub(crate) async fn replay(arguments: Replay, global: Global) -> anyhow::Result<
     if arguments.json {
         report::tell_json(&totals, arguments.into.as_deref())?;
     } else {
-        report::tell(&totals, arguments.into.as_deref());
+        report::tell(&totals, arguments.into.as_deref())?;
     }
     report::ensure_all_computed(&totals)
 }

@@ -3,13 +3,13 @@
 use anyhow::Context as _;
 
 use super::record::Totals;
-use crate::cli::{exit, plain};
+use crate::cli::{exit, output, plain};
 
 /// The table that a replay writes to if none is named.
 const EVENTS: &str = "events";
 
 /// Prints the totals to stdout, and what failed to stderr.
-pub(super) fn tell(totals: &Totals, into: Option<&str>) {
+pub(super) fn tell(totals: &Totals, into: Option<&str>) -> anyhow::Result<()> {
     let Totals { computed, kept, filtered, bodies, dead_before, failures, .. } = totals;
     let table = into.unwrap_or(EVENTS);
     let mut text = format!("{computed} deliveries replayed into {table}");
@@ -25,7 +25,7 @@ pub(super) fn tell(totals: &Totals, into: Option<&str>) {
     if *dead_before > 0 {
         text.push_str(&format!(", {dead_before} failed again and were dead letters before"));
     }
-    println!("{text}");
+    output::line(text)?;
     for failure in failures {
         let [id, detail] = [&failure.id, &failure.detail].map(|text| plain::line(text));
         eprintln!("{} {id} is unchanged: {}: {detail}", failure.origin, failure.reason);
@@ -34,13 +34,14 @@ pub(super) fn tell(totals: &Totals, into: Option<&str>) {
     if failed > failures.len() as u64 {
         eprintln!("and {} more", failed - failures.len() as u64);
     }
+    Ok(())
 }
 
 /// Prints the totals to stdout as JSON, with the first failures.
 pub(super) fn tell_json(totals: &Totals, into: Option<&str>) -> anyhow::Result<()> {
     let mut told = serde_json::to_value(totals).context("cannot write the totals as JSON")?;
     told["table"] = into.unwrap_or(EVENTS).into();
-    println!("{told}");
+    output::line(told)?;
     Ok(())
 }
 
