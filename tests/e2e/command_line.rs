@@ -208,11 +208,28 @@ async fn a_closed_pipe_changes_no_exit_code_and_a_full_disk_is_an_error() {
 }
 
 #[tokio::test]
+async fn a_full_standard_error_changes_no_exit_code() {
+    let dir = TempDir::new().unwrap();
+    let config = dir.path().join("headrace.toml");
+    std::fs::write(&config, "[pipeline]\nchains = [['score']]\n").unwrap();
+    for (arguments, code) in [
+        (format!("dead list --data-dir {}", dir.path().join("data").display()), 4),
+        ("context remove nowhere".to_owned(), 3),
+        (format!("check --up --config {}", config.display()), 2),
+        ("nonsense".to_owned(), 2),
+    ] {
+        let shell = format!("exec {PROGRAM} {arguments} 2> /dev/full");
+        let done = command("/bin/sh", ["-c", shell.as_str()]).await;
+        assert_eq!(done.status.code(), Some(code), "{arguments}: {done:?}");
+    }
+}
+
+#[tokio::test]
 async fn commands_that_ask_a_running_up_tell_the_same_without_a_reader() {
     let dir = TempDir::new().unwrap();
     let (script, body) = (dir.path().join("headrace"), dir.path().join("repository.json"));
-    // This `up` has a full disk for a stdout, and goes on. A separate process writes the script. If this one did, a child that another test forks at that moment would keep it
-    // busy.
+    // This `up` has a full disk for a stdout, and goes on. A separate process writes the script: otherwise a child that
+    // another test forks at that moment would keep it busy.
     let write = r#"printf '#!/bin/sh\nexec "%s" "$@" > /dev/full\n' "$1" > "$0" && chmod 755 "$0""#;
     let arguments = ["-c".as_ref(), write.as_ref(), script.as_os_str(), PROGRAM.as_ref()];
     assert!(command("/bin/sh", arguments).await.status.success());

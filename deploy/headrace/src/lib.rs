@@ -21,7 +21,11 @@
 //!
 //! `deploy/docs` has pages for operators, contributors and auditors. `architecture.md` has the invariants.
 
-#![deny(clippy::print_stdout, reason = "it panics when the reader is gone or the disk is full; use `cli::output`")]
+#![deny(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "they panic when the reader is gone or the disk is full; use `cli::output`"
+)]
 
 pub mod cli;
 mod commands;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use headrace_settings::Problems;
 
 use super::away::{Away, is_away};
+use super::output;
 use crate::installation::surroundings::Unclear;
 use crate::process::stop::ForcedExit;
 
@@ -42,13 +43,13 @@ pub(crate) fn report(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     let code = code(&error);
     if let Some(problems) = error.downcast_ref::<Problems>() {
-        eprintln!("{problems}");
+        output::note(problems);
     } else if let Some(problem) = error.downcast_ref::<clap::Error>() {
         let _ = problem.print();
     } else if let Some(forced) = error.downcast_ref::<ForcedExit>() {
-        eprintln!("{forced}");
+        output::note(forced);
     } else {
-        eprintln!("error: {error:#}");
+        output::note(format_args!("error: {error:#}"));
     }
     ExitCode::from(code)
 }

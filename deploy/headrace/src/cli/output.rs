@@ -1,7 +1,8 @@
-//! Standard output: everything that a command prints for a person or a program goes through here.
+//! Standard output and standard error: everything that a command prints goes through here.
 //!
-//! `println!` is denied in this crate, because it panics when the reader is gone or the disk is full. A reader that is
-//! gone, such as `head`, is no error: the command goes on without a word, so that its exit code tells what it found.
+//! `println!` and `eprintln!` are denied in this crate, because they panic when the reader is gone or the disk is full.
+//! A reader that is gone, such as `head`, is no error: the command goes on without a word, so that its exit code tells
+//! what it found.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write as _};
@@ -49,4 +50,9 @@ pub(crate) fn written(result: io::Result<()>) -> Result<Reader, Unwritable> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
         Err(error) => Err(Unwritable(error)),
     }
+}
+
+/// Prints a line to standard error. If that takes nothing, there is nobody left to tell.
+pub(crate) fn note(text: impl fmt::Display) {
+    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
 }

@@ -47,8 +47,8 @@ pub(crate) async fn check(arguments: Check) -> anyhow::Result<()> {
 /// A configuration without a broker is most often meant for `up`.
 fn hint(problems: &Problems, arguments: &Check) {
     if !arguments.up && problems.iter().any(|problem| problem.path == "nats.url") {
-        eprintln!(
-            "A configuration for `headrace up`, which starts the servers that it does not name, is checked with --up."
+        output::note(
+            "A configuration for `headrace up`, which starts the servers that it does not name, is checked with --up.",
         );
     }
 }

@@ -236,7 +236,7 @@ async fn redrive(dead_letters: &DeadLetters, target: &Target, selection: &Select
             Redriven::Gone => {}
             Redriven::Kept(problem) => {
                 kept += 1;
-                eprintln!("{} is kept: {}", dead_letter.sequence, plain::line(&problem));
+                output::note(format_args!("{} is kept: {}", dead_letter.sequence, plain::line(&problem)));
             }
         }
     }

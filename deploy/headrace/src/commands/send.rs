@@ -53,7 +53,8 @@ pub(crate) async fn send(arguments: Send) -> anyhow::Result<()> {
         };
         *count += 1;
         if !matches!(status, StatusCode::ACCEPTED | StatusCode::OK) {
-            eprintln!("{} {} was refused: {status} {}", delivery.event, delivery.guid, answer.trim());
+            let Delivery { event, guid, .. } = &delivery;
+            output::note(format_args!("{event} {guid} was refused: {status} {}", answer.trim()));
         }
         if arguments.json {
             output::line(told(&delivery, outcome, status, &answer))?;

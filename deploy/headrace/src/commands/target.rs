@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::cli::global::Global;
-use crate::cli::plain;
+use crate::cli::{output, plain};
 use crate::installation::locate::{Named, NamedBy};
 
 /// The installation that is acted on. Whoever removes dead letters must see which: a context chosen long ago may be
@@ -28,7 +28,7 @@ impl Target {
         let data_dir = self.data_dir.as_ref().map(|named| place("`headrace up` on", named));
         let places: Vec<String> = config.into_iter().chain(data_dir).collect();
         let places = if places.is_empty() { "no configuration file".to_owned() } else { places.join("; ") };
-        eprintln!("{what} at NATS {} ({})", plain::line(&self.nats), plain::line(&places));
+        output::note(format_args!("{what} at NATS {} ({})", plain::line(&self.nats), plain::line(&places)));
     }
 
     /// The same for a program.

@@ -1,7 +1,7 @@
 //! Ends a process. The first signal asks it to stop, the second ends it at once.
 
 use std::fmt;
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -37,7 +37,8 @@ impl Stop {
     pub(crate) async fn end(&mut self, ending: impl Future<Output = ()>) -> anyhow::Result<()> {
         // Lines for people must not be among lines of JSON.
         if std::io::stderr().is_terminal() {
-            eprintln!("{STOPPING}");
+            // A terminal that is gone must not prevent an orderly end.
+            let _ = writeln!(std::io::stderr(), "{STOPPING}");
         } else {
             tracing::info!("{STOPPING}");
         }

@@ -28,11 +28,11 @@ pub(super) fn tell(totals: &Totals, into: Option<&str>) -> anyhow::Result<()> {
     output::line(text)?;
     for failure in failures {
         let [id, detail] = [&failure.id, &failure.detail].map(|text| plain::line(text));
-        eprintln!("{} {id} is unchanged: {}: {detail}", failure.origin, failure.reason);
+        output::note(format_args!("{} {id} is unchanged: {}: {detail}", failure.origin, failure.reason));
     }
     let failed = totals.failed();
     if failed > failures.len() as u64 {
-        eprintln!("and {} more", failed - failures.len() as u64);
+        output::note(format_args!("and {} more", failed - failures.len() as u64));
     }
     Ok(())
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::cli::output;
+
 /// How often the line changes on a terminal.
 const CHANGE: Duration = Duration::from_millis(200);
 /// How often a plain line is printed.
@@ -38,7 +40,7 @@ impl StatusLine {
     /// Prints a warning that stays on the screen, even with `--quiet`.
     pub(super) fn print(&mut self, text: &str) {
         self.clear();
-        eprintln!("{text}");
+        output::note(text);
         self.told_at = Some(Instant::now());
     }
 
@@ -50,11 +52,10 @@ impl StatusLine {
         }
         if self.is_terminal {
             self.clear();
-            eprint!("{}", text());
-            let _ = std::io::stderr().flush();
+            let _ = std::io::stderr().write_all(text().as_bytes());
             self.is_open = true;
         } else {
-            eprintln!("{}", text());
+            output::note(text());
         }
         self.told_at = Some(Instant::now());
     }
@@ -62,7 +63,7 @@ impl StatusLine {
     fn clear(&mut self) {
         if self.is_open {
             // Go to the beginning of the line and clear it.
-            eprint!("\r\u{1b}[2K");
+            let _ = std::io::stderr().write_all(b"\r\x1b[2K");
             self.is_open = false;
         }
     }
