@@ -10,8 +10,9 @@ use anyhow::Context as _;
 use headrace_runtime::certificate::Untrusted;
 use headrace_runtime::secret::{Secret, redact_url};
 use headrace_sinks::clickhouse::Access;
-use reqwest::{Client, Response, Url};
+use reqwest::{Response, Url};
 
+use super::http;
 use crate::cli::ask::Query;
 use crate::config;
 use crate::installation::data_dir::{CLICKHOUSE_READER, CLICKHOUSE_READER_PASSWORD};
@@ -85,11 +86,11 @@ fn server(arguments: &Query) -> anyhow::Result<Access> {
 }
 
 async fn ask(access: Access, sql: String, format: &str, write: bool) -> anyhow::Result<Response> {
-    let client = Client::builder().connect_timeout(CONNECT_TIMEOUT).build().context("cannot set up an HTTP client")?;
     let Access { url: address, user, password } = access;
     // The parser's error is left out, because it may hold a password.
     let mut url =
         Url::parse(&address).ok().context("expected a URL in `sinks.clickhouse.url`, found something else")?;
+    let client = http::client(&url, |client| client.connect_timeout(CONNECT_TIMEOUT))?;
     url.query_pairs_mut().append_pair("default_format", format);
     if !write {
         // Level 2: the statement may change only its own settings.
@@ -105,9 +106,15 @@ async fn ask(access: Access, sql: String, format: &str, write: bool) -> anyhow::
         };
         error.context(format!("cannot ask ClickHouse at {}; {advice}", redact_url(&address)))
     })?;
-    if answer.status().is_success() {
+    let status = answer.status();
+    if status.is_success() {
         return Ok(answer);
     }
+    anyhow::ensure!(
+        !status.is_redirection(),
+        "expected ClickHouse at {}, found a redirect ({status}), which is not followed; name the server itself",
+        redact_url(&address)
+    );
     let words = answer.text().await.map_err(reqwest::Error::without_url).context("the answer broke off")?;
     let words = words.trim();
     let hint =
