@@ -141,7 +141,7 @@ mod tests {
         std::fs::set_permissions(&file, Permissions::from_mode(0o620)).unwrap();
         let refused = Contexts::read(&surroundings).unwrap_err();
         assert!(refused.is::<Unclear>() && refused.to_string().contains("chmod go-w"), "{refused}");
-        let named = surroundings.clone().set(CONFIG_DIR, dir.clone().into_os_string());
+        let named = surroundings.clone().set(CONFIG_DIR, dir.into_os_string());
         assert!(Contexts::read(&named).is_err(), "whoever named it");
         // What is not a file hides the contexts that were meant.
         std::fs::remove_file(&file).unwrap();
