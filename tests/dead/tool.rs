@@ -1,5 +1,8 @@
 //! The four commands, on NATS alone and with a running pipeline.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+
 use headrace_local::poll;
 use headrace_runtime::broker::Stream;
 use headrace_runtime::message::payload::RawDelivery;
@@ -144,7 +147,10 @@ async fn whoever_changes_something_is_told_where() {
 
     // A context that was chosen once, and a person who wants to hear little.
     let contexts = format!("current = 'live'\n[contexts.live]\nconfig = '{config}'\n");
-    std::fs::write(server.dir.path().join("contexts.toml"), contexts).unwrap();
+    let contexts_file = server.dir.path().join("contexts.toml");
+    std::fs::write(&contexts_file, contexts).unwrap();
+    // Contexts that others may write are refused, and the umask may let them.
+    std::fs::set_permissions(&contexts_file, Permissions::from_mode(0o600)).unwrap();
     let own = format!("HEADRACE_CONFIG_DIR={}", server.dir.path().display());
     let done = command("/usr/bin/env", [own.as_str(), PROGRAM, "dead", "drop", "--all", "--yes", "--json", "-q"]).await;
     let named = json!({ "nats": nats, "config": config, "data_dir": null, "context": "live" });

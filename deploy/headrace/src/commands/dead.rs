@@ -22,7 +22,6 @@ use crate::cli::global::Global;
 use crate::cli::place::Place;
 use crate::cli::{exit, plain, time};
 use crate::commands::target::Target;
-use crate::config;
 use crate::installation::running;
 use crate::nats::connections::connect_admin;
 
@@ -111,7 +110,7 @@ fn no_dead_letter(number: u64) -> anyhow::Error {
 /// installation that is.
 async fn open(place: &Place) -> anyhow::Result<(DeadLetters, Target)> {
     let located = place.locate()?;
-    let mut config = config::load(located.config(), |_| Vec::new())?.value;
+    let mut config = located.load(|_| Vec::new())?.value;
     let is_of_up = config.nats.url.is_empty();
     if is_of_up {
         let ready = running::of(&located.data_dir).context(

@@ -10,7 +10,7 @@ use headrace_schemas::time::Timestamp;
 
 use crate::cli::ask::Gaps;
 use crate::cli::{exit, time};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::installation::locate::Named;
 use crate::installation::running;
 use crate::nats::connections::connect_admin;
@@ -22,7 +22,7 @@ const WINDOW_MAX: Duration = Duration::from_secs(168 * 3_600);
 pub(crate) async fn gaps(arguments: Gaps) -> anyhow::Result<()> {
     let since = since(&arguments)?;
     let located = arguments.place.locate()?;
-    let mut config = config::load(located.config(), |_| Vec::new())?.value;
+    let mut config = located.load(|_| Vec::new())?.value;
     if config.nats.url.is_empty() {
         config.nats.reach(&running_nats(&located.data_dir)?);
     }

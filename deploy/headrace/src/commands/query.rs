@@ -14,7 +14,6 @@ use reqwest::{Response, Url};
 
 use super::http;
 use crate::cli::ask::Query;
-use crate::config;
 use crate::installation::data_dir::{CLICKHOUSE_READER, CLICKHOUSE_READER_PASSWORD};
 use crate::installation::{kept, running};
 
@@ -62,7 +61,7 @@ fn statement(arguments: &Query) -> anyhow::Result<String> {
 /// The server of the configuration, or of the `up` that runs on the data directory.
 fn server(arguments: &Query) -> anyhow::Result<Access> {
     let located = arguments.place.locate()?;
-    let config = config::load(located.config(), |_| Vec::new())?.value;
+    let config = located.load(|_| Vec::new())?.value;
     let mut clickhouse = config.sinks.clickhouse.unwrap_or_default();
     let is_own = clickhouse.url.is_empty();
     if is_own {

@@ -1,4 +1,4 @@
-//! Which installation a command changes, for whoever gave it. Read `installation::locate` next.
+//! Tells the person at the command line which installation a command changes. Read `installation::locate` next.
 
 use serde_json::{Value, json};
 
@@ -6,8 +6,8 @@ use crate::cli::global::Global;
 use crate::cli::plain;
 use crate::installation::locate::{Named, NamedBy};
 
-/// The installation that is acted on. Whoever removes dead letters must see which: a context chosen long ago may be
-/// that of another.
+/// The installation that a command changes. A command that removes dead letters must show it: the person may have
+/// forgotten that a context chosen long ago is still in use.
 pub(super) struct Target {
     /// Its server, without a password.
     pub(super) nats: String,
@@ -18,7 +18,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Tells what is done to it, before it is done.
+    /// Tells what the command is about to do, and to which installation.
     pub(super) fn note(&self, what: &str, global: Global) {
         if global.is_quiet() {
             return;

@@ -5,6 +5,7 @@ pub(crate) mod data_dir;
 pub(crate) mod kept;
 pub(crate) mod last_up;
 pub(crate) mod locate;
+mod opened;
 pub(crate) mod private;
 pub(crate) mod ready;
 pub(crate) mod running;

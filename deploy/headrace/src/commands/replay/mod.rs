@@ -139,7 +139,7 @@ fn load(
     let Some(last_up) = LastUp::read(data_dir)? else {
         if let Some(found) = located.config() {
             status_line.note(&format!("using the configuration {}", found.display()));
-            return Ok(config::load(Some(found), Config::validate_replay)?);
+            return Ok(located.load(Config::validate_replay)?);
         }
         let problem = format!(
             "expected the configuration that the rows are computed with, found none: no `headrace up` of this release has \
