@@ -15,7 +15,7 @@ use reqwest::{Response, Url};
 use super::http;
 use crate::cli::ask::Query;
 use crate::installation::data_dir::{CLICKHOUSE_READER, CLICKHOUSE_READER_PASSWORD};
-use crate::installation::{kept, running};
+use crate::installation::{kept, running, servers};
 
 /// How long the server may take to accept the connection. The statement itself has no limit.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,11 +61,11 @@ fn statement(arguments: &Query) -> anyhow::Result<String> {
 /// The server of the configuration, or of the `up` that runs on the data directory.
 fn server(arguments: &Query) -> anyhow::Result<Access> {
     let located = arguments.place.locate()?;
-    let config = located.load(|_| Vec::new())?.value;
+    let config = servers::load(&located)?.value;
     let mut clickhouse = config.sinks.clickhouse.unwrap_or_default();
     let is_own = clickhouse.url.is_empty();
     if is_own {
-        let ready = running::of(&located.data_dir).context(
+        let ready = running::of(servers::of_up(&located, servers::CLICKHOUSE)?).context(
             "expected `sinks.clickhouse.url` in the configuration, or a running `headrace up`; give --config, or name \
              its --data-dir",
         )?;

@@ -70,12 +70,26 @@ impl Contexts {
         Ok(path)
     }
 
+    /// The context `name`.
+    ///
+    /// # Errors
+    /// [`Unclear`] if there is none, or if somebody wrote one that names nothing.
     pub(crate) fn get(&self, name: &str) -> Result<Context, Unclear> {
-        self.contexts.get(name).cloned().ok_or_else(|| {
-            let names: Vec<String> = self.contexts.keys().map(|name| format!("`{name}`")).collect();
-            let there = if names.is_empty() { "there is none".to_owned() } else { names.join(", ") };
-            Unclear(format!("expected a context that `headrace context add` made, found `{name}`; {there}"))
-        })
+        let problem = match self.contexts.get(name) {
+            Some(context) if context.config.is_some() || context.data_dir.is_some() => return Ok(context.clone()),
+            Some(_) => format!(
+                "context `{name}` names no server: it has neither a configuration nor a data directory; make it anew \
+                 (`headrace context remove {name}`, then `headrace context add {name} --config FILE`)"
+            ),
+            None if self.contexts.is_empty() => {
+                format!("expected a context that `headrace context add` made, found `{name}`; there is no context yet")
+            }
+            None => {
+                let names: Vec<String> = self.contexts.keys().map(|name| format!("`{name}`")).collect();
+                format!("expected one of the contexts {}, found `{name}`", names.join(", "))
+            }
+        };
+        Err(Unclear(problem))
     }
 }
 
@@ -120,6 +134,16 @@ mod tests {
         assert_eq!(toml::from_str::<Contexts>(&toml::to_string(&contexts).unwrap()).unwrap(), contexts);
         assert_eq!(toml::from_str::<Contexts>("").unwrap(), Contexts::default());
         assert!(toml::from_str::<Contexts>("[contexts.test]\ndata = '/srv'\n").is_err());
+    }
+
+    #[test]
+    fn a_context_that_is_unknown_or_names_nothing_is_refused() {
+        let told = |text: &str| toml::from_str::<Contexts>(text).unwrap().get("nope").unwrap_err().to_string();
+        let known = "[contexts.live]\nconfig = '/a'\n[contexts.test]\ndata_dir = '/b'\n";
+        assert_eq!(told(known), "expected one of the contexts `live`, `test`, found `nope`");
+        assert!(told("").ends_with("found `nope`; there is no context yet"), "{}", told(""));
+        let empty = told("[contexts.nope]\n");
+        assert!(empty.starts_with("context `nope` names no server: it has neither"), "{empty}");
     }
 
     /// A home with contexts, and their directory.

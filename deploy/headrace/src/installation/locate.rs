@@ -2,7 +2,8 @@
 //!
 //! The first of these counts: `--context`, then `--config` and `--data-dir`, then their variables, then
 //! `$HEADRACE_CONTEXT`, then the context in use, then the default files. A command that asks servers takes both from
-//! the same place, so that it never mixes two installations. `contexts.rs` keeps the names.
+//! the same place, so that it never mixes two installations. `contexts.rs` keeps the names, and `servers.rs` tells which
+//! servers are asked.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -80,6 +81,8 @@ pub(crate) struct Located {
     pub(crate) config: Option<Named>,
     /// The data directory of `up`.
     pub(crate) data_dir: Named,
+    /// The context that was chosen, if there is one.
+    pub(crate) context: Option<String>,
     /// The text of a default configuration file. It was read when the file was checked, so that no other file can take
     /// its place in between. Secret, because a configuration may hold passwords.
     default_text: Option<Secret>,
@@ -150,7 +153,8 @@ pub(crate) fn locate(request: &Request<'_>, surroundings: &Surroundings) -> anyh
         config => (config, None),
     };
     let default_dir = || Named { path: DATA_DIR.into(), by: NamedBy::Default };
-    let located = Located { config, data_dir: named.data_dir.unwrap_or_else(default_dir), default_text };
+    let data_dir = named.data_dir.unwrap_or_else(default_dir);
+    let located = Located { config, data_dir, context: named.context, default_text };
     tracing::debug!(
         config = ?located.config.as_ref().map(|config| &config.path),
         config_named_by = ?located.config.as_ref().map(|config| config.by.to_string()),

@@ -10,5 +10,6 @@ pub(crate) mod private;
 pub(crate) mod ready;
 pub(crate) mod running;
 pub(crate) mod secret_origin;
+pub(crate) mod servers;
 pub(crate) mod stream_sizes;
 pub(crate) mod surroundings;
