@@ -33,6 +33,7 @@ use clap::Parser as _;
 use crate::cli::Cli;
 
 // The same allocator as the binary `headrace`.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

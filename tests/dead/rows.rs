@@ -1,5 +1,6 @@
 //! An event has one row, however often its dead letter is redriven.
 
+use std::path::Path;
 use std::time::Duration;
 
 use headrace_runtime::broker::Stream;
@@ -9,7 +10,7 @@ use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::product::hook::{Hook, guid};
-use headrace_tests::product::process::Launch;
+use headrace_tests::product::process::{Launch, command, complained};
 use headrace_tests::product::stored::Stored;
 use tempfile::TempDir;
 
@@ -21,9 +22,9 @@ const LARGE_BYTES: usize = 9 << 20;
 #[tokio::test]
 async fn a_redriven_dead_letter_makes_no_second_row() {
     let dir = TempDir::new().unwrap();
-    let up = Launch::up(PROGRAM, dir.path()).start().await;
+    let data = dir.path().join("headrace-data");
+    let up = Launch::up(PROGRAM, dir.path()).replace("--data-dir", &data).start().await;
     let (hook, stored) = (Hook::of(up.ready()), Stored::of(up.ready()).await);
-    let data = dir.path().join("data");
     let place = ["--data-dir", data.to_str().unwrap()];
     let body = |login: &str| {
         format!(r#"{{"action":"publicized","repository":{{"full_name":"acme/app"}},"sender":{{"login":"{login}"}}}}"#)
@@ -66,7 +67,28 @@ async fn a_redriven_dead_letter_makes_no_second_row() {
     assert_eq!(hashes.len(), 4);
 
     a_large_body_is_printed(place, &stored, &large).await;
+    a_context_without_a_server_leaves_this_one_alone(dir.path(), &stored).await;
     up.stop().await;
+}
+
+/// A context without a server is used in the directory where the data directory of this `up` is the default.
+async fn a_context_without_a_server_leaves_this_one_alone(dir: &Path, stored: &Stored) {
+    let left = stored.count(Stream::Dead).await;
+    assert!(left > 0);
+    std::fs::write(dir.join("other.toml"), "pipeline.lanes = 2\n").unwrap();
+    let own = format!("HEADRACE_CONFIG_DIR={}", dir.join("own").display());
+    let run = async |arguments: &str| {
+        let here = ["-C", dir.to_str().unwrap(), own.as_str(), PROGRAM];
+        command("/usr/bin/env", here.into_iter().chain(arguments.split(' '))).await
+    };
+    let added = run("context add other --config other.toml").await;
+    assert!(added.status.success(), "{added:?}");
+    for asked in ["dead drop --all --yes", "query 1", "gaps", "replay --since 1h"] {
+        let refused = run(&format!("{asked} --context other")).await;
+        assert_eq!(refused.status.code(), Some(2), "{asked}: {refused:?}");
+        assert!(complained(&refused).contains("context `other` names no server"), "{asked}: {refused:?}");
+    }
+    assert_eq!(stored.count(Stream::Dead).await, left);
 }
 
 /// `show` prints the body of a dead letter that only refers to it.

@@ -1,5 +1,8 @@
 //! The four commands, on NATS alone and with a running pipeline.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+
 use headrace_local::poll;
 use headrace_runtime::broker::Stream;
 use headrace_runtime::message::payload::RawDelivery;
@@ -69,11 +72,12 @@ async fn a_dead_letter_is_printed_without_secrets() {
     let json = server.dead("show 1 --payload --json").await.json();
     assert_eq!(json[0]["headers"]["X-Hub-Signature-256"], "(not shown)");
     assert!(json[0]["payload"].as_str().unwrap().starts_with(r#"{"action":"publicized""#));
-    let none = server.dead("show 2").await;
-    assert_eq!(
-        (none.code, none.complained.as_str()),
-        (Some(3), "error: no dead letter 2, or none that the filters let through\n")
-    );
+    // The broker counts from 1, and a person may type 0.
+    for number in [0, 2] {
+        let none = server.dead(&format!("show {number}")).await;
+        let told = format!("error: no dead letter {number}, or none that the filters let through\n");
+        assert_eq!((none.code, none.complained), (Some(3), told));
+    }
 }
 
 #[tokio::test]
@@ -107,6 +111,7 @@ async fn nothing_changes_without_a_clear_command() {
         assert_eq!(missing.code, Some(3), "{command}: {}", missing.complained);
         assert!(missing.complained.contains("no dead letter 999"), "{command}: {}", missing.complained);
     }
+    assert_eq!(server.dead("drop --yes --number 0").await.code, Some(3));
     assert_eq!(server.numbers("").await, all);
 
     server.dead("drop --yes --component clickhouse").await.says("150 removed");
@@ -139,17 +144,54 @@ async fn whoever_changes_something_is_told_where() {
     }
     let redriven = server.dead("redrive --number 999 --json").await;
     let told: Value = serde_json::from_str(&redriven.said).unwrap();
-    let named = json!({ "nats": nats, "config": config, "data_dir": null, "context": null });
+    let named = json!({ "nats": nats, "config": config, "variable": null, "data_dir": null, "context": null });
     assert_eq!(told, json!({ "sent": 0, "kept": 0, "installation": named }));
 
     // A context that was chosen once, and a person who wants to hear little.
     let contexts = format!("current = 'live'\n[contexts.live]\nconfig = '{config}'\n");
-    std::fs::write(server.dir.path().join("contexts.toml"), contexts).unwrap();
+    let contexts_file = server.dir.path().join("contexts.toml");
+    std::fs::write(&contexts_file, contexts).unwrap();
+    // Contexts that others may write are refused, and the umask may let them.
+    std::fs::set_permissions(&contexts_file, Permissions::from_mode(0o600)).unwrap();
     let own = format!("HEADRACE_CONFIG_DIR={}", server.dir.path().display());
     let done = command("/usr/bin/env", [own.as_str(), PROGRAM, "dead", "drop", "--all", "--yes", "--json", "-q"]).await;
-    let named = json!({ "nats": nats, "config": config, "data_dir": null, "context": "live" });
+    let named = json!({ "nats": nats, "config": config, "variable": null, "data_dir": null, "context": "live" });
     let told: Value = serde_json::from_str(&said(&done)).unwrap();
     assert_eq!((told, complained(&done)), (json!({ "removed": 1, "installation": named }), String::new()));
+}
+
+#[tokio::test]
+async fn a_variable_that_names_the_server_is_told_or_refused() {
+    let server = Server::start().await;
+    server.bury(good(1), "normalize", "malformed").await;
+    let (nats, dir) = (server.nats.server().url(), server.dir.path());
+    let other = dir.join("other.toml");
+    std::fs::write(&other, "nats.url = 'nats://127.0.0.1:1'\n").unwrap();
+    let variable = format!("HEADRACE__NATS__URL={nats}");
+    let run = async |place: [&str; 2], more: &[&str]| {
+        let words = ["-C", dir.to_str().unwrap(), variable.as_str(), PROGRAM, "dead", "drop", "--all", "--yes"];
+        command("/usr/bin/env", words.iter().chain(&place).chain(more)).await
+    };
+    let refused = run(["--data-dir", "data"], &[]).await;
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    let told = "found HEADRACE__NATS__URL in the environment and --data-dir; unset the variable";
+    assert!(complained(&refused).contains(told), "{refused:?}");
+    assert_eq!(server.numbers("").await, [1], "it was left");
+
+    // A variable overrides a configuration, and whoever does it is told so.
+    let place = ["--config", "other.toml"];
+    let listed = run(place, &["--dry-run"]).await;
+    let told = format!(
+        "nothing is changed at NATS {nats} (configuration {}, named by the command line; nats.url from \
+         HEADRACE__NATS__URL)\n",
+        other.canonicalize().unwrap().display()
+    );
+    assert_eq!(listed.status.code(), Some(0), "{listed:?}");
+    assert!(complained(&listed).starts_with(&told), "{listed:?}");
+    let dropped = run(place, &["--json"]).await;
+    let done: Value = serde_json::from_str(&said(&dropped)).unwrap();
+    let installation = &done["installation"];
+    assert_eq!((&done["removed"], &installation["variable"]), (&json!(1), &json!("HEADRACE__NATS__URL")), "{done}");
 }
 
 #[tokio::test]

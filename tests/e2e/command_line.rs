@@ -1,6 +1,7 @@
 //! What the command line does, most of it without a server. Commands that need servers are tested where those run.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Output, Stdio};
 
@@ -85,6 +86,8 @@ async fn a_context_names_an_installation() {
         let done = run(arguments).await;
         assert_eq!(done.code, Some(code), "{arguments}: {done:?}");
     }
+    let unknown = run("dead list --context nope").await.complained;
+    assert_eq!(unknown, "error: expected one of the contexts `live`, `test`, found `nope`\n");
 
     let live = run("dead list --context live").await;
     assert!(
@@ -106,6 +109,82 @@ async fn a_context_names_an_installation() {
     let listed = run("context list --json").await.said;
     let left: serde_json::Value = serde_json::from_str(&listed).unwrap();
     assert_eq!((&left["name"], &left["current"]), (&json!("test"), &json!(false)));
+}
+
+#[tokio::test]
+async fn a_context_without_a_server_asks_no_other_installation() {
+    let dir = TempDir::new().unwrap();
+    let own = dir.path().join("own");
+    let of_person = ("HEADRACE_CONFIG_DIR", own.to_str().unwrap());
+    let run = async |variables: &[(&str, &str)], arguments: &str| headrace(dir.path(), variables, arguments).await;
+    std::fs::write(dir.path().join("up.toml"), "pipeline.lanes = 2\n").unwrap();
+    assert_eq!(run(&[of_person], "context add live --config up.toml").await.code, Some(0));
+    assert_eq!(run(&[of_person], "context use live").await.code, Some(0));
+    for (variables, arguments, why) in [
+        (vec![], "dead drop --all --yes --context live", "up.toml has no nats.url; add --data-dir"),
+        (vec![], "dead drop --all --yes", "up.toml has no nats.url; add --data-dir"),
+        (vec![("HEADRACE_CONTEXT", "live")], "gaps", "up.toml has no nats.url; add --data-dir"),
+        (vec![], "query 1", "up.toml has no sinks.clickhouse.url; add --data-dir"),
+        (vec![], "replay --since 1h", "up.toml has no nats.url; add --data-dir"),
+        (vec![], "replay --since 1h --defaults", "--defaults does not read its configuration; add --data-dir"),
+    ] {
+        let variables = [vec![of_person], variables].concat();
+        let refused = run(&variables, arguments).await;
+        assert_eq!(refused.code, Some(2), "{arguments}: {refused:?}");
+        let told = refused.complained.contains("context `live` names no server: ") && refused.complained.contains(why);
+        assert!(told, "{arguments}: {refused:?}");
+    }
+    // A configuration that was named for once is completed by the `up` of the data directory.
+    let away = run(&[of_person], "dead list --config up.toml").await;
+    assert!(away.code == Some(4) && away.complained.contains("no `headrace up` runs on headrace-data"), "{away:?}");
+
+    let by_hand = own.join("contexts.toml");
+    std::fs::write(&by_hand, "[contexts.empty]\n").unwrap();
+    std::fs::set_permissions(&by_hand, Permissions::from_mode(0o600)).unwrap();
+    for arguments in ["dead drop --all --yes --context empty", "query 1 --context empty", "gaps --context empty"] {
+        let refused = run(&[of_person], arguments).await;
+        assert_eq!(refused.code, Some(2), "{arguments}: {refused:?}");
+        assert!(refused.complained.contains("context `empty` names no server: it has neither"), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_variable_for_a_server_overrides_no_named_installation() {
+    let dir = TempDir::new().unwrap();
+    let own = dir.path().join("own");
+    let of_person = ("HEADRACE_CONFIG_DIR", own.to_str().unwrap());
+    let run = async |variables: &[(&str, &str)], arguments: &str| headrace(dir.path(), variables, arguments).await;
+    std::fs::write(dir.path().join("live.toml"), "nats.url = 'nats://127.0.0.1:2'\n").unwrap();
+    assert_eq!(run(&[of_person], "context add live --config live.toml").await.code, Some(0));
+    assert_eq!(run(&[of_person], "context add test --data-dir data").await.code, Some(0));
+    let nats = ("HEADRACE__NATS__URL", "nats://127.0.0.1:1");
+    let clickhouse = ("HEADRACE__SINKS__CLICKHOUSE__URL", "http://127.0.0.1:1");
+    let table = ("HEADRACE__NATS", "{ url = 'nats://127.0.0.1:1' }");
+    let of_data = ("HEADRACE_DATA_DIR", "data");
+    for (variable, other, arguments, place) in [
+        (nats, of_person, "dead drop --all --yes --data-dir data", "--data-dir"),
+        (table, of_person, "gaps --data-dir data", "--data-dir"),
+        (nats, of_person, "gaps --config live.toml --data-dir data", "--data-dir"),
+        (clickhouse, of_person, "query 1 --data-dir data", "--data-dir"),
+        (clickhouse, of_person, "replay --since 1h --defaults --data-dir data", "--data-dir"),
+        (nats, of_data, "dead list", "$HEADRACE_DATA_DIR"),
+        (nats, of_person, "dead list --context test", "the context `test`"),
+        (nats, of_person, "dead list --context live", "the context `live`"),
+    ] {
+        let refused = run(&[variable, other], arguments).await;
+        assert_eq!(refused.code, Some(2), "{arguments}: {refused:?}");
+        let told = format!("found {} in the environment and {place}; unset the variable", variable.0);
+        assert!(refused.complained.contains(&told), "{arguments}: {refused:?}");
+    }
+    // It overrides a configuration, and an empty one names nothing.
+    for (variable, arguments, told) in [
+        (nats, "dead list --config live.toml", "cannot connect to NATS at nats://127.0.0.1:1"),
+        (nats, "dead list", "cannot connect to NATS at nats://127.0.0.1:1"),
+        (("HEADRACE__NATS__URL", ""), "dead list --data-dir data", "no `headrace up` runs on data"),
+    ] {
+        let away = run(&[variable, of_person], arguments).await;
+        assert!(away.code == Some(4) && away.complained.contains(told), "{arguments}: {away:?}");
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 //! Each test has a directory and ports of its own. The code that they share is in `headrace_tests::product`. A start
 //! costs about half a second, so checks that do not disturb each other use one process.
 
+mod addressed;
 mod alerts;
 mod away;
 mod chains;

@@ -151,6 +151,7 @@ async fn an_event_goes_through_tls_to_every_receiver() {
         "{problem}"
     );
     nats_of_another_ca_ends_a_start(&company, dir.path()).await;
+    an_absent_file_of_cas_ends_a_start(&company, dir.path()).await;
     company.nats.stop().await;
     company.clickhouse.stop().await;
 }
@@ -164,4 +165,16 @@ async fn nats_of_another_ca_ends_a_start(company: &Company, dir: &Path) {
     assert_eq!(code, Some(1), "{log}");
     let told = "a CA that is not trusted here; set `nats.ca_path` to a file with that CA's certificate";
     assert!(log.contains(told) && !log.contains("cannot start yet"), "{log}");
+}
+
+/// No waiting makes a file that is not there, so it is a wrong setting like any other.
+async fn an_absent_file_of_cas_ends_a_start(company: &Company, dir: &Path) {
+    let (config, absent) = (dir.join("absent.toml"), dir.join("absent.pem"));
+    std::fs::write(&config, company.configuration(&absent, dir)).unwrap();
+    let launch = Launch::run(PROGRAM, "pipeline", &config, dir).set(TRUSTED, &company.database);
+    let (code, log) = launch.refused().await;
+    assert_eq!(code, Some(2), "{log}");
+    let told = format!("cannot read the CA certificate {}", absent.display());
+    assert!(log.contains("nats.ca_path: expected a file of CA certificates (PEM)") && log.contains(&told), "{log}");
+    assert!(!log.contains("cannot start yet"), "{log}");
 }

@@ -6,12 +6,15 @@ use serde_json::{Map, Value};
 
 use super::{CLICKHOUSE, Testbed};
 
+/// Makes several batches of one event of each kind, so that progress is noted between them.
+const SMALL_BATCH: usize = 20;
 /// More than fits into a message.
 const LARGE_BYTES: usize = 9 << 20;
 
 #[tokio::test]
 async fn truncated_tables_get_the_same_rows_again() {
-    let filled = Filled::with(examples::all().await).await;
+    // Larger batches than elsewhere: here the number of bodies matters, and each batch costs time.
+    let filled = Filled::with(examples::all().await, 100).await;
     for table in ["events", "raw"] {
         filled.testbed.execute(&format!("TRUNCATE TABLE {table}")).await;
     }
@@ -21,7 +24,7 @@ async fn truncated_tables_get_the_same_rows_again() {
 
 #[tokio::test]
 async fn dropped_tables_get_the_same_rows_again() {
-    let filled = Filled::with(one_of_each_kind().await).await;
+    let filled = Filled::with(one_of_each_kind().await, SMALL_BATCH).await;
     for table in ["events", "raw"] {
         filled.testbed.execute(&format!("DROP TABLE {table} SYNC")).await;
     }
@@ -31,7 +34,7 @@ async fn dropped_tables_get_the_same_rows_again() {
 
 #[tokio::test]
 async fn missing_rows_are_added_and_the_others_replaced() {
-    let filled = Filled::with(one_of_each_kind().await).await;
+    let filled = Filled::with(one_of_each_kind().await, SMALL_BATCH).await;
     filled.testbed.execute("DELETE FROM events WHERE cityHash64(id) % 3 = 0").await;
     filled.testbed.execute("DELETE FROM raw WHERE cityHash64(id) % 3 = 1").await;
     let all = KINDS as u64 + 1;
@@ -54,10 +57,10 @@ struct Filled {
 }
 
 impl Filled {
-    /// Fills the tables with these bodies, and with a large one besides.
-    async fn with(examples: Vec<Example>) -> Self {
-        // Larger batches than elsewhere: here the number of bodies matters, and each batch costs time.
-        let settings = CLICKHOUSE.replace("batch_events_max = 10", "batch_events_max = 100");
+    /// Fills the tables with these bodies, and with a large one besides. No batch, of a sink or of the replay, has more
+    /// than `batch_max` events.
+    async fn with(examples: Vec<Example>, batch_max: usize) -> Self {
+        let settings = CLICKHOUSE.replace("batch_events_max = 10", &format!("batch_events_max = {batch_max}"));
         let testbed = Testbed::with_settings(&settings).await;
         let large = format!(r#"{{"sender":{{"login":"hubot"}},"x":"{}"}}"#, "x".repeat(LARGE_BYTES));
         testbed.hook.store("push", &guid(), large).await;

@@ -95,7 +95,8 @@ async fn run_scenario(options: &Faults, scene: Scenario, scenes: usize, base: &P
         duration,
         scenario: scene,
         workers: WORKERS,
-        kinds_min: 1,
+        // The run is long enough for all kinds.
+        kinds_min: 0,
         stream_bytes_max: if scene.disks.is_some() { 600 << 20 } else { 4 << 30 },
     };
     let report = faults::run(&options).await?;

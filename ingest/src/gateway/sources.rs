@@ -1,4 +1,5 @@
-//! The registry of sources: the server learns of them here alone. To add a source, add a line to each function.
+//! The registry of sources: the server learns of them here alone. To add a source, add a field, and a call in each
+//! function.
 
 use std::sync::Arc;
 

@@ -78,10 +78,13 @@ pub async fn retry_within<T>(within: Duration, attempt: impl AsyncFn() -> anyhow
     }
 }
 
-/// Whether a failure may pass by itself: refused credentials, a refused certificate and a wrong address do not.
+/// Whether a failure may pass by itself: refused credentials, a wrong address and most refused certificates do not.
 fn may_pass(error: &anyhow::Error) -> bool {
-    if Untrusted::of(error).is_some() {
-        return false;
+    match Untrusted::of(error) {
+        // The clock may not be set yet when a machine starts. Of several servers, another may have a valid certificate.
+        Some(Untrusted::Time) => return true,
+        Some(Untrusted::Issuer | Untrusted::Host | Untrusted::Other) => return false,
+        None => {}
     }
     let kind = error.chain().find_map(|cause| cause.downcast_ref::<ConnectError>()).map(ConnectError::kind);
     !matches!(
@@ -97,17 +100,19 @@ fn may_pass(error: &anyhow::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use anyhow::Context as _;
+    use async_nats::rustls::{CertificateError, Error as TlsError};
 
     use super::*;
 
-    async fn attempts(kind: ConnectErrorKind, succeeds_at: u32) -> (u32, bool) {
+    async fn attempts(failure: impl Fn() -> ConnectError, succeeds_at: u32) -> (u32, bool) {
         let count = AtomicU32::new(0);
         let attempt = async || {
             let failed = count.fetch_add(1, Ordering::SeqCst) + 1 < succeeds_at;
-            let error = failed.then(|| ConnectError::new(kind)).map_or(Ok(()), Err);
+            let error = failed.then(&failure).map_or(Ok(()), Err);
             error.context("cannot connect")
         };
         let done = retry_within(Duration::from_secs(10), attempt).await;
@@ -116,8 +121,23 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_what_may_pass_is_waited_for() {
-        assert_eq!(attempts(ConnectErrorKind::Io, 4).await, (4, true));
-        assert_eq!(attempts(ConnectErrorKind::Io, u32::MAX).await, (10, false));
-        assert_eq!(attempts(ConnectErrorKind::Authentication, 4).await, (1, false));
+        let of_kind = |kind: ConnectErrorKind| move || ConnectError::new(kind);
+        assert_eq!(attempts(of_kind(ConnectErrorKind::Io), 4).await, (4, true));
+        assert_eq!(attempts(of_kind(ConnectErrorKind::Io), u32::MAX).await, (10, false));
+        assert_eq!(attempts(of_kind(ConnectErrorKind::Authentication), 4).await, (1, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_is_tried_again_only_for_its_time() {
+        for (problem, done) in [
+            (CertificateError::NotValidYet, (4, true)),
+            (CertificateError::Expired, (4, true)),
+            (CertificateError::UnknownIssuer, (1, false)),
+            (CertificateError::NotValidForName, (1, false)),
+            (CertificateError::Revoked, (1, false)),
+        ] {
+            let refused = || ConnectError::from(io::Error::other(TlsError::InvalidCertificate(problem.clone())));
+            assert_eq!(attempts(refused, 4).await, done, "{problem:?}");
+        }
     }
 }

@@ -19,16 +19,21 @@ const FELT_MAX: Duration = Duration::from_secs(60);
 /// How long a process may take to come to the point where it is to crash.
 const CRASH_WAIT_MAX: Duration = Duration::from_secs(15);
 
-/// Makes a process crash at one of `points`, at the latest at this passing of it.
+/// Makes a process crash at one of `points`, at the latest at this passing of it. Returns false if the process never
+/// came to the point; then it was only killed.
 pub(super) async fn crash(
     process: &mut Process,
     points: &[Point],
     passings: u64,
     plan: &mut Plan,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let (point, passing) = plan.point(points, passings);
-    process.crash_at(point, passing, CRASH_WAIT_MAX).await?;
-    Ok(())
+    let crashed = process.crash_at(point, passing, CRASH_WAIT_MAX).await?;
+    if !crashed {
+        let name = point.name();
+        eprintln!("no crash: expected passing {passing} of {name} within {CRASH_WAIT_MAX:?}, found a running process");
+    }
+    Ok(crashed)
 }
 
 pub(super) async fn freeze(process: &Process, ack_wait_s: u64) {
@@ -53,7 +58,7 @@ pub(super) async fn misbehave(proxy: Option<&Proxy>, repeats: bool, plan: &mut P
     }
     let impairment = impairments[plan.below(impairments.len())];
     tracing::info!(?impairment, "the network misbehaves");
-    let duration = plan.lasting(500, 6_000);
+    let duration = plan.lasting(500, 8_000);
     proxy.impair(impairment, duration).await;
 }
 

@@ -2,12 +2,14 @@
 //! later under the same id. Some share their id with another body, as the deliveries of an App's hook and of an
 //! organization's hook do.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::StatusCode;
 use reqwest::header::RETRY_AFTER;
+use reqwest::{Response, StatusCode};
+use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -62,6 +64,8 @@ struct Sender {
     number: AtomicU64,
     /// Answers that ask for the delivery once more.
     refused: AtomicU64,
+    /// The codes in these answers, with how often each came.
+    codes: Mutex<HashMap<String, u64>>,
 }
 
 /// A load under way.
@@ -83,6 +87,7 @@ impl Load {
             history: Arc::default(),
             number: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            codes: Mutex::default(),
         });
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -99,6 +104,12 @@ impl Load {
     /// How many answers were 503 with Retry-After so far.
     pub(super) fn refused(&self) -> u64 {
         self.sender.refused.load(Ordering::Relaxed)
+    }
+
+    /// How many of them had one of these codes.
+    pub(super) fn refused_as(&self, codes: &[&str]) -> u64 {
+        let counts = self.sender.codes.lock().unwrap_or_else(PoisonError::into_inner);
+        codes.iter().filter_map(|code| counts.get(*code)).sum()
     }
 
     /// Stops sending and waits for what is under way. Returns what was answered, and for how long it sent.
@@ -186,7 +197,7 @@ impl Sender {
             Ok(response) => {
                 let is_refusal = response.status() == StatusCode::SERVICE_UNAVAILABLE;
                 if is_refusal && response.headers().contains_key(RETRY_AFTER) {
-                    self.refused.fetch_add(1, Ordering::Relaxed);
+                    self.note_refusal(response).await;
                 }
                 Answer::Unknown
             }
@@ -194,5 +205,14 @@ impl Sender {
         };
         self.history.note(delivery, answer);
         answer
+    }
+
+    async fn note_refusal(&self, response: Response) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        // The code may be cut off.
+        let Ok(body) = response.json::<Value>().await else { return };
+        if let Some(code) = body["error"].as_str() {
+            *self.codes.lock().unwrap_or_else(PoisonError::into_inner).entry(code.to_owned()).or_default() += 1;
+        }
     }
 }

@@ -32,7 +32,7 @@ pub use self::plan::Fault;
 pub use self::report::{RecoveryTimes, Report};
 pub use self::scenario::{Scenario, SmallDisks};
 
-use self::load::Load;
+use self::load::{Load, WINDOW_S};
 use self::plan::Plan;
 use self::testbed::Testbed;
 
@@ -42,6 +42,9 @@ const RECOVERY_MAX: Duration = Duration::from_secs(300);
 
 /// No fault may last longer than this fraction of the run: a short run needs several faults, too.
 const FAULT_SHARE: u32 = 3;
+
+/// But a fault may always last this long, which is longer than any `ack_wait` and than the broker's duplicate window.
+const FAULT_LEAST: Duration = Duration::from_secs(WINDOW_S + 1);
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -60,7 +63,8 @@ pub struct Options {
     pub scenario: Scenario,
     /// How many pipeline processes, and how many sink processes, to begin with.
     pub workers: usize,
-    /// How many kinds of faults to make at least. This may take longer than `duration`.
+    /// How many kinds must be made: so many from the start of the scenario's list. They come before all others. This
+    /// may take longer than `duration`.
     pub kinds_min: usize,
     /// What each stream may hold, in bytes. NATS wants free space on its disk for all of them and a third more.
     pub stream_bytes_max: u64,
@@ -80,18 +84,30 @@ async fn run_seed(options: &Options) -> anyhow::Result<Report> {
     let mut testbed = Testbed::start(options).await?;
     let load = Load::start(testbed.gateway(), options.rate);
     let mut report = Report::new(options);
-    let mut plan = Plan::new(options.seed, options.scenario.faults, options.duration / FAULT_SHARE);
+    let (must, others) = options.scenario.faults.split_at(options.kinds_min.min(options.scenario.faults.len()));
+    let fault_max = (options.duration / FAULT_SHARE).max(FAULT_LEAST);
+    let mut plan = Plan::new(options.seed, must, others, fault_max);
     probe(&testbed, &load).await.context("before any fault")?;
     // A cluster may need a while to choose its leaders.
     let end = Instant::now() + options.duration;
-    while Instant::now() < end || report.faults.len() < options.kinds_min {
+    while Instant::now() < end || !must.iter().all(|fault| report.faults.contains_key(fault)) {
+        anyhow::ensure!(
+            Instant::now() < end + RECOVERY_MAX,
+            "expected each of {must:?} to be made, found only {:?}; stderr tells which never came to its point",
+            report.faults.keys().collect::<Vec<_>>()
+        );
         tokio::time::sleep(plan.gap()).await;
         let fault = plan.next();
         tracing::info!(?fault, "injecting");
         let began = Instant::now();
-        testbed.inject(fault, &mut plan, &load).await.with_context(|| format!("injecting {fault:?}"))?;
+        let injected = testbed.inject(fault, &mut plan, &load).await;
+        let is_made = injected.with_context(|| format!("injecting {fault:?}"))?;
         probe(&testbed, &load).await.with_context(|| format!("after {fault:?}"))?;
-        report.recovered(fault, began.elapsed());
+        if is_made {
+            report.recovered(fault, began.elapsed());
+        } else {
+            plan.repeat(fault);
+        }
     }
     report.refused = load.refused();
     let (history, sent_for) = load.finish().await;

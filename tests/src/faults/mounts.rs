@@ -9,17 +9,21 @@ use std::time::Duration;
 use anyhow::Context as _;
 use headrace_local::child::{Child, Environment, Spec};
 
-/// The variable that tells a test that it may mount.
+/// The variable that tells a test that it may mount. It names the namespace outside, in which nobody may.
 const MAY_MOUNT: &str = "HEADRACE_TEST_MAY_MOUNT";
+/// The mount namespace of this process: a link whose text is its name, such as `mnt:[4026531841]`.
+const OWN_NAMESPACE: &str = "/proc/self/ns/mnt";
 /// The ways into such a namespace: the first needs root, the second a kernel that gives everybody user namespaces.
 const WAYS: [&[&str]; 2] = [&["--mount"], &["--user", "--map-root-user", "--mount"]];
 /// How long a test may take in there. It only ends one that hangs.
 const WITHIN: Duration = Duration::from_secs(600);
 
-/// Whether this process runs in a namespace in which it may mount.
+/// Whether this process runs in a namespace in which it may mount: another than the one that the variable names. So
+/// nothing is mounted in the namespace of a person who sets the variable.
 #[must_use]
 pub fn may_mount() -> bool {
-    std::env::var_os(MAY_MOUNT).is_some()
+    let (Ok(outside), Ok(own)) = (std::env::var(MAY_MOUNT), std::fs::read_link(OWN_NAMESPACE)) else { return false };
+    outside.starts_with("mnt:[") && own.as_os_str() != outside.as_str()
 }
 
 /// How `unshare` makes a namespace in which we may mount, tried on the directory `dir`.
@@ -47,8 +51,10 @@ pub fn way_to_mount(dir: &Path) -> anyhow::Result<&'static [&'static str]> {
 /// When it fails there, with its output.
 pub async fn run_again(name: &str, way: &[&str], dir: &Path) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("cannot find this program")?;
+    let outside = std::fs::read_link(OWN_NAMESPACE).context("cannot tell the own mount namespace")?;
+    let may_mount = format!("{MAY_MOUNT}={}", outside.display());
     let mut arguments: Vec<OsString> = way.iter().copied().map(OsString::from).collect();
-    arguments.extend(["/usr/bin/env".into(), format!("{MAY_MOUNT}=yes").into(), program.into_os_string()]);
+    arguments.extend(["/usr/bin/env".into(), may_mount.into(), program.into_os_string()]);
     arguments.extend(["--exact", name, "--nocapture"].map(OsString::from));
     let log = dir.join("with-mounts.log");
     // The kernel kills it when this process ends, and the servers in it with it.

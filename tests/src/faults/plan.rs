@@ -82,8 +82,15 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(seed: u64, kinds: &[Fault], fault_max: Duration) -> Self {
-        Self { random: StdRng::seed_from_u64(seed), kinds: kinds.to_vec(), left: Vec::new(), fault_max }
+    /// A plan in which those of `first` come before the `others`, each in a random order. Later rounds mix all.
+    pub(super) fn new(seed: u64, first: &[Fault], others: &[Fault], fault_max: Duration) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let (mut first, mut left) = (first.to_vec(), others.to_vec());
+        first.shuffle(&mut random);
+        left.shuffle(&mut random);
+        // `next` takes from the end.
+        left.append(&mut first);
+        Self { random, kinds: left.clone(), left, fault_max }
     }
 
     /// The next fault. Each kind comes once before any comes again.
@@ -93,6 +100,11 @@ impl Plan {
             self.left.shuffle(&mut self.random);
         }
         self.left.pop().expect("a run has at least one kind of fault")
+    }
+
+    /// Makes a fault that did not happen the last one of its round.
+    pub(super) fn repeat(&mut self, fault: Fault) {
+        self.left.insert(0, fault);
     }
 
     /// The pause before the next fault.

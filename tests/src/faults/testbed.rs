@@ -121,8 +121,8 @@ impl Testbed {
         &self.gateway_url
     }
 
-    /// Makes one fault happen, from its beginning to its end.
-    pub(super) async fn inject(&mut self, fault: Fault, plan: &mut Plan, load: &Load) -> anyhow::Result<()> {
+    /// Makes one fault happen, from its beginning to its end. Returns false if it did not happen.
+    pub(super) async fn inject(&mut self, fault: Fault, plan: &mut Plan, load: &Load) -> anyhow::Result<bool> {
         let pipeline = plan.below(self.pipelines.len());
         let sink = plan.below(self.sinks.len());
         match fault {
@@ -143,16 +143,16 @@ impl Testbed {
             }
             Fault::CrashGateway => {
                 let points = [Point::BeforeStore, Point::BeforeStoreAck, Point::AfterStoreAck];
-                crash(&mut self.gateway, &points, 300, plan).await?;
+                return crash(&mut self.gateway, &points, 300, plan).await;
             }
             Fault::CrashPipeline => {
                 let points = [Point::BeforePublish, Point::BeforePubAck, Point::AfterPubAck, Point::AfterAck];
-                crash(&mut self.pipelines[pipeline], &points, 500, plan).await?;
+                return crash(&mut self.pipelines[pipeline], &points, 500, plan).await;
             }
             Fault::CrashSink => {
                 let points = [Point::BeforeInsert, Point::AfterInsert, Point::AfterAck];
                 let passings = if plan.below(2) == 0 { 1 } else { 4 };
-                crash(&mut self.sinks[sink], &points, passings, plan).await?;
+                return crash(&mut self.sinks[sink], &points, passings, plan).await;
             }
             Fault::RollingRestart => {
                 self.gateway.restart().await?;
@@ -186,7 +186,7 @@ impl Testbed {
             Fault::KillLeader => self.kill_leader(Stream::ALL[plan.below(3)]).await?,
             Fault::RollingNats => self.roll_nats().await?,
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Adds or removes one process of the pipeline or of the sinks.

@@ -30,7 +30,7 @@ enum Applies {
 
 type Condition = fn(&Call<'_>) -> Result<(), Exception>;
 
-/// Every condition that applies must hold. The first that does not is told.
+/// Every condition that applies must hold. The error is that of the first one that fails.
 const CONDITIONS: [(Applies, Condition); 7] = [
     (Applies::To(&["format"]), has_allowed_format),
     (Applies::To(&["format"]), has_format_of_plain_values),

@@ -19,7 +19,7 @@ use crate::cli::ask::Check;
 use crate::cli::away::{Away, is_away};
 use crate::cli::output::{self, Reader, Unwritable};
 use crate::commands::up;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::installation::locate::Purpose;
 use crate::nats::connections::{Brokers, connect_admin, connect_first};
 use crate::role::{ALL_ROLES, Role};
@@ -31,7 +31,7 @@ pub(crate) async fn check(arguments: Check) -> anyhow::Result<()> {
     let located = arguments.config.locate(Purpose::Check)?;
     let roles = if arguments.roles.is_empty() { ALL_ROLES.to_vec() } else { arguments.roles.clone() };
     let values = |config: &Config| if arguments.up { up::values(config) } else { config.validate(&roles) };
-    let loaded = config::load(located.config(), values).inspect_err(|problems| hint(problems, &arguments))?;
+    let loaded = located.load(values).inspect_err(|problems| hint(problems, &arguments))?;
     let config = loaded.value;
     let mut report = Report { json: arguments.json, failed: 0, refused: 0 };
     let file = located.config().map(|path| format!(" {}", path.display())).unwrap_or_default();

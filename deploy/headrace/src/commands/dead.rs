@@ -23,8 +23,7 @@ use crate::cli::output::{self, Reader, Unwritable};
 use crate::cli::place::Place;
 use crate::cli::{exit, plain, time};
 use crate::commands::target::Target;
-use crate::config;
-use crate::installation::running;
+use crate::installation::{running, servers};
 use crate::nats::connections::connect_admin;
 
 /// How many kinds of dead letters are counted separately. There are a few dozen, unless somebody else writes to DEAD.
@@ -105,10 +104,14 @@ fn no_dead_letter(number: u64) -> anyhow::Error {
 /// installation that is.
 async fn open(place: &Place) -> anyhow::Result<(DeadLetters, Target)> {
     let located = place.locate()?;
-    let mut config = config::load(located.config(), |_| Vec::new())?.value;
+    let (mut config, variable) = {
+        let loaded = servers::load(&located)?;
+        let variable = servers::variable(&loaded, servers::NATS);
+        (loaded.value, variable)
+    };
     let is_of_up = config.nats.url.is_empty();
     if is_of_up {
-        let ready = running::of(&located.data_dir).context(
+        let ready = running::of(servers::of_up(&located, servers::NATS)?).context(
             "expected the address of a NATS server: name a configuration with `nats.url`, or the --data-dir of a \
              running `headrace up`",
         )?;
@@ -116,7 +119,8 @@ async fn open(place: &Place) -> anyhow::Result<(DeadLetters, Target)> {
     }
     let dead_letters = DeadLetters::open(&connect_admin(&config, "headrace-dead").await?).await?;
     let nats = redact_url(&config.nats.url);
-    Ok((dead_letters, Target { nats, config: located.config, data_dir: is_of_up.then_some(located.data_dir) }))
+    let data_dir = is_of_up.then_some(located.data_dir);
+    Ok((dead_letters, Target { nats, config: located.config, variable: variable.filter(|_| !is_of_up), data_dir }))
 }
 
 /// Reads the dead letters of a selection one by one.

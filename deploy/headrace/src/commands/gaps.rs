@@ -10,9 +10,9 @@ use headrace_schemas::time::Timestamp;
 
 use crate::cli::ask::Gaps;
 use crate::cli::{exit, output, time};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::installation::locate::Named;
-use crate::installation::running;
+use crate::installation::{running, servers};
 use crate::nats::connections::connect_admin;
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -22,9 +22,9 @@ const WINDOW_MAX: Duration = Duration::from_secs(168 * 3_600);
 pub(crate) async fn gaps(arguments: Gaps) -> anyhow::Result<()> {
     let since = since(&arguments)?;
     let located = arguments.place.locate()?;
-    let mut config = config::load(located.config(), |_| Vec::new())?.value;
+    let mut config = servers::load(&located)?.value;
     if config.nats.url.is_empty() {
-        config.nats.reach(&running_nats(&located.data_dir)?);
+        config.nats.reach(&running_nats(servers::of_up(&located, servers::NATS)?)?);
     }
     let mut report = read(&config).await?;
     report.keep_since(since);

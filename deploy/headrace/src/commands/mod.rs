@@ -5,6 +5,7 @@ pub(crate) mod clickhouse;
 pub(crate) mod context;
 pub(crate) mod dead;
 pub(crate) mod gaps;
+mod http;
 pub(crate) mod query;
 pub(crate) mod replay;
 pub(crate) mod run;

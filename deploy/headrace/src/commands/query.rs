@@ -10,13 +10,13 @@ use anyhow::Context as _;
 use headrace_runtime::certificate::Untrusted;
 use headrace_runtime::secret::{Secret, redact_url};
 use headrace_sinks::clickhouse::Access;
-use reqwest::{Client, Response, Url};
+use reqwest::{Response, Url};
 
+use super::http;
 use crate::cli::ask::Query;
 use crate::cli::output::{self, Reader};
-use crate::config;
 use crate::installation::data_dir::{CLICKHOUSE_READER, CLICKHOUSE_READER_PASSWORD};
-use crate::installation::{kept, running};
+use crate::installation::{kept, running, servers};
 
 /// How long the server may take to accept the connection. The statement itself has no limit.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,11 +56,11 @@ fn statement(arguments: &Query) -> anyhow::Result<String> {
 /// The server of the configuration, or of the `up` that runs on the data directory.
 fn server(arguments: &Query) -> anyhow::Result<Access> {
     let located = arguments.place.locate()?;
-    let config = config::load(located.config(), |_| Vec::new())?.value;
+    let config = servers::load(&located)?.value;
     let mut clickhouse = config.sinks.clickhouse.unwrap_or_default();
     let is_own = clickhouse.url.is_empty();
     if is_own {
-        let ready = running::of(&located.data_dir).context(
+        let ready = running::of(servers::of_up(&located, servers::CLICKHOUSE)?).context(
             "expected `sinks.clickhouse.url` in the configuration, or a running `headrace up`; give --config, or name \
              its --data-dir",
         )?;
@@ -80,11 +80,11 @@ fn server(arguments: &Query) -> anyhow::Result<Access> {
 }
 
 async fn ask(access: Access, sql: String, format: &str, write: bool) -> anyhow::Result<Response> {
-    let client = Client::builder().connect_timeout(CONNECT_TIMEOUT).build().context("cannot set up an HTTP client")?;
     let Access { url: address, user, password } = access;
     // The parser's error is left out, because it may hold a password.
     let mut url =
         Url::parse(&address).ok().context("expected a URL in `sinks.clickhouse.url`, found something else")?;
+    let client = http::client(&url, |client| client.connect_timeout(CONNECT_TIMEOUT))?;
     url.query_pairs_mut().append_pair("default_format", format);
     if !write {
         // Level 2: the statement may change only its own settings.
@@ -100,9 +100,15 @@ async fn ask(access: Access, sql: String, format: &str, write: bool) -> anyhow::
         };
         error.context(format!("cannot ask ClickHouse at {}; {advice}", redact_url(&address)))
     })?;
-    if answer.status().is_success() {
+    let status = answer.status();
+    if status.is_success() {
         return Ok(answer);
     }
+    anyhow::ensure!(
+        !status.is_redirection(),
+        "expected ClickHouse at {}, found a redirect ({status}), which is not followed; name the server itself",
+        redact_url(&address)
+    );
     let words = answer.text().await.map_err(reqwest::Error::without_url).context("the answer broke off")?;
     let words = words.trim();
     let hint =

@@ -6,7 +6,7 @@ use headrace_runtime::retry::retry_within;
 
 use crate::cli::global::Global;
 use crate::cli::serve::Run;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::installation::locate::Purpose;
 use crate::installation::ready::{Ready, ReadyFiles};
 use crate::nats::connections::Brokers;
@@ -20,7 +20,7 @@ use crate::role::{ALL_ROLES, Role};
 pub(crate) async fn run(arguments: Run, global: Global) -> anyhow::Result<()> {
     let roles = if arguments.roles.is_empty() { ALL_ROLES.to_vec() } else { arguments.roles };
     let located = arguments.config.locate(Purpose::Run)?;
-    let config = config::load(located.config(), |config| config.validate(&roles))?.value;
+    let config = located.load(|config| config.validate(&roles))?.value;
     telemetry::install(&config.log, global.filter())?;
     located.log();
     let mut stop = Stop::listen()?;

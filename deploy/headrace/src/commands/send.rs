@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use headrace_runtime::secret::redact_url;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use reqwest::header::CONTENT_TYPE;
-use reqwest::{Client, StatusCode};
+use reqwest::{Client, StatusCode, Url};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 use uuid::Uuid;
 
+use super::http;
 use crate::cli::ask::Send;
 use crate::cli::output;
 use crate::installation::locate::{Named, NamedBy, Purpose, Request, locate};
@@ -41,7 +42,8 @@ const EXAMPLES: Uuid = Uuid::from_u128(0x6a1f_5a0e_51b8_4d5e_9d3c_4865_6164_7261
 pub(crate) async fn send(arguments: Send) -> anyhow::Result<()> {
     let (url, secret) = destination(&arguments)?;
     let deliveries = deliveries(&arguments)?;
-    let client = Client::builder().timeout(Duration::from_secs(30)).build().context("cannot set up an HTTP client")?;
+    let address = Url::parse(&url).ok().context("expected a URL of the gateway, found something else")?;
+    let client = http::client(&address, |client| client.timeout(Duration::from_secs(30)))?;
     let (mut stored, mut duplicate, mut refused) = (0_u32, 0_u32, 0_u32);
     let single = deliveries.len() == 1;
     for delivery in deliveries {

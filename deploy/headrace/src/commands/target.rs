@@ -1,32 +1,38 @@
-//! Which installation a command changes, for whoever gave it. Read `installation::locate` next.
+//! Tells the person at the command line which installation a command changes. Read `installation::locate` next.
+
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use crate::cli::global::Global;
 use crate::cli::{output, plain};
 use crate::installation::locate::{Named, NamedBy};
+use crate::installation::servers;
 
-/// The installation that is acted on. Whoever removes dead letters must see which: a context chosen long ago may be
-/// that of another.
+/// The installation that a command changes. A command that removes dead letters must show it: the person may have
+/// forgotten that a context chosen long ago is still in use.
 pub(super) struct Target {
     /// Its server, without a password.
     pub(super) nats: String,
     /// The configuration that was read, if there is one.
     pub(super) config: Option<Named>,
+    /// The environment variable that names the server, if one does.
+    pub(super) variable: Option<Arc<str>>,
     /// The data directory of the `up` that was asked where its server is.
     pub(super) data_dir: Option<Named>,
 }
 
 impl Target {
-    /// Tells what is done to it, before it is done.
+    /// Tells what the command is about to do, and to which installation.
     pub(super) fn note(&self, what: &str, global: Global) {
         if global.is_quiet() {
             return;
         }
         let place = |kind: &str, named: &Named| format!("{kind} {}, named by {}", shown(named), named.by);
         let config = self.config.as_ref().map(|named| place("configuration", named));
+        let variable = self.variable.as_ref().map(|variable| format!("{} from {variable}", servers::NATS));
         let data_dir = self.data_dir.as_ref().map(|named| place("`headrace up` on", named));
-        let places: Vec<String> = config.into_iter().chain(data_dir).collect();
+        let places: Vec<String> = config.into_iter().chain(variable).chain(data_dir).collect();
         let places = if places.is_empty() { "no configuration file".to_owned() } else { places.join("; ") };
         output::note(format_args!("{what} at NATS {} ({})", plain::line(&self.nats), plain::line(&places)));
     }
@@ -40,6 +46,7 @@ impl Target {
         json!({
             "nats": self.nats,
             "config": self.config.as_ref().map(shown),
+            "variable": self.variable.as_deref(),
             "data_dir": self.data_dir.as_ref().map(shown),
             "context": context,
         })

@@ -57,7 +57,7 @@ struct Servers {
 
 pub(crate) async fn up(arguments: Up, global: Global) -> anyhow::Result<()> {
     let located = arguments.config.locate_with(arguments.data_dir.as_deref(), Purpose::Up)?;
-    let (last_up, mut loaded) = LastUp::of_this(located.config(), values)?;
+    let (last_up, mut loaded) = LastUp::of_this(located.config(), located.default_text(), values)?;
     telemetry::install(&loaded.value.log, global.filter())?;
     located.log();
     let mut stop = Stop::listen()?;

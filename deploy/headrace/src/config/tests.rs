@@ -115,6 +115,22 @@ fn who_connects_to_nats_is_said_once_and_verifying_needs_secrets() {
 }
 
 #[test]
+fn a_ca_file_of_nats_that_cannot_be_used_is_a_wrong_value() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("empty.pem"), "").unwrap();
+    for url in ["tls://a", "nats://a"] {
+        for (name, told) in [("absent.pem", "cannot read the CA certificate "), ("empty.pem", "found none in ")] {
+            let path = dir.path().join(name).display().to_string();
+            let text = format!("nats.url = '{url}'\nnats.ca_path = '{path}'\n");
+            let problems = read(&text).value.validate(&[Role::Pipeline]);
+            let [problem] = problems.as_slice() else { panic!("expected one problem, found {problems:?}") };
+            assert_eq!(problem.path, "nats.ca_path");
+            assert!(problem.message.contains(told) && problem.message.contains(&path), "{}", problem.message);
+        }
+    }
+}
+
+#[test]
 fn problems_of_form_and_of_value_are_shown_together() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("headrace.toml");

@@ -1,13 +1,13 @@
 //! Names for installations, in `contexts.toml` beside a person's own configuration.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
+use crate::installation::opened::{self, OTHERS_WRITE, Trust};
 use crate::installation::private;
 use crate::installation::surroundings::{CONFIG_DIR, Surroundings, Unclear};
 
@@ -41,14 +41,17 @@ pub(crate) struct Contexts {
 
 impl Contexts {
     /// Reads the file. Without a file, there are no contexts.
+    ///
+    /// # Errors
+    /// [`Unclear`] if the file cannot be read, is another account's, or may be written by others.
     pub(crate) fn read(surroundings: &Surroundings) -> anyhow::Result<Self> {
         let Some(path) = path(surroundings) else { return Ok(Self::default()) };
-        refuse_foreign(&path, surroundings)?;
-        let Ok(text) = std::fs::read_to_string(&path) else {
-            // If we may not even see the file, as in another account's home, there are no contexts for us.
-            anyhow::ensure!(!path.is_file(), "cannot read the contexts in {}", path.display());
-            return Ok(Self::default());
-        };
+        let owner = |path: &Path, owner: u32| refuse_foreign(path, owner, surroundings);
+        let read = opened::read_to_string(&path, &Trust { owner: &owner, closed: OTHERS_WRITE });
+        let read = read.map_err(|error| {
+            Unclear(format!("{error:#}; or name the directory of your contexts with ${CONFIG_DIR}"))
+        })?;
+        let Some(text) = read else { return Ok(Self::default()) };
         toml::from_str(&text).map_err(|error| {
             Unclear(format!("expected contexts as `headrace context add` writes them in {}: {error}", path.display()))
                 .into()
@@ -67,12 +70,26 @@ impl Contexts {
         Ok(path)
     }
 
+    /// The context `name`.
+    ///
+    /// # Errors
+    /// [`Unclear`] if there is none, or if somebody wrote one that names nothing.
     pub(crate) fn get(&self, name: &str) -> Result<Context, Unclear> {
-        self.contexts.get(name).cloned().ok_or_else(|| {
-            let names: Vec<String> = self.contexts.keys().map(|name| format!("`{name}`")).collect();
-            let there = if names.is_empty() { "there is none".to_owned() } else { names.join(", ") };
-            Unclear(format!("expected a context that `headrace context add` made, found `{name}`; {there}"))
-        })
+        let problem = match self.contexts.get(name) {
+            Some(context) if context.config.is_some() || context.data_dir.is_some() => return Ok(context.clone()),
+            Some(_) => format!(
+                "context `{name}` names no server: it has neither a configuration nor a data directory; make it anew \
+                 (`headrace context remove {name}`, then `headrace context add {name} --config FILE`)"
+            ),
+            None if self.contexts.is_empty() => {
+                format!("expected a context that `headrace context add` made, found `{name}`; there is no context yet")
+            }
+            None => {
+                let names: Vec<String> = self.contexts.keys().map(|name| format!("`{name}`")).collect();
+                format!("expected one of the contexts {}, found `{name}`", names.join(", "))
+            }
+        };
+        Err(Unclear(problem))
     }
 }
 
@@ -87,21 +104,15 @@ pub(crate) fn name(text: &str) -> Result<String, String> {
 
 /// Refuses contexts that are another account's, as root's `$HOME` may be: they would choose our servers. A directory
 /// that somebody named may be anybody's.
-fn refuse_foreign(path: &Path, surroundings: &Surroundings) -> Result<(), Unclear> {
-    if surroundings.variable(CONFIG_DIR).is_some() {
-        return Ok(());
-    }
+fn refuse_foreign(path: &Path, owner: u32, surroundings: &Surroundings) -> anyhow::Result<()> {
     let own = geteuid().as_raw();
-    // Whoever owns a link decides where it leads.
-    let found = [path.metadata(), path.symlink_metadata()].into_iter().flatten();
-    match found.map(|found| found.uid()).find(|owner| ![own, 0].contains(owner)) {
-        None => Ok(()),
-        Some(owner) => Err(Unclear(format!(
-            "expected {} to belong to this account (user id {own}) or to root, found it to be that of user id {owner}, \
-             whose contexts would choose the servers; name its directory with ${CONFIG_DIR} if you trust it",
-            path.display()
-        ))),
-    }
+    anyhow::ensure!(
+        surroundings.variable(CONFIG_DIR).is_some() || [own, 0].contains(&owner),
+        "expected {} to belong to this account (user id {own}) or to root, found it to be that of user id {owner}, whose \
+         contexts would choose the servers",
+        path.display()
+    );
+    Ok(())
 }
 
 fn path(surroundings: &Surroundings) -> Option<PathBuf> {
@@ -110,6 +121,9 @@ fn path(surroundings: &Surroundings) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{DirBuilder, Permissions};
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, lchown, symlink};
+
     use super::*;
 
     #[test]
@@ -123,22 +137,64 @@ mod tests {
     }
 
     #[test]
+    fn a_context_that_is_unknown_or_names_nothing_is_refused() {
+        let told = |text: &str| toml::from_str::<Contexts>(text).unwrap().get("nope").unwrap_err().to_string();
+        let known = "[contexts.live]\nconfig = '/a'\n[contexts.test]\ndata_dir = '/b'\n";
+        assert_eq!(told(known), "expected one of the contexts `live`, `test`, found `nope`");
+        assert!(told("").ends_with("found `nope`; there is no context yet"), "{}", told(""));
+        let empty = told("[contexts.nope]\n");
+        assert!(empty.starts_with("context `nope` names no server: it has neither"), "{empty}");
+    }
+
+    /// A home with contexts, and their directory.
+    fn home() -> (tempfile::TempDir, PathBuf, Surroundings) {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join(".config/headrace");
+        std::fs::create_dir_all(&dir).unwrap();
+        let text = b"current = 'live'\n[contexts.live]\nconfig = '/etc/live.toml'\n";
+        private::write(&dir.join(FILE), text).unwrap();
+        let surroundings = Surroundings::of_test(home.path()).set("HOME", home.path().as_os_str().to_owned());
+        assert_eq!(Contexts::read(&surroundings).unwrap().current.as_deref(), Some("live"));
+        (home, dir, surroundings)
+    }
+
+    #[test]
+    fn contexts_that_others_may_write_or_that_cannot_be_read_are_refused() {
+        let (_home, dir, surroundings) = home();
+        let file = dir.join(FILE);
+        std::fs::set_permissions(&file, Permissions::from_mode(0o620)).unwrap();
+        let refused = Contexts::read(&surroundings).unwrap_err();
+        assert!(refused.is::<Unclear>() && refused.to_string().contains("chmod go-w"), "{refused}");
+        let named = surroundings.clone().set(CONFIG_DIR, dir.into_os_string());
+        assert!(Contexts::read(&named).is_err(), "whoever named it");
+        // What is not a file hides the contexts that were meant.
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(Contexts::read(&surroundings).unwrap(), Contexts::default());
+        DirBuilder::new().mode(0o700).create(&file).unwrap();
+        let refused = Contexts::read(&surroundings).unwrap_err().to_string();
+        assert!(refused.contains("expected a regular file") && refused.contains("$HEADRACE_CONFIG_DIR"), "{refused}");
+    }
+
+    #[test]
     fn contexts_of_another_account_name_nothing_here() {
         // Only root can give something away.
         if !geteuid().is_root() {
             return;
         }
-        let home = tempfile::tempdir().unwrap();
-        let dir = home.path().join(".config/headrace");
-        std::fs::create_dir_all(&dir).unwrap();
-        std::fs::write(dir.join(FILE), "current = 'live'\n[contexts.live]\nconfig = '/etc/live.toml'\n").unwrap();
-        let surroundings = Surroundings::of_test(home.path()).set("HOME", home.path().as_os_str().to_owned());
-        assert_eq!(Contexts::read(&surroundings).unwrap().current.as_deref(), Some("live"));
+        let (_home, dir, surroundings) = home();
         std::os::unix::fs::chown(dir.join(FILE), Some(65_534), None).unwrap();
         let refused = Contexts::read(&surroundings).unwrap_err().to_string();
         assert!(refused.contains("user id 65534") && refused.contains("$HEADRACE_CONFIG_DIR"), "{refused}");
-        let named = surroundings.set(CONFIG_DIR, dir.into_os_string());
+        let named = surroundings.clone().set(CONFIG_DIR, dir.clone().into_os_string());
         assert_eq!(Contexts::read(&named).unwrap().current.as_deref(), Some("live"), "somebody named it");
+        // A link of another account, to a file of ours.
+        std::os::unix::fs::chown(dir.join(FILE), Some(0), None).unwrap();
+        std::fs::rename(dir.join(FILE), dir.join("own.toml")).unwrap();
+        symlink("own.toml", dir.join(FILE)).unwrap();
+        assert_eq!(Contexts::read(&surroundings).unwrap().current.as_deref(), Some("live"));
+        lchown(dir.join(FILE), Some(65_534), None).unwrap();
+        let refused = Contexts::read(&surroundings).unwrap_err().to_string();
+        assert!(refused.contains("user id 65534"), "{refused}");
     }
 
     #[test]

@@ -1,47 +1,32 @@
 //! Reading what `up` keeps in its data directory. It says where secrets are sent, and which files hold them, so it must
 //! come from whoever may decide that. `private.rs` tells how it is written.
 
-use std::fs::{File, Metadata};
-use std::io::{self, ErrorKind, Read as _};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use anyhow::Context as _;
-use rustix::fs::{Mode, OFlags};
 use rustix::process::geteuid;
 
 use crate::installation::locate::{Named, NamedBy};
+use crate::installation::opened::{self, OTHERS_WRITE, Trust};
 
-/// That the group or all others may write.
-const OTHERS_WRITE: u32 = 0o022;
 const ROOT: u32 = 0;
 
 /// Opens the file `name` of the data directory; `None` when it is not there.
 ///
 /// # Errors
-/// When it cannot be read, or when another account could have put it there. As root a person may name another
-/// account's directory. One that lies where it is looked for must be root's.
+/// When it is no regular file or cannot be read, or when another account could have put it there. As root a person may
+/// name another account's directory. One that lies where it is looked for must be root's.
 pub(crate) fn open(data_dir: &Named, name: &str) -> anyhow::Result<Option<File>> {
-    let (dir, path) = (data_dir.path.as_path(), data_dir.path.join(name));
-    let problem = || format!("cannot read {}", path.display());
     let own = geteuid().as_raw();
-    // Whoever owns a link decides where it leads.
-    if let Ok(found) = dir.symlink_metadata() {
-        refuse_foreign(dir, found.uid(), own, &data_dir.by)?;
-    }
-    // Looked at and read by handles: nothing can take its place in between.
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Some(dir_handle) = there(rustix::fs::open(dir, flags, Mode::empty())).with_context(problem)? else {
-        return Ok(None);
-    };
-    refuse(dir, &dir_handle.metadata().with_context(problem)?, own, &data_dir.by)?;
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let Some(file) = there(rustix::fs::openat(&dir_handle, name, flags, Mode::empty())).with_context(problem)? else {
-        return Ok(None);
-    };
-    refuse(&path, &file.metadata().with_context(problem)?, own, &data_dir.by)?;
-    Ok(Some(file))
+    let owner = |path: &Path, owner: u32| refuse_foreign(path, owner, own, &data_dir.by);
+    let trust = Trust { owner: &owner, closed: OTHERS_WRITE };
+    let Some(directory) = opened::directory(&data_dir.path, &trust)? else { return Ok(None) };
+    // `up` makes no links here, so none is followed.
+    opened::file_in(directory.as_fd(), OsStr::new(name), &data_dir.path.join(name), &trust)
 }
 
 /// Reads the file `name` of the data directory, with the errors of [`open`].
@@ -50,19 +35,6 @@ pub(crate) fn read_to_string(data_dir: &Named, name: &str) -> anyhow::Result<Opt
     let mut text = String::new();
     file.read_to_string(&mut text).with_context(|| format!("cannot read {}", data_dir.path.join(name).display()))?;
     Ok(Some(text))
-}
-
-fn there(opened: rustix::io::Result<OwnedFd>) -> io::Result<Option<File>> {
-    match opened.map_err(io::Error::from) {
-        Ok(handle) => Ok(Some(File::from(handle))),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn refuse(path: &Path, found: &Metadata, own: u32, by: &NamedBy) -> anyhow::Result<()> {
-    refuse_foreign(path, found.uid(), own, by)?;
-    refuse_open(path, found.permissions().mode() & 0o7777)
 }
 
 /// Refuses what belongs to another account than `own`. Root owns everything anyway.
@@ -83,20 +55,12 @@ fn refuse_foreign(path: &Path, owner: u32, own: u32, by: &NamedBy) -> anyhow::Re
     );
 }
 
-fn refuse_open(path: &Path, mode: u32) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        mode & OTHERS_WRITE == 0,
-        "expected {} to be writable by its owner alone, found the mode {mode:o}: other accounts could say which files \
-         are read as secrets and where they are sent; look at what is in it, then close it with `chmod go-w`",
-        path.display()
-    );
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::Permissions;
-    use std::os::unix::fs::{lchown, symlink};
+    use std::os::unix::fs::{PermissionsExt as _, lchown, symlink};
+
+    use rustix::fs::{CWD, Mode, mkfifoat};
 
     use super::*;
 
@@ -165,6 +129,15 @@ mod tests {
     }
 
     #[test]
+    fn a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).unwrap();
+        mkfifoat(CWD, dir.path().join("last-up.json"), Mode::RUSR | Mode::WUSR).unwrap();
+        let refused = read(dir.path(), NamedBy::CommandLine).unwrap_err();
+        assert!(refused.contains("expected a regular file"), "{refused}");
+    }
+
+    #[test]
     fn root_comes_upon_nothing_of_another_account() {
         // Only root can give something away.
         if !geteuid().is_root() {
@@ -179,8 +152,11 @@ mod tests {
         std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
         symlink(&dir, &link).unwrap();
         assert_eq!(read(&link, NamedBy::Default), Ok(Some("kept".to_owned())));
+        // Through a link of root's, to a link of another account.
+        let second = parent.path().join("second");
+        symlink(&link, &second).unwrap();
         let given_away = |path: &Path, owner: u32| lchown(path, Some(owner), None).unwrap();
-        for (path, read_as) in [(&file, &dir), (&dir, &dir), (&link, &link)] {
+        for (path, read_as) in [(&file, &dir), (&dir, &dir), (&link, &link), (&link, &second)] {
             given_away(path, 65_534);
             let refused = read(read_as, NamedBy::Default).unwrap_err();
             assert!(refused.contains("user id 65534") && refused.contains("--data-dir"), "{refused}");

@@ -38,9 +38,10 @@ struct ConfigCopy {
 
 impl LastUp {
     /// Loads the configuration of this process from the file `config`, and keeps a copy. It reads the file only once,
-    /// because the file may be a pipe.
+    /// because the file may be a pipe, and not at all if its `text` was read before.
     pub(crate) fn of_this(
         config: Option<&Path>,
+        text: Option<&str>,
         values: impl Fn(&Config) -> Vec<Invalid>,
     ) -> anyhow::Result<(Self, Loaded<Config>)> {
         let directory = std::env::current_dir().context("cannot find the working directory")?;
@@ -51,7 +52,7 @@ impl LastUp {
             let loaded = config::load(None, values)?;
             return Ok((Self { directory, file: None, environment }, loaded));
         };
-        let Ok(text) = std::fs::read_to_string(path) else {
+        let Ok(text) = text.map_or_else(|| std::fs::read_to_string(path), |text| Ok(text.to_owned())) else {
             // This fails with the error that every command shows.
             config::load(config, values)?;
             anyhow::bail!("cannot read the configuration {}", path.display());
@@ -134,7 +135,7 @@ mod tests {
         assert!(LastUp::read(&data_dir).unwrap().is_none());
         let config = dir.path().join("headrace.toml");
         std::fs::write(&config, "[pipeline]\nlanes = 3\n").unwrap();
-        let (kept, _) = LastUp::of_this(Some(&config), |_| Vec::new()).unwrap();
+        let (kept, _) = LastUp::of_this(Some(&config), None, |_| Vec::new()).unwrap();
         kept.write(dir.path()).unwrap();
         let read = LastUp::read(&data_dir).unwrap().unwrap();
         assert!(read == kept);

@@ -2,15 +2,20 @@
 //!
 //! The first of these counts: `--context`, then `--config` and `--data-dir`, then their variables, then
 //! `$HEADRACE_CONTEXT`, then the context in use, then the default files. A command that asks servers takes both from
-//! the same place, so that it never mixes two installations. `contexts.rs` keeps the names.
+//! the same place, so that it never mixes two installations. `contexts.rs` keeps the names, and `servers.rs` tells which
+//! servers are asked.
 
 use std::fmt;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use headrace_runtime::config::Invalid;
+use headrace_runtime::secret::Secret;
+use headrace_settings::{Document, Loaded, Problems};
 use rustix::process::geteuid;
 
+use crate::config::{self, Config};
 use crate::installation::contexts::{Context, Contexts};
+use crate::installation::opened::{self, ALL_WRITE, Trust};
 use crate::installation::surroundings::{self, Surroundings, Unclear};
 
 /// The configuration file if none is named: in the current directory, then in [`Surroundings::config_dir`].
@@ -70,15 +75,39 @@ impl fmt::Display for NamedBy {
 }
 
 /// The installation that is meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Located {
     /// The configuration file, if there is one.
     pub(crate) config: Option<Named>,
     /// The data directory of `up`.
     pub(crate) data_dir: Named,
+    /// The context that was chosen, if there is one.
+    pub(crate) context: Option<String>,
+    /// The text of a default configuration file. It was read when the file was checked, so that no other file can take
+    /// its place in between. Secret, because a configuration may hold passwords.
+    default_text: Option<Secret>,
 }
 
 impl Located {
+    /// Loads the configuration. `values` returns its wrong values.
+    ///
+    /// # Errors
+    /// All problems at once.
+    pub(crate) fn load(&self, values: impl Fn(&Config) -> Vec<Invalid>) -> Result<Loaded<Config>, Problems> {
+        match (&self.config, self.default_text()) {
+            (Some(Named { path, .. }), Some(text)) => {
+                let name = path.display().to_string();
+                config::load_text(Some(Document { name: &name, text }), &config::variables(), values)
+            }
+            _ => config::load(self.config(), values),
+        }
+    }
+
+    /// The text of the configuration file, if it is a default.
+    pub(crate) fn default_text(&self) -> Option<&str> {
+        self.default_text.as_ref().map(Secret::expose)
+    }
+
     pub(crate) fn config(&self) -> Option<&Path> {
         self.config.as_ref().map(|config| config.path.as_path())
     }
@@ -106,8 +135,8 @@ impl Located {
 /// Finds the installation that is meant.
 ///
 /// # Errors
-/// [`Unclear`] if a context does not exist or lacks what the command needs, or if a default file belongs to another
-/// account. Others if the contexts cannot be read.
+/// [`Unclear`] if a context does not exist or lacks what the command needs, or if the contexts or a default file
+/// cannot be read or could come from another account.
 pub(crate) fn locate(request: &Request<'_>, surroundings: &Surroundings) -> anyhow::Result<Located> {
     let named = match context(request, surroundings)? {
         Some((name, context)) => of_context(request.purpose, name, context)?,
@@ -119,12 +148,13 @@ pub(crate) fn locate(request: &Request<'_>, surroundings: &Surroundings) -> anyh
         Purpose::Ask => is_silent,
         Purpose::Check | Purpose::Run | Purpose::Up => named.context.is_none(),
     };
-    let config = match named.config {
-        None if may_default => default_file(surroundings)?,
-        config => config,
+    let (config, default_text) = match named.config {
+        None if may_default => default_file(surroundings)?.unzip(),
+        config => (config, None),
     };
     let default_dir = || Named { path: DATA_DIR.into(), by: NamedBy::Default };
-    let located = Located { config, data_dir: named.data_dir.unwrap_or_else(default_dir) };
+    let data_dir = named.data_dir.unwrap_or_else(default_dir);
+    let located = Located { config, data_dir, context: named.context, default_text };
     tracing::debug!(
         config = ?located.config.as_ref().map(|config| &config.path),
         config_named_by = ?located.config.as_ref().map(|config| config.by.to_string()),
@@ -191,34 +221,39 @@ fn of_paths(request: &Request<'_>, surroundings: &Surroundings) -> Naming {
     Naming { config, data_dir, context: None }
 }
 
-/// The configuration file in a default place.
-fn default_file(surroundings: &Surroundings) -> Result<Option<Named>, Unclear> {
+/// The configuration file in a default place, and its text.
+fn default_file(surroundings: &Surroundings) -> Result<Option<(Named, Secret)>, Unclear> {
+    let own = geteuid().as_raw();
+    // In a directory such as /tmp, others could place a file that sends our secrets to their servers.
+    let owner = |path: &Path, owner: u32| -> anyhow::Result<()> {
+        anyhow::ensure!(
+            [own, 0].contains(&owner),
+            "expected {} to belong to this account (user id {own}) or to root, because nobody named it, found it to be \
+             that of user id {owner}",
+            path.display()
+        );
+        Ok(())
+    };
+    // People write this file themselves. On many systems their group, which has no other member, may then write it.
+    let trust = Trust { owner: &owner, closed: ALL_WRITE };
     let of_user = surroundings.config_dir().map(|dir| dir.join(CONFIG_FILE));
     for path in [Some(surroundings.directory().join(CONFIG_FILE)), of_user].into_iter().flatten() {
-        let Ok(found) = path.metadata() else { continue };
-        if !found.is_file() {
-            continue;
+        let text = opened::read_to_string(&path, &trust)
+            .map_err(|error| Unclear(format!("{error:#}; name it with --config if you trust it, or name another")))?;
+        if let Some(text) = text {
+            return Ok(Some((Named { path, by: NamedBy::Default }, Secret::new(text))));
         }
-        let own = geteuid().as_raw();
-        // The owner of a link decides where it leads, so check both owners.
-        let owners = [found.uid(), path.symlink_metadata().map_or(found.uid(), |link| link.uid())];
-        // In a directory such as /tmp, others could place a file that sends our secrets to their servers.
-        if let Some(owner) = owners.into_iter().find(|owner| ![own, 0].contains(owner)) {
-            let problem = format!(
-                "expected {} to belong to this account (user id {own}) or to root, because nobody named it, found it to be \
-                 that of user id {owner}; name it with --config if you trust it",
-                path.display()
-            );
-            return Err(Unclear(problem));
-        }
-        return Ok(Some(Named { path, by: NamedBy::Default }));
     }
     Ok(None)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
     use super::*;
+    use crate::installation::private;
     use crate::installation::surroundings::{CONFIG, CONTEXT};
 
     /// A directory with a configuration, and a person's directory with the contexts `test` and `live`.
@@ -232,7 +267,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let text = "[contexts.test]\ndata_dir = '/srv/test'\n[contexts.live]\nconfig = '/etc/live.toml'\n";
             std::fs::create_dir(dir.path().join("own")).unwrap();
-            std::fs::write(dir.path().join("own/contexts.toml"), text).unwrap();
+            private::write(&dir.path().join("own/contexts.toml"), text.as_bytes()).unwrap();
             let own = dir.path().join("own").into_os_string();
             let surroundings = Surroundings::of_test(dir.path()).set(surroundings::CONFIG_DIR, own);
             Self { dir, surroundings }
@@ -244,7 +279,7 @@ mod tests {
         }
 
         fn write(self, name: &str, text: &str) -> Self {
-            std::fs::write(self.dir.path().join(name), text).unwrap();
+            private::write(&self.dir.path().join(name), text.as_bytes()).unwrap();
             self
         }
 
@@ -332,5 +367,31 @@ mod tests {
         std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
         let refused = testbed.told(Purpose::Up, NOTHING).unwrap_err();
         assert!(refused.contains("user id 12345") && refused.contains("--config"), "{refused}");
+    }
+
+    #[test]
+    fn a_default_file_that_anybody_may_write_is_refused_and_one_that_is_missing_is_not() {
+        let testbed = Testbed::new();
+        let path = testbed.dir.path().join("headrace.toml");
+        symlink("nowhere.toml", &path).unwrap();
+        assert_eq!(testbed.told(Purpose::Up, NOTHING), found("", DATA_DIR));
+        let testbed = testbed.write("nowhere.toml", "");
+        for (mode, is_refused) in [(0o600, false), (0o664, false), (0o666, true)] {
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let told = testbed.told(Purpose::Up, NOTHING);
+            assert_eq!(told.is_err(), is_refused, "{mode:o}: {told:?}");
+            assert!(told.is_ok() || told.unwrap_err().contains("chmod go-w"));
+        }
+        assert_eq!(testbed.told(Purpose::Up, ["headrace.toml", "", ""]), found("headrace.toml", DATA_DIR), "named");
+    }
+
+    #[test]
+    fn a_default_file_is_loaded_as_it_was_when_it_was_checked() {
+        let testbed = Testbed::new().write("headrace.toml", "pipeline.lanes = 3\n");
+        let request = Request { purpose: Purpose::Up, config: None, data_dir: None, context: None };
+        let located = locate(&request, &testbed.surroundings).unwrap();
+        let testbed = testbed.write("headrace.toml", "pipeline.lanes = 4\n");
+        assert_eq!(located.load(|_| Vec::new()).unwrap().value.pipeline.lanes, 3);
+        assert_eq!(located.config(), Some(testbed.dir.path().join("headrace.toml").as_path()));
     }
 }

@@ -53,7 +53,7 @@ impl Listeners {
 pub(crate) struct Port {
     socket: TcpSocket,
     address: SocketAddr,
-    /// What decides that it is this one.
+    /// The setting or option that chose this port, for error messages.
     setting: &'static str,
 }
 

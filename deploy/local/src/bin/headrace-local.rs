@@ -5,11 +5,20 @@
 //! headrace-local --program P --data-dir D --ready-file F
 //! ```
 
+use std::process::ExitCode;
+
 use anyhow::Context as _;
 use headrace_local::nats;
 use tokio::signal::unix::{SignalKind, signal};
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    let Err(error) = run() else { return ExitCode::SUCCESS };
+    // Print no backtrace: the message is one line at the end of the log.
+    eprintln!("{error:#}");
+    ExitCode::FAILURE
+}
+
+fn run() -> anyhow::Result<()> {
     let options = Options(std::env::args().skip(1).collect());
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(&options))
 }

@@ -197,3 +197,10 @@ async fn three_servers_make_a_cluster() {
         server.stop().await;
     }
 }
+
+#[test]
+fn the_helper_program_says_in_one_line_why_it_fails() {
+    let failed = std::process::Command::new(support::PROGRAM).env("RUST_BACKTRACE", "1").output().unwrap();
+    assert_eq!(failed.status.code(), Some(1), "{failed:?}");
+    assert_eq!(String::from_utf8_lossy(&failed.stderr), "--program is missing\n");
+}

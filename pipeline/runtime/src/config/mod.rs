@@ -9,6 +9,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::certificate::read_ca_file;
 use crate::config::address::{Address, Login};
 use crate::retry::RetryPolicy;
 use crate::secret::{Secret, redact_url};
@@ -137,6 +138,14 @@ impl Nats {
         if !self.inbox_prefix.split('.').all(|token| !token.is_empty() && token.bytes().all(plain)) {
             let message = format!("expected a subject such as `_INBOX_ingest`, found `{}`", self.inbox_prefix);
             refuse("inbox_prefix", message);
+        }
+        // With `nats://` too: there the server decides whether the file is needed.
+        if let Some(Err(error)) = self.ca_path.as_deref().map(read_ca_file) {
+            let message = format!(
+                "expected a file of CA certificates (PEM): {error:#}; name another, or leave `{path}.ca_path` out to \
+                 trust the system's CAs"
+            );
+            refuse("ca_path", message);
         }
         problems
     }

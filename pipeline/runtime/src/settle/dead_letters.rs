@@ -155,6 +155,10 @@ impl DeadLetters {
     /// # Errors
     /// When the broker does not answer.
     pub async fn get(&self, sequence: u64) -> anyhow::Result<Option<(DeadLetter, Bytes)>> {
+        // Sequences begin at 1. The client takes 0 for a wrong request.
+        if sequence == 0 {
+            return Ok(None);
+        }
         let message = match self.stream.direct_get(sequence).await {
             Ok(message) => message,
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),

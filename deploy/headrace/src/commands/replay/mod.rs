@@ -46,7 +46,7 @@ use crate::commands::up;
 use crate::config::{self, Config};
 use crate::installation::last_up::LastUp;
 use crate::installation::locate::{Located, Named};
-use crate::installation::running;
+use crate::installation::{running, servers};
 use crate::nats::connections::connect_admin;
 use crate::process::stop::stop_signal;
 use crate::process::verify;
@@ -102,11 +102,18 @@ fn configured(arguments: &Replay, status_line: &mut StatusLine) -> anyhow::Resul
     let path = std::path::absolute(located.data_dir()).context("cannot find the working directory")?;
     let data_dir = Named { path, by: located.data_dir.by.clone() };
     let mut loaded = load(arguments, &located, &data_dir, status_line)?;
+    servers::ensure_own(&located, &loaded)?;
     let config = &mut loaded.value;
     let names_clickhouse = config.sinks.clickhouse.get_or_insert_default().url.is_empty();
     let github = &mut config.ingest.github;
     let lacks_secret = config.pipeline.verify && github.secrets.is_empty() && github.scoped.is_empty();
     if config.nats.url.is_empty() || names_clickhouse {
+        let lacking = if config.nats.url.is_empty() { servers::NATS } else { servers::CLICKHOUSE };
+        if arguments.defaults {
+            servers::of_up_because(&located, "--defaults does not read its configuration")?;
+        } else {
+            servers::of_up(&located, lacking)?;
+        }
         let ready = running::of(&data_dir).context(
             "expected the addresses of NATS and ClickHouse: name a configuration with `nats.url` and \
              `sinks.clickhouse.url`, or the --data-dir of a running `headrace up`",
@@ -139,7 +146,7 @@ fn load(
     let Some(last_up) = LastUp::read(data_dir)? else {
         if let Some(found) = located.config() {
             status_line.note(&format!("using the configuration {}", found.display()));
-            return Ok(config::load(Some(found), Config::validate_replay)?);
+            return Ok(located.load(Config::validate_replay)?);
         }
         let problem = format!(
             "expected the configuration that the rows are computed with, found none: no `headrace up` of this release has \
