@@ -1,6 +1,6 @@
 //! Shows a person the progress of an install. It must never write to stdout, which belongs to the command's output.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -41,7 +41,8 @@ impl Step for Silent {
 impl Progress for Terminal {
     fn begin(&self, step: &str, bytes: Option<u64>) -> Box<dyn Step> {
         if !std::io::stderr().is_terminal() {
-            eprintln!("{step}");
+            // `eprintln!` would panic when nobody reads.
+            let _ = writeln!(std::io::stderr(), "{step}");
             return Box::new(Silent);
         }
         let template = match bytes {
