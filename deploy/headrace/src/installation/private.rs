@@ -16,6 +16,8 @@ use rustix::process::{geteuid, umask};
 const OTHERS: u32 = 0o077;
 /// The mode bits with which they may write.
 const WRITING: u32 = 0o022;
+/// The mode of a file that only its owner may read.
+const OWNER_ONLY: u32 = 0o600;
 
 /// From now on, only this account may use new files of this process and its children. Call it before the first thread
 /// exists.
@@ -96,13 +98,26 @@ fn refuse_planted(open: &Path, path: &Path) -> anyhow::Result<()> {
 /// # Errors
 /// If its directory cannot be written to.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    write_with_mode(path, bytes, OWNER_ONLY)
+}
+
+/// Writes a file with these mode bits as [`write()`] does. It follows no link, neither at `path` nor at the name under
+/// which the file is made.
+///
+/// # Errors
+/// If its directory cannot be written to.
+pub(crate) fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().context("it has no file name")?.to_string_lossy();
     let staged = directory.join(format!(".{name}.{}", std::process::id()));
     // Remove what an earlier process with this id left. If it is another account's file, the next step fails.
     let _ = std::fs::remove_file(&staged);
     let mut file = create_new(&staged).with_context(|| format!("cannot make {}", staged.display()))?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&staged, path));
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| file.set_permissions(Permissions::from_mode(mode)))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::rename(&staged, path));
     if written.is_err() {
         let _ = std::fs::remove_file(&staged);
     }
@@ -112,7 +127,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 /// Makes a new file and never opens an existing one. In a directory where others may write, that could be a link of
 /// theirs.
 fn create_new(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)
+    OpenOptions::new().create_new(true).write(true).mode(OWNER_ONLY).open(path)
 }
 
 /// Removes a file. An absent file is no error.
