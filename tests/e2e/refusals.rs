@@ -1,10 +1,12 @@
 //! An error that a person must fix says what was expected, what was found, and what to do.
 
+use std::fs::Permissions;
 use std::net::TcpListener;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::Path;
 
-use headrace_tests::product::process::Launch;
+use headrace_tests::product::process::{Launch, command, complained};
+use rustix::process::geteuid;
 use tempfile::TempDir;
 
 use super::PROGRAM;
@@ -144,4 +146,31 @@ async fn a_full_disk_is_reported_with_the_path() {
     let words = format!("cannot keep a secret in {}", data.canonicalize().unwrap().display());
     assert!(error.contains(&words), "{error}");
     assert!(error.contains("is the disk full or read-only?: No space left on device"), "{error}");
+}
+
+#[tokio::test]
+async fn nothing_is_started_where_another_account_could_exchange_the_data_directory() {
+    let dir = TempDir::new().unwrap();
+    let theirs = dir.path().canonicalize().unwrap().join("theirs");
+    std::fs::create_dir(&theirs).unwrap();
+    let data = theirs.join("headrace-data");
+    let mut cases = vec![(0o777, None, "writable by other accounts (mode 777")];
+    // Only root can give a directory away.
+    if geteuid().is_root() {
+        cases.push((0o755, Some(65_534), "that of user id 65534"));
+    }
+    for (mode, owner, why) in cases {
+        std::fs::set_permissions(&theirs, Permissions::from_mode(mode)).unwrap();
+        chown(&theirs, owner, None).unwrap();
+        let (code, error) = refused(Launch::up(PROGRAM, dir.path()).replace("--data-dir", &data)).await;
+        assert_eq!(code, Some(1), "{error}");
+        let place = data.to_str().unwrap();
+        let arguments = ["clickhouse", "--library", "/nonexistent", "--listen", "127.0.0.1:0", "--data-dir", place];
+        for said in [error, complained(&command(PROGRAM, arguments).await)] {
+            let found = format!("found {} above it to be {why}", theirs.display());
+            assert!(said.contains(&found), "no `{found}` in {said}");
+            assert!(said.contains("choose a --data-dir below a directory of your own"), "{said}");
+        }
+        assert!(!data.exists(), "nothing was made");
+    }
 }

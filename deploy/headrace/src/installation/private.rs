@@ -2,6 +2,7 @@
 //!
 //! The umask closes everything that this process and its children make. [`directory`] closes directories that existed
 //! before. [`write()`] replaces files that others may read at any moment in one step. `kept.rs` reads them.
+//! `ancestors.rs` looks at the directories above.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write as _};
@@ -11,6 +12,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use rustix::fs::Mode;
 use rustix::process::{geteuid, umask};
+
+use crate::installation::ancestors;
 
 /// The mode bits of the group and all others.
 const OTHERS: u32 = 0o077;
@@ -28,15 +31,19 @@ pub(crate) fn close_new_files() {
 /// Makes the directory if it is absent, and closes it to all other accounts. Returns its path without links.
 ///
 /// # Errors
-/// If the directory cannot be used, or belongs to another account, which could read and replace everything in it.
+/// If the directory cannot be used, if it belongs to another account, which could read and replace everything in it, or
+/// if another account could exchange it.
 pub(crate) fn directory(path: &Path) -> anyhow::Result<PathBuf> {
     let problem = || format!("cannot use the directory {}", path.display());
     // The owner of a link decides where it leads.
     if let Ok(found) = path.symlink_metadata() {
         refuse_foreign(path, found.uid())?;
     }
+    ancestors::refuse_exchangeable(path)?;
     DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(problem)?;
     let path = path.canonicalize().with_context(problem)?;
+    // In a directory such as /tmp, another account could have made one of these directories just before us.
+    ancestors::refuse_exchangeable(&path)?;
     // Check and close the directory by one handle, so that nobody can exchange it in between.
     let opened = File::open(&path).with_context(problem)?;
     let found = opened.metadata().with_context(problem)?;
@@ -158,6 +165,20 @@ mod tests {
             directory(path).unwrap();
             assert_eq!(mode(path), 0o700, "{}", path.display());
         }
+    }
+
+    #[test]
+    fn no_directory_is_made_or_closed_where_another_account_could_exchange_it() {
+        let parent = tempfile::tempdir().unwrap();
+        let (open, old) = (parent.path().join("open"), parent.path().join("open/old"));
+        std::fs::create_dir_all(&old).unwrap();
+        std::fs::set_permissions(&old, Permissions::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
+        for path in [&old, &open.join("new")] {
+            let refused = directory(path).unwrap_err().to_string();
+            assert!(refused.contains("expected no other account to be able to exchange"), "{refused}");
+        }
+        assert!(!open.join("new").exists() && mode(&old) == 0o755);
     }
 
     #[test]
