@@ -4,6 +4,7 @@
 //! before. [`write()`] replaces files that others may read at any moment in one step. `kept.rs` reads them.
 //! `ancestors.rs` looks at the directories above.
 
+use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -21,6 +22,10 @@ const OTHERS: u32 = 0o077;
 const WRITING: u32 = 0o022;
 /// The mode of a file that only its owner may read.
 const OWNER_ONLY: u32 = 0o600;
+/// A new file system has this directory. It says nothing about whose the file system is.
+const LOST_AND_FOUND: &str = "lost+found";
+/// How many entries of a strange directory an error names.
+const NAMED_MAX: usize = 3;
 
 /// From now on, only this account may use new files of this process and its children. Call it before the first thread
 /// exists.
@@ -30,10 +35,13 @@ pub(crate) fn close_new_files() {
 
 /// Makes the directory if it is absent, and closes it to all other accounts. Returns its path without links.
 ///
+/// `is_known` gets the path and the entries of a directory that is not empty, and tells whether an earlier process like
+/// this one made it.
+///
 /// # Errors
-/// If the directory cannot be used, if it belongs to another account, which could read and replace everything in it, or
-/// if another account could exchange it.
-pub(crate) fn directory(path: &Path) -> anyhow::Result<PathBuf> {
+/// If the directory cannot be used, if it belongs to another account, which could read and replace everything in it, if
+/// another account could exchange it, or if it is for something else.
+pub(crate) fn directory(path: &Path, is_known: impl FnOnce(&Path, &[OsString]) -> bool) -> anyhow::Result<PathBuf> {
     let problem = || format!("cannot use the directory {}", path.display());
     // The owner of a link decides where it leads.
     if let Ok(found) = path.symlink_metadata() {
@@ -48,6 +56,8 @@ pub(crate) fn directory(path: &Path) -> anyhow::Result<PathBuf> {
     let opened = File::open(&path).with_context(problem)?;
     let found = opened.metadata().with_context(problem)?;
     refuse_foreign(&path, found.uid())?;
+    // Check this before the first change.
+    refuse_strange(&path, is_known)?;
     let mode = found.permissions().mode() & 0o7777;
     if mode & OTHERS != 0 {
         opened.set_permissions(Permissions::from_mode(mode & !OTHERS)).with_context(problem)?;
@@ -73,6 +83,28 @@ fn refuse_foreign(path: &Path, owner: u32) -> anyhow::Result<()> {
         path.display()
     );
     Ok(())
+}
+
+/// Refuses a directory that is neither empty nor `is_known`. Closing it would lock out its users, and our files would lie
+/// among theirs.
+fn refuse_strange(path: &Path, is_known: impl FnOnce(&Path, &[OsString]) -> bool) -> anyhow::Result<()> {
+    let problem = || format!("cannot look through {}", path.display());
+    let mut names: Vec<OsString> = Vec::new();
+    for entry in std::fs::read_dir(path).with_context(problem)? {
+        names.push(entry.with_context(problem)?.file_name());
+    }
+    names.retain(|name| name != LOST_AND_FOUND);
+    if names.is_empty() || is_known(path, &names) {
+        return Ok(());
+    }
+    names.sort_unstable();
+    let named: Vec<String> = names.iter().take(NAMED_MAX).map(|name| format!("`{}`", name.display())).collect();
+    anyhow::bail!(
+        "expected an empty or absent directory, or that of an earlier start, found {} with entries such as {}; name \
+         another --data-dir",
+        path.display(),
+        named.join(", ")
+    );
 }
 
 /// Refuses files of another account below `path`. They may be from the time when the directory `open` was open to
@@ -151,6 +183,11 @@ mod tests {
 
     use super::*;
 
+    /// As [`super::directory`], for a directory that may hold anything.
+    fn directory(path: &Path) -> anyhow::Result<PathBuf> {
+        super::directory(path, |_, _| true)
+    }
+
     fn mode(path: &Path) -> u32 {
         path.symlink_metadata().unwrap().permissions().mode() & 0o777
     }
@@ -165,6 +202,25 @@ mod tests {
             directory(path).unwrap();
             assert_eq!(mode(path), 0o700, "{}", path.display());
         }
+    }
+
+    #[test]
+    fn a_directory_of_something_else_is_left_as_it_is() {
+        let parent = tempfile::tempdir().unwrap();
+        let data = parent.path().join("data");
+        std::fs::create_dir_all(data.join("lost+found")).unwrap();
+        let open = || std::fs::set_permissions(&data, Permissions::from_mode(0o755)).unwrap();
+        open();
+        super::directory(&data, |_, names| panic!("{names:?} is as good as nothing")).unwrap();
+        open();
+        for name in ["b", "a", "d", "c"] {
+            std::fs::write(data.join(name), "theirs").unwrap();
+        }
+        let refused = super::directory(&data, |_, names| names.len() != 4).unwrap_err().to_string();
+        assert!(refused.contains("entries such as `a`, `b`, `c`; name another --data-dir"), "{refused}");
+        assert_eq!(mode(&data), 0o755);
+        super::directory(&data, |_, names| names.len() == 4).unwrap();
+        assert_eq!(mode(&data), 0o700);
     }
 
     #[test]
