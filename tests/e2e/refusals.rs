@@ -1,10 +1,14 @@
 //! An error that a person must fix says what was expected, what was found, and what to do.
 
+use std::ffi::OsString;
+use std::fs::Permissions;
+use std::io::Write as _;
 use std::net::TcpListener;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use headrace_tests::product::process::Launch;
+use headrace_tests::faults::way_to_mount;
+use headrace_tests::product::process::{Launch, command, complained};
 use tempfile::TempDir;
 
 use super::PROGRAM;
@@ -134,14 +138,62 @@ async fn a_warning_names_a_tenant_that_is_escaped() {
 
 #[tokio::test]
 async fn a_full_disk_is_reported_with_the_path() {
-    // A write to this device fails as on a full disk, with the kernel's own error, also for root.
+    let dir = TempDir::new().unwrap();
+    let way = match way_to_mount(dir.path()) {
+        Ok(way) => way,
+        Err(error) => {
+            // Written past the capture of the test program, which shows nothing of a test that passes.
+            let text = format!("\nNOT TESTED: a_full_disk_is_reported_with_the_path: {error:#}\n\n");
+            return std::io::stderr().write_all(text.as_bytes()).unwrap();
+        }
+    };
+    let data = dir.path().canonicalize().unwrap().join("data");
+    std::fs::create_dir(&data).unwrap();
+    // The lock takes the only page of this disk, so none is left for the secret.
+    let script = "mount -t tmpfs -o size=4k,mode=700 headrace-full \"$0\" && exec \"$@\" --data-dir \"$0\"";
+    let mut arguments: Vec<OsString> = way.iter().copied().map(OsString::from).collect();
+    arguments.extend(["/bin/sh", "-c", script].map(OsString::from));
+    arguments.push(data.clone().into_os_string());
+    arguments.extend([PROGRAM, "up", "--gateway-port=0", "--metrics-port=0", "--nats-port=0"].map(OsString::from));
+    arguments.push("--clickhouse-port=0".into());
+    let refused = command("unshare", arguments).await;
+    let error = complained(&refused);
+    assert_eq!(refused.status.code(), Some(1), "{error}");
+    assert!(error.contains(&format!("cannot keep a secret in {}", data.display())), "{error}");
+    assert!(error.contains("is the disk full or read-only?: No space left on device"), "{error}");
+}
+
+#[tokio::test]
+async fn a_directory_of_something_else_is_left_as_it_is() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("data");
     std::fs::create_dir(&data).unwrap();
-    symlink("/dev/full", data.join(".webhook-secret")).unwrap();
+    std::fs::write(data.join("notes.txt"), "mine").unwrap();
+    std::fs::set_permissions(&data, Permissions::from_mode(0o755)).unwrap();
     let (code, error) = refused(Launch::up(PROGRAM, dir.path())).await;
     assert_eq!(code, Some(1), "{error}");
-    let words = format!("cannot keep a secret in {}", data.canonicalize().unwrap().display());
-    assert!(error.contains(&words), "{error}");
-    assert!(error.contains("is the disk full or read-only?: No space left on device"), "{error}");
+    let place = data.to_str().unwrap();
+    let arguments = ["clickhouse", "--library", "/nonexistent", "--listen", "127.0.0.1:0", "--data-dir", place];
+    for said in [error, complained(&command(PROGRAM, arguments).await)] {
+        for words in ["expected an empty or absent directory", "entries such as `notes.txt`", "another --data-dir"] {
+            assert!(said.contains(words), "no `{words}` in {said}");
+        }
+    }
+    assert_eq!(std::fs::metadata(&data).unwrap().mode() & 0o777, 0o755);
+    assert_eq!(std::fs::read_dir(&data).unwrap().count(), 1, "nothing was added");
+}
+
+#[tokio::test]
+async fn a_start_says_when_another_account_could_exchange_the_data_directory() {
+    let dir = TempDir::new().unwrap();
+    let open = dir.path().canonicalize().unwrap().join("open");
+    std::fs::create_dir(&open).unwrap();
+    for (mode, is_told) in [(0o755, false), (0o777, true)] {
+        std::fs::set_permissions(&open, Permissions::from_mode(mode)).unwrap();
+        let data = open.join("data");
+        let place = data.to_str().unwrap();
+        let arguments = ["clickhouse", "--library", "/nonexistent", "--listen", "127.0.0.1:0", "--data-dir", place];
+        let said = complained(&command(PROGRAM, arguments).await);
+        assert_eq!(said.contains("could exchange this directory"), is_told, "{mode:o}: {said}");
+    }
 }

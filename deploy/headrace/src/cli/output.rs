@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Write as _};
 
 /// What has become of the reader of our output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reader {
+pub(crate) enum Listener {
     /// It has what was printed.
     Listens,
     /// It has closed the pipe. A command that only prints may stop here.
@@ -33,21 +33,21 @@ impl std::error::Error for Unwritable {
 }
 
 /// Prints a line.
-pub(crate) fn line(text: impl fmt::Display) -> Result<Reader, Unwritable> {
+pub(crate) fn line(text: impl fmt::Display) -> Result<Listener, Unwritable> {
     write(format!("{text}\n").as_bytes())
 }
 
 /// Prints `bytes` as they are.
-pub(crate) fn write(bytes: &[u8]) -> Result<Reader, Unwritable> {
+pub(crate) fn write(bytes: &[u8]) -> Result<Listener, Unwritable> {
     written(io::stdout().write_all(bytes))
 }
 
 /// What a result of writing to standard output means.
-pub(crate) fn written(result: io::Result<()>) -> Result<Reader, Unwritable> {
+pub(crate) fn written(result: io::Result<()>) -> Result<Listener, Unwritable> {
     // Flush at once: an error at the end of the process would be lost.
     match result.and_then(|()| io::stdout().flush()) {
-        Ok(()) => Ok(Reader::Listens),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Ok(()) => Ok(Listener::Listens),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Listener::Gone),
         Err(error) => Err(Unwritable(error)),
     }
 }

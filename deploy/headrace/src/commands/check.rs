@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::cli::ask::Check;
 use crate::cli::away::{Away, is_away};
-use crate::cli::output::{self, Reader, Unwritable};
+use crate::cli::output::{self, Listener, Unwritable};
 use crate::commands::up;
 use crate::config::Config;
 use crate::installation::locate::Purpose;
@@ -102,7 +102,7 @@ struct Report {
 
 impl Report {
     /// Reports something that works but may not be intended.
-    fn warn(&self, name: &str, text: &str) -> Result<Reader, Unwritable> {
+    fn warn(&self, name: &str, text: &str) -> Result<Listener, Unwritable> {
         if self.json {
             output::line(json!({ "check": name, "state": "warning", "detail": text }))
         } else {
@@ -110,7 +110,7 @@ impl Report {
         }
     }
 
-    fn tell(&mut self, name: &str, found: &Found) -> Result<Reader, Unwritable> {
+    fn tell(&mut self, name: &str, found: &Found) -> Result<Listener, Unwritable> {
         let (state, text) = match found {
             Found::Well => ("ok", None),
             Found::Later(why) => ("later", Some(*why)),
@@ -132,7 +132,7 @@ impl Report {
         &mut self,
         name: &str,
         check: impl Future<Output = Result<(), P>>,
-    ) -> Result<Reader, Unwritable> {
+    ) -> Result<Listener, Unwritable> {
         let found = match timeout(SERVER_TIMEOUT, check).await {
             Ok(result) => result.map_err(Into::into),
             Err(_) => Err(Problem { text: format!("no answer within {} s", SERVER_TIMEOUT.as_secs()), is_away: true }),

@@ -1,5 +1,6 @@
 //! `headrace clickhouse`: the embedded ClickHouse as a process of its own.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,6 +18,9 @@ use crate::installation::private;
 use crate::process::stop::stop_signal;
 use crate::process::telemetry;
 
+/// The lock of the server and the log that `up` keeps of it. Only one of them may be there.
+const MARKS: [&str; 2] = ["headrace.lock", "headrace-clickhouse.log"];
+
 /// Serves until it is told to stop. Call it before this process has a second thread: only threads that start later are
 /// confined.
 pub(crate) fn serve(arguments: Clickhouse, global: Global) -> anyhow::Result<()> {
@@ -27,7 +31,7 @@ pub(crate) fn serve(arguments: Clickhouse, global: Global) -> anyhow::Result<()>
         Some(library) => library,
         None => Installer::for_user(Arc::new(Terminal))?.clickhouse_library()?,
     };
-    let data_dir = private::directory(&arguments.data_dir).context("cannot use --data-dir")?;
+    let data_dir = private::directory(&arguments.data_dir, is_of_clickhouse).context("cannot use --data-dir")?;
     confine(&data_dir, &library).with_context(|| format!("cannot confine ClickHouse to {}", data_dir.display()))?;
     let mut config = ServerConfig::new(arguments.listen, data_dir, library);
     let given = arguments.password.filter(|password| !password.expose_secret().is_empty());
@@ -39,6 +43,11 @@ pub(crate) fn serve(arguments: Clickhouse, global: Global) -> anyhow::Result<()>
         front::serve(config, stop_signal()?).await?;
         Ok(())
     })
+}
+
+/// Whether this command has used the directory `path` before, or `up` has just made it for its log.
+fn is_of_clickhouse(path: &Path, _names: &[OsString]) -> bool {
+    MARKS.iter().any(|name| path.join(name).symlink_metadata().is_ok_and(|found| found.is_file()))
 }
 
 fn password(path: &Path) -> anyhow::Result<Password> {

@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::Cli;
 use crate::cli::dead::{Dead, DeadAction, Selection};
 use crate::cli::global::Global;
-use crate::cli::output::{self, Reader, Unwritable};
+use crate::cli::output::{self, Listener, Unwritable};
 use crate::cli::place::Place;
 use crate::cli::{exit, plain, time};
 use crate::commands::target::Target;
@@ -174,7 +174,7 @@ async fn list(dead_letters: &DeadLetters, selection: &Selection, json: bool) -> 
             ))?;
         }
         let reader = if json { output::line(Value::Object(summary(&dead_letter))) } else { row(&dead_letter) }?;
-        if reader == Reader::Gone {
+        if reader == Listener::Gone {
             break;
         }
     }
@@ -186,7 +186,7 @@ async fn list(dead_letters: &DeadLetters, selection: &Selection, json: bool) -> 
 }
 
 /// Prints a line of the list.
-fn row(dead_letter: &DeadLetter) -> Result<Reader, Unwritable> {
+fn row(dead_letter: &DeadLetter) -> Result<Listener, Unwritable> {
     let text = |name: &str| plain::line(dead_letter.header(name));
     output::line(format_args!(
         "{:>8}  {}  {:16}  {:14}  {:>5}  {} {}: {}",
@@ -266,7 +266,7 @@ async fn remove(dead_letters: &DeadLetters, target: &Target, selection: &Selecti
 }
 
 /// Prints what was done, for a program or for a person.
-fn tell(done: &Value, json: bool, text: &str) -> Result<Reader, Unwritable> {
+fn tell(done: &Value, json: bool, text: &str) -> Result<Listener, Unwritable> {
     if json { output::line(done) } else { output::line(text) }
 }
 

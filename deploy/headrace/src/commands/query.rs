@@ -14,7 +14,7 @@ use reqwest::{Response, Url};
 
 use super::http;
 use crate::cli::ask::Query;
-use crate::cli::output::{self, Reader};
+use crate::cli::output::{self, Listener};
 use crate::installation::data_dir::{CLICKHOUSE_READER, CLICKHOUSE_READER_PASSWORD};
 use crate::installation::{kept, running, servers};
 
@@ -121,7 +121,7 @@ async fn print(mut answer: Response, terminal: bool) -> anyhow::Result<()> {
     let mut clean = Clean::default();
     while let Some(piece) = answer.chunk().await.map_err(reqwest::Error::without_url).context(broken)? {
         let reader = if terminal { output::write(&clean.piece(&piece)) } else { output::write(&piece) }?;
-        if reader == Reader::Gone {
+        if reader == Listener::Gone {
             return Ok(());
         }
     }

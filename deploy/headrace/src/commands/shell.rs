@@ -1,7 +1,5 @@
 //! `headrace completions` and `headrace man`. Both are generated from the definition of the command line.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -10,6 +8,7 @@ use clap_mangen::Man as Page;
 
 use crate::cli::shell::{Completions, Man};
 use crate::cli::{Cli, output};
+use crate::installation::private;
 
 const PROGRAM: &str = "headrace";
 /// Every account of a machine may read manuals, unlike other files of this process.
@@ -41,10 +40,8 @@ fn write(command: &Command, directory: &Path) -> anyhow::Result<()> {
     }
     let man = Page::new(command.clone());
     let path = directory.join(man.get_filename());
-    let write = || -> anyhow::Result<()> {
-        fs::write(&path, page(&man)?)?;
-        Ok(fs::set_permissions(&path, Permissions::from_mode(PAGE_MODE))?)
-    };
+    // Others may write to the directory. A link of theirs must not decide which file is overwritten.
+    let write = || private::write_with_mode(&path, &page(&man)?, PAGE_MODE);
     write().with_context(|| format!("cannot write the manual {}", path.display()))
 }
 
@@ -56,6 +53,9 @@ fn page(man: &Page) -> anyhow::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
     use clap::ValueEnum as _;
     use clap_complete::Shell;
 
@@ -80,6 +80,20 @@ mod tests {
             assert!(fs::read_to_string(&path).unwrap().contains(says), "{name}");
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, PAGE_MODE, "{name}");
         }
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_page_is_replaced_and_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pages, victim) = (dir.path().join("pages"), dir.path().join("victim"));
+        fs::create_dir(&pages).unwrap();
+        fs::write(&victim, "untouched").unwrap();
+        symlink(&victim, pages.join("headrace.1")).unwrap();
+        man(&Man { directory: Some(pages.clone()) }).unwrap();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
+        assert!(fs::symlink_metadata(pages.join("headrace.1")).unwrap().is_file());
+        let names = fs::read_dir(&pages).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert!(names.into_iter().all(|name| name.ends_with(".1")), "nothing else is left there");
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! The data directory of `up`, which one process at a time may use. It keeps the secrets of this installation.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::ffi::OsString;
+use std::fs::{File, TryLockError};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use headrace_runtime::secret::Secret;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
-use crate::installation::private;
+use crate::installation::{last_up, private};
 
 /// How often to try for the lock while other commands check it, which takes them microseconds.
 const TRIES_MAX: u32 = 1_000;
@@ -18,8 +20,13 @@ pub(crate) const CLICKHOUSE_PASSWORD: &str = "clickhouse-password";
 /// The user who only reads, and the file with its password.
 pub(crate) const CLICKHOUSE_READER: &str = "reader";
 pub(crate) const CLICKHOUSE_READER_PASSWORD: &str = "clickhouse-reader-password";
-/// An `up` holds a lock on this file for as long as it runs.
+const WEBHOOK_SECRET: &str = "webhook-secret";
+/// An `up` holds a lock on this file for as long as it runs. The file holds its process id.
 const LOCK: &str = "lock";
+/// More bytes than a process id has.
+const PROCESS_ID_BYTES_MAX: u64 = 32;
+/// Only an `up` makes files of these names. Other programs have a file `lock`, too.
+const MARKS: [&str; 3] = [WEBHOOK_SECRET, CLICKHOUSE_PASSWORD, last_up::FILE];
 
 /// A data directory that belongs to this process until this is dropped.
 pub(crate) struct DataDir {
@@ -32,15 +39,8 @@ impl DataDir {
     /// Makes the directory if it is absent, and takes it.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let problem = || format!("cannot use the data directory {}; choose another with --data-dir", path.display());
-        let path = private::directory(path).with_context(problem)?;
-        let mut lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(path.join(LOCK))
-            .with_context(problem)?;
+        let path = private::directory(path, is_of_up).with_context(problem)?;
+        let mut lock = open_lock(&path, OFlags::RDWR | OFlags::CREATE).with_context(problem)?;
         if let Err(refused) = take(&lock) {
             if let TryLockError::Error(error) = refused {
                 return Err(error).with_context(problem);
@@ -61,7 +61,7 @@ impl DataDir {
     /// Whether an `up` runs on the directory `path`, judged by its lock. True if the lock cannot be checked, such as by
     /// another account.
     pub(crate) fn is_taken(path: &Path) -> bool {
-        let Ok(lock) = File::open(path.join(LOCK)) else { return path.join(LOCK).exists() };
+        let Ok(lock) = open_lock(path, OFlags::RDONLY) else { return path.join(LOCK).exists() };
         lock.try_lock_shared().is_err()
     }
 
@@ -75,12 +75,12 @@ impl DataDir {
 
     /// The file with the webhook secret.
     pub(crate) fn webhook_secret_path(&self) -> PathBuf {
-        self.join("webhook-secret")
+        self.join(WEBHOOK_SECRET)
     }
 
     /// The webhook secret. Made if there is none.
     pub(crate) fn webhook_secret(&self) -> anyhow::Result<Secret> {
-        self.secret("webhook-secret")
+        self.secret(WEBHOOK_SECRET)
     }
 
     /// The secret in the file `name`, which only its owner may read. Made of 256 random bits if there is none.
@@ -94,12 +94,8 @@ impl DataDir {
             Err(error) => return Err(error).with_context(problem),
         }
         let secret = hex::encode(rand::random::<[u8; 32]>());
-        // Write to a second file and rename it, because the next start would take half a secret for a whole one.
-        let staged = self.join(&format!(".{name}"));
-        let mut file = create_private(&staged).with_context(problem)?;
-        writeln!(file, "{secret}").with_context(problem)?;
-        file.sync_all().with_context(problem)?;
-        std::fs::rename(&staged, &path).with_context(problem)?;
+        // Write it in one step, because the next start would take half a secret for a whole one.
+        private::write(&path, format!("{secret}\n").as_bytes()).with_context(problem)?;
         Ok(Secret::new(secret))
     }
 }
@@ -116,13 +112,46 @@ fn take(lock: &File) -> Result<(), TryLockError> {
     lock.try_lock()
 }
 
-/// Creates a file that only its owner may read, empty.
-fn create_private(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)
+/// Opens the lock file. While the directory was open to others, they could have put a link there, to a file that they
+/// want emptied, or a pipe, which would make us wait. So follow no link and wait for nobody.
+fn open_lock(directory: &Path, flags: OFlags) -> io::Result<File> {
+    let path = directory.join(LOCK);
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(handle) => {
+            let file = File::from(handle);
+            if file.metadata()?.is_file() { Ok(file) } else { Err(not_regular(&path)) }
+        }
+        Err(Errno::LOOP) => Err(not_regular(&path)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn not_regular(path: &Path) -> io::Error {
+    let problem = format!("expected {} to be a regular file, found something else; remove it", path.display());
+    io::Error::new(ErrorKind::InvalidInput, problem)
+}
+
+/// Whether an `up` of this or an earlier release made the directory `path` with the entries `names`.
+fn is_of_up(path: &Path, names: &[OsString]) -> bool {
+    let is_file = |name: &str| path.join(name).symlink_metadata().is_ok_and(|found| found.is_file());
+    if MARKS.into_iter().any(is_file) {
+        return true;
+    }
+    let Ok(lock) = open_lock(path, OFlags::RDONLY) else { return false };
+    let mut text = String::new();
+    let is_read = lock.take(PROCESS_ID_BYTES_MAX).read_to_string(&mut text).is_ok();
+    // The lock is empty if the disk was full at the first start. Then there is nothing else.
+    let is_first = text.is_empty() && names.iter().all(|name| name == LOCK);
+    is_read && (is_first || text.trim().parse::<u32>().is_ok())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
+    use rustix::fs::{CWD, FileType};
+
     use super::*;
 
     #[test]
@@ -139,5 +168,71 @@ mod tests {
         assert!(!DataDir::is_taken(&path));
         assert!(!DataDir::is_taken(parent.path()), "nobody ever was there");
         assert_eq!(DataDir::open(&path).unwrap().webhook_secret().unwrap().expose(), secret.expose());
+    }
+
+    #[test]
+    fn a_directory_is_taken_when_it_is_empty_or_of_an_earlier_up() {
+        // Each file with its content; a name that ends in a slash is a directory.
+        let cases: [(&[(&str, &str)], bool); 11] = [
+            (&[], true),
+            (&[("lock", "4711\n"), ("out/", "")], true),
+            (&[("lock", "")], true),
+            (&[("webhook-secret", "secret\n"), ("nats/", "")], true),
+            (&[("clickhouse-password", "secret\n")], true),
+            (&[("last-up.json", "{}"), ("notes.txt", "")], true),
+            (&[("notes.txt", "")], false),
+            (&[("lock", ""), ("notes.txt", "")], false),
+            (&[("lock", "not a process id"), ("notes.txt", "")], false),
+            (&[("lock/", ""), ("log/", "")], false),
+            (&[("webhook-secret/", "")], false),
+        ];
+        for (entries, is_accepted) in cases {
+            let parent = tempfile::tempdir().unwrap();
+            let path = parent.path().join("data");
+            std::fs::create_dir(&path).unwrap();
+            for (name, content) in entries {
+                match name.strip_suffix('/') {
+                    Some(name) => std::fs::create_dir(path.join(name)).unwrap(),
+                    None => std::fs::write(path.join(name), content).unwrap(),
+                }
+            }
+            let refused = DataDir::open(&path).err().map(|error| format!("{error:#}"));
+            assert_eq!(refused.is_none(), is_accepted, "{entries:?}: {refused:?}");
+            let named = |(name, _): &(&str, &str)| path.join(name).exists();
+            assert!(entries.iter().all(named), "{entries:?}");
+            if let Some(refused) = refused {
+                assert!(refused.contains("expected an empty or absent directory") && refused.contains("--data-dir"));
+                assert_eq!(std::fs::read_dir(&path).unwrap().count(), entries.len(), "nothing was added");
+            }
+        }
+    }
+
+    #[test]
+    fn links_and_pipes_in_the_place_of_files_are_neither_followed_nor_waited_for() {
+        let parent = tempfile::tempdir().unwrap();
+        let (path, victim) = (parent.path().join("data"), parent.path().join("victim"));
+        std::fs::write(&victim, "untouched").unwrap();
+        assert!(DataDir::open(&path).unwrap().webhook_secret().is_ok());
+        let lock = path.join(LOCK);
+        let refused = || format!("{:#}", DataDir::open(&path).err().unwrap());
+
+        std::fs::remove_file(&lock).unwrap();
+        symlink(&victim, &lock).unwrap();
+        assert!(refused().contains("lock to be a regular file"), "{}", refused());
+        std::fs::remove_file(&lock).unwrap();
+        rustix::fs::mknodat(CWD, &lock, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        assert!(refused().contains("lock to be a regular file"), "{}", refused());
+        assert!(DataDir::is_taken(&path), "it cannot be checked");
+        std::fs::remove_file(&lock).unwrap();
+
+        // Earlier releases made the secret under this name.
+        for staged in [".webhook-secret".to_owned(), format!(".webhook-secret.{}", std::process::id())] {
+            symlink(&victim, path.join(staged)).unwrap();
+        }
+        std::fs::remove_file(path.join(WEBHOOK_SECRET)).unwrap();
+        std::fs::write(path.join(CLICKHOUSE_PASSWORD), "kept").unwrap();
+        let data = DataDir::open(&path).unwrap();
+        assert_eq!(data.webhook_secret().unwrap().expose().len(), 64);
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "untouched");
     }
 }

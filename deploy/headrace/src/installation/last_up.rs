@@ -16,7 +16,7 @@ use crate::installation::locate::Named;
 use crate::installation::{kept, private};
 
 /// The file in the data directory.
-const FILE: &str = "last-up.json";
+pub(crate) const FILE: &str = "last-up.json";
 
 /// The configuration of an `up`. It has no Debug, because it holds secrets.
 #[derive(PartialEq, Eq, Serialize, Deserialize)]

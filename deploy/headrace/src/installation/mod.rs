@@ -1,5 +1,6 @@
 //! What an installation keeps on this machine: the data directory of `up`, and what other commands read there.
 
+pub(crate) mod ancestors;
 pub(crate) mod contexts;
 pub(crate) mod data_dir;
 pub(crate) mod kept;

@@ -2,7 +2,9 @@
 //!
 //! The umask closes everything that this process and its children make. [`directory`] closes directories that existed
 //! before. [`write()`] replaces files that others may read at any moment in one step. `kept.rs` reads them.
+//! `ancestors.rs` looks at the directories above.
 
+use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -12,10 +14,18 @@ use anyhow::Context as _;
 use rustix::fs::Mode;
 use rustix::process::{geteuid, umask};
 
+use crate::installation::ancestors;
+
 /// The mode bits of the group and all others.
 const OTHERS: u32 = 0o077;
 /// The mode bits with which they may write.
 const WRITING: u32 = 0o022;
+/// The mode of a file that only its owner may read.
+const OWNER_ONLY: u32 = 0o600;
+/// A new file system has this directory. It says nothing about whose the file system is.
+const LOST_AND_FOUND: &str = "lost+found";
+/// How many entries of a strange directory an error names.
+const NAMED_MAX: usize = 3;
 
 /// From now on, only this account may use new files of this process and its children. Call it before the first thread
 /// exists.
@@ -25,9 +35,13 @@ pub(crate) fn close_new_files() {
 
 /// Makes the directory if it is absent, and closes it to all other accounts. Returns its path without links.
 ///
+/// `is_known` gets the path and the entries of a directory that is not empty, and tells whether an earlier process like
+/// this one made it.
+///
 /// # Errors
-/// If the directory cannot be used, or belongs to another account, which could read and replace everything in it.
-pub(crate) fn directory(path: &Path) -> anyhow::Result<PathBuf> {
+/// If the directory cannot be used, if it belongs to another account, which could read and replace everything in it, or
+/// if it is for something else.
+pub(crate) fn directory(path: &Path, is_known: impl FnOnce(&Path, &[OsString]) -> bool) -> anyhow::Result<PathBuf> {
     let problem = || format!("cannot use the directory {}", path.display());
     // The owner of a link decides where it leads.
     if let Ok(found) = path.symlink_metadata() {
@@ -39,6 +53,9 @@ pub(crate) fn directory(path: &Path) -> anyhow::Result<PathBuf> {
     let opened = File::open(&path).with_context(problem)?;
     let found = opened.metadata().with_context(problem)?;
     refuse_foreign(&path, found.uid())?;
+    // Check this before the first change.
+    refuse_strange(&path, is_known)?;
+    ancestors::warn_if_exchangeable(&path)?;
     let mode = found.permissions().mode() & 0o7777;
     if mode & OTHERS != 0 {
         opened.set_permissions(Permissions::from_mode(mode & !OTHERS)).with_context(problem)?;
@@ -64,6 +81,28 @@ fn refuse_foreign(path: &Path, owner: u32) -> anyhow::Result<()> {
         path.display()
     );
     Ok(())
+}
+
+/// Refuses a directory that is neither empty nor `is_known`. Closing it would lock out its users, and our files would lie
+/// among theirs.
+fn refuse_strange(path: &Path, is_known: impl FnOnce(&Path, &[OsString]) -> bool) -> anyhow::Result<()> {
+    let problem = || format!("cannot look through {}", path.display());
+    let mut names: Vec<OsString> = Vec::new();
+    for entry in std::fs::read_dir(path).with_context(problem)? {
+        names.push(entry.with_context(problem)?.file_name());
+    }
+    names.retain(|name| name != LOST_AND_FOUND);
+    if names.is_empty() || is_known(path, &names) {
+        return Ok(());
+    }
+    names.sort_unstable();
+    let named: Vec<String> = names.iter().take(NAMED_MAX).map(|name| format!("`{}`", name.display())).collect();
+    anyhow::bail!(
+        "expected an empty or absent directory, or that of an earlier start, found {} with entries such as {}; name \
+         another --data-dir",
+        path.display(),
+        named.join(", ")
+    );
 }
 
 /// Refuses files of another account below `path`. They may be from the time when the directory `open` was open to
@@ -96,13 +135,26 @@ fn refuse_planted(open: &Path, path: &Path) -> anyhow::Result<()> {
 /// # Errors
 /// If its directory cannot be written to.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    write_with_mode(path, bytes, OWNER_ONLY)
+}
+
+/// Writes a file with these mode bits as [`write()`] does. It follows no link, neither at `path` nor at the name under
+/// which the file is made.
+///
+/// # Errors
+/// If its directory cannot be written to.
+pub(crate) fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().context("it has no file name")?.to_string_lossy();
     let staged = directory.join(format!(".{name}.{}", std::process::id()));
     // Remove what an earlier process with this id left. If it is another account's file, the next step fails.
     let _ = std::fs::remove_file(&staged);
     let mut file = create_new(&staged).with_context(|| format!("cannot make {}", staged.display()))?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&staged, path));
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| file.set_permissions(Permissions::from_mode(mode)))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::rename(&staged, path));
     if written.is_err() {
         let _ = std::fs::remove_file(&staged);
     }
@@ -112,7 +164,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 /// Makes a new file and never opens an existing one. In a directory where others may write, that could be a link of
 /// theirs.
 fn create_new(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)
+    OpenOptions::new().create_new(true).write(true).mode(OWNER_ONLY).open(path)
 }
 
 /// Removes a file. An absent file is no error.
@@ -129,6 +181,11 @@ mod tests {
 
     use super::*;
 
+    /// As [`super::directory`], for a directory that may hold anything.
+    fn directory(path: &Path) -> anyhow::Result<PathBuf> {
+        super::directory(path, |_, _| true)
+    }
+
     fn mode(path: &Path) -> u32 {
         path.symlink_metadata().unwrap().permissions().mode() & 0o777
     }
@@ -143,6 +200,39 @@ mod tests {
             directory(path).unwrap();
             assert_eq!(mode(path), 0o700, "{}", path.display());
         }
+    }
+
+    #[test]
+    fn a_directory_of_something_else_is_left_as_it_is() {
+        let parent = tempfile::tempdir().unwrap();
+        let data = parent.path().join("data");
+        std::fs::create_dir_all(data.join("lost+found")).unwrap();
+        let open = || std::fs::set_permissions(&data, Permissions::from_mode(0o755)).unwrap();
+        open();
+        super::directory(&data, |_, names| panic!("{names:?} is as good as nothing")).unwrap();
+        open();
+        for name in ["b", "a", "d", "c"] {
+            std::fs::write(data.join(name), "theirs").unwrap();
+        }
+        let refused = super::directory(&data, |_, names| names.len() != 4).unwrap_err().to_string();
+        assert!(refused.contains("entries such as `a`, `b`, `c`; name another --data-dir"), "{refused}");
+        assert_eq!(mode(&data), 0o755);
+        super::directory(&data, |_, names| names.len() == 4).unwrap();
+        assert_eq!(mode(&data), 0o700);
+    }
+
+    #[test]
+    fn no_directory_is_made_or_closed_where_another_account_could_exchange_it() {
+        let parent = tempfile::tempdir().unwrap();
+        let (open, old) = (parent.path().join("open"), parent.path().join("open/old"));
+        std::fs::create_dir_all(&old).unwrap();
+        std::fs::set_permissions(&old, Permissions::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
+        for path in [&old, &open.join("new")] {
+            let refused = directory(path).unwrap_err().to_string();
+            assert!(refused.contains("expected no other account to be able to exchange"), "{refused}");
+        }
+        assert!(!open.join("new").exists() && mode(&old) == 0o755);
     }
 
     #[test]

@@ -18,8 +18,6 @@ const ROOT: u32 = 0;
 const ALL_WRITE: u32 = 0o002;
 /// That the group or all others may write.
 const OTHERS_WRITE: u32 = 0o022;
-/// In such a directory, accounts can only rename and remove what is theirs. `/tmp` is one.
-const STICKY: u32 = 0o1000;
 
 /// A directory into which no other account can put anything.
 #[derive(Debug)]
@@ -32,19 +30,12 @@ impl Directory {
     /// The directory `path`, made if it is absent, and then closed to other accounts.
     ///
     /// # Errors
-    /// [`Error::Foreign`] if another account can change it, or exchange it for another one.
+    /// [`Error::Foreign`] if another account can change it.
     pub(super) fn make(path: &Path) -> Result<Self, Error> {
         let given = std::path::absolute(path).map_err(Error::io("find", path))?;
-        // Look before making anything. Otherwise root would leave a directory in another account's home, which that
-        // account could not use.
-        if let Some(existing) = given.ancestors().find(|existing| existing.exists()) {
-            let existing = existing.canonicalize().map_err(Error::io("find", existing))?;
-            refuse_loose(existing.ancestors())?;
-        }
         DirBuilder::new().recursive(true).mode(0o700).create(&given).map_err(Error::io("create", &given))?;
         // The path without links is used from here on: the owner of a link could lead it elsewhere later.
         let path = given.canonicalize().map_err(Error::io("find", &given))?;
-        refuse_loose(path.ancestors().skip(1))?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = rustix::fs::open(&path, flags, Mode::empty());
         let handle = File::from(opened.map_err(|error| Error::io("open", &path)(error.into()))?);
@@ -105,22 +96,6 @@ fn refuse_foreign(path: &Path, found: &Metadata) -> Result<(), Error> {
     Err(refusal(path, found, own))
 }
 
-/// Refuses directories above the cache whose owner, or everybody, could exchange the cache for another one. Their paths
-/// have no links.
-fn refuse_loose<'a>(directories: impl Iterator<Item = &'a Path>) -> Result<(), Error> {
-    let own = geteuid().as_raw();
-    // Whoever owns `/` owns the machine. In a user namespace, this is root under another id.
-    let top = Path::new("/").metadata().map_err(Error::io("look at", "/"))?.uid();
-    for above in directories {
-        let found = above.symlink_metadata().map_err(Error::io("look at", above))?;
-        let is_open = found.mode() & ALL_WRITE != 0 && found.mode() & STICKY == 0;
-        if is_open || !(is_trusted(found.uid(), own) || found.uid() == top) {
-            return Err(refusal(above, &found, own));
-        }
-    }
-    Ok(())
-}
-
 fn is_trusted(owner: u32, own: u32) -> bool {
     owner == own || owner == ROOT
 }
@@ -146,27 +121,24 @@ mod tests {
         look().map(|found| assert_eq!(found.expect("it is there").1, 4)).err().map(|error| error.to_string())
     }
 
-    /// A cache below a directory of its own, with one file in it.
-    fn cache(parent: &Path) -> [PathBuf; 4] {
-        let above = parent.canonicalize().unwrap().join("above");
-        let [cache, piece, file] = ["cache", "cache/piece", "cache/piece/file"].map(|name| above.join(name));
-        for directory in [&above, &cache, &piece] {
+    /// A cache with one file in a folder.
+    fn cache(parent: &Path) -> [PathBuf; 3] {
+        let parent = parent.canonicalize().unwrap();
+        let [cache, piece, file] = ["cache", "cache/piece", "cache/piece/file"].map(|name| parent.join(name));
+        for directory in [&cache, &piece] {
             create_dir(directory).unwrap();
             set_permissions(directory, Permissions::from_mode(0o755)).unwrap();
         }
         write(&file, "kept").unwrap();
         set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
-        [above, cache, piece, file]
+        [cache, piece, file]
     }
 
     #[test]
     fn what_everybody_may_write_is_refused() {
         let parent = tempfile::tempdir().unwrap();
-        let [above, cache, piece, file] = cache(parent.path());
+        let [cache, piece, file] = cache(parent.path());
         for (path, mode, is_refused) in [
-            (&above, 0o755, false),
-            (&above, 0o777, true),
-            (&above, 0o1777, false),
             (&cache, 0o700, false),
             (&cache, 0o775, false),
             (&cache, 0o1777, true),
@@ -193,16 +165,13 @@ mod tests {
         // Only root can give something away. The rule for other accounts is below.
         if geteuid().is_root() {
             let parent = tempfile::tempdir().unwrap();
-            let [above, cache, piece, file] = cache(parent.path());
-            for path in [&above, &cache, &piece, &file] {
+            let [cache, piece, file] = cache(parent.path());
+            for path in [&cache, &piece, &file] {
                 chown(path, Some(65_534), None).unwrap();
                 let text = refused(&cache).unwrap();
                 assert!(text.contains(&path.display().to_string()) && text.contains("user id 65534"), "{text}");
                 chown(path, Some(ROOT), None).unwrap();
             }
-            // Nothing is made in another account's directory.
-            chown(&above, Some(65_534), None).unwrap();
-            assert!(refused(&above.join("new")).is_some() && !above.join("new").exists());
         }
         let cases = [(ROOT, ROOT, true), (ROOT, 7, false), (7, 7, true), (7, ROOT, true), (7, 8, false)];
         for (own, owner, expected) in cases {

@@ -64,10 +64,14 @@ pub(super) fn lock(data_dir: &Path) -> Result<Arc<DirLock>, Error> {
     }
 }
 
-/// Writes a file that only its owner may read, even if an earlier release left one there that others could read.
+/// Writes a new file that only its owner may read. What lies at `path` may be a link, or a file of an earlier release
+/// that others may read, so remove it first.
 fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
-    file.set_permissions(Permissions::from_mode(0o600))?;
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())
 }
 
@@ -161,7 +165,22 @@ impl Service for Server {
 
 #[cfg(test)]
 mod tests {
-    use super::{Error, require_room};
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::{Error, require_room, write_private};
+
+    #[test]
+    fn a_link_in_the_place_of_a_file_is_replaced_and_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("nats-server.conf"), dir.path().join("victim"));
+        fs::write(&victim, "untouched").unwrap();
+        symlink(&victim, &path).unwrap();
+        write_private(&path, "secret").unwrap();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "secret");
+        assert_eq!(fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
 
     #[test]
     fn too_little_room_is_told_with_the_path_and_the_bytes() {
