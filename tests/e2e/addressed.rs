@@ -1,25 +1,26 @@
 //! A password and a signed body go to the address that was named: no redirect and no proxy takes them elsewhere.
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 
 use headrace_tests::product::process::{command, complained};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::PROGRAM;
 
 /// A server that answers each request with a redirect to `to`. Returns its address.
-async fn redirecting(to: String) -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+fn redirecting(to: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move {
-        while let Ok((mut connection, _)) = listener.accept().await {
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
             let mut request = vec![0; 64 << 10];
-            let _ = connection.read(&mut request).await;
+            let _ = connection.read(&mut request);
             let answer = format!(
                 "HTTP/1.1 307 Temporary Redirect\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
             );
-            let _ = connection.write_all(answer.as_bytes()).await;
+            let _ = connection.write_all(answer.as_bytes());
         }
     });
     address
@@ -31,7 +32,7 @@ async fn nothing_follows_a_redirect_or_takes_a_proxy_on_this_machine() {
     let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
     elsewhere.set_nonblocking(true).unwrap();
     let other = format!("http://{}", elsewhere.local_addr().unwrap());
-    let named = redirecting(other.clone()).await;
+    let named = redirecting(other.clone());
 
     let config = dir.path().join("headrace.toml");
     let settings = format!("sinks.clickhouse = {{ url = '{named}', user = 'default', password = 'open sesame' }}\n");

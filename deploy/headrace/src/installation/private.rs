@@ -222,20 +222,6 @@ mod tests {
     }
 
     #[test]
-    fn no_directory_is_made_or_closed_where_another_account_could_exchange_it() {
-        let parent = tempfile::tempdir().unwrap();
-        let (open, old) = (parent.path().join("open"), parent.path().join("open/old"));
-        std::fs::create_dir_all(&old).unwrap();
-        std::fs::set_permissions(&old, Permissions::from_mode(0o755)).unwrap();
-        std::fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
-        for path in [&old, &open.join("new")] {
-            let refused = directory(path).unwrap_err().to_string();
-            assert!(refused.contains("expected no other account to be able to exchange"), "{refused}");
-        }
-        assert!(!open.join("new").exists() && mode(&old) == 0o755);
-    }
-
-    #[test]
     fn what_another_account_has_put_into_an_open_directory_is_refused() {
         // Only root can make a file that belongs to another account.
         if !geteuid().is_root() {
