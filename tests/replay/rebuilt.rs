@@ -19,7 +19,7 @@ async fn truncated_tables_get_the_same_rows_again() {
         filled.testbed.execute(&format!("TRUNCATE TABLE {table}")).await;
     }
     let all = BODIES as u64 + 1;
-    filled.is_completed(all, all).await;
+    filled.ends_complete(all, all).await;
 }
 
 #[tokio::test]
@@ -29,7 +29,7 @@ async fn dropped_tables_get_the_same_rows_again() {
         filled.testbed.execute(&format!("DROP TABLE {table} SYNC")).await;
     }
     let all = KINDS as u64 + 1;
-    filled.is_completed(all, all).await;
+    filled.ends_complete(all, all).await;
 }
 
 #[tokio::test]
@@ -40,7 +40,7 @@ async fn missing_rows_are_added_and_the_others_replaced() {
     let all = KINDS as u64 + 1;
     let (left, _) = filled.testbed.counts("raw").await;
     assert!(left < all);
-    filled.is_completed(all, all - left).await;
+    filled.ends_complete(all, all - left).await;
 }
 
 async fn one_of_each_kind() -> Vec<Example> {
@@ -75,7 +75,7 @@ impl Filled {
     }
 
     /// Replays `count` deliveries, of which `added` bodies are missing. Then all rows must be as they were.
-    async fn is_completed(self, count: u64, added: u64) {
+    async fn ends_complete(self, count: u64, added: u64) {
         let Self { testbed, rows, published } = self;
         let done = testbed.replay("", "--since 1h").await;
         done.says(&format!("{count} deliveries replayed into events, {added} bodies added to raw"));
