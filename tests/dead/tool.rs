@@ -12,7 +12,7 @@ use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::product::process::{Launch, command, complained, said};
 use serde_json::{Value, json};
 
-use super::{PROGRAM, Server, good};
+use super::{PROGRAM, Server, bury_of, good};
 
 #[tokio::test]
 async fn every_filter_finds_its_dead_letters() {
@@ -202,11 +202,28 @@ async fn a_repeated_redrive_finishes_an_interrupted_one_and_publishes_nothing_tw
     // The interrupted redrive published the message and did not remove the dead letter.
     let mut redriven = good(1);
     let dead_letter = server.nats.jetstream().get_stream("DEAD").await.unwrap().get_raw_message(number).await.unwrap();
-    let died_at = dead_letter.time.unix_timestamp_nanos() / 1_000;
-    redriven.message_id = format!("{}/redrive/{number}@{died_at}", RawDelivery::sample(1).id);
+    let origin = dead_letter.headers.get(header::DEAD_ORIGIN).unwrap();
+    redriven.message_id = format!("{}/redrive/{origin}", RawDelivery::sample(1).id);
     server.nats.publish(redriven).await;
     server.dead(&format!("redrive --number {number}")).await.says("1 sent through again, 0 kept");
     assert_eq!((server.count(Stream::Raw).await, server.numbers("").await), (1, vec![again]));
+}
+
+#[tokio::test]
+async fn a_message_that_two_components_gave_up_is_sent_through_once() {
+    let server = Server::start().await;
+    for component in ["normalize", "clickhouse-raw"] {
+        bury_of(server.nats.jetstream(), good(1), component, "malformed", "RAW:42").await;
+    }
+    server.dead("redrive --component normalize").await.says("1 sent through again, 0 kept");
+    server.dead("redrive --all").await.says("1 sent through again, 0 kept");
+    assert_eq!((server.count(Stream::Raw).await, server.numbers("").await.len()), (1, 0));
+    // The next time, they are made of another message.
+    for component in ["normalize", "clickhouse-raw"] {
+        bury_of(server.nats.jetstream(), good(1), component, "malformed", "RAW:43").await;
+    }
+    server.dead("redrive --all").await.says("2 sent through again, 0 kept");
+    assert_eq!((server.count(Stream::Raw).await, server.numbers("").await.len()), (2, 0));
 }
 
 #[tokio::test]

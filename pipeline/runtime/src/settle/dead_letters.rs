@@ -99,7 +99,8 @@ impl Filter {
 pub enum Redriven {
     /// It is stored under its subject again, and the dead letter is removed.
     Sent {
-        /// The broker had it already, from an earlier try that was interrupted.
+        /// The broker had it already: from an earlier try that was interrupted, or from another component's dead letter
+        /// of the same message.
         known: bool,
     },
     /// It is not in DEAD, or not any more.
@@ -181,8 +182,10 @@ impl DeadLetters {
     }
 
     /// Redrives a dead letter: publishes it to the subject that it had, waits until the broker has confirmed it, and
-    /// only then removes it. When it was interrupted, the next call does the rest.
+    /// only then removes it. When it was interrupted, the next call does the rest. Dead letters that several components
+    /// made of one message become one message again, if no more than the duplicate window lies between the calls.
     ///
+    /// # Errors
     /// When the broker does not answer or does not store the message. The dead letter is then still there.
     pub async fn redrive(&self, sequence: u64) -> anyhow::Result<Redriven> {
         let Some((dead_letter, payload)) = self.get(sequence).await? else { return Ok(Redriven::Gone) };
@@ -290,16 +293,28 @@ fn live_headers(dead_letter: &DeadLetter) -> HeaderMap {
             values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
         }
     }
-    // The message needs a new deduplication key: within the duplicate window the broker would drop the old one. Every
-    // try at this dead letter uses the same key, so that a try after an interrupted one adds nothing. The time is part
-    // of the key, because a DEAD that was made anew gives out the same sequences again.
-    let (id, place) =
-        (dead_letter.header(header::ID), format!("{}@{}", dead_letter.sequence, dead_letter.died_at.as_micros()));
-    headers.insert(header::MESSAGE_ID, format!("{id}/redrive/{place}"));
+    headers.insert(header::MESSAGE_ID, deduplication_key(dead_letter));
     headers.insert(header::REDRIVES, dead_letter.redrives().saturating_add(1).to_string());
     let attempts: u64 = dead_letter.header(header::DEAD_ATTEMPTS).parse().unwrap_or(0);
     headers.insert(header::ATTEMPTS_BEFORE, attempts.to_string());
     headers
+}
+
+/// A new deduplication key: within the duplicate window the broker would drop a message with the old one.
+///
+/// It names the message that was given up, so every try at a dead letter has the same key, and so have the dead letters
+/// that other components made of that message. One message serves them all, because every component reads it. Without
+/// this, a message that two components refuse would be two after a redrive, then four, then eight.
+///
+/// A stream that was made anew gives out the same sequences again, but has forgotten the keys.
+fn deduplication_key(dead_letter: &DeadLetter) -> String {
+    let origin = dead_letter.header(header::DEAD_ORIGIN);
+    let place = if origin.is_empty() {
+        format!("{}@{}", dead_letter.sequence, dead_letter.died_at.as_micros())
+    } else {
+        origin.to_owned()
+    };
+    format!("{}/redrive/{place}", dead_letter.header(header::ID))
 }
 
 #[cfg(test)]
@@ -319,6 +334,7 @@ mod tests {
             (header::GITHUB_SIGNATURE, "sha256=00"),
             (header::DEAD_SUBJECT, "raw.acme.github.push"),
             (header::DEAD_ATTEMPTS, "5"),
+            (header::DEAD_ORIGIN, "RAW:42"),
             (header::REDRIVES, "1"),
             (header::ATTEMPTS_BEFORE, "4"),
         ]);
@@ -329,10 +345,16 @@ mod tests {
             "Headrace-Attempts-Before: 5",
             "Headrace-Id: github:1",
             "Headrace-Redrives: 2",
-            "Nats-Msg-Id: github:1/redrive/7@1700000000123456",
+            "Nats-Msg-Id: github:1/redrive/RAW:42",
             "X-Hub-Signature-256: sha256=00",
         ];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_dead_letter_without_an_origin_has_a_key_of_its_own() {
+        let key = deduplication_key(&dead_letter(&[(header::ID, "github:1")]));
+        assert_eq!(key, "github:1/redrive/7@1700000000123456");
     }
 
     #[test]
