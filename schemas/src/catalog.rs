@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 
 use csv::{Position, StringRecord};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::event::Category;
 
@@ -132,86 +133,93 @@ static GITHUB: LazyLock<HashMap<&'static str, Kind>> = LazyLock::new(|| {
 /// A row of `events.csv`. An empty cell is `None`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct EventRow<'a> {
-    kind: &'a str,
-    action: &'a str,
-    family: &'a str,
+struct EventRow {
+    kind: String,
+    action: String,
+    family: String,
     category: Option<Category>,
-    audit_action: Option<&'a str>,
-    target_type: Option<&'a str>,
-    target: Option<&'a str>,
-    target_name: Option<&'a str>,
-    outcome: Option<&'a str>,
+    audit_action: Option<String>,
+    target_type: Option<String>,
+    target: Option<String>,
+    target_name: Option<String>,
+    outcome: Option<String>,
     ocsf_class: Option<i32>,
 }
 
 /// A row of `attributes.csv`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct AttributeRow<'a> {
-    kind: &'a str,
-    name: &'a str,
-    path: &'a str,
+struct AttributeRow {
+    kind: String,
+    name: String,
+    path: String,
 }
 
 /// Reads both tables. If a row breaks a rule of `catalog/README.md`, the error names its line.
 fn read(events: &str, attributes: &str) -> Result<HashMap<&'static str, Kind>, String> {
     let mut kinds: HashMap<&'static str, Kind> = HashMap::new();
-    for (line, row) in rows::<EventRow<'static>>("events.csv", events)? {
+    for (line, row) in rows::<EventRow>("events.csv", events)? {
         let at = |problem: &str| format!("events.csv:{line}: {problem}");
         if row.action == "*" {
-            let family = match row.family {
+            let family = match row.family.as_str() {
                 "any" => None,
                 word => Some(Family::from_word(word).ok_or_else(|| at(&format!("unknown family `{word}`")))?),
             };
             let default = entry(&row, unknown());
             let kind = Kind { family, attributes: Vec::new(), default, actions: HashMap::new() };
-            if kinds.insert(row.kind, kind).is_some() {
+            if kinds.insert(keep(&row.kind), kind).is_some() {
                 return Err(at("a second `*` row for this kind"));
             }
             continue;
         }
-        let kind = kinds.get_mut(row.kind).ok_or_else(|| at("the kind's `*` row must come first"))?;
-        if kind.actions.insert(row.action, entry(&row, &kind.default)).is_some() {
+        let kind = kinds.get_mut(row.kind.as_str()).ok_or_else(|| at("the kind's `*` row must come first"))?;
+        let entry = entry(&row, &kind.default);
+        if kind.actions.insert(keep(&row.action), entry).is_some() {
             return Err(at("a second row for this action"));
         }
     }
-    for (line, row) in rows::<AttributeRow<'static>>("attributes.csv", attributes)? {
+    for (line, row) in rows::<AttributeRow>("attributes.csv", attributes)? {
         let unknown_kind = || format!("attributes.csv:{line}: a kind that events.csv does not have");
-        let kind = kinds.get_mut(row.kind).ok_or_else(unknown_kind)?;
-        kind.attributes.push(Attribute { name: row.name, path: keys(row.path) });
+        let kind = kinds.get_mut(row.kind.as_str()).ok_or_else(unknown_kind)?;
+        kind.attributes.push(Attribute { name: keep(&row.name), path: keys(keep(&row.path)) });
     }
     Ok(kinds)
 }
 
-/// The rows of `table`, each with its line. They borrow from records that are leaked, as below.
-fn rows<T: Deserialize<'static>>(file: &str, table: &str) -> Result<Vec<(u64, T)>, String> {
+/// The rows of `table`, each with its line.
+fn rows<T: DeserializeOwned>(file: &str, table: &str) -> Result<Vec<(u64, T)>, String> {
     let unreadable = |error: csv::Error| format!("{file}: {error}");
     let mut reader = csv::Reader::from_reader(table.as_bytes());
-    let columns: &'static StringRecord = Box::leak(Box::new(reader.headers().map_err(unreadable)?.clone()));
+    let columns = reader.headers().map_err(unreadable)?.clone();
     let mut rows = Vec::new();
     for record in reader.records() {
-        let record: &'static StringRecord = Box::leak(Box::new(record.map_err(unreadable)?));
+        let record: StringRecord = record.map_err(unreadable)?;
         let line = record.position().map_or(0, Position::line);
-        rows.push((line, record.deserialize(Some(columns)).map_err(unreadable)?));
+        rows.push((line, record.deserialize(Some(&columns)).map_err(unreadable)?));
     }
     Ok(rows)
 }
 
-fn entry(row: &EventRow<'static>, inherited: &Entry) -> Entry {
+fn entry(row: &EventRow, inherited: &Entry) -> Entry {
+    let alternatives = |cell: &String| alternatives(keep(cell));
     Entry {
         category: row.category.unwrap_or(inherited.category),
         // An audit name belongs to one act, so an action never inherits it from its kind.
-        audit_action: row.audit_action,
-        target_kind: row.target_type.unwrap_or(inherited.target_kind),
-        target: row.target.map_or(inherited.target, alternatives),
-        target_name: row.target_name.map_or(inherited.target_name, alternatives),
-        outcome: row.outcome.map(keys).or(inherited.outcome),
+        audit_action: row.audit_action.as_deref().map(keep),
+        target_kind: row.target_type.as_deref().map_or(inherited.target_kind, keep),
+        target: row.target.as_ref().map_or(inherited.target, alternatives),
+        target_name: row.target_name.as_ref().map_or(inherited.target_name, alternatives),
+        outcome: row.outcome.as_deref().map(|path| keys(keep(path))).or(inherited.outcome),
         ocsf_class: row.ocsf_class.unwrap_or(inherited.ocsf_class),
     }
 }
 
-// Leaked once per process. The catalog lives as long as the process, so its users may borrow from it freely.
+// Leaked once per process. The catalog lives as long as the process, so its users may borrow from it freely. Nothing is
+// leaked that it does not refer to: leak detectors see only what is lost.
+fn keep(cell: &str) -> &'static str {
+    cell.to_owned().leak()
+}
+
 fn alternatives(cell: &'static str) -> Paths {
     cell.split('|').map(keys).collect::<Vec<_>>().leak()
 }
