@@ -115,6 +115,7 @@ impl StreamReader {
     /// The window's messages on the next page, which may be none; `None` at the end. A redriven message was received
     /// long before it was stored. To find such messages too, reading ends where RAW ended, not with the window.
     ///
+    /// # Errors
     /// When the broker does not answer, or a page did not come whole. The next call reads the same page.
     pub async fn page(&mut self) -> anyhow::Result<Option<Vec<Delivered>>> {
         if self.position() >= self.last {

@@ -56,6 +56,7 @@ pub struct Enrich {
 impl Enrich {
     /// The stage as configured.
     ///
+    /// # Errors
     /// When a pattern cannot be compiled. [`Config::validate`] finds that beforehand.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
         Ok(Self { knowledge: vec![Box::new(Assets::new(&config.assets)?)] })

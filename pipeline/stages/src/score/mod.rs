@@ -45,6 +45,7 @@ impl Score {
 
     /// The stage as configured.
     ///
+    /// # Errors
     /// When a rule cannot be used. [`Config::validate`] finds that beforehand.
     pub fn from_config(config: &Config) -> Result<Self, Refused> {
         let rules = Rules::load(config)?;
