@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::{TURNS, survives_with};
 
 /// What a stream that is to be full holds, in bytes: filled in some seconds.
-const SMALL_STREAM: u64 = 2 << 20;
+const SMALL_STREAM: u64 = 1 << 20;
 /// What a stream holds on a small disk, in bytes. NATS wants free space for all of them and a third more: 342 MiB.
 const STREAM: u64 = 64 << 20;
 /// The small disks. They are in memory, and a full one takes all of this. By itself, ClickHouse fills 256 MiB within a

@@ -11,8 +11,10 @@ use headrace_tests::faults::{Fault, Options, Scenario, run};
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
-/// A scenario keeps a core busy. No more than two run at once, however many threads there are.
-static TURNS: Semaphore = Semaphore::const_new(2);
+/// A scenario keeps half a core busy. No more than this many run at once, however many threads there are.
+static TURNS: Semaphore = Semaphore::const_new(3);
+/// Deliveries per second: so few that a core serves two scenarios, and so many that each fault finds some under way.
+const RATE: u32 = 80;
 
 /// Runs a scenario for at least this long, and until its first `kinds_min` kinds of faults were made: those that the
 /// test is named for. The message of a failed run names its seed, with which it can be repeated.
@@ -28,7 +30,7 @@ async fn survives_with(stream_bytes_max: u64, seed: u64, seconds: u64, kinds_min
         program: (env!("CARGO_BIN_EXE_headrace").into(), Vec::new()),
         dir: dir.path().to_owned(),
         seed,
-        rate: 200,
+        rate: RATE,
         duration: Duration::from_secs(seconds),
         scenario,
         workers: 2,

@@ -46,6 +46,9 @@ const FAULT_SHARE: u32 = 3;
 /// But a fault may always last this long, which is longer than any `ack_wait` and than the broker's duplicate window.
 const FAULT_LEAST: Duration = Duration::from_secs(WINDOW_S + 1);
 
+/// How often is asked whether everything works again. Recovery times are known no better.
+const PROBE_EVERY: Duration = Duration::from_millis(100);
+
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -134,7 +137,7 @@ async fn probe(testbed: &Testbed, load: &Load) -> anyhow::Result<()> {
             "the gateway took no delivery within {RECOVERY_MAX:?}\n{}",
             testbed.logs()
         );
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(PROBE_EVERY).await;
     };
     loop {
         testbed.ensure_all_run()?;
@@ -142,6 +145,6 @@ async fn probe(testbed: &Testbed, load: &Load) -> anyhow::Result<()> {
             return Ok(());
         }
         anyhow::ensure!(Instant::now() < deadline, "{id} had no row within {RECOVERY_MAX:?}\n{}", testbed.logs());
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(PROBE_EVERY).await;
     }
 }
