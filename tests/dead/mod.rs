@@ -88,17 +88,6 @@ impl Server {
 async fn bury(jetstream: &async_nats::jetstream::Context, message: Outgoing, component: &str, reason: &str) -> u64 {
     static SEQUENCE: AtomicU64 = AtomicU64::new(1);
     let origin = format!("RAW:{}", SEQUENCE.fetch_add(1, Ordering::Relaxed));
-    bury_of(jetstream, message, component, reason, &origin).await
-}
-
-/// Puts `message` into DEAD, given up by `component`, which had received it as `origin`.
-async fn bury_of(
-    jetstream: &async_nats::jetstream::Context,
-    message: Outgoing,
-    component: &str,
-    reason: &str,
-    origin: &str,
-) -> u64 {
     let own = message.headers.iter().filter(|(name, _)| !name.to_string().starts_with("Nats-"));
     let mut headers: HeaderMap = own.map(|(name, values)| (name.clone(), values[0].clone())).collect();
     headers.insert(header::DEAD_COMPONENT, component);
@@ -106,7 +95,7 @@ async fn bury_of(
     headers.insert(header::DEAD_DETAIL, "put there by hand");
     headers.insert(header::DEAD_ATTEMPTS, "3");
     headers.insert(header::DEAD_SUBJECT, message.subject.as_str());
-    headers.insert(header::DEAD_ORIGIN, origin);
+    headers.insert(header::DEAD_ORIGIN, origin.as_str());
     let subject = subject::dead(component, subject::tenant_of(&message.subject));
     let sent = jetstream.publish_with_headers(subject, headers, message.payload).await.unwrap();
     sent.await.unwrap().sequence

@@ -3,16 +3,18 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 
+use futures::TryStreamExt as _;
 use headrace_local::poll;
 use headrace_runtime::broker::Stream;
-use headrace_runtime::message::payload::RawDelivery;
+use headrace_runtime::message::payload::{Outgoing, RawDelivery};
+use headrace_runtime::settle::dead_letters::{DeadLetters, Filter};
 use headrace_schemas::header;
-use headrace_tests::harness::CEILING;
 use headrace_tests::harness::samples::Sample as _;
+use headrace_tests::harness::{CEILING, Nats};
 use headrace_tests::product::process::{Launch, command, complained, said};
 use serde_json::{Value, json};
 
-use super::{PROGRAM, Server, bury_of, good};
+use super::{PROGRAM, Server, bury, good};
 
 #[tokio::test]
 async fn every_filter_finds_its_dead_letters() {
@@ -145,7 +147,7 @@ async fn whoever_changes_something_is_told_where() {
     let redriven = server.dead("redrive --number 999 --json").await;
     let told: Value = serde_json::from_str(&redriven.said).unwrap();
     let named = json!({ "nats": nats, "config": config, "variable": null, "data_dir": null, "context": null });
-    assert_eq!(told, json!({ "sent": 0, "kept": 0, "installation": named }));
+    assert_eq!(told, json!({ "sent": 0, "merged": 0, "kept": 0, "installation": named }));
 
     // A context that was chosen once, and a person who wants to hear little.
     let contexts = format!("current = 'live'\n[contexts.live]\nconfig = '{config}'\n");
@@ -202,28 +204,50 @@ async fn a_repeated_redrive_finishes_an_interrupted_one_and_publishes_nothing_tw
     // The interrupted redrive published the message and did not remove the dead letter.
     let mut redriven = good(1);
     let dead_letter = server.nats.jetstream().get_stream("DEAD").await.unwrap().get_raw_message(number).await.unwrap();
-    let origin = dead_letter.headers.get(header::DEAD_ORIGIN).unwrap();
-    redriven.message_id = format!("{}/redrive/{origin}", RawDelivery::sample(1).id);
+    let died_at = dead_letter.time.unix_timestamp_nanos() / 1_000;
+    redriven.message_id = format!("{}/redrive/{number}@{died_at}", RawDelivery::sample(1).id);
     server.nats.publish(redriven).await;
     server.dead(&format!("redrive --number {number}")).await.says("1 sent through again, 0 kept");
     assert_eq!((server.count(Stream::Raw).await, server.numbers("").await), (1, vec![again]));
 }
 
 #[tokio::test]
-async fn a_message_that_two_components_gave_up_is_sent_through_once() {
+async fn a_message_that_several_components_gave_up_is_sent_through_once() {
     let server = Server::start().await;
+    let (one, two) = (RawDelivery::sample(1), RawDelivery::sample(2));
     for component in ["normalize", "clickhouse-raw"] {
-        bury_of(server.nats.jetstream(), good(1), component, "malformed", "RAW:42").await;
+        server.bury(one.message(), component, "malformed").await;
+        server.bury(two.message(), component, "malformed").await;
     }
-    server.dead("redrive --component normalize").await.says("1 sent through again, 0 kept");
+    // The same delivery with another body is another message.
+    let other = Outgoing { payload: "{}".into(), ..one.message() };
+    server.bury(other, "normalize", "malformed").await;
+    server.dead("redrive --all").await.says("3 sent through again, 2 more were of the same messages, 0 kept");
+    assert_eq!((server.count(Stream::Raw).await, server.numbers("").await.len()), (3, 0));
+    // The next run knows nothing of this one, so that nothing depends on what has happened to its messages since.
+    server.bury(one.message(), "clickhouse-raw", "malformed").await;
     server.dead("redrive --all").await.says("1 sent through again, 0 kept");
-    assert_eq!((server.count(Stream::Raw).await, server.numbers("").await.len()), (1, 0));
-    // The next time, they are made of another message.
-    for component in ["normalize", "clickhouse-raw"] {
-        bury_of(server.nats.jetstream(), good(1), component, "malformed", "RAW:43").await;
+    assert_eq!((server.count(Stream::Raw).await, server.numbers("").await.len()), (4, 0));
+}
+
+#[tokio::test]
+async fn a_reader_that_the_broker_forgot_goes_on_where_it_was() {
+    const COUNT: u64 = 300;
+    let nats = Nats::start().await;
+    for _ in 0..COUNT {
+        bury(nats.jetstream(), good(1), "normalize", "malformed").await;
     }
-    server.dead("redrive --all").await.says("2 sent through again, 0 kept");
-    assert_eq!((server.count(Stream::Raw).await, server.numbers("").await.len()), (2, 0));
+    let dead_letters = DeadLetters::open(&nats.broker().await).await.unwrap();
+    let mut reader = dead_letters.read(Filter::default()).await.unwrap();
+    let mut read: Vec<u64> = Vec::new();
+    while let Some(page) = reader.page().await.unwrap() {
+        read.extend(page.iter().map(|dead_letter| dead_letter.sequence));
+        let stream = nats.jetstream().get_stream(Stream::Dead.name()).await.unwrap();
+        let readers: Vec<String> = stream.consumer_names().try_collect().await.unwrap();
+        assert_eq!(readers.len(), 1, "{readers:?}");
+        stream.delete_consumer(&readers[0]).await.unwrap();
+    }
+    assert_eq!(read, (1..=COUNT).collect::<Vec<_>>());
 }
 
 #[tokio::test]

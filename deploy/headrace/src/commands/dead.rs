@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use clap::CommandFactory as _;
 use headrace_runtime::secret::redact_url;
-use headrace_runtime::settle::dead_letters::{DeadLetter, DeadLetters, Filter, Reader, Redriven};
+use headrace_runtime::settle::dead_letters::{DeadLetter, DeadLetters, Filter, Reader, Redriven, SentMessages};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use headrace_schemas::{codec, header};
@@ -229,14 +229,13 @@ async fn counts(dead_letters: &DeadLetters, selection: &Selection, json: bool) -
 
 async fn redrive(dead_letters: &DeadLetters, target: &Target, selection: &Selection, json: bool) -> anyhow::Result<()> {
     let mut selected = Selected::of(dead_letters, selection).await?;
-    let (mut sent, mut kept) = (0_u64, 0_u64);
-    while let Some(dead_letter) = selected.next().await? {
-        match dead_letters
-            .redrive(dead_letter.sequence)
-            .await
-            .with_context(|| format!("after {sent} were sent through again"))?
-        {
-            Redriven::Sent { .. } => sent += 1,
+    let mut messages = SentMessages::default();
+    let (mut sent, mut merged, mut kept) = (0_u64, 0_u64, 0_u64);
+    let so_far = |sent: u64| format!("after {sent} were sent through again");
+    while let Some(dead_letter) = selected.next().await.with_context(|| so_far(sent))? {
+        match dead_letters.redrive(dead_letter.sequence, &mut messages).await.with_context(|| so_far(sent))? {
+            Redriven::Sent => sent += 1,
+            Redriven::Covered => merged += 1,
             Redriven::Gone => {}
             Redriven::Kept(problem) => {
                 kept += 1;
@@ -245,8 +244,9 @@ async fn redrive(dead_letters: &DeadLetters, target: &Target, selection: &Select
         }
     }
     selected.reader.close().await;
-    let done = json!({ "sent": sent, "kept": kept, "installation": target.json() });
-    tell(&done, json, &format!("{sent} sent through again, {kept} kept"))?;
+    let done = json!({ "sent": sent, "merged": merged, "kept": kept, "installation": target.json() });
+    let more = if merged > 0 { format!(", {merged} more were of the same messages") } else { String::new() };
+    tell(&done, json, &format!("{sent} sent through again{more}, {kept} kept"))?;
     if kept > 0 {
         return Err(exit::missing(format!("{kept} dead letters cannot be sent through again")));
     }

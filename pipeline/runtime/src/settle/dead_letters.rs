@@ -4,6 +4,8 @@
 //! confirmed the message that was made from it. That message is always a suspect
 //! ([`crate::message::Delivered::is_suspect`]), so it makes no second row where the first message got through.
 
+mod redrive;
+
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -17,13 +19,15 @@ use futures::StreamExt as _;
 use headrace_schemas::time::Timestamp;
 use headrace_schemas::{header, subject};
 
+pub use self::redrive::{Redriven, SentMessages};
+use self::redrive::{content, live_headers};
 use crate::broker::{Broker, Stream};
 use crate::message::payload;
 use crate::publish::Publisher;
 
 /// How many dead letters are read at once, without their payloads: about 1 KiB each.
 const PAGE: usize = 256;
-/// The broker forgets a reader that was killed after this time.
+/// The broker forgets a reader that was killed, or that rests between two pages, after this time.
 const READER_KEPT: Duration = Duration::from_secs(30);
 /// The broker's header with the size of a payload that it left out.
 const PAYLOAD_BYTES: &str = "Nats-Msg-Size";
@@ -94,21 +98,6 @@ impl Filter {
     }
 }
 
-/// What became of a dead letter that was to be redriven.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Redriven {
-    /// It is stored under its subject again, and the dead letter is removed.
-    Sent {
-        /// The broker had it already: from an earlier try that was interrupted, or from another component's dead letter
-        /// of the same message.
-        known: bool,
-    },
-    /// It is not in DEAD, or not any more.
-    Gone,
-    /// It cannot be sent, so it was left in DEAD. The text says why.
-    Kept(String),
-}
-
 /// The stream DEAD.
 pub struct DeadLetters {
     broker: Broker,
@@ -136,19 +125,11 @@ impl DeadLetters {
     /// When the broker does not answer.
     pub async fn read(&self, filter: Filter) -> anyhow::Result<Reader> {
         let state = self.stream.get_info().await.context("cannot read the state of DEAD")?.state;
-        let config = Config {
-            // Sequences begin at 1.
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: filter.sequence.unwrap_or(1).max(1) },
-            ack_policy: AckPolicy::None,
-            filter_subject: subject::dead_of(filter.component.as_deref(), filter.tenant.as_deref()),
-            headers_only: true,
-            memory_storage: true,
-            inactive_threshold: READER_KEPT,
-            ..Config::default()
-        };
-        let consumer = self.stream.create_consumer(config).await.context("cannot read DEAD")?;
+        // Sequences begin at 1.
+        let first = filter.sequence.unwrap_or(1).max(1);
+        let consumer = consumer_from(&self.stream, &filter, first).await?;
         let last = filter.sequence.unwrap_or(u64::MAX).min(state.last_sequence);
-        Ok(Reader { stream: self.stream.clone(), consumer, filter, last })
+        Ok(Reader { stream: self.stream.clone(), consumer, filter, next: first, last })
     }
 
     /// One dead letter with its payload; `None` when it is not there.
@@ -182,27 +163,39 @@ impl DeadLetters {
     }
 
     /// Redrives a dead letter: publishes it to the subject that it had, waits until the broker has confirmed it, and
-    /// only then removes it. When it was interrupted, the next call does the rest. Dead letters that several components
-    /// made of one message become one message again, if no more than the duplicate window lies between the calls.
+    /// only then removes it. When it was interrupted, the next call does the rest.
+    ///
+    /// `sent` is what this run has sent so far. Several components may have given up one message, and an interrupted run
+    /// leaves a dead letter beside that of its copy. One message serves them all. Without this, a message that two
+    /// components refuse would be two after a redrive, then four, then eight.
     ///
     /// # Errors
     /// When the broker does not answer or does not store the message. The dead letter is then still there.
-    pub async fn redrive(&self, sequence: u64) -> anyhow::Result<Redriven> {
+    pub async fn redrive(&self, sequence: u64, sent: &mut SentMessages) -> anyhow::Result<Redriven> {
         let Some((dead_letter, payload)) = self.get(sequence).await? else { return Ok(Redriven::Gone) };
         if let Some(problem) = self.unfit(&dead_letter).await? {
             return Ok(Redriven::Kept(problem));
         }
+        let content = content(&dead_letter, &payload);
+        if sent.0.contains(&content) {
+            self.remove(sequence).await?;
+            return Ok(Redriven::Covered);
+        }
         let subject = dead_letter.header(header::DEAD_SUBJECT).to_owned();
-        let sent = self.publisher.send_headers(subject, live_headers(&dead_letter), payload).await;
-        let stored = match sent {
+        let published = self.publisher.send_headers(subject, live_headers(&dead_letter), payload).await;
+        let stored = match published {
             Ok(unconfirmed) => unconfirmed.confirmed().await,
             Err(fault) => Err(fault),
         };
         let stored = stored.map_err(|fault| fault.source.context(format!("cannot publish dead letter {sequence}")))?;
+        // Of a message that an interrupted run sent, we do not know whether it is still in its stream.
+        if !stored.duplicate {
+            sent.0.insert(content);
+        }
         // Remove only after the broker has stored it: a crash between the two costs a duplicate, the other order loses
         // the event.
         self.remove(sequence).await?;
-        Ok(Redriven::Sent { known: stored.duplicate })
+        Ok(Redriven::Sent)
     }
 
     /// Why a dead letter cannot be redriven, in words.
@@ -244,6 +237,8 @@ pub struct Reader {
     stream: stream::Stream,
     consumer: Consumer<Config>,
     filter: Filter,
+    /// Where the next page begins.
+    next: u64,
     last: u64,
 }
 
@@ -253,8 +248,23 @@ impl Reader {
     /// # Errors
     /// When the broker does not answer.
     pub async fn page(&mut self) -> anyhow::Result<Option<Vec<DeadLetter>>> {
+        let page = match self.fetch().await {
+            Ok(page) => page,
+            Err(error) => {
+                // The broker knows no reader that rested for long, and one that was started again knows none.
+                tracing::debug!(%error, next = self.next, "the reader of DEAD is made anew");
+                self.consumer = consumer_from(&self.stream, &self.filter, self.next).await?;
+                self.fetch().await?
+            }
+        };
+        let Some(read) = page.last().map(|dead_letter| dead_letter.sequence) else { return Ok(None) };
+        self.next = read + 1;
+        Ok(Some(page.into_iter().filter(|dead_letter| self.filter.takes(dead_letter)).collect()))
+    }
+
+    async fn fetch(&self) -> anyhow::Result<Vec<DeadLetter>> {
         let mut messages = self.consumer.fetch().max_messages(PAGE).messages().await.context("cannot read DEAD")?;
-        let (mut dead_letters, mut read) = (Vec::new(), 0_usize);
+        let mut dead_letters = Vec::new();
         while let Some(message) = messages.next().await {
             let message = message.map_err(|error| anyhow::anyhow!("reading DEAD broke off: {error}"))?;
             let (sequence, nanos) = {
@@ -264,15 +274,11 @@ impl Reader {
             if sequence > self.last {
                 break;
             }
-            read += 1;
             let headers = message.headers.clone().unwrap_or_default();
             let bytes = headers.get(PAYLOAD_BYTES).and_then(|bytes| bytes.as_str().parse().ok()).unwrap_or(0);
-            let dead_letter = DeadLetter::new(&message.subject, sequence, nanos, bytes, headers);
-            if self.filter.takes(&dead_letter) {
-                dead_letters.push(dead_letter);
-            }
+            dead_letters.push(DeadLetter::new(&message.subject, sequence, nanos, bytes, headers));
         }
-        Ok((read > 0).then_some(dead_letters))
+        Ok(dead_letters)
     }
 
     /// Ends reading. Without this call the broker keeps the reader for half a minute.
@@ -284,77 +290,27 @@ impl Reader {
     }
 }
 
-/// The headers of the redriven message: those that the message had, and its history.
-fn live_headers(dead_letter: &DeadLetter) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for (name, values) in dead_letter.headers.iter() {
-        let text: &str = name.as_ref();
-        if !text.starts_with("Nats-") && !text.starts_with(header::DEAD_PREFIX) {
-            values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
-        }
-    }
-    headers.insert(header::MESSAGE_ID, deduplication_key(dead_letter));
-    headers.insert(header::REDRIVES, dead_letter.redrives().saturating_add(1).to_string());
-    let attempts: u64 = dead_letter.header(header::DEAD_ATTEMPTS).parse().unwrap_or(0);
-    headers.insert(header::ATTEMPTS_BEFORE, attempts.to_string());
-    headers
-}
-
-/// A new deduplication key: within the duplicate window the broker would drop a message with the old one.
-///
-/// It names the message that was given up, so every try at a dead letter has the same key, and so have the dead letters
-/// that other components made of that message. One message serves them all, because every component reads it. Without
-/// this, a message that two components refuse would be two after a redrive, then four, then eight.
-///
-/// A stream that was made anew gives out the same sequences again, but has forgotten the keys.
-fn deduplication_key(dead_letter: &DeadLetter) -> String {
-    let origin = dead_letter.header(header::DEAD_ORIGIN);
-    let place = if origin.is_empty() {
-        format!("{}@{}", dead_letter.sequence, dead_letter.died_at.as_micros())
-    } else {
-        origin.to_owned()
+/// A consumer that begins at the sequence `first`. The broker chooses by component and tenant, which are in the subject.
+async fn consumer_from(stream: &stream::Stream, filter: &Filter, first: u64) -> anyhow::Result<Consumer<Config>> {
+    let config = Config {
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: first },
+        ack_policy: AckPolicy::None,
+        filter_subject: subject::dead_of(filter.component.as_deref(), filter.tenant.as_deref()),
+        headers_only: true,
+        memory_storage: true,
+        inactive_threshold: READER_KEPT,
+        ..Config::default()
     };
-    format!("{}/redrive/{place}", dead_letter.header(header::ID))
+    stream.create_consumer(config).await.context("cannot read DEAD")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn dead_letter(headers: &[(&str, &str)]) -> DeadLetter {
+    pub(super) fn dead_letter(headers: &[(&str, &str)]) -> DeadLetter {
         let headers = headers.iter().map(|&(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
         DeadLetter::new("dead.normalize.acme", 7, 1_700_000_000_123_456_789, 2, headers)
-    }
-
-    #[test]
-    fn a_copy_has_the_messages_own_headers_and_its_history() {
-        let dead_letter = dead_letter(&[
-            ("Nats-Msg-Id", "normalize/RAW:42"),
-            (header::ID, "github:1"),
-            (header::GITHUB_SIGNATURE, "sha256=00"),
-            (header::DEAD_SUBJECT, "raw.acme.github.push"),
-            (header::DEAD_ATTEMPTS, "5"),
-            (header::DEAD_ORIGIN, "RAW:42"),
-            (header::REDRIVES, "1"),
-            (header::ATTEMPTS_BEFORE, "4"),
-        ]);
-        let headers = live_headers(&dead_letter);
-        let mut found: Vec<String> = headers.iter().map(|(name, values)| format!("{name}: {}", values[0])).collect();
-        found.sort();
-        let expected = [
-            "Headrace-Attempts-Before: 5",
-            "Headrace-Id: github:1",
-            "Headrace-Redrives: 2",
-            "Nats-Msg-Id: github:1/redrive/RAW:42",
-            "X-Hub-Signature-256: sha256=00",
-        ];
-        assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn a_dead_letter_without_an_origin_has_a_key_of_its_own() {
-        let key = deduplication_key(&dead_letter(&[(header::ID, "github:1")]));
-        assert_eq!(key, "github:1/redrive/7@1700000000123456");
     }
 
     #[test]
