@@ -133,7 +133,7 @@ impl Scoped {
 #[serde(deny_unknown_fields, default)]
 pub struct Tenants {
     /// Tenant by login of organization, repository owner or account, in any letter case. A login that is not here is a
-    /// tenant of its own. Example: `acme-eu = "acme"`. When `acme` has secrets of its own (`ingest.github.scoped`),
+    /// tenant of its own. A login in two letter cases must name one tenant. Example: `acme-eu = "acme"`. When `acme` has secrets of its own (`ingest.github.scoped`),
     /// only they sign for `acme-eu` too, unless `acme-eu` has secrets of its own.
     ///
     /// A tenant is written in lower-case letters, digits, `_` and `-`, in subjects, rows, alerts and filters. Any other
@@ -170,6 +170,28 @@ impl Tenants {
         let tenants: BTreeSet<&str> = self.by_login.values().map(String::as_str).collect();
         let spelt = tenants.into_iter().map(|tenant| Respelt { tenant, token: token::escaped(tenant) });
         spelt.filter(|Respelt { tenant, token }| token != tenant).collect()
+    }
+
+    /// What is wrong with these values, below `path`: a login that names two tenants, in two letter cases.
+    #[must_use]
+    pub fn validate(&self, path: &str) -> Vec<Invalid> {
+        let mut known: BTreeMap<String, (&str, &str)> = BTreeMap::new();
+        let mut problems = Vec::new();
+        for (login, tenant) in &self.by_login {
+            match known.insert(login.to_ascii_lowercase(), (login, tenant)) {
+                Some((other, others)) if token::escaped(others) != token::escaped(tenant) => {
+                    let message = format!(
+                        "expected one tenant for each login, in any letter case, found `{others}` for `{}` and \
+                         `{tenant}` for `{}`",
+                        other.escape_debug(),
+                        login.escape_debug()
+                    );
+                    problems.push(Invalid::new(format!("{path}.by_login"), message));
+                }
+                _ => {}
+            }
+        }
+        problems
     }
 }
 
@@ -236,6 +258,20 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_login_in_two_letter_cases_names_one_tenant() {
+        let problems = |by_login: &[(&str, &str)]| {
+            let by_login = by_login.iter().map(|(login, tenant)| ((*login).to_owned(), (*tenant).to_owned()));
+            let problems = Tenants { by_login: by_login.collect() }.validate("tenants");
+            problems.into_iter().map(|problem| (problem.path, problem.message)).collect::<Vec<_>>()
+        };
+        assert_eq!(problems(&[("Acme", "Acme"), ("acme", "acme"), ("octo", "acme")]), []);
+        let found = problems(&[("Acme", "acme"), ("acme", "corp")]);
+        let [(path, message)] = &found[..] else { panic!("one login has two tenants: {found:?}") };
+        assert_eq!(path, "tenants.by_login");
+        assert!(message.ends_with("found `acme` for `Acme` and `corp` for `acme`"), "{message}");
+    }
 
     #[test]
     fn a_tenant_that_is_written_otherwise_is_told_once() {

@@ -277,6 +277,7 @@ impl Config {
     fn validate_shared(&self) -> Vec<Invalid> {
         let mut problems = self.nats.validate("nats");
         problems.extend(self.retry.validate("retry"));
+        problems.extend(self.tenants.validate("tenants"));
         // A message that comes again after half of the window is a suspect. The other half must cover the difference
         // between clocks. With a shorter window, a message that the broker no longer knows could look like a first
         // delivery.
