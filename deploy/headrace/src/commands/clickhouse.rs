@@ -14,7 +14,7 @@ use crate::block_on;
 use crate::cli::global::Global;
 use crate::cli::serve::Clickhouse;
 use crate::config::Log;
-use crate::installation::private;
+use crate::installation::{ancestors, private};
 use crate::process::stop::stop_signal;
 use crate::process::telemetry;
 
@@ -29,7 +29,11 @@ pub(crate) fn serve(arguments: Clickhouse, global: Global) -> anyhow::Result<()>
     let reader_password = arguments.reader_password_file.as_deref().map(password_of_reader).transpose()?;
     let library = match arguments.library {
         Some(library) => library,
-        None => Installer::for_user(Arc::new(Terminal))?.clickhouse_library()?,
+        None => {
+            let library = Installer::for_user(Arc::new(Terminal))?.clickhouse_library()?;
+            ancestors::warn_of_cache(&library)?;
+            library
+        }
     };
     let data_dir = private::directory(&arguments.data_dir, is_of_clickhouse).context("cannot use --data-dir")?;
     confine(&data_dir, &library).with_context(|| format!("cannot confine ClickHouse to {}", data_dir.display()))?;

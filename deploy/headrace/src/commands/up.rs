@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use crate::cli::global::Global;
 use crate::cli::serve::Up;
 use crate::config::Config;
+use crate::installation::ancestors;
 use crate::installation::data_dir::DataDir;
 use crate::installation::data_dir::{CLICKHOUSE_PASSWORD, CLICKHOUSE_READER_PASSWORD, CLICKHOUSE_USER};
 use crate::installation::last_up::LastUp;
@@ -172,6 +173,10 @@ async fn start_servers(config: &Config, data: &DataDir) -> anyhow::Result<Server
         Ok((nats, library))
     };
     let (nats_program, library) = tokio::task::spawn_blocking(install).await.context("the installer panicked")??;
+    // Both are in one cache.
+    if let Some(program) = nats_program.as_ref().or(library.as_ref()) {
+        ancestors::warn_of_cache(program)?;
+    }
     let nats = async {
         let Some(program) = nats_program else { return anyhow::Ok(None) };
         let mut server = nats::Config::new(program, data.join("nats"));

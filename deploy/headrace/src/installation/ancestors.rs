@@ -1,7 +1,8 @@
 //! Whether another account could exchange a directory for one of its own, by renaming it or a directory above it.
 //!
-//! Everything below a data directory is opened by path, by us and by the servers. So nobody else may decide what its
-//! path leads to. `private.rs` closes the directory itself.
+//! Everything below a data directory is opened by path, by us and by the servers, and the servers are started from the
+//! cache, again whenever one has ended. So nobody else may decide what these paths lead to. `private.rs` closes the data
+//! directory itself, and the installer checks the cache.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -21,16 +22,25 @@ const STICKY: u32 = 0o1000;
 ///
 /// # Errors
 /// If a directory above it cannot be looked at.
-pub(crate) fn warn_if_exchangeable(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn warn_if_exchangeable(path: &Path, remedy: &str) -> anyhow::Result<()> {
     if let Some((above, why)) = exchangeable(path)? {
         tracing::warn!(
             path = %path.display(),
             above = %above.display(),
             "another account of this machine could exchange this directory for its own, because the one above it is \
-             {why}; where others have accounts, choose a --data-dir below a directory of your own"
+             {why}; where others have accounts, choose {remedy} below a directory of your own"
         );
     }
     Ok(())
+}
+
+/// The same for the folder in the cache that has `program`.
+///
+/// # Errors
+/// If it or a directory above it cannot be looked at.
+pub(crate) fn warn_of_cache(program: &Path) -> anyhow::Result<()> {
+    let program = program.canonicalize().with_context(|| format!("cannot look at {}", program.display()))?;
+    warn_if_exchangeable(&program, "$HEADRACE_CACHE_DIR")
 }
 
 /// The first directory above `path`, from the top, in which others could rename what we use, and why.

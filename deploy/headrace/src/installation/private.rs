@@ -55,7 +55,7 @@ pub(crate) fn directory(path: &Path, is_known: impl FnOnce(&Path, &[OsString]) -
     refuse_foreign(&path, found.uid())?;
     // Check this before the first change.
     refuse_strange(&path, is_known)?;
-    ancestors::warn_if_exchangeable(&path)?;
+    ancestors::warn_if_exchangeable(&path, "a --data-dir")?;
     let mode = found.permissions().mode() & 0o7777;
     if mode & OTHERS != 0 {
         opened.set_permissions(Permissions::from_mode(mode & !OTHERS)).with_context(problem)?;

@@ -56,8 +56,8 @@ pub struct Installer {
 }
 
 impl Installer {
-    /// An installer into `cache_dir`, which is made when it is first needed. It must belong to this account or to root,
-    /// and so must the directories above it.
+    /// An installer into `cache_dir`, which is made when it is first needed. It must belong to this account or to root.
+    /// Who owns a directory above it, or may write there, could exchange it: the caller must know these.
     pub fn new(cache_dir: impl Into<PathBuf>, progress: Arc<dyn Progress>) -> Self {
         Self { store: Store::new(cache_dir.into()), search_path: None, progress }
     }
