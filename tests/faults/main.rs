@@ -11,10 +11,13 @@ use headrace_tests::faults::{Fault, Options, Scenario, run};
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
-/// A scenario keeps half a core busy. No more than this many run at once, however many threads there are.
+/// A scenario keeps two thirds of a core busy. No more than this many run at once, however many threads there are.
 static TURNS: Semaphore = Semaphore::const_new(3);
-/// Deliveries per second: so few that a core serves two scenarios, and so many that each fault finds some under way.
+/// Deliveries per second: so few that three scenarios leave the machine time, so many that each fault finds some under
+/// way.
 const RATE: u32 = 80;
+/// Four seconds of the load: the shortest run lasts longer, but its gateway may be away.
+const ANSWERED_MIN: usize = 320;
 
 /// Runs a scenario for at least this long, and until its first `kinds_min` kinds of faults were made: those that the
 /// test is named for. The message of a failed run names its seed, with which it can be repeated.
@@ -43,7 +46,9 @@ async fn survives_with(stream_bytes_max: u64, seed: u64, seconds: u64, kinds_min
         let kept = dir.keep();
         panic!("{error:#}\nkept: {}", kept.display())
     });
-    assert!(report.answered > 500 && report.shared > 10, "too little was sent to prove anything: {report:#?}");
+    let is_enough = report.answered > ANSWERED_MIN && report.shared > 10;
+    let is_updated = report.alerts > 0 && report.matching > report.alerts;
+    assert!(is_enough && (is_updated || !scenario.receivers), "too little was sent to prove anything: {report:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -34,8 +34,8 @@ pub(super) const WINDOW_S: u64 = 6;
 /// The interval at which deliveries are sent.
 const STEP: Duration = Duration::from_millis(20);
 
-/// A rule matches one delivery in this many.
-const MATCHING_EVERY: u64 = 100;
+/// A rule matches one delivery in this many, or more of them if the rate is low ([`matching_every`]).
+const MATCHING_EVERY_MAX: u32 = 100;
 
 /// A delivery as GitHub makes it.
 pub(super) struct Delivery {
@@ -62,6 +62,8 @@ struct Sender {
     url: String,
     history: Arc<History>,
     number: AtomicU64,
+    /// A rule matches one delivery in this many.
+    matching_every: u64,
     /// Answers that ask for the delivery once more.
     refused: AtomicU64,
     /// The codes in these answers, with how often each came.
@@ -86,6 +88,7 @@ impl Load {
             url,
             history: Arc::default(),
             number: AtomicU64::new(0),
+            matching_every: matching_every(rate),
             refused: AtomicU64::new(0),
             codes: Mutex::default(),
         });
@@ -119,6 +122,12 @@ impl Load {
         while self.tasks.join_next().await.is_some() {}
         (Arc::clone(&self.sender.history), time)
     }
+}
+
+/// Two matching deliveries a second, so that an alert has a second event within a short run. More if that is less than
+/// one in [`MATCHING_EVERY_MAX`].
+fn matching_every(rate: u32) -> u64 {
+    u64::from((rate / 2).clamp(1, MATCHING_EVERY_MAX))
 }
 
 async fn pace(sender: Arc<Sender>, rate: u32, stop: CancellationToken) {
@@ -158,10 +167,10 @@ impl Sender {
         // The node makes the run's ids differ even within one tick of the clock.
         let node = number.to_be_bytes();
         let guid = Uuid::now_v1(&[node[2], node[3], node[4], node[5], node[6], node[7]]).to_string();
-        let matching = number.is_multiple_of(MATCHING_EVERY);
+        let matching = number.is_multiple_of(self.matching_every);
         let (event, of_event) =
             if matching { ("repository", r#""action":"publicized""#) } else { ("push", r#""ref":"refs/heads/main""#) };
-        let round = number / MATCHING_EVERY;
+        let round = number / self.matching_every;
         let body = |more: &str| {
             let text = format!(
                 r#"{{{of_event},"number":{number},{more}"repository":{{"id":1,"name":"app-{0}","full_name":"acme/app-{0}","private":false,"owner":{{"login":"acme"}}}},"organization":{{"login":"acme","id":5}},"sender":{{"login":"mona-{1}","id":7,"type":"User"}}}}"#,

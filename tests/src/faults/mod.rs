@@ -46,8 +46,8 @@ const FAULT_SHARE: u32 = 3;
 /// But a fault may always last this long, which is longer than any `ack_wait` and than the broker's duplicate window.
 const FAULT_LEAST: Duration = Duration::from_secs(WINDOW_S + 1);
 
-/// How often is asked whether everything works again. Recovery times are known no better.
-const PROBE_EVERY: Duration = Duration::from_millis(100);
+/// How often to ask whether everything works again. Recovery times are no more exact than this.
+const PROBE_EVERY: Duration = Duration::from_millis(50);
 
 /// What to run.
 #[derive(Clone, Debug)]

@@ -79,7 +79,7 @@ impl RecoveryTimes {
     }
 
     fn add(&mut self, seconds: &[f64]) {
-        // Round to a millisecond: the probe is no more exact than that.
+        // Round to a millisecond, which is finer than the probe is.
         self.all.extend(seconds.iter().map(|seconds| (seconds * 1e3).round() / 1e3));
         self.all.sort_by(f64::total_cmp);
         self.count = self.all.len();

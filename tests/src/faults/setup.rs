@@ -31,7 +31,7 @@ pub(super) fn configuration(
          pipeline.ack_wait_s = {ACK_WAIT_S}\n\
          retry = {{ backoff_min_ms = 200, backoff_max_ms = 2000 }}\n\
          sinks.clickhouse = {{ url = 'http://{clickhouse}', insert_timeout_s = {INSERT_S}, clock_skew_ms = 200, \
-         linger_ms = 400 }}\n\
+         linger_ms = 200 }}\n\
          {more}\
          [streams]\n\
          replicas = {replicas}\n\

@@ -46,6 +46,8 @@ pub(super) struct Testbed {
     client: async_nats::Client,
     http: reqwest::Client,
     gateway_url: String,
+    /// Deliveries per second.
+    rate: u32,
     disks: Option<Disks>,
     receivers: Option<Receivers>,
 }
@@ -108,6 +110,7 @@ impl Testbed {
             client,
             http,
             gateway_url,
+            rate: options.rate,
             disks,
             receivers,
         })
@@ -143,11 +146,13 @@ impl Testbed {
             }
             Fault::CrashGateway => {
                 let points = [Point::BeforeStore, Point::BeforeStoreAck, Point::AfterStoreAck];
-                return crash(&mut self.gateway, &points, 300, plan).await;
+                let passings = passings_at(self.rate, 300);
+                return crash(&mut self.gateway, &points, passings, plan).await;
             }
             Fault::CrashPipeline => {
                 let points = [Point::BeforePublish, Point::BeforePubAck, Point::AfterPubAck, Point::AfterAck];
-                return crash(&mut self.pipelines[pipeline], &points, 500, plan).await;
+                let passings = passings_at(self.rate, 500);
+                return crash(&mut self.pipelines[pipeline], &points, passings, plan).await;
             }
             Fault::CrashSink => {
                 let points = [Point::BeforeInsert, Point::AfterInsert, Point::AfterAck];
@@ -346,4 +351,10 @@ impl Testbed {
         self.clickhouse.stop().await;
         drop(self.disks);
     }
+}
+
+/// At the latest at which passing a process crashes: `most`, or what comes by in about five seconds where two share the
+/// load of `rate` deliveries a second.
+fn passings_at(rate: u32, most: u64) -> u64 {
+    most.min(u64::from(rate) * 5 / 2)
 }
