@@ -7,10 +7,13 @@ use headrace_runtime::broker::Stream;
 use headrace_runtime::component::subscription::Subscription;
 use headrace_runtime::consume::Subscriber;
 use headrace_schemas::event::Event;
+use headrace_tests::faults::{Fault, Scenario};
 use headrace_tests::harness::Nats;
 use headrace_tests::harness::samples::Sample as _;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+
+use super::survives;
 
 /// A cluster may say that a request is filled before it sends the last messages for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -41,4 +44,10 @@ async fn a_filled_request_brings_all_its_messages() {
         }
     }
     assert_eq!(sequences, (1..=500).collect());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_stored_twice_when_leaders_change() {
+    const FAULTS: &[Fault] = &[Fault::KillLeader, Fault::RollingNats, Fault::KillNats, Fault::KillSink];
+    survives(5, 10, 3, Scenario { faults: FAULTS, ..Scenario::CLUSTER }).await;
 }

@@ -145,7 +145,7 @@ impl<C: Case> Testbed<C> {
     async fn lose_the_confirmations_of_a_batch(&self) -> Workers {
         self.disturbance.holds_left.store(1, Ordering::SeqCst);
         // Each missing confirmation takes this long.
-        let broker = self.nats.broker_with(config::Nats { timeout_ms: 2_000, ..config::Nats::default() }).await;
+        let broker = self.nats.broker_with(config::Nats { timeout_ms: 1_000, ..config::Nats::default() }).await;
         let workers = self.run_workers(1, broker);
         until("a batch is in the making", || self.disturbance.held.load(Ordering::SeqCst) == 1).await;
         let server = self.nats.server().pid().expect("the server of this test runs");
