@@ -11,10 +11,9 @@ use headrace_tests::faults::{Fault, Options, Scenario, run};
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
-/// A scenario keeps two thirds of a core busy. No more than this many run at once, however many threads there are.
+/// A scenario keeps about half a core busy. No more than this many run at once, however many threads there are.
 static TURNS: Semaphore = Semaphore::const_new(4);
-/// Deliveries per second: so few that three scenarios leave the machine time, so many that each fault finds some under
-/// way.
+/// Deliveries per second: few enough for two cores and four scenarios, enough that each fault finds some under way.
 const RATE: u32 = 80;
 /// Four seconds of the load: the shortest run lasts longer, but its gateway may be away.
 const ANSWERED_MIN: usize = 320;
