@@ -80,6 +80,8 @@ pub trait Record: Serialize + DeserializeOwned + Send + Sync + 'static {
     const NAME: &'static str;
     /// Text of the `.avsc` file.
     const AVSC: &'static str;
+    /// The schemas with which earlier releases wrote. What they wrote may still be in a stream.
+    const EARLIER: &'static [&'static str];
     /// The prepared schema.
     fn codec() -> &'static Codec;
 }
@@ -89,27 +91,50 @@ pub struct Codec {
     prefix: [u8; PREFIX_BYTES],
     writer: GenericDatumWriter<'static>,
     reader: GenericDatumReader<'static>,
+    /// Readers of what earlier releases wrote, with their prefixes.
+    earlier: Vec<([u8; PREFIX_BYTES], GenericDatumReader<'static>)>,
+}
+
+/// Parses `avsc`. Leaked once per schema: the prepared reader and writer borrow it for the life of the process.
+fn parsed(avsc: &str) -> ([u8; PREFIX_BYTES], &'static Schema) {
+    let schema = Schema::parse_str(avsc).expect("a test parses every .avsc file");
+    let fingerprint = schema.fingerprint::<Rabin>();
+    let mut prefix = [0; PREFIX_BYTES];
+    prefix[..2].copy_from_slice(&MARKER);
+    prefix[2..].copy_from_slice(&fingerprint.bytes);
+    (prefix, Box::leak(Box::new(schema)))
+}
+
+fn reader(schema: &'static Schema) -> GenericDatumReader<'static> {
+    let reader = GenericDatumReader::builder(schema).human_readable(false).build();
+    reader.expect("a test resolves every .avsc file")
 }
 
 impl Codec {
-    fn new(avsc: &str) -> Self {
+    fn new(avsc: &str, earlier: &[&str]) -> Self {
         // By default, the library believes a length of up to 512 MiB and allocates it before it looks for the bytes.
         // The limit is one for the whole process, which is fine: nothing else here decodes Avro.
         apache_avro::util::max_allocation_bytes(RECORD_MAX_BYTES);
-        let schema = Schema::parse_str(avsc).expect("a test parses every .avsc file");
-        let fingerprint = schema.fingerprint::<Rabin>();
-        let mut prefix = [0; PREFIX_BYTES];
-        prefix[..2].copy_from_slice(&MARKER);
-        prefix[2..].copy_from_slice(&fingerprint.bytes);
-        // Leaked once per schema. The prepared reader and writer borrow it for the life of the process.
-        let schema: &'static Schema = Box::leak(Box::new(schema));
+        let (prefix, schema) = parsed(avsc);
         let writer = GenericDatumWriter::builder(schema).human_readable(false).build();
-        let reader = GenericDatumReader::builder(schema).human_readable(false).build();
+        let of_earlier = |avsc: &&str| {
+            let (prefix, schema) = parsed(avsc);
+            (prefix, reader(schema))
+        };
         Self {
             prefix,
             writer: writer.expect("a test resolves every .avsc file"),
-            reader: reader.expect("a test resolves every .avsc file"),
+            reader: reader(schema),
+            earlier: earlier.iter().map(of_earlier).collect(),
         }
+    }
+
+    /// The reader of messages that begin with `prefix`.
+    fn reader_of(&self, prefix: &[u8]) -> Option<&GenericDatumReader<'static>> {
+        if prefix == self.prefix {
+            return Some(&self.reader);
+        }
+        self.earlier.iter().find(|(own, _)| own == prefix).map(|(_, reader)| reader)
     }
 
     /// The schema's CRC-64-AVRO fingerprint.
@@ -122,8 +147,9 @@ impl Codec {
 impl Record for Event {
     const NAME: &'static str = "headrace.Event";
     const AVSC: &'static str = include_str!("../avro/event.avsc");
+    const EARLIER: &'static [&'static str] = &[include_str!("../avro/earlier/event-1.avsc")];
     fn codec() -> &'static Codec {
-        static CODEC: LazyLock<Codec> = LazyLock::new(|| Codec::new(Event::AVSC));
+        static CODEC: LazyLock<Codec> = LazyLock::new(|| Codec::new(Event::AVSC, Event::EARLIER));
         &CODEC
     }
 }
@@ -131,8 +157,9 @@ impl Record for Event {
 impl Record for Alert {
     const NAME: &'static str = "headrace.Alert";
     const AVSC: &'static str = include_str!("../avro/alert.avsc");
+    const EARLIER: &'static [&'static str] = &[];
     fn codec() -> &'static Codec {
-        static CODEC: LazyLock<Codec> = LazyLock::new(|| Codec::new(Alert::AVSC));
+        static CODEC: LazyLock<Codec> = LazyLock::new(|| Codec::new(Alert::AVSC, Alert::EARLIER));
         &CODEC
     }
 }
@@ -173,15 +200,14 @@ pub fn decode<R: Record>(bytes: &[u8]) -> Result<R, CodecError> {
     else {
         return Err(CodecError::NotSingleObject { found: found(bytes) });
     };
-    if prefix != codec.prefix {
+    let Some(reader) = codec.reader_of(prefix) else {
         return Err(CodecError::UnknownSchema {
             record: R::NAME,
             fingerprint: fingerprint_of(prefix),
             known: codec.fingerprint(),
         });
-    }
-    codec
-        .reader
+    };
+    reader
         .read_deser(&mut datum)
         .map_err(|source| CodecError::Decode { record: R::NAME, source: Box::new(source) })
 }

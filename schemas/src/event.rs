@@ -17,7 +17,7 @@ pub struct Event {
     pub id: EventId,
     /// Whose event it is, as a subject token.
     pub tenant: String,
-    /// The source that received it: `github`.
+    /// The source that took it in: `github`, `ndjson`.
     pub source: String,
     /// The source's name of the kind: `push`, `repository`, …. A kind that the catalog does not know keeps its name
     /// and gets the category `other`.
@@ -36,6 +36,10 @@ pub struct Event {
     pub occurred_at: Timestamp,
     /// When the gateway received it.
     pub received_at: Timestamp,
+    /// The time that the source gave with the id: the same whenever the same thing is delivered. `None` if it gave none,
+    /// and in events of earlier releases.
+    #[serde(default)]
+    pub event_time: Option<Timestamp>,
     /// Who did it.
     pub actor: Option<Actor>,
     /// What it was done to.

@@ -9,10 +9,13 @@ pub const MESSAGE_ID: &str = "Nats-Msg-Id";
 pub const TRACEPARENT: &str = "traceparent";
 /// The event's stable id, [`crate::id::EventId`].
 pub const ID: &str = "Headrace-Id";
-/// The source that received the event: `github`.
+/// The source that took the event in: `github`, `ndjson`.
 pub const SOURCE: &str = "Headrace-Source";
 /// The source's name of the event kind: `push`.
 pub const EVENT: &str = "Headrace-Event";
+/// The time that the source gave with the id: microseconds since the Unix epoch, decimal. It depends on nothing but what
+/// was delivered, so it is the same whenever that is delivered again. Absent when the source gave none.
+pub const EVENT_TIME: &str = "Headrace-Event-Time";
 /// When the gateway received it: microseconds since the Unix epoch, decimal.
 pub const RECEIVED_AT: &str = "Headrace-Received-At";
 /// The object in the bucket `bodies` that holds the body (claim check). Absent when the payload is the body.

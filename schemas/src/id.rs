@@ -18,7 +18,7 @@ use crate::token;
 /// 100 ns intervals between the UUID epoch (1582-10-15) and the Unix epoch (RFC 9562, section 5.1).
 const UUID_EPOCH_TICKS: u64 = 0x01B2_1DD2_1381_4000;
 
-/// `github:<delivery GUID>` for webhooks. When the same delivery comes again, it has the same id.
+/// `github:<delivery GUID>` for webhooks. When the same thing is delivered again, it has the same id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct EventId(String);
@@ -28,6 +28,12 @@ impl EventId {
     #[must_use]
     pub fn github(guid: &str) -> Self {
         Self(format!("github:{}", guid.to_ascii_lowercase()))
+    }
+
+    /// The id of what the source `source` calls `own`.
+    #[must_use]
+    pub fn of_source(source: &str, own: &str) -> Self {
+        Self(format!("{source}:{own}"))
     }
 
     /// An id that was read from a header or a record.
@@ -62,11 +68,11 @@ impl EventId {
         format!("{}/{self}/{sha256}", token::escaped(tenant))
     }
 
-    /// When the sender made this id, if the id says so. GitHub's delivery GUIDs are version 1 UUIDs, which do.
+    /// When GitHub made this id, if it is one of GitHub's and says so. GitHub's delivery GUIDs are version 1 UUIDs, which
+    /// do.
     #[must_use]
     pub fn created_at(&self) -> Option<Timestamp> {
-        let (_, own) = self.0.split_once(':')?;
-        let uuid = Uuid::try_parse(own).ok()?;
+        let uuid = Uuid::try_parse(self.0.strip_prefix("github:")?).ok()?;
         if uuid.get_version_num() != 1 {
             return None;
         }
@@ -74,16 +80,17 @@ impl EventId {
         let unix_ticks = ticks.checked_sub(UUID_EPOCH_TICKS)?;
         i64::try_from(unix_ticks / 10).ok().map(Timestamp::from_micros)
     }
+}
 
-    /// Whether the broker's duplicate window may have missed an earlier copy of this event.
-    ///
-    /// The window covers a delivery only if its id proves that it is younger than `window`. Some ids prove nothing: a
-    /// GUID of another version, or with a time in the future. An old delivery may always come again under such an id.
-    #[must_use]
-    pub fn may_repeat(&self, received_at: Timestamp, window: Duration) -> bool {
-        self.created_at()
-            .is_none_or(|created_at| received_at.since(created_at) >= window || created_at.since(received_at) >= window)
-    }
+/// Whether the broker's duplicate window may have missed an earlier copy of an event that was received at `received_at`.
+///
+/// Each copy of an event has the same event time. If that time is less than half of `window` from both receptions, they
+/// are within the window of each other, and the broker has dropped the second. An event without a time proves nothing:
+/// an old copy may always come again.
+#[must_use]
+pub fn may_repeat(event_time: Option<Timestamp>, received_at: Timestamp, window: Duration) -> bool {
+    let half = window / 2;
+    event_time.is_none_or(|at| received_at.since(at) >= half || at.since(received_at) >= half)
 }
 
 impl fmt::Display for EventId {
@@ -104,18 +111,23 @@ mod tests {
     }
 
     #[test]
-    fn only_a_young_version_1_guid_is_covered_by_the_window() {
-        let id = EventId::github("72d3162e-cc78-11e3-81ab-4c9367dc0958");
-        let created_at = id.created_at().unwrap();
-        let window = Duration::from_secs(120);
-        let after = |seconds: i64| Timestamp::from_micros(created_at.as_micros() + seconds * 1_000_000);
-        assert!(!id.may_repeat(after(119), window));
-        assert!(id.may_repeat(after(120), window));
-        // Whoever invents an id may choose any time.
-        assert!(!id.may_repeat(after(-119), window));
-        assert!(id.may_repeat(after(-120), window));
-        let random = EventId::github("0f8fad5b-d9cb-469f-a165-70867728950e");
-        assert!(random.may_repeat(created_at, window));
+    fn only_a_version_1_guid_of_github_tells_its_age() {
+        let none = |id: EventId| assert_eq!(id.created_at(), None, "{id}");
+        none(EventId::github("0f8fad5b-d9cb-469f-a165-70867728950e"));
+        none(EventId::of_source("ndjson", "72d3162e-cc78-11e3-81ab-4c9367dc0958"));
+    }
+
+    #[test]
+    fn only_a_reception_near_the_events_time_is_covered_by_the_window() {
+        let at = Timestamp::from_seconds(1_700_000_000);
+        let window = Duration::from_secs(240);
+        let after = |seconds: i64| Timestamp::from_micros(at.as_micros() + seconds * 1_000_000);
+        for (seconds, expected) in [(0, false), (119, false), (120, true), (-119, false), (-120, true)] {
+            assert_eq!(may_repeat(Some(at), after(seconds), window), expected, "{seconds}");
+        }
+        assert!(may_repeat(None, at, window));
+        // Two receptions that are both covered are within the window of each other.
+        assert!(after(119).since(after(-119)) < window);
     }
 
     #[test]

@@ -135,6 +135,7 @@ fn raw(index: u64, body: &Body) -> RawDelivery {
         source: text("github"),
         event: body.event.clone(),
         received_at: Timestamp::now(),
+        event_time: None,
         headers: vec![
             (text(header::CONTENT_TYPE), text("application/json")),
             (text(header::GITHUB_EVENT), body.event.clone()),

@@ -53,6 +53,7 @@ mod tests {
             source: "github".to_owned(),
             event: "team".to_owned(),
             received_at: Timestamp::from_micros(1),
+            event_time: None,
             headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
             body: body.to_owned().into(),
             sha256: RawDelivery::sha256_of(body.as_bytes()),

@@ -23,6 +23,7 @@ pub(crate) fn event(kind: &str, action: Option<&str>) -> Event {
         ocsf_class: entry.ocsf_class,
         occurred_at: at,
         received_at: at,
+        event_time: None,
         actor: Some(Actor { id: Some(7), login: "mona".to_owned(), kind: Some("User".to_owned()) }),
         target: None,
         organization: Some(Organization { id: Some(5), login: "acme".to_owned() }),

@@ -29,6 +29,7 @@ fn full_event() -> Event {
         ocsf_class: 6003,
         occurred_at: Timestamp::from_seconds(1_700_000_000),
         received_at: Timestamp::from_seconds(1_700_000_001),
+        event_time: Some(Timestamp::from_seconds(1_699_999_999)),
         actor: Some(Actor { id: Some(7), login: "mona".into(), kind: text("User") }),
         target: Some(Target { kind: "repository".into(), id: text("9"), name: text("acme/app"), url: text("u") }),
         organization: Some(Organization { id: Some(5), login: "acme".into() }),
@@ -110,6 +111,20 @@ fn records_come_back_as_they_went() {
     assert_eq!(decode::<Event>(&encode(&bare).unwrap()).unwrap(), bare);
     let alert = full_alert();
     assert_eq!(decode::<Alert>(&encode(&alert).unwrap()).unwrap(), alert);
+}
+
+#[test]
+fn what_an_earlier_release_wrote_is_read() {
+    let [earlier] = Event::EARLIER else { panic!("each earlier schema needs a case here") };
+    let event = Event { event_time: None, ..full_event() };
+    let (without, with) = (encode(&event).unwrap(), encode(&full_event()).unwrap());
+    // Avro writes a record's fields one after the other, and an absent value as one byte. The earlier schema lacks the
+    // field, so it lacks that byte.
+    let at = without.iter().zip(&with).position(|(one, other)| one != other).unwrap();
+    let (prefix, _) = parsed(earlier);
+    let bytes = [&prefix[..], &without[PREFIX_BYTES..at], &without[at + 1..]].concat();
+    assert_ne!(bytes[..PREFIX_BYTES], without[..PREFIX_BYTES]);
+    assert_eq!(decode::<Event>(&bytes).unwrap(), event);
 }
 
 /// The field names of every record, in order, and the symbols of every enum in an Avro schema.

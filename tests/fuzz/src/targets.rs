@@ -205,6 +205,7 @@ fn delivery(kind: &str, media_type: &str, body: &[u8]) -> RawDelivery {
         source: "github".to_owned(),
         event: kind.to_owned(),
         received_at: Timestamp::from_seconds(1_772_000_000),
+        event_time: None,
         headers: vec![(header::CONTENT_TYPE.to_owned(), media_type.to_owned())],
         body: Bytes::copy_from_slice(body),
         sha256: RawDelivery::sha256_of(body),

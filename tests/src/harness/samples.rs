@@ -60,6 +60,7 @@ impl Sample for RawDelivery {
             source: text("github"),
             event: text("repository"),
             received_at: Timestamp::now(),
+            event_time: None,
             headers: vec![
                 (text(header::GITHUB_EVENT), text("repository")),
                 (text(header::CONTENT_TYPE), text("application/json")),
@@ -106,6 +107,7 @@ impl Sample for Event {
             ocsf_class: 6003,
             occurred_at: now,
             received_at: now,
+            event_time: None,
             actor: Some(Actor { id: Some(7), login: "mona".into(), kind: text("User") }),
             target: Some(Target { kind: "repository".into(), id: text("9"), name: Some(name.clone()), url: None }),
             organization: Some(Organization { id: Some(5), login: "acme".into() }),

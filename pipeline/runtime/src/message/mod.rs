@@ -11,11 +11,12 @@ use async_nats::jetstream::{self, AckKind};
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use headrace_schemas::header;
-use headrace_schemas::id::EventId;
+use headrace_schemas::id;
 use headrace_schemas::time::Timestamp;
 use tokio::time::Instant;
 
 use crate::message::incarnation::Forgotten;
+use crate::message::payload::Payload;
 use crate::retry::Attempt;
 
 /// The size to assume of a body whose message does not tell it, in bytes: the largest that GitHub sends.
@@ -117,25 +118,25 @@ impl Delivered {
     ///
     /// * JetStream delivers the message again.
     /// * JetStream delivers it again and has forgotten that it did before ([`crate::message::incarnation`]).
-    /// * The sender delivers it again after the broker's duplicate window. Its id was then older than the window at its
+    /// * The sender delivers it again after the broker's duplicate window. Its event time was then far from its
     ///   reception.
     /// * A process that was stopped publishes late. The message is then stored long after its reception.
     /// * A person redrives a dead letter that one component gave up and others did not
     ///   ([`crate::settle::dead_letters`]).
     /// * The stream was deleted and made anew ([`crate::broker::recreate`]).
     #[must_use]
-    pub fn is_suspect(&self, id: &EventId, received_at: Timestamp, window: Duration) -> bool {
-        self.may_be_redelivered() || self.may_be_duplicate(id, received_at, window)
+    pub fn is_suspect(&self, item: &impl Payload, window: Duration) -> bool {
+        self.may_be_redelivered() || self.may_be_duplicate(item, window)
     }
 
     /// Whether an earlier message of the stream may be of the same event.
-    pub(crate) fn may_be_duplicate(&self, id: &EventId, received_at: Timestamp, window: Duration) -> bool {
-        // Half the window, because the clocks of gateway and broker may differ.
-        let window = window / 2;
+    pub(crate) fn may_be_duplicate(&self, item: &impl Payload, window: Duration) -> bool {
+        let received_at = item.received_at();
         self.is_redriven()
             || self.may_duplicate_lost()
-            || id.may_repeat(received_at, window)
-            || self.stored_at.since(received_at) >= window
+            || id::may_repeat(item.event_time(), received_at, window)
+            // Half the window, because the clocks of gateway and broker may differ.
+            || self.stored_at.since(received_at) >= window / 2
     }
 
     /// Whether it was redriven from DEAD.

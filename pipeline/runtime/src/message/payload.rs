@@ -45,6 +45,9 @@ pub trait Payload: Send + Sync + Sized + 'static {
     /// When the gateway received the event behind it.
     fn received_at(&self) -> Timestamp;
 
+    /// The time that the event's source gave with its id; `None` if it gave none.
+    fn event_time(&self) -> Option<Timestamp>;
+
     /// About how many bytes it takes in memory.
     fn size(&self) -> usize;
 }
@@ -112,12 +115,14 @@ pub struct RawDelivery {
     pub id: EventId,
     /// Whose it is, as a subject token.
     pub tenant: String,
-    /// The source that took it in: `github`.
+    /// The source that took it in: `github`, `ndjson`.
     pub source: String,
     /// The source's name of the kind.
     pub event: String,
     /// When the gateway received it.
     pub received_at: Timestamp,
+    /// The time that the source gave with the id; `None` if it gave none.
+    pub event_time: Option<Timestamp>,
     /// The headers that came with it, `X-GitHub-*`, `X-Hub-Signature-256`, `Content-Type`.
     pub headers: Vec<(String, String)>,
     /// The body, byte for byte.
@@ -167,6 +172,10 @@ impl Payload for RawDelivery {
                 anyhow::anyhow!("expected microseconds in the header {}, found `{received_at}`", header::RECEIVED_AT);
             Fault::poison(DeadReason::MissingHeader, problem)
         })?;
+        let id = EventId::from_stored(required(header::ID)?);
+        // An earlier release did not write the time.
+        let told = message.header(header::EVENT_TIME).and_then(|micros| micros.parse().ok());
+        let event_time = told.map(Timestamp::from_micros).or_else(|| id.created_at());
         let body = match message.header(header::BODY_OBJECT) {
             Some(object) => fetch_body(broker, object).await?,
             None => message.payload().clone(),
@@ -175,11 +184,12 @@ impl Payload for RawDelivery {
         let told = message.header(header::BODY_SHA256).filter(|text| is_sha256(text));
         let sha256 = told.map_or_else(|| Self::sha256_of(&body), str::to_owned);
         Ok(Self {
-            id: EventId::from_stored(required(header::ID)?),
+            id,
             tenant: subject::tenant_of(message.subject()).to_owned(),
             source: required(header::SOURCE)?,
             event: required(header::EVENT)?,
             received_at,
+            event_time,
             headers: original_headers(message),
             body,
             sha256,
@@ -197,6 +207,10 @@ impl Payload for RawDelivery {
 
     fn received_at(&self) -> Timestamp {
         self.received_at
+    }
+
+    fn event_time(&self) -> Option<Timestamp> {
+        self.event_time
     }
 
     fn size(&self) -> usize {
@@ -288,6 +302,11 @@ impl Payload for Event {
         self.received_at
     }
 
+    fn event_time(&self) -> Option<Timestamp> {
+        // An earlier release did not write the time.
+        self.event_time.or_else(|| self.id.created_at())
+    }
+
     fn size(&self) -> usize {
         1_536
     }
@@ -337,6 +356,10 @@ impl Payload for Alert {
 
     fn received_at(&self) -> Timestamp {
         self.updated_at
+    }
+
+    fn event_time(&self) -> Option<Timestamp> {
+        None
     }
 
     fn size(&self) -> usize {

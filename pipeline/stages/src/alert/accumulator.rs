@@ -30,13 +30,13 @@ pub(super) fn alert_id(event: &Event, found: &RuleMatch, window: Duration) -> St
     format!("{}-{}", fingerprint(event, found), window_start(sent_at(event), window).as_micros() / 1_000_000)
 }
 
-/// When the event was first sent, by its id. This time is the same when the event comes again hours later, so the event
-/// belongs to the same alert. When the id does not tell, or tells an impossible time, it is the time of reception.
+/// When the event was first sent, by its event time. This time is the same when the event comes again hours later, so the event
+/// belongs to the same alert. When it has none, or an impossible one, it is the time of reception.
 fn sent_at(event: &Event) -> Timestamp {
     let received_at = event.received_at;
     let plausible =
         |at: &Timestamp| received_at.since(*at) <= REPEATED_WITHIN && at.since(received_at) <= CLOCK_SKEW_MAX;
-    event.id.created_at().filter(plausible).unwrap_or(received_at)
+    event.event_time.or_else(|| event.id.created_at()).filter(plausible).unwrap_or(received_at)
 }
 
 fn window_start(at: Timestamp, window: Duration) -> Timestamp {

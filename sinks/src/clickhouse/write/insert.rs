@@ -28,7 +28,6 @@ use headrace_runtime::component::sink::BatchResult;
 use headrace_runtime::fault::FaultClass;
 use headrace_runtime::message::payload::{Content, Identity, Payload};
 use headrace_runtime::observe::metrics::{ALREADY_THERE, CONFLICTS};
-use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;
 use metrics::{Counter, counter};
 use serde::Deserialize;
@@ -242,12 +241,12 @@ fn valid_until(valid_for: Duration, Times { limit, clock_skew }: Times) -> i64 {
 }
 
 /// When earlier deliveries of `items` can have been received. A message that comes again has the very time of its first
-/// delivery. A delivery that its sender presents again cannot be older than its id.
+/// delivery. A delivery that its sender presents again cannot be older than its event.
 pub(crate) fn span<T: Payload>(items: &[&Item<T>]) -> (Timestamp, Timestamp) {
     let earliest = |item: &&Item<T>| {
         let received_at = item.value.received_at();
-        // An id with a time in the future is made up.
-        let created_at = EventId::from_stored(item.value.id()).created_at().filter(|at| *at <= received_at);
+        // A time in the future is made up.
+        let created_at = item.value.event_time().filter(|at| *at <= received_at);
         // GitHub redelivers for three days, GHES for seven.
         let created_at = created_at.unwrap_or_else(|| received_at.minus(Duration::from_secs(8 * 24 * 3_600)));
         created_at.min(received_at).minus(CLOCK_SKEW)

@@ -11,7 +11,6 @@ mod ownership;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use headrace_schemas::id::EventId;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -135,8 +134,7 @@ impl<S: Sink> SinkLoop<S> {
         for (message, value) in messages.into_iter().zip(values) {
             let outcome = match value {
                 Ok(value) if self.sink.wants(&value) => {
-                    let id = EventId::from_stored(value.id());
-                    let suspect = message.is_suspect(&id, value.received_at(), window);
+                    let suspect = message.is_suspect(&value, window);
                     if suspect { &mut suspects } else { &mut firsts }.push(message, value, suspect);
                     continue;
                 }

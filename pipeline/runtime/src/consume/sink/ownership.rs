@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;
 use tokio::time::{Instant, sleep};
 
@@ -92,9 +91,7 @@ impl<S: Sink> SinkLoop<S> {
             return Ok(sub_batch);
         }
         let window = self.broker.duplicate_window();
-        let may_be_duplicate = |message: &Delivered, item: &S::Item| {
-            message.may_be_duplicate(&EventId::from_stored(item.id()), item.received_at(), window)
-        };
+        let may_be_duplicate = |message: &Delivered, item: &S::Item| message.may_be_duplicate(item, window);
         if !sub_batch.iter().any(|(message, item)| may_be_duplicate(message, item)) {
             return Ok(sub_batch);
         }

@@ -19,6 +19,7 @@ fn raw(kind: &str, body: impl Into<Vec<u8>>) -> RawDelivery {
         source: "github".to_owned(),
         event: kind.to_owned(),
         received_at: Timestamp::parse("2026-03-01T12:00:00Z").unwrap(),
+        event_time: None,
         headers: vec![(header::CONTENT_TYPE.to_owned(), "application/json".to_owned())],
         sha256: RawDelivery::sha256_of(&body),
         body,

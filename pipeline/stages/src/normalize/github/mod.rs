@@ -65,6 +65,7 @@ fn event(raw: &RawDelivery, document: &Object<'_>) -> Event {
         ocsf_class: entry.ocsf_class,
         occurred_at: occurred_at(raw.received_at, document, target_node),
         received_at: raw.received_at,
+        event_time: raw.event_time,
         actor: actor(document),
         target: target_node.map(|node| target(entry, node)),
         organization: document

@@ -11,6 +11,7 @@ fn raw(event: &str, body: &str) -> RawDelivery {
         source: "github".to_owned(),
         event: event.to_owned(),
         received_at: Timestamp::parse("2026-03-01T12:00:00Z").unwrap(),
+        event_time: None,
         headers: vec![(header::CONTENT_TYPE.to_owned(), "application/json".to_owned())],
         body: Bytes::copy_from_slice(body.as_bytes()),
         sha256: RawDelivery::sha256_of(body.as_bytes()),
