@@ -7,10 +7,11 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use headrace_runtime::config::Invalid;
-use headrace_runtime::secret::Secret;
 use headrace_schemas::token;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::{github, sources};
 
 /// GitHub waits 10 s for an answer (GitHub's webhook best practices). It would not hear a later one.
 const ANSWER_MAX_MS: u64 = 8_000;
@@ -56,7 +57,7 @@ pub struct Config {
     #[schemars(range(max = u32::MAX))]
     pub requests_per_second_max: Option<NonZeroU32>,
     /// GitHub webhooks.
-    pub github: GitHub,
+    pub github: github::config::Config,
 }
 
 impl Default for Config {
@@ -70,61 +71,8 @@ impl Default for Config {
             in_flight_max: 1_024,
             in_flight_max_bytes: 128 << 20,
             requests_per_second_max: None,
-            github: GitHub::default(),
+            github: github::config::Config::default(),
         }
-    }
-}
-
-/// GitHub webhooks.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct GitHub {
-    /// Webhook secrets of every hook and organization without an entry of its own in `scoped`. You may list several at
-    /// once for a rotation: add the new one here, change it at GitHub, remove the old one.
-    ///
-    /// Which secret may sign what: a body names logins (of the organization, of the repository's owner, also in
-    /// `full_name`, and of the installation's account) and perhaps an enterprise. The secret that signed the body must
-    /// cover each of them, or the answer is 403 `signature_foreign`. If an entry of `scoped` without `hook_id` lists a
-    /// login, only the secrets of such entries cover it. The same holds for a login that no entry lists but that has
-    /// the tenant (`tenants.by_login`) of a listed one. Any other login is covered by the secrets here, and by those of
-    /// entries that list no organizations. The sender and the owner of a fork need no cover.
-    pub secrets: Vec<Secret>,
-    /// Secrets that are valid for certain organizations, for an enterprise or for a hook only.
-    #[schemars(example = serde_json::json!([{ "organization": "acme", "secrets": ["..."] }]))]
-    pub scoped: Vec<Scoped>,
-}
-
-/// Secrets of certain organizations, of an enterprise, or of one hook. At least one of `organization`,
-/// `organizations`, `enterprise` and `hook_id` is set.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Scoped {
-    /// Login of the organization, or of the user, whose events these secrets sign, in any letter case.
-    #[serde(default)]
-    pub organization: Option<String>,
-    /// Further logins whose events these secrets sign. If an event names several logins, all of them must be listed
-    /// here.
-    #[serde(default)]
-    pub organizations: Vec<String>,
-    /// Slug of the enterprise whose events these secrets sign. Without organizations beside it, they sign for each
-    /// organization that has no secrets of its own, in bodies that name the enterprise. Any event may name an
-    /// enterprise that is in no entry.
-    #[serde(default)]
-    pub enterprise: Option<String>,
-    /// The hook's id, as in its URL at GitHub and in `X-GitHub-Hook-ID`. Only these secrets sign for that hook. The
-    /// hook of a GitHub App signs for many organizations. Without organizations beside it, the secrets sign for each
-    /// organization that has no secrets of its own. With organizations, they sign for those alone, whether or not those
-    /// have secrets of their own.
-    #[serde(default)]
-    pub hook_id: Option<u64>,
-    /// The secrets.
-    pub secrets: Vec<Secret>,
-}
-
-impl Scoped {
-    /// Every login that the entry lists.
-    pub(crate) fn logins(&self) -> impl Iterator<Item = &str> {
-        self.organization.iter().chain(&self.organizations).map(String::as_str)
     }
 }
 
@@ -217,7 +165,7 @@ impl Config {
         if bytes < body {
             refuse("in_flight_max_bytes", format!("expected no less than `body_max_bytes` ({body}), found {bytes}"));
         }
-        if self.github.secrets.is_empty() && self.github.scoped.is_empty() {
+        if !sources::is_any_configured(self) {
             refuse(
                 "github.secrets",
                 "expected at least one webhook secret, found none; use the one that is set at GitHub, or make one with \
@@ -225,32 +173,7 @@ impl Config {
                     .to_owned(),
             );
         }
-        for (index, secret) in self.github.secrets.iter().enumerate() {
-            if secret.is_empty() {
-                refuse(&format!("github.secrets[{index}]"), "expected a secret, found an empty text".to_owned());
-            }
-        }
-        for (index, scoped) in self.github.scoped.iter().enumerate() {
-            let nobodys = scoped.logins().next().is_none() && scoped.enterprise.is_none() && scoped.hook_id.is_none();
-            if nobodys {
-                refuse(
-                    &format!("github.scoped[{index}]"),
-                    "expected `organization`, `organizations`, `enterprise` or `hook_id`, found none; secrets for all \
-                     belong in `github.secrets`"
-                        .to_owned(),
-                );
-            }
-            if scoped.logins().chain(scoped.enterprise.as_deref()).any(|name| name.trim().is_empty()) {
-                let message = "expected the login of an organization or the slug of an enterprise, found an empty text";
-                refuse(&format!("github.scoped[{index}]"), message.to_owned());
-            }
-            if scoped.secrets.is_empty() || scoped.secrets.iter().any(Secret::is_empty) {
-                refuse(
-                    &format!("github.scoped[{index}].secrets"),
-                    "expected at least one secret and none empty".to_owned(),
-                );
-            }
-        }
+        problems.extend(sources::validate(self, path));
         problems
     }
 }

@@ -207,9 +207,7 @@ pub fn decode<R: Record>(bytes: &[u8]) -> Result<R, CodecError> {
             known: codec.fingerprint(),
         });
     };
-    reader
-        .read_deser(&mut datum)
-        .map_err(|source| CodecError::Decode { record: R::NAME, source: Box::new(source) })
+    reader.read_deser(&mut datum).map_err(|source| CodecError::Decode { record: R::NAME, source: Box::new(source) })
 }
 
 const fn within_limit<R: Record>(bytes: usize) -> Result<(), CodecError> {

@@ -112,7 +112,10 @@ async fn bad_signatures_store_nothing() {
     ];
     testbed.until_counted(&reasons).await;
     let log = testbed.up.log();
-    assert!(log.contains("deliveries with a bad signature were refused") && log.contains("127.0.0.1"), "{log}");
+    assert!(
+        log.contains("requests without a valid signature or token were refused") && log.contains("127.0.0.1"),
+        "{log}"
+    );
     assert!(!log.contains("mallory") && !log.contains(&good), "the log holds nothing of a body: {log}");
     testbed.up.stop().await;
 }

@@ -58,7 +58,7 @@ async fn refused_deliveries_that_no_line_told_are_told_at_the_end() {
     }
     assert!(ingest.interrupt().await.success(), "{}", ingest.log());
     let log = ingest.log();
-    let told = log.lines().filter(|line| line.contains("deliveries with a bad signature were refused"));
+    let told = log.lines().filter(|line| line.contains("requests without a valid signature or token were refused"));
     let counts = told.map(|line| serde_json::from_str::<Value>(line).unwrap()["count"].as_u64().unwrap());
     assert_eq!(counts.sum::<u64>(), 3, "{log}");
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use headrace_ingest::sources;
 use headrace_local::nats::SyncInterval;
 use headrace_runtime::config::{Invalid, Nats, Retry, Streams};
 use headrace_settings::{Document, Loaded, Problems, Variables};
@@ -247,8 +248,7 @@ impl Config {
 
     /// If the role `ingest` runs here, the gateway's own check covers this.
     fn validate_verify(&self, roles: &[crate::role::Role]) -> Option<Invalid> {
-        let github = &self.ingest.github;
-        let is_missing = self.pipeline.verify && github.secrets.is_empty() && github.scoped.is_empty();
+        let is_missing = self.pipeline.verify && !sources::is_any_configured(&self.ingest);
         let message = "expected the webhook secrets, by which `pipeline.verify` checks stored signatures, found none; give \
                        those of the gateway, or turn `pipeline.verify` off";
         (is_missing && !roles.contains(&crate::role::Role::Ingest))

@@ -1,8 +1,7 @@
 //! The gateway's server: it binds the routes of all sources and serves them.
 //!
-//! It knows no source by name: [`sources`] is their registry. Read `receive` next for what happens to every request.
-
-mod sources;
+//! It knows no source by name: [`crate::sources`] is their registry. Read `receive` next for what happens to every
+//! request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,41 +12,48 @@ use axum::routing::get;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::http;
 use headrace_runtime::http::connections::Connections;
-use headrace_runtime::publish::Publisher;
 use headrace_runtime::publish::store_health::StoreHealth;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Tenants};
-use crate::gateway::sources::Sources;
-use crate::receive::Shared;
 use crate::receive::admission::Admission;
 use crate::receive::body::discard;
+use crate::receive::denial_log::DenialLog;
 use crate::receive::reply::Refusal;
+use crate::receive::{Mount, Shared, Signals};
+use crate::sources;
 
 /// The gateway, ready to serve.
 #[derive(Clone)]
 pub struct Gateway {
     shared: Arc<Shared>,
-    tenants: Tenants,
+    mounts: Vec<Mount>,
     connections: Connections,
 }
 
 impl Gateway {
-    /// Builds the gateway from `config`, which must have been validated. The gateway reports to `stores` whether its
-    /// deliveries are stored.
+    /// Builds the gateway from `config`, which must have been validated, with every source that it asks for. The gateway
+    /// reports to `stores` whether its deliveries are stored.
     #[must_use]
     pub fn new(config: &Config, tenants: &Tenants, broker: &Broker, stores: StoreHealth) -> Self {
+        Self::with(sources::mounts(config, tenants), config, broker, stores)
+    }
+
+    /// As [`Self::new`], with `mounts` for sources.
+    #[must_use]
+    pub fn with(mounts: Vec<Mount>, config: &Config, broker: &Broker, stores: StoreHealth) -> Self {
         let connections = Connections::new("gateway", config.connections_max);
         let shared = Shared {
             admission: Admission::new(config, &connections),
             stores,
             broker: broker.clone(),
-            publisher: Publisher::new(broker),
+            denials: DenialLog::default(),
+            signals: Signals::new(),
             config: config.clone(),
         };
-        Self { shared: Arc::new(shared), tenants: tenants.clone(), connections }
+        Self { shared: Arc::new(shared), mounts, connections }
     }
 
     /// Serves on `listener` until `stop`, then finishes the requests under way.
@@ -55,22 +61,23 @@ impl Gateway {
     /// # Errors
     /// When the listener fails for good.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
-        let sources = Sources::new(&self.shared, &self.tenants);
-        let (routes, head_max) = (self.routes(&sources), self.shared.config.head_max());
-        sources.beside(http::serve(listener, routes, &self.connections, head_max, stop)).await
+        let (routes, head_max) = (self.routes(), self.shared.config.head_max());
+        self.shared.denials.beside(http::serve(listener, routes, &self.connections, head_max, stop)).await
     }
 
     /// The routes of all sources, and `/healthz`. Everything that the public need not see is on the operators' port.
-    fn routes(&self, sources: &Sources) -> Router {
+    fn routes(&self) -> Router {
         let answer_max = self.shared.config.answer_max();
-        sources
-            .routes()
+        let first_paths = self.mounts.iter().filter_map(|mount| mount.paths().into_iter().next());
+        let paths: Arc<str> = first_paths.collect::<Vec<_>>().join(", ").into();
+        let routes = self.mounts.iter().map(|mount| mount.routes(&self.shared)).fold(Router::new(), Router::merge);
+        routes
             .route("/healthz", get(async || "alive\n"))
             .method_not_allowed_fallback(move |request: Request| {
                 let refusal = Refusal::MethodNotAllowed(request.method().to_string());
                 refuse(request, answer_max, refusal)
             })
-            .fallback(move |request| refuse(request, answer_max, Refusal::UnknownPath))
+            .fallback(move |request| refuse(request, answer_max, Refusal::UnknownPath(paths.to_string())))
     }
 }
 

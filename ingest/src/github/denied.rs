@@ -2,7 +2,7 @@
 
 use axum::http::StatusCode;
 
-use crate::receive::reply::Refusal;
+use crate::source::Refusal;
 
 /// Why a delivery is refused, whoever brings it. No text reveals a secret, or tells which of several came close.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +31,16 @@ pub enum Denied {
         "expected a form with the field `payload`, found none; choose the content type application/json for the hook"
     )]
     MissingPayload,
+    /// The path is for another family of events.
+    #[error("this path accepts {accepts} events; `{event}` belongs to /webhooks/github/{belongs} or /webhooks/github")]
+    WrongFamily {
+        /// The family of the path.
+        accepts: &'static str,
+        /// The event's kind.
+        event: String,
+        /// The family of that kind.
+        belongs: &'static str,
+    },
     /// Neither JSON nor a form.
     #[error("expected the content type application/json or application/x-www-form-urlencoded, found `{0}`")]
     UnsupportedType(String),
@@ -46,6 +56,7 @@ impl Denied {
             Self::SignatureWrong => "signature_wrong",
             Self::SignatureForeign { .. } => "signature_foreign",
             Self::MissingPayload => "missing_payload",
+            Self::WrongFamily { .. } => "wrong_family",
             Self::UnsupportedType(_) => "unsupported_type",
         }
     }
@@ -54,7 +65,7 @@ impl Denied {
 impl From<Denied> for Refusal {
     fn from(denied: Denied) -> Self {
         let status = match denied {
-            Denied::MissingPayload => StatusCode::BAD_REQUEST,
+            Denied::MissingPayload | Denied::WrongFamily { .. } => StatusCode::BAD_REQUEST,
             Denied::SignatureMissing | Denied::SignatureMalformed | Denied::SignatureWrong => StatusCode::UNAUTHORIZED,
             Denied::SignatureForeign { .. } => StatusCode::FORBIDDEN,
             Denied::UnsupportedType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -2,23 +2,18 @@
 //!
 //! GitHub signs only the body, so no header proves who sent it or what it is. `verify` judges the signature.
 
-use async_nats::HeaderMap as NatsHeaders;
 use axum::http::{HeaderMap, HeaderName};
 use bytes::Bytes;
-use headrace_runtime::message::payload::Outgoing;
 use headrace_schemas::catalog::{self, Family};
 use headrace_schemas::header;
 use headrace_schemas::id::EventId;
-use headrace_schemas::subject;
-use headrace_schemas::time::Timestamp;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use super::denied::Denied;
 use super::media_type::MediaType;
 use super::verify::{HOOK_ID, parse_signature};
-use crate::receive::body;
-use crate::receive::reply::Refusal;
+use crate::source::{Record, Refusal};
 
 /// The source's name in subjects and headers.
 pub(super) const SOURCE: &str = "github";
@@ -31,20 +26,20 @@ const GUID: &str = "a GUID as GitHub writes it (32 hex digits with hyphens, 8-4-
 const HEADERS_MAX_BYTES: usize = 8 << 10;
 
 /// The headers of a delivery.
-pub(super) struct Envelope<'a> {
-    pub(super) id: EventId,
-    pub(super) event: &'a str,
+#[derive(Debug)]
+pub(super) struct Envelope {
+    id: EventId,
+    event: String,
     pub(super) hook_id: Option<u64>,
     pub(super) signature: [u8; 32],
     pub(super) media_type: MediaType,
-    headers: &'a HeaderMap,
+    headers: Vec<(String, String)>,
 }
 
-impl<'a> Envelope<'a> {
+impl Envelope {
     /// Checks the headers of a request. `family` is that of the path, if the path names one.
-    pub(super) fn read(headers: &'a HeaderMap, family: Option<Family>) -> Result<Self, Refusal> {
+    pub(super) fn read(headers: &HeaderMap, family: Option<Family>) -> Result<Self, Refusal> {
         let media_type = MediaType::of(headers)?;
-        body::check_encoding(headers)?;
         let event = text(headers, header::GITHUB_EVENT).ok_or(Refusal::MissingHeader { name: header::GITHUB_EVENT })?;
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
         if event.is_empty() || event.len() > EVENT_MAX_CHARS || !event.bytes().all(plain) {
@@ -62,37 +57,28 @@ impl<'a> Envelope<'a> {
         }
         Ok(Self {
             id: EventId::github(guid),
-            event,
+            event: event.to_owned(),
             hook_id: text(headers, HOOK_ID).and_then(|id| id.parse().ok()),
             signature: signature(headers)?,
             media_type,
-            headers,
+            headers: kept_headers(headers),
         })
     }
 
-    /// The message for RAW, without its body so far. `sha256` is the hash of that body.
-    pub(super) fn outgoing(&self, tenant: &str, received_at: Timestamp, sha256: &str) -> Outgoing {
-        let mut headers = NatsHeaders::new();
-        headers.insert(header::ID, self.id.as_str());
-        headers.insert(header::SOURCE, SOURCE);
-        headers.insert(header::EVENT, self.event);
-        headers.insert(header::RECEIVED_AT, received_at.as_micros().to_string());
-        headers.insert(header::BODY_SHA256, sha256);
-        for (name, value) in self.headers {
-            if let (Some(name), Ok(value)) = (original_name(name), value.to_str())
-                // If a header came twice, the first one was checked, so keep that one.
-                && headers.get(name).is_none()
-            {
-                headers.insert(name, value);
-            }
-        }
-        Outgoing {
-            subject: subject::raw(tenant, SOURCE, self.event),
-            message_id: self.id.delivery_key(tenant, self.event, sha256),
-            payload: Bytes::new(),
-            headers,
-        }
+    /// The record of a delivery with `body`.
+    pub(super) fn into_record(self, tenant: String, body: Bytes) -> Record {
+        let Self { id, event, headers, .. } = self;
+        Record { event_time: id.created_at(), id, kind: event, tenant, headers, body }
     }
+}
+
+/// The headers that are kept with a body. If a header came twice, the first one was checked, so that one is kept.
+fn kept_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    let kept = headers.keys().filter_map(|name| {
+        let value = headers.get(name)?.to_str().ok()?;
+        Some((original_name(name)?.to_owned(), value.to_owned()))
+    });
+    kept.collect()
 }
 
 /// The name under which a header of the request is kept. We keep the headers that say what the delivery is, who sent it
@@ -112,11 +98,12 @@ fn original_name(name: &HeaderName) -> Option<&str> {
     }
 }
 
-fn check_family(event: &str, family: Option<Family>) -> Result<(), Refusal> {
+fn check_family(event: &str, family: Option<Family>) -> Result<(), Denied> {
     let (Some(accepts), Some(kind)) = (family, catalog::github(event)) else { return Ok(()) };
     match kind.family {
         Some(belongs) if belongs != accepts => {
-            Err(Refusal::WrongFamily { accepts: accepts.as_str(), event: event.to_owned(), belongs: belongs.as_str() })
+            let (accepts, event, belongs) = (accepts.as_str(), event.to_owned(), belongs.as_str());
+            Err(Denied::WrongFamily { accepts, event, belongs })
         }
         _ => Ok(()),
     }
@@ -140,6 +127,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
+    use headrace_schemas::subject;
     use proptest::prelude::*;
 
     use super::*;
@@ -193,11 +181,12 @@ mod tests {
         for (name, value) in [("x-hub-signature-256", "sha256=other"), ("content-type", "text/plain")] {
             headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
         }
-        let outgoing = Envelope::read(&headers, None).unwrap_or_else(|refusal| panic!("{refusal}"));
-        let kept = outgoing.outgoing("acme", Timestamp::from_micros(1), &"ab".repeat(32)).headers;
-        let kept = |name: &str| kept.get(name).map(ToString::to_string);
-        assert_eq!(kept(header::GITHUB_SIGNATURE), Some(format!("sha256={}", "0".repeat(64))));
-        assert_eq!(kept(header::CONTENT_TYPE).as_deref(), Some("application/json"));
+        let kept = Envelope::read(&headers, None).unwrap_or_else(|refusal| panic!("{refusal}")).headers;
+        let kept = |name: &str| -> Vec<&str> {
+            kept.iter().filter(|(own, _)| own == name).map(|(_, value)| value.as_str()).collect()
+        };
+        assert_eq!(kept(header::GITHUB_SIGNATURE), [format!("sha256={}", "0".repeat(64))]);
+        assert_eq!(kept(header::CONTENT_TYPE), ["application/json"]);
     }
 
     proptest! {
@@ -215,9 +204,10 @@ mod tests {
             let Ok(value) = HeaderValue::from_bytes(&value) else { return Ok(()) };
             headers.append(name.parse::<HeaderName>().unwrap(), value);
             if let Ok(envelope) = Envelope::read(&headers, None) {
-                let outgoing = envelope.outgoing(&tenant, Timestamp::from_micros(1), &"ab".repeat(32));
-                prop_assert!(subject::is_live(&outgoing.subject), "{}", outgoing.subject);
-                prop_assert!(outgoing.headers.get("Cookie").is_none());
+                let record = envelope.into_record(tenant, Bytes::new());
+                let subject = subject::raw(&record.tenant, SOURCE, &record.kind);
+                prop_assert!(subject::is_live(&subject), "{}", subject);
+                prop_assert!(record.headers.iter().all(|(name, _)| !name.eq_ignore_ascii_case("Cookie")));
             }
         }
     }

@@ -1,11 +1,10 @@
-//! GitHub webhooks: verify, find the tenant, store, answer.
+//! GitHub webhooks.
 //!
-//! A request is refused, or its body is stored unchanged. `verify` decides who may sign what, `envelope` checks the
-//! headers, and `recovery` asks GitHub for deliveries that did not arrive.
+//! A request is refused, or its body becomes one record, unchanged. `verify` decides who may sign what, `envelope` checks
+//! the headers, and `recovery` asks GitHub for deliveries that did not arrive.
 
-mod denial_log;
+pub mod config;
 mod denied;
-mod digest;
 mod envelope;
 mod media_type;
 pub mod recovery;
@@ -15,238 +14,103 @@ mod verify;
 
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use axum::{Json, Router};
+use axum::Json;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use headrace_runtime::crash::{self, Point};
-use headrace_runtime::http::connections::Connection;
-use headrace_runtime::observe::metrics::{IN_FLIGHT, REQUESTS, STORE_SECONDS, STORED_BYTES, VERIFIED, seconds_since};
-use headrace_runtime::observe::trace::TraceParent;
-use headrace_runtime::publish::{self, Stored};
+use headrace_runtime::config::Invalid;
+use headrace_runtime::secret::Secret;
 use headrace_schemas::catalog::Family;
 use headrace_schemas::header;
-use headrace_schemas::time::Timestamp;
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use serde_json::json;
-use tokio::time::{Instant, timeout_at};
-use tracing::Instrument as _;
 
-use crate::config::Tenants;
-use crate::receive::body::discard;
-use crate::receive::reply::Refusal;
-use crate::receive::{Shared, body};
+use crate::config::{Config, Tenants};
+use crate::source::{CheckStored, MakeSecret, Mount, Push, Receipt, Record, Refusal, Source};
 
-use self::denial_log::DenialLog;
 pub use self::denied::Denied;
-use self::envelope::Envelope;
+use self::envelope::{Envelope, SOURCE};
 pub use self::media_type::{MediaType, form_payload};
 pub use self::verify::{Claim, Keys, parse_signature};
 
-/// Hashing this many bytes takes about half a millisecond. Longer work leaves the reactor.
-const INLINE_MAX_BYTES: usize = 512 << 10;
+/// The path that takes events of every family.
+const PATH: &str = "/webhooks/github";
 
-/// The metrics of the data path, looked up once.
-struct Signals {
-    accepted: Counter,
-    duplicate: Counter,
-    verified: Counter,
-    stored_bytes: Counter,
-    in_flight: Gauge,
-    store_seconds: Histogram,
-}
+/// The source.
+pub struct GitHub;
 
-impl Signals {
-    fn new() -> Self {
-        Self {
-            accepted: counter!(REQUESTS, "reason" => "accepted"),
-            duplicate: counter!(REQUESTS, "reason" => "duplicate"),
-            verified: counter!(VERIFIED),
-            stored_bytes: counter!(STORED_BYTES),
-            in_flight: gauge!(IN_FLIGHT),
-            store_seconds: histogram!(STORE_SECONDS),
+impl Source for GitHub {
+    const NAME: &'static str = SOURCE;
+
+    fn is_configured(config: &Config) -> bool {
+        !config.github.secrets.is_empty() || !config.github.scoped.is_empty()
+    }
+
+    fn validate(config: &Config, path: &str) -> Vec<Invalid> {
+        config.github.validate(&format!("{path}.{SOURCE}"))
+    }
+
+    fn mount(config: &Config, tenants: &Tenants) -> Option<Mount> {
+        Some(Mount::of(Webhooks(Keys::new(&config.github, tenants))))
+    }
+
+    fn give_secret(config: &mut Config, make: &mut MakeSecret<'_>) -> anyhow::Result<()> {
+        if !Self::is_configured(config) {
+            config.github.secrets.push(make()?);
         }
+        Ok(())
+    }
+
+    fn secret(config: &Config) -> Option<&Secret> {
+        config.github.secrets.first()
+    }
+
+    fn check_stored(config: &Config, tenants: &Tenants) -> Option<CheckStored> {
+        let keys = Keys::new(&config.github, tenants);
+        Some(Arc::new(move |raw| keys.check_stored(raw)))
     }
 }
 
-/// Counts a request as under way until it is dropped. When the sender goes away, the request ends without an answer.
-struct InFlight<'a>(&'a Gauge);
+/// The webhooks.
+struct Webhooks(Keys);
 
-impl<'a> InFlight<'a> {
-    fn begin(gauge: &'a Gauge) -> Self {
-        gauge.increment(1);
-        Self(gauge)
-    }
-}
+impl Push for Webhooks {
+    const NAME: &'static str = SOURCE;
+    type Head = Envelope;
+    /// The tenant of whoever the secret covers.
+    type Sender = String;
 
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.decrement(1);
-    }
-}
-
-/// What the requests of this source share.
-struct Source {
-    shared: Arc<Shared>,
-    keys: Keys,
-    signals: Signals,
-    denials: DenialLog,
-}
-
-/// GitHub's webhooks, as the server sees them.
-pub(crate) struct Webhooks(Arc<Source>);
-
-impl Webhooks {
-    pub(crate) fn new(shared: &Arc<Shared>, tenants: &Tenants) -> Self {
-        let keys = Keys::new(&shared.config.github, tenants);
-        let (signals, denials) = (Signals::new(), DenialLog::default());
-        Self(Arc::new(Source { shared: Arc::clone(shared), keys, signals, denials }))
+    fn paths(&self) -> Vec<String> {
+        let of_family = Family::ALL.iter().map(|family| format!("{PATH}/{}", family.as_str()));
+        std::iter::once(PATH.to_owned()).chain(of_family).collect()
     }
 
-    /// The routes: `POST /webhooks/github` takes every kind, `/webhooks/github/{family}` those of one family.
-    pub(crate) fn routes(&self) -> Router {
-        let any = |State(source), request| receive(source, None, request);
-        let mut routes = Router::new().route("/webhooks/github", post(any));
-        for family in Family::ALL {
-            let path = format!("/webhooks/github/{}", family.as_str());
-            routes = routes.route(&path, post(move |State(source), request| receive(source, Some(family), request)));
-        }
-        routes.with_state(Arc::clone(&self.0))
+    fn head(&self, path: &str, headers: &HeaderMap) -> Result<Envelope, Refusal> {
+        let last = path.rsplit('/').next().unwrap_or_default();
+        Envelope::read(headers, Family::ALL.into_iter().find(|family| family.as_str() == last))
     }
 
-    /// Runs `serving`, the server of the routes, to its end, and what belongs to no single request beside it.
-    pub(crate) async fn beside<T>(&self, serving: impl Future<Output = T>) -> T {
-        self.0.denials.beside(serving).await
+    fn work(&self, head: &Envelope, bytes: usize) -> usize {
+        bytes.saturating_mul(self.0.tried(head.hook_id))
     }
-}
 
-async fn receive(source: Arc<Source>, family: Option<Family>, request: Request) -> Response {
-    let received_at = Timestamp::now();
-    let deadline = Instant::now() + source.shared.config.answer_max();
-    let (Parts { headers, extensions, .. }, mut body) = request.into_parts();
-    let connection = extensions.get::<Connection>();
-    let traceparent = headers.get(header::TRACEPARENT).and_then(|value| TraceParent::parse(value.to_str().ok()?));
-    let traceparent = traceparent.map_or_else(TraceParent::generate, |parent| parent.child());
-    let span = tracing::debug_span!("receive", trace_id = traceparent.trace_id());
-    let _under_way = InFlight::begin(&source.signals.in_flight);
-    let incoming = IncomingRequest { headers: &headers, connection, deadline, received_at };
-    let stored = store(&source, family, &incoming, &mut body, &traceparent);
-    match stored.instrument(span).await {
-        Ok(answer) => answer,
-        Err(refusal) => {
-            if let Refusal::Denied { code, status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. } = refusal {
-                source.denials.add(code, &headers, connection.map(Connection::peer));
-            }
-            discard(&mut body, &headers, deadline).await;
-            refusal.into_response()
-        }
+    fn verify(&self, head: &Envelope, body: &[u8]) -> Result<String, Refusal> {
+        let Envelope { hook_id, signature, media_type, .. } = *head;
+        Ok(self.0.authorize(&Claim { body, hook_id, signature, media_type })?)
     }
-}
 
-/// A request whose head has arrived.
-struct IncomingRequest<'a> {
-    headers: &'a HeaderMap,
-    connection: Option<&'a Connection>,
-    deadline: Instant,
-    received_at: Timestamp,
-}
-
-async fn store(
-    source: &Source,
-    family: Option<Family>,
-    incoming: &IncomingRequest<'_>,
-    body: &mut Body,
-    traceparent: &TraceParent,
-) -> Result<Response, Refusal> {
-    let IncomingRequest { headers, connection, deadline, received_at } = *incoming;
-    let envelope = Envelope::read(headers, family)?;
-    let length = body::announced_length(headers, source.shared.config.body_max_bytes)?;
-    let mut reservation = source.shared.admission.reserve(connection);
-    let body = body::read(body, length, &mut reservation, &source.shared.config, deadline).await?;
-    let tenant = authorize(source, &envelope, &body).await?;
-    source.signals.verified.increment(1);
-    if let Some(connection) = connection {
-        connection.prove();
+    fn split(&self, head: Envelope, tenant: String, body: Bytes) -> Result<Vec<Record>, Refusal> {
+        Ok(vec![head.into_record(tenant, body)])
     }
-    // Not earlier: a sender that cannot sign must not take a place from those that can.
-    let _slot = source.shared.admission.slot(deadline).await?;
-    let time_left = deadline.saturating_duration_since(Instant::now());
-    let stored = timeout_at(deadline, publish(source, &envelope, &tenant, received_at, traceparent, body));
-    let stored = stored.await.unwrap_or(Err(Refusal::BrokerAway));
-    match &stored {
-        Ok(_) => source.shared.stores.stored(),
-        // The sender took nearly all the time, so this failure says nothing about the broker.
-        Err(_) if time_left < source.shared.broker.timeout().min(source.shared.config.answer_max()) / 2 => {}
-        Err(refusal) => source.shared.stores.failed(&format!("the last delivery was not stored ({})", refusal.code())),
-    }
-    let stored = stored?;
-    source.signals.store_seconds.record(seconds_since(received_at));
-    Ok(accepted(source, &envelope, stored))
-}
 
-/// Checks the signature and returns the delivery's tenant.
-async fn authorize(source: &Source, envelope: &Envelope<'_>, body: &Bytes) -> Result<String, Refusal> {
-    let Envelope { hook_id, signature, media_type, .. } = *envelope;
-    if body.len().saturating_mul(source.keys.tried(hook_id)) <= INLINE_MAX_BYTES {
-        return Ok(source.keys.authorize(&Claim { body, hook_id, signature, media_type })?);
+    fn answer(&self, receipts: &[Receipt]) -> Response {
+        let is_duplicate = receipts.iter().all(|receipt| receipt.duplicate);
+        let (status, word) =
+            if is_duplicate { (StatusCode::OK, "duplicate") } else { (StatusCode::ACCEPTED, "stored") };
+        let id = receipts.first().map(|receipt| receipt.id.as_str());
+        (status, Json(json!({ "status": word, "id": id }))).into_response()
     }
-    let (keys, body) = (source.keys.clone(), body.clone());
-    let search = move || keys.authorize(&Claim { body: &body, hook_id, signature, media_type });
-    Ok(tokio::task::spawn_blocking(search).await.map_err(|_| Refusal::Saturated)??)
-}
 
-async fn publish(
-    source: &Source,
-    envelope: &Envelope<'_>,
-    tenant: &str,
-    received_at: Timestamp,
-    traceparent: &TraceParent,
-    body: Bytes,
-) -> Result<Stored, Refusal> {
-    let away = |fault: headrace_runtime::fault::Fault| {
-        // Do not log each one: this lasts as long as a sink is away, and the runtime's retention reports it.
-        if publish::is_full(&fault) {
-            return Refusal::StreamFull;
-        }
-        tracing::warn!(%fault, id = envelope.id.as_str(), "event not stored; the sender is asked to send it again");
-        Refusal::BrokerAway
-    };
-    let sha256 = digest::sha256(&body).await;
-    let mut outgoing = envelope.outgoing(tenant, received_at, &sha256);
-    let length = body.len() as u64;
-    if body.len() > source.shared.broker.payload_max() {
-        // Claim check. Store the object first: a reference in RAW must never point at nothing.
-        let name = envelope.id.body_object(tenant, &sha256);
-        if !source.shared.broker.is_connected() {
-            return Err(Refusal::BrokerAway);
-        }
-        source.shared.publisher.store_body(&name, &body).await.map_err(away)?;
-        outgoing.headers.insert(header::BODY_OBJECT, name.as_str());
-        outgoing.headers.insert(header::BODY_BYTES, length.to_string());
-    } else {
-        outgoing.payload = body;
+    fn name<'h>(&self, headers: &'h HeaderMap) -> Option<&'h HeaderValue> {
+        headers.get(header::GITHUB_DELIVERY)
     }
-    crash::pass(Point::BeforeStore);
-    let sent = source.shared.publisher.send(outgoing, Some(traceparent.as_str())).await.map_err(away)?;
-    crash::pass(Point::BeforeStoreAck);
-    let stored = sent.confirmed().await.map_err(away)?;
-    crash::pass(Point::AfterStoreAck);
-    source.signals.stored_bytes.increment(length);
-    Ok(stored)
-}
-
-fn accepted(source: &Source, envelope: &Envelope<'_>, stored: Stored) -> Response {
-    let (status, word) = if stored.duplicate {
-        source.signals.duplicate.increment(1);
-        (StatusCode::OK, "duplicate")
-    } else {
-        source.signals.accepted.increment(1);
-        (StatusCode::ACCEPTED, "stored")
-    };
-    tracing::debug!(id = envelope.id.as_str(), sequence = stored.sequence, status = word, "event stored");
-    (status, Json(json!({ "status": word, "id": envelope.id.as_str() }))).into_response()
 }

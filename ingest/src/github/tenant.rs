@@ -3,32 +3,10 @@
 //! A body is never parsed as a whole here: values that nobody asks for are skipped. `verify` decides by what is found.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
-use headrace_schemas::{json, subject};
+use headrace_schemas::json;
 use sonic_rs::{JsonType, JsonValueTrait as _, LazyValue, ObjectJsonIter};
-
-use crate::config::Tenants;
-
-/// Finds the tenant of a body.
-#[derive(Clone, Debug, Default)]
-pub struct TenantMap(HashMap<String, String>);
-
-impl TenantMap {
-    /// A map as configured.
-    #[must_use]
-    pub fn new(tenants: &Tenants) -> Self {
-        Self(tenants.by_login.iter().map(|(login, tenant)| (login.to_ascii_lowercase(), tenant.clone())).collect())
-    }
-
-    /// The tenant of the events of `login`.
-    #[must_use]
-    pub fn tenant(&self, login: Option<&str>) -> String {
-        let Some(login) = login else { return subject::NO_TENANT.to_owned() };
-        let login = login.to_ascii_lowercase();
-        self.0.get(&login).cloned().unwrap_or(login)
-    }
-}
 
 /// Everybody whom a body names as its owner. The secret that signed the body must cover all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -240,14 +218,5 @@ mod tests {
                 let _ = login_of(&body.as_bytes()[..end]);
             }
         }
-    }
-
-    #[test]
-    fn configured_logins_share_a_tenant() {
-        let tenants = Tenants { by_login: [("Acme-EU".to_owned(), "acme".to_owned())].into() };
-        let map = TenantMap::new(&tenants);
-        assert_eq!(map.tenant(Some("acme-eu")), "acme");
-        assert_eq!(map.tenant(Some("Octo")), "octo");
-        assert_eq!(map.tenant(None), "none");
     }
 }

@@ -14,15 +14,32 @@ use crate::config::Config;
 /// How much of a refused body is read: a little over twice what GitHub may send. A longer body is cut off.
 const DISCARD_MAX_BYTES: usize = 64 << 20;
 
-/// Refuses a body that is compressed or encoded otherwise: we store what was signed. The gateway never unpacks a body,
-/// because the sender would choose the unpacked size.
-pub(crate) fn check_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
-    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
-    match encodings.find(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        Some(value) => {
-            Err(Refusal::UnsupportedEncoding(String::from_utf8_lossy(value.as_bytes()).chars().take(80).collect()))
+/// How a body is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    Identity,
+    Gzip,
+}
+
+impl Encoding {
+    /// What the headers say. Where `takes_gzip` is false, only the bytes that were signed are taken. The gateway unpacks
+    /// no body before it knows who sent it, because the sender chooses the unpacked size.
+    pub(crate) fn of(headers: &HeaderMap, takes_gzip: bool) -> Result<Self, Refusal> {
+        let mut encoding = Self::Identity;
+        for value in headers.get_all(header::CONTENT_ENCODING) {
+            let is = |name: &[u8]| value.as_bytes().eq_ignore_ascii_case(name);
+            match encoding {
+                _ if is(b"identity") => {}
+                Self::Identity if takes_gzip && is(b"gzip") => encoding = Self::Gzip,
+                Self::Identity | Self::Gzip => {
+                    let found = String::from_utf8_lossy(value.as_bytes()).chars().take(80).collect();
+                    let expected =
+                        if takes_gzip { "the content encoding gzip, or none" } else { "no content encoding" };
+                    return Err(Refusal::UnsupportedEncoding { expected, found });
+                }
+            }
         }
-        None => Ok(()),
+        Ok(encoding)
     }
 }
 

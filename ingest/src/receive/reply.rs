@@ -16,50 +16,87 @@ const RETRY_AFTER_S: u64 = 5;
 
 /// Why a request was refused.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refusal {
-    #[error("expected the header {name}, found none; send what GitHub sends")]
-    MissingHeader { name: &'static str },
+pub enum Refusal {
+    /// The request lacks a header.
+    #[error("expected the header {name}, found none")]
+    MissingHeader {
+        /// The header's name.
+        name: &'static str,
+    },
+    /// A header has another value than it must.
     #[error("expected {expected} in the header {name}, found something else")]
-    BadHeader { name: &'static str, expected: &'static str },
-    #[error("this path accepts {accepts} events; `{event}` belongs to /webhooks/github/{belongs} or /webhooks/github")]
-    WrongFamily { accepts: &'static str, event: String, belongs: &'static str },
+    BadHeader {
+        /// The header's name.
+        name: &'static str,
+        /// What it must hold, in words.
+        expected: &'static str,
+    },
+    /// The sender ended the body early.
     #[error("the request's body ended early or broke off: {0}")]
     BodyBroken(String),
-    /// A source refuses the request, with this code, status and text.
+    /// The body is not packed as its header says.
+    #[error("cannot unpack the body: {0}; pack it as its Content-Encoding says")]
+    BodyUnpackable(String),
+    /// A source refuses the request.
     #[error("{message}")]
-    Denied { code: &'static str, status: StatusCode, message: String },
-    #[error("nothing is served at this path; webhooks go to /webhooks/github")]
-    UnknownPath,
+    Denied {
+        /// The stable code, in the answer and on the metric. With the status 401 or 403 it is logged too.
+        code: &'static str,
+        /// The status.
+        status: StatusCode,
+        /// Why, for the sender: what was expected, what was found, what to do. No secret, and no hint at one.
+        message: String,
+    },
+    /// No source serves the path.
+    #[error("nothing is served at this path; what is sent goes to {0}")]
+    UnknownPath(String),
+    /// The method is not POST.
     #[error("expected POST, found {0}")]
     MethodNotAllowed(String),
+    /// The body came too slowly.
     #[error("the body did not arrive within {0:?}")]
     BodySlow(Duration),
+    /// The body is too large, packed or unpacked.
     #[error("expected a body of at most {max} bytes, found more")]
-    BodyTooLarge { max: usize },
+    BodyTooLarge {
+        /// The most bytes.
+        max: usize,
+    },
+    /// More requests came than the configuration allows.
     #[error("more requests per second than the configured {0}")]
     TooMany(u32),
+    /// There is no room.
     #[error("too many requests are being served; nothing was stored, send it again")]
     Saturated,
+    /// The broker did not confirm.
     #[error("the message broker did not store the event in time; send it again")]
     BrokerAway,
+    /// RAW has no room.
     #[error(
         "the stream RAW is full of events that a stage or a sink has not settled yet; nothing was stored, send it again later"
     )]
     StreamFull,
-    #[error("expected a body without a content encoding, found `{0}`; send it as it was signed")]
-    UnsupportedEncoding(String),
+    /// The body is packed in a way that the source does not take.
+    #[error("expected {expected}, found `{found}`")]
+    UnsupportedEncoding {
+        /// What the source takes, in words.
+        expected: &'static str,
+        /// The header's value, cut.
+        found: String,
+    },
 }
 
 impl Refusal {
     /// The stable code, in the answer and on the metric.
-    pub(crate) const fn code(&self) -> &'static str {
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
         match self {
             Self::MissingHeader { .. } => "missing_header",
             Self::BadHeader { .. } => "bad_header",
-            Self::WrongFamily { .. } => "wrong_family",
             Self::BodyBroken(_) => "body_broken",
+            Self::BodyUnpackable(_) => "body_unpackable",
             Self::Denied { code, .. } => code,
-            Self::UnknownPath => "unknown_path",
+            Self::UnknownPath(_) => "unknown_path",
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::BodySlow(_) => "body_slow",
             Self::BodyTooLarge { .. } => "body_too_large",
@@ -67,21 +104,21 @@ impl Refusal {
             Self::Saturated => "saturated",
             Self::BrokerAway => "broker_away",
             Self::StreamFull => "stream_full",
-            Self::UnsupportedEncoding(_) => "unsupported_encoding",
+            Self::UnsupportedEncoding { .. } => "unsupported_encoding",
         }
     }
 
     const fn status(&self) -> StatusCode {
         match self {
-            Self::MissingHeader { .. } | Self::BadHeader { .. } | Self::WrongFamily { .. } | Self::BodyBroken(_) => {
+            Self::MissingHeader { .. } | Self::BadHeader { .. } | Self::BodyBroken(_) | Self::BodyUnpackable(_) => {
                 StatusCode::BAD_REQUEST
             }
             Self::Denied { status, .. } => *status,
-            Self::UnknownPath => StatusCode::NOT_FOUND,
+            Self::UnknownPath(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodySlow(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnsupportedEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::UnsupportedEncoding { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Saturated | Self::BrokerAway | Self::StreamFull => StatusCode::SERVICE_UNAVAILABLE,
         }

@@ -1,6 +1,7 @@
 //! The organizations and hooks for which a secret may sign.
 
-use headrace_ingest::config::{GitHub, Scoped, Tenants};
+use headrace_ingest::config::Tenants;
+use headrace_ingest::github::config::{Config as GitHub, Scoped};
 use headrace_ingest::github::tenant::names_of;
 use headrace_ingest::github::{Claim, Keys, MediaType, parse_signature};
 use headrace_runtime::broker::Stream;

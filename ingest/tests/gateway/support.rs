@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use headrace_ingest::config::{Config, GitHub, Tenants};
+use headrace_ingest::config::{Config, Tenants};
 use headrace_ingest::gateway::Gateway;
+use headrace_ingest::github;
 use headrace_runtime::http::admin::Admin;
 use headrace_runtime::observe::health::Health;
 use headrace_runtime::publish::store_health::StoreHealth;
@@ -29,7 +30,8 @@ pub(crate) const SECRET: &str = "It's a Secret to Everybody";
 
 /// A configuration with that secret.
 pub(crate) fn config() -> Config {
-    Config { github: GitHub { secrets: vec![Secret::new(SECRET)], scoped: Vec::new() }, ..Config::default() }
+    let github = github::config::Config { secrets: vec![Secret::new(SECRET)], scoped: Vec::new() };
+    Config { github, ..Config::default() }
 }
 
 /// A running gateway. Its metrics go to a recorder of this thread, on which the test's tasks run.

@@ -61,6 +61,7 @@ async fn tell(process: &Process, config: &Config, roles: &[Role], ready_files: &
         clickhouse: config.sinks.clickhouse.as_ref().map(|clickhouse| clickhouse.url.clone()),
         metrics: format!("http://{}", process.admin),
         webhook_secret: None,
+        tokens: BTreeMap::new(),
         pids: BTreeMap::from([("headrace".to_owned(), std::process::id())]),
     })?;
     started::tell(&away);

@@ -8,6 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use headrace_ingest::github::GitHub;
+use headrace_ingest::source::Source as _;
+use headrace_ingest::sources::SOURCES;
 use headrace_local::child::Event;
 use headrace_local::install::{Installer, Terminal};
 use headrace_local::{clickhouse, nats};
@@ -108,8 +111,9 @@ pub(crate) fn values(config: &Config) -> Vec<Invalid> {
     config.sinks.clickhouse.get_or_insert_default();
     // The servers' addresses are not known yet. Everything else must be right before the servers start.
     let mut config = with_servers(&config, "nats://127.0.0.1:1", "http://127.0.0.1:1");
-    if config.ingest.github.secrets.is_empty() && config.ingest.github.scoped.is_empty() {
-        config.ingest.github.secrets.push(Secret::new("made at the start"));
+    for source in &SOURCES {
+        let made = source.give_secret(&mut config.ingest, &mut || Ok(Secret::new("made at the start")));
+        made.expect("nothing is made here that could fail");
     }
     config.validate(&ALL_ROLES)
 }
@@ -130,9 +134,14 @@ fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyh
         }
     }
     let mut secret = SecretOrigin::Configured;
-    if config.ingest.github.secrets.is_empty() && config.ingest.github.scoped.is_empty() {
-        secret = SecretOrigin::of(data.webhook_secret_path());
-        config.ingest.github.secrets.push(data.webhook_secret()?);
+    for source in &SOURCES {
+        source.give_secret(&mut config.ingest, &mut || {
+            if source.name != GitHub::NAME {
+                return data.secret(&format!("{}-token", source.name));
+            }
+            secret = SecretOrigin::of(data.webhook_secret_path());
+            data.webhook_secret()
+        })?;
     }
     config.sinks.clickhouse.get_or_insert_default();
     if config.sinks.splunk.is_none() && config.sinks.jira.is_none() {
@@ -271,6 +280,7 @@ async fn serve(config: &Config, started: Started<'_>, ready_files: &ReadyFiles) 
         clickhouse: config.sinks.clickhouse.as_ref().map(|clickhouse| clickhouse.url.clone()),
         metrics: format!("http://{}", reachable(process.admin)),
         webhook_secret: config.ingest.github.secrets.first().map(|secret| secret.expose().to_owned()),
+        tokens: tokens(&config.ingest),
         pids,
     };
     let first = ready(servers.pids());
@@ -301,6 +311,14 @@ async fn serve(config: &Config, started: Started<'_>, ready_files: &ReadyFiles) 
             told = pids;
         }
     }
+}
+
+/// The secrets of the sources that take a token, by the source's name.
+fn tokens(config: &headrace_ingest::config::Config) -> BTreeMap<String, String> {
+    let of_token = SOURCES.iter().filter(|source| source.name != GitHub::NAME);
+    let token =
+        of_token.filter_map(|source| Some((source.name.to_owned(), source.secret(config)?.expose().to_owned())));
+    token.collect()
 }
 
 /// Waits for the first of several changes. True if its sender is gone.

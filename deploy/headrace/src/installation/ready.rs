@@ -30,6 +30,9 @@ pub(crate) struct Ready {
     /// The secret to sign with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) webhook_secret: Option<String>,
+    /// The tokens to send with, by source.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) tokens: BTreeMap<String, String>,
     /// Process ids by name.
     pub(crate) pids: BTreeMap<String, u32>,
 }

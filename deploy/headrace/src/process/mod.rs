@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use headrace_ingest::gateway::Gateway;
-use headrace_ingest::github::Keys;
+use headrace_ingest::sources::StoredCheck;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::broker::measure::Measure;
 use headrace_runtime::broker::{recreate, retention};
@@ -313,11 +313,11 @@ impl Builder<'_> {
     }
 }
 
-/// The second check of stored signatures, if it is configured. It is the gateway's own check.
+/// The second check of stored records, if it is configured. It is the gateway's own check.
 pub(crate) fn verify(config: &Config) -> Option<Verify> {
     config.pipeline.verify.then(|| {
-        let keys = Keys::new(&config.ingest.github, &config.tenants);
-        let verify: Verify = Arc::new(move |raw| keys.check_stored(raw));
+        let check = StoredCheck::new(&config.ingest, &config.tenants);
+        let verify: Verify = Arc::new(move |raw| check.check(raw));
         verify
     })
 }

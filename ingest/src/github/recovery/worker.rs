@@ -10,7 +10,7 @@ use super::lookup::{DeliveryStore, Reader};
 use super::proof::Proofs;
 use super::report::{Exported, Exporter, HookReport};
 use super::scan::{Criteria, MissingDelivery, Scan, scan};
-use crate::github::tenant::TenantMap;
+use crate::tenant::TenantMap;
 use anyhow::Context as _;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::observe::health::ComponentHealth;

@@ -1,6 +1,6 @@
 //! Who may sign what: HMAC-SHA256 over the raw bytes, compared in constant time, and whom a secret covers.
 //!
-//! The doc comment of [`GitHub::secrets`] tells operators the rule. The rule depends on everybody whom a body names,
+//! The doc comment of [`Config::secrets`] tells operators the rule. The rule depends on everybody whom a body names,
 //! and on the tenant that its event will belong to.
 
 use std::collections::HashSet;
@@ -12,8 +12,10 @@ use sha2::Sha256;
 
 use super::denied::Denied;
 use super::media_type::{MediaType, form_payloads};
-use crate::config::{GitHub, Scoped, Tenants};
-use crate::github::tenant::{Names, TenantMap, login_of, names_of};
+use crate::config::Tenants;
+use crate::github::config::{Config, Scoped};
+use crate::github::tenant::{Names, login_of, names_of};
+use crate::tenant::TenantMap;
 
 /// GitHub's header with the hook's id.
 pub(super) const HOOK_ID: &str = "X-GitHub-Hook-ID";
@@ -92,7 +94,7 @@ pub fn parse_signature(value: &str) -> Option<[u8; 32]> {
 impl Keys {
     /// The secrets of `config`, with the tenants as configured.
     #[must_use]
-    pub fn new(config: &GitHub, tenants: &Tenants) -> Self {
+    pub fn new(config: &Config, tenants: &Tenants) -> Self {
         let tenants = TenantMap::new(tenants);
         let mut scopes = vec![Scope::default()];
         scopes.extend(config.scoped.iter().map(|entry| Scope::new(entry, &tenants)));

@@ -13,7 +13,7 @@ fn sign(secret: &str, body: &[u8]) -> [u8; 32] {
 fn keys(secrets: &[&str], scoped: Vec<Scoped>, by_login: &[(&str, &str)]) -> Keys {
     let secrets = secrets.iter().map(|secret| Secret::new(*secret)).collect();
     let by_login = by_login.iter().map(|(login, tenant)| ((*login).to_owned(), (*tenant).to_owned())).collect();
-    Keys::new(&GitHub { secrets, scoped }, &Tenants { by_login })
+    Keys::new(&Config { secrets, scoped }, &Tenants { by_login })
 }
 
 fn entry(organizations: &[&str], hook_id: Option<u64>, secret: &str) -> Scoped {

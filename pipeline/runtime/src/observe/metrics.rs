@@ -10,7 +10,10 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 
 /// Requests by `reason`: `accepted`, `duplicate`, or the reason for which they were refused.
 pub const REQUESTS: &str = "headrace_ingest_requests_total";
-/// Requests whose signature was verified.
+/// Records stored in RAW, by `source` and `outcome`: `stored`, or `duplicate` when RAW had them already. A request or a
+/// page may bring several.
+pub const RECORDS: &str = "headrace_ingest_records_total";
+/// Requests whose sender was verified.
 pub const VERIFIED: &str = "headrace_ingest_verified_total";
 /// Bytes of bodies stored.
 pub const STORED_BYTES: &str = "headrace_ingest_stored_bytes_total";
@@ -124,8 +127,9 @@ fn describe() {
 
 fn describe_counters() {
     let counters = [
-        (REQUESTS, Unit::Count, "Webhook requests by reason."),
-        (VERIFIED, Unit::Count, "Webhook requests whose signature was verified."),
+        (REQUESTS, Unit::Count, "Requests to the gateway, by reason."),
+        (RECORDS, Unit::Count, "Records stored in RAW, by source and outcome."),
+        (VERIFIED, Unit::Count, "Requests whose sender was verified."),
         (STORED_BYTES, Unit::Bytes, "Bytes of bodies stored."),
         (CONNECTIONS_DROPPED, Unit::Count, "Connections dropped because there was no room for others, by reason."),
         (SETTLED, Unit::Count, "Messages settled, by component and outcome."),
@@ -163,8 +167,8 @@ fn describe_histograms() {
 
 fn describe_gauges() {
     let gauges = [
-        (IN_FLIGHT, Unit::Count, "Webhook requests being served."),
-        (IN_FLIGHT_BYTES, Unit::Bytes, "Room taken for the bodies of webhook requests being served."),
+        (IN_FLIGHT, Unit::Count, "Requests being served."),
+        (IN_FLIGHT_BYTES, Unit::Bytes, "Room taken for the bodies of requests being served."),
         (HELD_BYTES, Unit::Bytes, "Bytes of messages and bodies that a component has read and works on."),
         (CONNECTIONS, Unit::Count, "Open connections, by listener."),
         (LAG, Unit::Count, "Messages of a consumer that wait."),

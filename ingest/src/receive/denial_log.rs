@@ -1,15 +1,14 @@
-//! What the log tells of signatures that are refused: enough to find a hook with the wrong secret, and no more than a
-//! line a minute, whoever floods the gateway.
+//! What the log tells of senders that are refused: enough to find the one with the wrong secret, and no more than a line
+//! a minute, whoever floods the gateway.
 //!
-//! Never anything of the body, nor of the signature.
+//! Never anything of the body, nor of a signature or a token.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::http::HeaderMap;
-use headrace_schemas::header;
+use axum::http::HeaderValue;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -20,7 +19,7 @@ const ID_CHARS_MAX: usize = 64;
 
 /// What was refused and not told yet. Its size is bounded by the number of reasons.
 #[derive(Default)]
-pub(super) struct DenialLog {
+pub(crate) struct DenialLog {
     untold: Mutex<Untold>,
     /// Wakes who waits for something to tell.
     grew: Notify,
@@ -35,9 +34,10 @@ struct Untold {
     last: Option<Denial>,
 }
 
-/// A delivery that was refused.
+/// A request that was refused.
 #[derive(Debug, PartialEq, Eq)]
 struct Denial {
+    source: &'static str,
     reason: &'static str,
     peer: Option<IpAddr>,
     delivery: String,
@@ -51,17 +51,24 @@ struct Summary {
 }
 
 impl DenialLog {
-    /// Takes note of a delivery that was refused for `reason`. Tells of it and of those before it when it is time.
-    pub(super) fn add(&self, reason: &'static str, headers: &HeaderMap, peer: Option<IpAddr>) {
-        let delivery = headers.get(header::GITHUB_DELIVERY).map(|value| told(value.as_bytes())).unwrap_or_default();
-        if let Some(summary) = self.note(Denial { reason, peer, delivery }) {
+    /// Takes note of a request to `source` that was refused for `reason`. `name` is what its sender calls it. Tells of it
+    /// and of those before it when it is time.
+    pub(crate) fn add(
+        &self,
+        source: &'static str,
+        reason: &'static str,
+        name: Option<&HeaderValue>,
+        peer: Option<IpAddr>,
+    ) {
+        let delivery = name.map(|value| told(value.as_bytes())).unwrap_or_default();
+        if let Some(summary) = self.note(Denial { source, reason, peer, delivery }) {
             summary.tell();
         }
     }
 
     /// Runs `serving` to its end. Meanwhile what no line has told yet is told at the end of its minute, or with the end
     /// of `serving`.
-    pub(super) async fn beside<T>(&self, serving: impl Future<Output = T>) -> T {
+    pub(crate) async fn beside<T>(&self, serving: impl Future<Output = T>) -> T {
         let _rest = Rest(self);
         tokio::select! {
             served = serving => served,
@@ -123,17 +130,18 @@ impl Untold {
 
 impl Summary {
     fn tell(&self) {
-        let Self { refused, last: Denial { reason, peer, delivery } } = self;
+        let Self { refused, last: Denial { source, reason, peer, delivery } } = self;
         let (count, reasons) = (refused.values().sum::<u64>(), by_reason(refused));
         let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
         tracing::warn!(
             count,
             reasons,
+            source,
             reason,
             peer,
             delivery,
-            "deliveries with a bad signature were refused, the last of them with this reason, from this address; is the \
-             secret at GitHub one of those configured here?"
+            "requests without a valid signature or token were refused, the last of them with this reason, from this \
+             address; is its sender's secret one of those configured here?"
         );
     }
 }
@@ -166,7 +174,7 @@ mod tests {
     use super::*;
 
     fn denial(reason: &'static str, delivery: usize) -> Denial {
-        Denial { reason, peer: None, delivery: delivery.to_string() }
+        Denial { source: "github", reason, peer: None, delivery: delivery.to_string() }
     }
 
     #[tokio::test(start_paused = true)]

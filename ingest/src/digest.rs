@@ -8,7 +8,7 @@ use headrace_runtime::message::payload::RawDelivery;
 const INLINE_MAX_BYTES: usize = 128 << 10;
 
 /// The SHA-256 of `body`, in hexadecimal digits.
-pub(super) async fn sha256(body: &Bytes) -> String {
+pub(crate) async fn sha256(body: &Bytes) -> String {
     if body.len() <= INLINE_MAX_BYTES {
         return RawDelivery::sha256_of(body);
     }

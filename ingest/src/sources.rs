@@ -1,0 +1,140 @@
+//! The registry of sources. Everything else learns of them here alone. To add one, add a folder and a line.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use headrace_runtime::config::Invalid;
+use headrace_runtime::message::payload::RawDelivery;
+use headrace_runtime::secret::Secret;
+
+use crate::config::{Config, Tenants};
+use crate::github::GitHub;
+use crate::source::pull::Pull;
+use crate::source::{CheckStored, MakeSecret, Mount, Source};
+
+/// Every source.
+pub const SOURCES: [Registered; 1] = [Registered::of::<GitHub>()];
+
+/// A source, as the registry knows it. Each field is the function of [`Source`] of that name.
+pub struct Registered {
+    /// [`Source::NAME`]
+    pub name: &'static str,
+    is_configured: fn(&Config) -> bool,
+    validate: fn(&Config, &str) -> Vec<Invalid>,
+    mount: fn(&Config, &Tenants) -> Option<Mount>,
+    pulls: fn(&Config, &Tenants) -> anyhow::Result<Vec<Arc<dyn Pull>>>,
+    give_secret: fn(&mut Config, &mut MakeSecret<'_>) -> anyhow::Result<()>,
+    secret: fn(&Config) -> Option<&Secret>,
+    check_stored: fn(&Config, &Tenants) -> Option<CheckStored>,
+}
+
+impl Registered {
+    const fn of<S: Source>() -> Self {
+        Self {
+            name: S::NAME,
+            is_configured: S::is_configured,
+            validate: S::validate,
+            mount: S::mount,
+            pulls: S::pulls,
+            give_secret: S::give_secret,
+            secret: S::secret,
+            check_stored: S::check_stored,
+        }
+    }
+
+    /// Turns the source on for `headrace up`, with a secret that `make` makes if none is configured.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub fn give_secret(&self, config: &mut Config, make: &mut MakeSecret<'_>) -> anyhow::Result<()> {
+        (self.give_secret)(config, make)
+    }
+
+    /// The secret with which somebody may send to it, if that takes one.
+    #[must_use]
+    pub fn secret<'c>(&self, config: &'c Config) -> Option<&'c Secret> {
+        (self.secret)(config)
+    }
+}
+
+/// The sources that the configuration asks for.
+fn configured(config: &Config) -> impl Iterator<Item = &'static Registered> {
+    const ALL: &[Registered] = &SOURCES;
+    ALL.iter().filter(|source| (source.is_configured)(config))
+}
+
+/// Whether the configuration asks for any source.
+#[must_use]
+pub fn is_any_configured(config: &Config) -> bool {
+    configured(config).next().is_some()
+}
+
+/// What is wrong with the settings of the sources, below `path`, the path of `config`.
+pub(crate) fn validate(config: &Config, path: &str) -> Vec<Invalid> {
+    configured(config).flat_map(|source| (source.validate)(config, path)).collect()
+}
+
+/// Where requests go.
+pub(crate) fn mounts(config: &Config, tenants: &Tenants) -> Vec<Mount> {
+    configured(config).filter_map(|source| (source.mount)(config, tenants)).collect()
+}
+
+/// Everything that is asked for, of all sources.
+///
+/// # Errors
+/// When something that a source needs cannot be set up, such as certificates.
+pub fn pulls(config: &Config, tenants: &Tenants) -> anyhow::Result<Vec<Arc<dyn Pull>>> {
+    let pulls = configured(config).map(|source| (source.pulls)(config, tenants));
+    Ok(pulls.collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten().collect())
+}
+
+/// Checks stored records again, each as its source does.
+#[derive(Clone)]
+pub struct StoredCheck(Arc<HashMap<&'static str, Option<CheckStored>>>);
+
+impl StoredCheck {
+    /// The check for the sources that the configuration asks for.
+    #[must_use]
+    pub fn new(config: &Config, tenants: &Tenants) -> Self {
+        let checks = configured(config).map(|source| (source.name, (source.check_stored)(config, tenants)));
+        Self(Arc::new(checks.collect()))
+    }
+
+    /// Checks whether the gateway would accept `raw`. A source whose records hold no proof passes if it is configured.
+    ///
+    /// # Errors
+    /// Why the gateway would refuse it, in words.
+    pub fn check(&self, raw: &RawDelivery) -> Result<(), String> {
+        let Some(check) = self.0.get(raw.source.as_str()) else {
+            let mut known: Vec<&str> = self.0.keys().copied().collect();
+            known.sort_unstable();
+            return Err(format!(
+                "expected a source that is configured here ({}), found `{}`",
+                known.join(", "),
+                raw.source.escape_debug()
+            ));
+        };
+        // Rows are compared by this hash, but it comes from a header of the message.
+        if RawDelivery::sha256_of(&raw.body) != raw.sha256 {
+            return Err("expected the hash of the body beside it, found another; not stored by the gateway".to_owned());
+        }
+        check.as_ref().map_or(Ok(()), |check| check(raw))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_folder_is_a_source_or_a_part_of_the_gateway() {
+        const PARTS: [&str; 3] = ["gateway", "receive", "source"];
+        let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap().map(Result::unwrap);
+        let folders = folders.filter(|entry| entry.file_type().unwrap().is_dir());
+        let folders: BTreeSet<String> = folders.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        let registered = SOURCES.iter().map(|source| source.name).chain(PARTS).map(str::to_owned).collect();
+        assert_eq!(folders, registered);
+    }
+}

@@ -1,0 +1,149 @@
+//! Stores records in RAW. A record counts as stored only after its PubAck.
+
+use std::collections::VecDeque;
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use headrace_runtime::broker::Broker;
+use headrace_runtime::crash::{self, Point};
+use headrace_runtime::fault::Fault;
+use headrace_runtime::message::payload::Outgoing;
+use headrace_runtime::observe::metrics::{RECORDS, STORED_BYTES};
+use headrace_runtime::observe::trace::TraceParent;
+use headrace_runtime::publish::{self, Publisher, Unconfirmed};
+use headrace_schemas::id::EventId;
+use headrace_schemas::time::Timestamp;
+use headrace_schemas::{header, subject};
+use metrics::{Counter, counter};
+
+use crate::digest;
+use crate::source::{Receipt, Record};
+
+/// The most records on their way at once, of one request or page. It bounds what a slow broker makes us hold.
+const ON_THEIR_WAY_MAX: usize = 256;
+
+/// Stores the records of one source.
+pub(crate) struct Store {
+    source: &'static str,
+    broker: Broker,
+    publisher: Publisher,
+    stored: Counter,
+    duplicate: Counter,
+    stored_bytes: Counter,
+}
+
+/// Why records are not all stored. Those that are do no harm: they come again and are recognized.
+#[derive(Debug)]
+pub(crate) enum NotStored {
+    /// RAW has no room.
+    Full,
+    /// The broker did not confirm.
+    Away,
+}
+
+/// How records came in.
+#[derive(Clone, Copy)]
+pub(crate) struct Arrival<'a> {
+    pub(crate) received_at: Timestamp,
+    pub(crate) traceparent: &'a TraceParent,
+}
+
+/// A record that was sent to the broker.
+struct Sent {
+    id: EventId,
+    bytes: u64,
+    unconfirmed: Unconfirmed,
+}
+
+impl Store {
+    pub(crate) fn new(source: &'static str, broker: &Broker) -> Self {
+        Self {
+            source,
+            broker: broker.clone(),
+            publisher: Publisher::new(broker),
+            stored: counter!(RECORDS, "source" => source, "outcome" => "stored"),
+            duplicate: counter!(RECORDS, "source" => source, "outcome" => "duplicate"),
+            stored_bytes: counter!(STORED_BYTES),
+        }
+    }
+
+    /// Stores `records`, in their order. Returns when the broker has confirmed all of them.
+    pub(crate) async fn store(&self, records: Vec<Record>, arrival: Arrival<'_>) -> Result<Vec<Receipt>, NotStored> {
+        let mut receipts = Vec::with_capacity(records.len());
+        let mut on_their_way = VecDeque::with_capacity(records.len().min(ON_THEIR_WAY_MAX));
+        for record in records {
+            if on_their_way.len() >= ON_THEIR_WAY_MAX
+                && let Some(first) = on_their_way.pop_front()
+            {
+                receipts.push(self.confirm(first).await?);
+            }
+            on_their_way.push_back(self.send(record, arrival).await?);
+        }
+        for sent in on_their_way {
+            receipts.push(self.confirm(sent).await?);
+        }
+        Ok(receipts)
+    }
+
+    async fn send(&self, record: Record, arrival: Arrival<'_>) -> Result<Sent, NotStored> {
+        let id = record.id.clone();
+        let away = |fault: Fault| self.not_stored(&id, &fault);
+        let sha256 = digest::sha256(&record.body).await;
+        let bytes = record.body.len() as u64;
+        let object = record.id.body_object(&record.tenant, &sha256);
+        let (mut outgoing, body) = self.outgoing(record, arrival.received_at, &sha256);
+        if body.len() > self.broker.payload_max() {
+            // Claim check. Store the object first: a reference in RAW must never point at nothing.
+            if !self.broker.is_connected() {
+                return Err(NotStored::Away);
+            }
+            self.publisher.store_body(&object, &body).await.map_err(away)?;
+            outgoing.headers.insert(header::BODY_OBJECT, object.as_str());
+            outgoing.headers.insert(header::BODY_BYTES, bytes.to_string());
+        } else {
+            outgoing.payload = body;
+        }
+        crash::pass(Point::BeforeStore);
+        let unconfirmed = self.publisher.send(outgoing, Some(arrival.traceparent.as_str())).await.map_err(away)?;
+        crash::pass(Point::BeforeStoreAck);
+        Ok(Sent { id, bytes, unconfirmed })
+    }
+
+    async fn confirm(&self, Sent { id, bytes, unconfirmed }: Sent) -> Result<Receipt, NotStored> {
+        let stored = unconfirmed.confirmed().await.map_err(|fault| self.not_stored(&id, &fault))?;
+        crash::pass(Point::AfterStoreAck);
+        if stored.duplicate { &self.duplicate } else { &self.stored }.increment(1);
+        self.stored_bytes.increment(bytes);
+        tracing::debug!(id = id.as_str(), sequence = stored.sequence, duplicate = stored.duplicate, "event stored");
+        Ok(Receipt { id, duplicate: stored.duplicate })
+    }
+
+    /// The message for RAW without its body, and the body.
+    fn outgoing(&self, record: Record, received_at: Timestamp, sha256: &str) -> (Outgoing, Bytes) {
+        let Record { id, event_time, kind, tenant, headers: kept, body } = record;
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ID, id.as_str());
+        headers.insert(header::SOURCE, self.source);
+        headers.insert(header::EVENT, kind.as_str());
+        headers.insert(header::RECEIVED_AT, received_at.as_micros().to_string());
+        if let Some(event_time) = event_time {
+            headers.insert(header::EVENT_TIME, event_time.as_micros().to_string());
+        }
+        headers.insert(header::BODY_SHA256, sha256);
+        for (name, value) in kept {
+            headers.insert(name.as_str(), value.as_str());
+        }
+        let subject = subject::raw(&tenant, self.source, &kind);
+        let message_id = id.delivery_key(&tenant, &kind, sha256);
+        (Outgoing { subject, message_id, payload: Bytes::new(), headers }, body)
+    }
+
+    fn not_stored(&self, id: &EventId, fault: &Fault) -> NotStored {
+        // Do not log each one: this lasts as long as a sink is away, and the runtime's retention reports it.
+        if publish::is_full(fault) {
+            return NotStored::Full;
+        }
+        tracing::warn!(%fault, source = self.source, id = id.as_str(), "event not stored; the sender is asked to send it again");
+        NotStored::Away
+    }
+}
