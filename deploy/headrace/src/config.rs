@@ -36,7 +36,7 @@ pub struct Config {
     /// The gateway.
     pub ingest: headrace_ingest::config::Config,
     /// Which tenant an organization's events belong to.
-    pub tenants: headrace_ingest::config::Tenants,
+    pub tenants: headrace_ingest::tenant::Tenants,
     /// The recovery of missed deliveries.
     pub recover: Option<headrace_ingest::github::recovery::config::Config>,
     /// The stages.
@@ -224,6 +224,7 @@ impl Config {
         let mut problems = self.validate_shared();
         if roles.contains(&Role::Ingest) {
             problems.extend(self.ingest.validate("ingest"));
+            problems.extend(sources::validate(&self.ingest, "ingest"));
         }
         if roles.contains(&Role::Pipeline) {
             problems.extend(self.pipeline.validate("pipeline"));

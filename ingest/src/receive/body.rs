@@ -8,8 +8,8 @@ use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::Reservation;
-use super::reply::Refusal;
 use crate::config::Config;
+use crate::source::Refusal;
 
 /// How much of a refused body is read: a little over twice what GitHub may send. A longer body is cut off.
 const DISCARD_MAX_BYTES: usize = 64 << 20;

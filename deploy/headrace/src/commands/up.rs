@@ -111,7 +111,7 @@ pub(crate) fn values(config: &Config) -> Vec<Invalid> {
     config.sinks.clickhouse.get_or_insert_default();
     // The servers' addresses are not known yet. Everything else must be right before the servers start.
     let mut config = with_servers(&config, "nats://127.0.0.1:1", "http://127.0.0.1:1");
-    for source in &SOURCES {
+    for source in SOURCES {
         let made = source.give_secret(&mut config.ingest, &mut || Ok(Secret::new("made at the start")));
         made.expect("nothing is made here that could fail");
     }
@@ -134,10 +134,10 @@ fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyh
         }
     }
     let mut secret = SecretOrigin::Configured;
-    for source in &SOURCES {
+    for source in SOURCES {
         source.give_secret(&mut config.ingest, &mut || {
-            if source.name != GitHub::NAME {
-                return data.secret(&format!("{}-token", source.name));
+            if source.name() != GitHub::NAME {
+                return data.secret(&format!("{}-token", source.name()));
             }
             secret = SecretOrigin::of(data.webhook_secret_path());
             data.webhook_secret()
@@ -315,9 +315,9 @@ async fn serve(config: &Config, started: Started<'_>, ready_files: &ReadyFiles) 
 
 /// The secrets of the sources that take a token, by the source's name.
 fn tokens(config: &headrace_ingest::config::Config) -> BTreeMap<String, String> {
-    let of_token = SOURCES.iter().filter(|source| source.name != GitHub::NAME);
+    let of_token = SOURCES.iter().filter(|source| source.name() != GitHub::NAME);
     let token =
-        of_token.filter_map(|source| Some((source.name.to_owned(), source.secret(config)?.expose().to_owned())));
+        of_token.filter_map(|source| Some((source.name().to_owned(), source.secret(config)?.expose().to_owned())));
     token.collect()
 }
 

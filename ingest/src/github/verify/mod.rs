@@ -12,10 +12,10 @@ use sha2::Sha256;
 
 use super::denied::Denied;
 use super::media_type::{MediaType, form_payloads};
-use crate::config::Tenants;
 use crate::github::config::{Config, Scoped};
 use crate::github::tenant::{Names, login_of, names_of};
 use crate::tenant::TenantMap;
+use crate::tenant::Tenants;
 
 /// GitHub's header with the hook's id.
 pub(super) const HOOK_ID: &str = "X-GitHub-Hook-ID";
