@@ -8,7 +8,7 @@ use headrace_runtime::config::Invalid;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::github;
+use crate::{github, ndjson};
 
 /// GitHub waits 10 s for an answer (GitHub's webhook best practices). It would not hear a later one.
 const ANSWER_MAX_MS: u64 = 8_000;
@@ -55,6 +55,8 @@ pub struct Config {
     pub requests_per_second_max: Option<NonZeroU32>,
     /// GitHub webhooks.
     pub github: github::config::Config,
+    /// Newline-delimited JSON. Off without a token.
+    pub ndjson: Option<ndjson::config::Config>,
 }
 
 impl Default for Config {
@@ -69,6 +71,7 @@ impl Default for Config {
             in_flight_max_bytes: 128 << 20,
             requests_per_second_max: None,
             github: github::config::Config::default(),
+            ndjson: None,
         }
     }
 }

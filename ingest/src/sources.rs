@@ -9,14 +9,17 @@ use headrace_runtime::secret::Secret;
 
 use crate::config::Config;
 use crate::github::GitHub;
+use crate::ndjson::Ndjson;
 use crate::receive::Mount;
 use crate::source::pull::Pull;
 use crate::source::{CheckStored, MakeSecret, Source};
 use crate::tenant::Tenants;
 
 /// Every source, with the place of its settings.
-pub static SOURCES: [&dyn Registered; 1] =
-    [&Line::<GitHub> { settings: |config| &config.github, settings_mut: |config| &mut config.github }];
+pub static SOURCES: [&dyn Registered; 2] = [
+    &Line::<GitHub> { settings: |config| &config.github, settings_mut: |config| &mut config.github },
+    &Line::<Ndjson> { settings: |config| &config.ndjson, settings_mut: |config| &mut config.ndjson },
+];
 
 /// A source in the registry.
 struct Line<S: Source> {
@@ -100,8 +103,8 @@ pub fn is_any_configured(config: &Config) -> bool {
 #[must_use]
 pub fn validate(config: &Config, path: &str) -> Vec<Invalid> {
     if !is_any_configured(config) {
-        let message = "expected at least one webhook secret, found none; use the one that is set at GitHub, or make one \
-                       with `openssl rand -hex 32`";
+        let message = "expected at least one webhook secret, or a token in `ingest.ndjson.tokens`, found neither; use the \
+                       secret that is set at GitHub, or make one with `openssl rand -hex 32`";
         return vec![Invalid::new(format!("{path}.github.secrets"), message)];
     }
     configured(config).flat_map(|source| source.validate(config, path)).collect()
