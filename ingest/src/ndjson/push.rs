@@ -255,7 +255,7 @@ mod tests {
             assert_eq!(of(missing), Err("token_missing"), "{missing}");
         }
         assert_eq!(head(&[]).err(), Some("token_missing"));
-        assert!(only(&["corp_20eu"]).covers("Corp EU") && !only(&["corp_20eu"]).covers("corp"));
+        assert!(only(&["corp_20eu"]).covers("corp_20eu") && !only(&["corp_20eu"]).covers("corp"));
     }
 
     #[test]
