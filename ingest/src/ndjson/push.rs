@@ -19,8 +19,8 @@ use subtle::ConstantTimeEq as _;
 use super::SOURCE;
 use super::config::Config;
 use super::split::{BadLine, Split, lines};
-use crate::config::Tenants;
 use crate::source::{Push, Receipt, Record, Refusal};
+use crate::tenant::Tenants;
 
 /// The path that takes records.
 pub(super) const PATH: &str = "/collect/ndjson";
@@ -31,7 +31,7 @@ const MEDIA_TYPES: [&str; 5] =
 const REQUEST_ID: &str = "X-Request-Id";
 
 /// The requests.
-pub(super) struct Collect {
+pub struct Collect {
     tokens: Tokens,
     split: Split,
     records_max: usize,
@@ -39,7 +39,7 @@ pub(super) struct Collect {
 
 /// Whose records a token may send.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Covers {
+pub enum Covers {
     /// Everybody's.
     All,
     /// Those of these tenants, as subject tokens.
@@ -47,10 +47,11 @@ pub(super) enum Covers {
 }
 
 impl Covers {
+    /// Whether `tenant`, a subject token, is one of them.
     fn covers(&self, tenant: &str) -> bool {
         match self {
             Self::All => true,
-            Self::Only(tenants) => tenants.contains(&token::escaped(tenant)),
+            Self::Only(tenants) => tenants.contains(tenant),
         }
     }
 
@@ -70,7 +71,7 @@ impl Tokens {
         let digest = |token: &Secret| <[u8; 32]>::from(Sha256::digest(token.expose()));
         let of_all = config.tokens.iter().map(|token| (digest(token), Covers::All));
         let scoped = config.scoped.iter().flat_map(|scoped| {
-            let tenants = scoped.tenants.iter().map(|tenant| token::escaped(tenant)).collect();
+            let tenants = scoped.tenants.iter().map(|tenant| token::of_tenant(tenant)).collect();
             let covers = Covers::Only(tenants);
             scoped.tokens.iter().map(move |token| (digest(token), covers.clone()))
         });
@@ -254,7 +255,7 @@ mod tests {
             assert_eq!(of(missing), Err("token_missing"), "{missing}");
         }
         assert_eq!(head(&[]).err(), Some("token_missing"));
-        assert!(only(&["corp_20eu"]).covers("Corp EU") && !only(&["corp_20eu"]).covers("corp"));
+        assert!(only(&["corp_20eu"]).covers("corp_20eu") && !only(&["corp_20eu"]).covers("corp"));
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use headrace_ingest::config::{Config, Tenants};
+use headrace_ingest::config::Config;
 use headrace_ingest::gateway::Gateway;
 use headrace_ingest::github;
+use headrace_ingest::tenant::Tenants;
 use headrace_runtime::http::admin::Admin;
 use headrace_runtime::observe::health::Health;
 use headrace_runtime::publish::store_health::StoreHealth;

@@ -4,10 +4,10 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use headrace::config::{Config, PREFIX, told};
-use headrace_ingest::config::Tenants;
 use headrace_ingest::github::config::{Config as GitHub, Scoped};
 use headrace_ingest::github::tenant::{login_of, names_of};
 use headrace_ingest::github::{Claim, Keys, MediaType, form_payload, parse_signature};
+use headrace_ingest::tenant::Tenants;
 use headrace_runtime::message::payload::{Product as _, RawDelivery};
 use headrace_runtime::observe::trace::TraceParent;
 use headrace_runtime::secret::Secret;

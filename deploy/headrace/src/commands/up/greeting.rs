@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use headrace_local::nats::SyncInterval;
 use headrace_runtime::secret::redact_url;
+use headrace_sinks::instances::Instance;
 
 use super::Servers;
 use crate::cli::{output, plain};
@@ -38,9 +39,8 @@ pub(super) fn print(
     writeln!(out, "  NATS        {}", redact_url(&config.nats.url))?;
     writeln!(out, "  ClickHouse  {}", text(&ready.clickhouse))?;
     writeln!(out, "  metrics     {}/metrics   (also /healthz, /readyz)", ready.metrics)?;
-    if let Some(file) = &config.sinks.file {
-        let dir = file.dir.display();
-        writeln!(out, "  files       {dir}   (scored events and alerts, in place of Splunk and Jira)")?;
+    for (what, text) in config.sinks.iter().filter_map(Instance::told) {
+        writeln!(out, "  {what:<10}  {text}")?;
     }
     for (component, why) in away {
         let why = plain::line(why);
