@@ -18,10 +18,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+pub use crate::receive::Mount;
 use crate::receive::admission::Admission;
 use crate::receive::body::discard;
 use crate::receive::denial_log::DenialLog;
-use crate::receive::{Mount, Shared, Signals};
+use crate::receive::{Shared, Signals};
 use crate::source::Refusal;
 use crate::sources;
 use crate::tenant::Tenants;

@@ -30,7 +30,7 @@ const MEDIA_TYPES: [&str; 5] =
 /// The header that names a request, if its sender gives it a name.
 const REQUEST_ID: &str = "X-Request-Id";
 
-/// The requests.
+/// Takes the requests.
 pub struct Collect {
     tokens: Tokens,
     split: Split,

@@ -14,8 +14,7 @@ use sonic_rs::{JsonType, JsonValueTrait as _, LazyValue, ObjectJsonIter};
 use super::SOURCE;
 use super::config::Config;
 use crate::source::Record;
-use crate::tenant::TenantMap;
-use crate::tenant::Tenants;
+use crate::tenant::{TenantMap, Tenants};
 
 /// The longest id and the longest tenant's name, in bytes.
 const NAME_BYTES_MAX: usize = 200;

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "all of this program is a test")]
 
+mod example;
 mod identity;
 mod limits;
+mod ndjson;
 mod readiness;
 mod scopes;
 mod support;

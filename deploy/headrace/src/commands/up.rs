@@ -137,7 +137,7 @@ fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyh
     for source in SOURCES {
         source.give_secret(&mut config.ingest, &mut || {
             if source.name() != GitHub::NAME {
-                return data.secret(&format!("{}-token", source.name()));
+                return data.secret(&token_file(source.name()));
             }
             secret = SecretOrigin::of(data.webhook_secret_path());
             data.webhook_secret()
@@ -151,6 +151,11 @@ fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyh
         }
     }
     Ok(secret)
+}
+
+/// The file with the token that `up` makes for a source.
+fn token_file(source: &str) -> String {
+    format!("{source}-token")
 }
 
 /// The configuration, completed by the servers that it does not name.
