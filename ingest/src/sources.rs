@@ -70,7 +70,8 @@ pub fn is_any_configured(config: &Config) -> bool {
 }
 
 /// What is wrong with the settings of the sources, below `path`, the path of `config`.
-pub(crate) fn validate(config: &Config, path: &str) -> Vec<Invalid> {
+#[must_use]
+pub fn validate(config: &Config, path: &str) -> Vec<Invalid> {
     configured(config).flat_map(|source| (source.validate)(config, path)).collect()
 }
 
@@ -85,7 +86,25 @@ pub(crate) fn mounts(config: &Config, tenants: &Tenants) -> Vec<Mount> {
 /// When something that a source needs cannot be set up, such as certificates.
 pub fn pulls(config: &Config, tenants: &Tenants) -> anyhow::Result<Vec<Arc<dyn Pull>>> {
     let pulls = configured(config).map(|source| (source.pulls)(config, tenants));
-    Ok(pulls.collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten().collect())
+    let pulls: Vec<_> = pulls.collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten().collect();
+    for pull in &pulls {
+        let name = pull.name();
+        let is_key = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
+        anyhow::ensure!(
+            !name.is_empty() && name.bytes().all(is_key),
+            "expected a name of `a` to `z`, digits, `_` and `-` for what the source {} asks, found `{}`",
+            pull.source(),
+            name.escape_debug()
+        );
+    }
+    Ok(pulls)
+}
+
+/// The sources that others send to, by name, with the paths that each serves.
+#[must_use]
+pub fn pushes(config: &Config, tenants: &Tenants) -> Vec<(&'static str, Vec<String>)> {
+    let mount = |source: &Registered| Some((source.name, (source.mount)(config, tenants)?.paths()));
+    configured(config).filter_map(mount).collect()
 }
 
 /// Checks stored records again, each as its source does.
@@ -130,7 +149,7 @@ mod tests {
 
     #[test]
     fn every_folder_is_a_source_or_a_part_of_the_gateway() {
-        const PARTS: [&str; 3] = ["gateway", "receive", "source"];
+        const PARTS: [&str; 4] = ["collect", "gateway", "receive", "source"];
         let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap().map(Result::unwrap);
         let folders = folders.filter(|entry| entry.file_type().unwrap().is_dir());
         let folders: BTreeSet<String> = folders.map(|entry| entry.file_name().into_string().unwrap()).collect();

@@ -12,11 +12,13 @@ pub enum Role {
     Pipeline,
     /// The sinks.
     Sinks,
+    /// Asks the sources that must be asked, if any is configured.
+    Collect,
     /// The recovery of missed deliveries, if `[recover]` is configured.
     Recover,
 }
 
-pub(crate) const ALL_ROLES: [Role; 4] = [Role::Ingest, Role::Pipeline, Role::Sinks, Role::Recover];
+pub(crate) const ALL_ROLES: [Role; 5] = [Role::Ingest, Role::Collect, Role::Pipeline, Role::Sinks, Role::Recover];
 
 /// The sink that keeps every event.
 pub(crate) const CLICKHOUSE: &str = "clickhouse";
