@@ -11,7 +11,7 @@ use headrace_schemas::token;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{github, sources};
+use crate::{github, ndjson, sources};
 
 /// GitHub waits 10 s for an answer (GitHub's webhook best practices). It would not hear a later one.
 const ANSWER_MAX_MS: u64 = 8_000;
@@ -58,6 +58,8 @@ pub struct Config {
     pub requests_per_second_max: Option<NonZeroU32>,
     /// GitHub webhooks.
     pub github: github::config::Config,
+    /// Newline-delimited JSON. Off without a token.
+    pub ndjson: Option<ndjson::config::Config>,
 }
 
 impl Default for Config {
@@ -72,6 +74,7 @@ impl Default for Config {
             in_flight_max_bytes: 128 << 20,
             requests_per_second_max: None,
             github: github::config::Config::default(),
+            ndjson: None,
         }
     }
 }
@@ -168,8 +171,8 @@ impl Config {
         if !sources::is_any_configured(self) {
             refuse(
                 "github.secrets",
-                "expected at least one webhook secret, found none; use the one that is set at GitHub, or make one with \
-                 `openssl rand -hex 32`"
+                "expected at least one webhook secret, or a token in `ingest.ndjson.tokens`, found neither; use the secret \
+                 that is set at GitHub, or make one with `openssl rand -hex 32`"
                     .to_owned(),
             );
         }

@@ -3,7 +3,7 @@
 //! It reads as little of a body as it can and never changes one. A 2xx answer means that the body is stored, byte for
 //! byte. Any other answer means that the sender still has the only copy.
 //!
-//! [`source`] is the contract of a source, [`sources`] their registry, and each has a folder, such as [`github`].
+//! [`source`] is the contract of a source, [`sources`] their registry, and each has a folder, [`github`] and [`ndjson`].
 //! [`gateway`] is the server. Every source's requests go through `receive`, and all that comes in goes through `store`.
 //! [`collect`] asks the sources that must be asked, and [`github::recovery`] asks GitHub for deliveries that did not
 //! arrive.
@@ -13,6 +13,7 @@ pub mod config;
 mod digest;
 pub mod gateway;
 pub mod github;
+pub mod ndjson;
 mod receive;
 pub mod source;
 pub mod sources;

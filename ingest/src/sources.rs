@@ -9,11 +9,12 @@ use headrace_runtime::secret::Secret;
 
 use crate::config::{Config, Tenants};
 use crate::github::GitHub;
+use crate::ndjson::Ndjson;
 use crate::source::pull::Pull;
 use crate::source::{CheckStored, MakeSecret, Mount, Source};
 
 /// Every source.
-pub const SOURCES: [Registered; 1] = [Registered::of::<GitHub>()];
+pub const SOURCES: [Registered; 2] = [Registered::of::<GitHub>(), Registered::of::<Ndjson>()];
 
 /// A source, as the registry knows it. Each field is the function of [`Source`] of that name.
 pub struct Registered {

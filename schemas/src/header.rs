@@ -49,5 +49,8 @@ pub const GITHUB_EVENT: &str = "X-GitHub-Event";
 pub const GITHUB_DELIVERY: &str = "X-GitHub-Delivery";
 /// GitHub's header with `sha256=<hex HMAC>`.
 pub const GITHUB_SIGNATURE: &str = "X-Hub-Signature-256";
+/// Why a line can never be read, on the record that stands for it. It stays with the body, in the table `raw` too, so it
+/// is none of the headers `Headrace-*`, which the gateway makes anew.
+pub const UNREADABLE: &str = "X-Unreadable";
 /// The media type of a body. It distinguishes JSON from a form.
 pub const CONTENT_TYPE: &str = "Content-Type";
