@@ -5,8 +5,10 @@
 //!
 //! [`source`] is the contract of a source, [`sources`] their registry, and each has a folder, [`github`] and [`ndjson`].
 //! [`gateway`] is the server. Every source's requests go through `receive`, and all that comes in goes through `store`.
-//! [`github::recovery`] asks GitHub for deliveries that did not arrive.
+//! [`collect`] asks the sources that must be asked, and [`github::recovery`] asks GitHub for deliveries that did not
+//! arrive.
 
+pub mod collect;
 pub mod config;
 mod digest;
 pub mod gateway;

@@ -98,16 +98,18 @@ pub fn is_any_configured(config: &Config) -> bool {
     configured(config).next().is_some()
 }
 
-/// What is wrong with the settings of the sources, below `path`, the path of `config`. A gateway without any source is
-/// wrong too.
+/// What is wrong with the settings of the sources, below `path`, the path of `config`.
 #[must_use]
 pub fn validate(config: &Config, path: &str) -> Vec<Invalid> {
-    if !is_any_configured(config) {
-        let message = "expected at least one webhook secret, or a token in `ingest.ndjson.tokens`, found neither; use the \
-                       secret that is set at GitHub, or make one with `openssl rand -hex 32`";
-        return vec![Invalid::new(format!("{path}.github.secrets"), message)];
-    }
     configured(config).flat_map(|source| source.validate(config, path)).collect()
+}
+
+/// What is wrong when `config`, whose path is `path`, asks for no source at all.
+#[must_use]
+pub fn missing(config: &Config, path: &str) -> Option<Invalid> {
+    let message = "expected at least one webhook secret, or a token in `ingest.ndjson.tokens`, found neither; use the \
+                   secret that is set at GitHub, or make one with `openssl rand -hex 32`";
+    (!is_any_configured(config)).then(|| Invalid::new(format!("{path}.github.secrets"), message))
 }
 
 /// Where requests go.
@@ -121,7 +123,25 @@ pub(crate) fn mounts(config: &Config, tenants: &Tenants) -> Vec<Mount> {
 /// When something that a source needs cannot be set up, such as certificates.
 pub fn pulls(config: &Config, tenants: &Tenants) -> anyhow::Result<Vec<Arc<dyn Pull>>> {
     let pulls = configured(config).map(|source| source.pulls(config, tenants));
-    Ok(pulls.collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten().collect())
+    let pulls: Vec<_> = pulls.collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten().collect();
+    for pull in &pulls {
+        let name = pull.name();
+        let is_key = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-');
+        anyhow::ensure!(
+            !name.is_empty() && name.bytes().all(is_key),
+            "expected a name of `a` to `z`, digits, `_` and `-` for what the source {} asks, found `{}`",
+            pull.source(),
+            name.escape_debug()
+        );
+    }
+    Ok(pulls)
+}
+
+/// The sources that others send to, by name, with the paths that each serves.
+#[must_use]
+pub fn pushes(config: &Config, tenants: &Tenants) -> Vec<(&'static str, Vec<String>)> {
+    let mount = |source: &dyn Registered| Some((source.name(), source.mount(config, tenants)?.paths()));
+    configured(config).filter_map(mount).collect()
 }
 
 /// Checks stored records again, each as its source does.
@@ -166,7 +186,7 @@ mod tests {
 
     #[test]
     fn every_folder_is_a_source_or_a_part_of_the_gateway() {
-        const PARTS: [&str; 3] = ["gateway", "receive", "source"];
+        const PARTS: [&str; 4] = ["collect", "gateway", "receive", "source"];
         let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap().map(Result::unwrap);
         let folders = folders.filter(|entry| entry.file_type().unwrap().is_dir());
         let folders: BTreeSet<String> = folders.map(|entry| entry.file_name().into_string().unwrap()).collect();

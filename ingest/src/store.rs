@@ -143,7 +143,7 @@ impl Store {
         if publish::is_full(fault) {
             return NotStored::Full;
         }
-        tracing::warn!(%fault, source = self.source, id = id.as_str(), "event not stored; the sender is asked to send it again");
+        tracing::warn!(%fault, source = self.source, id = id.as_str(), "record not stored; it comes again");
         NotStored::Away
     }
 }

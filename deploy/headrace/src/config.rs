@@ -38,6 +38,8 @@ pub struct Config {
     pub ingest: headrace_ingest::config::Config,
     /// Which tenant an organization's events belong to.
     pub tenants: headrace_ingest::tenant::Tenants,
+    /// How processes share the sources that must be asked.
+    pub collect: headrace_ingest::collect::config::Config,
     /// The recovery of missed deliveries.
     pub recover: Option<headrace_ingest::github::recovery::config::Config>,
     /// The stages.
@@ -221,6 +223,10 @@ impl Config {
         if roles.contains(&Role::Ingest) {
             problems.extend(self.ingest.validate("ingest"));
             problems.extend(sources::validate(&self.ingest, "ingest"));
+            problems.extend(sources::missing(&self.ingest, "ingest"));
+        }
+        if roles.contains(&Role::Collect) {
+            problems.extend(self.validate_collect(roles));
         }
         if roles.contains(&Role::Pipeline) {
             problems.extend(self.pipeline.validate("pipeline"));
@@ -250,6 +256,23 @@ impl Config {
                        those of the gateway, or turn `pipeline.verify` off";
         (is_missing && !roles.contains(&crate::role::Role::Ingest))
             .then(|| Invalid::new("ingest.github.secrets", message))
+    }
+
+    /// If the role `ingest` runs here, the gateway's own check covers the settings of the sources.
+    fn validate_collect(&self, roles: &[crate::role::Role]) -> Vec<Invalid> {
+        let mut problems = Vec::new();
+        if !roles.contains(&crate::role::Role::Ingest) {
+            problems.extend(sources::validate(&self.ingest, "ingest"));
+        }
+        // Beside other roles, this one may have nothing to do. Alone, there would be nothing to run. What cannot be set
+        // up is told at the start.
+        let is_idle = sources::pulls(&self.ingest, &self.tenants).is_ok_and(|pulls| pulls.is_empty());
+        if roles.len() == 1 && problems.is_empty() && is_idle {
+            let message = "expected a source that must be asked for the role `collect`, such as `[ingest.ndjson.folder]`, \
+                           found none";
+            problems.push(Invalid::new("ingest", message));
+        }
+        problems
     }
 
     fn validate_recover(&self, roles: &[crate::role::Role]) -> Vec<Invalid> {

@@ -11,11 +11,13 @@ pub enum Role {
     Pipeline,
     /// The sinks.
     Sinks,
+    /// Asks the sources that must be asked, if any is configured.
+    Collect,
     /// The recovery of missed deliveries, if `[recover]` is configured.
     Recover,
 }
 
-pub(crate) const ALL_ROLES: [Role; 4] = [Role::Ingest, Role::Pipeline, Role::Sinks, Role::Recover];
+pub(crate) const ALL_ROLES: [Role; 5] = [Role::Ingest, Role::Collect, Role::Pipeline, Role::Sinks, Role::Recover];
 
 /// The component that keeps every event, in the installation's own ClickHouse.
 pub(crate) const CLICKHOUSE: &str = "clickhouse";

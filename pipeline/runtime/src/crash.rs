@@ -23,6 +23,10 @@ pub enum Point {
     BeforeStoreAck,
     /// The gateway has the PubAck and has not answered.
     AfterStoreAck,
+    /// What a source gave is stored, and how far it was read is not.
+    BeforeCursor,
+    /// How far a source was read is stored.
+    AfterCursor,
     /// A chain has its result and has not published it.
     BeforePublish,
     /// A chain has handed its result to the connection.
@@ -53,10 +57,12 @@ pub enum Point {
 
 impl Point {
     /// All points, in the order of an event's way.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::BeforeStore,
         Self::BeforeStoreAck,
         Self::AfterStoreAck,
+        Self::BeforeCursor,
+        Self::AfterCursor,
         Self::BeforePublish,
         Self::BeforePubAck,
         Self::AfterPubAck,
@@ -79,6 +85,8 @@ impl Point {
             Self::BeforeStore => "before_store",
             Self::BeforeStoreAck => "before_store_ack",
             Self::AfterStoreAck => "after_store_ack",
+            Self::BeforeCursor => "before_cursor",
+            Self::AfterCursor => "after_cursor",
             Self::BeforePublish => "before_publish",
             Self::BeforePubAck => "before_pub_ack",
             Self::AfterPubAck => "after_pub_ack",

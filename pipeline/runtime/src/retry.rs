@@ -47,6 +47,12 @@ impl RetryPolicy {
         let doublings = attempt.0.saturating_sub(1).min(20);
         self.backoff_min.saturating_mul(1 << doublings).min(self.backoff_max)
     }
+
+    /// [`Self::backoff`], at random down to half of it. So processes that failed together do not try again together.
+    #[must_use]
+    pub fn jittered(&self, attempt: Attempt) -> Duration {
+        self.backoff(attempt).mul_f64(rand::random_range(0.5..=1.0))
+    }
 }
 
 /// The pause between two attempts.
@@ -117,6 +123,15 @@ mod tests {
         };
         let done = retry_within(Duration::from_secs(10), attempt).await;
         (count.into_inner(), done.is_ok())
+    }
+
+    #[test]
+    fn jitter_shortens_a_pause_by_half_at_most() {
+        let policy = RetryPolicy::default();
+        for attempt in (1..200).map(Attempt) {
+            let (pause, longest) = (policy.jittered(attempt), policy.backoff(attempt));
+            assert!(longest / 2 <= pause && pause <= longest, "{attempt:?}: {pause:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,6 +15,7 @@ pub(crate) mod plain;
 pub mod replay;
 pub mod serve;
 pub mod shell;
+pub mod sources;
 pub mod time;
 
 use clap::{Parser, Subcommand};
@@ -26,6 +27,7 @@ use self::global::Global;
 use self::replay::Replay;
 use self::serve::{Clickhouse, Run, Up};
 use self::shell::{Completions, Man};
+use self::sources::Sources;
 
 /// Version, commit and date; the build script finds them.
 const VERSION: &str = env!("HEADRACE_VERSION");
@@ -70,6 +72,9 @@ pub enum Command {
     /// Show what became of the deliveries that GitHub lists, by hook and hour: missed, recovered, still missing.
     #[command(after_help = format!("Examples:\n  headrace gaps --config headrace.toml\n  headrace gaps --json --since 24h\n\n{GAPS_EXIT_CODES}"))]
     Gaps(Gaps),
+    /// Show the sources and how far each was read, or read one again from its beginning.
+    #[command(after_help = format!("Examples:\n  headrace sources list\n  headrace sources rewind ndjson.folder --yes\n\n{EXIT_CODES}"))]
+    Sources(Sources),
     /// Look at the events that were given up, send them through again, or remove them.
     #[command(after_help = format!("Examples:\n  headrace dead list --counts\n  headrace dead show 17 --payload\n  headrace dead redrive --component clickhouse --since 2h\n\n{EXIT_CODES}"))]
     Dead(Dead),

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use headrace_ingest::github::recovery;
+use headrace_ingest::{collect, sources};
 use headrace_runtime::fault::Fault;
 use headrace_runtime::secret::redact_url;
 use headrace_settings::Problems;
@@ -163,6 +164,11 @@ async fn servers(config: &Config, arguments: &Check, roles: &[Role], report: &mu
     }
     if has_sinks {
         Box::pin(other_sinks(config, arguments, report)).await?;
+    }
+    if roles.contains(&Role::Collect) {
+        for pull in sources::pulls(&config.ingest, &config.tenants)? {
+            report.of(&format!("source {}", collect::name_of(&*pull)), pull.check()).await?;
+        }
     }
     if let Some(recover) = recover {
         for (own, name) in recover.hooks.iter().zip(recovery::hook_names(recover)) {

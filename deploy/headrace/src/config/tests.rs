@@ -184,6 +184,8 @@ fn recovery_needs_the_permanent_record() {
     assert_eq!(paths(&with_sink, &[Role::Recover]), ["nats.url", "sinks.clickhouse.url"]);
     assert_eq!(paths(&with_sink, &[Role::Sinks, Role::Recover]), ["nats.url", "sinks.clickhouse.url"]);
     assert_eq!(paths("", &[Role::Recover]), ["nats.url", "recover"]);
+    assert_eq!(paths("", &[Role::Collect]), ["nats.url", "ingest"]);
+    assert_eq!(paths("", &[Role::Collect, Role::Sinks]), ["nats.url"]);
     assert_eq!(paths("", &[Role::Sinks, Role::Recover]), ["nats.url"]);
 }
 

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Context as _;
+use headrace_ingest::sources;
 use headrace_local::nats;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::config::Nats;
@@ -30,6 +31,9 @@ impl Brokers {
         for role in roles {
             users.extend(match role {
                 Role::Ingest => vec![User::Ingest],
+                // Without a source that must be asked, the role does nothing.
+                Role::Collect if sources::pulls(&config.ingest, &config.tenants)?.is_empty() => Vec::new(),
+                Role::Collect => vec![User::Collect],
                 Role::Pipeline => vec![User::Pipeline, User::Retention],
                 Role::Sinks => vec![User::Sinks],
                 // Without its configuration, the role does nothing.

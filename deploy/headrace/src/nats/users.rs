@@ -5,7 +5,7 @@
 //! `deploy/docs/nats-permissions.md` shows the same rights as a file for nats-server.
 
 use headrace_local::nats::Permissions;
-use headrace_runtime::broker::{BODIES, RECOVERY, SCHEMAS, STATE, Stream};
+use headrace_runtime::broker::{BODIES, CURSORS, RECOVERY, SCHEMAS, STATE, Stream};
 use headrace_runtime::consume::leftover::Component;
 use headrace_runtime::publish::store_health::PROBE_KEY;
 use headrace_sinks::instances::usual_components;
@@ -20,6 +20,8 @@ pub enum User {
     Admin,
     /// The gateway: stores deliveries and reads nothing.
     Ingest,
+    /// Asks sources: stores what they give, and keeps how far each was read.
+    Collect,
     /// The stages: from RAW to EVENTS and ALERTS.
     Pipeline,
     /// Makes room in full streams. Besides the admin, only this user removes messages.
@@ -34,8 +36,16 @@ pub enum User {
 
 impl User {
     /// All users.
-    pub const ALL: [Self; 7] =
-        [Self::Admin, Self::Ingest, Self::Pipeline, Self::Retention, Self::Sinks, Self::Recover, Self::Subscriber];
+    pub const ALL: [Self; 8] = [
+        Self::Admin,
+        Self::Ingest,
+        Self::Collect,
+        Self::Pipeline,
+        Self::Retention,
+        Self::Sinks,
+        Self::Recover,
+        Self::Subscriber,
+    ];
 
     /// Its name in NATS.
     #[must_use]
@@ -43,6 +53,7 @@ impl User {
         match self {
             Self::Admin => "admin",
             Self::Ingest => "ingest",
+            Self::Collect => "collect",
             Self::Pipeline => "pipeline",
             Self::Retention => "retention",
             Self::Sinks => "sinks",
@@ -75,6 +86,7 @@ impl User {
         let own = match self {
             Self::Admin => return None,
             Self::Ingest => ingest(),
+            Self::Collect => collect(),
             Self::Pipeline => pipeline(),
             Self::Retention => retention(),
             Self::Sinks => sinks(further),
@@ -89,6 +101,10 @@ fn ingest() -> Rights {
     // The gateway writes one key to find out whether anything can be stored at all.
     let probe = format!("$KV.{STATE}.{PROBE_KEY}");
     Rights::of(User::Ingest).publish([Stream::Raw.subjects().to_owned(), probe]).write_bodies()
+}
+
+fn collect() -> Rights {
+    Rights::of(User::Collect).publish([Stream::Raw.subjects().to_owned()]).write_bodies().keep(CURSORS)
 }
 
 fn pipeline() -> Rights {
@@ -163,7 +179,7 @@ impl Rights {
 
     /// The rights that every process needs at its start: it checks that all streams and buckets are as configured.
     fn of(user: User) -> Self {
-        let buckets = [SCHEMAS, STATE, RECOVERY].map(|bucket| format!("KV_{bucket}"));
+        let buckets = [SCHEMAS, STATE, RECOVERY, CURSORS].map(|bucket| format!("KV_{bucket}"));
         let names = Stream::ALL.map(|stream| stream.name().to_owned()).into_iter().chain(buckets);
         let names = names.chain([format!("OBJ_{BODIES}")]);
         Self::bare(user).ask(names.map(|name| format!("STREAM.INFO.{name}"))).read(SCHEMAS)

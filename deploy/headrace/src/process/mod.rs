@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use headrace_ingest::collect::Collector;
 use headrace_ingest::gateway::Gateway;
-use headrace_ingest::sources::StoredCheck;
+use headrace_ingest::sources::{self, StoredCheck};
 use headrace_runtime::broker::Broker;
 use headrace_runtime::broker::measure::Measure;
 use headrace_runtime::broker::{recreate, retention};
@@ -119,6 +120,9 @@ impl Process {
             });
             gateway_address = Some(address);
         }
+        if roles.contains(&Role::Collect) {
+            builder.collect(config)?;
+        }
         if roles.contains(&Role::Pipeline) {
             builder.pipeline(config).await?;
             builder.recreate(config);
@@ -184,6 +188,20 @@ impl Builder<'_> {
                 serve(listener, stop).await
             }
         });
+    }
+
+    /// Starts a task for each source that must be asked.
+    fn collect(&mut self, config: &Config) -> anyhow::Result<()> {
+        for pull in sources::pulls(&config.ingest, &config.tenants)? {
+            let broker = self.brokers.need(User::Collect)?;
+            let collector = Collector::new(pull, broker, self.policy, config.collect.lease(), &self.health);
+            let collector = Arc::new(collector);
+            self.supervisor.spawn(Group::Ingest, collector.component().to_owned(), move |stop| {
+                let collector = Arc::clone(&collector);
+                async move { collector.run(stop).await }
+            });
+        }
+        Ok(())
     }
 
     async fn pipeline(&mut self, config: &Config) -> anyhow::Result<()> {

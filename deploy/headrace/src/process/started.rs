@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use headrace_ingest::collect;
 use headrace_ingest::github::recovery;
 use headrace_runtime::observe::health::State;
 use tokio::time::{Instant, sleep};
@@ -58,8 +59,8 @@ fn waiting<'a>(
         }
     };
     let awaited = states.iter().filter(|(name, state)| {
-        // No incoming delivery needs recovery, so do not wait for it.
-        !name.starts_with(recovery::COMPONENT) && waits(name, state)
+        // No incoming delivery needs recovery or what is asked elsewhere, so do not wait for these.
+        ![recovery::COMPONENT, collect::COMPONENT].iter().any(|own| name.starts_with(own)) && waits(name, state)
     });
     awaited.map(|(name, state)| (name.as_str(), state)).collect()
 }
@@ -106,6 +107,7 @@ mod tests {
             ("clickhouse", away(), late, true),
             ("clickhouse", broken(), Duration::ZERO, false),
             (recovery::COMPONENT, away(), Duration::ZERO, false),
+            ("collect:ndjson.folder", away(), Duration::ZERO, false),
         ] {
             let states = BTreeMap::from([(name.to_owned(), state.clone())]);
             let waits = !waiting(&states, &sinks, &["clickhouse"], elapsed).is_empty();

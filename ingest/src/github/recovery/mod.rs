@@ -19,17 +19,18 @@ pub mod report;
 mod scan;
 mod worker;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::Context as _;
+use async_trait::async_trait;
 use futures::future::join_all;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::observe::health::{ComponentHealth, Health};
 use headrace_runtime::observe::metrics::RECOVERY_LEADER;
 use headrace_runtime::state::StateStore;
-use headrace_runtime::state::lease::Lease;
+use headrace_runtime::state::budget::Budget;
+use headrace_runtime::state::lease::{Job, Lease, lead};
 use metrics::gauge;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -39,13 +40,15 @@ use self::config::Config;
 use self::config::HookName;
 use self::lookup::DeliveryStore;
 use self::report::{Exporter, Report};
-use self::worker::{Budget, Shared, Worker};
+use self::worker::{Shared, Worker};
 use crate::tenant::{TenantMap, Tenants};
 
 /// The first part of the name of each of this role's components; there is one per hook.
 pub const COMPONENT: &str = "recover";
 /// The lease's key in the bucket `recovery`.
 const LEASE: &str = "lease";
+/// The key of the budget of redeliveries in the bucket `recovery`.
+const BUDGET: &str = "budget";
 
 /// The role, ready to run.
 pub struct Recover {
@@ -111,34 +114,8 @@ impl Recover {
         let store = StateStore::open_recovery(&self.broker).await?;
         // Take a new name at each start. A lease from before a restart must expire like anyone else's.
         let holder = Uuid::from_u128(rand::random()).to_string();
-        let mut lease = Lease::new(store.clone(), LEASE, &holder, self.config.lease());
-        let mut told_at: Option<Instant> = None;
-        while !stop.is_cancelled() {
-            let is_leader = lease.claim().await.map_err(|fault| fault.source).context("cannot ask for the lease")?;
-            gauge!(RECOVERY_LEADER).set(if is_leader { 1.0 } else { 0.0 });
-            if is_leader {
-                tracing::info!("looking for missed deliveries");
-                tokio::select! {
-                    failed = self.lead(&store) => return failed,
-                    () = lease.keep() => tracing::warn!("lost the lease; another process looks for missed deliveries"),
-                    () = stop.cancelled() => {}
-                }
-                gauge!(RECOVERY_LEADER).set(0.0);
-                self.hooks.iter().for_each(ComponentHealth::healthy);
-                continue;
-            }
-            // A process that stands by reports the same numbers, so it does not matter which one is asked.
-            if told_at.is_none_or(|at| at.elapsed() >= self.config.interval()) {
-                told_at = Some(Instant::now());
-                Report::load(&store, &hook_names(&self.config)).await?.publish();
-            }
-            tokio::select! {
-                () = sleep(lease.period()) => {}
-                () = stop.cancelled() => {}
-            }
-        }
-        lease.release().await;
-        Ok(())
+        let lease = Lease::new(store.clone(), LEASE, &holder, self.config.lease());
+        lead(lease, &Looking { recover: self, store, told_at: Mutex::new(None) }, &stop).await
     }
 
     /// Looks after all hooks concurrently. Ends only by failing or being dropped.
@@ -147,7 +124,7 @@ impl Recover {
             config: &self.config,
             broker: &self.broker,
             store: store.clone(),
-            budget: Budget::new(store.clone(), self.config.budget_per_hour),
+            budget: Budget::new(store.clone(), BUDGET, self.config.budget_per_hour),
             deliveries: &*self.deliveries,
             exporter: &*self.exporter,
             component: self.filled_by,
@@ -158,6 +135,49 @@ impl Recover {
             workers.push(Worker::new(Api::new(&self.config, own)?, health.clone()));
         }
         join_all(workers.into_iter().map(|worker| worker.work(&shared))).await;
+        Ok(())
+    }
+}
+
+/// The job of the process with the lease.
+struct Looking<'a> {
+    recover: &'a Recover,
+    store: StateStore,
+    /// When it last reported what another process found.
+    told_at: Mutex<Option<Instant>>,
+}
+
+#[async_trait]
+impl Job for Looking<'_> {
+    fn leads(&self, leads: bool) {
+        gauge!(RECOVERY_LEADER).set(if leads { 1.0 } else { 0.0 });
+        if leads {
+            tracing::info!("looking for missed deliveries");
+        } else {
+            self.recover.hooks.iter().for_each(ComponentHealth::healthy);
+        }
+    }
+
+    async fn work(&self, stop: &CancellationToken) -> anyhow::Result<()> {
+        tokio::select! {
+            failed = self.recover.lead(&self.store) => failed,
+            () = stop.cancelled() => Ok(()),
+        }
+    }
+
+    /// A process that stands by reports the same numbers, so it does not matter which one is asked.
+    async fn stand_by(&self) -> anyhow::Result<()> {
+        let is_due = {
+            let mut told_at = self.told_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_due = told_at.is_none_or(|at| at.elapsed() >= self.recover.config.interval());
+            if is_due {
+                *told_at = Some(Instant::now());
+            }
+            is_due
+        };
+        if is_due {
+            Report::load(&self.store, &hook_names(&self.recover.config)).await?.publish();
+        }
         Ok(())
     }
 }

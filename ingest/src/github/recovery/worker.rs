@@ -11,15 +11,14 @@ use super::proof::Proofs;
 use super::report::{Exported, Exporter, HookReport};
 use super::scan::{Criteria, MissingDelivery, Scan, scan};
 use crate::tenant::TenantMap;
-use anyhow::Context as _;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::observe::health::ComponentHealth;
 use headrace_runtime::observe::metrics::{RECOVERY_ASKED, RECOVERY_RUNS};
 use headrace_runtime::state::StateStore;
+use headrace_runtime::state::budget::Budget;
 use headrace_schemas::time::Timestamp;
 use headrace_schemas::token;
 use metrics::counter;
-use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -197,70 +196,5 @@ impl Problem {
         match self {
             Self::Passing(text) | Self::Lasting(text) => text,
         }
-    }
-}
-
-const KEY: &str = "budget";
-/// Several hooks may take at the same time. Each round of tries succeeds for one of them.
-const TRIES: usize = 50;
-
-/// How many redeliveries may be asked for in any hour, over all hooks and processes. Cheap to clone.
-///
-/// The KV bucket `recovery` counts them by minute. A process takes them before it uses them: when it dies, the rest is
-/// wasted, but nothing is ever spent twice.
-#[derive(Clone)]
-pub(super) struct Budget {
-    store: StateStore,
-    per_hour: usize,
-}
-
-/// How many redeliveries were taken, by minutes since the epoch.
-type Spent = BTreeMap<i64, usize>;
-
-impl Budget {
-    pub(super) const fn new(store: StateStore, per_hour: usize) -> Self {
-        Self { store, per_hour }
-    }
-
-    /// Takes up to `wanted` redeliveries, fewer when the hour's budget is used up.
-    pub(super) async fn take(&self, wanted: usize) -> anyhow::Result<usize> {
-        for _ in 0..TRIES {
-            let entry = self.store.load(KEY).await.map_err(|fault| fault.source)?;
-            let spent = entry.as_ref().map(|entry| serde_json::from_slice(&entry.value)).transpose();
-            let mut spent: Spent = spent.context("the record `budget` cannot be read")?.unwrap_or_default();
-            let granted = take(&mut spent, wanted, self.per_hour, Timestamp::now());
-            if granted == 0 {
-                return Ok(0);
-            }
-            let value = serde_json::to_vec(&spent).context("cannot write the budget as JSON")?;
-            if self.store.save(KEY, value.into(), entry.as_ref()).await.map_err(|fault| fault.source)? {
-                return Ok(granted);
-            }
-        }
-        anyhow::bail!("the record `budget` changes all the time")
-    }
-}
-
-fn take(spent: &mut Spent, wanted: usize, per_hour: usize, now: Timestamp) -> usize {
-    let minute = now.as_micros().div_euclid(60_000_000);
-    // The oldest minute counts in full, even though the hour covers only a part of it.
-    spent.retain(|own, _| *own >= minute - 60);
-    let granted = wanted.min(per_hour.saturating_sub(spent.values().sum()));
-    if granted > 0 {
-        *spent.entry(minute).or_default() += granted;
-    }
-    granted
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_hour_has_more_than_its_budget() {
-        let mut spent = Spent::new();
-        let mut take_at = |minute: i64, wanted| take(&mut spent, wanted, 10, Timestamp::from_seconds(minute * 60 + 59));
-        assert_eq!([take_at(0, 4), take_at(30, 4), take_at(30, 4), take_at(59, 4)], [4, 4, 2, 0]);
-        assert_eq!([take_at(60, 4), take_at(61, 9), take_at(91, 9)], [0, 4, 6]);
     }
 }

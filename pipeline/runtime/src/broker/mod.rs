@@ -1,5 +1,5 @@
 //! The connection to NATS, and what Headrace keeps there: four streams, the object store bucket `bodies`, and the KV
-//! buckets `schemas`, `state` and `recovery`.
+//! buckets `schemas`, `state`, `recovery` and `cursors`.
 
 pub mod measure;
 pub mod progress;
@@ -41,6 +41,8 @@ pub const SCHEMAS: &str = "schemas";
 pub const STATE: &str = "state";
 /// Bucket of what is known about missed deliveries.
 pub const RECOVERY: &str = "recovery";
+/// Bucket of how far each source that is asked was read.
+pub const CURSORS: &str = "cursors";
 
 /// One of the four streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -312,6 +314,10 @@ impl Broker {
 
     pub(crate) async fn recovery_bucket(&self) -> anyhow::Result<kv::Store> {
         self.jetstream.get_key_value(RECOVERY).await.context("cannot open the KV bucket `recovery`")
+    }
+
+    pub(crate) async fn cursors_bucket(&self) -> anyhow::Result<kv::Store> {
+        self.jetstream.get_key_value(CURSORS).await.context("cannot open the KV bucket `cursors`")
     }
 }
 

@@ -22,9 +22,10 @@ use crate::observe::metrics::RECREATED;
 const PERIOD: Duration = Duration::from_secs(2);
 
 /// The streams behind the buckets.
-const BUCKETS: [&str; 4] = [OBJ_BODIES, "KV_schemas", KV_STATE, "KV_recovery"];
+const BUCKETS: [&str; 5] = [OBJ_BODIES, "KV_schemas", KV_STATE, "KV_recovery", KV_CURSORS];
 const OBJ_BODIES: &str = "OBJ_bodies";
 pub(crate) const KV_STATE: &str = "KV_state";
+const KV_CURSORS: &str = "KV_cursors";
 
 /// Runs until `stop`.
 ///
@@ -74,6 +75,7 @@ fn remedy(stream: &str) -> &'static str {
         "DEAD" => "dead letters are gone; their deliveries are in RAW and in the table `raw`",
         OBJ_BODIES => "bodies over the broker's `max_payload` that were not processed yet are missing",
         KV_STATE => "open alerts begin anew, which may file a second ticket",
+        KV_CURSORS => "sources that are asked are read again from their beginning; what was stored is recognized",
         _ => "nothing needs to be done: it is filled again",
     }
 }

@@ -9,7 +9,7 @@ use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::{ErrorCode, stream};
 use headrace_schemas::codec::all_schemas;
 
-use crate::broker::{BODIES, Broker, RECOVERY, SCHEMAS, STATE, Stream};
+use crate::broker::{BODIES, Broker, CURSORS, RECOVERY, SCHEMAS, STATE, Stream};
 use crate::config::Streams;
 
 /// The advice for a request that NATS did not answer because our user may not make it.
@@ -42,6 +42,8 @@ impl Broker {
         self.ensure_state(streams).await?;
         self.ensure_bucket(RECOVERY, "proofs of missed and recovered deliveries", hours(30 * 24), streams.replicas)
             .await?;
+        // Kept for ever: a source may have nothing new for years.
+        self.ensure_bucket(CURSORS, "how far sources were read", Duration::ZERO, streams.replicas).await?;
         self.publish_schemas().await
     }
 

@@ -80,6 +80,14 @@ pub const BUILD_INFO: &str = "headrace_build_info";
 /// 1 when the component is healthy, 0 when it is not, by `component`.
 pub const HEALTHY: &str = "headrace_healthy";
 
+/// 1 in the process that reads a source, 0 in those that stand by, by `component`.
+pub const COLLECT_LEADER: &str = "headrace_collect_leader";
+/// Pages that a source was asked for, by `component` and `outcome`: `stored`, `empty`, `failed`, `unstored` when the
+/// broker took not all of it, `over_budget` when it was not asked for because the hour's budget is used up.
+pub const COLLECT_PAGES: &str = "headrace_collect_pages_total";
+/// When a source had been read completely, in seconds since the Unix epoch, by `component`.
+pub const COLLECT_READ: &str = "headrace_collect_read_timestamp_seconds";
+
 /// 1 in the process that looks for missed deliveries, 0 in those that stand by.
 pub const RECOVERY_LEADER: &str = "headrace_recovery_leader";
 /// Runs over a hook's deliveries, by `hook` and `outcome`: `complete`, `failed`.
@@ -145,6 +153,7 @@ fn describe_counters() {
         (PURGED, Unit::Count, "Messages removed from a full stream after every consumer had settled them."),
         (RECREATED, Unit::Count, "Streams that somebody deleted and that were made anew; what they held is lost."),
         (RULE_MATCHES, Unit::Count, "Events that a detection rule matched, by the rule's id."),
+        (COLLECT_PAGES, Unit::Count, "Pages that a source was asked for, by component and outcome."),
         (RECOVERY_RUNS, Unit::Count, "Runs over a hook's deliveries, by hook and outcome."),
         (RECOVERY_ASKED, Unit::Count, "Redeliveries asked for, by hook and outcome."),
         (RECOVERY_SHOWN, Unit::Count, "Writes to ClickHouse's table `gaps`, by hook and outcome."),
@@ -183,6 +192,8 @@ fn describe_gauges() {
         (DEAD_WAITING, Unit::Count, "Dead letters that wait for a person, by component."),
         (BUILD_INFO, Unit::Count, "1, with the version and the commit that the process was built from."),
         (HEALTHY, Unit::Count, "1 when the component is healthy, 0 when it is not."),
+        (COLLECT_LEADER, Unit::Count, "1 in the process that reads a source, 0 in those that stand by."),
+        (COLLECT_READ, Unit::Seconds, "When a source had been read completely, Unix time."),
         (RECOVERY_LEADER, Unit::Count, "1 in the process that looks for missed deliveries, 0 in those that stand by."),
         (RECOVERY_DELIVERIES, Unit::Count, "Deliveries of the past week, by hook and what became of them."),
         (RECOVERY_CHECKED, Unit::Seconds, "When all of a hook's deliveries were last accounted for, Unix time."),

@@ -3,20 +3,77 @@
 //! No clocks are compared. A contender takes the lease over when, by its own clock, it has seen the same revision for
 //! the whole `ttl`. The holder stops counting on the lease `ttl` after it began its last renewal. So the holder's time
 //! ends before a contender's can begin. The `ttl` is a setting, and two processes may have different ones: the holder
-//! writes its own into the lease, and the longer of the two counts.
+//! writes its own into the lease, and the longer of the two counts. [`lead`] is the whole of it for a job that never ends.
 
 use std::time::Duration;
 
+use anyhow::Context as _;
+use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::fault::Fault;
 use crate::state::{Entry, StateStore};
 
+/// A job that one of several processes does: the one with the lease.
+#[async_trait]
+pub trait Job: Sync {
+    /// Notes whether this process has the lease.
+    fn leads(&self, leads: bool);
+
+    /// Does the job. It ends soon after `stop`, and is dropped when the lease is lost.
+    ///
+    /// # Errors
+    /// Why it cannot go on.
+    async fn work(&self, stop: &CancellationToken) -> anyhow::Result<()>;
+
+    /// What a process does while another one works. It is called again and again.
+    ///
+    /// # Errors
+    /// Why it cannot go on.
+    async fn stand_by(&self) -> anyhow::Result<()>;
+}
+
+/// Does `job` while the lease is ours, and stands by otherwise, until `stop`. In the end it gives the lease back.
+///
+/// # Errors
+/// When the broker does not answer, or those of `job`.
+pub async fn lead(mut lease: Lease, job: &dyn Job, stop: &CancellationToken) -> anyhow::Result<()> {
+    let ended = take_turns(&mut lease, job, stop).await;
+    lease.release().await;
+    ended
+}
+
+async fn take_turns(lease: &mut Lease, job: &dyn Job, stop: &CancellationToken) -> anyhow::Result<()> {
+    while !stop.is_cancelled() {
+        let leads = lease.claim().await.map_err(|fault| fault.source).context("cannot ask for the lease")?;
+        job.leads(leads);
+        if leads {
+            let worked = tokio::select! {
+                worked = job.work(stop) => worked,
+                () = lease.keep() => {
+                    tracing::warn!(lease = lease.key, "lost the lease; another process may do the work");
+                    Ok(())
+                }
+            };
+            job.leads(false);
+            worked?;
+            continue;
+        }
+        job.stand_by().await?;
+        tokio::select! {
+            () = sleep(lease.period()) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    Ok(())
+}
+
 /// One process's claim to a lease.
 pub struct Lease {
     store: StateStore,
-    key: &'static str,
+    key: String,
     holder: String,
     ttl: Duration,
     watched: Option<Watched>,
@@ -82,8 +139,8 @@ impl<'a> Claim<'a> {
 impl Lease {
     /// A claim to the lease `key` by `holder`, a name without spaces that no other process has.
     #[must_use]
-    pub fn new(store: StateStore, key: &'static str, holder: &str, ttl: Duration) -> Self {
-        Self { store, key, holder: holder.to_owned(), ttl, watched: None, held_until: None }
+    pub fn new(store: StateStore, key: impl Into<String>, holder: &str, ttl: Duration) -> Self {
+        Self { store, key: key.into(), holder: holder.to_owned(), ttl, watched: None, held_until: None }
     }
 
     /// How often to renew the lease, or to ask for it.
@@ -110,10 +167,10 @@ impl Lease {
     /// Transient, when the broker does not answer; the lease may be ours until its time is over.
     pub async fn claim(&mut self) -> Result<bool, Fault> {
         let began = Instant::now();
-        let entry = self.store.load(self.key).await?;
+        let entry = self.store.load(&self.key).await?;
         let is_free = entry.as_ref().is_none_or(|entry| self.is_free(entry));
         let claim = Claim::write(&self.holder, self.ttl);
-        if is_free && self.store.save(self.key, claim, entry.as_ref()).await? {
+        if is_free && self.store.save(&self.key, claim, entry.as_ref()).await? {
             self.held_until = Some(began + self.ttl);
             self.watched = None;
         } else {
@@ -149,10 +206,10 @@ impl Lease {
         }
         self.held_until = None;
         // Best effort: if this fails, another process waits for `ttl`.
-        if let Ok(Some(entry)) = self.store.load(self.key).await
+        if let Ok(Some(entry)) = self.store.load(&self.key).await
             && Claim::read(&entry.value).is_some_and(|claim| claim.holder == self.holder)
         {
-            let _ = self.store.save(self.key, Bytes::new(), Some(&entry)).await;
+            let _ = self.store.save(&self.key, Bytes::new(), Some(&entry)).await;
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What stages remember across events: small values in JetStream KV, changed by compare-and-set.
 
+pub mod budget;
 pub mod lease;
 
 use std::time::Duration;
@@ -47,6 +48,14 @@ impl StateStore {
     /// When the broker does not answer or the bucket is missing.
     pub async fn open_recovery(broker: &Broker) -> anyhow::Result<Self> {
         broker.recovery_bucket().await.map(Self)
+    }
+
+    /// Opens the bucket `cursors`, of how far sources were read.
+    ///
+    /// # Errors
+    /// When the broker does not answer or the bucket is missing.
+    pub async fn open_cursors(broker: &Broker) -> anyhow::Result<Self> {
+        broker.cursors_bucket().await.map(Self)
     }
 
     /// Every key that begins with `prefix`, in order.
@@ -101,6 +110,18 @@ impl StateStore {
                 Err(error) if error.kind() == CreateErrorKind::AlreadyExists => Ok(false),
                 Err(error) => Err(Fault::transient(anyhow::Error::new(error).context("cannot write state"))),
             },
+        }
+    }
+
+    /// Removes `key`, provided that nobody has written it since `read`. Returns false when somebody has.
+    ///
+    /// # Errors
+    /// Transient, when the broker does not answer.
+    pub async fn remove(&self, key: &str, read: &Entry) -> Result<bool, Fault> {
+        match self.0.delete_expect_revision(key, Some(read.revision)).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == kv::UpdateErrorKind::WrongLastRevision => Ok(false),
+            Err(error) => Err(Fault::transient(anyhow::Error::new(error).context("cannot remove state"))),
         }
     }
 }
