@@ -332,3 +332,12 @@ fn the_reference_shows_each_kind_once_and_how_to_name_instances() {
         assert_eq!(reference.matches(text).count(), count, "{text}: {reference}");
     }
 }
+
+#[test]
+fn what_each_source_takes_in_is_known_to_normalize() {
+    let mut sources = headrace_ingest::sources::SOURCES.map(|source| source.name());
+    let mut known = headrace_stages::normalize::SOURCES.map(|(source, _)| source);
+    sources.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(sources, known);
+}
