@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use headrace_runtime::secret::Secret;
+use headrace_schemas::time::Timestamp;
 use headrace_schemas::token;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -18,7 +19,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::SOURCE;
 use super::config::Config;
-use super::split::{BadLine, Split, lines};
+use super::split::{BadLine, Split, check_ahead, lines};
 use crate::source::{Push, Receipt, Record, Refusal};
 use crate::tenant::Tenants;
 
@@ -149,6 +150,7 @@ impl Push for Collect {
     }
 
     fn split(&self, head: Arc<Covers>, (): (), body: Bytes) -> Result<Vec<Record>, Refusal> {
+        let now = Timestamp::now();
         let mut records = Vec::new();
         for (number, line) in lines(&body) {
             if records.len() == self.records_max {
@@ -159,6 +161,7 @@ impl Push for Collect {
                 return Err(denied("too_many_records", StatusCode::BAD_REQUEST, message));
             }
             let record = self.split.record(line).map_err(|bad| refused(number, &bad))?;
+            check_ahead(&record, now).map_err(|bad| refused(number, &bad))?;
             if !head.covers(&record.tenant) {
                 let message = format!(
                     "line {number}: the token does not cover the record's tenant; send it with another token, or list \

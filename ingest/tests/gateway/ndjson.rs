@@ -116,6 +116,7 @@ async fn every_refusal_has_a_status_and_a_code() {
         (with("{\"id\":true}"), 400, "id_malformed", "found a truth value"),
         (with("{\"id\":1}"), 400, "time_missing", "line 2: expected the field `time`, found none"),
         (with("{\"id\":1,\"time\":\"x\"}"), 400, "time_malformed", "RFC 3339 text"),
+        (with("{\"id\":1,\"time\":9000000000}"), 400, "time_ahead", "is the sender's clock right?"),
         (with("{\"id\":1,\"time\":1,\"kind\":[]}"), 400, "kind_malformed", "found an array"),
         (with("{\"id\":1,\"time\":1,\"tenant\":{}}"), 400, "tenant_malformed", "found an object"),
         (with(&lines(1..4)), 400, "too_many_records", "at most 3 records in a request, found more in line 4"),

@@ -38,7 +38,8 @@ use crate::clickhouse::classify::{Failure, fault, of_look_up};
 /// Room for a look-up of [`LOOKUP_MAX`] ids, each with a tenant of its own, in bytes. By default ClickHouse takes 256
 /// KiB.
 const LOOKUP_BYTES_MAX: &str = "2097152";
-/// How much the clocks of GitHub and the gateways may differ.
+/// How much the clocks of senders and gateways may differ. A source whose senders choose their times refuses those that
+/// are half as far ahead.
 const CLOCK_SKEW: Duration = Duration::from_secs(600);
 
 /// An item that has a row.
