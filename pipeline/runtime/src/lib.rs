@@ -24,6 +24,7 @@ pub mod crash;
 pub mod fault;
 pub mod http;
 pub mod message;
+mod moment;
 pub mod observe;
 pub mod publish;
 pub mod retry;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::join_all;
 use headrace_schemas::time::Timestamp;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
@@ -146,7 +146,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         let held: Vec<&Delivered> = messages.iter().chain(waiting).collect();
         prolong_when_due(&held, ack_wait).await;
         messages.retain(|message| {
-            let is_ours = Instant::now() < message.held_until(ack_wait);
+            let is_ours = message.is_held(ack_wait);
             if !is_ours {
                 self.settler.expire(message);
             }
@@ -216,7 +216,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         let mut sent = Vec::with_capacity(messages.len());
         let mut refused: Option<String> = None;
         for ((message, received_at), verdict) in messages.into_iter().zip(verdicts) {
-            if Instant::now() >= message.held_until(self.subscription.ack_wait) {
+            if !message.is_held(self.subscription.ack_wait) {
                 self.settler.expire(&message);
                 continue;
             }

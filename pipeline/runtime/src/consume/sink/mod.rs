@@ -246,7 +246,7 @@ impl<S: Sink> SinkLoop<S> {
         for message in messages {
             // Never answer for an expired message: the broker would accept the answer although another process has the
             // message.
-            if Instant::now() >= message.held_until(self.subscription.ack_wait) {
+            if !message.is_held(self.subscription.ack_wait) {
                 self.settler.expire(message);
             } else {
                 ours.push((message, outcome()));
