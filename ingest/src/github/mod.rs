@@ -212,7 +212,7 @@ async fn publish(
         if publish::is_full(&fault) {
             return Refusal::StreamFull;
         }
-        tracing::warn!(%fault, id = envelope.id.as_str(), "event not stored; the sender is asked to send it again");
+        source.denials.unstored(&fault, envelope.id.as_str());
         Refusal::BrokerAway
     };
     let sha256 = digest::sha256(&body).await;

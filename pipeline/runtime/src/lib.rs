@@ -9,7 +9,7 @@
 //! | [`message`] | what travels: a message that was delivered, and what it carries |
 //! | [`state`] | small values in JetStream KV; leases |
 //! | [`broker`] | the connection to NATS; its streams and buckets, made, watched and kept from filling up |
-//! | [`observe`] | metrics, health, traces |
+//! | [`observe`] | metrics, health, traces, lines of the log that recur |
 //! | [`http`] | the HTTP server under the gateway and under the operators' port |
 //!
 //! Each room uses only rooms below it; a test fails on a circle. Components ([`component::stage::Stage`],

@@ -69,6 +69,10 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
     /// # Errors
     /// When the broker refuses the consumer; the supervisor starts the worker again.
     pub async fn run_worker(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        self.settler.telling(Box::pin(self.take_and_work(stop))).await
+    }
+
+    async fn take_and_work(&self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut subscriber = Subscriber::open(&self.broker, &self.subscription).await?;
         let publisher = Publisher::new(&self.broker);
         // So that its series begin at 0.

@@ -6,6 +6,7 @@
 pub mod dead_letters;
 mod failures;
 pub mod settler;
+mod told;
 
 use std::time::Duration;
 
