@@ -171,7 +171,7 @@ impl Testbed {
 }
 
 /// An event of this moment. Its first message is no suspect.
-fn event(number: u16) -> Event {
+pub(super) fn event(number: u16) -> Event {
     Event { id: EventId::github(&guid(number)), ..Event::sample(number) }
 }
 

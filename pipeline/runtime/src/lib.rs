@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`component`] | the contracts: stage, sink, what they are given |
 //! | [`consume`] | takes messages and runs components on them; [`consume::stream_reader`] reads what RAW still holds |
-//! | [`settle`] | decides what becomes of a message and carries it out; dead letters |
+//! | [`settle`] | decides what becomes of a message and carries it out; dead letters, trials |
 //! | [`publish`] | publishes messages, and knows which of them the broker has stored |
 //! | [`message`] | what travels: a message that was delivered, and what it carries |
 //! | [`state`] | small values in JetStream KV; leases |

@@ -7,6 +7,7 @@
 use headrace_local::nats::Permissions;
 use headrace_runtime::broker::{BODIES, RECOVERY, SCHEMAS, STATE, Stream};
 use headrace_runtime::publish::store_health::PROBE_KEY;
+use headrace_runtime::settle::trials;
 use headrace_stages::chains;
 
 use crate::role::{CLICKHOUSE_RAW, SINKS};
@@ -113,7 +114,7 @@ fn sinks() -> Rights {
         rights = rights.look_at(stream);
     }
     for (component, stream) in SINKS {
-        rights = rights.consume(stream, component).give_up(component).note_incarnation(component);
+        rights = rights.consume(stream, component).give_up(component).note_progress(component);
     }
     rights
 }
@@ -205,10 +206,13 @@ impl Rights {
         self.read(bucket).publish([format!("$KV.{bucket}.>")])
     }
 
-    /// The right to the one key in which a component notes the beginning of its consumer's incarnation.
-    fn note_incarnation(self, component: &str) -> Self {
-        let key = format!("$KV.{STATE}.epoch.{component}");
-        self.ask([format!("DIRECT.GET.KV_{STATE}.{key}")]).publish([key])
+    /// The right to the two keys in which a component notes the beginning of its consumer's incarnation, and the
+    /// messages that it has on trial.
+    fn note_progress(self, component: &str) -> Self {
+        [format!("epoch.{component}"), trials::key(component)].into_iter().fold(self, |rights, key| {
+            let key = format!("$KV.{STATE}.{key}");
+            rights.ask([format!("DIRECT.GET.KV_{STATE}.{key}")]).publish([key])
+        })
     }
 
     fn write_bodies(self) -> Self {

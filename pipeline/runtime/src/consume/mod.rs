@@ -12,6 +12,7 @@ mod read;
 pub mod sink;
 pub mod stream_reader;
 mod sub_batch;
+mod trial;
 
 use std::collections::HashMap;
 use std::time::Duration;

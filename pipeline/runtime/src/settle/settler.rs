@@ -21,6 +21,7 @@ use crate::publish::Publisher;
 use crate::retry::RetryPolicy;
 use crate::settle::failures::Failures;
 use crate::settle::told::{Fared, Kind, Told, told};
+use crate::settle::trials::{Trials, UNANSWERED_MIN};
 use crate::settle::{Outcome, Settlement, settle};
 
 /// Settles the messages of one component.
@@ -31,6 +32,7 @@ pub struct Settler {
     policy: RetryPolicy,
     failures: Failures,
     told: Arc<Told>,
+    pub(crate) trials: Trials,
     /// The component's signals.
     pub metrics: ComponentMetrics,
     /// The component's health.
@@ -47,6 +49,7 @@ impl Settler {
             policy,
             failures: Failures::default(),
             told: Arc::new(told()),
+            trials: Trials::new(component, broker),
             metrics: ComponentMetrics::new(component),
             health,
         }
@@ -77,15 +80,19 @@ impl Settler {
                     crash::pass(Point::AfterAck);
                 }
                 Settlement::Nak { delay } => {
-                    if let Outcome::Unread(_) | Outcome::Unpublished(_) = outcome {
+                    if let Outcome::Unread(_) | Outcome::Unpublished(_) | Outcome::Untried(_) = outcome {
                         degraded.get_or_insert_with(|| describe(&outcome));
                     }
                     self.log_retry(message, &outcome, delay);
+                    if !matches!(outcome, Outcome::Untried(_)) {
+                        self.failures.answered(message.sequence, message.attempt);
+                    }
                     message.answer(AckKind::Nak(Some(delay))).await;
                 }
                 Settlement::DeadLetter(reason) => dead_letters.push((message, reason, outcome)),
                 Settlement::Pause { delay } => {
                     self.health.broken(describe(&outcome));
+                    self.failures.answered(message.sequence, message.attempt);
                     message.answer(AckKind::Nak(Some(delay))).await;
                     pause = pause.max(Some(delay));
                 }
@@ -126,9 +133,17 @@ impl Settler {
         settle(outcome, attempt, &self.policy)
     }
 
+    /// Whether processes may have died on `message`: several deliveries had no outcome, as far as we know.
+    pub(crate) fn is_questionable(&self, message: &Delivered) -> bool {
+        // Only a message that comes often costs a look into what we remember.
+        message.attempt.0 > UNANSWERED_MIN
+            && self.failures.unanswered(message.sequence, message.attempt) >= UNANSWERED_MIN
+    }
+
     /// Forgets `message` without answering: it was held so long that the broker gives it to another.
     pub fn expire(&self, message: &Delivered) {
         self.metrics.lapsed.increment(1);
+        self.failures.answered(message.sequence, message.attempt);
         tracing::debug!(component = self.component, origin = message.origin(), "message expired");
         self.tell(Kind::Expired, message, |fared| fared);
     }
@@ -156,6 +171,10 @@ impl Settler {
             }
             Err(fault) => {
                 let delay = self.policy.backoff(message.attempt);
+                // A message that kills processes must be recognized when it comes again.
+                if reason != DeadReason::Crashed {
+                    self.failures.answered(message.sequence, message.attempt);
+                }
                 self.health.degraded(format!("DEAD does not take what can never succeed: {fault}"));
                 let kind = Kind::not_dead_yet(reason);
                 self.tell(kind, message, |fared| fared.because(fault.to_string()).again_in(delay));
@@ -188,7 +207,11 @@ impl Settler {
     }
 
     fn log_retry(&self, message: &Delivered, outcome: &Outcome, delay: Duration) {
-        let (Outcome::Failed(fault) | Outcome::Unpublished(fault) | Outcome::Unread(fault)) = outcome else { return };
+        let (Outcome::Failed(fault) | Outcome::Unpublished(fault) | Outcome::Unread(fault) | Outcome::Untried(fault)) =
+            outcome
+        else {
+            return;
+        };
         let kind = Kind::Retried(outcome.label());
         self.tell(kind, message, |fared| fared.because(fault.to_string()).again_in(delay));
     }
@@ -207,7 +230,8 @@ fn describe(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Failed(Fault { source, class })
         | Outcome::Unpublished(Fault { source, class })
-        | Outcome::Unread(Fault { source, class }) => match class {
+        | Outcome::Unread(Fault { source, class })
+        | Outcome::Untried(Fault { source, class }) => match class {
             FaultClass::Transient { .. } => format!("{source:#} (temporary, but too often)"),
             FaultClass::Poison(_) | FaultClass::Broken => format!("{source:#}"),
         },
