@@ -16,7 +16,6 @@ use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::sink_conformance;
 use headrace_tests::standin::server::{Failure, Server, When, Which};
 use headrace_tests::standin::splunk::{Hec, INDEX, Splunk, TOKEN};
-use tokio::time::Instant;
 
 struct SplunkCase(Splunk);
 
@@ -91,7 +90,7 @@ fn batch(numbers: std::ops::Range<u16>) -> Batch<Event> {
         redelivered: false,
         sequence: u64::from(number),
     };
-    Batch::new(numbers.map(item).collect(), Instant::now() + Duration::from_secs(60))
+    Batch::new(numbers.map(item).collect(), Duration::from_secs(60))
 }
 
 fn ids(numbers: std::ops::Range<u16>) -> Vec<String> {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod bad_products;
+mod log_storm;
 mod measure;
 mod ownership;
 mod stage_suite;
