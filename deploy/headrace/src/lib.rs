@@ -42,7 +42,7 @@ use clap::Parser as _;
 
 use self::cli::global::settle_colors;
 use self::cli::{Cli, Command, exit, output};
-use self::commands::{check, clickhouse, context, dead, gaps, query, replay, run, send, shell, up};
+use self::commands::{check, clickhouse, context, dead, gaps, query, replay, run, send, shell, sinks, up};
 use self::installation::private;
 use self::process::telemetry;
 
@@ -78,6 +78,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Check(check) => block_on(check::check(check)),
         Command::Gaps(gaps) => block_on(gaps::gaps(gaps)),
         Command::Dead(dead) => block_on(dead::dead(dead, global)),
+        Command::Sinks(sinks) => block_on(sinks::sinks(sinks, global)),
         Command::Replay(replay) => block_on(replay::replay(replay, global)),
         Command::Query(query) => block_on(query::query(query)),
         Command::Context(context) => context::context(context),

@@ -11,5 +11,6 @@ pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod send;
 pub(crate) mod shell;
+pub(crate) mod sinks;
 mod target;
 pub(crate) mod up;
