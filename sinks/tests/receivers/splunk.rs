@@ -9,7 +9,7 @@ use headrace_runtime::component::sink::{BatchResult, Sink as _, SinkOptions};
 use headrace_runtime::fault::{DeadReason, Fault, FaultClass};
 use headrace_runtime::message::payload::Payload as _;
 use headrace_runtime::secret::Secret;
-use headrace_schemas::event::{Event, Severity};
+use headrace_schemas::event::Event;
 use headrace_sinks::splunk::{Config, Splunk as Sink};
 use headrace_tests::conformance::receiver::{Case, Promise, ServerCase};
 use headrace_tests::harness::samples::Sample as _;
@@ -226,13 +226,4 @@ async fn retry_after_reaches_the_loop() {
     let sink = config(&splunk).build().unwrap();
     let fault = whole(sink.deliver(&batch(0..3)).await);
     assert_eq!(fault.class, FaultClass::Transient { retry_after: Some(Duration::from_secs(7)) });
-}
-
-#[tokio::test]
-async fn only_events_of_the_configured_severity_are_wanted() {
-    let splunk = Splunk::start().await;
-    for (min_severity, wanted) in [(Severity::None, true), (Severity::High, true), (Severity::Critical, false)] {
-        let sink = Config { min_severity, ..config(&splunk) }.build().unwrap();
-        assert_eq!(sink.wants(&Event::sample(1)), wanted, "{min_severity:?}");
-    }
 }

@@ -8,3 +8,4 @@ mod ownership;
 mod stage_suite;
 mod standin_github;
 mod standins;
+mod start;
