@@ -112,7 +112,7 @@ pub(crate) fn values(config: &Config) -> Vec<Invalid> {
     // The servers' addresses are not known yet. Everything else must be right before the servers start.
     let mut config = with_servers(&config, "nats://127.0.0.1:1", "http://127.0.0.1:1");
     for source in SOURCES {
-        let made = source.give_secret(&mut config.ingest, &mut || Ok(Secret::new("made at the start")));
+        let made = source.give_secret(&mut config.ingest, &mut || Ok(Secret::new("made-at-the-start")));
         made.expect("nothing is made here that could fail");
     }
     config.validate(&ALL_ROLES)
