@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{Config, PREFIX};
 
 /// Each setting with a range: its minimum, and its maximum if there is one.
-const RANGES: [(&str, i64, Option<i64>); 50] = [
+const RANGES: [(&str, i64, Option<i64>); 53] = [
     ("streams.duplicate_window_s", 2, Some(3_600)),
     ("streams.raw.max_age_hours", 1, None),
     ("streams.raw.max_bytes", 1 << 20, None),
@@ -26,6 +26,9 @@ const RANGES: [(&str, i64, Option<i64>); 50] = [
     ("ingest.in_flight_max", 1, None),
     ("ingest.in_flight_max_bytes", 0, Some(4_294_967_295)),
     ("ingest.requests_per_second_max", 1, Some(4_294_967_295)),
+    ("ingest.ndjson.folder.interval_s", 1, Some(86_400)),
+    ("ingest.ndjson.folder.settle_s", 0, Some(86_400)),
+    ("ingest.ndjson.folder.last_line_s", 1, Some(86_400)),
     ("collect.lease_s", 1, Some(600)),
     ("recover.interval_s", 1, Some(86_400)),
     ("recover.horizon_hours", 1, Some(168)),
