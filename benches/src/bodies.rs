@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use headrace_ingest::config::Tenants;
 use headrace_ingest::github::tenant::login_of;
 use headrace_ingest::tenant::TenantMap;
+use headrace_ingest::tenant::Tenants;
 use headrace_local::install::{Installer, Terminal};
 use headrace_runtime::message::payload::RawDelivery;
 use hmac::{Hmac, KeyInit as _, Mac as _};

@@ -1,17 +1,14 @@
 //! Configuration of the gateway. Checks need no network: [`Config::validate`] finds what is wrong.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use headrace_runtime::config::Invalid;
-use headrace_schemas::token;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{github, ndjson, sources};
+use crate::{github, ndjson};
 
 /// GitHub waits 10 s for an answer (GitHub's webhook best practices). It would not hear a later one.
 const ANSWER_MAX_MS: u64 = 8_000;
@@ -79,73 +76,6 @@ impl Default for Config {
     }
 }
 
-/// Which tenant an organization's events belong to.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Tenants {
-    /// Tenant by login of organization, repository owner or account, in any letter case. A login that is not here is a
-    /// tenant of its own. A login in two letter cases must name one tenant. Example: `acme-eu = "acme"`. When `acme` has secrets of its own (`ingest.github.scoped`),
-    /// only they sign for `acme-eu` too, unless `acme-eu` has secrets of its own.
-    ///
-    /// A tenant is written in lower-case letters, digits, `_` and `-`, in subjects, rows, alerts and filters. Any other
-    /// byte becomes `_` and two hex digits: `Corp EU` is `corp_20eu` everywhere. The start and `headrace check` warn of
-    /// such a name.
-    pub by_login: BTreeMap<String, String>,
-}
-
-/// A configured tenant that is written otherwise everywhere else.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Respelt<'a> {
-    /// As it is configured.
-    pub tenant: &'a str,
-    /// As it is in subjects, rows, alerts and filters.
-    pub token: String,
-}
-
-impl fmt::Display for Respelt<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { tenant, token } = self;
-        write!(
-            f,
-            "tenants.by_login: the tenant `{}` is `{token}` in subjects, rows, alerts and filters; name it so, or choose \
-             lower-case letters, digits, `_` and `-`",
-            tenant.escape_debug()
-        )
-    }
-}
-
-impl Tenants {
-    /// The tenants that are written otherwise everywhere else, each once.
-    #[must_use]
-    pub fn respelt(&self) -> Vec<Respelt<'_>> {
-        let tenants: BTreeSet<&str> = self.by_login.values().map(String::as_str).collect();
-        let spelt = tenants.into_iter().map(|tenant| Respelt { tenant, token: token::escaped(tenant) });
-        spelt.filter(|Respelt { tenant, token }| token != tenant).collect()
-    }
-
-    /// What is wrong with these values, below `path`: a login that names two tenants, in two letter cases.
-    #[must_use]
-    pub fn validate(&self, path: &str) -> Vec<Invalid> {
-        let mut known: BTreeMap<String, (&str, &str)> = BTreeMap::new();
-        let mut problems = Vec::new();
-        for (login, tenant) in &self.by_login {
-            match known.insert(login.to_ascii_lowercase(), (login, tenant)) {
-                Some((other, others)) if token::escaped(others) != token::escaped(tenant) => {
-                    let message = format!(
-                        "expected one tenant for each login, in any letter case, found `{others}` for `{}` and \
-                         `{tenant}` for `{}`",
-                        other.escape_debug(),
-                        login.escape_debug()
-                    );
-                    problems.push(Invalid::new(format!("{path}.by_login"), message));
-                }
-                _ => {}
-            }
-        }
-        problems
-    }
-}
-
 impl Config {
     /// `answer_max_ms` as a duration.
     #[must_use]
@@ -159,7 +89,7 @@ impl Config {
         Duration::from_millis(self.head_max_ms)
     }
 
-    /// What is wrong with these values, below `path`.
+    /// What is wrong with these values, below `path`, apart from those of the sources: [`crate::sources::validate`].
     #[must_use]
     pub fn validate(&self, path: &str) -> Vec<Invalid> {
         let mut problems = Vec::new();
@@ -168,44 +98,6 @@ impl Config {
         if bytes < body {
             refuse("in_flight_max_bytes", format!("expected no less than `body_max_bytes` ({body}), found {bytes}"));
         }
-        if !sources::is_any_configured(self) {
-            refuse(
-                "github.secrets",
-                "expected at least one webhook secret, or a token in `ingest.ndjson.tokens`, found neither; use the secret \
-                 that is set at GitHub, or make one with `openssl rand -hex 32`"
-                    .to_owned(),
-            );
-        }
-        problems.extend(sources::validate(self, path));
         problems
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_login_in_two_letter_cases_names_one_tenant() {
-        let problems = |by_login: &[(&str, &str)]| {
-            let by_login = by_login.iter().map(|(login, tenant)| ((*login).to_owned(), (*tenant).to_owned()));
-            let problems = Tenants { by_login: by_login.collect() }.validate("tenants");
-            problems.into_iter().map(|problem| (problem.path, problem.message)).collect::<Vec<_>>()
-        };
-        assert_eq!(problems(&[("Acme", "Acme"), ("acme", "acme"), ("octo", "acme")]), []);
-        let found = problems(&[("Acme", "acme"), ("acme", "corp")]);
-        let [(path, message)] = &found[..] else { panic!("one login has two tenants: {found:?}") };
-        assert_eq!(path, "tenants.by_login");
-        assert!(message.ends_with("found `acme` for `Acme` and `corp` for `acme`"), "{message}");
-    }
-
-    #[test]
-    fn a_tenant_that_is_written_otherwise_is_told_once() {
-        let by_login = [("acme", "Corp EU"), ("acme-eu", "Corp EU"), ("octo", "octo"), ("beta", "Beta")];
-        let by_login = by_login.map(|(login, tenant)| (login.to_owned(), tenant.to_owned())).into();
-        let tenants = Tenants { by_login };
-        let respelt: Vec<(&str, String)> =
-            tenants.respelt().into_iter().map(|Respelt { tenant, token }| (tenant, token)).collect();
-        assert_eq!(respelt, [("Beta", "beta".to_owned()), ("Corp EU", "corp_20eu".to_owned())]);
     }
 }

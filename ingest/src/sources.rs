@@ -7,61 +7,89 @@ use headrace_runtime::config::Invalid;
 use headrace_runtime::message::payload::RawDelivery;
 use headrace_runtime::secret::Secret;
 
-use crate::config::{Config, Tenants};
+use crate::config::Config;
 use crate::github::GitHub;
 use crate::ndjson::Ndjson;
+use crate::receive::Mount;
 use crate::source::pull::Pull;
-use crate::source::{CheckStored, MakeSecret, Mount, Source};
+use crate::source::{CheckStored, MakeSecret, Source};
+use crate::tenant::Tenants;
 
-/// Every source.
-pub const SOURCES: [Registered; 2] = [Registered::of::<GitHub>(), Registered::of::<Ndjson>()];
+/// Every source, with the place of its settings.
+pub static SOURCES: [&dyn Registered; 2] = [
+    &Line::<GitHub> { settings: |config| &config.github, settings_mut: |config| &mut config.github },
+    &Line::<Ndjson> { settings: |config| &config.ndjson, settings_mut: |config| &mut config.ndjson },
+];
 
-/// A source, as the registry knows it. Each field is the function of [`Source`] of that name.
-pub struct Registered {
-    /// [`Source::NAME`]
-    pub name: &'static str,
-    is_configured: fn(&Config) -> bool,
-    validate: fn(&Config, &str) -> Vec<Invalid>,
-    mount: fn(&Config, &Tenants) -> Option<Mount>,
-    pulls: fn(&Config, &Tenants) -> anyhow::Result<Vec<Arc<dyn Pull>>>,
-    give_secret: fn(&mut Config, &mut MakeSecret<'_>) -> anyhow::Result<()>,
-    secret: fn(&Config) -> Option<&Secret>,
-    check_stored: fn(&Config, &Tenants) -> Option<CheckStored>,
+/// A source in the registry.
+struct Line<S: Source> {
+    settings: fn(&Config) -> &S::Config,
+    settings_mut: fn(&mut Config) -> &mut S::Config,
 }
 
-impl Registered {
-    const fn of<S: Source>() -> Self {
-        Self {
-            name: S::NAME,
-            is_configured: S::is_configured,
-            validate: S::validate,
-            mount: S::mount,
-            pulls: S::pulls,
-            give_secret: S::give_secret,
-            secret: S::secret,
-            check_stored: S::check_stored,
-        }
-    }
-
-    /// Turns the source on for `headrace up`, with a secret that `make` makes if none is configured.
+/// A source, as the registry knows it: [`Source`], with the whole configuration instead of its own settings.
+pub trait Registered: Sync {
+    /// [`Source::NAME`]
+    fn name(&self) -> &'static str;
+    /// [`Source::is_configured`]
+    fn is_configured(&self, config: &Config) -> bool;
+    /// [`Source::validate`]; `path` is that of `config`.
+    fn validate(&self, config: &Config, path: &str) -> Vec<Invalid>;
+    /// [`Source::push`]
+    fn mount(&self, config: &Config, tenants: &Tenants) -> Option<Mount>;
+    /// [`Source::pulls`]
+    ///
+    /// # Errors
+    /// When something that it needs cannot be set up.
+    fn pulls(&self, config: &Config, tenants: &Tenants) -> anyhow::Result<Vec<Arc<dyn Pull>>>;
+    /// [`Source::give_secret`]
     ///
     /// # Errors
     /// Those of `make`.
-    pub fn give_secret(&self, config: &mut Config, make: &mut MakeSecret<'_>) -> anyhow::Result<()> {
-        (self.give_secret)(config, make)
+    fn give_secret(&self, config: &mut Config, make: &mut MakeSecret<'_>) -> anyhow::Result<()>;
+    /// [`Source::secret`]
+    fn secret<'c>(&self, config: &'c Config) -> Option<&'c Secret>;
+    /// [`Source::check_stored`]
+    fn check_stored(&self, config: &Config, tenants: &Tenants) -> Option<CheckStored>;
+}
+
+impl<S: Source> Registered for Line<S> {
+    fn name(&self) -> &'static str {
+        S::NAME
     }
 
-    /// The secret with which somebody may send to it, if that takes one.
-    #[must_use]
-    pub fn secret<'c>(&self, config: &'c Config) -> Option<&'c Secret> {
-        (self.secret)(config)
+    fn is_configured(&self, config: &Config) -> bool {
+        S::is_configured((self.settings)(config))
+    }
+
+    fn validate(&self, config: &Config, path: &str) -> Vec<Invalid> {
+        S::validate((self.settings)(config), &format!("{path}.{}", S::NAME))
+    }
+
+    fn mount(&self, config: &Config, tenants: &Tenants) -> Option<Mount> {
+        S::push((self.settings)(config), tenants).map(Mount::of)
+    }
+
+    fn pulls(&self, config: &Config, tenants: &Tenants) -> anyhow::Result<Vec<Arc<dyn Pull>>> {
+        S::pulls((self.settings)(config), tenants)
+    }
+
+    fn give_secret(&self, config: &mut Config, make: &mut MakeSecret<'_>) -> anyhow::Result<()> {
+        S::give_secret((self.settings_mut)(config), make)
+    }
+
+    fn secret<'c>(&self, config: &'c Config) -> Option<&'c Secret> {
+        S::secret((self.settings)(config))
+    }
+
+    fn check_stored(&self, config: &Config, tenants: &Tenants) -> Option<CheckStored> {
+        S::check_stored((self.settings)(config), tenants)
     }
 }
 
 /// The sources that the configuration asks for.
-fn configured(config: &Config) -> impl Iterator<Item = &'static Registered> {
-    const ALL: &[Registered] = &SOURCES;
-    ALL.iter().filter(|source| (source.is_configured)(config))
+fn configured(config: &Config) -> impl Iterator<Item = &'static dyn Registered> {
+    SOURCES.iter().copied().filter(|source| source.is_configured(config))
 }
 
 /// Whether the configuration asks for any source.
@@ -73,12 +101,20 @@ pub fn is_any_configured(config: &Config) -> bool {
 /// What is wrong with the settings of the sources, below `path`, the path of `config`.
 #[must_use]
 pub fn validate(config: &Config, path: &str) -> Vec<Invalid> {
-    configured(config).flat_map(|source| (source.validate)(config, path)).collect()
+    configured(config).flat_map(|source| source.validate(config, path)).collect()
+}
+
+/// What is wrong when `config`, whose path is `path`, asks for no source at all.
+#[must_use]
+pub fn missing(config: &Config, path: &str) -> Option<Invalid> {
+    let message = "expected at least one webhook secret, or a token in `ingest.ndjson.tokens`, found neither; use the \
+                   secret that is set at GitHub, or make one with `openssl rand -hex 32`";
+    (!is_any_configured(config)).then(|| Invalid::new(format!("{path}.github.secrets"), message))
 }
 
 /// Where requests go.
 pub(crate) fn mounts(config: &Config, tenants: &Tenants) -> Vec<Mount> {
-    configured(config).filter_map(|source| (source.mount)(config, tenants)).collect()
+    configured(config).filter_map(|source| source.mount(config, tenants)).collect()
 }
 
 /// Everything that is asked for, of all sources.
@@ -86,7 +122,7 @@ pub(crate) fn mounts(config: &Config, tenants: &Tenants) -> Vec<Mount> {
 /// # Errors
 /// When something that a source needs cannot be set up, such as certificates.
 pub fn pulls(config: &Config, tenants: &Tenants) -> anyhow::Result<Vec<Arc<dyn Pull>>> {
-    let pulls = configured(config).map(|source| (source.pulls)(config, tenants));
+    let pulls = configured(config).map(|source| source.pulls(config, tenants));
     let pulls: Vec<_> = pulls.collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten().collect();
     for pull in &pulls {
         let name = pull.name();
@@ -104,7 +140,7 @@ pub fn pulls(config: &Config, tenants: &Tenants) -> anyhow::Result<Vec<Arc<dyn P
 /// The sources that others send to, by name, with the paths that each serves.
 #[must_use]
 pub fn pushes(config: &Config, tenants: &Tenants) -> Vec<(&'static str, Vec<String>)> {
-    let mount = |source: &Registered| Some((source.name, (source.mount)(config, tenants)?.paths()));
+    let mount = |source: &dyn Registered| Some((source.name(), source.mount(config, tenants)?.paths()));
     configured(config).filter_map(mount).collect()
 }
 
@@ -116,7 +152,7 @@ impl StoredCheck {
     /// The check for the sources that the configuration asks for.
     #[must_use]
     pub fn new(config: &Config, tenants: &Tenants) -> Self {
-        let checks = configured(config).map(|source| (source.name, (source.check_stored)(config, tenants)));
+        let checks = configured(config).map(|source| (source.name(), source.check_stored(config, tenants)));
         Self(Arc::new(checks.collect()))
     }
 
@@ -154,7 +190,7 @@ mod tests {
         let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap().map(Result::unwrap);
         let folders = folders.filter(|entry| entry.file_type().unwrap().is_dir());
         let folders: BTreeSet<String> = folders.map(|entry| entry.file_name().into_string().unwrap()).collect();
-        let registered = SOURCES.iter().map(|source| source.name).chain(PARTS).map(str::to_owned).collect();
+        let registered = SOURCES.iter().map(|source| source.name()).chain(PARTS).map(str::to_owned).collect();
         assert_eq!(folders, registered);
     }
 }

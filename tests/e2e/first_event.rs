@@ -20,7 +20,7 @@ async fn the_commands_of_the_readme_and_of_up_show_a_first_event() {
     let stored = Stored::of(up.ready()).await;
     let count = "SELECT count() FROM events WHERE actor = 'mona' AND risk = 65";
 
-    let [first, examples] = shell_blocks(README, "## A first event").try_into().unwrap();
+    let [first, examples, records] = shell_blocks(README, "## A first event").try_into().unwrap();
     let first = first.replace("cargo run --release --", PROGRAM);
     let (send, query) = first.trim_end().rsplit_once('\n').unwrap();
     succeeds(send, dir.path()).await;
@@ -40,6 +40,17 @@ async fn the_commands_of_the_readme_and_of_up_show_a_first_event() {
 
     succeeds(&examples.replace("cargo run --release --", PROGRAM), dir.path()).await;
     stored.until_count("SELECT uniqExact(kind) > 50 FROM events", 1).await;
+
+    let gateway = up.ready().gateway.as_ref().unwrap();
+    let records = records.replace("http://127.0.0.1:8080", gateway);
+    let answer = said(&succeeds(&records, dir.path()).await);
+    assert!(answer.contains(r#""status":"stored""#), "{answer}");
+    stored.until_count("SELECT count() FROM events WHERE source = 'ndjson' AND actor = 'ada'", 1).await;
+    let printed = log.lines().find(|line| line.contains("/collect/ndjson")).unwrap();
+    let answer = said(&succeeds(printed, dir.path()).await);
+    assert!(answer.contains(r#""status":"stored""#), "{answer}");
+    stored.until_count("SELECT count() FROM events WHERE source = 'ndjson'", 2).await;
+
     let alerts = std::fs::read_to_string(data.join("out/alerts.jsonl")).unwrap();
     assert!(alerts.contains("acme/app"), "{alerts}");
     up.stop().await;

@@ -28,6 +28,7 @@ async fn a_filled_request_brings_all_its_messages() {
         // Longer than all requests together, unless a leader is lost.
         ack_wait: Duration::from_secs(20),
         unsettled_max: 10_000,
+        sink: None,
     };
     let mut subscriber = Subscriber::open(&nats.broker().await, &subscription).await.unwrap();
     let stop = CancellationToken::new();

@@ -96,6 +96,7 @@ async fn a_consumer_beyond_the_end_of_its_stream_is_refused() {
         filters: Vec::new(),
         ack_wait: CEILING,
         unsettled_max: 1,
+        sink: None,
     };
     Subscriber::open(&broker, &subscription).await.unwrap();
     // A NATS that lost a consumer's messages may leave the consumer like this.

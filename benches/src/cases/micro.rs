@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use headrace_ingest::config::Tenants;
 use headrace_ingest::github::tenant::login_of;
 use headrace_ingest::tenant::TenantMap;
+use headrace_ingest::tenant::Tenants;
 use headrace_runtime::message::payload::RawDelivery;
 use headrace_schemas::codec;
 use headrace_schemas::event::Event;

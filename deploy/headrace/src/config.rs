@@ -8,7 +8,8 @@ use headrace_ingest::sources;
 use headrace_local::nats::SyncInterval;
 use headrace_runtime::config::{Invalid, Nats, Retry, Streams};
 use headrace_settings::{Document, Loaded, Problems, Variables};
-use headrace_sinks::{clickhouse, file, jira, splunk};
+use headrace_sinks::clickhouse;
+use headrace_sinks::instances::Sinks;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -36,14 +37,17 @@ pub struct Config {
     /// The gateway.
     pub ingest: headrace_ingest::config::Config,
     /// Which tenant an organization's events belong to.
-    pub tenants: headrace_ingest::config::Tenants,
+    pub tenants: headrace_ingest::tenant::Tenants,
     /// How processes share the sources that must be asked.
     pub collect: headrace_ingest::collect::config::Config,
     /// The recovery of missed deliveries.
     pub recover: Option<headrace_ingest::github::recovery::config::Config>,
     /// The stages.
     pub pipeline: headrace_stages::chains::Config,
-    /// Where events and alerts go. A sink runs if its table is present.
+    /// Where events and alerts go. A sink runs if its table is present. `[sinks.splunk]` is a sink of the kind splunk.
+    /// Any number of others may be of the same kind: `[sinks.splunk_dr]` with `kind = "splunk"`. Such a name has at most
+    /// 32 lower case letters, digits and `_`, and its consumers in NATS have it too. The installation's own store is
+    /// `[sinks.clickhouse]`.
     pub sinks: Sinks,
     /// The command `replay`.
     pub replay: Replay,
@@ -94,20 +98,6 @@ impl Default for Admin {
     fn default() -> Self {
         Self { listen: SocketAddr::from(([127, 0, 0, 1], 9_464)) }
     }
-}
-
-/// Where events and alerts go.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Sinks {
-    /// Events and bodies in bulk.
-    pub clickhouse: Option<clickhouse::Config>,
-    /// Scored events to Splunk.
-    pub splunk: Option<splunk::Config>,
-    /// One ticket for each alert.
-    pub jira: Option<jira::Config>,
-    /// Scored events and alerts as JSON lines.
-    pub file: Option<file::Config>,
 }
 
 /// The command `replay`.
@@ -219,6 +209,12 @@ pub fn told(invalid: Vec<Invalid>) -> Vec<headrace_settings::Invalid> {
 }
 
 impl Config {
+    /// The installation's own ClickHouse.
+    #[must_use]
+    pub fn clickhouse(&self) -> Option<&clickhouse::Config> {
+        self.sinks.first()
+    }
+
     /// The wrong values among those that `roles` use.
     #[must_use]
     pub fn validate(&self, roles: &[crate::role::Role]) -> Vec<Invalid> {
@@ -226,6 +222,8 @@ impl Config {
         let mut problems = self.validate_shared();
         if roles.contains(&Role::Ingest) {
             problems.extend(self.ingest.validate("ingest"));
+            problems.extend(sources::validate(&self.ingest, "ingest"));
+            problems.extend(sources::missing(&self.ingest, "ingest"));
         }
         if roles.contains(&Role::Collect) {
             problems.extend(self.validate_collect(roles));
@@ -235,7 +233,7 @@ impl Config {
             problems.extend(self.validate_verify(roles));
         }
         if roles.contains(&Role::Sinks) {
-            problems.extend(self.sinks.validate("sinks"));
+            problems.extend(self.sinks.validate("sinks", &taken_names()));
         }
         if roles.contains(&Role::Recover) {
             problems.extend(self.validate_recover(roles));
@@ -247,7 +245,7 @@ impl Config {
     #[must_use]
     pub fn validate_replay(&self) -> Vec<Invalid> {
         let mut problems = self.validate(&[crate::role::Role::Pipeline]);
-        problems.extend(self.sinks.validate_clickhouse("sinks"));
+        problems.extend(self.sinks.validate_first::<clickhouse::Config>("sinks"));
         problems
     }
 
@@ -284,14 +282,14 @@ impl Config {
             return (roles.len() == 1).then(|| Invalid::new("recover", message)).into_iter().collect();
         };
         let mut problems = recover.validate("recover");
-        match &self.sinks.clickhouse {
+        match self.clickhouse() {
             None => {
                 let message =
                     "expected the table `[sinks.clickhouse]`, found none; recovery asks ClickHouse what arrived";
                 problems.push(Invalid::new("sinks.clickhouse", message));
             }
             Some(_) if roles.contains(&crate::role::Role::Sinks) => {}
-            Some(_) => problems.extend(self.sinks.validate_clickhouse("sinks")),
+            Some(_) => problems.extend(self.sinks.validate_first::<clickhouse::Config>("sinks")),
         }
         problems
     }
@@ -317,26 +315,10 @@ impl Config {
     }
 }
 
-impl Sinks {
-    fn validate(&self, path: &str) -> Vec<Invalid> {
-        let mut problems = self.validate_clickhouse(path);
-        problems.extend(self.splunk.iter().flat_map(|config| config.validate(&format!("{path}.splunk"))));
-        problems.extend(self.jira.iter().flat_map(|config| config.validate(&format!("{path}.jira"))));
-        problems.extend(self.file.iter().flat_map(|config| config.validate(&format!("{path}.file"))));
-        problems
-    }
-
-    fn validate_clickhouse(&self, path: &str) -> Vec<Invalid> {
-        let mut problems = Vec::new();
-        if let Some(config) = &self.clickhouse {
-            if config.url.is_empty() {
-                let message = "expected an address such as `http://127.0.0.1:8123`, found none; `headrace up` starts a server by itself";
-                problems.push(Invalid::new(format!("{path}.clickhouse.url"), message));
-            }
-            problems.extend(config.validate(&format!("{path}.clickhouse")));
-        }
-        problems
-    }
+/// The names that are other consumers' or users', and no sink's components may have.
+fn taken_names() -> Vec<&'static str> {
+    let stages = headrace_stages::chains::ORDER.into_iter().chain([headrace_stages::chains::ALERT]);
+    stages.chain(crate::nats::users::User::ALL.map(crate::nats::users::User::name)).collect()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use toml::de::{DeArray, DeInteger, DeString, DeValue};
 
 use crate::origin::{ROOT, Span, item_path, key_path};
 use crate::problem::Finding;
-use crate::schema::{Form, Integers, Keys, Node, SecretForm, Word, file_key};
+use crate::schema::{Form, Integers, Keys, Named, Node, SecretForm, Word, file_key};
 use crate::secret::{self, Content, Secrets};
 use crate::{Table, Value, suggest};
 
@@ -64,11 +64,14 @@ impl<'n> Checker<'n> {
 
     fn table(&mut self, table: &mut Table<'_>, span: &Span, keys: &Keys, path: &str) {
         let by_file = self.read_secrets(table, keys, path);
-        for key in table.keys().filter(|key| keys.get(key.get_ref()).is_none()) {
-            self.unknown_key(key, table, keys, path);
+        for (key, value) in table.iter().filter(|(key, value)| keys.find(key.get_ref(), value).is_none()) {
+            match keys.named.as_ref().map(|named| (named, kind_of(value, named))) {
+                Some((named, Some(kind))) => self.unknown_kind(kind, named, &key_path(path, key.get_ref())),
+                _ => self.unknown_key(key, table, keys, path),
+            }
         }
         for (key, value) in table.iter_mut() {
-            if let Some(node) = keys.get(key.get_ref()) {
+            if let Some(node) = keys.find(key.get_ref(), value) {
                 self.value(value, node, &key_path(path, key.get_ref()));
             }
         }
@@ -89,19 +92,30 @@ impl<'n> Checker<'n> {
         let known = keys.known();
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
         let meant = suggest::nearest(name, &known);
+        let needs = keys.named.as_ref().map(Named::need).unwrap_or_default();
         let is_on_top = matches!(&self.root.form, Form::Table(top) if !path.is_empty() && top.get(name).is_some());
         let message = match meant {
             // The lines of the reference have their whole path, and mean something else below a table's header.
             None if is_on_top => {
                 format!("unknown key; lines that begin with `{name}` belong above the first `[table]` of the file")
             }
-            _ => suggest::unknown_key(name, &known),
+            _ => suggest::unknown_key(name, &known) + &needs,
         };
         let finding = Finding::new(key.span(), key_path(path, name), message);
         self.findings.push(match meant.map(|meant| keys.setting(meant)).filter(|meant| !table.contains_key(*meant)) {
             Some(meant) => finding.meaning(key_path(path, meant)),
             None => finding,
         });
+    }
+
+    /// Reports a kind that there is not. The other keys of its table are not checked, because nobody knows which it has.
+    fn unknown_kind(&mut self, kind: &Value<'_>, named: &Named, path: &str) {
+        let message = match kind.get_ref() {
+            DeValue::String(text) => suggest::unknown_word(text, &named.names()),
+            found => wrong_form(&Form::Text, found),
+        };
+        let finding = Finding::new(kind.span(), key_path(path, &named.tag), message);
+        self.findings.push(finding.meaning(path.to_owned()));
     }
 
     /// Puts the content of each `x_file` at `x`. Returns every `x` that is given so, also when its file is unreadable.
@@ -138,6 +152,12 @@ impl<'n> Checker<'n> {
     fn find(&mut self, span: Span, path: &str, message: String) {
         self.findings.push(Finding::new(span, path, message));
     }
+}
+
+/// What a table gives as its kind, if it gives one.
+fn kind_of<'v, 'i>(value: &'v Value<'i>, named: &Named) -> Option<&'v Value<'i>> {
+    let DeValue::Table(table) = value.get_ref() else { return None };
+    table.get(named.tag.as_str())
 }
 
 fn read_secret<'i>(value: &Value<'_>, form: SecretForm) -> Result<DeValue<'i>, String> {

@@ -12,7 +12,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 
 use crate::origin::{Origin, Sources, Span, item_path, key_path};
 use crate::problem::{Finding, Problem};
-use crate::schema::{Form, Keys, Node, file_key};
+use crate::schema::{Form, Keys, Named, Node, file_key};
 use crate::{Table, Value, suggest};
 
 /// What separates the keys in the name of a variable.
@@ -83,7 +83,7 @@ pub(crate) fn overlay<'i>(
             findings.push(Finding::new(span, "", "names no setting: one of its keys is empty"));
             continue;
         }
-        let overlay = Overlay { sources, prefix: &variables.prefix, variable, span };
+        let overlay = Overlay { sources, variables, variable, span };
         match overlay.route(root, table, &segments) {
             Ok(route) => overlay.place(table, &route.steps, route.twin.as_deref(), overlay.parse(route.form)),
             Err(finding) => findings.push(finding),
@@ -141,7 +141,7 @@ impl<'t, 'i> Held<'t, 'i> {
 /// Puts one variable in its place.
 struct Overlay<'o, 'i> {
     sources: &'o Sources<'o>,
-    prefix: &'o str,
+    variables: &'i Variables,
     variable: &'i Variable,
     span: Span,
 }
@@ -153,6 +153,20 @@ impl<'i> Overlay<'_, 'i> {
         for (index, segment) in segments.iter().enumerate() {
             match &node.form {
                 Form::Table(keys) => {
+                    if let Some((key, inner)) = self.named(keys, held, &segments[..=index]) {
+                        path = key_path(&path, &key);
+                        held = held.get(&key);
+                        steps.push(Step::Key(key));
+                        let rest = &segments[index + 1..];
+                        let Some(inner) = inner else {
+                            // Nobody knows what the table may have: the check of the document refuses it.
+                            let form = rest.is_empty().then_some(&node.form);
+                            steps.extend(rest.iter().map(|segment| Step::Key((*segment).to_owned())));
+                            return Ok(Route { steps, form, twin: None });
+                        };
+                        (node, twin) = (inner, None);
+                        continue;
+                    }
                     let key = self.key(keys, held, segments, index, &path)?;
                     path = key_path(&path, &key);
                     held = held.get(&key);
@@ -201,6 +215,44 @@ impl<'i> Overlay<'_, 'i> {
         Ok(Route { steps, form: Some(&node.form), twin })
     }
 
+    /// The table of the user's own name that the last of `segments` means, and its form if its kind is known. `None`
+    /// when the segment is another key, or when nothing tells the table's kind.
+    fn named<'n>(&self, keys: &'n Keys, held: Held<'_, '_>, segments: &[&str]) -> Option<(String, Option<&'n Node>)> {
+        let (named, segment) = (keys.named.as_ref()?, *segments.last()?);
+        if keys.known().iter().any(|key| suggest::normal(key) == suggest::normal(segment)) {
+            return None;
+        }
+        let key = held.key(segment).unwrap_or(segment).to_owned();
+        let is_whole = segments.len() == self.segments().count();
+        match self.kind(named, held.get(&key), segments) {
+            Some(kind) => Some((key, named.get(&kind))),
+            // The text of the variable is the table, and may tell the kind.
+            None => is_whole.then_some((key, None)),
+        }
+    }
+
+    /// The kind that a variable gives to the table at `segments`, else the kind that the document gives to it.
+    fn kind(&self, named: &Named, table: Held<'_, '_>, segments: &[&str]) -> Option<String> {
+        let name = format!("{}{SEPARATOR}{}", segments.join(SEPARATOR), named.tag);
+        let prefix = self.variables.prefix.len();
+        let mut given = self.variables.given.iter();
+        if let Some(variable) = given.find(|other| suggest::normal(&other.name[prefix..]) == suggest::normal(&name)) {
+            return Some(variable.text.clone());
+        }
+        match table {
+            Held::Table(table) => match table.get(named.tag.as_str())?.get_ref() {
+                DeValue::String(kind) => Some(kind.to_string()),
+                _ => None,
+            },
+            Held::List(_) | Held::Other => None,
+        }
+    }
+
+    /// The parts of the variable's name.
+    fn segments(&self) -> impl Iterator<Item = &str> {
+        self.variable.name[self.variables.prefix.len()..].split(SEPARATOR)
+    }
+
     /// The key that a segment of the variable's name means.
     fn key(
         &self,
@@ -221,6 +273,7 @@ impl<'i> Overlay<'_, 'i> {
             Some(meant) => format!("unknown key; did you mean `{}`?", self.name_with(index, meant)),
             None => suggest::unknown_key(segment, &known),
         };
+        let message = message + &keys.named.as_ref().map(Named::need).unwrap_or_default();
         let finding = Finding::new(self.span.clone(), key_path(path, segment), message);
         Err(match meant.map(|meant| keys.setting(meant)).filter(|meant| held.key(meant).is_none()) {
             Some(meant) => finding.meaning(key_path(path, meant)),
@@ -234,10 +287,10 @@ impl<'i> Overlay<'_, 'i> {
 
     /// The variable's name with another key in the place of one of its segments.
     fn name_with(&self, index: usize, meant: &str) -> String {
-        let mut keys: Vec<&str> = self.variable.name[self.prefix.len()..].split(SEPARATOR).collect();
+        let mut keys: Vec<&str> = self.segments().collect();
         let meant = meant.to_uppercase();
         keys[index] = &meant;
-        format!("{}{}", self.prefix, keys.join(SEPARATOR))
+        format!("{}{}", self.variables.prefix, keys.join(SEPARATOR))
     }
 
     /// Puts `value` where `steps` lead from a table, and makes the tables on the way.

@@ -119,6 +119,10 @@ impl Finding {
         &self.path
     }
 
+    pub(crate) fn meant(&self) -> Option<&str> {
+        self.meant.as_deref()
+    }
+
     /// Whether a problem at `path` may follow from this one: `path` is the same setting, one in it, or one around it.
     pub(crate) fn explains(&self, path: &str) -> bool {
         [Some(&self.path), self.meant.as_ref()].into_iter().flatten().any(|known| touches(known, path))

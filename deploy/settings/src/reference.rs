@@ -61,6 +61,14 @@ impl Writer {
         if node.default.is_none() {
             self.prose("Absent by default; any of its settings makes it present.");
         }
+        if let Some(named) = &keys.named {
+            let kinds: Vec<String> = named.names().into_iter().map(|kind| format!("\"{kind}\"")).collect();
+            self.prose(&format!(
+                "A table of another name says by its key `{}` which of these it is: {}.",
+                named.tag,
+                kinds.join(", ")
+            ));
+        }
         self.keys(keys, path);
     }
 

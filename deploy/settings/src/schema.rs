@@ -1,7 +1,7 @@
 //! What a configuration may hold: a tree, read once from the JSON schema of its type.
 //!
 //! Only the forms that settings have are read: tables, maps, lists, texts, words, whole numbers and booleans, each
-//! perhaps optional. Reading a type of another form panics, which any test that loads it shows. `check.rs` walks
+//! perhaps optional. A table may also take further tables of the user's own names ([`Named`]). Reading a type of another form panics, which any test that loads it shows. `check.rs` walks
 //! documents against the tree, `reference.rs` prints it.
 
 use std::fmt;
@@ -9,6 +9,9 @@ use std::fmt;
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Number, Value as Json};
+use toml::de::DeValue;
+
+use crate::Value;
 
 /// How deep tables may lie in each other; more can only be a type that holds itself.
 const DEPTH_MAX: usize = 16;
@@ -50,6 +53,16 @@ pub(crate) struct Word {
 pub(crate) struct Keys {
     pub(crate) nodes: Vec<(String, Node)>,
     pub(crate) required: Vec<String>,
+    /// Which further tables it takes, if it takes any.
+    pub(crate) named: Option<Named>,
+}
+
+/// Tables whose names the user chooses. A key in each says of which kind it is.
+pub(crate) struct Named {
+    /// The key that says it.
+    pub(crate) tag: String,
+    /// The name and the table of each kind.
+    pub(crate) kinds: Vec<(String, Node)>,
 }
 
 /// Which whole numbers a setting may have.
@@ -94,6 +107,14 @@ impl Keys {
         self.nodes.iter().find(|(name, _)| name == key).map(|(_, node)| node)
     }
 
+    /// The setting `key`, or the table of that name if `value` says of which kind it is.
+    pub(crate) fn find(&self, key: &str, value: &Value<'_>) -> Option<&Node> {
+        self.get(key).or_else(|| {
+            let named = self.named.as_ref()?;
+            named.get(named.told(value.get_ref())?)
+        })
+    }
+
     pub(crate) fn is_required(&self, key: &str) -> bool {
         self.required.iter().any(|required| required == key)
     }
@@ -121,6 +142,32 @@ impl Keys {
         let mut keys: Vec<String> = keys.collect();
         keys.sort_unstable();
         keys
+    }
+}
+
+impl Named {
+    /// The table of a kind.
+    pub(crate) fn get(&self, kind: &str) -> Option<&Node> {
+        self.kinds.iter().find(|(name, _)| name == kind).map(|(_, node)| node)
+    }
+
+    /// The kind that a table says it is of.
+    pub(crate) fn told<'v>(&self, table: &'v DeValue<'_>) -> Option<&'v str> {
+        let DeValue::Table(table) = table else { return None };
+        match table.get(self.tag.as_str())?.get_ref() {
+            DeValue::String(kind) => Some(kind),
+            _ => None,
+        }
+    }
+
+    /// What a table of another name than a known one lacks, as the end of a message.
+    pub(crate) fn need(&self) -> String {
+        format!("; a table of another name needs the key `{}`", self.tag)
+    }
+
+    /// The names of all kinds.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.kinds.iter().map(|(name, _)| name.as_str()).collect()
     }
 }
 
@@ -271,7 +318,14 @@ impl<'s> Reader<'s> {
                     (key.clone(), self.node(schema, inherited, &below(key), depth + 1))
                 });
                 let required = layers.list("required").filter_map(Json::as_str).map(str::to_owned);
-                Form::Table(Keys { nodes: nodes.collect(), required: required.collect() })
+                Form::Table(Keys { nodes: nodes.collect(), required: required.collect(), named: None })
+            }
+            (Some(properties), Some(others @ Json::Object(_))) => {
+                let nodes = properties
+                    .iter()
+                    .map(|(key, schema)| (key.clone(), self.node(schema, None, &below(key), depth + 1)));
+                let named = Some(self.named(others, &below("*"), depth + 1));
+                Form::Table(Keys { nodes: nodes.collect(), required: Vec::new(), named })
             }
             (None, Some(entry @ Json::Object(_))) => {
                 Form::Map(Box::new(self.node(entry, None, &below("*"), depth + 1)))
@@ -279,6 +333,24 @@ impl<'s> Reader<'s> {
             // Such a table would accept a misspelt key.
             _ => panic!("`{path}` is a table that allows any key; give its type `#[serde(deny_unknown_fields)]`"),
         }
+    }
+}
+
+impl Reader<'_> {
+    /// Reads the tables of the user's own names: one of several, told apart by the word in one of their keys.
+    fn named(&self, others: &Json, path: &str, depth: usize) -> Named {
+        let tag = others.pointer("/discriminator/propertyName").and_then(Json::as_str);
+        let tag = tag.unwrap_or_else(|| panic!("`{path}` is a table that allows any key, and none tells its kind"));
+        let kinds = others.get("oneOf").and_then(Json::as_array).into_iter().flatten().map(|schema| {
+            let node = self.node(schema, None, path, depth);
+            let Form::Table(keys) = &node.form else { panic!("a kind of `{path}` is no table") };
+            let Some(Form::Word(words)) = keys.get(tag).map(|node| &node.form) else {
+                panic!("a kind of `{path}` has no word for its key `{tag}`")
+            };
+            let [word] = words.as_slice() else { panic!("a kind of `{path}` has several words for its key `{tag}`") };
+            (word.text.clone(), node)
+        });
+        Named { tag: tag.to_owned(), kinds: kinds.collect() }
     }
 }
 

@@ -17,7 +17,8 @@ pub(crate) fn problems<T: DeserializeOwned>(
     sources: &Sources<'_>,
     values: impl Fn(&T) -> Vec<Invalid>,
 ) -> Vec<Problem> {
-    known.iter().for_each(|finding| take_out(&mut table, finding.path()));
+    let settings = known.iter().flat_map(|finding| std::iter::once(finding.path()).chain(finding.meant()));
+    settings.for_each(|path| take_out(&mut table, path));
     let origins = Origins::new(&origin::paths(&table), sources);
     let Ok(value) = T::deserialize(toml::de::Deserializer::from(Spanned::new(ROOT, table))) else { return Vec::new() };
     let is_new = |found: &Invalid| !known.iter().any(|finding| finding.explains(&found.path));

@@ -17,13 +17,15 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Tenants};
+use crate::config::Config;
+pub use crate::receive::Mount;
 use crate::receive::admission::Admission;
 use crate::receive::body::discard;
 use crate::receive::denial_log::DenialLog;
-use crate::receive::reply::Refusal;
-use crate::receive::{Mount, Shared, Signals};
+use crate::receive::{Shared, Signals};
+use crate::source::Refusal;
 use crate::sources;
+use crate::tenant::Tenants;
 
 /// The gateway, ready to serve.
 #[derive(Clone)]

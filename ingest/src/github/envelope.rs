@@ -27,7 +27,7 @@ const HEADERS_MAX_BYTES: usize = 8 << 10;
 
 /// The headers of a delivery.
 #[derive(Debug)]
-pub(super) struct Envelope {
+pub struct Envelope {
     id: EventId,
     event: String,
     pub(super) hook_id: Option<u64>,

@@ -24,9 +24,10 @@ use headrace_schemas::catalog::Family;
 use headrace_schemas::header;
 use serde_json::json;
 
-use crate::config::{Config, Tenants};
-use crate::source::{CheckStored, MakeSecret, Mount, Push, Receipt, Record, Refusal, Source};
+use crate::source::{CheckStored, MakeSecret, Push, Receipt, Record, Refusal, Source};
+use crate::tenant::Tenants;
 
+use self::config::Config;
 pub use self::denied::Denied;
 use self::envelope::{Envelope, SOURCE};
 pub use self::media_type::{MediaType, form_payload};
@@ -40,38 +41,40 @@ pub struct GitHub;
 
 impl Source for GitHub {
     const NAME: &'static str = SOURCE;
+    type Config = Config;
+    type Push = Webhooks;
 
     fn is_configured(config: &Config) -> bool {
-        !config.github.secrets.is_empty() || !config.github.scoped.is_empty()
+        !config.secrets.is_empty() || !config.scoped.is_empty()
     }
 
     fn validate(config: &Config, path: &str) -> Vec<Invalid> {
-        config.github.validate(&format!("{path}.{SOURCE}"))
+        config.validate(path)
     }
 
-    fn mount(config: &Config, tenants: &Tenants) -> Option<Mount> {
-        Some(Mount::of(Webhooks(Keys::new(&config.github, tenants))))
+    fn push(config: &Config, tenants: &Tenants) -> Option<Webhooks> {
+        Some(Webhooks(Keys::new(config, tenants)))
     }
 
     fn give_secret(config: &mut Config, make: &mut MakeSecret<'_>) -> anyhow::Result<()> {
         if !Self::is_configured(config) {
-            config.github.secrets.push(make()?);
+            config.secrets.push(make()?);
         }
         Ok(())
     }
 
     fn secret(config: &Config) -> Option<&Secret> {
-        config.github.secrets.first()
+        config.secrets.first()
     }
 
     fn check_stored(config: &Config, tenants: &Tenants) -> Option<CheckStored> {
-        let keys = Keys::new(&config.github, tenants);
+        let keys = Keys::new(config, tenants);
         Some(Arc::new(move |raw| keys.check_stored(raw)))
     }
 }
 
-/// The webhooks.
-struct Webhooks(Keys);
+/// Takes webhook deliveries.
+pub struct Webhooks(Keys);
 
 impl Push for Webhooks {
     const NAME: &'static str = SOURCE;

@@ -28,8 +28,8 @@ mod tests {
     use sha2::Sha256;
 
     use super::*;
-    use crate::config::Tenants;
     use crate::github::config::{Config, Scoped};
+    use crate::tenant::Tenants;
 
     const JSON: &str = r#"{"organization":{"login":"acme"}}"#;
 

@@ -32,7 +32,8 @@ pub struct Config {
     /// The field that says whose a record is. `tenants.by_login` maps it to a tenant; a name that is not there is a
     /// tenant of its own.
     pub tenant: String,
-    /// What a record without the field `tenant` is taken to say there. Unset means that it belongs to the tenant `none`.
+    /// What a record without the field `tenant` is taken to say there. Unset means that it is
+    /// nobody's: its tenant is `none`.
     #[schemars(example = &"acme")]
     pub default_tenant: Option<String>,
     /// Most records in a request. They are stored before the answer, so within `ingest.answer_max_ms`.
@@ -46,7 +47,8 @@ pub struct Config {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scoped {
-    /// The tenants whose records these tokens may send. A record without a tenant belongs to the tenant `none`.
+    /// The tenants whose records these tokens may send, as in `tenants.by_login`. No entry covers a record that names no
+    /// tenant, unless `default_tenant` gives it one.
     pub tenants: Vec<String>,
     /// The tokens.
     pub tokens: Vec<Secret>,

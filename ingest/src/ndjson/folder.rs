@@ -43,9 +43,9 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// A folder as configured. `split` makes its lines records, each of at most `line_bytes_max` bytes.
-    pub(super) fn new(config: &Config, split: Split, line_bytes_max: usize) -> Self {
-        let reader = Reader::new(config, split, line_bytes_max);
+    /// A folder as configured. `split` makes its lines records.
+    pub(super) fn new(config: &Config, split: Split) -> Self {
+        let reader = Reader::new(config, split);
         Self { path: config.path(), interval: config.interval(), reader: Arc::new(Mutex::new(reader)) }
     }
 

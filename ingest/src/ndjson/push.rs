@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use headrace_runtime::secret::Secret;
+use headrace_schemas::time::Timestamp;
 use headrace_schemas::token;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -18,9 +19,9 @@ use subtle::ConstantTimeEq as _;
 
 use super::SOURCE;
 use super::config::Config;
-use super::split::{BadLine, Split, lines};
-use crate::config::Tenants;
+use super::split::{BadLine, Split, check_ahead, lines};
 use crate::source::{Push, Receipt, Record, Refusal};
+use crate::tenant::Tenants;
 
 /// The path that takes records.
 pub(super) const PATH: &str = "/collect/ndjson";
@@ -30,8 +31,8 @@ const MEDIA_TYPES: [&str; 5] =
 /// The header that names a request, if its sender gives it a name.
 const REQUEST_ID: &str = "X-Request-Id";
 
-/// The requests.
-pub(super) struct Collect {
+/// Takes the requests.
+pub struct Collect {
     tokens: Tokens,
     split: Split,
     records_max: usize,
@@ -39,7 +40,7 @@ pub(super) struct Collect {
 
 /// Whose records a token may send.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Covers {
+pub enum Covers {
     /// Everybody's.
     All,
     /// Those of these tenants, as subject tokens.
@@ -47,10 +48,11 @@ pub(super) enum Covers {
 }
 
 impl Covers {
+    /// Whether `tenant`, a subject token, is one of them.
     fn covers(&self, tenant: &str) -> bool {
         match self {
             Self::All => true,
-            Self::Only(tenants) => tenants.contains(&token::escaped(tenant)),
+            Self::Only(tenants) => tenants.contains(tenant),
         }
     }
 
@@ -70,7 +72,7 @@ impl Tokens {
         let digest = |token: &Secret| <[u8; 32]>::from(Sha256::digest(token.expose()));
         let of_all = config.tokens.iter().map(|token| (digest(token), Covers::All));
         let scoped = config.scoped.iter().flat_map(|scoped| {
-            let tenants = scoped.tenants.iter().map(|tenant| token::escaped(tenant)).collect();
+            let tenants = scoped.tenants.iter().map(|tenant| token::of_tenant(tenant)).collect();
             let covers = Covers::Only(tenants);
             scoped.tokens.iter().map(move |token| (digest(token), covers.clone()))
         });
@@ -148,6 +150,7 @@ impl Push for Collect {
     }
 
     fn split(&self, head: Arc<Covers>, (): (), body: Bytes) -> Result<Vec<Record>, Refusal> {
+        let now = Timestamp::now();
         let mut records = Vec::new();
         for (number, line) in lines(&body) {
             if records.len() == self.records_max {
@@ -158,6 +161,7 @@ impl Push for Collect {
                 return Err(denied("too_many_records", StatusCode::BAD_REQUEST, message));
             }
             let record = self.split.record(line).map_err(|bad| refused(number, &bad))?;
+            check_ahead(&record, now).map_err(|bad| refused(number, &bad))?;
             if !head.covers(&record.tenant) {
                 let message = format!(
                     "line {number}: the token does not cover the record's tenant; send it with another token, or list \
@@ -254,7 +258,7 @@ mod tests {
             assert_eq!(of(missing), Err("token_missing"), "{missing}");
         }
         assert_eq!(head(&[]).err(), Some("token_missing"));
-        assert!(only(&["corp_20eu"]).covers("Corp EU") && !only(&["corp_20eu"]).covers("corp"));
+        assert!(only(&["corp_20eu"]).covers("corp_20eu") && !only(&["corp_20eu"]).covers("corp"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! counts, as in normalize.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use bytes::Bytes;
 use headrace_schemas::id::EventId;
@@ -13,9 +14,8 @@ use sonic_rs::{JsonType, JsonValueTrait as _, LazyValue, ObjectJsonIter};
 
 use super::SOURCE;
 use super::config::Config;
-use crate::config::Tenants;
 use crate::source::Record;
-use crate::tenant::TenantMap;
+use crate::tenant::{TenantMap, Tenants};
 
 /// The longest id and the longest tenant's name, in bytes.
 const NAME_BYTES_MAX: usize = 200;
@@ -29,6 +29,10 @@ pub const UNREADABLE: &str = "unreadable";
 const REASON_BYTES_MAX: usize = 500;
 /// The last moment that nanoseconds in 64 bits can tell, in microseconds: in April 2262.
 const TIME_MICROS_MAX: i64 = i64::MAX / 1_000;
+
+/// How far a record's time may be ahead of the clock that receives it. An earlier copy of a record is looked for from ten
+/// minutes before its time on, so it must not be much older than its time says. The rest is for clocks that differ.
+const AHEAD_MAX: Duration = Duration::from_secs(300);
 
 /// Makes records of lines, as configured.
 #[derive(Clone, Debug)]
@@ -136,6 +140,24 @@ impl Split {
             body: line,
         }
     }
+}
+
+/// Checks that the time of `record` is not ahead of its reception, at `now`. Another time of the same record makes another
+/// answer, never another record.
+///
+/// # Errors
+/// By how much it is ahead.
+pub fn check_ahead(record: &Record, now: Timestamp) -> Result<(), BadLine> {
+    let ahead = record.event_time.map(|at| at.since(now)).unwrap_or_default();
+    if ahead <= AHEAD_MAX {
+        return Ok(());
+    }
+    let expected = format!("a time at most {} s ahead of the clock here", AHEAD_MAX.as_secs());
+    Err(BadLine::new(
+        "time_ahead",
+        expected,
+        format!("one that is {} s ahead; is the sender's clock right?", ahead.as_secs()),
+    ))
 }
 
 /// The values of `fields` in `line`, which is one JSON object and nothing else. `null` counts as none.

@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::config::Config;
-use crate::receive::reply::Refusal;
+use crate::source::Refusal;
 
 /// How long a request waits for room: long enough for a burst, short enough to answer in time.
 const ADMISSION_WAIT: Duration = Duration::from_secs(1);

@@ -8,8 +8,8 @@ use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::Reservation;
-use super::reply::Refusal;
 use crate::config::Config;
+use crate::source::Refusal;
 
 /// How much of a refused body is read: a little over twice what GitHub may send. A longer body is cut off.
 const DISCARD_MAX_BYTES: usize = 64 << 20;
@@ -33,8 +33,11 @@ impl Encoding {
                 Self::Identity if takes_gzip && is(b"gzip") => encoding = Self::Gzip,
                 Self::Identity | Self::Gzip => {
                     let found = String::from_utf8_lossy(value.as_bytes()).chars().take(80).collect();
-                    let expected =
-                        if takes_gzip { "the content encoding gzip, or none" } else { "no content encoding" };
+                    let expected = if takes_gzip {
+                        "a body with the content encoding gzip, or without any"
+                    } else {
+                        "a body without a content encoding"
+                    };
                     return Err(Refusal::UnsupportedEncoding { expected, found });
                 }
             }

@@ -6,7 +6,6 @@
 pub(crate) mod admission;
 pub(crate) mod body;
 pub(crate) mod denial_log;
-pub(crate) mod reply;
 mod unpack;
 mod walk;
 

@@ -8,8 +8,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::admission::Reservation;
-use super::reply::Refusal;
 use crate::config::Config;
+use crate::source::Refusal;
 
 /// How many bytes are unpacked at a time: a few milliseconds of work, away from the reactor.
 const PIECE_BYTES: usize = 1 << 20;

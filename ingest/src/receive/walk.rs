@@ -19,8 +19,8 @@ use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
 use super::body::{self, Encoding, discard};
-use super::reply::Refusal;
 use super::{Shared, unpack};
+use crate::source::Refusal;
 use crate::source::{Push, Receipt, Record};
 use crate::store::{Arrival, NotStored, Store};
 

@@ -5,6 +5,7 @@
 //! never publish, retry, wait or count: the gateway does, for every source alike. [`crate::sources`] is their registry.
 
 pub mod pull;
+mod refusal;
 
 use std::sync::Arc;
 
@@ -18,9 +19,8 @@ use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;
 
 use self::pull::Pull;
-use crate::config::{Config, Tenants};
-pub use crate::receive::Mount;
-pub use crate::receive::reply::Refusal;
+pub use self::refusal::Refusal;
+use crate::tenant::Tenants;
 
 /// One thing that a source took in: a message of RAW, and an event later.
 ///
@@ -56,23 +56,27 @@ pub struct Receipt {
 pub trait Source: Send + Sync + 'static {
     /// Its name in subjects, ids, metrics and the configuration, which is that of its folder.
     const NAME: &'static str;
+    /// Its settings.
+    type Config;
+    /// How it takes what is sent to it; [`NoPush`] if nothing is.
+    type Push: Push;
 
     /// Whether the configuration asks for it.
-    fn is_configured(config: &Config) -> bool;
+    fn is_configured(config: &Self::Config) -> bool;
 
-    /// What is wrong with its settings, below `path`, the path of [`Config`].
-    fn validate(config: &Config, path: &str) -> Vec<Invalid>;
+    /// What is wrong with its settings, below `path`.
+    fn validate(config: &Self::Config, path: &str) -> Vec<Invalid>;
 
-    /// Its requests, if anything is sent to it. `config` asks for the source and has been validated.
-    fn mount(_config: &Config, _tenants: &Tenants) -> Option<Mount> {
+    /// Takes what is sent to it. `None` if the configuration asks for something else of the source.
+    fn push(_config: &Self::Config, _tenants: &Tenants) -> Option<Self::Push> {
         None
     }
 
-    /// What it asks for, if it asks. `config` asks for the source and has been validated.
+    /// What it asks for, if it asks.
     ///
     /// # Errors
     /// When something that it needs cannot be set up, such as certificates.
-    fn pulls(_config: &Config, _tenants: &Tenants) -> anyhow::Result<Vec<Arc<dyn Pull>>> {
+    fn pulls(_config: &Self::Config, _tenants: &Tenants) -> anyhow::Result<Vec<Arc<dyn Pull>>> {
         Ok(Vec::new())
     }
 
@@ -80,17 +84,17 @@ pub trait Source: Send + Sync + 'static {
     ///
     /// # Errors
     /// Those of `make`.
-    fn give_secret(_config: &mut Config, _make: &mut MakeSecret<'_>) -> anyhow::Result<()> {
+    fn give_secret(_config: &mut Self::Config, _make: &mut MakeSecret<'_>) -> anyhow::Result<()> {
         Ok(())
     }
 
     /// The secret with which somebody may send to it, if that takes one.
-    fn secret(_config: &Config) -> Option<&Secret> {
+    fn secret(_config: &Self::Config) -> Option<&Secret> {
         None
     }
 
     /// How its records in RAW are checked again. `None` if they hold no proof of who sent them.
-    fn check_stored(_config: &Config, _tenants: &Tenants) -> Option<CheckStored> {
+    fn check_stored(_config: &Self::Config, _tenants: &Tenants) -> Option<CheckStored> {
         None
     }
 }
@@ -144,5 +148,35 @@ pub trait Push: Send + Sync + 'static {
     /// The header that names a request in its sender's records, for the log of refusals.
     fn name<'h>(&self, _headers: &'h HeaderMap) -> Option<&'h HeaderValue> {
         None
+    }
+}
+
+/// For a source that nothing is sent to.
+#[derive(Clone, Copy, Debug)]
+pub enum NoPush {}
+
+impl Push for NoPush {
+    const NAME: &'static str = "";
+    type Head = ();
+    type Sender = ();
+
+    fn paths(&self) -> Vec<String> {
+        match *self {}
+    }
+
+    fn head(&self, _: &str, _: &HeaderMap) -> Result<(), Refusal> {
+        match *self {}
+    }
+
+    fn verify(&self, (): &(), _: &[u8]) -> Result<(), Refusal> {
+        match *self {}
+    }
+
+    fn split(&self, (): (), (): (), _: Bytes) -> Result<Vec<Record>, Refusal> {
+        match *self {}
+    }
+
+    fn answer(&self, _: &[Receipt]) -> Response {
+        match *self {}
     }
 }

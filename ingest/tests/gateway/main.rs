@@ -4,8 +4,10 @@
 
 mod asked;
 mod collect;
+mod example;
 mod identity;
 mod limits;
+mod ndjson;
 mod readiness;
 mod scopes;
 mod support;

@@ -1,9 +1,9 @@
 //! The organizations and hooks for which a secret may sign.
 
-use headrace_ingest::config::Tenants;
 use headrace_ingest::github::config::{Config as GitHub, Scoped};
 use headrace_ingest::github::tenant::names_of;
 use headrace_ingest::github::{Claim, Keys, MediaType, parse_signature};
+use headrace_ingest::tenant::Tenants;
 use headrace_runtime::broker::Stream;
 use headrace_runtime::secret::Secret;
 use headrace_tests::examples;

@@ -3,9 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use headrace_ingest::config::{Config, Tenants};
-use headrace_ingest::gateway::Gateway;
-use headrace_ingest::github;
+use headrace_ingest::config::Config;
+use headrace_ingest::gateway::{Gateway, Mount};
+use headrace_ingest::source::Push;
+use headrace_ingest::tenant::Tenants;
+use headrace_ingest::{github, sources};
+use headrace_runtime::broker::Broker;
 use headrace_runtime::http::admin::Admin;
 use headrace_runtime::observe::health::Health;
 use headrace_runtime::publish::store_health::StoreHealth;
@@ -52,6 +55,18 @@ impl TestGateway {
     }
 
     pub(crate) async fn with_tenants(config: Config, tenants: &Tenants) -> Self {
+        let problems = [config.validate("ingest"), sources::validate(&config, "ingest")].concat();
+        assert_eq!(problems, []);
+        Self::serving(|broker, stores| Gateway::new(&config, tenants, broker, stores)).await
+    }
+
+    /// A gateway with a source that no registry knows.
+    pub(crate) async fn with_source(source: impl Push) -> Self {
+        let config = Config::default();
+        Self::serving(|broker, stores| Gateway::with(vec![Mount::of(source)], &config, broker, stores)).await
+    }
+
+    async fn serving(make: impl FnOnce(&Broker, StoreHealth) -> Gateway) -> Self {
         let nats = Nats::start().await;
         let recorder = Box::leak(Box::new(PrometheusBuilder::new().build_recorder()));
         let metrics = recorder.handle();
@@ -60,8 +75,7 @@ impl TestGateway {
         let health = Health::new();
         let stores = StoreHealth::new(health.register("ingest"), FAILURE_TTL);
         let admin = Admin { metrics: metrics.clone(), health, broker: broker.clone(), stores: Some(stores.clone()) };
-        assert_eq!(config.validate("ingest"), []);
-        let gateway = Gateway::new(&config, tenants, &broker, stores);
+        let gateway = make(&broker, stores);
         let (listener, admin_listener) = (listener().await, listener().await);
         let (address, admin_address) = (listener.local_addr().unwrap(), admin_listener.local_addr().unwrap());
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());

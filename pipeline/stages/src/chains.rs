@@ -90,6 +90,7 @@ impl Config {
             filters,
             ack_wait: std::time::Duration::from_secs(self.ack_wait_s),
             unsettled_max: 16_384,
+            sink: None,
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+use headrace_runtime::message::payload::RawDelivery;
 use headrace_schemas::catalog;
 use headrace_schemas::event::{Actor, Event, Organization, Outcome, RawReference, Repository};
 use headrace_schemas::id::EventId;
@@ -39,5 +41,22 @@ pub(crate) fn event(kind: &str, action: Option<&str>) -> Event {
         raw: RawReference { sequence: 1, sha256: "00".repeat(32), bytes: 2 },
         enrichment: None,
         assessment: None,
+    }
+}
+
+/// A body of `source` as it lies in RAW.
+pub(crate) fn raw(source: &str, kind: &str, body: impl Into<Vec<u8>>) -> RawDelivery {
+    let body = Bytes::from(body.into());
+    RawDelivery {
+        id: EventId::of_source(source, "1"),
+        tenant: "acme".to_owned(),
+        source: source.to_owned(),
+        event: kind.to_owned(),
+        received_at: Timestamp::parse("2026-03-01T12:00:00Z").expect("a time"),
+        event_time: Timestamp::parse("2026-03-01T11:59:00Z"),
+        headers: Vec::new(),
+        sha256: RawDelivery::sha256_of(&body),
+        body,
+        sequence: 42,
     }
 }

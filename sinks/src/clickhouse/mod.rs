@@ -8,10 +8,12 @@ mod classify;
 mod read;
 mod write;
 
+use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use clickhouse::{Client, Compression};
+use headrace_runtime::broker::Stream;
 use headrace_runtime::certificate::read_ca_file;
 use headrace_runtime::component::batch::{Batch, BatchPolicy};
 use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions};
@@ -34,9 +36,12 @@ pub use self::write::gaps::{Gaps, GapsRow};
 use self::write::insert::{Table, Times};
 pub use self::write::rewrite::{ITEMS_MAX, Rewrite, Unproven, Written};
 use self::write::{migrate, side};
+use crate::kind::{Kind, Part};
 
 /// The environment variable with the file of CAs to trust instead of the system's.
 const TRUSTED: &str = "SSL_CERT_FILE";
+/// What follows the instance's name in the name of the component for bodies.
+const RAW_SUFFIX: &str = "-raw";
 /// Ids in one look-up.
 pub(crate) const LOOKUP_MAX: usize = 4_000;
 
@@ -168,16 +173,24 @@ impl Config {
     /// The sink for events.
     #[must_use]
     pub fn events(&self) -> Events {
-        Events { table: self.table("events", "clickhouse"), config: self.clone() }
+        self.events_of(Self::NAME)
     }
 
     /// The sink for bodies.
     #[must_use]
     pub fn raw(&self) -> Raw {
-        Raw { table: self.table("raw", "clickhouse-raw"), config: self.clone() }
+        self.raw_of(Self::NAME)
     }
 
-    fn table(&self, name: &str, component: &'static str) -> Table {
+    fn events_of(&self, instance: &str) -> Events {
+        Events { table: self.table("events", instance), config: self.clone() }
+    }
+
+    fn raw_of(&self, instance: &str) -> Raw {
+        Raw { table: self.table("raw", &format!("{instance}{RAW_SUFFIX}")), config: self.clone() }
+    }
+
+    fn table(&self, name: &str, component: &str) -> Table {
         Table::new(self.client(), name, component, Times { limit: self.insert_limit(), clock_skew: self.clock_skew() })
     }
 
@@ -275,9 +288,48 @@ impl Config {
         Rewrite::completing(table, Timestamp::default())
     }
 
-    async fn check(&self) -> Result<(), Fault> {
+    async fn begin(&self) -> Result<(), Fault> {
         self.reach().await?;
         if self.migrate { self.migrate().await } else { migrate::verify(&self.client(), &self.database).await }
+    }
+}
+
+#[async_trait]
+impl Kind for Config {
+    const NAME: &'static str = "clickhouse";
+    const COMPONENTS: &'static [(&'static str, Stream)] = &[("", Stream::Events), (RAW_SUFFIX, Stream::Raw)];
+
+    fn validate(&self, path: &str) -> Vec<Invalid> {
+        let mut problems = Self::validate(self, path);
+        if self.url.is_empty() {
+            let message = "expected an address such as `http://127.0.0.1:8123`, found none; `headrace up` starts a server \
+                           by itself for `[sinks.clickhouse]`";
+            problems.insert(0, Invalid::new(format!("{path}.url"), message));
+        }
+        problems
+    }
+
+    /// Two writers of one table would not see each other's first deliveries.
+    fn place(&self) -> Option<(&'static str, String)> {
+        let address = self.access().url;
+        (!address.is_empty()).then(|| ("database", format!("{} {}", address.trim_end_matches('/'), self.database)))
+    }
+
+    fn parts(&self, name: &str) -> anyhow::Result<Vec<Part>> {
+        let events = Part::events(self.events_of(name), self.event_options());
+        Ok(vec![events, Part::raw(self.raw_of(name), self.raw_options())])
+    }
+
+    async fn check(&self) -> Result<(), Fault> {
+        self.reach().await
+    }
+
+    async fn prepare(&self) -> Option<Result<(), Fault>> {
+        Some(self.migrate().await)
+    }
+
+    fn of_up(_data: &Path, _is_alone: bool) -> Option<Self> {
+        Some(Self::default())
     }
 }
 
@@ -292,7 +344,7 @@ impl Sink for Events {
     type Item = Event;
 
     async fn check(&self) -> Result<(), Fault> {
-        self.config.check().await
+        self.config.begin().await
     }
 
     async fn deliver(&self, batch: &Batch<Event>) -> BatchResult {
@@ -311,7 +363,7 @@ impl Sink for Raw {
     type Item = RawDelivery;
 
     async fn check(&self) -> Result<(), Fault> {
-        self.config.check().await
+        self.config.begin().await
     }
 
     async fn deliver(&self, batch: &Batch<RawDelivery>) -> BatchResult {

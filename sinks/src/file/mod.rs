@@ -9,14 +9,16 @@ mod config;
 mod writer;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::anyhow;
 use async_trait::async_trait;
+use headrace_runtime::broker::Stream;
 use headrace_runtime::component::batch::{Batch, BatchPolicy};
 use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions};
+use headrace_runtime::config::Invalid;
 use headrace_runtime::fault::Fault;
 use headrace_runtime::message::payload::Payload;
 use headrace_schemas::alert::Alert;
@@ -26,6 +28,7 @@ use serde::Serialize;
 
 pub use self::config::Config;
 use self::writer::{OpenError, Writer};
+use crate::kind::{Kind, Part};
 
 /// How many records are written to memory before other tasks may run: about 10 µs each.
 const SLICE: usize = 32;
@@ -87,6 +90,34 @@ impl Config {
             ack_wait: call_timeout * 2,
             workers: 1,
         }
+    }
+}
+
+#[async_trait]
+impl Kind for Config {
+    const NAME: &'static str = "file";
+    const COMPONENTS: &'static [(&'static str, Stream)] = &[("-events", Stream::Events), ("-alerts", Stream::Alerts)];
+
+    fn validate(&self, path: &str) -> Vec<Invalid> {
+        Self::validate(self, path)
+    }
+
+    fn place(&self) -> Option<(&'static str, String)> {
+        Some(("dir", self.dir.display().to_string()))
+    }
+
+    fn parts(&self, _name: &str) -> anyhow::Result<Vec<Part>> {
+        let events = Part::events(self.build::<Event>(), self.options::<Event>());
+        Ok(vec![events, Part::alerts(self.build::<Alert>(), self.options::<Alert>())])
+    }
+
+    /// In these files, people can read what would go to a SIEM and to tickets.
+    fn of_up(data: &Path, is_alone: bool) -> Option<Self> {
+        is_alone.then(|| Self { dir: data.join("out"), ..Self::default() })
+    }
+
+    fn told(&self) -> Option<(&'static str, String)> {
+        Some(("files", format!("{}   (scored events and alerts, in place of Splunk and Jira)", self.dir.display())))
     }
 }
 

@@ -24,8 +24,11 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use async_trait::async_trait;
+use headrace_runtime::broker::Stream;
 use headrace_runtime::component::batch::{Batch, BatchPolicy, Item};
 use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions};
+use headrace_runtime::component::subscription::Start;
+use headrace_runtime::config::Invalid;
 use headrace_runtime::fault::Fault;
 use headrace_schemas::alert::{Alert, Status};
 use headrace_schemas::event::Severity;
@@ -35,6 +38,7 @@ use tokio::time::Instant;
 use self::answer::{ApiError, Effect};
 use self::cache::{Known, Ticket, TicketCache};
 pub use self::config::Config;
+use crate::kind::{Kind, Part};
 
 /// How many requests of one call may take the full timeout.
 const SLOW_REQUESTS_MAX: u32 = 6;
@@ -81,6 +85,22 @@ impl Config {
             // One worker: the messages of an alert must not overtake each other.
             workers: 1,
         }
+    }
+}
+
+#[async_trait]
+impl Kind for Config {
+    const NAME: &'static str = "jira";
+    const COMPONENTS: &'static [(&'static str, Stream)] = &[("", Stream::Alerts)];
+    // A new project must not be filled with tickets for last month's alerts.
+    const START: Start = Start::Now;
+
+    fn validate(&self, path: &str) -> Vec<Invalid> {
+        Self::validate(self, path)
+    }
+
+    fn parts(&self, _name: &str) -> anyhow::Result<Vec<Part>> {
+        Ok(vec![Part::alerts(self.build()?, self.options())])
     }
 }
 

@@ -13,8 +13,10 @@ mod envelope;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use headrace_runtime::broker::Stream;
 use headrace_runtime::component::batch::{Batch, BatchPolicy};
 use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions};
+use headrace_runtime::config::Invalid;
 use headrace_runtime::fault::{DeadReason, Fault};
 use headrace_schemas::event::Event;
 use headrace_schemas::subject;
@@ -25,6 +27,7 @@ use tokio::time::Instant;
 use self::answer::{Disposition, classify, classify_health, classify_probe};
 pub use self::config::Config;
 use self::envelope::{Frame, Packed, pack};
+use crate::kind::{Kind, Part};
 use crate::shared::http::{Answer, NoAnswer, client, send};
 
 /// How many requests of one call may take the full timeout.
@@ -80,6 +83,20 @@ impl Config {
             ack_wait: call_timeout * 2,
             workers: 2,
         }
+    }
+}
+
+#[async_trait]
+impl Kind for Config {
+    const NAME: &'static str = "splunk";
+    const COMPONENTS: &'static [(&'static str, Stream)] = &[("", Stream::Events)];
+
+    fn validate(&self, path: &str) -> Vec<Invalid> {
+        Self::validate(self, path)
+    }
+
+    fn parts(&self, _name: &str) -> anyhow::Result<Vec<Part>> {
+        Ok(vec![Part::events(self.build()?, self.options())])
     }
 }
 

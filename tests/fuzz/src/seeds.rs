@@ -35,6 +35,7 @@ pub async fn of(name: &str) -> Vec<Vec<u8>> {
     match name {
         "avro" => records(),
         "settings" => settings(),
+        "split" | "ndjson" => odd.chain(lines()).chain(deep()).collect(),
         "form" => odd.chain(bodies().await.iter().map(|body| form(body))).collect(),
         _ => odd.chain(bodies().await).chain(deep()).collect(),
     }
@@ -60,6 +61,25 @@ fn deep() -> Vec<Vec<u8>> {
         nested("[0,[],", "]", 500),
         format!(r#"{{"commits":[{}0]}}"#, "0,".repeat(100_000)).into_bytes(),
     ]
+}
+
+/// Records of newline-delimited JSON, good and bad.
+fn lines() -> Vec<Vec<u8>> {
+    let texts = [
+        "{\"id\":\"a-1\",\"time\":\"2026-03-01T12:00:00Z\",\"kind\":\"login\",\"tenant\":\"acme\",\"actor\":\"mona\"}\r\n\n{\"id\":7,\"time\":1772366400123}",
+        r#"{"id":1,"time":1772366400.5,"actor":{"id":7,"login":"mona"},"target":{"type":"host","name":"db"},"repo":"a/b"}"#,
+        r#"{"id":1,"time":1,"geo":{"city":"Oslo","at":{"lat":59.9}},"geo":{},"geo.city":"Rome","outcome":"denied","ip":"::1"}"#,
+        r#"{"id":"\u0000","time":1e999,"kind":"\r\n","tenant":"\ud800"}"#,
+        r#"{"id":-0,"time":-0.0,"kind":{},"tenant":[]}"#,
+        r#"{"id":"caf\u00e9","time":"9999-12-31T23:59:60Z"}"#,
+        r#"{"i\u0064":"a","id":null,"time":9223372036854775807,"kind":" "}"#,
+        r#"{"id":1,"time":1} {"id":2,"time":2}"#,
+    ];
+    let mut lines: Vec<Vec<u8>> = texts.into_iter().map(|text| text.as_bytes().to_vec()).collect();
+    let many: String = (0..300).map(|at| format!("\"key{at}\":{{\"a\":\"{}\"}},", "x".repeat(at))).collect();
+    lines.push(format!("{{{many}\"id\":1,\"time\":1}}").into_bytes());
+    lines.push("{\"id\":1,\"time\":1}\n".repeat(1_000).into_bytes());
+    lines
 }
 
 fn form(body: &[u8]) -> Vec<u8> {

@@ -4,10 +4,12 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use headrace::config::{Config, PREFIX, told};
-use headrace_ingest::config::Tenants;
 use headrace_ingest::github::config::{Config as GitHub, Scoped};
 use headrace_ingest::github::tenant::{login_of, names_of};
 use headrace_ingest::github::{Claim, Keys, MediaType, form_payload, parse_signature};
+use headrace_ingest::ndjson::config::Config as Ndjson;
+use headrace_ingest::ndjson::split::{Split, lines};
+use headrace_ingest::tenant::Tenants;
 use headrace_runtime::message::payload::{Product as _, RawDelivery};
 use headrace_runtime::observe::trace::TraceParent;
 use headrace_runtime::secret::Secret;
@@ -27,11 +29,13 @@ use sha2::Sha256;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name.
-pub const ALL: [(&str, Target); 7] = [
+pub const ALL: [(&str, Target); 9] = [
     ("signature", signature),
     ("form", form),
     ("tenant", tenant),
     ("normalize", normalize),
+    ("split", split),
+    ("ndjson", ndjson),
     ("avro", avro),
     ("subject", subject),
     ("settings", settings),
@@ -132,6 +136,36 @@ pub fn normalize(data: &[u8]) {
     check(&event);
 }
 
+/// Lines of newline-delimited JSON. Each is refused, or it becomes a record that every later part can carry.
+pub fn split(data: &[u8]) {
+    static SPLIT: LazyLock<Split> = LazyLock::new(|| Split::new(&Ndjson::default(), &Tenants::default()));
+    for (_, line) in lines(&Bytes::copy_from_slice(data)) {
+        let Ok(record) = SPLIT.record(line.clone()) else { continue };
+        assert_eq!(SPLIT.record(line.clone()).as_ref(), Ok(&record), "a line makes the same record again");
+        assert_eq!(record.body, line);
+        for (name, max) in [(record.id.as_str(), "ndjson:".len() + 200), (&record.kind, 128)] {
+            let is_told = !name.is_empty() && name.trim() == name && !name.chars().any(char::is_control);
+            assert!(is_told && name.len() <= max, "{name:?}");
+        }
+        let at = record.event_time.expect("each record has a time");
+        assert!((0..=i64::MAX / 1_000).contains(&at.as_micros()), "{at}");
+        let event = normalized(&collected(&record.kind, at, &line)).expect("what was taken can be read");
+        assert_eq!((event.occurred_at, &event.kind), (at, &record.kind));
+    }
+}
+
+/// A record of newline-delimited JSON. It becomes poison, or an event that every later stage and sink can carry.
+pub fn ndjson(data: &[u8]) {
+    static SCORE: LazyLock<Score> =
+        LazyLock::new(|| Score::from_config(&score::Config::default()).expect("a test reads the rules"));
+    let Ok(mut event) = normalized(&collected("login", Timestamp::from_seconds(1_772_000_000), data)) else { return };
+    assert!(codec::encode(&event).expect("any event can be written").len() <= EVENT_MAX_BYTES);
+    let assessment = SCORE.assess(&event);
+    assert!(assessment.matches.is_empty(), "GitHub's rules see GitHub's events alone: {assessment:?}");
+    event.assessment = Some(assessment);
+    check(&event);
+}
+
 /// A record. It is refused, or it is read and written again unchanged.
 pub fn avro(data: &[u8]) {
     let prefixed = |record: &[u8]| [&record[..10.min(record.len())], data].concat();
@@ -196,6 +230,16 @@ pub fn settings(data: &[u8]) {
     let roles = [headrace::role::Role::Ingest, headrace::role::Role::Pipeline];
     if let Err(problems) = load(Some(document), &variables, |config: &Config| told(config.validate(&roles))) {
         assert!(!problems.to_string().is_empty());
+    }
+}
+
+fn collected(kind: &str, at: Timestamp, body: &[u8]) -> RawDelivery {
+    RawDelivery {
+        id: EventId::of_source("ndjson", "1"),
+        source: "ndjson".to_owned(),
+        event_time: Some(at),
+        headers: Vec::new(),
+        ..delivery(kind, "", body)
     }
 }
 

@@ -130,6 +130,7 @@ impl<C: Case> Testbed<C> {
             filters: Vec::new(),
             ack_wait: ACK_WAIT,
             unsettled_max: 1_024,
+            sink: None,
         };
         let stage = Disturbed { inner: self.case.stage(), disturbance: Arc::clone(&self.disturbance) };
         let settler = Settler::new(COMPONENT, &broker, POLICY, self.health.register(COMPONENT));

@@ -39,6 +39,9 @@ pub struct Ready {
     pub metrics: String,
     /// The secret to sign with.
     pub webhook_secret: Option<String>,
+    /// The tokens to send with, by source.
+    #[serde(default)]
+    pub tokens: BTreeMap<String, String>,
     /// Process ids by name.
     pub pids: BTreeMap<String, u32>,
 }

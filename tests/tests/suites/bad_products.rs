@@ -68,6 +68,7 @@ async fn a_product_that_is_too_large_is_dead_lettered_and_others_go_on() {
         filters: Vec::new(),
         ack_wait: CEILING,
         unsettled_max: 16,
+        sink: None,
     };
     let settler = Settler::new(COMPONENT, &broker, POLICY, Health::new().register(COMPONENT));
     let chain = Arc::new(ChainLoop { broker, subscription, pace: Pace::Prompt, stage: Box::new(Inflate), settler });

@@ -29,6 +29,7 @@ async fn what_vanished_shows_nothing_though_the_task_began_anew() {
         filters: Vec::new(),
         ack_wait: CEILING,
         unsettled_max: 1,
+        sink: None,
     };
     Subscriber::open(&broker, &subscription).await.unwrap();
     nats.publish(RawDelivery::sample(1).message()).await;

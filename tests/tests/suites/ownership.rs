@@ -40,6 +40,7 @@ fn subscription(component: &str, ack_wait: Duration) -> Subscription {
         filters: Vec::new(),
         ack_wait,
         unsettled_max: 16,
+        sink: None,
     }
 }
 

@@ -7,11 +7,8 @@ use std::time::Duration;
 
 use headrace_ingest::github::recovery;
 use headrace_ingest::{collect, sources};
-use headrace_runtime::component::sink::Sink as _;
 use headrace_runtime::fault::Fault;
 use headrace_runtime::secret::redact_url;
-use headrace_schemas::alert::Alert;
-use headrace_schemas::event::Event;
 use headrace_settings::Problems;
 use serde_json::json;
 use tokio::time::timeout;
@@ -23,7 +20,7 @@ use crate::commands::up;
 use crate::config::Config;
 use crate::installation::locate::Purpose;
 use crate::nats::connections::{Brokers, connect_admin, connect_first};
-use crate::role::{ALL_ROLES, Role};
+use crate::role::{ALL_ROLES, CLICKHOUSE, Role};
 
 /// How long one server may take.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -166,7 +163,7 @@ async fn servers(config: &Config, arguments: &Check, roles: &[Role], report: &mu
         Box::pin(clickhouse(config, arguments, report)).await?;
     }
     if has_sinks {
-        Box::pin(other_sinks(config, report)).await?;
+        Box::pin(other_sinks(config, arguments, report)).await?;
     }
     if roles.contains(&Role::Collect) {
         for pull in sources::pulls(&config.ingest, &config.tenants)? {
@@ -198,7 +195,7 @@ async fn nats(config: &Config, arguments: &Check) -> anyhow::Result<()> {
 }
 
 async fn clickhouse(config: &Config, arguments: &Check, report: &mut Report) -> anyhow::Result<()> {
-    let named = config.sinks.clickhouse.as_ref().filter(|clickhouse| !clickhouse.url.is_empty());
+    let named = config.clickhouse().filter(|clickhouse| !clickhouse.url.is_empty());
     let Some(clickhouse) = named else {
         if arguments.up {
             report.tell("clickhouse", &Found::Later("`headrace up` starts it"))?;
@@ -213,19 +210,14 @@ async fn clickhouse(config: &Config, arguments: &Check, report: &mut Report) -> 
     Ok(())
 }
 
-async fn other_sinks(config: &Config, report: &mut Report) -> anyhow::Result<()> {
-    if let Some(splunk) = &config.sinks.splunk {
-        let sink = splunk.build()?;
-        report.of("splunk", Box::pin(sink.check())).await?;
-    }
-    if let Some(jira) = &config.sinks.jira {
-        let sink = jira.build()?;
-        report.of("jira", Box::pin(sink.check())).await?;
-    }
-    if let Some(file) = &config.sinks.file {
-        let (events, alerts) = (file.build::<Event>(), file.build::<Alert>());
-        report.of("file events", events.check()).await?;
-        report.of("file alerts", alerts.check()).await?;
+async fn other_sinks(config: &Config, arguments: &Check, report: &mut Report) -> anyhow::Result<()> {
+    for sink in config.sinks.iter().filter(|sink| sink.name() != CLICKHOUSE) {
+        report.of(sink.name(), Box::pin(sink.check())).await?;
+        if arguments.migrate
+            && let Some(prepared) = sink.prepare().await
+        {
+            report.of(&format!("{} migrated", sink.name()), async { prepared }).await?;
+        }
     }
     Ok(())
 }

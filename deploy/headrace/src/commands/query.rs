@@ -57,7 +57,7 @@ fn statement(arguments: &Query) -> anyhow::Result<String> {
 fn server(arguments: &Query) -> anyhow::Result<Access> {
     let located = arguments.place.locate()?;
     let config = servers::load(&located)?.value;
-    let mut clickhouse = config.sinks.clickhouse.unwrap_or_default();
+    let mut clickhouse = config.clickhouse().cloned().unwrap_or_default();
     let is_own = clickhouse.url.is_empty();
     if is_own {
         let ready = running::of(servers::of_up(&located, servers::CLICKHOUSE)?).context(

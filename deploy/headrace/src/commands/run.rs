@@ -58,7 +58,7 @@ async fn tell(process: &Process, config: &Config, roles: &[Role], ready_files: &
     ready_files.write(&Ready {
         gateway: process.gateway.map(|address| format!("http://{address}")),
         nats: Some(config.nats.url.clone()),
-        clickhouse: config.sinks.clickhouse.as_ref().map(|clickhouse| clickhouse.url.clone()),
+        clickhouse: config.clickhouse().map(|clickhouse| clickhouse.url.clone()),
         metrics: format!("http://{}", process.admin),
         webhook_secret: None,
         tokens: BTreeMap::new(),

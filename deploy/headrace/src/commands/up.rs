@@ -17,7 +17,7 @@ use headrace_local::{clickhouse, nats};
 use headrace_runtime::config::Invalid;
 use headrace_runtime::secret::Secret;
 use headrace_settings::Loaded;
-use headrace_sinks::file;
+use headrace_sinks::clickhouse as store;
 use tokio::sync::watch;
 
 use crate::cli::global::Global;
@@ -108,10 +108,10 @@ pub(crate) async fn up(arguments: Up, global: Global) -> anyhow::Result<()> {
 /// The wrong values, apart from those that `up` fills in.
 pub(crate) fn values(config: &Config) -> Vec<Invalid> {
     let mut config = config.clone();
-    config.sinks.clickhouse.get_or_insert_default();
+    config.sinks.first_or_default::<store::Config>();
     // The servers' addresses are not known yet. Everything else must be right before the servers start.
     let mut config = with_servers(&config, "nats://127.0.0.1:1", "http://127.0.0.1:1");
-    for source in &SOURCES {
+    for source in SOURCES {
         let made = source.give_secret(&mut config.ingest, &mut || Ok(Secret::new("made at the start")));
         made.expect("nothing is made here that could fail");
     }
@@ -134,20 +134,16 @@ fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyh
         }
     }
     let mut secret = SecretOrigin::Configured;
-    for source in &SOURCES {
+    for source in SOURCES {
         source.give_secret(&mut config.ingest, &mut || {
-            if source.name != GitHub::NAME {
-                return data.secret(&format!("{}-token", source.name));
+            if source.name() != GitHub::NAME {
+                return data.secret(&token_file(source.name()));
             }
             secret = SecretOrigin::of(data.webhook_secret_path());
             data.webhook_secret()
         })?;
     }
-    config.sinks.clickhouse.get_or_insert_default();
-    if config.sinks.splunk.is_none() && config.sinks.jira.is_none() {
-        // In these files, people can read what would go to a SIEM and to tickets.
-        config.sinks.file.get_or_insert_with(|| file::Config { dir: data.join("out"), ..file::Config::default() });
-    }
+    config.sinks.complete_for_up(data.path());
     if config.nats.url.is_empty() {
         connections::use_own_users(data, &mut config.nats);
         if !are_sized_by_user {
@@ -157,15 +153,20 @@ fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyh
     Ok(secret)
 }
 
+/// The file with the token that `up` makes for a source.
+fn token_file(source: &str) -> String {
+    format!("{source}-token")
+}
+
 /// The configuration, completed by the servers that it does not name.
 pub(crate) fn with_servers(config: &Config, nats: &str, clickhouse: &str) -> Config {
     let mut config = config.clone();
     if config.nats.url.is_empty() {
         config.nats.reach(nats);
     }
-    if let Some(own) = config.sinks.clickhouse.as_mut().filter(|own| own.url.is_empty()) {
+    if let Some(own) = config.sinks.first_mut::<store::Config>().filter(|own| own.url.is_empty()) {
         // The URL has user and password. A user configured for another server does not exist here.
-        let none = headrace_sinks::clickhouse::Config::default();
+        let none = store::Config::default();
         (own.url, own.user, own.password) = (clickhouse.to_owned(), none.user, none.password);
         own.compress = false;
     }
@@ -174,7 +175,7 @@ pub(crate) fn with_servers(config: &Config, nats: &str, clickhouse: &str) -> Con
 
 async fn start_servers(config: &Config, data: &DataDir) -> anyhow::Result<Servers> {
     let own_nats = config.nats.url.is_empty();
-    let own_clickhouse = config.sinks.clickhouse.as_ref().is_some_and(|clickhouse| clickhouse.url.is_empty());
+    let own_clickhouse = config.clickhouse().is_some_and(|clickhouse| clickhouse.url.is_empty());
     let install = move || -> anyhow::Result<(Option<PathBuf>, Option<PathBuf>)> {
         let installer = Installer::for_user(Arc::new(Terminal))?;
         let nats = own_nats.then(|| installer.nats_server()).transpose()?;
@@ -192,7 +193,7 @@ async fn start_servers(config: &Config, data: &DataDir) -> anyhow::Result<Server
         server.listen = config.local.nats_listen;
         server.sync_interval = config.local.sync_interval();
         server.restart.grace = SERVER_GRACE;
-        server.users = connections::own_users(data)?;
+        server.users = connections::own_users(data, &config.sinks.components())?;
         Ok(Some(
             nats::start(server)
                 .await
@@ -277,7 +278,7 @@ async fn serve(config: &Config, started: Started<'_>, ready_files: &ReadyFiles) 
     let ready = |pids| Ready {
         gateway: process.gateway.map(|address| format!("http://{}", reachable(address))),
         nats: Some(nats_url.clone()),
-        clickhouse: config.sinks.clickhouse.as_ref().map(|clickhouse| clickhouse.url.clone()),
+        clickhouse: config.clickhouse().map(|clickhouse| clickhouse.url.clone()),
         metrics: format!("http://{}", reachable(process.admin)),
         webhook_secret: config.ingest.github.secrets.first().map(|secret| secret.expose().to_owned()),
         tokens: tokens(&config.ingest),
@@ -315,9 +316,9 @@ async fn serve(config: &Config, started: Started<'_>, ready_files: &ReadyFiles) 
 
 /// The secrets of the sources that take a token, by the source's name.
 fn tokens(config: &headrace_ingest::config::Config) -> BTreeMap<String, String> {
-    let of_token = SOURCES.iter().filter(|source| source.name != GitHub::NAME);
+    let of_token = SOURCES.iter().filter(|source| source.name() != GitHub::NAME);
     let token =
-        of_token.filter_map(|source| Some((source.name.to_owned(), source.secret(config)?.expose().to_owned())));
+        of_token.filter_map(|source| Some((source.name().to_owned(), source.secret(config)?.expose().to_owned())));
     token.collect()
 }
 

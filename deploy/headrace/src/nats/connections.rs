@@ -9,6 +9,7 @@ use headrace_ingest::sources;
 use headrace_local::nats;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::config::Nats;
+use headrace_runtime::consume::leftover::Component;
 use headrace_runtime::secret::Secret;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -100,11 +101,11 @@ pub(crate) async fn connect_first(config: &Config, name: &str) -> anyhow::Result
     Err(missing(dir, User::Admin))
 }
 
-/// The users of the server that `up` starts. Their passwords are in the data directory, and are made if absent.
-pub(crate) fn own_users(data: &DataDir) -> anyhow::Result<Vec<nats::User>> {
+/// The users of the server that `up` starts, with the rights for the components `sinks`. Their passwords are in the data directory, and are made if absent.
+pub(crate) fn own_users(data: &DataDir, sinks: &[Component]) -> anyhow::Result<Vec<nats::User>> {
     let user = |user: User| -> anyhow::Result<nats::User> {
         let password = data.secret(&user.password_file())?.expose().into();
-        Ok(nats::User { name: user.name().to_owned(), password, permissions: user.permissions() })
+        Ok(nats::User { name: user.name().to_owned(), password, permissions: user.permissions_with(sinks) })
     };
     User::ALL.into_iter().map(user).collect()
 }

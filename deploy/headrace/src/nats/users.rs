@@ -6,10 +6,12 @@
 
 use headrace_local::nats::Permissions;
 use headrace_runtime::broker::{BODIES, CURSORS, RECOVERY, SCHEMAS, STATE, Stream};
+use headrace_runtime::consume::leftover::Component;
 use headrace_runtime::publish::store_health::PROBE_KEY;
+use headrace_sinks::instances::usual_components;
 use headrace_stages::chains;
 
-use crate::role::{CLICKHOUSE_RAW, SINKS};
+use crate::role::CLICKHOUSE_RAW;
 
 /// A user of NATS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,16 +74,22 @@ impl User {
         format!("_INBOX_{}", self.name())
     }
 
-    /// What it may do. `None` means everything.
+    /// What it may do. `None` means everything. The sinks are those that have the names of their kinds.
     #[must_use]
     pub fn permissions(self) -> Option<Permissions> {
+        self.permissions_with(&[])
+    }
+
+    /// The same, with `further` components of sinks.
+    #[must_use]
+    pub fn permissions_with(self, further: &[Component]) -> Option<Permissions> {
         let own = match self {
             Self::Admin => return None,
             Self::Ingest => ingest(),
             Self::Collect => collect(),
             Self::Pipeline => pipeline(),
             Self::Retention => retention(),
-            Self::Sinks => sinks(),
+            Self::Sinks => sinks(further),
             Self::Recover => recover(),
             Self::Subscriber => subscriber(),
         };
@@ -123,13 +131,15 @@ fn retention() -> Rights {
     rights
 }
 
-fn sinks() -> Rights {
+fn sinks(further: &[Component]) -> Rights {
     let mut rights = Rights::of(User::Sinks).read_bodies();
     for stream in [Stream::Raw, Stream::Events, Stream::Alerts] {
         rights = rights.look_at(stream);
+        // To tell what a sink that was taken out has left behind.
+        rights = rights.ask([format!("CONSUMER.LIST.{}", stream.name())]);
     }
-    for (component, stream) in SINKS {
-        rights = rights.consume(stream, component).give_up(component).note_incarnation(component);
+    for Component { name, stream, .. } in usual_components().iter().chain(further) {
+        rights = rights.consume(*stream, name).give_up(name).note_incarnation(name);
     }
     rights
 }

@@ -18,10 +18,11 @@ use headrace_ingest::sources::{self, StoredCheck};
 use headrace_runtime::broker::Broker;
 use headrace_runtime::broker::measure::Measure;
 use headrace_runtime::broker::{recreate, retention};
-use headrace_runtime::component::sink::{Sink, SinkOptions};
+use headrace_runtime::component::sink::{BoxedSink, SinkOptions};
 use headrace_runtime::component::stage::BoxedStage;
-use headrace_runtime::component::subscription::Subscription;
+use headrace_runtime::component::subscription::{Owner, Subscription};
 use headrace_runtime::consume::chain::{ChainLoop, Pace};
+use headrace_runtime::consume::leftover;
 use headrace_runtime::consume::sink::SinkLoop;
 use headrace_runtime::http::admin::{self, Admin};
 use headrace_runtime::message::payload::{Payload, Product};
@@ -35,6 +36,8 @@ use headrace_runtime::state::StateStore;
 use headrace_runtime::supervisor::{Group, Supervisor};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
+use headrace_sinks::instances::usual_components;
+use headrace_sinks::kind::AnySink;
 use headrace_stages::alert::Alerts;
 use headrace_stages::chains::{self, Stages};
 use headrace_stages::normalize::Verify;
@@ -44,7 +47,7 @@ use crate::config::Config;
 use crate::nats::connections::Brokers;
 use crate::nats::users::User;
 use crate::process::listeners::Listeners;
-use crate::role::{CLICKHOUSE, CLICKHOUSE_RAW, FILE_ALERTS, FILE_EVENTS, JIRA, Role, SPLUNK};
+use crate::role::Role;
 
 /// The commit that this program was built from.
 const COMMIT: &str = env!("HEADRACE_COMMIT");
@@ -269,24 +272,24 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Starts every configured sink. A new sink needs a line here and one in [`crate::role::SINKS`].
+    /// Starts every configured sink, and looks for what others have left behind.
     fn sinks(&mut self, config: &Config) -> anyhow::Result<()> {
-        let sinks = &config.sinks;
         let broker = self.brokers.need(User::Sinks)?;
-        if let Some(clickhouse) = &sinks.clickhouse {
-            self.sink(broker, CLICKHOUSE, clickhouse.events(), clickhouse.event_options());
-            self.sink(broker, CLICKHOUSE_RAW, clickhouse.raw(), clickhouse.raw_options());
+        for instance in config.sinks.iter() {
+            let parts = instance.parts().with_context(|| format!("cannot set up the sink `{}`", instance.name()))?;
+            for (component, part) in parts {
+                let (name, owner, options) = (component.name.as_str(), instance.owner(), part.options);
+                match part.sink {
+                    AnySink::Raw(sink) => self.sink(broker, name, owner, sink, options),
+                    AnySink::Events(sink) => self.sink(broker, name, owner, sink, options),
+                    AnySink::Alerts(sink) => self.sink(broker, name, owner, sink, options),
+                }
+            }
         }
-        if let Some(splunk) = &sinks.splunk {
-            self.sink(broker, SPLUNK, splunk.build()?, splunk.options());
-        }
-        if let Some(jira) = &sinks.jira {
-            self.sink(broker, JIRA, jira.build()?, jira.options());
-        }
-        if let Some(file) = &sinks.file {
-            self.sink(broker, FILE_EVENTS, file.build::<Event>(), file.options::<Event>());
-            self.sink(broker, FILE_ALERTS, file.build::<Alert>(), file.options::<Alert>());
-        }
+        let (broker, configured) = (broker.clone(), config.sinks.components());
+        self.supervisor.spawn(Group::Service, "leftover", move |stop| {
+            leftover::watch(broker.clone(), configured.clone(), usual_components(), stop)
+        });
         Ok(())
     }
 
@@ -304,10 +307,17 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn sink<S: Sink>(&mut self, broker: &Broker, component: &str, sink: S, options: SinkOptions) {
+    fn sink<T: Payload>(
+        &mut self,
+        broker: &Broker,
+        component: &str,
+        owner: Owner,
+        sink: BoxedSink<T>,
+        options: SinkOptions,
+    ) {
         let settler = self.settler(component, broker);
         self.sinks.insert(component.to_owned());
-        let subscription = options.subscription(component, S::Item::STREAM);
+        let subscription = Subscription { sink: Some(owner), ..options.subscription(component, T::STREAM) };
         self.subscriptions.push((broker.clone(), subscription.clone()));
         let sink = Arc::new(SinkLoop {
             broker: broker.clone(),

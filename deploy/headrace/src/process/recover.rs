@@ -19,7 +19,7 @@ use crate::role::CLICKHOUSE_RAW;
 
 /// The role, if it is configured.
 pub(crate) fn build(config: &Config, broker: &Broker, health: &Health) -> Option<Arc<Recover>> {
-    let (recover, clickhouse) = (config.recover.as_ref()?, config.sinks.clickhouse.as_ref()?);
+    let (recover, clickhouse) = (config.recover.as_ref()?, config.clickhouse()?);
     let (deliveries, exporter) = (Arc::new(Raw(clickhouse.raw_table())), Arc::new(Gaps(clickhouse.gaps())));
     Some(Arc::new(Recover::new(recover, &config.tenants, broker, deliveries, exporter, CLICKHOUSE_RAW, health)))
 }

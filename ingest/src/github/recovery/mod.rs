@@ -41,8 +41,7 @@ use self::config::HookName;
 use self::lookup::DeliveryStore;
 use self::report::{Exporter, Report};
 use self::worker::{Shared, Worker};
-use crate::config::Tenants;
-use crate::tenant::TenantMap;
+use crate::tenant::{TenantMap, Tenants};
 
 /// The first part of the name of each of this role's components; there is one per hook.
 pub const COMPONENT: &str = "recover";

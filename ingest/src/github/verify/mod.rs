@@ -6,16 +6,16 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use headrace_schemas::{header, subject, token};
+use headrace_schemas::{header, subject};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
 use super::denied::Denied;
 use super::media_type::{MediaType, form_payloads};
-use crate::config::Tenants;
 use crate::github::config::{Config, Scoped};
 use crate::github::tenant::{Names, login_of, names_of};
 use crate::tenant::TenantMap;
+use crate::tenant::Tenants;
 
 /// GitHub's header with the hook's id.
 pub(super) const HOOK_ID: &str = "X-GitHub-Hook-ID";
@@ -214,7 +214,7 @@ impl Keys {
         if self.0.owned.logins.contains(login) {
             return false;
         }
-        let tenant = token::escaped(&self.0.tenants.tenant(Some(login)));
+        let tenant = self.0.tenants.tenant(Some(login));
         scope.tenants.contains(&tenant) || (scope.logins.is_empty() && !self.0.owned.tenants.contains(&tenant))
     }
 }
@@ -224,7 +224,7 @@ impl Scope {
         let logins: HashSet<String> = entry.logins().map(str::to_ascii_lowercase).collect();
         Self {
             hook: entry.hook_id,
-            tenants: logins.iter().map(|login| token::escaped(&tenants.tenant(Some(login)))).collect(),
+            tenants: logins.iter().map(|login| tenants.tenant(Some(login))).collect(),
             logins,
             enterprise: entry.enterprise.as_ref().map(|slug| slug.to_ascii_lowercase()),
         }

@@ -9,6 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "file://";
+/// As much as the gateway takes.
+const LINE_BYTES_MAX: usize = 25 << 20;
 
 /// Records that are read from the files of a folder, one record a line. The role `collect` reads them.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -30,6 +32,9 @@ pub struct Config {
     /// changed for this many seconds. Example: 600.
     #[schemars(range(min = 1, max = 86_400))]
     pub last_line_s: u64,
+    /// The longest line that becomes a record, in bytes. A longer one becomes a dead letter with its first 64 KiB.
+    #[schemars(range(min = 1_024, max = LINE_BYTES_MAX))]
+    pub line_bytes_max: usize,
 }
 
 impl Default for Config {
@@ -40,6 +45,7 @@ impl Default for Config {
             interval_s: 5,
             settle_s: 2,
             last_line_s: 60,
+            line_bytes_max: LINE_BYTES_MAX,
         }
     }
 }

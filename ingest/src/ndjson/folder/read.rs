@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
+use headrace_schemas::time::Timestamp;
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat, openat2};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
@@ -17,7 +18,7 @@ use super::lines::{End, HEAD_BYTES_MAX, Line, Lines};
 use super::position::{At, Key, Mark, Position, Stage};
 use super::scan::{Denied, Found, id_of, scan};
 use super::warnings::Warnings;
-use crate::ndjson::split::Split;
+use crate::ndjson::split::{Split, check_ahead};
 use crate::source::Record;
 
 /// The most lines of a page.
@@ -39,7 +40,6 @@ pub(super) struct Reader {
     root: PathBuf,
     config: Config,
     split: Split,
-    line_bytes_max: usize,
     warnings: Warnings,
     denied: Denied,
     open: Option<Open>,
@@ -70,12 +70,11 @@ impl Page {
 }
 
 impl Reader {
-    pub(super) fn new(config: &Config, split: Split, line_bytes_max: usize) -> Self {
+    pub(super) fn new(config: &Config, split: Split) -> Self {
         Self {
             root: config.path(),
             config: config.clone(),
             split,
-            line_bytes_max,
             warnings: Warnings::default(),
             denied: Denied::default(),
             open: None,
@@ -176,7 +175,7 @@ impl Reader {
     fn lines(&mut self, found: &Found, mut file: File, modified: i64, offset: u64) -> io::Result<Reading> {
         if !found.packed {
             file.seek(SeekFrom::Start(offset))?;
-            return Ok(Lines::new(Box::new(BufReader::with_capacity(BUFFER_BYTES, file)), self.line_bytes_max));
+            return Ok(Lines::new(Box::new(BufReader::with_capacity(BUFFER_BYTES, file)), self.config.line_bytes_max));
         }
         let kept = self.open.take();
         let is_same = |open: &Open| open.id == found.id && open.modified == modified && open.offset == offset;
@@ -185,7 +184,7 @@ impl Reader {
         }
         let unpacked = MultiGzDecoder::new(BufReader::with_capacity(BUFFER_BYTES, file));
         let mut lines: Reading =
-            Lines::new(Box::new(BufReader::with_capacity(BUFFER_BYTES, unpacked)), self.line_bytes_max);
+            Lines::new(Box::new(BufReader::with_capacity(BUFFER_BYTES, unpacked)), self.config.line_bytes_max);
         lines.skip(offset)?;
         Ok(lines)
     }
@@ -242,7 +241,7 @@ impl Reader {
         page.read += line.length;
         let Line { mut bytes, length, too_long, .. } = line;
         if let Some(hash) = too_long {
-            let why = format!("expected a line of at most {} bytes, found one of {length}", self.line_bytes_max);
+            let why = format!("expected a line of at most {} bytes, found one of {length}", self.config.line_bytes_max);
             return self.unreadable(key, offset, &bytes, hash, &why, page);
         }
         if bytes.last() == Some(&b'\r') {
@@ -252,7 +251,8 @@ impl Reader {
             return;
         }
         let bytes = Bytes::from(bytes);
-        match self.split.record(bytes.clone()) {
+        let record = self.split.record(bytes.clone());
+        match record.and_then(|record| check_ahead(&record, Timestamp::now()).map(|()| record)) {
             Ok(record) => {
                 page.bytes += bytes.len();
                 page.records.push(record);

@@ -15,9 +15,9 @@ use rustix::fs::{CWD, Mode, mkfifoat};
 use tempfile::TempDir;
 
 use super::*;
-use crate::config::Tenants;
 use crate::ndjson::config::Config as Ndjson;
 use crate::source::pull::CURSOR_BYTES_MAX;
+use crate::tenant::Tenants;
 
 /// So long that no test sees it pass.
 const NEVER: u64 = 86_400;
@@ -36,7 +36,7 @@ impl Bed {
     fn new() -> Self {
         let dir = TempDir::new().unwrap();
         let url = dir.path().to_str().unwrap().to_owned();
-        let config = Config { url, settle_s: 0, last_line_s: NEVER, ..Config::default() };
+        let config = Config { url, settle_s: 0, last_line_s: NEVER, line_bytes_max: LINE_BYTES_MAX, ..Config::default() };
         let folder = folder(&config);
         Self { dir, config, folder, cursor: None, pages: 0 }
     }
@@ -86,7 +86,7 @@ impl Bed {
 }
 
 fn folder(config: &Config) -> Folder {
-    Folder::new(config, Split::new(&Ndjson::default(), &Tenants::default()), LINE_BYTES_MAX)
+    Folder::new(config, Split::new(&Ndjson::default(), &Tenants::default()))
 }
 
 fn line(number: usize) -> String {

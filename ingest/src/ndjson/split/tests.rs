@@ -145,6 +145,22 @@ fn a_time_is_told_by_its_form_and_size() {
 }
 
 #[test]
+fn a_time_may_be_a_little_ahead() {
+    let now = Timestamp::from_seconds(1_772_366_400);
+    let ahead = |seconds: i64| {
+        let record = record(&with("1", &(1_772_366_400 + seconds).to_string())).unwrap();
+        check_ahead(&record, now).map_err(|bad| (bad.code, bad.to_string()))
+    };
+    assert_eq!((ahead(-1_000_000_000), ahead(0), ahead(300)), (Ok(()), Ok(()), Ok(())));
+    let (code, words) = ahead(301).unwrap_err();
+    assert_eq!(code, "time_ahead");
+    assert!(
+        words.starts_with("expected a time at most 300 s ahead of the clock here, found one that is 301 s"),
+        "{words}"
+    );
+}
+
+#[test]
 fn kind_and_tenant_are_names_or_absent() {
     let of = |more: &str| record(&format!("{{\"id\":1,\"time\":1{more}}}")).map(|record| (record.kind, record.tenant));
     let owned = |kind: &str, tenant: &str| Ok((kind.to_owned(), tenant.to_owned()));

@@ -33,6 +33,34 @@ pub trait Sink: Send + Sync + 'static {
     async fn deliver(&self, batch: &Batch<Self::Item>) -> BatchResult;
 }
 
+/// A sink whose type is not known, only what it takes.
+pub struct BoxedSink<T>(Box<dyn Sink<Item = T>>);
+
+impl<T: Payload> BoxedSink<T> {
+    /// Forgets the type of `sink`.
+    #[must_use]
+    pub fn new(sink: impl Sink<Item = T>) -> Self {
+        Self(Box::new(sink))
+    }
+}
+
+#[async_trait]
+impl<T: Payload> Sink for BoxedSink<T> {
+    type Item = T;
+
+    async fn check(&self) -> Result<(), Fault> {
+        self.0.check().await
+    }
+
+    fn wants(&self, item: &T) -> bool {
+        self.0.wants(item)
+    }
+
+    async fn deliver(&self, batch: &Batch<T>) -> BatchResult {
+        self.0.deliver(batch).await
+    }
+}
+
 /// A sink's answer for a batch.
 #[derive(Debug)]
 pub enum BatchResult {
@@ -81,6 +109,7 @@ impl SinkOptions {
             ack_wait: self.ack_wait,
             // Room for a few processes to share the work.
             unsettled_max: self.batching.events_max * self.workers * 4,
+            sink: None,
         }
     }
 }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::broker::Stream;
 
 /// Which messages a component takes, and on which terms.
@@ -17,4 +20,28 @@ pub struct Subscription {
     pub ack_wait: Duration,
     /// Messages that may be unsettled at once, over all processes.
     pub unsettled_max: usize,
+    /// The sink that it is a part of, if it is one.
+    pub sink: Option<Owner>,
+}
+
+/// A configured sink, as the owner of a consumer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its name in the configuration.
+    pub instance: String,
+    /// Its kind.
+    pub kind: String,
+    /// Where it begins when it is new.
+    pub start: Start,
+}
+
+/// Where a sink begins when it is new.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// At the oldest message that is stored.
+    #[default]
+    Stored,
+    /// At the next message: it gets nothing that was stored before.
+    Now,
 }

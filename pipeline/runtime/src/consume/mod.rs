@@ -4,9 +4,11 @@
 //! and none waits in a buffer while its `ack_wait` runs. Nothing here decides what becomes of a message;
 //! [`crate::settle`] does. Read [`chain`] and [`sink`] next.
 
+mod begin;
 pub mod chain;
 mod duplicates;
 mod hold;
+pub mod leftover;
 mod pull;
 mod read;
 pub mod sink;
@@ -18,7 +20,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::consumer::pull::Config;
-use async_nats::jetstream::consumer::{self, AckPolicy, Consumer, DeliverPolicy};
+use async_nats::jetstream::consumer::{self, AckPolicy, Consumer};
 use futures::FutureExt as _;
 use headrace_schemas::header;
 use headrace_schemas::time::Timestamp;
@@ -49,6 +51,8 @@ pub struct Subscriber {
     open: Option<(Pull, Instant)>,
     config: ObservedConfig,
     config_seen_at: Instant,
+    /// The component whose beginning is noted, and when that was last done. `None` unless it is a sink.
+    noted: Option<(String, Instant)>,
 }
 
 /// A consumer's configuration, as the broker reports it.
@@ -68,10 +72,10 @@ impl Subscriber {
     /// # Errors
     /// When the broker does not answer or refuses the consumer, or when the consumer is beyond the end of its stream.
     pub async fn open(broker: &Broker, subscription: &Subscription) -> anyhow::Result<Self> {
-        refuse_to_skip(broker, subscription).await?;
+        let found = state_of(broker, subscription.stream, &subscription.component).await?;
+        refuse_to_skip(broker, subscription, found.as_ref()).await?;
         let config = Config {
             durable_name: Some(subscription.component.clone()),
-            deliver_policy: DeliverPolicy::All,
             ack_policy: AckPolicy::Explicit,
             ack_wait: subscription.ack_wait,
             // `settle` bounds the attempts; the broker must never give up by itself.
@@ -79,19 +83,16 @@ impl Subscriber {
             filter_subjects: subscription.filters.clone(),
             max_ack_pending: i64::try_from(subscription.unsettled_max).unwrap_or(i64::MAX),
             max_waiting: 512,
+            metadata: subscription.sink.as_ref().map(leftover::marks).unwrap_or_default(),
             ..Config::default()
         };
-        let stream = subscription.stream.name();
-        let consumer = broker
-            .jetstream()
-            .create_consumer_on_stream(config, stream)
-            .await
-            .with_context(|| format!("cannot open the consumer {} on {stream}", subscription.component))?;
+        let consumer = begin::consumer(broker, subscription, config, found.as_ref()).await?;
+        let noted = subscription.sink.is_some().then(|| (subscription.component.clone(), Instant::now()));
         let (config, config_seen_at) = (ObservedConfig::of(consumer.cached_info()), Instant::now());
         let (stream, broker) = (subscription.stream, broker.clone());
         // A message counts as ours from the moment of the request, so a request may use up at most half of `ack_wait`.
         let open_max = subscription.ack_wait / 2;
-        Ok(Self { consumer, stream, broker, incarnation: None, open_max, open: None, config, config_seen_at })
+        Ok(Self { consumer, stream, broker, incarnation: None, open_max, open: None, config, config_seen_at, noted })
     }
 
     /// Waits for a message and returns it with those that are there by then: at most `max` messages, and a request of
@@ -239,11 +240,18 @@ impl Subscriber {
         Ok((incarnation, oldest))
     }
 
-    /// How many messages wait, and how many are delivered but not settled, over all workers and processes.
+    /// How many messages wait, and how many are delivered but not settled, over all workers and processes. Also keeps
+    /// the note that the sink has begun.
     ///
     /// # Errors
     /// When the broker does not answer.
     pub async fn backlog(&mut self) -> anyhow::Result<(u64, usize)> {
+        if let Some((component, noted_at)) = &mut self.noted
+            && noted_at.elapsed() >= begin::NOTE_PERIOD
+        {
+            begin::note(&self.broker, component).await?;
+            *noted_at = Instant::now();
+        }
         let info = self.consumer.info().await.context("cannot read the consumer's state")?;
         Ok((info.num_pending, info.num_ack_pending))
     }
@@ -253,9 +261,13 @@ impl Subscriber {
 /// sequences to new ones. A consumer that was given the lost messages would silently skip the new ones. NATS puts its
 /// consumers back when it starts ([`crate::broker`] requires a version that does). Where it did not, a person must
 /// know.
-async fn refuse_to_skip(broker: &Broker, subscription: &Subscription) -> anyhow::Result<()> {
+async fn refuse_to_skip(
+    broker: &Broker,
+    subscription: &Subscription,
+    found: Option<&consumer::Info>,
+) -> anyhow::Result<()> {
     let (component, stream) = (&subscription.component, subscription.stream);
-    let Some(info) = state_of(broker, stream, component).await? else { return Ok(()) };
+    let Some(info) = found else { return Ok(()) };
     // Read this after the consumer's state, so that it can only be too high.
     let last = last_sequence(broker, stream).await?;
     let (delivered, stream) = (info.delivered.stream_sequence, stream.name());

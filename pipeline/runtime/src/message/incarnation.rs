@@ -100,11 +100,16 @@ impl Incarnation {
     }
 }
 
+/// The key of the bucket `state` in which a component notes the incarnation of its consumer.
+pub(crate) fn epoch_key(component: &str) -> String {
+    format!("epoch.{component}")
+}
+
 /// When the first process saw this incarnation. The time is stored, because processes that start later must know it
 /// too.
 async fn first_seen(broker: &Broker, component: &str, name: &str) -> anyhow::Result<Timestamp> {
     let store = StateStore::open(broker).await?;
-    let key = format!("epoch.{component}");
+    let key = epoch_key(component);
     loop {
         let entry = store.load(&key).await.map_err(|fault| fault.source)?;
         match &entry {

@@ -57,6 +57,8 @@ pub const CONFLICTS: &str = "headrace_conflicting_deliveries_total";
 pub const LAG: &str = "headrace_consumer_lag";
 /// Messages of a consumer that are delivered but not settled, by `component`.
 pub const PENDING: &str = "headrace_consumer_pending";
+/// Messages that wait for a sink that is not configured any more, by `component`.
+pub const UNREAD: &str = "headrace_consumer_unread";
 /// Messages removed from a full stream after every consumer had settled them, by `stream`.
 pub const PURGED: &str = "headrace_stream_purged_total";
 /// Streams and buckets that somebody deleted and that were made anew, by `stream`: what they held is lost.
@@ -182,6 +184,7 @@ fn describe_gauges() {
         (CONNECTIONS, Unit::Count, "Open connections, by listener."),
         (LAG, Unit::Count, "Messages of a consumer that wait."),
         (PENDING, Unit::Count, "Messages of a consumer that are delivered but not settled."),
+        (UNREAD, Unit::Count, "Messages that wait for a sink that is not configured any more."),
         (OLDEST_SECONDS, Unit::Seconds, "Age of the oldest message that a consumer has not settled; 0 when all are."),
         (STREAM_MESSAGES, Unit::Count, "Messages in a stream."),
         (STREAM_BYTES, Unit::Bytes, "Bytes in a stream."),

@@ -84,6 +84,14 @@ impl StateStore {
         }))
     }
 
+    /// Removes `key`. It need not exist.
+    ///
+    /// # Errors
+    /// Transient, when the broker does not answer.
+    pub async fn forget(&self, key: &str) -> Result<(), Fault> {
+        self.0.delete(key).await.context("cannot remove state").map_err(Fault::transient)
+    }
+
     /// Writes `key`, provided that nobody has written it since `read`; with `None`, provided that it does not exist.
     /// Returns false when somebody has: read again and decide anew.
     ///

@@ -21,7 +21,8 @@ const DEPTH_MAX: usize = 16;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Directories with Sigma rules (`*.yml`, `*.yaml`, searched in depth) to use besides those that
-    /// Headrace brings along. Rules for other products than `github` are left out.
+    /// Headrace brings along. A rule is tried on the events of the source that its
+    /// `logsource.product` names, `github` or `ndjson`. Rules for other products are left out.
     /// Example: `["/etc/headrace/rules"]`.
     pub rules_dirs: Vec<PathBuf>,
     /// Ids of rules not to use, of Headrace's or of your own. Example:

@@ -54,7 +54,7 @@ impl Score {
                 count = rules.skipped().len(),
                 file = first.file,
                 reason = first.reason,
-                "detection rules that cannot apply to GitHub's events are left out; the first is named"
+                "detection rules that cannot apply to any source's events are left out; the first is named"
             );
         }
         tracing::info!(count = rules.len(), "detection rules loaded");

@@ -1,6 +1,9 @@
 //! [`Rules`]: Sigma documents, read, checked and compiled.
 //!
-//! Every problem of every document is reported at once. Rules that cannot apply to GitHub's events are left out and
+//! A rule is tried only on the events of the source that its logsource names as the product. Others may use the same
+//! names for other things.
+//!
+//! Every problem of every document is reported at once. Rules that cannot apply to any source's events are left out and
 //! reported, so that a whole collection of rules can be given. Whatever looks like a mistake is refused. So are
 //! correlations and filters: this stage sees one event at a time.
 
@@ -11,18 +14,22 @@ use headrace_schemas::event::{Event, RuleMatch, Severity};
 use rsigma_eval::{Engine, EvaluationResult, MatchDetailLevel};
 use rsigma_parser::{ConditionExpr, Level, LogSource, SelectorPattern, SigmaRule, Status, parse_sigma_yaml};
 
+use crate::normalize;
 use crate::score::evidence;
 use crate::score::field_names;
 use crate::score::fields::Fields;
 
 /// The most rules that may be loaded together.
 const RULES_MAX: usize = 10_000;
+/// The product whose fields are known, so that a rule with a misspelt one is refused.
+const GITHUB: &str = "github";
 /// The setting that disables rules, named as the place of a problem.
 pub(crate) const DISABLED: &str = "disabled";
 
 /// Rules ready to be tried on events.
 pub struct Rules {
-    engine: Engine,
+    /// By source. So an event costs what its source's rules cost, and a source without rules costs nothing.
+    engines: Vec<(&'static str, Engine)>,
     /// What each match of a rule begins with, by rule id.
     known: HashMap<String, RuleMatch>,
     skipped: Vec<Skipped>,
@@ -79,7 +86,7 @@ impl Rules {
         loader.compile()
     }
 
-    /// How many rules are tried on each event.
+    /// How many rules there are, for all sources together.
     #[must_use]
     pub fn len(&self) -> usize {
         self.known.len()
@@ -104,7 +111,8 @@ impl Rules {
 
     /// The rules that `event` matches, in order of loading.
     pub(crate) fn matches(&self, event: &Event) -> Vec<RuleMatch> {
-        let found = self.engine.evaluate(&Fields::new(event));
+        let of_source = self.engines.iter().find(|(source, _)| *source == event.source);
+        let found = of_source.map(|(_, engine)| engine.evaluate(&Fields::new(event))).unwrap_or_default();
         found.iter().filter_map(|result| self.matched(result)).collect()
     }
 
@@ -133,6 +141,7 @@ pub(crate) struct Loader {
 
 struct Loaded {
     file: String,
+    source: &'static str,
     rule: SigmaRule,
     template: RuleMatch,
 }
@@ -194,29 +203,38 @@ impl Loader {
             let message = format!("expected at most {RULES_MAX} rules, found {}", self.rules.len());
             self.problem("rules", message);
         }
-        let mut engine = Engine::new();
-        engine.set_match_detail(MatchDetailLevel::Summary);
         let loaded: Vec<Loaded> = std::mem::take(&mut self.rules).into_values().collect();
         // Only now: what is wrong with a rule that is disabled is nobody's concern.
-        for Loaded { file, rule, .. } in &loaded {
+        for Loaded { file, rule, .. } in loaded.iter().filter(|loaded| loaded.source == GITHUB) {
             for problem in field_names::problems(rule, &self.foreign_fields) {
                 self.problem(file, format!("\"{}\" {problem}", rule.title));
             }
         }
-        for (at, error) in engine.add_rules(loaded.iter().map(|loaded| &loaded.rule)) {
-            self.problem(&loaded[at].file, format!("\"{}\": {error}", loaded[at].rule.title));
+        let mut engines = Vec::new();
+        for (source, _) in normalize::SOURCES {
+            let of_source: Vec<&Loaded> = loaded.iter().filter(|loaded| loaded.source == source).collect();
+            if of_source.is_empty() {
+                continue;
+            }
+            let mut engine = Engine::new();
+            engine.set_match_detail(MatchDetailLevel::Summary);
+            for (at, error) in engine.add_rules(of_source.iter().map(|loaded| &loaded.rule)) {
+                self.problem(&of_source[at].file, format!("\"{}\": {error}", of_source[at].rule.title));
+            }
+            engines.push((source, engine));
         }
         if !self.problems.is_empty() {
             return Err(Refused { problems: self.problems });
         }
         let known = loaded.into_iter().map(|loaded| (loaded.template.rule.clone(), loaded.template)).collect();
-        Ok(Rules { engine, known, skipped: self.skipped })
+        Ok(Rules { engines, known, skipped: self.skipped })
     }
 
     fn add(&mut self, file: &str, rule: SigmaRule) {
-        if let Some(reason) = inapplicable(&rule) {
-            return self.skipped.push(Skipped { file: file.to_owned(), reason });
-        }
+        let source = match source(&rule) {
+            Ok(source) => source,
+            Err(reason) => return self.skipped.push(Skipped { file: file.to_owned(), reason }),
+        };
         let template = match template(&rule) {
             Ok(template) => template,
             Err(message) => return self.problem(file, format!("\"{}\" {message}", rule.title)),
@@ -225,25 +243,28 @@ impl Loader {
             let message = format!("the id {} is taken by {}; give each rule its own UUID", template.rule, other.file);
             return self.problem(file, message);
         }
-        self.rules.insert(template.rule.clone(), Loaded { file: file.to_owned(), rule, template });
+        self.rules.insert(template.rule.clone(), Loaded { file: file.to_owned(), source, rule, template });
     }
 }
 
-/// Why a well-formed rule is of no use here.
-fn inapplicable(rule: &SigmaRule) -> Option<String> {
+/// The source on whose events a well-formed rule is tried, or why it is of no use here.
+fn source(rule: &SigmaRule) -> Result<&'static str, String> {
     if let Some(status @ (Status::Deprecated | Status::Unsupported)) = rule.status {
         let status = if status == Status::Deprecated { "deprecated" } else { "unsupported" };
-        return Some(format!("its status is {status}"));
+        return Err(format!("its status is {status}"));
     }
     let LogSource { product, service, category, .. } = &rule.logsource;
-    let is = |found: &Option<String>, expected: &str| found.as_deref().is_some_and(|found| found == expected);
-    if !is(product, "github") {
-        return Some(format!("its logsource has the product {}, not github", product.as_deref().unwrap_or("(none)")));
+    let mut sources = normalize::SOURCES.into_iter().map(|(source, _)| source);
+    let Some(source) = sources.find(|source| product.as_deref() == Some(*source)) else {
+        let known = normalize::SOURCES.map(|(source, _)| source).join(" or ");
+        return Err(format!("its logsource has the product {}, not {known}", product.as_deref().unwrap_or("(none)")));
+    };
+    let is_audit = source == GITHUB && service.as_deref() == Some("audit");
+    if service.is_some() && !is_audit || category.is_some() {
+        let known = if source == GITHUB { "the service audit alone" } else { "neither service nor category" };
+        return Err(format!("its logsource has a service or category; the product {source} has {known} here"));
     }
-    if service.is_some() && !is(service, "audit") || category.is_some() {
-        return Some("its logsource is none of github's audit service".to_owned());
-    }
-    None
+    Ok(source)
 }
 
 /// What the matches of `rule` begin with.

@@ -38,7 +38,8 @@ use crate::clickhouse::classify::{Failure, fault, of_look_up};
 /// Room for a look-up of [`LOOKUP_MAX`] ids, each with a tenant of its own, in bytes. By default ClickHouse takes 256
 /// KiB.
 const LOOKUP_BYTES_MAX: &str = "2097152";
-/// How much the clocks of GitHub and the gateways may differ.
+/// How much the clocks of senders and gateways may differ. A source whose senders choose their times refuses those that
+/// are half as far ahead.
 const CLOCK_SKEW: Duration = Duration::from_secs(600);
 
 /// An item that has a row.
@@ -99,14 +100,14 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn new(client: Client, name: &str, component: &'static str, times: Times) -> Self {
+    pub(crate) fn new(client: Client, name: &str, component: &str, times: Times) -> Self {
         let client = client
             // We make our own batches; the server must answer when the rows are stored.
             .with_setting("async_insert", "0")
             .with_setting("insert_deduplicate", "1")
             .with_setting("max_execution_time", times.limit.as_secs().to_string());
-        let already_there = counter!(ALREADY_THERE, "component" => component);
-        let conflicts = counter!(CONFLICTS, "component" => component);
+        let already_there = counter!(ALREADY_THERE, "component" => component.to_owned());
+        let conflicts = counter!(CONFLICTS, "component" => component.to_owned());
         let (name, scope) = (name.to_owned(), name.to_owned());
         Self { client, name, scope, times, already_there, conflicts }
     }

@@ -58,7 +58,7 @@ pub(crate) async fn replay(arguments: Replay, global: Global) -> anyhow::Result<
     let mut status_line = if global.is_quiet() { StatusLine::silent() } else { StatusLine::new() };
     let to = upper_end(&arguments, &mut status_line)?;
     let config = configured(&arguments, &mut status_line)?;
-    let clickhouse = config.sinks.clickhouse.as_ref().context("the configuration was validated")?;
+    let clickhouse = config.clickhouse().context("the configuration was validated")?;
     let broker = connect_admin(&config, "headrace-replay").await?;
     let store = StateStore::open(&broker).await.context("is `headrace run` or `headrace up` set up there?")?;
     // Each replay has a new name as a writer, so that it never takes an earlier one's rows for its own.
@@ -104,7 +104,7 @@ fn configured(arguments: &Replay, status_line: &mut StatusLine) -> anyhow::Resul
     let mut loaded = load(arguments, &located, &data_dir, status_line)?;
     servers::ensure_own(&located, &loaded)?;
     let config = &mut loaded.value;
-    let names_clickhouse = config.sinks.clickhouse.get_or_insert_default().url.is_empty();
+    let names_clickhouse = config.sinks.first_or_default::<clickhouse::Config>().url.is_empty();
     let github = &mut config.ingest.github;
     let lacks_secret = config.pipeline.verify && github.secrets.is_empty() && github.scoped.is_empty();
     if config.nats.url.is_empty() || names_clickhouse {
@@ -162,7 +162,7 @@ fn load(
 /// The wrong values, apart from those that the running `up` fills in.
 fn values(config: &Config) -> Vec<Invalid> {
     let mut config = config.clone();
-    let names_clickhouse = config.sinks.clickhouse.get_or_insert_default().url.is_empty();
+    let names_clickhouse = config.sinks.first_or_default::<clickhouse::Config>().url.is_empty();
     let is_filled_in = config.nats.url.is_empty() || names_clickhouse;
     let github = &mut config.ingest.github;
     if is_filled_in && github.secrets.is_empty() && github.scoped.is_empty() {

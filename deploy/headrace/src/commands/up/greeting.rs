@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Write as _};
 
+use headrace_ingest::ndjson::Ndjson;
+use headrace_ingest::source::Source as _;
 use headrace_local::nats::SyncInterval;
 use headrace_runtime::secret::redact_url;
+use headrace_sinks::instances::Instance;
 
-use super::Servers;
+use super::{Servers, token_file};
 use crate::cli::{output, plain};
 use crate::config::Config;
 use crate::installation::data_dir::{CLICKHOUSE_READER_PASSWORD, DataDir};
@@ -38,15 +41,15 @@ pub(super) fn print(
     writeln!(out, "  NATS        {}", redact_url(&config.nats.url))?;
     writeln!(out, "  ClickHouse  {}", text(&ready.clickhouse))?;
     writeln!(out, "  metrics     {}/metrics   (also /healthz, /readyz)", ready.metrics)?;
-    if let Some(file) = &config.sinks.file {
-        let dir = file.dir.display();
-        writeln!(out, "  files       {dir}   (scored events and alerts, in place of Splunk and Jira)")?;
+    for (what, text) in config.sinks.iter().filter_map(Instance::told) {
+        writeln!(out, "  {what:<10}  {text}")?;
     }
     for (component, why) in away {
         let why = plain::line(why);
         writeln!(out, "  {component:<10}  away: {why}   (its messages wait for it, and nothing else is delayed)")?;
     }
     try_first(&mut out, data)?;
+    send_records(&mut out, ready, data)?;
     for_other_programs(&mut out, ready, config, servers, data)?;
     writeln!(out, "Ctrl-C stops everything; `headrace up` goes on from there.")?;
     output::write(&out)?;
@@ -65,6 +68,23 @@ fn try_first(out: &mut Vec<u8>, data: &DataDir) -> io::Result<()> {
     )?;
     writeln!(out, "  headrace send first.json --event repository --data-dir {directory}")?;
     writeln!(out, "  headrace query 'SELECT * FROM headrace.events FORMAT Vertical' --data-dir {directory}")?;
+    writeln!(out)
+}
+
+/// The command that sends a record of the operator's own.
+fn send_records(out: &mut Vec<u8>, ready: &Ready, data: &DataDir) -> io::Result<()> {
+    let (Some(token), Some(gateway)) = (ready.tokens.get(Ndjson::NAME), &ready.gateway) else { return Ok(()) };
+    // A configured token is in no file of ours, and must not be printed.
+    let file = data.join(&token_file(Ndjson::NAME));
+    let is_in_file = std::fs::read_to_string(&file).is_ok_and(|text| text.trim() == token);
+    let token = if is_in_file { format!("$(cat {})", file.display()) } else { "<token>".to_owned() };
+    writeln!(out, "Send a record of your own, newline-delimited JSON of whatever happened:")?;
+    writeln!(out)?;
+    // The list of processes would show a token among curl's arguments.
+    writeln!(
+        out,
+        "  printf 'header = \"Authorization: Bearer %s\"' \"{token}\" | curl -K - -H 'Content-Type: application/x-ndjson' --data-binary '{{\"id\":\"first\",\"time\":\"2026-01-31T08:15:30Z\",\"kind\":\"login\",\"tenant\":\"acme\",\"actor\":\"mona\"}}' {gateway}/collect/ndjson"
+    )?;
     writeln!(out)
 }
 

@@ -5,7 +5,7 @@
 use headrace_schemas::event::Change;
 use sonic_rs::{JsonValueTrait as _, LazyValue};
 
-use super::document::{Entry, Object, cut, scalar};
+use crate::normalize::document::{Entry, Object, cut, scalar};
 
 /// More changes than GitHub makes in one event.
 const CHANGES_MAX: usize = 64;

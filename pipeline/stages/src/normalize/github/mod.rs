@@ -3,7 +3,6 @@
 //! It reads only what the event needs. The rest of the body is skipped, not parsed.
 
 mod changes;
-mod document;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use headrace_schemas::event::{Actor, Event, Organization, Outcome, RawReference,
 use headrace_schemas::header;
 use headrace_schemas::time::Timestamp;
 
-use self::document::Object;
+use super::document::Object;
 
 /// A time in a body counts as the event's time only when it is at most this much older than the reception. GitHub
 /// redelivers for three days, and `updated_at` of an untouched thing may be years old.
@@ -27,7 +26,7 @@ const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
 ///
 /// # Errors
 /// Poison, when the body is no JSON object or no form with one.
-pub fn normalize(raw: &RawDelivery) -> Result<Event, Fault> {
+pub(super) fn normalize(raw: &RawDelivery) -> Result<Event, Fault> {
     let malformed = |problem: String| Fault::poison(DeadReason::Malformed, anyhow::anyhow!(problem));
     let is_form = raw.header(header::CONTENT_TYPE).is_some_and(is_form);
     let form_payload;

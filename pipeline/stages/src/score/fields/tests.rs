@@ -103,7 +103,7 @@ proptest! {
     /// The rule index asks for roots first: a field under an unnamed root would never match.
     #[test]
     fn every_field_is_found_below_its_root_and_in_the_json(
-        attributes in prop::collection::btree_map("[a-z_]{1,8}", "[a-z]{0,4}", 0..6),
+        attributes in prop::collection::btree_map("[a-z_.]{1,8}", "[a-z]{0,4}", 0..6),
         changes in prop::collection::btree_map("[a-z_.]{1,8}", any::<Option<bool>>(), 0..4),
     ) {
         let changes = changes.into_iter().map(|(field, before)| {

@@ -97,9 +97,16 @@ fn all_problems_of_all_files_are_told_at_once() {
 #[test]
 fn rules_that_cannot_apply_are_left_out_and_told() {
     for (replaced, reason) in [
-        (("product: github", "product: windows"), "its logsource has the product windows, not github"),
-        (("  product: github\n", ""), "its logsource has the product (none), not github"),
-        (("service: audit", "service: copilot"), "its logsource is none of github's audit service"),
+        (("product: github", "product: windows"), "its logsource has the product windows, not github or ndjson"),
+        (("  product: github\n", ""), "its logsource has the product (none), not github or ndjson"),
+        (
+            ("service: audit", "service: copilot"),
+            "its logsource has a service or category; the product github has the service audit alone here",
+        ),
+        (
+            ("product: github", "product: ndjson"),
+            "its logsource has a service or category; the product ndjson has neither service nor category here",
+        ),
         (("level: high", "level: high\nstatus: deprecated"), "its status is deprecated"),
     ] {
         let rules = Rules::parse([("a.yml", rule(&[replaced]))]).unwrap();
@@ -155,4 +162,28 @@ fn directories_add_rules_and_configuration_takes_them_away() {
     assert!(problems[1].message.contains("away: cannot read the directory"), "{problems:?}");
     assert!(problems[2].message.starts_with("no rule has the id no-such-rule"), "{problems:?}");
     assert!(Score::from_config(&config).is_err());
+}
+
+#[test]
+fn a_rule_is_tried_on_the_events_of_its_product_alone() {
+    const OTHER: &str = "22222222-2222-4222-8222-222222222222";
+    let ndjson = rule(&[
+        ("product: github\n  service: audit", "product: ndjson"),
+        (ID, OTHER),
+        ("action: repo.access", "geo.city: Oslo\n    CommandLine|contains: rm"),
+    ]);
+    let rules = Rules::parse([("a.yml", rule(&[])), ("b.yml", ndjson)]).unwrap();
+    assert_eq!((rules.len(), rules.skipped()), (2, &[][..]));
+    let mut event = fixture::event("repository", Some("publicized"));
+    let attributes = [("geo.city", "oslo"), ("CommandLine", "rm -r")];
+    event.attributes = attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let matched = |source: &str| {
+        let event = Event { source: source.to_owned(), ..event.clone() };
+        rules.matches(&event).into_iter().map(|found| found.rule).collect::<Vec<_>>()
+    };
+    assert_eq!(matched("github"), [ID]);
+    assert_eq!(matched("ndjson"), [OTHER]);
+    assert_eq!(matched("gitlab"), [""; 0]);
+    let alone = Rules::parse([("a.yml", rule(&[]))]).unwrap();
+    assert!(alone.matches(&Event { source: "ndjson".to_owned(), ..event }).is_empty());
 }

@@ -1,0 +1,204 @@
+//! The consumers of sinks, and those among them that nobody reads any more.
+//!
+//! A durable consumer keeps its place for ever. That of a sink that was taken out of the configuration holds back its
+//! stream until somebody removes it, so it is told here. The marks on a consumer say that it is ours: consumers of
+//! subscribers are never told. Nothing here removes a consumer by itself, because it may be another process's.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::consumer::Info;
+use async_nats::jetstream::stream::ConsumerErrorKind;
+use futures::TryStreamExt as _;
+use headrace_schemas::time::Timestamp;
+use metrics::gauge;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Broker, Stream};
+use crate::component::subscription::Owner;
+use crate::message::incarnation::epoch_key;
+use crate::observe::metrics::UNREAD;
+use crate::state::StateStore;
+
+/// The mark with the name of the sink.
+const SINK: &str = "headrace.sink";
+/// The mark with the kind of the sink.
+const KIND: &str = "headrace.kind";
+/// How often to look for consumers that nobody reads.
+const PERIOD: Duration = Duration::from_secs(60);
+/// A consumer that delivered something within this time is read by somebody.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// A part of a sink: the sink's name and kind, the component and the stream that it reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Component {
+    /// The sink's name.
+    pub instance: String,
+    /// The sink's kind.
+    pub kind: String,
+    /// The component's name, which is the consumer's.
+    pub name: String,
+    /// The stream.
+    pub stream: Stream,
+}
+
+/// A consumer of a sink.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// What it is of.
+    pub component: Component,
+    /// Messages that wait.
+    pub pending: u64,
+    /// Messages that were delivered and are not settled.
+    pub unsettled: u64,
+    /// When it last delivered or settled something; `None` when it never did.
+    pub active_at: Option<Timestamp>,
+    /// Whether somebody asks it for messages at this moment.
+    is_asked: bool,
+}
+
+impl Found {
+    /// Whether somebody reads it, as far as the broker can tell.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        let is_recent = |at: Timestamp| Timestamp::now().since(at) < QUIET;
+        self.is_asked || self.active_at.is_some_and(is_recent)
+    }
+
+    fn of(info: &Info, component: Component) -> Self {
+        let times = [info.delivered.last_active, info.ack_floor.last_active].into_iter().flatten();
+        Self {
+            component,
+            pending: info.num_pending,
+            unsettled: info.num_ack_pending as u64,
+            active_at: times.max().map(|at| Timestamp::from_unix_nanos(at.unix_timestamp_nanos())),
+            is_asked: info.num_waiting > 0,
+        }
+    }
+}
+
+/// What is written on the consumer of a sink.
+pub(crate) fn marks(owner: &Owner) -> HashMap<String, String> {
+    HashMap::from([(SINK.to_owned(), owner.instance.clone()), (KIND.to_owned(), owner.kind.clone())])
+}
+
+/// Every consumer of a sink. One without marks, as earlier releases made them, is known by its name among `usual`.
+///
+/// # Errors
+/// When the broker does not answer, or our user may not list consumers.
+pub async fn consumers(broker: &Broker, usual: &[Component]) -> anyhow::Result<Vec<Found>> {
+    let mut found = Vec::new();
+    for stream in [Stream::Raw, Stream::Events, Stream::Alerts] {
+        let cannot = || format!("cannot list the consumers of {}", stream.name());
+        let handle = broker.jetstream().get_stream_no_info(stream.name()).await.with_context(cannot)?;
+        let infos: Vec<Info> = handle.consumers().try_collect().await.with_context(cannot)?;
+        found.extend(infos.iter().filter_map(|info| Some(Found::of(info, component_of(info, stream, usual)?))));
+    }
+    Ok(found)
+}
+
+fn component_of(info: &Info, stream: Stream, usual: &[Component]) -> Option<Component> {
+    let mark = |name: &str| info.config.metadata.get(name).cloned();
+    let marked = mark(SINK).zip(mark(KIND));
+    let marked = marked.map(|(instance, kind)| Component { instance, kind, name: info.name.clone(), stream });
+    marked.or_else(|| usual.iter().find(|usual| usual.name == info.name && usual.stream == stream).cloned())
+}
+
+/// Removes the consumer of a component, and the note that it has begun: a sink of the same name is a new one. False
+/// when there was no such consumer.
+///
+/// # Errors
+/// When the broker does not answer or does not let us.
+pub async fn remove(broker: &Broker, component: &Component) -> anyhow::Result<bool> {
+    let (name, stream) = (component.name.as_str(), component.stream.name());
+    let handle = broker.jetstream().get_stream_no_info(stream).await.context("cannot open the stream")?;
+    let was_there = match handle.delete_consumer(name).await {
+        Ok(status) => status.success,
+        Err(error) if is_absent(&error.kind()) => false,
+        Err(error) => return Err(error).with_context(|| format!("cannot remove the consumer {name} of {stream}")),
+    };
+    let store = StateStore::open(broker).await?;
+    store.forget(&epoch_key(name)).await.map_err(|fault| fault.source)?;
+    Ok(was_there)
+}
+
+fn is_absent(kind: &ConsumerErrorKind) -> bool {
+    matches!(kind, ConsumerErrorKind::JetStream(error) if error.error_code() == ErrorCode::CONSUMER_NOT_FOUND)
+}
+
+/// Tells, until `stop`, which consumers of sinks are neither among `configured` nor read by another process.
+///
+/// # Errors
+/// Never: when the broker does not answer, it looks again.
+pub async fn watch(
+    broker: Broker,
+    configured: Vec<Component>,
+    usual: Vec<Component>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut told = Told::default();
+    let mut ticks = tokio::time::interval(PERIOD);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+        match consumers(&broker, &usual).await {
+            Ok(mut found) => {
+                found.retain(|found| !configured.contains(&found.component) && !found.is_read());
+                told.tell(&found);
+            }
+            Err(error) => told.fail(&error),
+        }
+    }
+}
+
+/// What was told, so that it is told once.
+#[derive(Default)]
+struct Told {
+    unread: BTreeMap<String, Component>,
+    has_failed: bool,
+}
+
+impl Told {
+    fn tell(&mut self, found: &[Found]) {
+        for Found { component, pending, unsettled, .. } in found {
+            gauge!(UNREAD, "component" => component.name.clone()).set((pending + unsettled) as f64);
+            let Component { instance, kind, name, stream } = component;
+            if self.unread.insert(name.clone(), component.clone()).is_none() {
+                tracing::warn!(
+                    component = name,
+                    sink = instance,
+                    kind,
+                    stream = stream.name(),
+                    pending,
+                    unsettled,
+                    "a sink that is not configured any more has left its consumer, which nobody reads: its stream keeps \
+                     these messages and fills up. Configure the sink again, or remove the consumer with `headrace sinks \
+                     remove {instance}`"
+                );
+            }
+        }
+        let is_gone = |name: &String| !found.iter().any(|found| found.component.name == *name);
+        let gone: Vec<String> = self.unread.keys().filter(|name| is_gone(name)).cloned().collect();
+        for name in gone {
+            self.unread.remove(&name);
+            gauge!(UNREAD, "component" => name.clone()).set(0.0);
+            tracing::info!(component = name, "the consumer that was left behind is read again, or was removed");
+        }
+        self.has_failed = false;
+    }
+
+    fn fail(&mut self, error: &anyhow::Error) {
+        if !std::mem::replace(&mut self.has_failed, true) {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "cannot look for consumers of sinks that are not configured any more; the NATS user of the sinks needs the \
+                 right to list consumers, see the page about NATS permissions"
+            );
+        }
+    }
+}

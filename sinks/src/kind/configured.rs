@@ -1,0 +1,69 @@
+//! The settings of an instance whose kind is not known.
+
+use std::any::Any;
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use headrace_runtime::config::Invalid;
+use headrace_runtime::fault::Fault;
+use serde_json::Value;
+
+use super::{Kind, Part};
+
+/// The settings of an instance whose kind is not known. See [`Kind`].
+#[async_trait]
+pub(crate) trait Configured: Any + Debug + Send + Sync {
+    fn boxed(&self) -> Box<dyn Configured>;
+    fn to_json(&self) -> Value;
+    fn validate(&self, path: &str) -> Vec<Invalid>;
+    fn place(&self) -> Option<(&'static str, String)>;
+    fn parts(&self, name: &str) -> anyhow::Result<Vec<Part>>;
+    async fn check(&self) -> Result<(), Fault>;
+    async fn prepare(&self) -> Option<Result<(), Fault>>;
+    fn told(&self) -> Option<(&'static str, String)>;
+    fn as_any(&self) -> &dyn Any;
+    fn as_any_mut(&mut self) -> &mut dyn Any;
+}
+
+#[async_trait]
+impl<K: Kind> Configured for K {
+    fn boxed(&self) -> Box<dyn Configured> {
+        Box::new(self.clone())
+    }
+
+    fn to_json(&self) -> Value {
+        serde_json::to_value(self).expect("settings have text keys and no values of their own making")
+    }
+
+    fn validate(&self, path: &str) -> Vec<Invalid> {
+        Kind::validate(self, path)
+    }
+
+    fn place(&self) -> Option<(&'static str, String)> {
+        Kind::place(self)
+    }
+
+    fn parts(&self, name: &str) -> anyhow::Result<Vec<Part>> {
+        Kind::parts(self, name)
+    }
+
+    async fn check(&self) -> Result<(), Fault> {
+        Kind::check(self).await
+    }
+
+    async fn prepare(&self) -> Option<Result<(), Fault>> {
+        Kind::prepare(self).await
+    }
+
+    fn told(&self) -> Option<(&'static str, String)> {
+        Kind::told(self)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+}

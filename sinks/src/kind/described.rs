@@ -1,0 +1,96 @@
+//! The settings that every instance has besides its kind's own, and the description of both as one table.
+
+use std::borrow::Cow;
+use std::marker::PhantomData;
+
+use headrace_runtime::component::subscription::Start;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::Kind;
+
+/// The key with which an instance tells its kind.
+pub(crate) const KIND: &str = "kind";
+
+/// The settings that every instance has.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub(crate) struct Common {
+    /// Where the sink begins when it is new: `stored` at the oldest message that is stored, `now` at the next one. A
+    /// sink that has begun goes on where it stopped, and begins at the oldest message if its consumer in NATS is lost.
+    pub(crate) start: Start,
+}
+
+impl Common {
+    /// Takes these settings out of the table of an instance. `start` is its kind's default.
+    pub(crate) fn take(table: &mut Map<String, Value>, start: Start) -> Result<Self, serde_json::Error> {
+        let mut own = Self { start, ..Self::default() }.to_json();
+        for (key, value) in &mut own {
+            if let Some(given) = table.remove(key) {
+                *value = given;
+            }
+        }
+        serde_json::from_value(Value::Object(own))
+    }
+
+    pub(crate) fn to_json(&self) -> Map<String, Value> {
+        match json!(self) {
+            Value::Object(own) => own,
+            _ => Map::new(),
+        }
+    }
+}
+
+/// The table of an instance of the kind `K`, for the checks, the reference and the JSON Schema.
+pub(crate) struct Described<K>(PhantomData<K>);
+
+impl<K: Kind> JsonSchema for Described<K> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("sink_{}", K::NAME).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let kind = json!({
+            "description": "The kind of this sink.",
+            "type": "string",
+            "enum": [K::NAME],
+            "default": K::NAME,
+        });
+        let mut properties = Map::from_iter([(KIND.to_owned(), kind)]);
+        let defaults = Common { start: K::START, ..Common::default() }.to_json();
+        for (key, mut setting) in properties_of(Common::json_schema(generator)) {
+            if let Some(setting) = setting.as_object_mut() {
+                setting.insert("default".to_owned(), defaults.get(&key).cloned().unwrap_or_default());
+            }
+            properties.insert(key, setting);
+        }
+        let mut schema = K::json_schema(generator);
+        properties.extend(properties_of(schema.clone()));
+        schema.insert("properties".to_owned(), Value::Object(properties));
+        schema
+    }
+}
+
+fn properties_of(mut schema: Schema) -> Map<String, Value> {
+    match schema.remove("properties") {
+        Some(Value::Object(properties)) => properties,
+        _ => Map::new(),
+    }
+}
+
+/// The schema of a table of instances: one by the name of each of `kinds`, and others that tell their kind.
+pub(crate) fn table_of<'k>(kinds: impl Iterator<Item = (&'k str, Schema)>) -> Schema {
+    let (mut named, mut others) = (Map::new(), Vec::new());
+    for (name, schema) in kinds {
+        let mut other = schema.clone();
+        other.insert("required".to_owned(), json!([KIND]));
+        named.insert(name.to_owned(), schema.to_value());
+        others.push(other);
+    }
+    json_schema!({
+        "type": "object",
+        "properties": named,
+        "additionalProperties": { "oneOf": others, "discriminator": { "propertyName": KIND } },
+    })
+}
