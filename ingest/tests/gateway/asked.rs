@@ -1,4 +1,4 @@
-//! A source that is asked over HTTP, as `deploy/docs/adding-a-part.md` shows it. `collect.rs` runs it.
+//! An audit log that is asked over HTTP, page by page.
 
 use async_trait::async_trait;
 use headrace_ingest::source::Record;

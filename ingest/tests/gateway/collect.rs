@@ -1,194 +1,40 @@
 //! The role that asks sources, on a real nats-server, with a source that is asked over HTTP and fails on command.
 
+mod bed;
+
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use axum::extract::{Query, State};
-use axum::http::{Method, Uri};
-use axum::routing::get;
-use axum::{Json, Router};
-use headrace_ingest::collect::{Collector, kept};
+use headrace_ingest::collect::kept;
 use headrace_ingest::source::pull::{CURSOR_BYTES_MAX, Cursor, Pace, Page, Pull};
-use headrace_local::poll;
-use headrace_runtime::broker::{Broker, CURSORS, Stream};
+use headrace_runtime::broker::{CURSORS, Stream};
 use headrace_runtime::config;
 use headrace_runtime::fault::Fault;
-use headrace_runtime::observe::health::{Health, State as HealthState};
-use headrace_runtime::retry::RetryPolicy;
+use headrace_runtime::observe::health::State as HealthState;
 use headrace_runtime::state::StateStore;
 use headrace_schemas::header;
-use headrace_tests::harness::{CEILING, Nats, streams};
+use headrace_tests::harness::{CEILING, streams};
 use headrace_tests::product::admin::sample;
 use headrace_tests::product::process::{freeze, signal};
-use headrace_tests::standin::server::{Failure, Protocol, Server, When, Which};
-use metrics::LocalRecorderGuard;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use headrace_tests::standin::server::{Failure, When, Which};
 use rustix::process::Signal;
-use serde::Deserialize;
-use serde_json::{Value, json};
-use tokio::task::JoinSet;
+use serde_json::json;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use super::asked::AuditLog;
+use self::bed::{Bed, COMPONENT, NAME, PACE, PAGE};
 
-const COMPONENT: &str = "collect:auditlog.entries";
-const NAME: &str = "auditlog.entries";
-/// Entries in a page of the audit log.
-const PAGE: u64 = 10;
-const POLICY: RetryPolicy =
-    RetryPolicy { attempts_max: 12, backoff_min: Duration::from_millis(20), backoff_max: Duration::from_millis(200) };
-const PACE: Pace = Pace { interval: Duration::from_millis(30), pages_per_hour: None, timeout: Duration::from_secs(20) };
-/// After this time another process takes over.
-const LEASE: Duration = Duration::from_secs(1);
+const PAGE_OF_DOCS: &str = include_str!("../../../deploy/docs/adding-a-part.md");
+const SOURCE: &str = include_str!("asked.rs");
 
-/// The protocol of the audit log's server.
-struct Protocolled;
-
-impl Protocol for Protocolled {
-    fn is_delivery(&self, _method: &Method, _uri: &Uri) -> bool {
-        false
-    }
-
-    fn error_body(&self, status: u16) -> String {
-        json!({ "error": status }).to_string()
-    }
-}
-
-#[derive(Deserialize)]
-struct After {
-    after: u64,
-}
-
-async fn entries(State(count): State<Arc<AtomicU64>>, Query(After { after }): Query<After>) -> Json<Value> {
-    let count = count.load(Ordering::SeqCst);
-    let last = count.min(after + PAGE);
-    // Within the duplicate window, as what happens is read soon.
-    let entry = |number: u64| json!({ "number": number, "at": *NOW, "kind": "login", "owner": "Acme" });
-    Json(json!({ "entries": (after + 1..=last).map(entry).collect::<Vec<_>>(), "more": last < count }))
-}
-
-static NOW: LazyLock<String> = LazyLock::new(|| headrace_schemas::time::Timestamp::now().to_string());
-
-/// An audit log, a broker, and the processes that read one into the other.
-struct Bed {
-    nats: Nats,
-    log: Server<Protocolled>,
-    count: Arc<AtomicU64>,
-    metrics: PrometheusHandle,
-    _recorder: LocalRecorderGuard<'static>,
-}
-
-/// A process that reads. Dropping this ends it at once, as `kill -9` would.
-struct Process {
-    health: Health,
-    stop: CancellationToken,
-    tasks: JoinSet<anyhow::Result<()>>,
-}
-
-impl Bed {
-    async fn start() -> Self {
-        Self::with(streams()).await
-    }
-
-    async fn with(streams: config::Streams) -> Self {
-        let recorder = Box::leak(Box::new(PrometheusBuilder::new().build_recorder()));
-        let (metrics, guard) = (recorder.handle(), metrics::set_default_local_recorder(recorder));
-        let count = Arc::<AtomicU64>::default();
-        let router = Router::new().route("/entries", get(entries)).with_state(Arc::clone(&count));
-        let log = Server::start(Protocolled, router).await;
-        Self { nats: Nats::with(streams).await, log, count, metrics, _recorder: guard }
-    }
-
-    /// Adds entries to the audit log. Returns how many it has.
-    fn happen(&self, entries: u64) -> u64 {
-        self.count.fetch_add(entries, Ordering::SeqCst) + entries
-    }
-
-    async fn broker(&self) -> Broker {
-        self.nats.broker_with(config::Nats { timeout_ms: 1_000, ..config::Nats::default() }).await
-    }
-
-    async fn read(&self, pace: Pace) -> Process {
-        self.read_as("only", pace).await
-    }
-
-    /// Starts a process. The audit log is told its name.
-    async fn read_as(&self, process: &str, pace: Pace) -> Process {
-        let http = reqwest::Client::builder().user_agent(process).build().unwrap();
-        self.run(Arc::new(AuditLog { http, url: self.log.url(), pace })).await
-    }
-
-    async fn run(&self, pull: Arc<dyn Pull>) -> Process {
-        let health = Health::new();
-        let collector = Collector::new(pull, &self.broker().await, POLICY, LEASE, &health);
-        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
-        let own = stop.clone();
-        tasks.spawn(async move { collector.run(own).await });
-        Process { health, stop, tasks }
-    }
-
-    /// Waits until RAW has each of `count` entries, and each once.
-    async fn stored(&self, count: u64) {
-        let stored = async || (self.in_raw().await.len() as u64 >= count).then_some(());
-        let waited = poll::until(&format!("{count} entries are in RAW"), CEILING, stored).await;
-        waited.unwrap_or_else(|error| panic!("{error}: {}", self.metrics.render()));
-        let (found, expected) = (self.in_raw().await, (1..=count).map(|number| format!("auditlog:{number}")));
-        assert_eq!(found.len() as u64, count, "{found:?}");
-        assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected.collect::<BTreeSet<_>>());
-    }
-
-    /// The ids of the messages of RAW.
-    async fn in_raw(&self) -> Vec<String> {
-        let messages = self.nats.messages(Stream::Raw).await;
-        messages.iter().map(|message| message.headers.get(header::ID).unwrap().to_string()).collect()
-    }
-
-    /// The cursors that the audit log was asked with, by this process.
-    fn asked_by(&self, process: &str) -> Vec<u64> {
-        let recorded = self.log.recorded();
-        let own = recorded.iter().filter(|request| request.header("user-agent") == Some(process));
-        own.map(|request| request.line.rsplit_once('=').unwrap().1.parse().unwrap()).collect()
-    }
-
-    fn pages(&self, outcome: &str) -> f64 {
-        let series = format!("headrace_collect_pages_total{{component=\"{COMPONENT}\",outcome=\"{outcome}\"}}");
-        sample(&self.metrics.render(), &series).unwrap_or_default()
-    }
-
-    async fn until(&self, what: &str, condition: impl AsyncFn() -> bool) {
-        let asked = poll::until(what, CEILING, async || condition().await.then_some(())).await;
-        asked.unwrap_or_else(|error| panic!("{error}: {}", self.metrics.render()));
-    }
-
-    async fn cursor(&self) -> Option<Cursor> {
-        let store = StateStore::open_cursors(&self.broker().await).await.unwrap();
-        kept::progress(&store).await.unwrap().remove(NAME)?.cursor
-    }
-
-    async fn bucket(&self) -> async_nats::jetstream::kv::Store {
-        self.nats.jetstream().get_key_value(CURSORS).await.unwrap()
-    }
-}
-
-impl Process {
-    fn state(&self) -> HealthState {
-        self.health.snapshot()[COMPONENT].clone()
-    }
-
-    fn is_healthy(&self) -> bool {
-        self.state() == HealthState::Healthy
-    }
-
-    /// Stops it in order.
-    async fn stop(mut self) {
-        self.stop.cancel();
-        let ended = tokio::time::timeout(CEILING, self.tasks.join_next()).await;
-        assert!(matches!(ended, Ok(Some(Ok(Ok(()))))), "{ended:?}");
-    }
+#[test]
+fn the_page_shows_the_source_that_is_tested() {
+    let section = PAGE_OF_DOCS.split("## A source that is asked\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let shown = section.split("```rust\n").nth(1).unwrap().split("```").next().unwrap();
+    // The page shows the file as it is in `ingest/src/`.
+    let source = SOURCE.replace("headrace_ingest::", "crate::").replace("pub(crate) ", "pub ");
+    assert_eq!(shown, source, "copy ingest/tests/gateway/asked.rs to the page, with `crate` and `pub`");
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ const LINE_BYTES_MAX: usize = 25 << 20;
 pub struct Config {
     /// The folder: a path, or `file:///` and a path. Its subfolders are read too. Every process of the role `collect` must
     /// see the same folder.
-    #[schemars(example = "/var/log/audit")]
+    #[schemars(example = &"/var/log/audit")]
     pub url: String,
     /// Which files to read: those whose name ends with one of these, and with one of these and `.gz`.
     pub suffixes: Vec<String>,

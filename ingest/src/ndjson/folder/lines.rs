@@ -104,8 +104,8 @@ impl<R: BufRead> Lines<R> {
 mod tests {
     use std::io::BufReader;
 
-    use proptest::prelude::{Just, Strategy, any, prop_oneof};
-    use proptest::{collection, prop_assert_eq, proptest};
+    use proptest::prelude::{Just, any};
+    use proptest::{collection, prop_assert_eq, prop_oneof, proptest};
 
     use super::*;
 

@@ -142,7 +142,8 @@ impl Reader {
             return Err(ErrorKind::NotFound.into());
         }
         let modified = modified(&metadata);
-        let is_quiet = found.is_quiet && modified == found.modified;
+        // If it has changed since the look, what it ends with may not be its end.
+        let found = &Found { is_quiet: found.is_quiet && modified == found.modified, ..found.clone() };
         let mark = page.position.files.get(&found.id).copied();
         let mut offset = found.offset;
         if !found.packed && offset > 0 && mark.is_some_and(|mark| check(&file, offset).ok() != Some(mark.check)) {
@@ -153,13 +154,13 @@ impl Reader {
         let plain = if found.packed { None } else { Some(file.try_clone()?) };
         let stage = match self.lines(found, file, modified, offset) {
             Ok(mut lines) => {
-                let stage = self.read(found, &mut lines, &mut offset, is_quiet, page)?;
+                let stage = self.read(found, &mut lines, &mut offset, page)?;
                 if found.packed && stage == Stage::Reading {
                     self.open = Some(Open { id: found.id.clone(), modified, offset, lines });
                 }
                 stage
             }
-            Err(error) if found.packed => self.broken(found, &error, &[], &mut offset, is_quiet, page),
+            Err(error) if found.packed => self.broken(found, &error, &[], &mut offset, page),
             Err(error) => return Err(error),
         };
         let check = plain.map_or(Ok(0), |plain| check(&plain, offset))?;
@@ -189,14 +190,7 @@ impl Reader {
         Ok(lines)
     }
 
-    fn read(
-        &self,
-        found: &Found,
-        lines: &mut Reading,
-        offset: &mut u64,
-        is_quiet: bool,
-        page: &mut Page,
-    ) -> io::Result<Stage> {
+    fn read(&self, found: &Found, lines: &mut Reading, offset: &mut u64, page: &mut Page) -> io::Result<Stage> {
         let mut so_far = Vec::new();
         loop {
             if page.is_full() {
@@ -205,29 +199,21 @@ impl Reader {
             match lines.next(&mut so_far) {
                 Ok(None) => return Ok(Stage::Done),
                 // A packed file that ends is whole.
-                Ok(Some(Line { end: End::Open, .. })) if !found.packed && !is_quiet => return Ok(Stage::Waiting),
+                Ok(Some(Line { end: End::Open, .. })) if !found.packed && !found.is_quiet => return Ok(Stage::Waiting),
                 Ok(Some(line)) => {
                     let length = line.length;
                     self.take(&found.key, *offset, line, page);
                     *offset += length;
                 }
-                Err(error) if found.packed => return Ok(self.broken(found, &error, &so_far, offset, is_quiet, page)),
+                Err(error) if found.packed => return Ok(self.broken(found, &error, &so_far, offset, page)),
                 Err(error) => return Err(error),
             }
         }
     }
 
     /// A packed file cannot be unpacked from here on. If it only ends too early, the rest may still come.
-    fn broken(
-        &self,
-        found: &Found,
-        error: &io::Error,
-        so_far: &[u8],
-        offset: &mut u64,
-        is_quiet: bool,
-        page: &mut Page,
-    ) -> Stage {
-        if error.kind() == ErrorKind::UnexpectedEof && !is_quiet {
+    fn broken(&self, found: &Found, error: &io::Error, so_far: &[u8], offset: &mut u64, page: &mut Page) -> Stage {
+        if error.kind() == ErrorKind::UnexpectedEof && !found.is_quiet {
             return Stage::Waiting;
         }
         let why = format!("cannot unpack the file from here on ({error})");
@@ -264,7 +250,7 @@ impl Reader {
     }
 
     fn unreadable(&self, key: &Key, offset: u64, bytes: &[u8], hash: [u8; 32], why: &str, page: &mut Page) {
-        let place = Sha256::new().chain_update(&key.path).chain_update([0]).chain_update(offset.to_be_bytes());
+        let place = Sha256::new().chain_update(&key.path).chain_update(b"\0").chain_update(offset.to_be_bytes());
         let own = format!("unreadable:{}", hex::encode(place.chain_update(hash).finalize()));
         let head = Bytes::copy_from_slice(&bytes[..bytes.len().min(HEAD_BYTES_MAX)]);
         let reason = format!("{} at byte {offset}: {why}", key.path);

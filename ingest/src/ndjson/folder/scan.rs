@@ -70,6 +70,15 @@ enum Look {
     From(u64),
 }
 
+/// For how long a file has not changed.
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    /// For as long as a packed file must not.
+    is_settled: bool,
+    /// For so long that what it ends with is its end.
+    is_quiet: bool,
+}
+
 /// Looks through `root`.
 ///
 /// # Errors
@@ -158,7 +167,7 @@ impl Scan {
         let key = Key { changed: nanos(metadata.ctime(), metadata.ctime_nsec()), path: text_of(&path) };
         let modified = nanos(metadata.mtime(), metadata.mtime_nsec());
         let age = Duration::from_nanos(u64::try_from(now.saturating_sub(key.changed)).unwrap_or_default());
-        let (is_settled, is_quiet) = (age >= config.settle(), age >= config.last_line());
+        let rest = Rest { is_settled: age >= config.settle(), is_quiet: age >= config.last_line() };
         let size = metadata.len();
         if mark.is_some() {
             self.marked.insert(id.clone(), key.clone());
@@ -167,16 +176,16 @@ impl Scan {
             // A right that is given changes the file's key.
             _ if denied.contains(&(id.clone(), key.changed)) => Look::Read,
             None if size == 0 || position.was_read(&key) => Look::Read,
-            None if packed && !is_settled => Look::Early,
+            None if packed && !rest.is_settled => Look::Early,
             None => Look::From(0),
-            Some(mark) if packed => look_packed(mark, modified, is_settled, is_quiet),
-            Some(mark) => look_plain(mark, modified, size, is_quiet),
+            Some(mark) if packed => look_packed(mark, modified, rest),
+            Some(mark) => look_plain(mark, modified, size, rest),
         };
         if look == Look::Early && mark.is_none() && self.least.as_ref().is_none_or(|least| key < *least) {
             self.least = Some(key.clone());
         }
         if let Look::From(offset) = look {
-            unread.push(Found { key, id, path, offset, modified, size, packed, is_quiet });
+            unread.push(Found { key, id, path, offset, modified, size, packed, is_quiet: rest.is_quiet });
             if unread.len() > UNREAD_MAX {
                 unread.pop();
                 self.is_cut = true;
@@ -185,23 +194,23 @@ impl Scan {
     }
 }
 
-fn look_packed(mark: &Mark, modified: i64, is_settled: bool, is_quiet: bool) -> Look {
+fn look_packed(mark: &Mark, modified: i64, rest: Rest) -> Look {
     match mark.stage {
         // Another content, so nothing of what was read tells where.
         _ if mark.modified != modified => {
-            if is_settled {
+            if rest.is_settled {
                 Look::From(0)
             } else {
                 Look::Early
             }
         }
         Stage::Done => Look::Read,
-        Stage::Waiting if !is_quiet => Look::Early,
+        Stage::Waiting if !rest.is_quiet => Look::Early,
         Stage::Reading | Stage::Waiting => Look::From(mark.offset),
     }
 }
 
-fn look_plain(mark: &Mark, modified: i64, size: u64, is_quiet: bool) -> Look {
+fn look_plain(mark: &Mark, modified: i64, size: u64, rest: Rest) -> Look {
     if size < mark.offset {
         return Look::From(0);
     }
@@ -209,7 +218,7 @@ fn look_plain(mark: &Mark, modified: i64, size: u64, is_quiet: bool) -> Look {
         _ if mark.modified != modified => Look::From(mark.offset),
         // Some file systems tell the time of a change late.
         Stage::Done if size == mark.offset => Look::Read,
-        Stage::Waiting if !is_quiet => Look::Early,
+        Stage::Waiting if !rest.is_quiet => Look::Early,
         Stage::Done | Stage::Reading | Stage::Waiting => Look::From(mark.offset),
     }
 }
@@ -295,7 +304,8 @@ mod tests {
             (mark(10, Stage::Waiting), 8, 15, false, Look::From(10)),
             (mark(10, Stage::Reading), 7, 15, false, Look::From(10)),
         ] {
-            assert_eq!(look_plain(&mark, modified, size, is_quiet), expected, "{mark:?} {modified} {size}");
+            let rest = Rest { is_settled: true, is_quiet };
+            assert_eq!(look_plain(&mark, modified, size, rest), expected, "{mark:?} {modified} {size}");
         }
     }
 
@@ -310,7 +320,8 @@ mod tests {
             (mark(Stage::Waiting), 7, true, false, Look::Early),
             (mark(Stage::Waiting), 7, true, true, Look::From(10)),
         ] {
-            assert_eq!(look_packed(&mark, modified, is_settled, is_quiet), expected, "{mark:?} {modified}");
+            let rest = Rest { is_settled, is_quiet };
+            assert_eq!(look_packed(&mark, modified, rest), expected, "{mark:?} {modified}");
         }
     }
 }

@@ -36,7 +36,8 @@ impl Bed {
     fn new() -> Self {
         let dir = TempDir::new().unwrap();
         let url = dir.path().to_str().unwrap().to_owned();
-        let config = Config { url, settle_s: 0, last_line_s: NEVER, line_bytes_max: LINE_BYTES_MAX, ..Config::default() };
+        let config =
+            Config { url, settle_s: 0, last_line_s: NEVER, line_bytes_max: LINE_BYTES_MAX, ..Config::default() };
         let folder = folder(&config);
         Self { dir, config, folder, cursor: None, pages: 0 }
     }
@@ -202,6 +203,9 @@ async fn a_packed_file_that_is_broken_is_read_as_far_as_it_can_be() {
     assert!(rest.iter().any(|body| body.starts_with("!short.log.gz at byte")), "{rest:?}");
     assert_eq!(bed.read().await, [""; 0]);
     fs::write(bed.path("short.log.gz"), &packed).unwrap();
+    // The file system's clock may stand still for some milliseconds.
+    let later = std::time::SystemTime::now() + Duration::from_secs(1);
+    File::options().write(true).open(bed.path("short.log.gz")).unwrap().set_modified(later).unwrap();
     assert_eq!(bed.numbers().await, (0..2_000).collect::<Vec<_>>());
 }
 
@@ -254,6 +258,30 @@ async fn links_pipes_and_names_of_any_bytes_are_borne() {
     found.sort_unstable();
     assert_eq!(found, [1, 2]);
     assert_eq!(bed.numbers().await, [0; 0]);
+}
+
+/// Tests may run as root, who may read everything. So the file is only said to be denied.
+#[test]
+fn a_file_without_the_right_to_read_it_is_left_out_until_its_rights_change() {
+    let bed = Bed::new();
+    bed.append("a.log", &line(1));
+    let look = |denied: &scan::Denied| {
+        let now = i64::MAX;
+        let warnings = &mut warnings::Warnings::default();
+        scan::scan(bed.dir.path(), &bed.config, &Position::default(), now, denied, warnings).unwrap()
+    };
+    let found = look(&scan::Denied::default()).unread;
+    let denied = scan::Denied::from([(found[0].id.clone(), found[0].key.changed)]);
+    let left = look(&denied);
+    assert!(left.unread.is_empty() && left.least.is_none(), "{left:?}");
+    // The file system's clock may stand still for some milliseconds.
+    let path = bed.path("a.log");
+    let mut mode = 0o600;
+    while look(&denied).unread.is_empty() {
+        mode ^= 0o044;
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    }
+    assert_eq!(look(&denied).unread[0].path, Path::new("a.log"));
 }
 
 #[tokio::test]
