@@ -37,8 +37,8 @@ pub(crate) struct Store {
 pub(crate) enum NotStored {
     /// RAW has no room.
     Full,
-    /// The broker did not confirm.
-    Away,
+    /// The broker did not confirm the record `id`.
+    Away { id: EventId, fault: Fault },
 }
 
 /// How records came in.
@@ -87,7 +87,7 @@ impl Store {
 
     async fn send(&self, record: Record, arrival: Arrival<'_>) -> Result<Sent, NotStored> {
         let id = record.id.clone();
-        let away = |fault: Fault| self.not_stored(&id, &fault);
+        let away = |fault: Fault| not_stored(&id, fault);
         let sha256 = digest::sha256(&record.body).await;
         let bytes = record.body.len() as u64;
         let object = record.id.body_object(&record.tenant, &sha256);
@@ -95,7 +95,7 @@ impl Store {
         if body.len() > self.broker.payload_max() {
             // Claim check. Store the object first: a reference in RAW must never point at nothing.
             if !self.broker.is_connected() {
-                return Err(NotStored::Away);
+                return Err(away(Fault::transient(anyhow::anyhow!("no connection to NATS"))));
             }
             self.publisher.store_body(&object, &body).await.map_err(away)?;
             outgoing.headers.insert(header::BODY_OBJECT, object.as_str());
@@ -110,7 +110,7 @@ impl Store {
     }
 
     async fn confirm(&self, Sent { id, bytes, unconfirmed }: Sent) -> Result<Receipt, NotStored> {
-        let stored = unconfirmed.confirmed().await.map_err(|fault| self.not_stored(&id, &fault))?;
+        let stored = unconfirmed.confirmed().await.map_err(|fault| not_stored(&id, fault))?;
         crash::pass(Point::AfterStoreAck);
         if stored.duplicate { &self.duplicate } else { &self.stored }.increment(1);
         self.stored_bytes.increment(bytes);
@@ -137,13 +137,8 @@ impl Store {
         let message_id = id.delivery_key(&tenant, &kind, sha256);
         (Outgoing { subject, message_id, payload: Bytes::new(), headers }, body)
     }
+}
 
-    fn not_stored(&self, id: &EventId, fault: &Fault) -> NotStored {
-        // Do not log each one: this lasts as long as a sink is away, and the runtime's retention reports it.
-        if publish::is_full(fault) {
-            return NotStored::Full;
-        }
-        tracing::warn!(%fault, source = self.source, id = id.as_str(), "record not stored; it comes again");
-        NotStored::Away
-    }
+fn not_stored(id: &EventId, fault: Fault) -> NotStored {
+    if publish::is_full(&fault) { NotStored::Full } else { NotStored::Away { id: id.clone(), fault } }
 }

@@ -214,6 +214,9 @@ macro_rules! words {
         pub enum $name { $($(#[$variant_doc])* $variant,)+ }
 
         impl $name {
+            /// All values, in order.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
             /// The word for this value in subjects, rows and metrics.
             #[must_use]
             pub const fn as_str(self) -> &'static str {

@@ -2,6 +2,8 @@
 //!
 //! They consist of tokens ([`crate::token`]). Subscribers filter by them: `events.scored.acme.*.critical`.
 
+use std::collections::BTreeSet;
+
 use crate::event::{Category, Severity};
 use crate::token::{self, BYTES_MAX, push};
 
@@ -47,6 +49,42 @@ pub const ALL_SCORED: &str = "events.scored.>";
 #[must_use]
 pub fn matched() -> Vec<String> {
     Severity::MATCHED.iter().map(|severity| format!("events.scored.*.*.{}", severity.as_str())).collect()
+}
+
+/// The filters for finished events of these tenants, categories and severities: one for each combination. Of what is
+/// empty, all are meant.
+#[must_use]
+pub fn scored_of(tenants: &[String], categories: &[Category], severities: &[Severity]) -> Vec<String> {
+    let categories = any_of(categories.iter().map(|category| category.as_str().to_owned()));
+    combined(&[vec!["events.scored".to_owned()], tenants_of(tenants), categories, severities_of(severities)], "")
+}
+
+/// The filters for alerts of these tenants and severities, in the same way.
+#[must_use]
+pub fn alerts_of(tenants: &[String], severities: &[Severity]) -> Vec<String> {
+    combined(&[vec!["alerts".to_owned()], tenants_of(tenants), severities_of(severities)], ".*")
+}
+
+fn tenants_of(tenants: &[String]) -> Vec<String> {
+    any_of(tenants.iter().map(|tenant| token::escaped(tenant)))
+}
+
+fn severities_of(severities: &[Severity]) -> Vec<String> {
+    any_of(severities.iter().map(|severity| severity.as_str().to_owned()))
+}
+
+/// The tokens, each once, or the wildcard when there are none.
+fn any_of(tokens: impl Iterator<Item = String>) -> Vec<String> {
+    let tokens: BTreeSet<String> = tokens.collect();
+    if tokens.is_empty() { vec!["*".to_owned()] } else { tokens.into_iter().collect() }
+}
+
+fn combined(places: &[Vec<String>], end: &str) -> Vec<String> {
+    let join = |left: Vec<String>, right: &Vec<String>| -> Vec<String> {
+        left.iter().flat_map(|left| right.iter().map(move |right| format!("{left}.{right}"))).collect()
+    };
+    let (first, rest) = places.split_first().map_or((Vec::new(), places), |(first, rest)| (first.clone(), rest));
+    rest.iter().fold(first, join).into_iter().map(|subject| subject + end).collect()
 }
 
 /// `alerts.<tenant>.<severity>.<rule>`
@@ -155,5 +193,21 @@ mod tests {
         assert_eq!(tenant_of(&alert("acme", Severity::High, "r1")), "acme");
         assert_eq!(tenant_of(&dead("normalize", "acme")), "acme");
         assert_eq!(tenant_of("raw"), "none");
+    }
+
+    #[test]
+    fn a_filter_is_made_for_each_combination() {
+        let tenants = ["Acme".to_owned(), "octo.eu".to_owned(), "acme".to_owned()];
+        assert_eq!(
+            scored_of(&tenants, &[Category::Code], &[Severity::High, Severity::Critical]),
+            [
+                "events.scored.acme.code.critical",
+                "events.scored.acme.code.high",
+                "events.scored.octo_2eeu.code.critical",
+                "events.scored.octo_2eeu.code.high",
+            ]
+        );
+        assert_eq!(scored_of(&[], &[], &[Severity::Low]), ["events.scored.*.*.low"]);
+        assert_eq!(alerts_of(&tenants[..1], &[]), ["alerts.acme.*.*"]);
     }
 }

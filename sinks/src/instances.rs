@@ -123,8 +123,7 @@ fn components(instance: &str, kind: &Entry) -> Vec<Component> {
 
 impl Instance {
     fn new(name: &str, kind: &'static Entry, settings: Box<dyn Configured>) -> Self {
-        let common = Common { start: kind.start, ..Common::default() };
-        Self { name: name.to_owned(), kind, common, settings }
+        Self { name: name.to_owned(), kind, common: (kind.defaults)(), settings }
     }
 
     /// Reads the table of the instance `name`.
@@ -135,7 +134,7 @@ impl Instance {
             None => name.to_owned(),
         };
         let kind = entry(&kind).ok_or_else(|| format!("`{kind}` is no kind of sink"))?;
-        let common = Common::take(&mut table, kind.start).map_err(|error| error.to_string())?;
+        let common = (kind.defaults)().take(&mut table).map_err(|error| error.to_string())?;
         let settings = (kind.read)(Value::Object(table)).map_err(|error| error.to_string())?;
         Ok(Self { name: name.to_owned(), kind, common, settings })
     }
@@ -185,7 +184,7 @@ impl Instance {
             "the components of the sink kind {} are not those that it declares",
             self.kind.name
         );
-        Ok(components.into_iter().zip(parts).collect())
+        Ok(components.into_iter().zip(parts.into_iter().map(|part| self.common.select(part))).collect())
     }
 
     /// Whether the receiver is reachable and accepts our credentials. Changes nothing there.
@@ -231,7 +230,16 @@ impl Instance {
                 "expected another name: `{component}` is a stage of the pipeline or a user of NATS"
             ));
         }
-        self.settings.validate(&format!("{path}.{name}"))
+        let path = format!("{path}.{name}");
+        let mut problems = self.settings.validate(&path);
+        problems.extend(self.common.validate(&path, self.kind.components));
+        if self.kind.first_is_store && name == self.kind.name {
+            let message = "expected none, because `[sinks.clickhouse]` is the store that recovery and replay rely on; another \
+                           instance of this kind may select";
+            let given = self.common.selecting().into_iter();
+            problems.extend(given.map(|field| Invalid::new(format!("{path}.{field}"), message)));
+        }
+        problems
     }
 }
 
@@ -366,5 +374,61 @@ mod tests {
         assert_eq!(names(r#"{ "splunk": {} }"#), ["clickhouse", "splunk"]);
         assert_eq!(names(r#"{ "tickets": { "kind": "jira" } }"#), ["clickhouse", "tickets"]);
         assert_eq!(names(r#"{ "copy": { "kind": "clickhouse" } }"#), ["clickhouse", "copy", "file"]);
+    }
+
+    #[test]
+    fn a_selection_becomes_the_filters_of_each_consumer() {
+        let filters = |text: &str| -> Vec<Vec<String>> {
+            let sinks = read(text);
+            assert!(sinks.validate("sinks", &[]).is_empty(), "{text}: {:?}", sinks.validate("sinks", &[]));
+            let parts = sinks.iter().flat_map(|instance| instance.parts().unwrap());
+            parts.map(|(_, part)| part.options.filters).collect()
+        };
+        let file = |more: &str| filters(&format!(r#"{{ "file": {{ "dir": "a"{more} }} }}"#));
+        assert_eq!(file(""), [["events.scored.>"], ["alerts.>"]]);
+        let high = file(r#", "min_severity": "high", "tenants": ["Acme"]"#);
+        assert_eq!(high[0], ["events.scored.acme.*.critical", "events.scored.acme.*.high"]);
+        assert_eq!(high[1], ["alerts.acme.critical.*", "alerts.acme.high.*"]);
+        assert_eq!(file(r#", "min_severity": "high", "severities": ["low"]"#)[1], ["alerts.*.low.*"]);
+        let store = r#"{ "copy": { "kind": "clickhouse", "url": "http://127.0.0.1:1", "tenants": ["acme"] } }"#;
+        assert_eq!(filters(store), [["events.scored.acme.*.*"], ["raw.acme.>"]]);
+        let jira = r#"{ "jira": { "url": "https://a", "email": "a@b", "api_token": "t", "project": "SEC" } }"#;
+        assert_eq!(filters(jira), [["alerts.*.critical.*", "alerts.*.high.*"]]);
+    }
+
+    #[test]
+    fn a_selection_that_subjects_cannot_say_is_refused() {
+        let paths = |text: &str| -> Vec<String> {
+            read(text).validate("sinks", &[]).into_iter().map(|problem| problem.path).collect()
+        };
+        let url = r#""url": "http://127.0.0.1:1""#;
+        assert_eq!(paths(r#"{ "file": { "dir": "a", "categories": ["code"] } }"#), ["sinks.file.categories"]);
+        let copy = format!(r#"{{ "copy": {{ "kind": "clickhouse", {url}, "min_severity": "low" }} }}"#);
+        assert_eq!(paths(&copy), ["sinks.copy.min_severity"]);
+        let own = format!(r#"{{ "clickhouse": {{ {url}, "tenants": ["acme"] }} }}"#);
+        assert_eq!(paths(&own), ["sinks.clickhouse.tenants"]);
+        let tenants = |count: usize| {
+            let tenants: Vec<String> = (0..count).map(|number| format!("tenant-{number}")).collect();
+            let tenants = serde_json::to_string(&tenants).unwrap();
+            problems(&format!(
+                r#"{{ "splunk": {{ {url}, "token": "t", "severities": ["high", "critical"], "tenants": {tenants} }} }}"#
+            ))
+        };
+        assert_eq!(tenants(32), [""; 0]);
+        let [problem] = tenants(33).try_into().unwrap();
+        assert!(problem.starts_with("sinks.splunk: expected at most 64 combinations") && problem.contains("found 66"));
+    }
+
+    #[test]
+    fn what_passes_another_configurations_filters_is_looked_at_again() {
+        use headrace_tests::harness::samples::Sample as _;
+        let text = r#"{ "splunk": { "url": "http://127.0.0.1:1", "token": "t", "categories": ["audit"] } }"#;
+        let event = headrace_schemas::event::Event::sample(1);
+        for (text, wanted) in [(text.to_owned(), false), (text.replace("audit", event.category.as_str()), true)] {
+            let sinks = read(&text);
+            let (_, part) = sinks.iter().next().unwrap().parts().unwrap().remove(0);
+            let crate::kind::AnySink::Events(sink) = part.sink else { panic!("Splunk takes events") };
+            assert_eq!(headrace_runtime::component::sink::Sink::wants(&sink, &event), wanted, "{text}");
+        }
     }
 }

@@ -15,7 +15,6 @@ use headrace_tests::harness::Nats;
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::product::process::gone;
 use tempfile::TempDir;
-use tokio::time::Instant;
 
 use super::exactly_once::sinks;
 use super::{ClickHouseCase, MINUTE, assert_all, ready};
@@ -43,7 +42,7 @@ fn event(number: u16, body: &str) -> Event {
 
 fn batch<T>(values: Vec<T>, suspect: bool) -> Batch<T> {
     let item = |(sequence, value)| Item { value, suspect, redelivered: suspect, sequence };
-    Batch::new((1..).zip(values).map(item).collect(), Instant::now() + MINUTE)
+    Batch::new((1..).zip(values).map(item).collect(), MINUTE)
 }
 
 fn rows(lines: &[[&str; 3]]) -> String {

@@ -29,7 +29,6 @@ use headrace_tests::sink_conformance;
 use headrace_tests::standin::clickhouse::{Proxy, start};
 use headrace_tests::standin::server::Server;
 use tempfile::TempDir;
-use tokio::time::Instant;
 
 /// A server for one test, with a proxy before it.
 struct ClickHouseCase {
@@ -224,7 +223,7 @@ mod raw {
 fn batch(numbers: std::ops::Range<u16>, suspect: bool, valid_for: Duration) -> Batch<Event> {
     let item =
         |number: u16| Item { value: Event::sample(number), suspect, redelivered: suspect, sequence: u64::from(number) };
-    Batch::new(numbers.map(item).collect(), Instant::now() + valid_for)
+    Batch::new(numbers.map(item).collect(), valid_for)
 }
 
 async fn ready() -> (ClickHouseCase, Events) {

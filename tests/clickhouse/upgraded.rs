@@ -13,7 +13,6 @@ use headrace_schemas::time::Timestamp;
 use headrace_sinks::clickhouse::{Config, GapsRow, Received};
 use headrace_tests::conformance::receiver::Case as _;
 use headrace_tests::harness::samples::Sample as _;
-use tokio::time::Instant;
 
 use super::{ClickHouseCase, MINUTE, assert_all};
 
@@ -197,7 +196,7 @@ fn of(case: &ClickHouseCase, database: &str) -> Config {
 
 fn suspects<T>(values: Vec<T>) -> Batch<T> {
     let item = |(sequence, value)| Item { value, suspect: true, redelivered: true, sequence };
-    Batch::new((1..).zip(values).map(item).collect(), Instant::now() + MINUTE)
+    Batch::new((1..).zip(values).map(item).collect(), MINUTE)
 }
 
 /// Tables and columns with their types, defaults and comments, one line each.

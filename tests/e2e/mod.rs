@@ -22,6 +22,7 @@ mod private;
 mod recovery;
 mod refusals;
 mod roles;
+mod sinks;
 mod stranger;
 mod tls;
 mod topology;

@@ -22,7 +22,6 @@ use headrace_tests::harness::{CEILING, Nats, until};
 use headrace_tests::product::process::Launch;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::TURNS;
@@ -107,7 +106,7 @@ impl Testbed {
         let events: Vec<Event> = (0..EARLIER).map(event).collect();
         let ids = ids_of(&events);
         let item = |value| Item { value, suspect: false, redelivered: false, sequence: 1 };
-        let batch = Batch::new(events.into_iter().map(item).collect(), Instant::now() + Duration::from_secs(60));
+        let batch = Batch::new(events.into_iter().map(item).collect(), Duration::from_secs(60));
         let sink = Config { dir: self.out(), ..Config::default() }.build::<Event>();
         let BatchResult::Each(results) = sink.deliver(&batch).await else { panic!("the directory can be written to") };
         assert!(results.iter().all(Result::is_ok), "{results:?}");
@@ -172,7 +171,7 @@ impl Testbed {
 }
 
 /// An event of this moment. Its first message is no suspect.
-fn event(number: u16) -> Event {
+pub(super) fn event(number: u16) -> Event {
     Event { id: EventId::github(&guid(number)), ..Event::sample(number) }
 }
 

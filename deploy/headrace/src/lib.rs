@@ -42,7 +42,7 @@ use clap::Parser as _;
 
 use self::cli::global::settle_colors;
 use self::cli::{Cli, Command, exit, output};
-use self::commands::{check, clickhouse, context, dead, gaps, query, replay, run, send, shell, sources, up};
+use self::commands::{check, clickhouse, context, dead, gaps, query, replay, run, send, shell, sinks, sources, up};
 use self::installation::private;
 use self::process::telemetry;
 
@@ -79,6 +79,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Gaps(gaps) => block_on(gaps::gaps(gaps)),
         Command::Sources(sources) => block_on(sources::sources(sources, global)),
         Command::Dead(dead) => block_on(dead::dead(dead, global)),
+        Command::Sinks(sinks) => block_on(sinks::sinks(sinks, global)),
         Command::Replay(replay) => block_on(replay::replay(replay, global)),
         Command::Query(query) => block_on(query::query(query)),
         Command::Context(context) => context::context(context),

@@ -162,7 +162,7 @@ impl Named {
 
     /// What a table of another name than a known one lacks, as the end of a message.
     pub(crate) fn need(&self) -> String {
-        format!("; a table of another name needs the key `{}`", self.tag)
+        format!(" (a table of another name needs the key `{}`)", self.tag)
     }
 
     /// The names of all kinds.

@@ -278,7 +278,7 @@ impl Asking<'_> {
             collector.count("unstored");
             collector.health.degraded(match not_stored {
                 NotStored::Full => "the stream RAW is full; what the source gave is stored when there is room",
-                NotStored::Away => "NATS does not confirm; what the source gave is stored when it does",
+                NotStored::Away { .. } => "NATS does not confirm; what the source gave is stored when it does",
             });
             // Keep the page: the source need not be asked again for the broker's trouble.
             tokio::select! {

@@ -1,37 +1,35 @@
-//! What the log tells of senders that are refused: enough to find the one with the wrong secret, and no more than a line
-//! a minute, whoever floods the gateway.
+//! What the log tells of senders that are refused, and of events that could not be stored: enough to find the one with the
+//! wrong secret or a broker that is away, and no more than a line now and then, whoever floods the gateway.
 //!
 //! Never anything of the body, nor of a signature or a token.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::http::HeaderValue;
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use headrace_runtime::fault::Fault;
+use headrace_runtime::observe::recurring::{Line, Recurring};
 
-/// At most one line in this time.
-const PERIOD: Duration = Duration::from_secs(60);
+/// At most one line of refused senders in this time: strangers decide how many there are.
+const DENIED_WINDOW: Duration = Duration::from_secs(60);
+/// At most one line of events that were not stored in this time.
+const UNSTORED_WINDOW: Duration = Duration::from_secs(10);
 /// Characters of a delivery id that are told; a GUID has 36.
 const ID_CHARS_MAX: usize = 64;
 
-/// What was refused and not told yet. Its size is bounded by the number of reasons.
-#[derive(Default)]
+/// What was refused or not stored.
 pub(crate) struct DenialLog {
-    untold: Mutex<Untold>,
-    /// Wakes who waits for something to tell.
-    grew: Notify,
+    denied: Recurring<(), Denied>,
+    unstored: Recurring<(), Unstored>,
 }
 
-#[derive(Default)]
-struct Untold {
-    told_at: Option<Instant>,
-    /// How many, by reason.
+/// Requests that were refused.
+#[derive(Debug)]
+struct Denied {
+    /// How many, by reason. Its size is bounded by the number of reasons.
     refused: BTreeMap<&'static str, u64>,
-    /// The last of them.
-    last: Option<Denial>,
+    last: Denial,
 }
 
 /// A request that was refused.
@@ -43,16 +41,24 @@ struct Denial {
     delivery: String,
 }
 
-/// What one line tells.
+/// Events that the broker did not take.
 #[derive(Debug)]
-struct Summary {
-    refused: BTreeMap<&'static str, u64>,
-    last: Denial,
+struct Unstored {
+    count: u64,
+    /// Of the last of them.
+    fault: String,
+    /// Of the last of them.
+    id: String,
+}
+
+impl Default for DenialLog {
+    fn default() -> Self {
+        Self { denied: Recurring::new(DENIED_WINDOW), unstored: Recurring::new(UNSTORED_WINDOW) }
+    }
 }
 
 impl DenialLog {
-    /// Takes note of a request to `source` that was refused for `reason`. `name` is what its sender calls it. Tells of it
-    /// and of those before it when it is time.
+    /// Takes note of a request to `source` that was refused for `reason`. `name` is what its sender calls it.
     pub(crate) fn add(
         &self,
         source: &'static str,
@@ -61,77 +67,39 @@ impl DenialLog {
         peer: Option<IpAddr>,
     ) {
         let delivery = name.map(|value| told(value.as_bytes())).unwrap_or_default();
-        if let Some(summary) = self.note(Denial { source, reason, peer, delivery }) {
-            summary.tell();
-        }
+        self.denied.note((), Denied::of(Denial { source, reason, peer, delivery }));
     }
 
-    /// Runs `serving` to its end. Meanwhile what no line has told yet is told at the end of its minute, or with the end
+    /// Takes note of the event `id`, which `fault` kept from being stored.
+    pub(crate) fn unstored(&self, fault: &Fault, id: &str) {
+        tracing::debug!(%fault, id, "event not stored");
+        self.unstored.note((), Unstored { count: 1, fault: fault.to_string(), id: id.to_owned() });
+    }
+
+    /// Runs `serving` to its end. Meanwhile what no line has told yet is told at the end of its window, or with the end
     /// of `serving`.
     pub(crate) async fn beside<T>(&self, serving: impl Future<Output = T>) -> T {
-        let _rest = Rest(self);
-        tokio::select! {
-            served = serving => served,
-            never = self.tell_in_time() => never,
-        }
-    }
-
-    async fn tell_in_time<T>(&self) -> T {
-        loop {
-            self.next().await.tell();
-        }
-    }
-
-    /// Waits until there is something to tell and a minute has passed since the last line.
-    async fn next(&self) -> Summary {
-        loop {
-            let due_at = self.untold().due_at();
-            match due_at {
-                Some(due_at) => sleep_until(due_at).await,
-                None => self.grew.notified().await,
-            }
-            if let Some(summary) = self.untold().take_due() {
-                return summary;
-            }
-        }
-    }
-
-    /// Counts one; what there is to tell, when it is time.
-    fn note(&self, denial: Denial) -> Option<Summary> {
-        let mut untold = self.untold();
-        *untold.refused.entry(denial.reason).or_default() += 1;
-        untold.last = Some(denial);
-        let summary = untold.take_due();
-        self.grew.notify_one();
-        summary
-    }
-
-    fn untold(&self) -> MutexGuard<'_, Untold> {
-        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+        self.denied.beside(self.unstored.beside(serving)).await
     }
 }
 
-impl Untold {
-    /// When there is something to tell, the time from which it may be told.
-    fn due_at(&self) -> Option<Instant> {
-        self.last.as_ref().map(|_| self.told_at.map_or_else(Instant::now, |told_at| told_at + PERIOD))
-    }
-
-    fn take_due(&mut self) -> Option<Summary> {
-        self.due_at().filter(|due_at| *due_at <= Instant::now()).and_then(|_| self.take())
-    }
-
-    fn take(&mut self) -> Option<Summary> {
-        let last = self.last.take()?;
-        self.told_at = Some(Instant::now());
-        Some(Summary { refused: std::mem::take(&mut self.refused), last })
+impl Denied {
+    fn of(denial: Denial) -> Self {
+        Self { refused: BTreeMap::from([(denial.reason, 1)]), last: denial }
     }
 }
 
-impl Summary {
-    fn tell(&self) {
+impl Line for Denied {
+    fn add(&mut self, later: Self) {
+        for (reason, count) in later.refused {
+            *self.refused.entry(reason).or_default() += count;
+        }
+        self.last = later.last;
+    }
+
+    fn tell(self) {
         let Self { refused, last: Denial { source, reason, peer, delivery } } = self;
-        let (count, reasons) = (refused.values().sum::<u64>(), by_reason(refused));
+        let (count, reasons) = (refused.values().sum::<u64>(), by_reason(&refused));
         let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
         tracing::warn!(
             count,
@@ -146,14 +114,22 @@ impl Summary {
     }
 }
 
-/// Tells the rest when it is dropped: also when the server is cut off.
-struct Rest<'a>(&'a DenialLog);
+impl Line for Unstored {
+    fn add(&mut self, later: Self) {
+        *self = Self { count: self.count + later.count, ..later };
+    }
 
-impl Drop for Rest<'_> {
-    fn drop(&mut self) {
-        let rest = self.0.untold().take();
-        if let Some(summary) = rest {
-            summary.tell();
+    fn tell(self) {
+        let Self { count, fault, id } = self;
+        if count == 1 {
+            tracing::warn!(fault, id, "event not stored; the sender is asked to send it again");
+        } else {
+            tracing::warn!(
+                count,
+                fault,
+                id,
+                "events not stored, the last of them for this fault; their senders are asked to send them again"
+            );
         }
     }
 }
@@ -169,64 +145,26 @@ fn told(text: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::{advance, timeout};
-
     use super::*;
 
     fn denial(reason: &'static str, delivery: usize) -> Denial {
         Denial { source: "github", reason, peer: None, delivery: delivery.to_string() }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn one_line_a_minute_tells_of_all_since_the_last() {
-        let log = DenialLog::default();
-        let due = |reason| log.note(denial(reason, 0)).map(|summary| by_reason(&summary.refused));
-        assert_eq!(due("signature_wrong").as_deref(), Some("signature_wrong: 1"));
-        for _ in 0..1_000 {
-            assert_eq!((due("signature_wrong"), due("signature_missing")), (None, None));
-            advance(Duration::from_millis(59)).await;
+    #[test]
+    fn a_line_counts_by_reason_and_tells_the_last() {
+        let mut denied = Denied::of(denial("signature_wrong", 0));
+        for delivery in 1..1_000 {
+            denied.add(Denied::of(denial("signature_wrong", delivery)));
         }
-        advance(Duration::from_secs(1)).await;
-        assert_eq!(due("signature_missing").as_deref(), Some("signature_missing: 1001, signature_wrong: 1000"));
-        assert_eq!(due("signature_wrong"), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_rest_is_told_at_the_end_of_its_minute_though_nothing_more_comes() {
-        let (log, began) = (DenialLog::default(), Instant::now());
-        assert!(log.note(denial("signature_wrong", 1)).is_some(), "the first is told at once");
-        for delivery in 2..5 {
-            assert!(log.note(denial("signature_wrong", delivery)).is_none());
-            advance(Duration::from_secs(10)).await;
-        }
-        let rest = log.next().await;
-        assert_eq!(began.elapsed().as_secs(), PERIOD.as_secs());
-        assert_eq!(
-            (by_reason(&rest.refused).as_str(), rest.last),
-            ("signature_wrong: 3", denial("signature_wrong", 4))
-        );
-        assert!(timeout(PERIOD * 10, log.next()).await.is_err(), "there is no more to tell");
-        assert!(log.note(denial("signature_wrong", 5)).is_some(), "its minute is over");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_server_tells_in_time_and_leaves_nothing_untold() {
-        let log = DenialLog::default();
-        let is_told = || log.untold().last.is_none();
-        let serving = async {
-            assert!(
-                log.note(denial("signature_wrong", 1)).is_some() && log.note(denial("signature_wrong", 2)).is_none()
-            );
-            tokio::time::sleep(PERIOD + Duration::from_millis(1)).await;
-            assert!(is_told(), "at the end of its minute");
-            assert!(log.note(denial("signature_wrong", 3)).is_none() && !is_told());
-            "served"
-        };
-        assert_eq!(log.beside(serving).await, "served");
-        assert!(is_told(), "at the end");
-        assert!(log.note(denial("signature_wrong", 4)).is_none());
-        let cut_off = timeout(Duration::from_millis(1), log.beside(std::future::pending::<()>())).await;
-        assert!(cut_off.is_err() && is_told(), "when it is cut off");
+        denied.add(Denied::of(denial("signature_missing", 1_000)));
+        assert_eq!(by_reason(&denied.refused), "signature_missing: 1, signature_wrong: 1000");
+        assert_eq!(denied.last, denial("signature_missing", 1_000));
+        let unstored = |id: &str| Unstored { count: 1, fault: format!("why {id}"), id: id.to_owned() };
+        let mut all = unstored("1");
+        all.add(unstored("2"));
+        all.add(unstored("3"));
+        assert_eq!((all.count, all.fault.as_str(), all.id.as_str()), (3, "why 3", "3"));
     }
 
     #[test]

@@ -141,13 +141,20 @@ impl<P: Push> Receiver<P> {
         arrival: Arrival<'_>,
         deadline: Instant,
     ) -> Result<Vec<Receipt>, Refusal> {
-        let Shared { config, stores, broker, signals, .. } = &*self.shared;
+        let Shared { config, stores, broker, signals, denials, .. } = &*self.shared;
         let time_left = deadline.saturating_duration_since(Instant::now());
         let stored = timeout_at(deadline, self.store.store(records, arrival)).await;
-        let stored = stored.unwrap_or(Err(NotStored::Away)).map_err(|why| match why {
-            NotStored::Full => Refusal::StreamFull,
-            NotStored::Away => Refusal::BrokerAway,
-        });
+        let stored = match stored {
+            Ok(stored) => stored.map_err(|why| match why {
+                // Do not log each one: this lasts as long as a sink is away, and the runtime's retention reports it.
+                NotStored::Full => Refusal::StreamFull,
+                NotStored::Away { id, fault } => {
+                    denials.unstored(&fault, id.as_str());
+                    Refusal::BrokerAway
+                }
+            }),
+            Err(_) => Err(Refusal::BrokerAway),
+        };
         match &stored {
             Ok(_) => stores.stored(),
             // The sender took nearly all the time, so this failure says nothing about the broker.

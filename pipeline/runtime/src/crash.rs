@@ -1,6 +1,7 @@
 //! Named places at which a fault test ends the process, as `kill -9` would.
 //!
 //! Off unless `HEADRACE_CRASH_AT=<point>:<n>` is set. Then the process ends when it passes the point for the n-th time.
+//! With `<point>:<event id>` it ends when it passes the point with that event, each time.
 //! This is part of every build, so that the tests run what users run. Each passing costs a load and a branch.
 //!
 //! `fail` does not serve here. None of its actions kills the process, and the runtime catches a panic. Its points are
@@ -27,6 +28,8 @@ pub enum Point {
     BeforeCursor,
     /// How far a source was read is stored.
     AfterCursor,
+    /// A chain or a sink is about to read a message. It passes this point with the message's event.
+    BeforeRead,
     /// A chain has its result and has not published it.
     BeforePublish,
     /// A chain has handed its result to the connection.
@@ -57,12 +60,13 @@ pub enum Point {
 
 impl Point {
     /// All points, in the order of an event's way.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::BeforeStore,
         Self::BeforeStoreAck,
         Self::AfterStoreAck,
         Self::BeforeCursor,
         Self::AfterCursor,
+        Self::BeforeRead,
         Self::BeforePublish,
         Self::BeforePubAck,
         Self::AfterPubAck,
@@ -87,6 +91,7 @@ impl Point {
             Self::AfterStoreAck => "after_store_ack",
             Self::BeforeCursor => "before_cursor",
             Self::AfterCursor => "after_cursor",
+            Self::BeforeRead => "before_read",
             Self::BeforePublish => "before_publish",
             Self::BeforePubAck => "before_pub_ack",
             Self::AfterPubAck => "after_pub_ack",
@@ -106,24 +111,48 @@ impl Point {
 
 struct Plan {
     point: Point,
-    passings_left: AtomicU64,
+    end: End,
+}
+
+/// At which passing the process ends.
+enum End {
+    /// When so many are left.
+    Passing(AtomicU64),
+    /// With the event of this id.
+    Event(String),
 }
 
 static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
 
 /// Passes `point`; the process may end here when a test asked for it.
 pub fn pass(point: Point) {
+    pass_with(point, None);
+}
+
+/// Passes `point` with the event of this id.
+pub fn pass_with(point: Point, event: Option<&str>) {
     let Some(plan) = PLAN.get_or_init(|| plan(&std::env::var(VARIABLE).ok()?)) else { return };
-    if plan.point == point && plan.passings_left.fetch_sub(1, Ordering::Relaxed) == 1 {
+    let ends = plan.point == point
+        && match &plan.end {
+            End::Passing(left) => left.fetch_sub(1, Ordering::Relaxed) == 1,
+            End::Event(id) => event == Some(id),
+        };
+    if ends {
         // SIGKILL to ourselves: no destructor runs, no buffer is flushed, exactly as from outside.
         let _ = kill_process(getpid(), Signal::KILL);
     }
 }
 
 fn plan(text: &str) -> Option<Plan> {
-    let (name, passings) = text.split_once(':')?;
+    let (name, end) = text.split_once(':')?;
     let point = Point::ALL.into_iter().find(|point| point.name() == name)?;
-    Some(Plan { point, passings_left: AtomicU64::new(passings.parse().ok()?) })
+    let end = match end.parse() {
+        Ok(passings) => End::Passing(AtomicU64::new(passings)),
+        // An event's id has its source before a colon.
+        Err(_) if end.contains(':') => End::Event(end.to_owned()),
+        Err(_) => return None,
+    };
+    Some(Plan { point, end })
 }
 
 #[cfg(test)]
@@ -131,9 +160,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plan_names_a_point_and_a_passing() {
+    fn a_plan_names_a_point_and_a_passing_or_an_event() {
         let plan = plan("after_insert:3").unwrap();
-        assert_eq!((plan.point, plan.passings_left.into_inner()), (Point::AfterInsert, 3));
+        assert!(
+            plan.point == Point::AfterInsert
+                && matches!(plan.end, End::Passing(ref left) if left.load(Ordering::Relaxed) == 3)
+        );
+        let plan = super::plan("before_read:github:1").unwrap();
+        assert!(plan.point == Point::BeforeRead && matches!(plan.end, End::Event(ref id) if id == "github:1"));
         for wrong in ["", "after_insert", "after_insert:x", "nowhere:1"] {
             assert!(super::plan(wrong).is_none(), "{wrong}");
         }

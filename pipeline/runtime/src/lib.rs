@@ -4,12 +4,12 @@
 //! |---|---|
 //! | [`component`] | the contracts: stage, sink, what they are given |
 //! | [`consume`] | takes messages and runs components on them; [`consume::stream_reader`] reads what RAW still holds |
-//! | [`settle`] | decides what becomes of a message and carries it out; dead letters |
+//! | [`settle`] | decides what becomes of a message and carries it out; dead letters, trials |
 //! | [`publish`] | publishes messages, and knows which of them the broker has stored |
 //! | [`message`] | what travels: a message that was delivered, and what it carries |
 //! | [`state`] | small values in JetStream KV; leases |
 //! | [`broker`] | the connection to NATS; its streams and buckets, made, watched and kept from filling up |
-//! | [`observe`] | metrics, health, traces |
+//! | [`observe`] | metrics, health, traces, lines of the log that recur |
 //! | [`http`] | the HTTP server under the gateway and under the operators' port |
 //!
 //! Each room uses only rooms below it; a test fails on a circle. Components ([`component::stage::Stage`],
@@ -24,6 +24,7 @@ pub mod crash;
 pub mod fault;
 pub mod http;
 pub mod message;
+mod moment;
 pub mod observe;
 pub mod publish;
 pub mod retry;

@@ -298,6 +298,7 @@ impl Config {
 impl Kind for Config {
     const NAME: &'static str = "clickhouse";
     const COMPONENTS: &'static [(&'static str, Stream)] = &[("", Stream::Events), (RAW_SUFFIX, Stream::Raw)];
+    const FIRST_IS_STORE: bool = true;
 
     fn validate(&self, path: &str) -> Vec<Invalid> {
         let mut problems = Self::validate(self, path);

@@ -29,10 +29,6 @@ pub struct Config {
     pub project: String,
     /// The name of the tickets' type in that project. Example: `Incident`.
     pub issue_type: String,
-    /// Only alerts of this severity or worse get a ticket; others are counted as filtered. Default:
-    /// `high`. Example: `medium`.
-    #[schemars(schema_with = "crate::shared::severity::schema")]
-    pub min_severity: Severity,
     /// The name of the priority for each severity; a severity that is not listed gets the project's
     /// default. Example: `{ critical = "Highest", high = "High" }`.
     pub priorities: BTreeMap<String, String>,
@@ -65,7 +61,6 @@ impl Default for Config {
             api_token: Secret::default(),
             project: String::new(),
             issue_type: "Task".to_owned(),
-            min_severity: Severity::High,
             priorities: BTreeMap::new(),
             labels: vec!["headrace".to_owned()],
             batch_events_max: 10,

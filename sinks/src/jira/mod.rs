@@ -49,7 +49,6 @@ const REQUESTS_PER_ALERT: u32 = 2;
 pub struct Jira {
     client: client::Jira,
     cache: Mutex<TicketCache>,
-    min_severity: Severity,
     timeout: Duration,
     index_lag: Duration,
 }
@@ -63,7 +62,6 @@ impl Config {
         Ok(Jira {
             client: client::Jira::new(self)?,
             cache: Mutex::default(),
-            min_severity: self.min_severity,
             timeout: self.timeout(),
             index_lag: self.index_lag(),
         })
@@ -94,6 +92,7 @@ impl Kind for Config {
     const COMPONENTS: &'static [(&'static str, Stream)] = &[("", Stream::Alerts)];
     // A new project must not be filled with tickets for last month's alerts.
     const START: Start = Start::Now;
+    const MIN_SEVERITY: Severity = Severity::High;
 
     fn validate(&self, path: &str) -> Vec<Invalid> {
         Self::validate(self, path)
@@ -110,10 +109,6 @@ impl Sink for Jira {
 
     async fn check(&self) -> Result<(), Fault> {
         self.client.check().await
-    }
-
-    fn wants(&self, alert: &Alert) -> bool {
-        alert.severity >= self.min_severity
     }
 
     /// The sink remembers what it has done for a batch, so that a batch that is presented again goes on where it

@@ -4,11 +4,13 @@ use std::borrow::Cow;
 use std::marker::PhantomData;
 
 use headrace_runtime::component::subscription::Start;
+use headrace_schemas::event::{Category, Severity};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::Kind;
+use crate::shared::severity::words;
 
 /// The key with which an instance tells its kind.
 pub(crate) const KIND: &str = "kind";
@@ -20,12 +22,41 @@ pub(crate) struct Common {
     /// Where the sink begins when it is new: `stored` at the oldest message that is stored, `now` at the next one. A
     /// sink that has begun goes on where it stopped, and begins at the oldest message if its consumer in NATS is lost.
     pub(crate) start: Start,
+    /// Only what is of these tenants. Empty means all. Example: `["acme", "acme-eu"]`.
+    pub(crate) tenants: Vec<String>,
+    /// Only events of these categories. Empty means all. Example: `["access", "secrets"]`.
+    #[schemars(schema_with = "categories")]
+    pub(crate) categories: Vec<Category>,
+    /// Only what has this severity or a worse one. `none` takes all. Example: `medium`.
+    #[schemars(schema_with = "severity")]
+    pub(crate) min_severity: Severity,
+    /// Only what has one of these severities, in place of `min_severity`. Example: `["high", "critical"]`.
+    #[schemars(schema_with = "severities")]
+    pub(crate) severities: Vec<Severity>,
+}
+
+fn severity(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": words() })
+}
+
+fn severities(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "items": severity(generator) })
+}
+
+fn categories(_: &mut SchemaGenerator) -> Schema {
+    let words: Vec<&str> = Category::ALL.iter().copied().map(Category::as_str).collect();
+    json_schema!({ "type": "array", "items": { "type": "string", "enum": words } })
 }
 
 impl Common {
-    /// Takes these settings out of the table of an instance. `start` is its kind's default.
-    pub(crate) fn take(table: &mut Map<String, Value>, start: Start) -> Result<Self, serde_json::Error> {
-        let mut own = Self { start, ..Self::default() }.to_json();
+    /// What an instance of the kind `K` has without settings of its own.
+    pub(crate) fn of<K: Kind>() -> Self {
+        Self { start: K::START, min_severity: K::MIN_SEVERITY, ..Self::default() }
+    }
+
+    /// Takes these settings out of the table of an instance. What the table lacks is as in `self`.
+    pub(crate) fn take(self, table: &mut Map<String, Value>) -> Result<Self, serde_json::Error> {
+        let mut own = self.to_json();
         for (key, value) in &mut own {
             if let Some(given) = table.remove(key) {
                 *value = given;
@@ -58,7 +89,7 @@ impl<K: Kind> JsonSchema for Described<K> {
             "default": K::NAME,
         });
         let mut properties = Map::from_iter([(KIND.to_owned(), kind)]);
-        let defaults = Common { start: K::START, ..Common::default() }.to_json();
+        let defaults = Common::of::<K>().to_json();
         for (key, mut setting) in properties_of(Common::json_schema(generator)) {
             if let Some(setting) = setting.as_object_mut() {
                 setting.insert("default".to_owned(), defaults.get(&key).cloned().unwrap_or_default());

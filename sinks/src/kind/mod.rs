@@ -6,6 +6,7 @@
 
 mod configured;
 pub(crate) mod described;
+mod selection;
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -18,14 +19,14 @@ use headrace_runtime::config::Invalid;
 use headrace_runtime::fault::Fault;
 use headrace_runtime::message::payload::RawDelivery;
 use headrace_schemas::alert::Alert;
-use headrace_schemas::event::Event;
+use headrace_schemas::event::{Event, Severity};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 pub(crate) use self::configured::Configured;
-use self::described::Described;
+use self::described::{Common, Described};
 
 /// A kind of sink. It is implemented by the kind's settings.
 #[async_trait]
@@ -37,6 +38,11 @@ pub trait Kind: Clone + Debug + Default + Serialize + DeserializeOwned + JsonSch
     const COMPONENTS: &'static [(&'static str, Stream)];
     /// Where an instance begins whose configuration does not say it.
     const START: Start = Start::Stored;
+
+    /// The least severity that an instance takes whose configuration does not say it.
+    const MIN_SEVERITY: Severity = Severity::None;
+    /// Whether the instance with the kind's own name is the installation's store, which must hold everything.
+    const FIRST_IS_STORE: bool = false;
 
     /// Everything that is wrong with these settings, found without touching the network. `path` is where they are in
     /// the configuration.
@@ -144,8 +150,10 @@ pub struct Entry {
     pub name: &'static str,
     /// [`Kind::COMPONENTS`].
     pub components: &'static [(&'static str, Stream)],
-    /// [`Kind::START`].
-    pub start: Start,
+    /// [`Kind::FIRST_IS_STORE`].
+    pub(crate) first_is_store: bool,
+    /// What an instance is without settings of its own.
+    pub(crate) defaults: fn() -> Common,
     pub(crate) schema: fn(&mut SchemaGenerator) -> Schema,
     pub(crate) read: fn(Value) -> Result<Box<dyn Configured>, serde_json::Error>,
     pub(crate) of_up: fn(&Path, bool) -> Option<Box<dyn Configured>>,
@@ -158,7 +166,8 @@ impl Entry {
         Self {
             name: K::NAME,
             components: K::COMPONENTS,
-            start: K::START,
+            first_is_store: K::FIRST_IS_STORE,
+            defaults: Common::of::<K>,
             schema: SchemaGenerator::subschema_for::<Described<K>>,
             read: |value| Ok(Box::new(serde_json::from_value::<K>(value)?)),
             of_up: |data, is_alone| Some(Box::new(K::of_up(data, is_alone)?)),

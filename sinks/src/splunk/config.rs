@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use headrace_runtime::config::Invalid;
 use headrace_runtime::secret::Secret;
-use headrace_schemas::event::Severity;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -52,10 +51,6 @@ pub struct Config {
     /// A file of CA certificates (PEM) to trust besides the system's. Example:
     /// `/etc/headrace/splunk-ca.pem`.
     pub ca_path: Option<PathBuf>,
-    /// Only events of this severity or worse are sent; others are counted as filtered. `none` sends
-    /// all. Example: `medium`.
-    #[schemars(schema_with = "crate::shared::severity::schema")]
-    pub min_severity: Severity,
 }
 
 impl Default for Config {
@@ -73,7 +68,6 @@ impl Default for Config {
             linger_ms: 1_000,
             timeout_ms: 10_000,
             ca_path: None,
-            min_severity: Severity::None,
         }
     }
 }

@@ -43,7 +43,6 @@ pub struct Splunk {
     request_bytes_max: usize,
     /// No request begins later than this after its call began.
     sending_max: Duration,
-    min_severity: headrace_schemas::event::Severity,
 }
 
 impl Config {
@@ -64,7 +63,6 @@ impl Config {
             frame: Frame::new(self),
             request_bytes_max: self.batch_bytes_max,
             sending_max: self.timeout() * (SLOW_REQUESTS_MAX - 1),
-            min_severity: self.min_severity,
         })
     }
 
@@ -110,10 +108,6 @@ impl Sink for Splunk {
         // Splunk indexes nothing from an empty body, and HEC checks the token before the body.
         let probe = self.post(Vec::new(), false).await.map_err(|no_answer| no_answer.fault)?;
         classify_probe(&probe)
-    }
-
-    fn wants(&self, event: &Event) -> bool {
-        event.severity() >= self.min_severity
     }
 
     async fn deliver(&self, batch: &Batch<Event>) -> BatchResult {

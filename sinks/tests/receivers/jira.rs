@@ -17,7 +17,6 @@ use headrace_tests::harness::{CEILING, until};
 use headrace_tests::sink_conformance;
 use headrace_tests::standin::jira::{API_TOKEN, EMAIL, Issue, Jira, PROJECT, Rest};
 use headrace_tests::standin::server::{Failure, Server, When, Which};
-use tokio::time::Instant;
 
 struct JiraCase(Jira);
 
@@ -95,12 +94,12 @@ sink_conformance!(
 
 fn batch(alerts: Vec<Alert>) -> Batch<Alert> {
     let item = |value| Item { value, suspect: true, redelivered: false, sequence: 1 };
-    Batch::new(alerts.into_iter().map(item).collect(), Instant::now() + Duration::from_secs(60))
+    Batch::new(alerts.into_iter().map(item).collect(), Duration::from_secs(60))
 }
 
 fn redelivered(alert: Alert) -> Batch<Alert> {
     let item = Item { value: alert, suspect: true, redelivered: true, sequence: 1 };
-    Batch::new(vec![item], Instant::now() + Duration::from_secs(60))
+    Batch::new(vec![item], Duration::from_secs(60))
 }
 
 /// Sample alert 1 after `count` events with this `risk`.

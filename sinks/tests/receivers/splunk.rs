@@ -9,14 +9,13 @@ use headrace_runtime::component::sink::{BatchResult, Sink as _, SinkOptions};
 use headrace_runtime::fault::{DeadReason, Fault, FaultClass};
 use headrace_runtime::message::payload::Payload as _;
 use headrace_runtime::secret::Secret;
-use headrace_schemas::event::{Event, Severity};
+use headrace_schemas::event::Event;
 use headrace_sinks::splunk::{Config, Splunk as Sink};
 use headrace_tests::conformance::receiver::{Case, Promise, ServerCase};
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::sink_conformance;
 use headrace_tests::standin::server::{Failure, Server, When, Which};
 use headrace_tests::standin::splunk::{Hec, INDEX, Splunk, TOKEN};
-use tokio::time::Instant;
 
 struct SplunkCase(Splunk);
 
@@ -91,7 +90,7 @@ fn batch(numbers: std::ops::Range<u16>) -> Batch<Event> {
         redelivered: false,
         sequence: u64::from(number),
     };
-    Batch::new(numbers.map(item).collect(), Instant::now() + Duration::from_secs(60))
+    Batch::new(numbers.map(item).collect(), Duration::from_secs(60))
 }
 
 fn ids(numbers: std::ops::Range<u16>) -> Vec<String> {
@@ -227,13 +226,4 @@ async fn retry_after_reaches_the_loop() {
     let sink = config(&splunk).build().unwrap();
     let fault = whole(sink.deliver(&batch(0..3)).await);
     assert_eq!(fault.class, FaultClass::Transient { retry_after: Some(Duration::from_secs(7)) });
-}
-
-#[tokio::test]
-async fn only_events_of_the_configured_severity_are_wanted() {
-    let splunk = Splunk::start().await;
-    for (min_severity, wanted) in [(Severity::None, true), (Severity::High, true), (Severity::Critical, false)] {
-        let sink = Config { min_severity, ..config(&splunk) }.build().unwrap();
-        assert_eq!(sink.wants(&Event::sample(1)), wanted, "{min_severity:?}");
-    }
 }

@@ -33,7 +33,7 @@ impl Receivers {
              sinks.splunk = {{ url = '{}', token = '{}', index = '{}', linger_ms = 100, \
              timeout_ms = {RECEIVER_TIMEOUT_MS}, min_severity = 'low' }}\n\
              sinks.jira = {{ url = '{}', email = '{}', api_token = '{}', project = '{}', linger_ms = 100, \
-             timeout_ms = {RECEIVER_TIMEOUT_MS}, index_lag_ms = 1500 }}\n",
+             timeout_ms = {RECEIVER_TIMEOUT_MS}, index_lag_ms = 1500, start = 'stored' }}\n",
             self.splunk.url(),
             splunk::TOKEN,
             splunk::INDEX,

@@ -140,6 +140,24 @@ impl Launch {
         (status.code(), self.log_text())
     }
 
+    /// Starts the process and runs it until `done`. Then it ends it with Ctrl-C. Returns false when the process ended by
+    /// itself before.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub async fn until(self, done: impl Future<Output = ()>) -> bool {
+        let child = self.spawn().await;
+        tokio::select! {
+            () = done => {}
+            _ = child.wait() => return false,
+        }
+        signal(child.pid(), Signal::INT);
+        let status = tokio::time::timeout(CEILING, child.wait()).await;
+        let status = status.unwrap_or_else(|_| panic!("it does not end: {}", self.log_text()));
+        assert!(status.success(), "it ended with {status}: {}", self.log_text());
+        true
+    }
+
     /// `env` sets the variables and then becomes the program. So the child keeps its process id and its log, and does
     /// not outlive the test.
     async fn spawn(&self) -> Child {

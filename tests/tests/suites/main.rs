@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod bad_products;
+mod log_storm;
 mod measure;
 mod ownership;
 mod stage_suite;
 mod standin_github;
 mod standins;
+mod start;

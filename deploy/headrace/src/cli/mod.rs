@@ -15,6 +15,7 @@ pub(crate) mod plain;
 pub mod replay;
 pub mod serve;
 pub mod shell;
+pub mod sinks;
 pub mod sources;
 pub mod time;
 
@@ -27,6 +28,7 @@ use self::global::Global;
 use self::replay::Replay;
 use self::serve::{Clickhouse, Run, Up};
 use self::shell::{Completions, Man};
+use self::sinks::Sinks;
 use self::sources::Sources;
 
 /// Version, commit and date; the build script finds them.
@@ -87,6 +89,9 @@ pub enum Command {
     /// --write.
     #[command(after_help = format!("Examples:\n  headrace query 'SELECT * FROM headrace.events ORDER BY occurred_at DESC LIMIT 3 FORMAT Vertical'\n  headrace query --json 'SELECT id, severity FROM headrace.events LIMIT 3'\n  headrace query - < report.sql\n\n{EXIT_CODES}"))]
     Query(Query),
+    /// Show the sinks and what waits for them, and remove what sinks that were taken out have left behind.
+    #[command(after_help = format!("Examples:\n  headrace sinks list\n  headrace sinks remove splunk_dr\n\n{EXIT_CODES}"))]
+    Sinks(Sinks),
     /// Give names to installations. Every command takes such a name with --context.
     #[command(after_help = format!("Examples:\n  headrace context add live --config /etc/headrace/headrace.toml\n  headrace context use live\n  headrace dead list --context live\n\n{EXIT_CODES}"))]
     Context(Context),

@@ -9,7 +9,6 @@ use std::io::Write as _;
 use anyhow::Context as _;
 use bytes::Bytes;
 use clap::CommandFactory as _;
-use headrace_runtime::secret::redact_url;
 use headrace_runtime::settle::dead_letters::{DeadLetter, DeadLetters, Filter, Reader, Redriven, SentMessages};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
@@ -23,8 +22,6 @@ use crate::cli::output::{self, Listener, Unwritable};
 use crate::cli::place::Place;
 use crate::cli::{exit, plain, time};
 use crate::commands::target::Target;
-use crate::installation::{running, servers};
-use crate::nats::connections::connect_admin;
 
 /// How many kinds of dead letters are counted separately. There are a few dozen, unless somebody else writes to DEAD.
 const COUNTS_MAX: usize = 1_000;
@@ -103,24 +100,8 @@ fn no_dead_letter(number: u64) -> anyhow::Error {
 /// Connects to the server of the configuration, or of the `up` that runs on the data directory. Returns also which
 /// installation that is.
 async fn open(place: &Place) -> anyhow::Result<(DeadLetters, Target)> {
-    let located = place.locate()?;
-    let (mut config, variable) = {
-        let loaded = servers::load(&located)?;
-        let variable = servers::variable(&loaded, servers::NATS);
-        (loaded.value, variable)
-    };
-    let is_of_up = config.nats.url.is_empty();
-    if is_of_up {
-        let ready = running::of(servers::of_up(&located, servers::NATS)?).context(
-            "expected the address of a NATS server: name a configuration with `nats.url`, or the --data-dir of a \
-             running `headrace up`",
-        )?;
-        config.nats.reach(&ready.nats.context("the ready file of the running process names no NATS server")?);
-    }
-    let dead_letters = DeadLetters::open(&connect_admin(&config, "headrace-dead").await?).await?;
-    let nats = redact_url(&config.nats.url);
-    let data_dir = is_of_up.then_some(located.data_dir);
-    Ok((dead_letters, Target { nats, config: located.config, variable: variable.filter(|_| !is_of_up), data_dir }))
+    let (broker, _, target) = Target::connect(place, "headrace-dead").await?;
+    Ok((DeadLetters::open(&broker).await?, target))
 }
 
 /// Reads the dead letters of a selection one by one.

@@ -11,6 +11,7 @@ pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod send;
 pub(crate) mod shell;
+pub(crate) mod sinks;
 pub(crate) mod sources;
 mod target;
 pub(crate) mod up;

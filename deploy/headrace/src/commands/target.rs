@@ -1,13 +1,19 @@
-//! Tells the person at the command line which installation a command changes. Read `installation::locate` next.
+//! Connects a command to an installation, and tells the person at the command line which one it is. Read `installation::locate` next.
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
+use headrace_runtime::broker::Broker;
+use headrace_runtime::secret::redact_url;
 use serde_json::{Value, json};
 
 use crate::cli::global::Global;
+use crate::cli::place::Place;
 use crate::cli::{output, plain};
+use crate::config::Config;
 use crate::installation::locate::{Named, NamedBy};
-use crate::installation::servers;
+use crate::installation::{running, servers};
+use crate::nats::connections::connect_admin;
 
 /// The installation that a command changes. A command that removes dead letters must show it: the person may have
 /// forgotten that a context chosen long ago is still in use.
@@ -23,6 +29,30 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// Connects as the admin to the server of the configuration, or of the `up` that runs on the data directory. Returns
+    /// also the configuration, and which installation that is.
+    pub(super) async fn connect(place: &Place, name: &str) -> anyhow::Result<(Broker, Config, Self)> {
+        let located = place.locate()?;
+        let (mut config, variable) = {
+            let loaded = servers::load(&located)?;
+            let variable = servers::variable(&loaded, servers::NATS);
+            (loaded.value, variable)
+        };
+        let is_of_up = config.nats.url.is_empty();
+        if is_of_up {
+            let ready = running::of(servers::of_up(&located, servers::NATS)?).context(
+                "expected the address of a NATS server: name a configuration with `nats.url`, or the --data-dir of a \
+                 running `headrace up`",
+            )?;
+            config.nats.reach(&ready.nats.context("the ready file of the running process names no NATS server")?);
+        }
+        let broker = connect_admin(&config, name).await?;
+        let nats = redact_url(&config.nats.url);
+        let data_dir = is_of_up.then_some(located.data_dir);
+        let target = Self { nats, config: located.config, variable: variable.filter(|_| !is_of_up), data_dir };
+        Ok((broker, config, target))
+    }
+
     /// Tells what the command is about to do, and to which installation.
     pub(super) fn note(&self, what: &str, global: Global) {
         if global.is_quiet() {

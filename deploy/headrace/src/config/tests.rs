@@ -268,11 +268,11 @@ fn problems_of_an_instance_have_their_place() {
         (
             "[sinks.splnk]\nurl = 'http://b'\n".to_owned(),
             vec![
-                "h.toml:2:8: sinks.splnk: unknown key; did you mean `splunk`?; a table of another name needs the key `kind`",
+                "h.toml:2:8: sinks.splnk: unknown key; did you mean `splunk`? (a table of another name needs the key `kind`)",
             ],
         ),
         (
-            "[sinks.splunk]\nkind = 'jira'\n".to_owned(),
+            "[sinks.splunk]\nkind = 'jira'\nurl = 'http://a'\ntoken = 't'\n".to_owned(),
             vec!["h.toml:3:8: sinks.splunk.kind: unknown value `jira`; expected one of `splunk`"],
         ),
         (
@@ -299,8 +299,8 @@ fn variables_set_and_make_instances() {
     let unknown = told("nats.url = 'nats://a'", &variables[..1]);
     assert_eq!(
         unknown,
-        ["HEADRACE__SINKS__SPLUNK_DR__URL: sinks.splunk_dr: unknown key; known here: `clickhouse`, `file`, `jira`, \
-             `splunk`; a table of another name needs the key `kind`"]
+        ["HEADRACE__SINKS__SPLUNK_DR__URL: sinks.splunk_dr: unknown key; did you mean \
+             `HEADRACE__SINKS__SPLUNK__URL`? (a table of another name needs the key `kind`)"]
     );
     let misspelt = told(dr, &[variables[0], variables[1], ("HEADRACE__SINKS__SPLUNK_DR__INDX", "a")]);
     assert_eq!(

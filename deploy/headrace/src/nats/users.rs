@@ -8,6 +8,7 @@ use headrace_local::nats::Permissions;
 use headrace_runtime::broker::{BODIES, CURSORS, RECOVERY, SCHEMAS, STATE, Stream};
 use headrace_runtime::consume::leftover::Component;
 use headrace_runtime::publish::store_health::PROBE_KEY;
+use headrace_runtime::settle::trials;
 use headrace_sinks::instances::usual_components;
 use headrace_stages::chains;
 
@@ -139,7 +140,7 @@ fn sinks(further: &[Component]) -> Rights {
         rights = rights.ask([format!("CONSUMER.LIST.{}", stream.name())]);
     }
     for Component { name, stream, .. } in usual_components().iter().chain(further) {
-        rights = rights.consume(*stream, name).give_up(name).note_incarnation(name);
+        rights = rights.consume(*stream, name).give_up(name).note_progress(name);
     }
     rights
 }
@@ -231,10 +232,13 @@ impl Rights {
         self.read(bucket).publish([format!("$KV.{bucket}.>")])
     }
 
-    /// The right to the one key in which a component notes the beginning of its consumer's incarnation.
-    fn note_incarnation(self, component: &str) -> Self {
-        let key = format!("$KV.{STATE}.epoch.{component}");
-        self.ask([format!("DIRECT.GET.KV_{STATE}.{key}")]).publish([key])
+    /// The right to the two keys in which a component notes the beginning of its consumer's incarnation, and the
+    /// messages that it has on trial.
+    fn note_progress(self, component: &str) -> Self {
+        [format!("epoch.{component}"), trials::key(component)].into_iter().fold(self, |rights, key| {
+            let key = format!("$KV.{STATE}.{key}");
+            rights.ask([format!("DIRECT.GET.KV_{STATE}.{key}")]).publish([key])
+        })
     }
 
     fn write_bodies(self) -> Self {

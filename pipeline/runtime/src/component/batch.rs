@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
-use tokio::time::Instant;
-
 use crate::message::payload::{Content, Identity};
+use crate::moment::Moment;
+use sha2::{Digest as _, Sha256};
 
 /// One value for a sink.
 #[derive(Debug)]
@@ -24,14 +23,14 @@ pub struct Item<T> {
 #[derive(Debug)]
 pub struct Batch<T> {
     items: Vec<Item<T>>,
-    valid_until: Instant,
+    valid_until: Moment,
 }
 
 impl<T> Batch<T> {
-    /// A batch of `items` that nobody else is given before `valid_until`.
+    /// A batch of `items` that nobody else is given for `valid_for` from now on.
     #[must_use]
-    pub const fn new(items: Vec<Item<T>>, valid_until: Instant) -> Self {
-        Self { items, valid_until }
+    pub fn new(items: Vec<Item<T>>, valid_for: Duration) -> Self {
+        Self { items, valid_until: Moment::now() + valid_for }
     }
 
     /// The values.
@@ -49,7 +48,7 @@ impl<T> Batch<T> {
     /// How long it is still ours alone. An effect must be complete within this time, or not begin.
     #[must_use]
     pub fn valid_for(&self) -> Duration {
-        self.valid_until.saturating_duration_since(Instant::now())
+        self.valid_until.time_left()
     }
 
     /// A name of 32 hex digits for these items, given by sequence and identity, in this order. The same messages have
@@ -82,7 +81,7 @@ impl<T> Batch<T> {
         self.items.iter_mut().for_each(|item| item.suspect = true);
     }
 
-    pub(crate) const fn set_valid_until(&mut self, valid_until: Instant) {
+    pub(crate) const fn set_valid_until(&mut self, valid_until: Moment) {
         self.valid_until = valid_until;
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::join_all;
 use headrace_schemas::time::Timestamp;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
@@ -14,6 +14,7 @@ use crate::component::subscription::Subscription;
 use crate::consume::Subscriber;
 use crate::consume::hold::{prolong_when_due, while_held};
 use crate::consume::read::{read_all, within};
+use crate::consume::trial::{self, Group, begin, close, end, plan};
 use crate::crash::{self, Point};
 use crate::fault::panics::caught;
 use crate::fault::{Fault, FaultClass};
@@ -69,24 +70,30 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
     /// # Errors
     /// When the broker refuses the consumer; the supervisor starts the worker again.
     pub async fn run_worker(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        self.settler.telling(Box::pin(self.take_and_work(stop))).await
+    }
+
+    async fn take_and_work(&self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut subscriber = Subscriber::open(&self.broker, &self.subscription).await?;
         let publisher = Publisher::new(&self.broker);
         // So that its series begin at 0.
         self.settler.metrics.chain();
         self.settler.health.healthy();
         while !stop.is_cancelled() {
-            let (mut messages, slice) = match self.pace {
+            let (messages, slice) = match self.pace {
                 Pace::Prompt => (subscriber.ready(TAKE_MAX, TAKE_MAX_BYTES, &stop).await?, SLICE),
                 Pace::Gathered { linger } => {
                     (subscriber.gather(TAKE_MAX, TAKE_MAX_BYTES, linger, &stop).await?.0, TAKE_MAX)
                 }
             };
+            let (mut messages, mut plan) = plan(&self.settler, self.subscription.ack_wait, messages).await;
             while !messages.is_empty() {
                 let sizes = messages.iter().take(slice).map(Delivered::bytes_when_read);
-                let rest = messages.split_off(within(sizes, SLICE_BYTES));
+                let (count, group) = plan.next(within(sizes, SLICE_BYTES));
+                let rest = messages.split_off(count);
                 if stop.is_cancelled() {
                     self.give_back(&messages).await;
-                } else if let Some(pause) = self.work(&publisher, messages, &rest).await {
+                } else if let Some(pause) = self.try_out(&publisher, messages, &rest, group).await {
                     self.give_back(&rest).await;
                     rest_for(pause, &stop).await;
                     break;
@@ -97,6 +104,33 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         }
         self.broker.flush().await;
         Ok(())
+    }
+
+    /// Takes a slice all the way, with a mark of it when it is on trial. Returns how long the consumer must rest, when it
+    /// must.
+    async fn try_out(
+        &self,
+        publisher: &Publisher,
+        messages: Vec<Delivered>,
+        waiting: &[Delivered],
+        group: Option<Group>,
+    ) -> Option<Duration> {
+        if group.is_none() {
+            return self.work(publisher, messages, waiting).await;
+        }
+        let held: Vec<&Delivered> = messages.iter().chain(waiting).collect();
+        let begun = begin(&self.settler, &messages, group.as_ref());
+        let trial = match while_held(&held, self.subscription.ack_wait, begun).await {
+            Ok(trial) => trial,
+            Err(fault) => {
+                trial::give_back(&self.settler, self.subscription.ack_wait, &messages, &fault).await;
+                return None;
+            }
+        };
+        let pause = self.work(publisher, messages, waiting).await;
+        end(&self.settler, trial).await;
+        close(&self.settler, group).await;
+        pause
     }
 
     /// Takes a slice all the way. Meanwhile it keeps the slice and the waiting messages ours. Returns how long the
@@ -146,7 +180,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         let held: Vec<&Delivered> = messages.iter().chain(waiting).collect();
         prolong_when_due(&held, ack_wait).await;
         messages.retain(|message| {
-            let is_ours = Instant::now() < message.held_until(ack_wait);
+            let is_ours = message.is_held(ack_wait);
             if !is_ours {
                 self.settler.expire(message);
             }
@@ -216,7 +250,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         let mut sent = Vec::with_capacity(messages.len());
         let mut refused: Option<String> = None;
         for ((message, received_at), verdict) in messages.into_iter().zip(verdicts) {
-            if Instant::now() >= message.held_until(self.subscription.ack_wait) {
+            if !message.is_held(self.subscription.ack_wait) {
                 self.settler.expire(&message);
                 continue;
             }

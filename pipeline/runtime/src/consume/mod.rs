@@ -14,6 +14,7 @@ mod read;
 pub mod sink;
 pub mod stream_reader;
 mod sub_batch;
+mod trial;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -34,6 +35,7 @@ use crate::consume::duplicates::Position;
 use crate::consume::pull::Pull;
 use crate::message::Delivered;
 use crate::message::incarnation::{Forgotten, Incarnation};
+use crate::moment::Moment;
 
 /// How long a request for messages stays open at the broker, at most.
 const REQUEST_OPEN_MAX: Duration = Duration::from_secs(5);
@@ -48,7 +50,7 @@ pub struct Subscriber {
     incarnation: Option<Incarnation>,
     /// The longest that a request for messages may stay open.
     open_max: Duration,
-    open: Option<(Pull, Instant)>,
+    open: Option<(Pull, Moment)>,
     config: ObservedConfig,
     config_seen_at: Instant,
     /// The component whose beginning is noted, and when that was last done. `None` unless it is a sink.
@@ -107,7 +109,7 @@ impl Subscriber {
         stop: &CancellationToken,
     ) -> anyhow::Result<Vec<Delivered>> {
         if self.open.is_none() {
-            let requested_at = Instant::now();
+            let requested_at = Moment::now();
             self.open = Some((self.request(max, bytes_max, REQUEST_OPEN_MAX.min(self.open_max)).await?, requested_at));
         }
         let Some((pull, requested_at)) = &mut self.open else { return Ok(Vec::new()) };
@@ -142,7 +144,7 @@ impl Subscriber {
     ) -> anyhow::Result<(Vec<Delivered>, Incarnation)> {
         // Ask before the request, so that the messages are of this incarnation or a later one.
         let incarnation = self.incarnation().await?;
-        let requested_at = Instant::now();
+        let requested_at = Moment::now();
         let mut pull = self.request(max, bytes_max, linger.min(self.open_max)).await?;
         let mut taken = Vec::new();
         loop {

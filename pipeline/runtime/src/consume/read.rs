@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::FutureExt as _;
 use futures::future::join_all;
+use headrace_schemas::header;
 
 use crate::broker::Broker;
+use crate::crash::{self, Point};
 use crate::fault::Fault;
 use crate::fault::panics::caught;
 use crate::message::Delivered;
@@ -43,6 +45,7 @@ async fn read<T: Payload>(message: &Delivered, broker: &Broker, away: &AtomicBoo
     if message.refers_to_body() && away.load(Ordering::Relaxed) {
         return Err(Outcome::Unread(Fault::transient(anyhow::anyhow!("not read, because another body did not come"))));
     }
+    crash::pass_with(Point::BeforeRead, message.header(header::ID));
     caught("reading it", T::read(message, broker)).await.unwrap_or_else(Err).map_err(|fault| {
         // The broker is to blame, not the event, so this counts as no attempt.
         if is_unanswered(&fault) {

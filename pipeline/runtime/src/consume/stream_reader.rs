@@ -14,11 +14,12 @@ use async_nats::jetstream::stream;
 use futures::StreamExt as _;
 use headrace_schemas::time::Timestamp;
 use headrace_schemas::{header, subject};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::broker::{Broker, Stream};
 use crate::message::Delivered;
 use crate::message::incarnation::Forgotten;
+use crate::moment::Moment;
 
 /// The most messages of a page.
 const PAGE: usize = 1_024;
@@ -164,7 +165,7 @@ impl StreamReader {
     }
 
     async fn fetch(&self, reader: &mut Reader) -> anyhow::Result<Vec<Delivered>> {
-        let requested_at = Instant::now();
+        let requested_at = Moment::now();
         let request = reader.consumer.fetch().max_messages(PAGE).max_bytes(PAGE_BYTES).messages();
         let mut messages = request.await.context("cannot ask for a page of RAW")?;
         let mut page = Vec::new();

@@ -1,11 +1,12 @@
 //! A sub-batch of what a sink's worker gathered, with the messages behind it, and whether it is still ours.
 
-use tokio::time::Instant;
+use std::time::Duration;
 
 use crate::component::batch::{Batch, Item};
 use crate::consume::read::within;
 use crate::message::Delivered;
 use crate::message::payload::Payload;
+use crate::moment::Moment;
 
 /// Some of what was gathered: the items, and the messages behind them in the same order.
 pub(crate) struct SubBatch<T> {
@@ -16,14 +17,14 @@ pub(crate) struct SubBatch<T> {
 /// Whether messages are ours to deliver.
 pub(crate) enum Ownership {
     /// Nobody else is given them before `valid_until`.
-    Owned { valid_until: Instant },
+    Owned { valid_until: Moment },
     /// They are not ours any more: the broker gives them to another.
     Expired,
 }
 
 impl<T> SubBatch<T> {
     pub(crate) fn empty() -> Self {
-        Self { messages: Vec::new(), batch: Batch::new(Vec::new(), Instant::now()) }
+        Self { messages: Vec::new(), batch: Batch::new(Vec::new(), Duration::ZERO) }
     }
 
     pub(crate) fn push(&mut self, message: Delivered, value: T, suspect: bool) {
@@ -54,13 +55,13 @@ impl<T> SubBatch<T> {
     }
 
     fn split(mut self, middle: usize) -> [Self; 2] {
-        let valid_until = Instant::now() + self.batch.valid_for();
+        let valid_for = self.batch.valid_for();
         let later_messages = self.messages.split_off(middle);
         let mut items = self.batch.into_items();
         let later_items = items.split_off(middle);
         [
-            Self { messages: self.messages, batch: Batch::new(items, valid_until) },
-            Self { messages: later_messages, batch: Batch::new(later_items, valid_until) },
+            Self { messages: self.messages, batch: Batch::new(items, valid_for) },
+            Self { messages: later_messages, batch: Batch::new(later_items, valid_for) },
         ]
     }
 }

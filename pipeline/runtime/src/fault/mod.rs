@@ -76,11 +76,13 @@ pub enum DeadReason {
     Exhausted,
     /// A stage or a sink panicked on it: a defect of Headrace, which the detail names.
     Panicked,
+    /// Processes died on it each time that they worked on it alone: out of memory, a stack overflow, an abort.
+    Crashed,
 }
 
 impl DeadReason {
     /// All reasons, for documentation and metrics.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Malformed,
         Self::MissingHeader,
         Self::BodyLost,
@@ -88,6 +90,7 @@ impl DeadReason {
         Self::Rejected,
         Self::Exhausted,
         Self::Panicked,
+        Self::Crashed,
     ];
 
     /// The stable code.
@@ -101,6 +104,7 @@ impl DeadReason {
             Self::Rejected => "rejected",
             Self::Exhausted => "exhausted",
             Self::Panicked => "panicked",
+            Self::Crashed => "crashed",
         }
     }
 }

@@ -13,10 +13,10 @@ use bytes::Bytes;
 use headrace_schemas::header;
 use headrace_schemas::id;
 use headrace_schemas::time::Timestamp;
-use tokio::time::Instant;
 
 use crate::message::incarnation::Forgotten;
 use crate::message::payload::Payload;
+use crate::moment::Moment;
 use crate::retry::Attempt;
 
 /// The size to assume of a body whose message does not tell it, in bytes: the largest that GitHub sends.
@@ -35,7 +35,7 @@ pub struct Delivered {
     stream: String,
     forgotten: Forgotten,
     /// No later than the moment from which JetStream counts `ack_wait`.
-    held_since: Mutex<Instant>,
+    held_since: Mutex<Moment>,
 }
 
 impl Delivered {
@@ -44,11 +44,7 @@ impl Delivered {
     ///
     /// # Errors
     /// When its reply subject is not JetStream's.
-    pub(crate) fn new(
-        message: jetstream::Message,
-        requested_at: Instant,
-        forgotten: Forgotten,
-    ) -> anyhow::Result<Self> {
+    pub(crate) fn new(message: jetstream::Message, requested_at: Moment, forgotten: Forgotten) -> anyhow::Result<Self> {
         let info =
             message.info().map_err(|error| anyhow::anyhow!("a message without JetStream's reply subject: {error}"))?;
         let attempt = Attempt(u32::try_from(info.delivered).unwrap_or(u32::MAX));
@@ -169,12 +165,17 @@ impl Delivered {
     }
 
     /// Nobody else is given this message before this time.
-    pub(crate) fn held_until(&self, ack_wait: Duration) -> Instant {
+    pub(crate) fn held_until(&self, ack_wait: Duration) -> Moment {
         *self.held_since.lock().unwrap_or_else(PoisonError::into_inner) + ack_wait
     }
 
+    /// Whether it is certain that nobody else is given this message at this moment.
+    pub(crate) fn is_held(&self, ack_wait: Duration) -> bool {
+        !self.held_until(ack_wait).is_over()
+    }
+
     /// Notes that JetStream counts `ack_wait` from `since` or later.
-    pub(crate) fn extend_hold(&self, since: Instant) {
+    pub(crate) fn extend_hold(&self, since: Moment) {
         *self.held_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 

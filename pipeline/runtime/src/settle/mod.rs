@@ -6,6 +6,8 @@
 pub mod dead_letters;
 mod failures;
 pub mod settler;
+mod told;
+pub mod trials;
 
 use std::time::Duration;
 
@@ -25,6 +27,8 @@ pub enum Outcome {
     Unpublished(Fault),
     /// It could not be read, because the broker did not give its body.
     Unread(Fault),
+    /// Processes may have died on it, and the broker did not take the mark without which nobody may work on it.
+    Untried(Fault),
     /// We are shutting down and had not begun with it.
     Interrupted,
     /// It is not yet known whether its effects exist.
@@ -35,6 +39,11 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// [`Self::Untried`] because of `fault`, for any number of messages.
+    pub(crate) fn untried(fault: &Fault) -> impl Iterator<Item = Self> {
+        std::iter::repeat_with(move || Self::Untried(Fault::transient(anyhow::anyhow!("{fault}"))))
+    }
+
     /// The word for this outcome in metrics.
     #[must_use]
     pub const fn label(&self) -> &'static str {
@@ -46,6 +55,7 @@ impl Outcome {
             Self::Failed(Fault { class: FaultClass::Broken, .. }) => "broken",
             Self::Unpublished(_) => "unpublished",
             Self::Unread(_) => "unread",
+            Self::Untried(_) => "untried",
             Self::Interrupted => "interrupted",
             Self::NotYet { .. } => "not_yet",
         }
@@ -81,7 +91,7 @@ pub fn settle(outcome: &Outcome, attempt: Attempt, policy: &RetryPolicy) -> Sett
         Outcome::Interrupted => Settlement::Nak { delay: Duration::ZERO },
         Outcome::NotYet { wait } => Settlement::Nak { delay: *wait },
         // Never dead-lettered: the broker's trouble is not the event's, and DEAD is in the same broker.
-        Outcome::Unpublished(_) | Outcome::Unread(_) => Settlement::Nak { delay: backoff },
+        Outcome::Unpublished(_) | Outcome::Unread(_) | Outcome::Untried(_) => Settlement::Nak { delay: backoff },
         Outcome::Failed(fault) => match &fault.class {
             FaultClass::Poison(reason) => Settlement::DeadLetter(*reason),
             FaultClass::Broken => Settlement::Pause { delay: backoff },
@@ -138,6 +148,7 @@ mod tests {
             (broken(), 99, pause(10)),
             (unpublished(), 1, nak(1)),
             (unpublished(), 99, nak(10)),
+            (Outcome::Untried(Fault::transient(anyhow!("no answer"))), 99, nak(10)),
             (unread(), 1, nak(1)),
             (unread(), 99, nak(10)),
         ] {

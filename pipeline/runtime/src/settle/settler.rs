@@ -1,5 +1,7 @@
-//! Carries out what [`settle`] decides: acknowledge, deliver again, dead-letter, pause. It counts and logs each once.
+//! Carries out what [`settle`] decides: acknowledge, deliver again, dead-letter, pause. It counts each, and logs what a
+//! person may want to know.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -18,6 +20,8 @@ use crate::observe::health::ComponentHealth;
 use crate::publish::Publisher;
 use crate::retry::RetryPolicy;
 use crate::settle::failures::Failures;
+use crate::settle::told::{Fared, Kind, Told, told};
+use crate::settle::trials::{Trials, UNANSWERED_MIN};
 use crate::settle::{Outcome, Settlement, settle};
 
 /// Settles the messages of one component.
@@ -27,6 +31,8 @@ pub struct Settler {
     publisher: Publisher,
     policy: RetryPolicy,
     failures: Failures,
+    told: Arc<Told>,
+    pub(crate) trials: Trials,
     /// The component's signals.
     pub metrics: ComponentMetrics,
     /// The component's health.
@@ -42,6 +48,8 @@ impl Settler {
             publisher: Publisher::new(broker),
             policy,
             failures: Failures::default(),
+            told: Arc::new(told()),
+            trials: Trials::new(component, broker),
             metrics: ComponentMetrics::new(component),
             health,
         }
@@ -63,7 +71,7 @@ impl Settler {
     /// Acknowledgements are sent without waiting for a confirmation, and the confirmations of DEAD are awaited
     /// together. So a broker that is lost costs one timeout, however many messages there are.
     pub async fn settle_all(&self, outcomes: Vec<(&Delivered, Outcome)>) -> Option<Duration> {
-        let (mut pause, mut dead_letters) = (None, Vec::new());
+        let (mut pause, mut degraded, mut dead_letters) = (None, None, Vec::new());
         for (message, outcome) in outcomes {
             match self.decide(message, &outcome) {
                 Settlement::Ack => {
@@ -72,21 +80,28 @@ impl Settler {
                     crash::pass(Point::AfterAck);
                 }
                 Settlement::Nak { delay } => {
-                    // Degraded until something goes through again: a component that gets nothing through must not look
-                    // healthy.
-                    if matches!(outcome, Outcome::Unread(_) | Outcome::Unpublished(_)) {
-                        self.health.degraded(describe(&outcome));
+                    if let Outcome::Unread(_) | Outcome::Unpublished(_) | Outcome::Untried(_) = outcome {
+                        degraded.get_or_insert_with(|| describe(&outcome));
                     }
                     self.log_retry(message, &outcome, delay);
+                    if !matches!(outcome, Outcome::Untried(_)) {
+                        self.failures.answered(message.sequence, message.attempt);
+                    }
                     message.answer(AckKind::Nak(Some(delay))).await;
                 }
                 Settlement::DeadLetter(reason) => dead_letters.push((message, reason, outcome)),
                 Settlement::Pause { delay } => {
                     self.health.broken(describe(&outcome));
+                    self.failures.answered(message.sequence, message.attempt);
                     message.answer(AckKind::Nak(Some(delay))).await;
                     pause = pause.max(Some(delay));
                 }
             }
+        }
+        // Degraded until something goes through again: a component that gets nothing through must not look healthy. Said
+        // once, because each message may have a cause in words of its own.
+        if let Some(why) = degraded {
+            self.health.degraded(why);
         }
         let dead =
             dead_letters.iter().map(|(message, reason, outcome)| self.dead_letter(message, *reason, outcome).boxed());
@@ -118,14 +133,19 @@ impl Settler {
         settle(outcome, attempt, &self.policy)
     }
 
+    /// Whether processes may have died on `message`: several deliveries had no outcome, as far as we know.
+    pub(crate) fn is_questionable(&self, message: &Delivered) -> bool {
+        // Only a message that comes often costs a look into what we remember.
+        message.attempt.0 > UNANSWERED_MIN
+            && self.failures.unanswered(message.sequence, message.attempt) >= UNANSWERED_MIN
+    }
+
     /// Forgets `message` without answering: it was held so long that the broker gives it to another.
     pub fn expire(&self, message: &Delivered) {
         self.metrics.lapsed.increment(1);
-        tracing::warn!(
-            component = self.component,
-            origin = message.origin(),
-            "message was held longer than its ack_wait (was this process stopped?); left to its redelivery"
-        );
+        self.failures.answered(message.sequence, message.attempt);
+        tracing::debug!(component = self.component, origin = message.origin(), "message expired");
+        self.tell(Kind::Expired, message, |fared| fared);
     }
 
     /// Sends `message` to DEAD. Returns how long the consumer must rest when DEAD does not take it.
@@ -145,21 +165,19 @@ impl Settler {
             Ok(_) => {
                 self.failures.forget(message.sequence);
                 self.metrics.dead(reason.code());
-                tracing::warn!(
-                    component = self.component,
-                    reason = reason.code(),
-                    detail,
-                    origin = message.origin(),
-                    attempts = message.attempts_in_all(),
-                    "message dead-lettered"
-                );
+                self.tell(Kind::dead(reason), message, |fared| fared.because(detail));
                 message.answer(AckKind::Ack).await;
                 None
             }
             Err(fault) => {
                 let delay = self.policy.backoff(message.attempt);
+                // A message that kills processes must be recognized when it comes again.
+                if reason != DeadReason::Crashed {
+                    self.failures.answered(message.sequence, message.attempt);
+                }
                 self.health.degraded(format!("DEAD does not take what can never succeed: {fault}"));
-                tracing::warn!(component = self.component, %fault, origin = message.origin(), "cannot dead-letter yet");
+                let kind = Kind::not_dead_yet(reason);
+                self.tell(kind, message, |fared| fared.because(fault.to_string()).again_in(delay));
                 message.answer(AckKind::Nak(Some(delay))).await;
                 Some(delay)
             }
@@ -189,15 +207,22 @@ impl Settler {
     }
 
     fn log_retry(&self, message: &Delivered, outcome: &Outcome, delay: Duration) {
-        let (Outcome::Failed(fault) | Outcome::Unpublished(fault) | Outcome::Unread(fault)) = outcome else { return };
-        tracing::warn!(
-            component = self.component,
-            %fault,
-            origin = message.origin(),
-            attempt = message.attempt.0,
-            delay_ms = delay.as_millis(),
-            "message failed and is tried again"
-        );
+        let (Outcome::Failed(fault) | Outcome::Unpublished(fault) | Outcome::Unread(fault) | Outcome::Untried(fault)) =
+            outcome
+        else {
+            return;
+        };
+        let kind = Kind::Retried(outcome.label());
+        self.tell(kind, message, |fared| fared.because(fault.to_string()).again_in(delay));
+    }
+
+    fn tell(&self, kind: Kind, message: &Delivered, more: impl FnOnce(Fared) -> Fared) {
+        self.told.note(kind, more(Fared::new(&self.component, kind, message)));
+    }
+
+    /// Runs `work`, and meanwhile tells in time what is left to tell of its messages.
+    pub(crate) async fn telling<T>(&self, work: impl Future<Output = T>) -> T {
+        self.told.beside(work).await
     }
 }
 
@@ -205,7 +230,8 @@ fn describe(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Failed(Fault { source, class })
         | Outcome::Unpublished(Fault { source, class })
-        | Outcome::Unread(Fault { source, class }) => match class {
+        | Outcome::Unread(Fault { source, class })
+        | Outcome::Untried(Fault { source, class }) => match class {
             FaultClass::Transient { .. } => format!("{source:#} (temporary, but too often)"),
             FaultClass::Poison(_) | FaultClass::Broken => format!("{source:#}"),
         },

@@ -1,9 +1,11 @@
 //! A lease in JetStream KV: of several processes that could do a job, one does it.
 //!
 //! No clocks are compared. A contender takes the lease over when, by its own clock, it has seen the same revision for
-//! the whole `ttl`. The holder stops counting on the lease `ttl` after it began its last renewal. So the holder's time
-//! ends before a contender's can begin. The `ttl` is a setting, and two processes may have different ones: the holder
-//! writes its own into the lease, and the longer of the two counts. [`lead`] is the whole of it for a job that never ends.
+//! the whole `ttl`. The holder stops counting on the lease `ttl` after it began its last renewal, by whichever of its
+//! clocks says so first ([`crate::moment`]). A contender waits by the clock that stands still in a suspension: a clock
+//! that jumps must not cut its wait short. So the holder's time ends before a contender's can begin. The `ttl` is a
+//! setting, and two processes may have different ones: the holder writes its own into the lease, and the longer of the
+//! two counts. [`lead`] is the whole of it for a job that never ends.
 
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::fault::Fault;
+use crate::moment::Moment;
 use crate::state::{Entry, StateStore};
 
 /// A job that one of several processes does: the one with the lease.
@@ -77,7 +80,7 @@ pub struct Lease {
     holder: String,
     ttl: Duration,
     watched: Option<Watched>,
-    held_until: Option<Instant>,
+    held_until: Option<Moment>,
 }
 
 /// The lease that another process holds.
@@ -101,6 +104,8 @@ impl Watched {
     }
 }
 
+/// How soon a holder that was suspended finds out.
+const LOOK: Duration = Duration::from_secs(1);
 /// What a holder of an earlier release, which did not tell, may count on: no release had a longer default.
 const TTL_UNTOLD: Duration = Duration::from_secs(60);
 /// The most that a claim is believed: the longest that a configuration may say.
@@ -158,7 +163,7 @@ impl Lease {
     /// Whether it is certain that no other process holds it at this moment.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        self.held_until.is_some_and(|until| Instant::now() < until)
+        self.held_until.is_some_and(|until| !until.is_over())
     }
 
     /// Takes the lease or renews it; true when it is ours. To be called every [`period`](Self::period).
@@ -166,7 +171,7 @@ impl Lease {
     /// # Errors
     /// Transient, when the broker does not answer; the lease may be ours until its time is over.
     pub async fn claim(&mut self) -> Result<bool, Fault> {
-        let began = Instant::now();
+        let began = Moment::now();
         let entry = self.store.load(&self.key).await?;
         let is_free = entry.as_ref().is_none_or(|entry| self.is_free(entry));
         let claim = Claim::write(&self.holder, self.ttl);
@@ -189,8 +194,14 @@ impl Lease {
     /// Renews the lease until it is lost.
     pub async fn keep(&mut self) {
         while let Some(until) = self.held_until {
-            sleep_until(until.min(Instant::now() + self.period())).await;
-            match timeout_at(until, self.claim()).await {
+            let due = until.monotonic().min(Instant::now() + self.period());
+            while Instant::now() < due {
+                if until.is_over() {
+                    return;
+                }
+                sleep_until(due.min(Instant::now() + LOOK)).await;
+            }
+            match timeout_at(until.monotonic(), self.claim()).await {
                 Ok(Ok(true)) => {}
                 // The broker does not answer: the lease is ours until its time is over.
                 Ok(Err(_)) if self.is_held() => {}

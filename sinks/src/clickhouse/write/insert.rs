@@ -144,7 +144,8 @@ impl Table {
             self.already_there.increment((count - items.len()) as u64);
         }
         conflicts += unique(&mut items);
-        match self.insert(&items, batch.valid_for()).await {
+        // Read the wall clock first: a process that is stopped between the two must not add what has passed meanwhile.
+        match self.insert(&items, Timestamp::now(), batch.valid_for()).await {
             Ok(()) => {
                 self.conflicts.increment(conflicts);
                 BatchResult::all(count)
@@ -166,13 +167,18 @@ impl Table {
         if too_much { BatchResult::TooMuch(fault) } else { BatchResult::Whole(fault) }
     }
 
-    /// Inserts `items` without looking them up. They are ours for `valid_for`.
-    pub(crate) async fn insert<T: Rows>(&self, items: &[&Item<T>], valid_for: Duration) -> Result<(), Failure> {
+    /// Inserts `items` without looking them up. From `now` on they are ours for `valid_for`.
+    pub(crate) async fn insert<T: Rows>(
+        &self,
+        items: &[&Item<T>],
+        now: Timestamp,
+        valid_for: Duration,
+    ) -> Result<(), Failure> {
         if items.is_empty() {
             return Ok(());
         }
         let Times { limit, .. } = self.times;
-        let valid_until = valid_until(valid_for, self.times);
+        let valid_until = valid_until(now, valid_for, self.times);
         let token = Batch::<T>::token(items.iter().map(|item| (item.sequence, item.value.identity())), &self.scope);
         let send = async {
             let mut insert = self
@@ -236,9 +242,9 @@ fn drop_stored<T: Rows>(items: &mut Vec<&Item<T>>, stored: &[Stored]) -> u64 {
 
 /// Until when the server may take rows, in microseconds since the Unix epoch, by the clock that ClickHouse shares with
 /// us: as long as they are ours, less what the clocks may differ, and no longer than `limit`.
-fn valid_until(valid_for: Duration, Times { limit, clock_skew }: Times) -> i64 {
+fn valid_until(now: Timestamp, valid_for: Duration, Times { limit, clock_skew }: Times) -> i64 {
     let valid_for = valid_for.saturating_sub(clock_skew).min(limit);
-    Timestamp::now().as_micros().saturating_add(i64::try_from(valid_for.as_micros()).unwrap_or(i64::MAX))
+    now.as_micros().saturating_add(i64::try_from(valid_for.as_micros()).unwrap_or(i64::MAX))
 }
 
 /// When earlier deliveries of `items` can have been received. A message that comes again has the very time of its first

@@ -170,7 +170,7 @@ impl<T: Rows> Rewrite<T> {
         // The replay's lease says that nobody else writes these items. But a process that was stopped may have lost the
         // lease.
         let Times { limit, clock_skew } = self.table.times();
-        match self.table.insert(items, limit + clock_skew).await {
+        match self.table.insert(items, Timestamp::now(), limit + clock_skew).await {
             Ok(()) => Ok(()),
             // A look-up would prove nothing before the server's limit has passed.
             Err(Failure { fault: Fault { class: FaultClass::Transient { .. }, source }, unclear: true, .. }) => {

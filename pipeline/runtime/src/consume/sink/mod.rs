@@ -24,6 +24,7 @@ use crate::consume::chain::rest_for;
 use crate::consume::hold::{prolong_when_due, while_held};
 use crate::consume::read::{read_all, within};
 use crate::consume::sub_batch::{Ownership, SubBatch};
+use crate::consume::trial::{self, Group, begin, close, end, plan};
 use crate::crash::{self, Point};
 use crate::fault::panics::caught;
 use crate::fault::{DeadReason, DiscardReason, Fault, FaultClass};
@@ -57,6 +58,10 @@ impl<S: Sink> SinkLoop<S> {
     /// # Errors
     /// When the broker refuses the consumer; the supervisor starts the worker again.
     pub async fn run_worker(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        self.settler.telling(Box::pin(self.take_and_deliver(stop))).await
+    }
+
+    async fn take_and_deliver(&self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut subscriber = Subscriber::open(&self.broker, &self.subscription).await?;
         // So that its series begin at 0.
         self.settler.metrics.sink();
@@ -80,23 +85,38 @@ impl<S: Sink> SinkLoop<S> {
     /// large body. Meanwhile it keeps the waiting ones ours. Returns how long the consumer must rest, when it must.
     async fn take_out(
         &self,
-        mut messages: Vec<Delivered>,
+        messages: Vec<Delivered>,
         incarnation: &Incarnation,
         subscriber: &mut Subscriber,
         stop: &CancellationToken,
     ) -> Option<Duration> {
         let (mut pause, mut is_first) = (None, true);
+        let (mut messages, mut plan) = plan(&self.settler, self.subscription.ack_wait, messages).await;
         while !messages.is_empty() {
-            let bytes_max = self.batching.bytes_max;
-            let waiting = messages.split_off(within(messages.iter().map(Delivered::bytes_when_read), bytes_max));
+            let fitting = within(messages.iter().map(Delivered::bytes_when_read), self.batching.bytes_max);
+            let (count, group) = plan.next(fitting);
+            let waiting = messages.split_off(count);
             if !is_first && stop.is_cancelled() {
                 self.give_back(&messages, || Outcome::Interrupted).await;
             } else if !is_first && self.is_lost(&messages, incarnation, subscriber).await {
                 messages.iter().for_each(|message| self.settler.expire(message));
             } else {
                 let _held = self.settler.metrics.hold(messages.iter().map(Delivered::bytes_when_read).sum());
-                let (sub_batches, unread) = self.read(messages, &waiting).await;
-                pause = pause.max(unread).max(self.deliver(sub_batches, &waiting, incarnation, subscriber, stop).await);
+                let held: Vec<&Delivered> = messages.iter().chain(&waiting).collect();
+                let begun = begin(&self.settler, &messages, group.as_ref());
+                match while_held(&held, self.subscription.ack_wait, begun).await {
+                    Ok(trial) => {
+                        let (sub_batches, unread) = self.read(messages, &waiting).await;
+                        end(&self.settler, trial).await;
+                        let portion = Portion { waiting: &waiting, group: group.as_ref() };
+                        let rest = self.deliver(sub_batches, &portion, incarnation, subscriber, stop).await;
+                        pause = pause.max(unread).max(rest);
+                    }
+                    Err(fault) => {
+                        trial::give_back(&self.settler, self.subscription.ack_wait, &messages, &fault).await;
+                    }
+                }
+                close(&self.settler, group).await;
             }
             (messages, is_first) = (waiting, false);
         }
@@ -154,12 +174,12 @@ impl<S: Sink> SinkLoop<S> {
     async fn deliver(
         &self,
         mut sub_batches: VecDeque<SubBatch<S::Item>>,
-        waiting: &[Delivered],
+        portion: &Portion<'_>,
         incarnation: &Incarnation,
         subscriber: &mut Subscriber,
         stop: &CancellationToken,
     ) -> Option<Duration> {
-        let mut progress = Progress::default();
+        let (mut progress, waiting) = (Progress::default(), portion.waiting);
         while let Some(sub_batch) = sub_batches.pop_front() {
             if stop.is_cancelled() && progress.failures > 0 {
                 // A call without a clear answer may take effect until its time has passed. Until then no other process
@@ -172,29 +192,56 @@ impl<S: Sink> SinkLoop<S> {
             let all = all_of(&sub_batch, &sub_batches, waiting);
             // Renew the hold here too: if every call is short, the timer in `while_held` never fires.
             prolong_when_due(&all, ack_wait).await;
+            // Mark each call anew: a trial must not last while the receiver is away, or a restart would count as a death.
+            let begun = begin(&self.settler, &sub_batch.messages, portion.group);
+            let trial = match while_held(&all, ack_wait, begun).await {
+                Ok(trial) => trial,
+                Err(fault) => {
+                    self.put_off(sub_batch, &fault, &mut sub_batches, &mut progress, stop).await;
+                    continue;
+                }
+            };
             let (mut sub_batch, ownership) = self.ownership(sub_batch, incarnation, subscriber).await;
-            if sub_batch.messages.is_empty() {
-                continue;
-            }
-            match ownership {
-                Ok(Ownership::Owned { valid_until }) => sub_batch.batch.set_valid_until(valid_until),
+            let result = match ownership {
+                _ if sub_batch.messages.is_empty() => None,
+                Ok(Ownership::Owned { valid_until }) => {
+                    sub_batch.batch.set_valid_until(valid_until);
+                    let held = all_of(&sub_batch, &sub_batches, waiting);
+                    Some(Ok(while_held(&held, ack_wait, self.call(&sub_batch.batch)).await))
+                }
                 Ok(Ownership::Expired) => {
                     sub_batch.messages.iter().for_each(|message| self.settler.expire(message));
-                    continue;
+                    None
                 }
-                Err(error) => {
-                    progress.failures += 1;
+                Err(error) => Some(Err(error)),
+            };
+            end(&self.settler, trial).await;
+            match result {
+                None => {}
+                Some(Ok(result)) => {
+                    self.follow_up(sub_batch, result, &mut sub_batches, waiting, &mut progress, stop).await;
+                }
+                Some(Err(error)) => {
                     let fault = Fault::transient(error.context("cannot tell whether the messages are still ours"));
-                    rest_for(self.pause_after(&fault, progress.failures), stop).await;
-                    sub_batches.push_front(sub_batch);
-                    continue;
+                    self.put_off(sub_batch, &fault, &mut sub_batches, &mut progress, stop).await;
                 }
             }
-            let held = all_of(&sub_batch, &sub_batches, waiting);
-            let result = while_held(&held, ack_wait, self.call(&sub_batch.batch)).await;
-            self.follow_up(sub_batch, result, &mut sub_batches, waiting, &mut progress, stop).await;
         }
         progress.pause
+    }
+
+    /// Rests because of a fault of the broker's, before the next try at `sub_batch`.
+    async fn put_off(
+        &self,
+        sub_batch: SubBatch<S::Item>,
+        fault: &Fault,
+        sub_batches: &mut VecDeque<SubBatch<S::Item>>,
+        progress: &mut Progress,
+        stop: &CancellationToken,
+    ) {
+        progress.failures += 1;
+        rest_for(self.pause_after(fault, progress.failures), stop).await;
+        sub_batches.push_front(sub_batch);
     }
 
     async fn call(&self, batch: &Batch<S::Item>) -> BatchResult {
@@ -244,7 +291,7 @@ impl<S: Sink> SinkLoop<S> {
         for message in messages {
             // Never answer for an expired message: the broker would accept the answer although another process has the
             // message.
-            if Instant::now() >= message.held_until(self.subscription.ack_wait) {
+            if !message.is_held(self.subscription.ack_wait) {
                 self.settler.expire(message);
             } else {
                 ours.push((message, outcome()));
@@ -259,6 +306,14 @@ impl<S: Sink> SinkLoop<S> {
             _ => self.settler.health.degraded(fault.to_string()),
         }
     }
+}
+
+/// What is beside the sub-batches that are delivered.
+struct Portion<'a> {
+    /// The messages that wait for their turn.
+    waiting: &'a [Delivered],
+    /// The group on trial that the sub-batches are made of, if they are.
+    group: Option<&'a Group>,
 }
 
 /// Every message that is held while `sub_batch` is delivered.

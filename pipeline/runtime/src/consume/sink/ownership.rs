@@ -46,7 +46,7 @@ impl<S: Sink> SinkLoop<S> {
         incarnation: &Incarnation,
         subscriber: &mut Subscriber,
     ) -> bool {
-        Instant::now() >= held_until(messages, self.subscription.ack_wait)
+        held_until(messages, self.subscription.ack_wait).is_over()
             || subscriber.incarnation().await.is_ok_and(|now| now != *incarnation)
     }
 
@@ -63,7 +63,7 @@ impl<S: Sink> SinkLoop<S> {
             Err((sub_batch, error)) => return (sub_batch, Err(error)),
         };
         let valid_until = held_until(&sub_batch.messages, self.subscription.ack_wait);
-        if Instant::now() + self.call_timeout >= valid_until {
+        if valid_until.time_left() <= self.call_timeout {
             return (sub_batch, Ok(Ownership::Expired));
         }
         let ownership = match subscriber.incarnation().await {

@@ -1,0 +1,190 @@
+//! Which messages an instance takes: filters of its consumers, where subjects can say it.
+//!
+//! The broker then passes over the others and nobody reads them. Each message is looked at once more all the same: while
+//! processes of two configurations run, the consumer has the filters of one of them.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use headrace_runtime::broker::Stream;
+use headrace_runtime::component::batch::Batch;
+use headrace_runtime::component::sink::{BatchResult, BoxedSink, Sink};
+use headrace_runtime::config::Invalid;
+use headrace_runtime::fault::Fault;
+use headrace_runtime::message::payload::{Payload, RawDelivery};
+use headrace_schemas::alert::Alert;
+use headrace_schemas::event::{Category, Event, Severity};
+use headrace_schemas::{subject, token};
+
+use super::described::Common;
+use super::{AnySink, Part};
+
+/// The most filters of one consumer. The broker compares each message with each of them.
+const FILTERS_MAX: usize = 64;
+
+impl Common {
+    /// The settings that leave something out.
+    pub(crate) fn selecting(&self) -> Vec<&'static str> {
+        let Self { start: _, tenants, categories, min_severity, severities } = self;
+        let given = [
+            ("tenants", !tenants.is_empty()),
+            ("categories", !categories.is_empty()),
+            ("min_severity", *min_severity != Severity::None),
+            ("severities", !severities.is_empty()),
+        ];
+        given.into_iter().filter(|(_, is_given)| *is_given).map(|(field, _)| field).collect()
+    }
+
+    /// What is wrong with the selection of an instance with these components.
+    pub(crate) fn validate(&self, path: &str, components: &[(&str, Stream)]) -> Vec<Invalid> {
+        let mut problems = Vec::new();
+        for field in self.selecting() {
+            let lacks = |stream: Stream| match stream {
+                Stream::Raw => field != "tenants",
+                Stream::Alerts => field == "categories",
+                Stream::Events | Stream::Dead => false,
+            };
+            if let Some((_, stream)) = components.iter().find(|(_, stream)| lacks(*stream)) {
+                let message =
+                    format!("expected none, because this kind also reads {}, which does not tell it", stream.name());
+                problems.push(Invalid::new(format!("{path}.{field}"), message));
+            }
+        }
+        let counts = components.iter().filter_map(|(_, stream)| Some(self.filters(*stream)?.len()));
+        if let Some(count) = counts.max().filter(|count| *count > FILTERS_MAX) {
+            let message = format!(
+                "expected at most {FILTERS_MAX} combinations of tenants, categories and severities, found {count}; leave one \
+                 of the three out, or make several sinks"
+            );
+            problems.push(Invalid::new(path, message));
+        }
+        problems
+    }
+
+    /// The filters of a consumer of `stream`. `None` when it takes everything.
+    fn filters(&self, stream: Stream) -> Option<Vec<String>> {
+        let (tenants, severities) = (&self.tenants, self.severities());
+        if tenants.is_empty() && self.categories.is_empty() && severities.is_empty() {
+            return None;
+        }
+        Some(match stream {
+            Stream::Events => subject::scored_of(tenants, &self.categories, &severities),
+            Stream::Alerts => subject::alerts_of(tenants, &severities),
+            Stream::Raw | Stream::Dead => tenants.iter().map(|tenant| subject::raw_of(Some(tenant))).collect(),
+        })
+    }
+
+    /// The severities that it takes. Empty means all.
+    fn severities(&self) -> Vec<Severity> {
+        if !self.severities.is_empty() {
+            return self.severities.clone();
+        }
+        let worse = Severity::ALL.iter().copied().filter(|severity| *severity >= self.min_severity);
+        if self.min_severity == Severity::None { Vec::new() } else { worse.collect() }
+    }
+
+    /// Lets `part` take what is selected, and nothing else.
+    pub(crate) fn select(&self, mut part: Part) -> Part {
+        let Some(filters) = self.filters(part.stream()) else { return part };
+        part.options.filters = filters;
+        let choice = Arc::new(Choice {
+            tenants: self.tenants.iter().map(|tenant| token::escaped(tenant)).collect(),
+            categories: self.categories.clone(),
+            severities: self.severities(),
+        });
+        part.sink = match part.sink {
+            AnySink::Raw(sink) => AnySink::Raw(BoxedSink::new(Chosen { sink, choice })),
+            AnySink::Events(sink) => AnySink::Events(BoxedSink::new(Chosen { sink, choice })),
+            AnySink::Alerts(sink) => AnySink::Alerts(BoxedSink::new(Chosen { sink, choice })),
+        };
+        part
+    }
+}
+
+/// What is taken. An empty list means all.
+struct Choice {
+    tenants: Vec<String>,
+    categories: Vec<Category>,
+    severities: Vec<Severity>,
+}
+
+impl Choice {
+    fn takes(&self, item: &impl Told) -> bool {
+        let is_one = |tenant: &str| self.tenants.is_empty() || self.tenants.iter().any(|own| own == tenant);
+        is_one(item.tenant())
+            && item.category().is_none_or(|category| self.categories.is_empty() || self.categories.contains(&category))
+            && item.severity().is_none_or(|severity| self.severities.is_empty() || self.severities.contains(&severity))
+    }
+}
+
+/// What the subject of an item tells.
+trait Told {
+    fn tenant(&self) -> &str;
+    fn category(&self) -> Option<Category>;
+    fn severity(&self) -> Option<Severity>;
+}
+
+impl Told for Event {
+    fn tenant(&self) -> &str {
+        &self.tenant
+    }
+
+    fn category(&self) -> Option<Category> {
+        Some(self.category)
+    }
+
+    fn severity(&self) -> Option<Severity> {
+        Some(Self::severity(self))
+    }
+}
+
+impl Told for Alert {
+    fn tenant(&self) -> &str {
+        &self.tenant
+    }
+
+    fn category(&self) -> Option<Category> {
+        None
+    }
+
+    fn severity(&self) -> Option<Severity> {
+        Some(self.severity)
+    }
+}
+
+impl Told for RawDelivery {
+    fn tenant(&self) -> &str {
+        &self.tenant
+    }
+
+    fn category(&self) -> Option<Category> {
+        None
+    }
+
+    fn severity(&self) -> Option<Severity> {
+        None
+    }
+}
+
+/// A sink that takes what is chosen.
+struct Chosen<T> {
+    sink: BoxedSink<T>,
+    choice: Arc<Choice>,
+}
+
+#[async_trait]
+impl<T: Payload + Told> Sink for Chosen<T> {
+    type Item = T;
+
+    async fn check(&self) -> Result<(), Fault> {
+        self.sink.check().await
+    }
+
+    fn wants(&self, item: &T) -> bool {
+        self.choice.takes(item) && self.sink.wants(item)
+    }
+
+    async fn deliver(&self, batch: &Batch<T>) -> BatchResult {
+        self.sink.deliver(batch).await
+    }
+}

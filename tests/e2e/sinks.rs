@@ -1,0 +1,108 @@
+//! Sinks of names of their own, and what a sink that was taken out leaves behind.
+
+use headrace_local::poll;
+use headrace_tests::harness::CEILING;
+use headrace_tests::product::admin::{get, sample};
+use headrace_tests::product::hook::{Hook, guid};
+use headrace_tests::product::process::{Launch, command, complained, said};
+use headrace_tests::product::stored::Stored;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::PROGRAM;
+
+/// An address at which nobody listens.
+const REFUSED: &str = "http://127.0.0.1:1";
+
+/// Writes the configuration, with the sinks `more`, and starts `up` with it.
+fn up(dir: &TempDir, more: &str) -> Launch {
+    let config = dir.path().join("headrace.toml");
+    std::fs::write(
+        &config,
+        format!(
+            "[sinks.clickhouse]\nlinger_ms = 50\n[sinks.file]\ndir = '{}'\n{more}",
+            dir.path().join("out").display()
+        ),
+    )
+    .unwrap();
+    Launch::up(PROGRAM, dir.path()).argument("--config").argument(config)
+}
+
+#[tokio::test]
+async fn a_sink_that_was_taken_out_is_told_listed_and_removed() {
+    let dir = TempDir::new().unwrap();
+    // Its receiver is away, so it only makes its consumer.
+    let away = format!("[sinks.splunk_dr]\nkind = 'splunk'\nurl = '{REFUSED}'\ntoken = 't'\n");
+    up(&dir, &away).start().await.stop().await;
+    let running = up(&dir, "").start().await;
+    let hook = Hook::of(running.ready());
+    let body = br#"{"action":"created","organization":{"login":"acme"}}"#.to_vec();
+    hook.store("team", &guid(), body).await;
+    Stored::of(running.ready()).await.until_count("SELECT count() FROM events", 1).await;
+
+    let shown = r#"headrace_consumer_unread{component="splunk_dr"}"#;
+    let metrics = running.ready().metrics.clone();
+    let is_shown = async || sample(&get(&format!("{metrics}/metrics")).await.1, shown);
+    poll::until("the metric shows the consumer", CEILING, is_shown).await.unwrap();
+    let log = running.log();
+    assert_eq!(log.matches("headrace sinks remove splunk_dr").count(), 1, "{log}");
+
+    let config = dir.path().join("headrace.toml");
+    let data_dir = dir.path().join("data");
+    let place = ["--config", config.to_str().unwrap(), "--data-dir", data_dir.to_str().unwrap()];
+    let sinks = async |arguments: &[&str]| command(PROGRAM, ["sinks"].iter().chain(arguments).chain(&place)).await;
+    let listed = async || -> Vec<[String; 3]> {
+        let output = sinks(&["list", "--json"]).await;
+        assert!(output.status.success(), "{}", complained(&output));
+        let rows = said(&output).lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect::<Vec<_>>();
+        rows.iter().map(|row| ["component", "kind", "state"].map(|key| row[key].as_str().unwrap().to_owned())).collect()
+    };
+    let row = |component: &str, kind: &str, state: &str| [component, kind, state].map(str::to_owned);
+    let own = [
+        row("clickhouse", "clickhouse", "configured"),
+        row("clickhouse-raw", "clickhouse", "configured"),
+        row("file-events", "file", "configured"),
+        row("file-alerts", "file", "configured"),
+    ];
+    let left_behind = [row("splunk_dr", "splunk", "left_behind")];
+    assert_eq!(listed().await, [own.as_slice(), left_behind.as_slice()].concat());
+    let table = said(&sinks(&["list"]).await);
+    assert!(table.contains("SINK") && table.contains("left behind"), "{table}");
+
+    for (arguments, code, told) in [
+        (&["remove", "splunk_dr"][..], 2, "expected --yes"),
+        (&["remove", "file", "--yes"], 1, "found `file` in the configuration"),
+        (&["remove", "jira", "--yes"], 3, "no sink `jira` has left a consumer behind"),
+        (&["remove", "splunk_dr", "--yes"], 0, ""),
+        (&["remove", "splunk_dr", "--yes"], 3, "no sink `splunk_dr`"),
+    ] {
+        let output = sinks(arguments).await;
+        let text = complained(&output);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+        assert!(text.contains(told), "{arguments:?}: {text}");
+    }
+    assert_eq!(listed().await, own);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn two_sinks_of_a_kind_each_get_what_they_select() {
+    let dir = TempDir::new().unwrap();
+    let urgent = dir.path().join("urgent");
+    let more =
+        format!("[sinks.urgent]\nkind = 'file'\ndir = '{}'\nmin_severity = 'high'\nstart = 'now'\n", urgent.display());
+    let running = up(&dir, &more).start().await;
+    let hook = Hook::of(running.ready());
+    let (quiet, loud) = (guid(), guid());
+    hook.store("team", &quiet, br#"{"action":"created","organization":{"login":"acme"}}"#.to_vec()).await;
+    let publicized = r#"{"action":"publicized","repository":{"full_name":"acme/app","private":false,"owner":{"login":"acme"}},"sender":{"login":"mona","type":"User"}}"#;
+    hook.store("repository", &loud, publicized.as_bytes().to_vec()).await;
+    let written = |dir: &std::path::Path| std::fs::read_to_string(dir.join("events.jsonl")).unwrap_or_default();
+    let (all, out) = (|text: &str| text.contains(&quiet) && text.contains(&loud), dir.path().join("out"));
+    let is_there = async || (all(&written(&out)) && written(&urgent).contains(&loud)).then_some(());
+    let waited = poll::until("both have what is theirs", CEILING, is_there).await;
+    waited.unwrap_or_else(|error| panic!("{error}: {}", running.log()));
+    Stored::of(running.ready()).await.settled().await;
+    assert!(!written(&urgent).contains(&quiet), "{}", written(&urgent));
+    running.stop().await;
+}

@@ -1,0 +1,145 @@
+//! Where a sink begins: a new one as its setting says, one that has begun where nothing is lost.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use headrace_runtime::broker::Stream;
+use headrace_runtime::component::subscription::{Owner, Start, Subscription};
+use headrace_runtime::consume::Subscriber;
+use headrace_runtime::consume::leftover::{self, Component};
+use headrace_schemas::alert::Alert;
+use headrace_tests::harness::samples::Sample as _;
+use headrace_tests::harness::{CEILING, Nats};
+use tokio::time::{Instant, sleep};
+
+/// The sink of these tests, and its only component.
+const TICKETS: &str = "tickets";
+/// How often to look.
+const PERIOD: Duration = Duration::from_millis(20);
+
+fn subscription() -> Subscription {
+    Subscription {
+        component: TICKETS.to_owned(),
+        stream: Stream::Alerts,
+        filters: vec![headrace_schemas::subject::ALERTS.to_owned()],
+        ack_wait: CEILING,
+        unsettled_max: 16,
+        sink: Some(Owner { instance: TICKETS.to_owned(), kind: "jira".to_owned(), start: Start::Now }),
+    }
+}
+
+fn component(name: &str) -> Component {
+    Component { instance: name.to_owned(), kind: "jira".to_owned(), name: name.to_owned(), stream: Stream::Alerts }
+}
+
+async fn publish(nats: &Nats, numbers: std::ops::Range<u16>) {
+    nats.publish_all(numbers.map(|number| Alert::sample(number).message())).await;
+}
+
+async fn open(nats: &Nats) -> Subscriber {
+    Subscriber::open(&nats.broker().await, &subscription()).await.unwrap()
+}
+
+async fn delete(nats: &Nats) {
+    nats.jetstream().get_stream(Stream::Alerts.name()).await.unwrap().delete_consumer(TICKETS).await.unwrap();
+}
+
+/// Waits until `expected` messages wait for the consumer. The broker counts a message a moment after its PubAck.
+async fn waits(subscriber: &mut Subscriber, expected: u64) {
+    let mut seen = None;
+    let began = Instant::now();
+    while seen != Some(expected) {
+        assert!(began.elapsed() < CEILING, "expected {expected} messages, found {seen:?}");
+        sleep(PERIOD).await;
+        seen = Some(subscriber.backlog().await.unwrap().0);
+    }
+}
+
+#[tokio::test]
+async fn a_new_sink_gets_only_what_comes_later() {
+    let nats = Nats::start().await;
+    publish(&nats, 0..3).await;
+    let mut subscriber = open(&nats).await;
+    waits(&mut subscriber, 0).await;
+    publish(&nats, 3..5).await;
+    waits(&mut subscriber, 2).await;
+    // Opened again, it is not a new one, and stays where it is.
+    waits(&mut open(&nats).await, 2).await;
+}
+
+#[tokio::test]
+async fn it_stays_so_when_nats_is_started_again() {
+    let nats = Nats::start().await;
+    publish(&nats, 0..3).await;
+    drop(open(&nats).await);
+    let nats = nats.damaged(|_| {}).await;
+    publish(&nats, 3..5).await;
+    let mut subscriber = open(&nats).await;
+    waits(&mut subscriber, 2).await;
+}
+
+#[tokio::test]
+async fn a_sink_whose_consumer_was_deleted_begins_at_the_oldest_message() {
+    let nats = Nats::start().await;
+    publish(&nats, 0..3).await;
+    drop(open(&nats).await);
+    delete(&nats).await;
+    // Nobody would get this one if the sink began at the next message again.
+    publish(&nats, 3..4).await;
+    waits(&mut open(&nats).await, 4).await;
+}
+
+#[tokio::test]
+async fn a_sink_of_an_earlier_release_is_not_a_new_one() {
+    let nats = Nats::start().await;
+    publish(&nats, 0..3).await;
+    let stream = nats.jetstream().get_stream(Stream::Alerts.name()).await.unwrap();
+    let config = pull::Config {
+        durable_name: Some(TICKETS.to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        ..pull::Config::default()
+    };
+    stream.create_consumer(config).await.unwrap();
+    waits(&mut open(&nats).await, 3).await;
+    delete(&nats).await;
+    waits(&mut open(&nats).await, 3).await;
+}
+
+#[tokio::test]
+async fn two_processes_that_start_at_once_begin_at_one_place() {
+    let nats = Nats::start().await;
+    publish(&nats, 0..3).await;
+    // While they start, messages come: the two may see different ends of the stream.
+    let (mut one, mut other, ()) = tokio::join!(open(&nats), open(&nats), publish(&nats, 3..40));
+    let (waiting, _) = one.backlog().await.unwrap();
+    assert!(waiting <= 37, "it got messages that were there before: {waiting}");
+    publish(&nats, 40..43).await;
+    let info = nats.jetstream().get_stream(Stream::Alerts.name()).await.unwrap().consumer_info(TICKETS).await.unwrap();
+    let begins_after = info.ack_floor.stream_sequence;
+    assert!(begins_after >= 3, "{info:?}");
+    waits(&mut one, 43 - begins_after).await;
+    waits(&mut other, 43 - begins_after).await;
+}
+
+#[tokio::test]
+async fn only_consumers_of_sinks_are_listed_and_a_removed_sink_is_a_new_one() {
+    let nats = Nats::start().await;
+    publish(&nats, 0..3).await;
+    let broker = nats.broker().await;
+    let stream = nats.jetstream().get_stream(Stream::Alerts.name()).await.unwrap();
+    for name in ["subscriber", "jira"] {
+        let config = pull::Config { durable_name: Some(name.to_owned()), ..pull::Config::default() };
+        stream.create_consumer(config).await.unwrap();
+    }
+    drop(open(&nats).await);
+    let mut found = leftover::consumers(&broker, &[component("jira")]).await.unwrap();
+    found.sort_by(|one, other| one.component.name.cmp(&other.component.name));
+    let listed: Vec<(&Component, u64, bool)> =
+        found.iter().map(|found| (&found.component, found.pending, found.is_read())).collect();
+    // An earlier release made the first, which has no marks.
+    assert_eq!(listed, [(&component("jira"), 3, false), (&component(TICKETS), 0, false)]);
+
+    assert!(leftover::remove(&broker, &component(TICKETS)).await.unwrap());
+    assert!(!leftover::remove(&broker, &component(TICKETS)).await.unwrap(), "it is gone");
+    waits(&mut open(&nats).await, 0).await;
+}
