@@ -137,8 +137,10 @@ pub struct Tenants {
     /// only they sign for `acme-eu` too, unless `acme-eu` has secrets of its own.
     ///
     /// A tenant is written in lower-case letters, digits, `_` and `-`, in subjects, rows, alerts and filters. Any other
-    /// byte becomes `_` and two hex digits: `Corp EU` is `corp_20eu` everywhere. The start and `headrace check` warn of
-    /// such a name.
+    /// byte becomes `_` and two hex digits: `Corp EU` is `corp_20eu` everywhere. An `_` before two hex digits that look
+    /// like such a byte becomes `_5f`: the name `corp_20eu` is `corp_5f20eu`, so no two names are written alike. The
+    /// name `none` is `_6eone`, because `none` are the events of nobody. The start and `headrace check` warn of such
+    /// names.
     pub by_login: BTreeMap<String, String>,
 }
 
@@ -156,8 +158,8 @@ impl fmt::Display for Respelt<'_> {
         let Self { tenant, token } = self;
         write!(
             f,
-            "tenants.by_login: the tenant `{}` is `{token}` in subjects, rows, alerts and filters; name it so, or choose \
-             lower-case letters, digits, `_` and `-`",
+            "tenants.by_login: the tenant `{}` is `{token}` in subjects, rows, alerts and filters; to have one name \
+             everywhere, choose lower-case letters, digits and `-`",
             tenant.escape_debug()
         )
     }
@@ -168,7 +170,7 @@ impl Tenants {
     #[must_use]
     pub fn respelt(&self) -> Vec<Respelt<'_>> {
         let tenants: BTreeSet<&str> = self.by_login.values().map(String::as_str).collect();
-        let spelt = tenants.into_iter().map(|tenant| Respelt { tenant, token: token::escaped(tenant) });
+        let spelt = tenants.into_iter().map(|tenant| Respelt { tenant, token: token::of_tenant(tenant) });
         spelt.filter(|Respelt { tenant, token }| token != tenant).collect()
     }
 
@@ -179,7 +181,7 @@ impl Tenants {
         let mut problems = Vec::new();
         for (login, tenant) in &self.by_login {
             match known.insert(login.to_ascii_lowercase(), (login, tenant)) {
-                Some((other, others)) if token::escaped(others) != token::escaped(tenant) => {
+                Some((other, others)) if token::of_tenant(others) != token::of_tenant(tenant) => {
                     let message = format!(
                         "expected one tenant for each login, in any letter case, found `{others}` for `{}` and \
                          `{tenant}` for `{}`",
@@ -281,5 +283,15 @@ mod tests {
         let respelt: Vec<(&str, String)> =
             tenants.respelt().into_iter().map(|Respelt { tenant, token }| (tenant, token)).collect();
         assert_eq!(respelt, [("Beta", "beta".to_owned()), ("Corp EU", "corp_20eu".to_owned())]);
+    }
+
+    #[test]
+    fn tenants_that_are_written_alike_are_still_two() {
+        let by_login = [("acme", "a.b"), ("Acme", "a_2eb"), ("octo", "none")];
+        let by_login = by_login.map(|(login, tenant)| (login.to_owned(), tenant.to_owned())).into();
+        let tenants = Tenants { by_login };
+        assert_eq!(tenants.validate("tenants").len(), 1, "one login has two tenants");
+        let tokens: Vec<String> = tenants.respelt().into_iter().map(|respelt| respelt.token).collect();
+        assert_eq!(tokens, ["a_2eb", "a_5f2eb", "_6eone"]);
     }
 }

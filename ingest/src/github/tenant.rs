@@ -5,12 +5,12 @@
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
-use headrace_schemas::{json, subject};
+use headrace_schemas::{json, subject, token};
 use sonic_rs::{JsonType, JsonValueTrait as _, LazyValue, ObjectJsonIter};
 
 use crate::config::Tenants;
 
-/// Finds the tenant of a body.
+/// Finds the tenant of a body, as the token that names it everywhere.
 #[derive(Clone, Debug, Default)]
 pub struct TenantMap(HashMap<String, String>);
 
@@ -18,7 +18,8 @@ impl TenantMap {
     /// A map as configured.
     #[must_use]
     pub fn new(tenants: &Tenants) -> Self {
-        Self(tenants.by_login.iter().map(|(login, tenant)| (login.to_ascii_lowercase(), tenant.clone())).collect())
+        let entry = |(login, tenant): (&String, &String)| (login.to_ascii_lowercase(), token::of_tenant(tenant));
+        Self(tenants.by_login.iter().map(entry).collect())
     }
 
     /// The tenant of the events of `login`.
@@ -26,7 +27,7 @@ impl TenantMap {
     pub fn tenant(&self, login: Option<&str>) -> String {
         let Some(login) = login else { return subject::NO_TENANT.to_owned() };
         let login = login.to_ascii_lowercase();
-        self.0.get(&login).cloned().unwrap_or(login)
+        self.0.get(&login).cloned().unwrap_or_else(|| token::of_tenant(&login))
     }
 }
 
@@ -249,5 +250,22 @@ mod tests {
         assert_eq!(map.tenant(Some("acme-eu")), "acme");
         assert_eq!(map.tenant(Some("Octo")), "octo");
         assert_eq!(map.tenant(None), "none");
+    }
+
+    #[test]
+    fn no_login_has_the_tenant_of_another_or_of_nobody() {
+        let by_login = [("acme-eu", "Corp EU"), ("acme", "corp_20eu")];
+        let by_login = by_login.map(|(login, tenant)| (login.to_owned(), tenant.to_owned())).into();
+        let map = TenantMap::new(&Tenants { by_login });
+        for (login, want) in [
+            ("acme-eu", "corp_20eu"),
+            ("acme", "corp_5f20eu"),
+            ("None", "_6eone"),
+            ("a.b", "a_2eb"),
+            ("a_2eb", "a_5f2eb"),
+            ("octocat_acme", "octocat_acme"),
+        ] {
+            assert_eq!(map.tenant(Some(login)), want, "{login}");
+        }
     }
 }

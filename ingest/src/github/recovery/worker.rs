@@ -102,9 +102,10 @@ impl Worker {
         let hook = self.api.hook().clone();
         let mut proofs = Proofs::load(&shared.store, &hook.key, &hook.name, now).await?;
         let floor = proofs.floor(now, config.grace(), config.horizon());
-        // Also accept the tenant without the map: the map may be newer than a delivery.
-        let tenants = hook.owner.iter().flat_map(|owner| [shared.tenants.tenant(Some(owner)), owner.clone()]);
-        let tenants = tenants.map(|tenant| token::escaped(&tenant)).collect();
+        // Also accept the tenant without the map, because the map may be newer than a delivery, and the tenant as the
+        // earlier release wrote it.
+        let tenants = |owner| [shared.tenants.tenant(Some(owner)), token::of_tenant(owner), token::escaped(owner)];
+        let tenants = hook.owner.iter().flat_map(|owner| tenants(owner)).collect();
         let mut reader = Reader::open(shared.deliveries, shared.broker, shared.component, tenants, config).await;
         let times = Times { now, grace: config.grace(), window: shared.broker.duplicate_window() };
         let criteria = Criteria { times, floor, budget: config.budget_per_run, asked: &self.asked };
