@@ -292,7 +292,8 @@ impl Sink for Events {
     type Item = Event;
 
     async fn check(&self) -> Result<(), Fault> {
-        self.config.check().await
+        self.config.check().await?;
+        self.table.check_columns::<Event>().await
     }
 
     async fn deliver(&self, batch: &Batch<Event>) -> BatchResult {
@@ -311,7 +312,8 @@ impl Sink for Raw {
     type Item = RawDelivery;
 
     async fn check(&self) -> Result<(), Fault> {
-        self.config.check().await
+        self.config.check().await?;
+        self.table.check_columns::<RawDelivery>().await
     }
 
     async fn deliver(&self, batch: &Batch<RawDelivery>) -> BatchResult {

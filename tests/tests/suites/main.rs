@@ -3,7 +3,10 @@
 
 mod bad_products;
 mod measure;
+mod miscounted;
 mod ownership;
+mod refusals;
+mod scripted;
 mod stage_suite;
 mod standin_github;
 mod standins;

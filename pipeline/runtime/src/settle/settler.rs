@@ -18,6 +18,7 @@ use crate::observe::health::ComponentHealth;
 use crate::publish::Publisher;
 use crate::retry::RetryPolicy;
 use crate::settle::failures::Failures;
+use crate::settle::refusals::Refusals;
 use crate::settle::{Outcome, Settlement, settle};
 
 /// Settles the messages of one component.
@@ -27,6 +28,8 @@ pub struct Settler {
     publisher: Publisher,
     policy: RetryPolicy,
     failures: Failures,
+    /// What the component's receiver refuses, when it has one.
+    pub(crate) refusals: Refusals,
     /// The component's signals.
     pub metrics: ComponentMetrics,
     /// The component's health.
@@ -42,6 +45,7 @@ impl Settler {
             publisher: Publisher::new(broker),
             policy,
             failures: Failures::default(),
+            refusals: Refusals::default(),
             metrics: ComponentMetrics::new(component),
             health,
         }
@@ -203,9 +207,9 @@ impl Settler {
 
 fn describe(outcome: &Outcome) -> String {
     match outcome {
-        Outcome::Failed(Fault { source, class })
-        | Outcome::Unpublished(Fault { source, class })
-        | Outcome::Unread(Fault { source, class }) => match class {
+        Outcome::Failed(Fault { source, class, .. })
+        | Outcome::Unpublished(Fault { source, class, .. })
+        | Outcome::Unread(Fault { source, class, .. }) => match class {
             FaultClass::Transient { .. } => format!("{source:#} (temporary, but too often)"),
             FaultClass::Poison(_) | FaultClass::Broken => format!("{source:#}"),
         },
