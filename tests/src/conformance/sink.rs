@@ -86,15 +86,15 @@ pub async fn poison<C: ServerCase>() {
 pub async fn refuses_all<C: ServerCase>() {
     let testbed = Testbed::<C>::start().await;
     let (workers, mut ids) = testbed.at_work().await;
-    let refused: Vec<String> = (1..25).map(|number| ItemOf::<C>::sample(number).id().to_owned()).collect();
+    let refused: Vec<String> = (1..9).map(|number| ItemOf::<C>::sample(number).id().to_owned()).collect();
     refused.iter().for_each(|id| testbed.case.refuse(id));
-    testbed.publish(1..25).await;
+    testbed.publish(1..9).await;
     let told = "the receiver refuses every item";
     until("health turns red", || matches!(testbed.state(), Some(State::Broken(why)) if why.contains(told))).await;
     testbed.assert_nothing_dead().await;
     testbed.assert_received(&ids);
     // What was not tried before that one is accepted waits for the next.
-    for number in 25.. {
+    for number in 9.. {
         let accepted = testbed.publish(number..number + 1).await;
         until("another item is accepted", || testbed.case.received().contains(&accepted[0])).await;
         ids.extend(accepted);
@@ -111,7 +111,7 @@ pub async fn refuses_all<C: ServerCase>() {
     }
     testbed.assert_received(&ids);
     let dead = testbed.nats.dead_letters().await;
-    assert_eq!((dead.len(), dead_ids(&dead, "rejected")), (24, refused.into_iter().collect()));
+    assert_eq!((dead.len(), dead_ids(&dead, "rejected")), (8, refused.into_iter().collect()));
     testbed.turns_green().await;
     workers.stop().await;
 }

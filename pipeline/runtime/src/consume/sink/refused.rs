@@ -21,6 +21,11 @@ use crate::settle::refusals::Blame;
 /// A receiver that refuses everything would else be asked twice for each item of the batch, at every attempt.
 const TRIED_MAX: usize = 16;
 
+/// The broker gives what comes again before what is new. So the consumer rests only for this part of the time after which
+/// the refused items come again: all other messages that may be unsettled, four batches, have their turn before. One of
+/// them may be accepted.
+const TURNS: u32 = 5;
+
 /// An item that was refused alone.
 pub(super) struct RefusedItem {
     pub(super) message: Delivered,
@@ -133,6 +138,6 @@ impl<S: Sink> SinkLoop<S> {
         if is_clear && pause.is_none() {
             self.settler.health.healthy();
         }
-        progress.pause = progress.pause.max(pause);
+        progress.pause = progress.pause.max(pause.map(|pause| if is_broken { pause / TURNS } else { pause }));
     }
 }
