@@ -81,6 +81,7 @@ sink_conformance!(
     unreadable_messages,
     partial_failure,
     poison,
+    refuses_all,
     panics,
     transient,
     down,
@@ -110,9 +111,7 @@ fn grown(count: i64, risk: i32) -> Alert {
 fn each(result: BatchResult) -> Vec<Result<(), Fault>> {
     match result {
         BatchResult::Each(results) => results,
-        BatchResult::Whole(fault) | BatchResult::TooMuch(fault) => {
-            panic!("expected an answer for each, found {fault:?}")
-        }
+        other => panic!("expected an answer for each, found {other:?}"),
     }
 }
 
