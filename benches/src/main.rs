@@ -17,6 +17,7 @@ mod guid;
 mod load;
 mod machine;
 mod moments;
+mod prefill;
 mod publish;
 mod raw;
 mod report;
@@ -25,6 +26,7 @@ mod servers;
 mod tables;
 mod ticks;
 mod usage;
+mod vary;
 
 use std::process::ExitCode;
 
