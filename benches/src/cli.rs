@@ -56,6 +56,11 @@ pub(crate) enum Case {
     /// The hot functions alone, on one core.
     #[command(after_help = format!("Example:\n  headrace-benches micro --seconds 2\n\n{EXIT_CODES}"))]
     Micro(Micro),
+    /// The same case with this product and with that of another commit, in turn.
+    #[command(after_help = format!(
+        "Example:\n  headrace-benches compare --with main --rounds 5 -- chain --rate 0 --seconds 60\n\n{EXIT_CODES}"
+    ))]
+    Compare(Compare),
 }
 
 /// What a load sends.
@@ -316,6 +321,27 @@ pub(crate) struct Faults {
     /// Where the servers keep their data; it is kept when something is wrong. By default a new directory.
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
+}
+
+/// `headrace-benches compare`
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Compare {
+    /// The commit whose product is the other one. It is built as this program was: the same profile and features.
+    #[arg(long, value_name = "COMMIT")]
+    pub(crate) with: String,
+    /// How many pairs of runs.
+    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// The figures to compare, as the case prints them: `rows_rate`, `processes.nats.cpu_us_per_event`. By default the
+    /// case's rate.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) figure: Vec<String>,
+    /// Where other commits are built, and kept for the next time. By default in Headrace's cache.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) target_dir: Option<PathBuf>,
+    /// The case and its arguments.
+    #[arg(value_name = "CASE", required = true, last = true)]
+    pub(crate) case: Vec<String>,
 }
 
 /// From the youngest to the oldest, in seconds.

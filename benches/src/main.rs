@@ -12,6 +12,7 @@ mod cases;
 mod ceiling;
 mod cli;
 mod client;
+mod compare;
 mod figures;
 mod guid;
 mod load;
