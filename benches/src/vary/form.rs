@@ -71,8 +71,8 @@ impl Form {
     /// About how many bits a value of `length` bytes has.
     pub(super) const fn bits(&self, length: usize) -> usize {
         match self {
-            Self::Name => length * 2,
-            Self::Id | Self::Count => length.saturating_sub(1) * 3,
+            Self::Name | Self::Count => length * 3,
+            Self::Id => length.saturating_sub(1) * 3,
             Self::Hex => length * 4,
             Self::Opaque => length * 5,
             Self::Word => 5,

@@ -23,8 +23,8 @@ pub(super) const FIXED: usize = usize::MAX;
 const PARTIES_MAX: usize = 16;
 /// Ids shorter than this are found in too many places where they mean something else.
 const ID_LENGTH_MIN: usize = 4;
-/// With fewer new bits, two of a billion deliveries could be alike.
-pub(super) const BITS_MIN: usize = 60;
+/// Together with times and with who takes part, so many new bits tell a billion deliveries apart.
+pub(super) const BITS_MIN: usize = 20;
 /// In seconds since the Unix epoch.
 const YEAR_2000: i64 = 946_684_800;
 /// Counts, which are other ones in each delivery.
@@ -106,8 +106,11 @@ impl Template {
         }
         template.parties = parties.all;
         // Some bodies name only accounts: nothing else would tell one delivery from the next.
-        if template.bits() < BITS_MIN && template.parties.len() > TENANT + 1 {
-            template.parties.last_mut().expect("there are more than two").count = 0;
+        for party in (TENANT + 1..template.parties.len()).rev() {
+            if template.bits() >= BITS_MIN {
+                break;
+            }
+            template.parties[party].count = 0;
         }
         template
     }
