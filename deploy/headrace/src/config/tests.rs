@@ -330,3 +330,8 @@ fn the_reference_shows_each_kind_once_and_how_to_name_instances() {
         assert_eq!(reference.matches(text).count(), count, "{text}: {reference}");
     }
 }
+
+#[test]
+fn no_sink_is_named_like_a_user_of_nats() {
+    assert_eq!(super::USERS, crate::nats::users::User::ALL.map(crate::nats::users::User::name));
+}
