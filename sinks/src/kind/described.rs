@@ -126,6 +126,8 @@ pub(crate) fn table_of<'k>(kinds: impl Iterator<Item = (&'k str, Schema)>) -> Sc
     json_schema!({
         "type": "object",
         "properties": named,
+        // For editors. `Instance::validate` says it in words.
+        "propertyNames": { "pattern": "^[a-z][a-z0-9_]{0,31}$" },
         "additionalProperties": { "oneOf": others, "discriminator": { "propertyName": KIND } },
     })
 }

@@ -42,21 +42,16 @@ impl Only {
             .compile_expression(text)
             .map_err(|error| format!("expected an expression such as `kind == \"repository\"`: {}", told(&error)))?;
         for stream in streams {
-            let known = fields(stream);
-            if known.is_empty() {
+            let fields = Fields::of(stream);
+            if fields.known.is_empty() {
                 return Err(format!(
                     "expected none, because this kind also reads {}, which is not parsed",
                     stream.name()
                 ));
             }
-            let unknown = expression.undeclared_variables(false).into_iter().find(|name| !known.contains(name));
-            if let Some(unknown) = unknown {
-                let known: Vec<&str> = known.iter().map(String::as_str).collect();
-                return Err(format!(
-                    "expected fields of {}, found `{unknown}`; known are {}",
-                    stream.name(),
-                    known.join(", ")
-                ));
+            if let Some(unknown) = expression.undeclared_variables(true).iter().find_map(|name| fields.unknown(name)) {
+                let known = fields.beside(&unknown).join(", ");
+                return Err(format!("expected fields of {}, found `{unknown}`; known are {known}", stream.name()));
             }
         }
         match expression.eval(()) {
@@ -101,17 +96,69 @@ fn told(error: &minijinja::Error) -> String {
     error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()))
 }
 
-/// The names of the fields of what `stream` holds.
-fn fields(stream: Stream) -> BTreeSet<String> {
-    let record = match stream {
-        Stream::Events => "Event",
-        Stream::Alerts => "Alert",
-        Stream::Raw | Stream::Dead => return BTreeSet::new(),
-    };
-    let schemas = all_schemas().into_iter().filter_map(|(_, _, avsc)| serde_json::from_str::<Value>(avsc).ok());
-    let schema = schemas.into_iter().find(|schema| schema["name"] == record).unwrap_or_default();
-    let fields = schema["fields"].as_array().into_iter().flatten();
-    fields.filter_map(|field| field["name"].as_str().map(str::to_owned)).collect()
+/// The fields of a record, with those of its parts: `repository`, `repository.full_name`.
+#[derive(Default)]
+struct Fields {
+    known: BTreeSet<String>,
+    /// Those that may hold anything, such as maps.
+    open: BTreeSet<String>,
+}
+
+impl Fields {
+    /// The fields of what `stream` holds.
+    fn of(stream: Stream) -> Self {
+        let record = match stream {
+            Stream::Events => "Event",
+            Stream::Alerts => "Alert",
+            Stream::Raw | Stream::Dead => return Self::default(),
+        };
+        let mut fields = Self::default();
+        for (_, _, avsc) in all_schemas() {
+            let schema: Value = serde_json::from_str(avsc).unwrap_or_default();
+            if schema["name"] == record {
+                fields.add(&schema, "");
+            }
+        }
+        fields
+    }
+
+    fn add(&mut self, record: &Value, prefix: &str) {
+        for field in record["fields"].as_array().into_iter().flatten() {
+            let Some(name) = field["name"].as_str() else { continue };
+            let path = format!("{prefix}{name}");
+            // An optional part is a union with null.
+            let union = field["type"].as_array().map_or(std::slice::from_ref(&field["type"]), Vec::as_slice);
+            for part in union.iter().filter(|part| part.is_object()) {
+                match part["type"].as_str() {
+                    Some("record") => self.add(part, &format!("{path}.")),
+                    Some("map" | "array") => _ = self.open.insert(path.clone()),
+                    _ => {}
+                }
+            }
+            self.known.insert(path);
+        }
+    }
+
+    /// The first part of `path` that is no field.
+    fn unknown(&self, path: &str) -> Option<String> {
+        let ends = path.match_indices('.').map(|(end, _)| end).chain([path.len()]);
+        for part in ends.map(|end| &path[..end]) {
+            if self.open.contains(part) {
+                return None;
+            }
+            if !self.known.contains(part) {
+                return Some(part.to_owned());
+            }
+        }
+        None
+    }
+
+    /// The fields of the record in which `path` is missing.
+    fn beside(&self, path: &str) -> Vec<&str> {
+        let parent = |path: &str| path.rfind('.').map(|end| path[..end].to_owned());
+        let own = parent(path);
+        self.known.iter().filter(|known| parent(known) == own).map(String::as_str).collect()
+    }
 }
 
 #[cfg(test)]
@@ -124,14 +171,22 @@ mod tests {
     #[test]
     fn an_expression_is_checked_before_anything_starts() {
         let check = |text: &str| Only::check(text, [Stream::Events]);
-        for good in ["kind == 'push'", "actor.login in ['mona']", "not repository.private and audit_action is defined"]
-        {
+        for good in [
+            "kind == 'push'",
+            "actor.login in ['mona']",
+            "attributes.ref == 'a'",
+            "repository.visibility != 'private' and audit_action is defined",
+        ] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
         for (bad, part) in [
             ("kind ==", "expected an expression such as"),
             ("kind }}", "expected an expression without `}}`"),
             ("knd == 'push'", "expected fields of EVENTS, found `knd`"),
+            (
+                "repository.fullname == 'a'",
+                "found `repository.fullname`; known are repository.default_branch, repository.",
+            ),
             ("kind | shout == 'PUSH'", "unknown filter"),
         ] {
             let told = check(bad).unwrap_err();

@@ -132,7 +132,7 @@ struct Choice {
 }
 
 impl Choice {
-    fn takes(&self, item: &impl Told) -> bool {
+    fn takes(&self, item: &impl Facts) -> bool {
         let is_one = |tenant: &str| self.tenants.is_empty() || self.tenants.iter().any(|own| own == tenant);
         is_one(item.tenant())
             && item.category().is_none_or(|category| self.categories.is_empty() || self.categories.contains(&category))
@@ -142,7 +142,7 @@ impl Choice {
 }
 
 /// What the subject of an item tells.
-trait Told {
+trait Facts {
     fn tenant(&self) -> &str;
     fn category(&self) -> Option<Category>;
     fn severity(&self) -> Option<Severity>;
@@ -150,7 +150,7 @@ trait Told {
     fn satisfies(&self, only: &Only) -> bool;
 }
 
-impl Told for Event {
+impl Facts for Event {
     fn tenant(&self) -> &str {
         &self.tenant
     }
@@ -168,7 +168,7 @@ impl Told for Event {
     }
 }
 
-impl Told for Alert {
+impl Facts for Alert {
     fn tenant(&self) -> &str {
         &self.tenant
     }
@@ -186,7 +186,7 @@ impl Told for Alert {
     }
 }
 
-impl Told for RawDelivery {
+impl Facts for RawDelivery {
     fn tenant(&self) -> &str {
         &self.tenant
     }
@@ -212,7 +212,7 @@ struct Chosen<T> {
 }
 
 #[async_trait]
-impl<T: Payload + Told> Sink for Chosen<T> {
+impl<T: Payload + Facts> Sink for Chosen<T> {
     type Item = T;
 
     async fn check(&self) -> Result<(), Fault> {
