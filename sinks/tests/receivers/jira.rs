@@ -350,11 +350,3 @@ async fn odd_texts_make_acceptable_tickets() {
     assert_done(sink.deliver(&batch(vec![alert])).await);
     assert_eq!(jira.alerts().len(), 1);
 }
-
-#[tokio::test]
-async fn only_alerts_of_the_configured_severity_are_wanted() {
-    let jira = Jira::start().await;
-    let sink = config(&jira).build().unwrap();
-    assert!(sink.wants(&Alert::sample(1)));
-    assert!(!sink.wants(&Alert { severity: Severity::Medium, ..Alert::sample(1) }));
-}

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use headrace_schemas::time::Timestamp;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::history::History;
@@ -26,7 +26,7 @@ const RATE_MAX: f64 = 200.0;
 /// A writer under way.
 pub(super) struct Lines {
     stop: CancellationToken,
-    writer: JoinHandle<io::Result<u64>>,
+    writer: JoinSet<io::Result<u64>>,
 }
 
 impl Lines {
@@ -35,7 +35,8 @@ impl Lines {
         let stop = CancellationToken::new();
         let pause = Duration::from_secs_f64(1.0 / (f64::from(rate) * SHARE).clamp(1.0, RATE_MAX));
         let (dir, stopped) = (dir.to_owned(), stop.clone());
-        let writer = tokio::spawn(async move {
+        let mut writer = JoinSet::new();
+        writer.spawn(async move {
             let mut files = Files { dir, file: None, lines: 0 };
             while tokio::time::timeout(pause, stopped.cancelled()).await.is_err() {
                 files.write(&history)?;
@@ -46,9 +47,10 @@ impl Lines {
     }
 
     /// Stops writing. Returns how many lines were written.
-    pub(super) async fn finish(self) -> anyhow::Result<u64> {
+    pub(super) async fn finish(mut self) -> anyhow::Result<u64> {
         self.stop.cancel();
-        self.writer.await.context("the writer was cut off")?.context("cannot write the lines")
+        let ended = self.writer.join_next().await.context("the writer was cut off")?;
+        ended.context("the writer was cut off")?.context("cannot write the lines")
     }
 }
 
