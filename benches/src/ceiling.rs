@@ -12,7 +12,7 @@ use async_nats::jetstream::{self, Context};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::bodies::{Bodies, Body};
+use crate::bodies::Bodies;
 use crate::raw;
 use crate::servers::Nats;
 use crate::usage::{Disturbance, Meter};
@@ -28,6 +28,7 @@ pub(crate) async fn measure(
     window: Duration,
 ) -> anyhow::Result<(f64, Disturbance)> {
     let nats = Nats::start(u64::MAX).await?;
+    nats.broker().await?.ensure_topology(&nats.streams).await?;
     let meter = Meter::new(nats.process());
     let before = meter.sample()?;
     let jetstream = jetstream::new(nats.client.clone());
@@ -41,7 +42,7 @@ pub(crate) async fn measure(
             let mut confirmed_in_window = 0_u64;
             while Instant::now() < closes {
                 let index = next.fetch_add(1, Ordering::Relaxed);
-                publish(&jetstream, bodies.of(index), index).await?;
+                publish(&jetstream, &bodies, index).await?;
                 confirmed_in_window += u64::from((opens..closes).contains(&Instant::now()));
             }
             anyhow::Ok(confirmed_in_window)
@@ -56,9 +57,9 @@ pub(crate) async fn measure(
     Ok(((confirmed as f64 / window.as_secs_f64()).round(), disturbance))
 }
 
-async fn publish(jetstream: &Context, body: &Body, index: u64) -> anyhow::Result<()> {
-    let (subject, headers) = raw::envelope(body, index)?;
-    let sent = jetstream.publish_with_headers(subject, headers, body.json.clone()).await.context("cannot publish")?;
+async fn publish(jetstream: &Context, bodies: &Bodies, index: u64) -> anyhow::Result<()> {
+    let (subject, headers, json) = raw::message(bodies, index)?;
+    let sent = jetstream.publish_with_headers(subject, headers, json).await.context("cannot publish")?;
     let stored = sent.await.context("NATS did not store a message")?;
     anyhow::ensure!(!stored.duplicate, "NATS took a new message for a known one");
     Ok(())

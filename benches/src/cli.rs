@@ -1,13 +1,19 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
-use serde::Serialize;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Serialize, Serializer};
 
 const EXIT_CODES: &str =
     "Exit codes: 0 measured and every count agrees, 1 something failed or was lost, 2 the command line is wrong.";
+
+/// The directory of other commits' programs: see `compare`.
+pub(crate) const PRODUCTS: &str = "products";
+/// No delivery is older: ten years, in seconds.
+const AGE_MAX_S: u64 = 315_360_000;
 
 /// Measures Headrace on this machine, with servers of its own. One JSON object goes to stdout, everything else to
 /// stderr.
@@ -50,6 +56,51 @@ pub(crate) enum Case {
     /// The hot functions alone, on one core.
     #[command(after_help = format!("Example:\n  headrace-benches micro --seconds 2\n\n{EXIT_CODES}"))]
     Micro(Micro),
+    /// The same case with this product and with that of another commit, in turn.
+    #[command(after_help = format!(
+        "Example:\n  headrace-benches compare --with main --rounds 5 -- chain --rate 0 --seconds 60\n\n{EXIT_CODES}"
+    ))]
+    Compare(Compare),
+}
+
+/// What a load sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Variety {
+    /// Each delivery has ids, hashes, times, names and texts of its own.
+    #[default]
+    Varied,
+    /// The bodies come again and again, byte for byte.
+    Repeated,
+}
+
+/// What to send.
+#[derive(Clone, Debug, Args, Serialize)]
+pub(crate) struct Sending {
+    /// Whether each delivery has a body of its own.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) load: Variety,
+    /// With `--load varied`: how many organizations the deliveries come from; each is a tenant. 0 keeps those of the
+    /// bodies.
+    #[arg(long, value_name = "COUNT", default_value_t = 200, value_parser = clap::value_parser!(u64).range(..=100_000))]
+    pub(crate) organizations: u64,
+    /// With `--load varied`: another seed gives other bodies.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Bodies to send, in the form of the index.json of the npm package @octokit/webhooks-examples. By default, that
+    /// package's examples for api.github.com.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) bodies: Option<PathBuf>,
+}
+
+/// Whose product is measured.
+#[derive(Clone, Debug, Args, Serialize)]
+pub(crate) struct Tested {
+    /// The program that is the product when its first argument is `headrace`: the bench of another build. By default
+    /// this one. Load and counting are always of this one.
+    #[arg(long, value_name = "PROGRAM")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "without_home")]
+    pub(crate) product: Option<PathBuf>,
 }
 
 /// The options of all cases with a load.
@@ -64,10 +115,14 @@ pub(crate) struct Common {
     /// Connections kept open; each has at most one request under way.
     #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4_096))]
     pub(crate) connections: u16,
-    /// Bodies to send, in the form of the index.json of the npm package @octokit/webhooks-examples. By default, that
-    /// package's examples for api.github.com.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) bodies: Option<PathBuf>,
+    /// What to send.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) sending: Sending,
+    /// Whose product is measured.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) tested: Tested,
 }
 
 impl Common {
@@ -103,6 +158,16 @@ pub(crate) struct Chain {
     /// With `--rate 0`: how many events may be accepted but not yet be rows.
     #[arg(long, value_name = "EVENTS", default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1_000..=10_000_000))]
     pub(crate) backlog: u64,
+    /// The share of deliveries that are presented again, or for the first time, long after GitHub made them: each is
+    /// looked up before it is inserted.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = parse_share)]
+    pub(crate) suspects: f64,
+    /// The ages of these deliveries, in seconds: each order of magnitude as often as any other.
+    #[arg(long, value_name = "FROM..TO", default_value = "60..604800")]
+    pub(crate) ages: Ages,
+    /// How many rows both tables get before the load, of the last seven days.
+    #[arg(long, value_name = "ROWS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=10_000_000_000))]
+    pub(crate) prefill: u64,
     /// How the load is made.
     #[command(flatten)]
     #[serde(flatten)]
@@ -147,9 +212,14 @@ pub(crate) struct Outage {
     /// Connections kept open; each has at most one request under way.
     #[arg(long, value_name = "COUNT", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4_096))]
     pub(crate) connections: u16,
-    /// Bodies to send; as for the other cases.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) bodies: Option<PathBuf>,
+    /// What to send.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) sending: Sending,
+    /// Whose product is measured.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) tested: Tested,
 }
 
 impl Outage {
@@ -180,6 +250,10 @@ pub(crate) struct Crash {
     /// How many deliveries to send; each makes an alert of its own.
     #[arg(long, value_name = "COUNT", default_value_t = 16_000, value_parser = clap::value_parser!(u16).range(1_000..=60_000))]
     pub(crate) count: u16,
+    /// Whose product is measured.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) tested: Tested,
 }
 
 /// `headrace-benches large-bodies`
@@ -191,6 +265,10 @@ pub(crate) struct LargeBodies {
     /// Size of each body, in bytes. Bodies above NATS' max_payload of 8 MiB are stored as objects.
     #[arg(long, value_name = "BYTES", default_value_t = 20_971_520, value_parser = parse_body_bytes)]
     pub(crate) bytes: usize,
+    /// Whose product is measured.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) tested: Tested,
 }
 
 /// `headrace-benches durability`
@@ -205,9 +283,10 @@ pub(crate) struct Durability {
     /// Only messages that are confirmed one by one: what the choice of `sync_interval` costs, without the batches.
     #[arg(long)]
     pub(crate) singles: bool,
-    /// Bodies to send; as for the other cases.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) bodies: Option<PathBuf>,
+    /// What to send.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) sending: Sending,
 }
 
 /// `headrace-benches micro`
@@ -242,6 +321,58 @@ pub(crate) struct Faults {
     /// Where the servers keep their data; it is kept when something is wrong. By default a new directory.
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
+}
+
+/// `headrace-benches compare`
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Compare {
+    /// The commit whose product is the other one. It is built as this program was: the same profile and features.
+    #[arg(long, value_name = "COMMIT")]
+    pub(crate) with: String,
+    /// How many pairs of runs.
+    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// The figures to compare, as the case prints them: `rows_rate`, `processes.nats.cpu_us_per_event`. By default the
+    /// case's rate.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) figure: Vec<String>,
+    /// Where other commits are built, and kept for the next time. By default in Headrace's cache.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) target_dir: Option<PathBuf>,
+    /// The case and its arguments.
+    #[arg(value_name = "CASE", required = true, last = true)]
+    pub(crate) case: Vec<String>,
+}
+
+/// From the youngest to the oldest, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Ages {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+}
+
+impl FromStr for Ages {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ages =
+            text.split_once("..").and_then(|(from, to)| Some(Self { from: from.parse().ok()?, to: to.parse().ok()? }));
+        let ages = ages.filter(|ages| ages.from > 0 && ages.from <= ages.to && ages.to <= AGE_MAX_S);
+        ages.ok_or_else(|| format!("expected two ages in seconds such as 60..604800, of 1 to {AGE_MAX_S}"))
+    }
+}
+
+/// A result says which commit's product it is of, not where that lay.
+fn without_home<S: Serializer>(product: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    let parts = || product.iter().flat_map(|path| path.components());
+    let home =
+        parts().position(|part| part.as_os_str() == PRODUCTS).map_or(parts().count().saturating_sub(1), |at| at + 1);
+    parts().skip(home).collect::<PathBuf>().serialize(serializer)
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "expected a share from 0 to 1, such as 0.05".to_owned())
 }
 
 fn parse_body_bytes(text: &str) -> Result<usize, String> {

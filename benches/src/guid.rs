@@ -16,8 +16,18 @@ const INDEX_MASK: u64 = (1 << 40) - 1;
 
 /// A GUID for delivery number `index`, made now.
 pub(crate) fn make(index: u64) -> [u8; LENGTH] {
+    at(now(), index)
+}
+
+/// The time now, in 100 ns since the Unix epoch.
+pub(crate) fn now() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let ticks = UUID_EPOCH_TICKS + u64::try_from(now.as_nanos() / 100).unwrap_or_default();
+    u64::try_from(now.as_nanos() / 100).unwrap_or_default()
+}
+
+/// A GUID for delivery number `index`, made at `ticks` (100 ns since the Unix epoch).
+pub(crate) fn at(ticks: u64, index: u64) -> [u8; LENGTH] {
+    let ticks = UUID_EPOCH_TICKS + ticks;
     let mut node = (index & INDEX_MASK).to_be_bytes();
     node[2] = NODE;
     let node = [node[2], node[3], node[4], node[5], node[6], node[7]];

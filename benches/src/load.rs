@@ -5,10 +5,12 @@
 //! those under way (no coordinated omission). Without a rate, it is closed-loop: each connection sends its next
 //! delivery when the last one was answered.
 //!
-//! `generator.rs` sends, `outcome.rs` counts what became of the deliveries.
+//! `generator.rs` sends, `outcome.rs` counts what became of the deliveries. `repetitions.rs` decides which deliveries
+//! are of an earlier time.
 
 mod generator;
 mod outcome;
+mod repetitions;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use tokio::time::sleep;
 use self::generator::generate;
 use self::outcome::Counts;
 pub(crate) use self::outcome::Outcome;
+pub(crate) use self::repetitions::Repetitions;
 use crate::bodies::Bodies;
 use crate::cli::Common;
 use crate::moments::Moments;
@@ -44,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) pace: Pace,
     /// Where to note the moments of each delivery.
     pub(crate) moments: Option<Arc<Moments>>,
+    /// Which deliveries are of an earlier time.
+    pub(crate) repetitions: Option<Repetitions>,
 }
 
 impl Plan {
@@ -51,7 +56,16 @@ impl Plan {
     pub(crate) fn new(gateway: SocketAddr, bodies: &Arc<Bodies>, common: &Common, pace: Pace) -> Self {
         let (warmup, window) = (common.warmup(), common.window());
         let bodies = Arc::clone(bodies);
-        Self { gateway, bodies, connections: common.connections, warmup, window, pace, moments: None }
+        Self {
+            gateway,
+            bodies,
+            connections: common.connections,
+            warmup,
+            window,
+            pace,
+            moments: None,
+            repetitions: None,
+        }
     }
 }
 
@@ -106,6 +120,11 @@ impl Load {
     /// Deliveries answered with a 2xx so far.
     pub(crate) fn accepted(&self) -> u64 {
         self.counts.accepted()
+    }
+
+    /// Those of them that were accepted before under the same id.
+    pub(crate) fn repeated(&self) -> u64 {
+        self.counts.repeated()
     }
 
     /// Deliveries answered with anything else so far.

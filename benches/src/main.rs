@@ -12,11 +12,13 @@ mod cases;
 mod ceiling;
 mod cli;
 mod client;
+mod compare;
 mod figures;
 mod guid;
 mod load;
 mod machine;
 mod moments;
+mod prefill;
 mod publish;
 mod raw;
 mod report;
@@ -25,6 +27,7 @@ mod servers;
 mod tables;
 mod ticks;
 mod usage;
+mod vary;
 
 use std::process::ExitCode;
 

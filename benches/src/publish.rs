@@ -87,11 +87,10 @@ impl Source {
 
     fn next(&self, size: Size) -> anyhow::Result<(String, HeaderMap, Bytes)> {
         let index = self.next.fetch_add(1, Ordering::Relaxed);
-        let body = self.bodies.of(index);
-        let (subject, headers) = raw::envelope(body, index)?;
+        let (subject, headers, json) = raw::message(&self.bodies, index)?;
         let payload = match size {
-            Size::Kibibyte => body.json.slice(..body.json.len().min(1_024)),
-            Size::Whole => body.json.clone(),
+            Size::Kibibyte => json.slice(..json.len().min(1_024)),
+            Size::Whole => json,
         };
         Ok((subject, headers, payload))
     }

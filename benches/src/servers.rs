@@ -13,12 +13,13 @@ use headrace_local::child::{Child, Environment, Spec};
 use headrace_local::install::{Installer, Terminal};
 use headrace_local::{clickhouse, nats, poll};
 use headrace_runtime::broker::Broker;
-use headrace_runtime::config::{self, Streams};
+use headrace_runtime::config::{self, Limits, Streams};
 use serde::Deserialize;
 use serde_json::json;
 use tempfile::TempDir;
 
 use crate::bodies::SECRET;
+use crate::cli::Tested;
 use crate::client;
 use crate::usage::Meter;
 
@@ -41,7 +42,8 @@ pub(crate) struct Nats {
 }
 
 impl Nats {
-    /// Starts the server and makes the streams. RAW gets `raw_bytes_max`, or less if the disk allows less.
+    /// Starts the server. RAW will get `raw_bytes_max`, or less if the disk allows less. The product makes its streams
+    /// itself, so that each build has them as it wants them.
     pub(crate) async fn start(raw_bytes_max: u64) -> anyhow::Result<Self> {
         let program = install(Installer::nats_server).await?;
         let dir = TempDir::with_prefix("headrace-bench-").context("cannot make a directory")?;
@@ -50,9 +52,13 @@ impl Nats {
         // The same options as the product's own connection: see `headrace_runtime::broker`.
         let options = async_nats::ConnectOptions::new().client_capacity(16_384).skip_subject_validation(true);
         let client = options.connect(server.url()).await.context("cannot connect to NATS")?;
-        let settings = config::Nats { url: server.url(), ..config::Nats::default() };
-        Broker::connect(&settings, &streams, "bench").await?.ensure_topology(&streams).await?;
         Ok(Self { server, streams, client, dir })
+    }
+
+    /// A connection as the product has it.
+    pub(crate) async fn broker(&self) -> anyhow::Result<Broker> {
+        let settings = config::Nats { url: self.url(), ..config::Nats::default() };
+        Broker::connect(&settings, &self.streams, "bench").await
     }
 
     /// Where it listens.
@@ -103,29 +109,36 @@ pub(crate) struct Product {
     clickhouse: Option<clickhouse::Running>,
     /// Its broker.
     pub(crate) nats: Nats,
+    /// What each role is a process of.
+    program: PathBuf,
 }
 
 impl Product {
     /// Starts only the gateway.
-    pub(crate) async fn gateway(nats: Nats) -> anyhow::Result<Self> {
-        Self { roles: BTreeMap::new(), clickhouse: None, nats }.with(&["ingest"]).await
+    pub(crate) async fn gateway(nats: Nats, tested: &Tested) -> anyhow::Result<Self> {
+        let program = program(tested)?;
+        Self { roles: BTreeMap::new(), clickhouse: None, nats, program }.with(&["ingest"]).await
     }
 
     /// Starts everything.
-    pub(crate) async fn everything(nats: Nats) -> anyhow::Result<Self> {
+    pub(crate) async fn everything(nats: Nats, tested: &Tested) -> anyhow::Result<Self> {
+        let program = program(tested)?;
         let library = install(Installer::clickhouse_library).await?;
         let arguments: Vec<OsString> = vec![PRODUCT.into(), "clickhouse".into(), "--library".into(), library.into()];
-        let server = clickhouse::Config::new(own_program()?, arguments, nats.dir.path().join("clickhouse"));
+        let server = clickhouse::Config::new(&program, arguments, nats.dir.path().join("clickhouse"));
         let clickhouse = Some(clickhouse::start(server).await?);
-        Self { roles: BTreeMap::new(), clickhouse, nats }.with(&["sinks", "pipeline", "ingest"]).await
+        Self { roles: BTreeMap::new(), clickhouse, nats, program }.with(&["sinks", "pipeline", "ingest"]).await
     }
 
     async fn with(mut self, roles: &[&'static str]) -> anyhow::Result<Self> {
         let config = self.nats.dir.path().join("headrace.toml");
+        // Only settings that every build since the first bench knows, because `--product` may be an older one.
+        let Streams { raw, events, alerts, dead, .. } = &self.nats.streams;
+        let bytes = |limits: &Limits| json!({ "max_bytes": limits.max_bytes, "max_age_hours": limits.max_age_hours });
         let mut settings = json!({
             "admin": { "listen": "127.0.0.1:0" },
             "nats": { "url": self.nats.server.url() },
-            "streams": self.nats.streams,
+            "streams": { "raw": bytes(raw), "events": bytes(events), "alerts": bytes(alerts), "dead": bytes(dead) },
             "ingest": { "listen": "127.0.0.1:0", "github": { "secrets": [SECRET] } },
         });
         if let Some(url) = self.clickhouse_url() {
@@ -134,7 +147,7 @@ impl Product {
         let text = toml::to_string(&settings).context("cannot write the product's configuration")?;
         std::fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
         for role in roles {
-            let started = start_role(role, &config, self.nats.dir.path()).await;
+            let started = start_role(&self.program, role, &config, self.nats.dir.path()).await;
             self.roles.insert(role, started.with_context(|| format!("`headrace run {role}` does not work"))?);
         }
         Ok(self)
@@ -184,12 +197,12 @@ impl Product {
     }
 }
 
-async fn start_role(role: &str, config: &Path, dir: &Path) -> anyhow::Result<Role> {
+async fn start_role(program: &Path, role: &str, config: &Path, dir: &Path) -> anyhow::Result<Role> {
     let ready_file = dir.join(format!("{role}.ready.json"));
     let mut arguments: Vec<OsString> = [PRODUCT, "run", role, "--config"].map(OsString::from).into();
     arguments.extend([config.into(), "--ready-file".into(), ready_file.clone().into()]);
     let spec = Spec {
-        program: own_program()?,
+        program: program.to_owned(),
         arguments,
         environment: Environment::Inherited,
         log: dir.join(format!("{role}.log")),
@@ -222,7 +235,15 @@ fn address(url: &str) -> anyhow::Result<SocketAddr> {
     address.parse().with_context(|| format!("expected http:// and an address, found `{url}`"))
 }
 
-fn own_program() -> anyhow::Result<PathBuf> {
+fn program(tested: &Tested) -> anyhow::Result<PathBuf> {
+    match &tested.product {
+        Some(program) => program.canonicalize().with_context(|| format!("cannot find {}", program.display())),
+        None => own_program(),
+    }
+}
+
+/// This program's file.
+pub(crate) fn own_program() -> anyhow::Result<PathBuf> {
     std::env::current_exe().context("cannot find this program's own file")
 }
 

@@ -88,8 +88,19 @@ async fn each_user_may_do_its_work_and_no_more() {
     let all = ["raw.>", "events.>", "alerts.>", "dead.>", "$KV.>", "$O.>", "$JS.>"];
 
     let own = [raw, "$O.bodies.C.a", "$O.bodies.M.a"];
-    publishes(&server, User::Ingest, &own, &[event, alert, dead, "$KV.state.a", "$JS.API.STREAM.MSG.GET.RAW"]).await;
+    publishes(
+        &server,
+        User::Ingest,
+        &own,
+        &[event, alert, dead, "$KV.state.a", "$KV.cursors.a", "$JS.API.STREAM.MSG.GET.RAW"],
+    )
+    .await;
     subscribes(&server, User::Ingest, &["_INBOX_ingest.a"], &all).await;
+
+    let own = [raw, "$O.bodies.C.a", "$O.bodies.M.a", "$KV.cursors.a"];
+    let refused = [event, alert, dead, "$KV.state.a", "$KV.recovery.a", "$JS.API.STREAM.MSG.GET.RAW"];
+    publishes(&server, User::Collect, &own, &refused).await;
+    subscribes(&server, User::Collect, &["_INBOX_collect.a"], &all).await;
 
     let own = [event, "events.normalized.acme.code", alert, dead, "dead.alert.acme", "$KV.state.a"];
     let refused = [raw, "dead.clickhouse.acme", "$O.bodies.M.a", "$KV.recovery.a", "$KV.schemas.a"];

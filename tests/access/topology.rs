@@ -65,7 +65,7 @@ async fn a_user_without_the_right_to_change_streams_finds_them_as_configured() {
     let dir = TempDir::new().unwrap();
     let server = server(dir.path()).await;
     broker(&server, User::Admin).await.ensure_topology(&streams()).await.unwrap();
-    for user in [User::Ingest, User::Pipeline, User::Sinks, User::Recover, User::Retention] {
+    for user in [User::Ingest, User::Collect, User::Pipeline, User::Sinks, User::Recover, User::Retention] {
         broker(&server, user).await.ensure_topology(&streams()).await.unwrap();
     }
     assert_eq!(violations(dir.path()), [""; 0]);

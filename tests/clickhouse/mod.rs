@@ -1,5 +1,6 @@
 //! The ClickHouse sinks on the real engine, behind a proxy that fails on command.
 
+mod columns;
 mod comments;
 mod exactly_once;
 mod identity;
@@ -145,6 +146,7 @@ sink_conformance!(
     unreadable_messages,
     partial_failure,
     poison,
+    refuses_all,
     panics,
     transient,
     down,
@@ -207,6 +209,7 @@ mod raw {
         super::RawCase: success,
         partial_failure,
         poison,
+        refuses_all,
         panics,
         transient,
         down,
@@ -240,6 +243,7 @@ fn assert_all(result: &BatchResult, count: usize) {
         BatchResult::Each(results) => {
             assert!(results.len() == count && results.iter().all(Result::is_ok), "{results:?}");
         }
+        BatchResult::AlreadyThere => {}
         BatchResult::Whole(fault) | BatchResult::TooMuch(fault) => panic!("{fault}"),
     }
 }

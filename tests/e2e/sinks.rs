@@ -71,10 +71,10 @@ async fn a_sink_that_was_taken_out_is_told_listed_and_removed() {
 
     for (arguments, code, told) in [
         (&["remove", "splunk_dr"][..], 2, "expected --yes"),
-        (&["remove", "file", "--yes"], 1, "found `file` in the configuration"),
-        (&["remove", "jira", "--yes"], 3, "no sink `jira` has left a consumer behind"),
-        (&["remove", "splunk_dr", "--yes"], 0, ""),
-        (&["remove", "splunk_dr", "--yes"], 3, "no sink `splunk_dr`"),
+        (&["remove", "file", "--yes"][..], 1, "found `file` in the configuration"),
+        (&["remove", "jira", "--yes"][..], 3, "no sink `jira` has left a consumer behind"),
+        (&["remove", "splunk_dr", "--yes"][..], 0, ""),
+        (&["remove", "splunk_dr", "--yes"][..], 3, "no sink `splunk_dr`"),
     ] {
         let output = sinks(arguments).await;
         let text = complained(&output);

@@ -3,24 +3,29 @@
 //! At a fixed rate, the backlog at both ends of the window shows whether the chain keeps up. With `--rate 0`, the case
 //! finds the rate that the chain sustains. It sends a delivery only while fewer than `--backlog` events are accepted
 //! but not yet rows. So the load is as fast as the rows.
+//!
+//! With `--suspects`, a share of the deliveries is of an earlier time, and with `--prefill` the tables have rows before
+//! the load. Both make the product look for rows among many.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use headrace_schemas::time::Timestamp;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
 use crate::backlog::{Backlog, Waiting};
 use crate::bodies::Bodies;
-use crate::cli::Chain;
+use crate::cli::{Chain, Common};
 use crate::figures::round;
-use crate::load::{Load, Outcome, Pace, Phase, Plan};
+use crate::load::{Load, Outcome, Pace, Phase, Plan, Repetitions};
+use crate::prefill::{Prefilled, prefill};
 use crate::report::{Quantiles, Report, conclude, rate};
 use crate::servers::{Nats, Product};
-use crate::tables::{Rows, Tables};
+use crate::tables::{Packed, Rows, Tables};
 use crate::usage::{Cost, Disturbance, Meter, Sample};
 
 /// How often the case reads the backlog.
@@ -52,9 +57,17 @@ struct Figures {
     errors: u64,
     sent: u64,
     accepted: u64,
+    /// Accepted deliveries that were accepted before: they make no row.
+    repeated: u64,
+    /// Accepted deliveries whose ids are of an earlier time, and that are new all the same.
+    aged: u64,
     events: Rows,
     raw: Rows,
     dead_letters: u64,
+    /// What the tables take on the disk, what was there before the load included.
+    packed: BTreeMap<&'static str, Packed>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefill: Option<Prefilled>,
     seconds: u64,
     /// CPU time of gateway, stages and sinks together, for each event from its request to its rows.
     own_cpu_us_per_event: f64,
@@ -71,7 +84,8 @@ struct Mark {
 
 impl Mark {
     async fn take(load: &Load, backlog: &Backlog) -> anyhow::Result<Self> {
-        let accepted = load.accepted();
+        // What comes again makes no row.
+        let accepted = load.accepted() - load.repeated();
         Ok(Self { at: Instant::now(), accepted, waiting: backlog.waiting().await? })
     }
 
@@ -92,73 +106,102 @@ struct Seen {
     after: Sample,
 }
 
+/// What is there in the end.
+struct Found {
+    events: Rows,
+    raw: Rows,
+    dead_letters: u64,
+    packed: BTreeMap<&'static str, Packed>,
+}
+
+impl Found {
+    /// Looks for what was received since `since`.
+    async fn look(tables: &Tables, backlog: &Backlog, since: Timestamp) -> anyhow::Result<Self> {
+        Ok(Self {
+            events: tables.count_since("events", since).await?,
+            raw: tables.count_since("raw", since).await?,
+            dead_letters: backlog.dead_letters().await?,
+            packed: BTreeMap::from([("events", tables.packed("events").await?), ("raw", tables.packed("raw").await?)]),
+        })
+    }
+}
+
 pub(crate) async fn run(options: Chain) -> anyhow::Result<()> {
     let common = &options.common;
-    let bodies = Bodies::load(common.bodies.as_deref())?;
-    let product = Product::everything(Nats::start(RAW_BYTES_MAX).await?).await?;
+    let bodies = Bodies::load(&common.sending)?;
+    let product = Product::everything(Nats::start(RAW_BYTES_MAX).await?, &common.tested).await?;
     let backlog = Backlog::open(&product.nats.client).await?;
+    let tables = Tables::new(&product.clickhouse_url().context("there is no ClickHouse")?);
+    let prefilled = match options.prefill {
+        0 => None,
+        rows => Some(prefill(rows, &product, &tables, &backlog, common).await.with_context(|| product.logs())?),
+    };
     let permits = Arc::new(Semaphore::new(0));
     let meter = product.meter();
     let pace = if options.rate == 0 { Pace::Permits(Arc::clone(&permits)) } else { Pace::Rate(options.rate) };
-    let load = Load::start(Plan::new(product.address()?, &bodies, common, pace))?;
+    let repetitions = Repetitions::new(options.suspects, options.ages, common.sending.seed);
+    let since = Timestamp::now();
+    let load = Load::start(Plan { repetitions, ..Plan::new(product.address()?, &bodies, common, pace) })?;
     let watched = tokio::select! {
         watched = watch(load, &backlog, &meter) => watched,
         // Other loads take no permits, so this does not disturb them.
         error = steer(&permits, &backlog, options.backlog) => Err(error),
     };
     let seen = watched.with_context(|| product.logs())?;
-    let outcome = &seen.outcome;
-    let tables = Tables::new(&product.clickhouse_url().context("there is no ClickHouse")?);
-    let (events, raw) = (tables.count("events").await?, tables.count("raw").await?);
-    let dead_letters = backlog.dead_letters().await?;
-
-    let problems = problems(outcome, events, raw, dead_letters);
+    let found = Found::look(&tables, &backlog, since).await?;
+    let problems = problems(&seen.outcome, &found);
     if !problems.is_empty() {
         eprintln!("{}", product.logs());
     }
     product.stop().await;
+    let figures = figures(&seen, found, prefilled, common);
+    Report { case: "chain", bodies: bodies.describe(), figures, recipe: options }.print()?;
+    conclude(problems)
+}
+
+fn figures(seen: &Seen, found: Found, prefill: Option<Prefilled>, common: &Common) -> Figures {
+    let outcome = &seen.outcome;
     let processes = seen.after.costs(&seen.before, outcome.accepted);
     let own = OWN_PROCESSES.iter().filter_map(|&name| processes.get(name));
     let rows_rate = |lacking| seen.closed.rows_rate(&seen.opened, lacking);
     let (events_rows_rate, raw_rows_rate) = (rows_rate(Waiting::events), rows_rate(|waiting| waiting.clickhouse_raw));
-    Report {
-        case: "chain",
-        bodies: bodies.describe(),
-        figures: Figures {
-            accepted_rate: rate(outcome.accepted_in_window, common.window()),
-            rows_rate: events_rows_rate.min(raw_rows_rate),
-            events_rows_rate,
-            raw_rows_rate,
-            backlog_at_start: seen.opened.waiting,
-            backlog_at_end: seen.closed.waiting,
-            drain_s: round(seen.drained_after.as_secs_f64()),
-            latency: Quantiles::of(&outcome.latency),
-            errors: outcome.refused + outcome.broken + outcome.unsent,
-            sent: outcome.sent,
-            accepted: outcome.accepted,
-            events,
-            raw,
-            dead_letters,
-            seconds: common.seconds,
-            own_cpu_us_per_event: round(own.map(|cost| cost.cpu_us_per_event).sum()),
-            processes,
-            disturbance: seen.after.disturbance(&seen.before),
-        },
-        recipe: options,
+    Figures {
+        accepted_rate: rate(outcome.accepted_in_window, common.window()),
+        rows_rate: events_rows_rate.min(raw_rows_rate),
+        events_rows_rate,
+        raw_rows_rate,
+        backlog_at_start: seen.opened.waiting,
+        backlog_at_end: seen.closed.waiting,
+        drain_s: round(seen.drained_after.as_secs_f64()),
+        latency: Quantiles::of(&outcome.latency),
+        errors: outcome.refused + outcome.broken + outcome.unsent,
+        sent: outcome.sent,
+        accepted: outcome.accepted,
+        repeated: outcome.repeated,
+        aged: outcome.aged,
+        events: found.events,
+        raw: found.raw,
+        dead_letters: found.dead_letters,
+        packed: found.packed,
+        prefill,
+        seconds: common.seconds,
+        own_cpu_us_per_event: round(own.map(|cost| cost.cpu_us_per_event).sum()),
+        processes,
+        disturbance: seen.after.disturbance(&seen.before),
     }
-    .print()?;
-    conclude(problems)
 }
 
-fn problems(outcome: &Outcome, events: Rows, raw: Rows, dead_letters: u64) -> Vec<String> {
+fn problems(outcome: &Outcome, found: &Found) -> Vec<String> {
     let mut problems: Vec<String> = outcome.loss().into_iter().collect();
-    let expected = Rows { rows: outcome.accepted, distinct_ids: outcome.accepted };
+    let Found { events, raw, dead_letters, .. } = found;
+    let rows = outcome.accepted - outcome.repeated;
+    let expected = &Rows { rows, distinct_ids: rows };
     for (table, found) in [("events", events), ("raw", raw)] {
         if found != expected {
             problems.push(format!("{table}: expected {expected:?}, found {found:?}"));
         }
     }
-    if dead_letters > 0 {
+    if *dead_letters > 0 {
         problems.push(format!("{dead_letters} dead letters"));
     }
     problems

@@ -8,8 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::jetstream;
 use headrace_local::poll;
-use headrace_runtime::broker::{Broker, Stream};
-use headrace_runtime::config;
+use headrace_runtime::broker::Stream;
 use headrace_runtime::message::payload::RawDelivery;
 use headrace_runtime::publish::Publisher;
 use headrace_schemas::id::EventId;
@@ -64,7 +63,7 @@ struct GoingOn {
 }
 
 pub(crate) async fn run(options: Crash) -> anyhow::Result<()> {
-    let product = Product::everything(Nats::start(RAW_BYTES_MAX).await?).await?;
+    let product = Product::everything(Nats::start(RAW_BYTES_MAX).await?, &options.tested).await?;
     let backlog = Backlog::open(&product.nats.client).await?;
     publish(&product.nats, options.count).await?;
     let wanted = u64::from(options.count) / 10;
@@ -106,8 +105,7 @@ pub(crate) async fn run(options: Crash) -> anyhow::Result<()> {
 
 /// Stores deliveries that match a rule, each in a repository of its own.
 async fn publish(nats: &Nats, count: u16) -> anyhow::Result<()> {
-    let settings = config::Nats { url: nats.url(), ..config::Nats::default() };
-    let publisher = Publisher::new(&Broker::connect(&settings, &nats.streams, "bench").await?);
+    let publisher = Publisher::new(&nats.broker().await?);
     for first in (0..count).step_by(usize::from(PUBLISHED_AT_ONCE)) {
         let mut sent = Vec::new();
         for number in first..count.min(first.saturating_add(PUBLISHED_AT_ONCE)) {

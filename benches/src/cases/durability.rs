@@ -85,7 +85,7 @@ struct Measurements {
 }
 
 pub(crate) async fn run(options: Durability) -> anyhow::Result<()> {
-    let bodies = Bodies::load(options.bodies.as_deref())?;
+    let bodies = Bodies::load(&options.sending)?;
     let mut brokers = Vec::new();
     for setup in SETUPS {
         brokers.push(Broker::start(setup.servers, setup.sync).await?);

@@ -43,14 +43,14 @@ struct Figures {
 
 pub(crate) async fn run(options: Ingest) -> anyhow::Result<()> {
     let common = &options.common;
-    let bodies = Bodies::load(common.bodies.as_deref())?;
+    let bodies = Bodies::load(&common.sending)?;
     eprintln!("ceiling: publishing to NATS directly, {} on their way at once", common.connections);
     let ceiling_window = common.window().min(CEILING_MAX);
     let (ceiling_rate, ceiling_disturbance) = ceiling::measure(&bodies, common.connections, ceiling_window).await?;
     eprintln!("ceiling: {ceiling_rate}/s");
 
     // RAW gets all of the disk, because nothing reads it here and nothing makes room in it.
-    let product = Product::gateway(Nats::start(u64::MAX).await?).await?;
+    let product = Product::gateway(Nats::start(u64::MAX).await?, &common.tested).await?;
     let pace = if options.rate == 0 { Pace::Free } else { Pace::Rate(options.rate) };
     let load = Load::start(Plan::new(product.address()?, &bodies, common, pace))?;
     let meter = product.meter();

@@ -52,7 +52,7 @@ struct Found {
 }
 
 pub(crate) async fn run(options: LargeBodies) -> anyhow::Result<()> {
-    let product = Product::everything(Nats::start(RAW_BYTES_MAX).await?).await?;
+    let product = Product::everything(Nats::start(RAW_BYTES_MAX).await?, &options.tested).await?;
     let backlog = Backlog::open(&product.nats.client).await?;
     let meter = product.meter();
     let before = meter.sample()?;

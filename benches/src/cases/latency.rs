@@ -62,8 +62,8 @@ struct Figures {
 
 pub(crate) async fn run(options: Latency) -> anyhow::Result<()> {
     let common = &options.common;
-    let bodies = Bodies::load(common.bodies.as_deref())?;
-    let product = Product::everything(Nats::start(RAW_BYTES_MAX).await?).await?;
+    let bodies = Bodies::load(&common.sending)?;
+    let product = Product::everything(Nats::start(RAW_BYTES_MAX).await?, &common.tested).await?;
     let tables = Tables::new(&product.clickhouse_url().context("there is no ClickHouse")?);
     let count = u64::from(options.rate) * (common.warmup + common.seconds);
     let moments = Arc::new(Moments::new(usize::try_from(count)?));

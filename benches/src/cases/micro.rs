@@ -56,7 +56,7 @@ struct Figure {
 }
 
 pub(crate) fn run(options: Micro) -> anyhow::Result<()> {
-    let bodies = Bodies::load(options.bodies.as_deref())?;
+    let bodies = Bodies::repeated(options.bodies.as_deref())?;
     let all: Vec<&Body> = bodies.iter().collect();
     let raws: Vec<RawDelivery> = (0..).zip(&all).map(|(index, body)| raw(index, body)).collect();
     let normalized = raws.iter().map(|raw| normalize(raw).map_err(|fault| anyhow::anyhow!("{fault}")));

@@ -14,6 +14,7 @@ mod rules;
 use serde::Serialize;
 
 use crate::cli::{Case, Cli};
+use crate::compare;
 use crate::report::{conclude, print};
 use crate::servers::Product;
 
@@ -29,6 +30,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<()> {
         Case::LargeBodies(options) => block_on(large_bodies::run(options)),
         Case::Durability(options) => block_on(durability::run(options)),
         Case::Micro(options) => micro::run(options),
+        Case::Compare(options) => compare::run(&options),
     }
 }
 

@@ -127,9 +127,9 @@ struct Seen {
 }
 
 pub(crate) async fn run(options: Outage) -> anyhow::Result<()> {
-    let bodies = Bodies::load(options.bodies.as_deref())?;
+    let bodies = Bodies::load(&options.sending)?;
     let raw_bytes_max = options.raw_bytes.unwrap_or_else(|| comes_in(&options, &bodies) / 2);
-    let product = Product::everything(Nats::start(raw_bytes_max).await?).await?;
+    let product = Product::everything(Nats::start(raw_bytes_max).await?, &options.tested).await?;
     let raw_bytes_max = product.nats.streams.raw.max_bytes;
     eprintln!("RAW holds at most {raw_bytes_max} bytes");
     let backlog = Backlog::open(&product.nats.client).await?;
@@ -143,6 +143,7 @@ pub(crate) async fn run(options: Outage) -> anyhow::Result<()> {
         window: options.outage() + options.after(),
         pace: Pace::Rate(options.rate),
         moments: None,
+        repetitions: None,
     };
     let seen = watch(Load::start(plan)?, &product, &backlog, &meter, &options).await;
     let seen = seen.with_context(|| product.logs())?;

@@ -14,7 +14,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::outcome::{Counts, Outcome};
-use super::{Pace, Phase, Plan};
+use super::repetitions::{Origin, Presented};
+use super::{Pace, Phase, Plan, Repetitions};
 use crate::client::Connection;
 use crate::guid;
 use crate::ticks::Ticks;
@@ -32,6 +33,7 @@ const RECONNECT: Duration = Duration::from_millis(50);
 /// What the connections share.
 struct Generator {
     plan: Plan,
+    repetitions: Option<RefCell<Repetitions>>,
     permits: Option<Arc<Semaphore>>,
     schedule: Schedule,
     next: RefCell<u64>,
@@ -50,7 +52,11 @@ struct Schedule {
 }
 
 /// Opens the connections, sends until the plan has ended, and returns the outcome.
-pub(super) async fn generate(plan: Plan, phase: &watch::Sender<Phase>, counts: Arc<Counts>) -> anyhow::Result<Outcome> {
+pub(super) async fn generate(
+    mut plan: Plan,
+    phase: &watch::Sender<Phase>,
+    counts: Arc<Counts>,
+) -> anyhow::Result<Outcome> {
     let mut connections = Vec::new();
     for _ in 0..plan.connections {
         let opened = Connection::open(plan.gateway).await;
@@ -68,6 +74,7 @@ pub(super) async fn generate(plan: Plan, phase: &watch::Sender<Phase>, counts: A
         Pace::Free | Pace::Permits(_) => u64::MAX,
     };
     let generator = Rc::new(Generator {
+        repetitions: plan.repetitions.take().map(RefCell::new),
         permits,
         schedule: Schedule { start, opens, closes, due },
         next: RefCell::new(0),
@@ -131,7 +138,8 @@ impl Generator {
                 Some(open) => Ok(open),
                 None => Connection::open(self.plan.gateway).await,
             };
-            self.plan.bodies.of(index).request(&guid::make(index), &mut request);
+            let presented = self.present(index);
+            self.plan.bodies.request(presented.index, &guid::at(presented.ticks, presented.index), &mut request);
             self.counts.sent.fetch_add(1, Ordering::Relaxed);
             if let Some(moments) = &self.plan.moments {
                 moments.sent.note(index, moments.stamp(Instant::now()));
@@ -142,7 +150,7 @@ impl Generator {
             };
             match answered {
                 Ok((open, status)) => {
-                    self.answered(index, due, status, &open);
+                    self.answered(index, presented, due, status, &open);
                     connection = Some(open);
                 }
                 Err(error) => {
@@ -174,7 +182,15 @@ impl Generator {
         Some((index, at))
     }
 
-    fn answered(&self, index: u64, due: Instant, status: u16, connection: &Connection) {
+    /// What delivery number `index` brings: something new, or something of an earlier time.
+    fn present(&self, index: u64) -> Presented {
+        match &self.repetitions {
+            Some(repetitions) => repetitions.borrow().present(index, guid::now()),
+            None => Presented::new(index, guid::now()),
+        }
+    }
+
+    fn answered(&self, index: u64, presented: Presented, due: Instant, status: u16, connection: &Connection) {
         let now = Instant::now();
         if !(200..300).contains(&status) {
             self.counts.refused.fetch_add(1, Ordering::Relaxed);
@@ -183,6 +199,15 @@ impl Generator {
             return self.problem(format!("{status} {}", String::from_utf8_lossy(connection.body())));
         }
         self.counts.accepted.fetch_add(1, Ordering::Relaxed);
+        match presented.origin {
+            Origin::Repeated => _ = self.counts.repeated.fetch_add(1, Ordering::Relaxed),
+            Origin::NeverSeen => _ = self.counts.aged.fetch_add(1, Ordering::Relaxed),
+            Origin::New => {
+                if let Some(repetitions) = &self.repetitions {
+                    repetitions.borrow_mut().sent(presented);
+                }
+            }
+        }
         if let Some(moments) = &self.plan.moments {
             moments.accepted.note(index, moments.stamp(now));
         }
@@ -207,6 +232,8 @@ impl Generator {
         Outcome {
             sent,
             accepted: get(&self.counts.accepted),
+            repeated: get(&self.counts.repeated),
+            aged: get(&self.counts.aged),
             refused: get(&self.counts.refused),
             refused_by: std::mem::take(&mut *self.counts.refused_by.lock().unwrap_or_else(PoisonError::into_inner)),
             broken: get(&self.counts.broken),

@@ -11,6 +11,8 @@ use hdrhistogram::Histogram;
 pub(crate) struct Counts {
     pub(super) sent: AtomicU64,
     pub(super) accepted: AtomicU64,
+    pub(super) repeated: AtomicU64,
+    pub(super) aged: AtomicU64,
     pub(super) refused: AtomicU64,
     pub(super) broken: AtomicU64,
     /// Refusals by status and reason.
@@ -22,6 +24,11 @@ impl Counts {
     /// Answered with a 2xx.
     pub(crate) fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Answered with a 2xx, and not for the first time.
+    pub(super) fn repeated(&self) -> u64 {
+        self.repeated.load(Ordering::Relaxed)
     }
 
     /// Answered with anything else.
@@ -41,6 +48,10 @@ pub(crate) struct Outcome {
     pub(crate) sent: u64,
     /// Answered with a 2xx.
     pub(crate) accepted: u64,
+    /// Those of them that were accepted before under the same id: they make no row.
+    pub(crate) repeated: u64,
+    /// Those of them whose ids are of an earlier time and that were never sent before.
+    pub(crate) aged: u64,
     /// Answered with anything else.
     pub(crate) refused: u64,
     /// The refused ones, by status and reason: `503 stream_full`.

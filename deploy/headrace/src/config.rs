@@ -19,6 +19,9 @@ pub const PREFIX: &str = "HEADRACE__";
 /// The least value of `local.sync_interval_ms` besides 0. With less, one sync would follow the other without a pause.
 const SYNC_INTERVAL_MIN_MS: u64 = 100;
 
+/// The users of NATS. A consumer of a user's name may be that user's.
+const USERS: [&str; 7] = ["admin", "ingest", "pipeline", "retention", "sinks", "recover", "subscriber"];
+
 /// Headrace's configuration. Every setting has a default. A secret `x` may be given as `x_file`, the path of a file
 /// that holds it. `HEADRACE__A__B` in the environment overrides `a.b`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -318,7 +321,7 @@ impl Config {
 /// The names that are other consumers' or users', and no sink's components may have.
 fn taken_names() -> Vec<&'static str> {
     let stages = headrace_stages::chains::ORDER.into_iter().chain([headrace_stages::chains::ALERT]);
-    stages.chain(crate::nats::users::User::ALL.map(crate::nats::users::User::name)).collect()
+    stages.chain(USERS).collect()
 }
 
 #[cfg(test)]

@@ -160,7 +160,9 @@ impl Job for Asking<'_> {
     async fn work(&self, stop: &CancellationToken) -> anyhow::Result<()> {
         let collector = self.collector;
         let interval = collector.pull.pace().interval;
-        let read_at = self.kept.status().await?.and_then(|status| status.read_at);
+        // For people only, so nothing depends on it.
+        let status = self.kept.status().await.unwrap_or_default();
+        let read_at = status.and_then(|status| status.read_at);
         let mut turns = Turns::new(collector.policy, interval, read_at);
         loop {
             let asked = self.page(stop).await?;
@@ -183,7 +185,7 @@ impl Job for Asking<'_> {
     /// A process that stands by reports the same time, so it does not matter which one is asked.
     async fn stand_by(&self) -> anyhow::Result<()> {
         self.collector.health.healthy();
-        if let Some(Status { read_at: Some(read_at), .. }) = self.kept.status().await? {
+        if let Ok(Some(Status { read_at: Some(read_at), .. })) = self.kept.status().await {
             self.collector.read_at.set(read_at.as_micros() as f64 / 1e6);
         }
         Ok(())

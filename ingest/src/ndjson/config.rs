@@ -5,6 +5,8 @@ use headrace_runtime::secret::Secret;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::folder;
+
 /// The most records that a request may be allowed to bring. All of them are stored within `ingest.answer_max_ms`.
 const RECORDS_MAX: usize = 100_000;
 
@@ -37,6 +39,8 @@ pub struct Config {
     /// Most records in a request. They are stored before the answer, so within `ingest.answer_max_ms`.
     #[schemars(range(min = 1, max = RECORDS_MAX))]
     pub records_max: usize,
+    /// A folder whose files are read too.
+    pub folder: Option<folder::config::Config>,
 }
 
 /// Bearer tokens of certain tenants.
@@ -61,6 +65,7 @@ impl Default for Config {
             tenant: "tenant".to_owned(),
             default_tenant: None,
             records_max: 10_000,
+            folder: None,
         }
     }
 }
@@ -103,6 +108,7 @@ impl Config {
         if self.default_tenant.as_ref().is_some_and(|tenant| tenant.trim().is_empty()) {
             refuse("default_tenant", "expected the name of a tenant, found an empty text; leave it out for none");
         }
+        problems.extend(self.folder.iter().flat_map(|folder| folder.validate(&format!("{path}.folder"))));
         problems
     }
 }

@@ -4,14 +4,20 @@
 //! and [`split`] what a line must be.
 
 pub mod config;
+pub mod folder;
 mod push;
 pub mod split;
+
+use std::sync::Arc;
 
 use headrace_runtime::config::Invalid;
 use headrace_runtime::secret::Secret;
 
 use self::config::Config;
+use self::folder::Folder;
 use self::push::Collect;
+use self::split::Split;
+use crate::source::pull::Pull;
 use crate::source::{MakeSecret, Source};
 use crate::tenant::Tenants;
 
@@ -27,7 +33,7 @@ impl Source for Ndjson {
     type Push = Collect;
 
     fn is_configured(config: &Option<Config>) -> bool {
-        config.as_ref().is_some_and(Config::has_tokens)
+        config.as_ref().is_some_and(|own| own.has_tokens() || own.folder.is_some())
     }
 
     fn validate(config: &Option<Config>, path: &str) -> Vec<Invalid> {
@@ -37,6 +43,13 @@ impl Source for Ndjson {
     fn push(config: &Option<Config>, tenants: &Tenants) -> Option<Collect> {
         let own = config.as_ref().filter(|own| own.has_tokens())?;
         Some(Collect::new(own, tenants))
+    }
+
+    fn pulls(config: &Option<Config>, tenants: &Tenants) -> anyhow::Result<Vec<Arc<dyn Pull>>> {
+        let Some((own, folder)) = config.as_ref().and_then(|own| Some((own, own.folder.as_ref()?))) else {
+            return Ok(Vec::new());
+        };
+        Ok(vec![Arc::new(Folder::new(folder, Split::new(own, tenants)))])
     }
 
     fn give_secret(config: &mut Option<Config>, make: &mut MakeSecret<'_>) -> anyhow::Result<()> {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "all of this program is a test")]
 
+mod asked;
+mod collect;
 mod example;
 mod identity;
 mod limits;

@@ -2,15 +2,14 @@
 
 use clickhouse::error::Error;
 use headrace_runtime::certificate::Untrusted;
-use headrace_runtime::fault::{DeadReason, Fault, FaultClass};
+use headrace_runtime::fault::{DeadReason, Effect, Fault, FaultClass};
 
 use super::TRUSTED;
 
-/// A failure, and whether the insert may have happened all the same.
+/// A failure, and whether its cause may be the size of what was sent.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) fault: Fault,
-    pub(crate) unclear: bool,
     /// A smaller insert might have been stored.
     pub(crate) too_much: bool,
 }
@@ -99,17 +98,18 @@ pub(crate) fn fault(error: Error) -> Failure {
         _ if our_fault || untrusted.is_some() => Fault::broken(source),
         _ => Fault::transient(source),
     };
-    Failure { fault, unclear, too_much }
+    let effect = if unclear { Effect::Possible } else { Effect::None };
+    Failure { fault: fault.with_effect(effect), too_much }
 }
 
 /// What a failed look-up means: it wrote nothing, and what the table says is no item's fault.
-pub(crate) fn of_look_up(Failure { mut fault, too_much, .. }: Failure) -> Failure {
+pub(crate) fn of_look_up(Failure { mut fault, too_much }: Failure) -> Failure {
     if matches!(fault.class, FaultClass::Poison(_)) {
         fault = Fault::transient(
             fault.source.context("cannot look up which rows are there; is a part of the table damaged?"),
         );
     }
-    Failure { fault, unclear: false, too_much }
+    Failure { fault: fault.with_effect(Effect::None), too_much }
 }
 
 /// The number in `Code: 60. DB::Exception: …`, or the bare number that the client gives when the answer had no text.
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn codes_decide() {
         let transient = FaultClass::Transient { retry_after: None };
-        for (text, class, unclear, too_much) in [
+        for (text, class, is_unclear, too_much) in [
             (
                 "Code: 60. DB::Exception: Table headrace.events does not exist. (UNKNOWN_TABLE)",
                 FaultClass::Broken,
@@ -145,11 +145,11 @@ mod tests {
             ("", transient, true, false),
         ] {
             let failure = fault(Error::BadResponse(text.to_owned()));
-            let found = (failure.fault.class, failure.unclear, failure.too_much);
-            assert_eq!(found, (class, unclear, too_much), "{text}");
+            let found = (failure.fault.class, failure.fault.effect == Effect::Possible, failure.too_much);
+            assert_eq!(found, (class, is_unclear, too_much), "{text}");
         }
         let late = fault(Error::TimedOut);
-        assert!(late.unclear && late.too_much);
+        assert!(late.fault.effect == Effect::Possible && late.too_much);
         assert_eq!(fault(Error::SchemaMismatch("x".into())).fault.class, FaultClass::Broken);
     }
 
@@ -164,7 +164,8 @@ mod tests {
             (60, FaultClass::Broken, false),
         ] {
             let failure = of_look_up(fault(Error::BadResponse(format!("Code: {code}. DB::Exception: x"))));
-            assert_eq!((failure.fault.class, failure.unclear, failure.too_much), (class, false, too_much), "{code}");
+            let found = (failure.fault.class, failure.fault.effect, failure.too_much);
+            assert_eq!(found, (class, Effect::None, too_much), "{code}");
         }
     }
 }

@@ -345,7 +345,8 @@ impl Sink for Events {
     type Item = Event;
 
     async fn check(&self) -> Result<(), Fault> {
-        self.config.begin().await
+        self.config.begin().await?;
+        self.table.check_columns::<Event>().await
     }
 
     async fn deliver(&self, batch: &Batch<Event>) -> BatchResult {
@@ -364,7 +365,8 @@ impl Sink for Raw {
     type Item = RawDelivery;
 
     async fn check(&self) -> Result<(), Fault> {
-        self.config.begin().await
+        self.config.begin().await?;
+        self.table.check_columns::<RawDelivery>().await
     }
 
     async fn deliver(&self, batch: &Batch<RawDelivery>) -> BatchResult {

@@ -19,7 +19,7 @@ use headrace_runtime::broker::Stream;
 use headrace_runtime::component::batch::{Batch, BatchPolicy};
 use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions};
 use headrace_runtime::config::Invalid;
-use headrace_runtime::fault::Fault;
+use headrace_runtime::fault::{Effect, Fault};
 use headrace_runtime::message::payload::Payload;
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
@@ -155,7 +155,10 @@ impl<T> File<T> {
         let task = move || state.lock().unwrap_or_else(PoisonError::into_inner).run(work);
         match tokio::task::spawn_blocking(task).await {
             Ok(done) => done,
-            Err(error) => Err(Fault::transient(anyhow::Error::new(error).context("writing to the file was cut off"))),
+            Err(error) => {
+                let cut_off = anyhow::Error::new(error).context("writing to the file was cut off");
+                Err(Fault::transient(cut_off).with_effect(Effect::Possible))
+            }
         }
     }
 }
@@ -168,7 +171,7 @@ impl State {
             Some(writer) => writer,
             None => Writer::open(&self.dir, self.name, self.rotation).map_err(|failure| self.fault(failure))?,
         };
-        work(&mut writer).map_err(|error| self.fault(OpenError::Io(error)))?;
+        work(&mut writer).map_err(|error| self.fault(OpenError::Io(error)).with_effect(Effect::Possible))?;
         self.writer = Some(writer);
         Ok(())
     }

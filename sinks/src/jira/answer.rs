@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::anyhow;
-use headrace_runtime::fault::{DeadReason, Fault};
+use headrace_runtime::fault::{DeadReason, Effect, Fault};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::shared::http::{Answer, NoAnswer};
+use crate::shared::http::Answer;
 
 /// Why a request did not succeed, and whom that concerns.
 #[derive(Debug)]
@@ -25,13 +25,14 @@ pub(super) enum ApiError {
     Gone,
 }
 
-/// Whether a request that failed may have had its effect all the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Effect {
-    /// Certainly not.
-    None,
-    /// Perhaps.
-    Possible,
+impl ApiError {
+    /// Whether the request may have had its effect all the same.
+    pub(super) const fn effect(&self) -> Effect {
+        match self {
+            Self::Receiver(fault) | Self::Item(fault) | Self::Internal(fault) => fault.effect,
+            Self::Gone => Effect::None,
+        }
+    }
 }
 
 /// Jira's error body.
@@ -44,11 +45,8 @@ struct ErrorCollection {
 }
 
 /// Reads a success as `T`, or says what went wrong and whether it may have had an effect.
-pub(super) fn classify<T: DeserializeOwned>(answer: Result<Answer, NoAnswer>) -> Result<T, (ApiError, Effect)> {
-    let answer = answer.map_err(|no_answer| {
-        let effect = if no_answer.unsent { Effect::None } else { Effect::Possible };
-        (ApiError::Receiver(no_answer.fault), effect)
-    })?;
+pub(super) fn classify<T: DeserializeOwned>(answer: Result<Answer, Fault>) -> Result<T, ApiError> {
+    let answer = answer.map_err(ApiError::Receiver)?;
     let found = || format!("HTTP {} with {}", answer.status, answer.excerpt());
     let receiver = |fault| ApiError::Receiver(fault);
     Err(match answer.status {
@@ -57,24 +55,21 @@ pub(super) fn classify<T: DeserializeOwned>(answer: Result<Answer, NoAnswer>) ->
             let body = if answer.body.is_empty() { b"null" } else { answer.body.as_slice() };
             return serde_json::from_slice(body).map_err(|_| {
                 let fault = Fault::transient(anyhow!("expected an answer of Jira, found {}", found()));
-                (ApiError::Receiver(fault), Effect::Possible)
+                ApiError::Receiver(fault.with_effect(Effect::Possible))
             });
         }
-        400 | 422 => (refused(&answer), Effect::None),
-        401 => (receiver(Fault::broken(anyhow!("Jira refuses `email` and `api_token`: {}", found()))), Effect::None),
-        403 => (receiver(Fault::broken(anyhow!("Jira forbids it to the account: {}", found()))), Effect::None),
-        404 => (ApiError::Gone, Effect::None),
+        400 | 422 => refused(&answer),
+        401 => receiver(Fault::broken(anyhow!("Jira refuses `email` and `api_token`: {}", found()))),
+        403 => receiver(Fault::broken(anyhow!("Jira forbids it to the account: {}", found()))),
+        404 => ApiError::Gone,
         413 => {
-            let fault = Fault::poison(DeadReason::Rejected, anyhow!("the ticket is too large for Jira: {}", found()));
-            (ApiError::Item(fault), Effect::None)
+            let problem = anyhow!("the ticket is too large for Jira: {}", found());
+            ApiError::Item(Fault::poison(DeadReason::Rejected, problem))
         }
-        429 => (receiver(transient(&answer)), Effect::None),
-        500 => (ApiError::Internal(transient(&answer)), Effect::Possible),
-        408 | 409 | 425 | 501..=599 => (receiver(transient(&answer)), Effect::Possible),
-        _ => {
-            let fault = Fault::broken(anyhow!("expected an answer of Jira, found {}; check `url`", found()));
-            (receiver(fault), Effect::None)
-        }
+        429 => receiver(transient(&answer)),
+        500 => ApiError::Internal(transient(&answer).with_effect(Effect::Possible)),
+        408 | 409 | 425 | 501..=599 => receiver(transient(&answer).with_effect(Effect::Possible)),
+        _ => receiver(Fault::broken(anyhow!("expected an answer of Jira, found {}; check `url`", found()))),
     })
 }
 
@@ -112,7 +107,8 @@ mod tests {
     fn told(answer: Answer) -> String {
         match classify::<Value>(Ok(answer)) {
             Ok(value) => format!("ok {value}"),
-            Err((error, effect)) => {
+            Err(error) => {
+                let effect = error.effect();
                 let (scope, fault) = match error {
                     ApiError::Gone => return "gone".to_owned(),
                     ApiError::Receiver(fault) => ("receiver", fault),
@@ -164,14 +160,15 @@ mod tests {
     #[test]
     fn a_wish_to_wait_is_passed_on() {
         let limited = Answer { status: 429, retry_after: Some(Duration::from_secs(30)), body: Vec::new() };
-        let Err((ApiError::Receiver(fault), _)) = classify::<Value>(Ok(limited)) else { panic!("not a receiver's") };
+        let Err(ApiError::Receiver(fault)) = classify::<Value>(Ok(limited)) else { panic!("not a receiver's") };
         assert_eq!(fault.class, FaultClass::Transient { retry_after: Some(Duration::from_secs(30)) });
     }
 
     #[test]
-    fn a_request_that_did_not_leave_has_no_effect() {
-        let no_answer = |unsent| NoAnswer { unsent, fault: Fault::transient(anyhow!("no answer")) };
-        assert_eq!(classify::<Value>(Err(no_answer(true))).unwrap_err().1, Effect::None);
-        assert_eq!(classify::<Value>(Err(no_answer(false))).unwrap_err().1, Effect::Possible);
+    fn a_failure_without_an_answer_says_itself_what_it_did() {
+        for effect in [Effect::None, Effect::Possible] {
+            let no_answer = Fault::transient(anyhow!("no answer")).with_effect(effect);
+            assert_eq!(classify::<Value>(Err(no_answer)).unwrap_err().effect(), effect);
+        }
     }
 }

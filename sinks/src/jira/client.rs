@@ -9,7 +9,7 @@ use reqwest::{Client, Method, RequestBuilder};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::answer::{ApiError, Effect, classify};
+use super::answer::{ApiError, classify};
 use super::cache::Ticket;
 use super::{Config, ticket};
 use crate::shared::http;
@@ -104,7 +104,7 @@ impl Jira {
 
     async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, Fault> {
         let answer = http::send(self.request(Method::GET, path)).await;
-        classify(answer).map_err(|(error, _)| match error {
+        classify(answer).map_err(|error| match error {
             ApiError::Receiver(fault) | ApiError::Internal(fault) => fault,
             ApiError::Item(fault) => Fault::broken(fault.source),
             ApiError::Gone => Fault::broken(anyhow!(
@@ -165,7 +165,7 @@ impl Jira {
                 body["nextPageToken"] = json!(token);
             }
             let answer = http::send(self.request(Method::POST, "search/jql").json(&body)).await;
-            let page: Page = classify(answer).map_err(|(error, _)| self.set_up(error))?;
+            let page: Page = classify(answer).map_err(|error| self.set_up(error))?;
             for issue in page.issues {
                 let alert = issue.fields.labels.iter().find_map(|label| by_label.get(label));
                 if let Some(alert) = alert {
@@ -180,12 +180,12 @@ impl Jira {
         Ok(found)
     }
 
-    pub(super) async fn create(&self, alert: &Alert) -> Result<Ticket, (ApiError, Effect)> {
+    pub(super) async fn create(&self, alert: &Alert) -> Result<Ticket, ApiError> {
         let body = ticket::creation(alert, &self.config);
         let answer = http::send(self.request(Method::POST, "issue").json(&body)).await;
-        let Created { id } = classify(answer).map_err(|(error, effect)| match error {
-            ApiError::Gone => (self.set_up(error), effect),
-            other => (other, effect),
+        let Created { id } = classify(answer).map_err(|error| match error {
+            ApiError::Gone => self.set_up(error),
+            other => other,
         })?;
         Ok(Ticket { issue: id, said_count: alert.count, said_risk: alert.risk })
     }
@@ -195,11 +195,11 @@ impl Jira {
         let issue = &ticket.issue;
         let request = self.request(Method::POST, &format!("issue/{issue}/comment"));
         let answer = http::send(request.json(&ticket::comment(alert))).await;
-        classify::<Value>(answer).map_err(|(error, _)| error)?;
+        classify::<Value>(answer)?;
         // After the comment: a crash between the two costs a second comment, the other order loses it.
         let request = self.request(Method::PUT, &format!("issue/{issue}/properties/{}", ticket::PROPERTY));
         let answer = http::send(request.json(&ticket::property(alert))).await;
-        classify::<Value>(answer).map_err(|(error, _)| error)?;
+        classify::<Value>(answer)?;
         Ok(())
     }
 

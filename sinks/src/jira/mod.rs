@@ -29,13 +29,13 @@ use headrace_runtime::component::batch::{Batch, BatchPolicy, Item};
 use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions};
 use headrace_runtime::component::subscription::Start;
 use headrace_runtime::config::Invalid;
-use headrace_runtime::fault::Fault;
+use headrace_runtime::fault::{Effect, Fault};
 use headrace_schemas::alert::{Alert, Status};
 use headrace_schemas::event::Severity;
 use headrace_schemas::subject;
 use tokio::time::Instant;
 
-use self::answer::{ApiError, Effect};
+use self::answer::ApiError;
 use self::cache::{Known, Ticket, TicketCache};
 pub use self::config::Config;
 use crate::kind::{Kind, Part};
@@ -201,15 +201,11 @@ impl Jira {
                 self.cache().set(&alert.id, Known::Ticket(ticket));
                 Ok(())
             }
-            Err((error, Effect::None)) => {
-                // Searchable from now on: when the alert is presented again, it is searched for and, if not found,
-                // created.
-                self.cache().set(&alert.id, Known::Unclear { searchable_from: Instant::now() });
-                Err(error)
-            }
-            Err((error, Effect::Possible)) => {
-                let searchable_from = Instant::now() + self.index_lag;
-                self.cache().set(&alert.id, Known::Unclear { searchable_from });
+            Err(error) => {
+                // Without an effect it is searchable from now on: when the alert is presented again, it is searched for
+                // and, if not found, created.
+                let lag = if error.effect() == Effect::Possible { self.index_lag } else { Duration::ZERO };
+                self.cache().set(&alert.id, Known::Unclear { searchable_from: Instant::now() + lag });
                 Err(error)
             }
         }

@@ -33,6 +33,10 @@ pub(crate) struct Common {
     /// Only what has one of these severities, in place of `min_severity`. Example: `["high", "critical"]`.
     #[schemars(schema_with = "severities")]
     pub(crate) severities: Vec<Severity>,
+    /// Only what this expression holds for, in the syntax of Jinja, over the fields of an event or alert as the sink
+    /// `file` writes them. What subjects can say costs less. Example:
+    /// `kind == "push" and repository.full_name == "acme/app"`.
+    pub(crate) only: Option<String>,
 }
 
 fn severity(_: &mut SchemaGenerator) -> Schema {
@@ -122,6 +126,8 @@ pub(crate) fn table_of<'k>(kinds: impl Iterator<Item = (&'k str, Schema)>) -> Sc
     json_schema!({
         "type": "object",
         "properties": named,
+        // For editors. `Instance::validate` says it in words.
+        "propertyNames": { "pattern": "^[a-z][a-z0-9_]{0,31}$" },
         "additionalProperties": { "oneOf": others, "discriminator": { "propertyName": KIND } },
     })
 }

@@ -6,6 +6,7 @@
 
 mod configured;
 pub(crate) mod described;
+mod only;
 mod selection;
 
 use std::fmt::Debug;

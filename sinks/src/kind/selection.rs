@@ -1,8 +1,9 @@
-//! Which messages an instance takes: filters of its consumers, where subjects can say it.
+//! Which messages an instance takes: filters of its consumers where subjects can say it, else an expression.
 //!
 //! The broker then passes over the others and nobody reads them. Each message is looked at once more all the same: while
 //! processes of two configurations run, the consumer has the filters of one of them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -17,6 +18,7 @@ use headrace_schemas::event::{Category, Event, Severity};
 use headrace_schemas::{subject, token};
 
 use super::described::Common;
+use super::only::Only;
 use super::{AnySink, Part};
 
 /// The most filters of one consumer. The broker compares each message with each of them.
@@ -25,12 +27,13 @@ const FILTERS_MAX: usize = 64;
 impl Common {
     /// The settings that leave something out.
     pub(crate) fn selecting(&self) -> Vec<&'static str> {
-        let Self { start: _, tenants, categories, min_severity, severities } = self;
+        let Self { start: _, tenants, categories, min_severity, severities, only } = self;
         let given = [
             ("tenants", !tenants.is_empty()),
             ("categories", !categories.is_empty()),
             ("min_severity", *min_severity != Severity::None),
             ("severities", !severities.is_empty()),
+            ("only", only.is_some()),
         ];
         given.into_iter().filter(|(_, is_given)| *is_given).map(|(field, _)| field).collect()
     }
@@ -40,7 +43,8 @@ impl Common {
         let mut problems = Vec::new();
         for field in self.selecting() {
             let lacks = |stream: Stream| match stream {
-                Stream::Raw => field != "tenants",
+                // The expression has messages of its own, below.
+                Stream::Raw => !["tenants", "only"].contains(&field),
                 Stream::Alerts => field == "categories",
                 Stream::Events | Stream::Dead => false,
             };
@@ -49,6 +53,11 @@ impl Common {
                     format!("expected none, because this kind also reads {}, which does not tell it", stream.name());
                 problems.push(Invalid::new(format!("{path}.{field}"), message));
             }
+        }
+        if let Some(only) = &self.only
+            && let Err(message) = Only::check(only, components.iter().map(|(_, stream)| *stream))
+        {
+            problems.push(Invalid::new(format!("{path}.only"), message));
         }
         let counts = components.iter().filter_map(|(_, stream)| Some(self.filters(*stream)?.len()));
         if let Some(count) = counts.max().filter(|count| *count > FILTERS_MAX) {
@@ -70,7 +79,11 @@ impl Common {
         Some(match stream {
             Stream::Events => subject::scored_of(tenants, &self.categories, &severities),
             Stream::Alerts => subject::alerts_of(tenants, &severities),
-            Stream::Raw | Stream::Dead => tenants.iter().map(|tenant| subject::raw_of(Some(tenant))).collect(),
+            Stream::Raw | Stream::Dead => {
+                // Two spellings of one tenant are one filter: NATS refuses filters that overlap.
+                let filters: BTreeSet<String> = tenants.iter().map(|tenant| subject::raw_of(Some(tenant))).collect();
+                filters.into_iter().collect()
+            }
         })
     }
 
@@ -84,20 +97,29 @@ impl Common {
     }
 
     /// Lets `part` take what is selected, and nothing else.
-    pub(crate) fn select(&self, mut part: Part) -> Part {
-        let Some(filters) = self.filters(part.stream()) else { return part };
-        part.options.filters = filters;
+    ///
+    /// # Errors
+    /// When `only` is no expression.
+    pub(crate) fn select(&self, mut part: Part) -> anyhow::Result<Part> {
+        let filters = self.filters(part.stream());
+        if filters.is_none() && self.only.is_none() {
+            return Ok(part);
+        }
+        if let Some(filters) = filters {
+            part.options.filters = filters;
+        }
         let choice = Arc::new(Choice {
             tenants: self.tenants.iter().map(|tenant| token::escaped(tenant)).collect(),
             categories: self.categories.clone(),
             severities: self.severities(),
+            only: self.only.as_deref().map(Only::of).transpose()?,
         });
         part.sink = match part.sink {
             AnySink::Raw(sink) => AnySink::Raw(BoxedSink::new(Chosen { sink, choice })),
             AnySink::Events(sink) => AnySink::Events(BoxedSink::new(Chosen { sink, choice })),
             AnySink::Alerts(sink) => AnySink::Alerts(BoxedSink::new(Chosen { sink, choice })),
         };
-        part
+        Ok(part)
     }
 }
 
@@ -106,25 +128,29 @@ struct Choice {
     tenants: Vec<String>,
     categories: Vec<Category>,
     severities: Vec<Severity>,
+    only: Option<Only>,
 }
 
 impl Choice {
-    fn takes(&self, item: &impl Told) -> bool {
+    fn takes(&self, item: &impl Facts) -> bool {
         let is_one = |tenant: &str| self.tenants.is_empty() || self.tenants.iter().any(|own| own == tenant);
         is_one(item.tenant())
             && item.category().is_none_or(|category| self.categories.is_empty() || self.categories.contains(&category))
             && item.severity().is_none_or(|severity| self.severities.is_empty() || self.severities.contains(&severity))
+            && self.only.as_ref().is_none_or(|only| item.satisfies(only))
     }
 }
 
 /// What the subject of an item tells.
-trait Told {
+trait Facts {
     fn tenant(&self) -> &str;
     fn category(&self) -> Option<Category>;
     fn severity(&self) -> Option<Severity>;
+    /// Whether `only` holds for it.
+    fn satisfies(&self, only: &Only) -> bool;
 }
 
-impl Told for Event {
+impl Facts for Event {
     fn tenant(&self) -> &str {
         &self.tenant
     }
@@ -136,9 +162,13 @@ impl Told for Event {
     fn severity(&self) -> Option<Severity> {
         Some(Self::severity(self))
     }
+
+    fn satisfies(&self, only: &Only) -> bool {
+        only.holds(self)
+    }
 }
 
-impl Told for Alert {
+impl Facts for Alert {
     fn tenant(&self) -> &str {
         &self.tenant
     }
@@ -150,9 +180,13 @@ impl Told for Alert {
     fn severity(&self) -> Option<Severity> {
         Some(self.severity)
     }
+
+    fn satisfies(&self, only: &Only) -> bool {
+        only.holds(self)
+    }
 }
 
-impl Told for RawDelivery {
+impl Facts for RawDelivery {
     fn tenant(&self) -> &str {
         &self.tenant
     }
@@ -164,6 +198,11 @@ impl Told for RawDelivery {
     fn severity(&self) -> Option<Severity> {
         None
     }
+
+    fn satisfies(&self, _only: &Only) -> bool {
+        // `validate` refuses the setting for bodies.
+        true
+    }
 }
 
 /// A sink that takes what is chosen.
@@ -173,7 +212,7 @@ struct Chosen<T> {
 }
 
 #[async_trait]
-impl<T: Payload + Told> Sink for Chosen<T> {
+impl<T: Payload + Facts> Sink for Chosen<T> {
     type Item = T;
 
     async fn check(&self) -> Result<(), Fault> {

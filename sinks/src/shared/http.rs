@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use headrace_runtime::certificate::{Untrusted, read_ca_file};
 use headrace_runtime::config::Invalid;
-use headrace_runtime::fault::Fault;
+use headrace_runtime::fault::{Effect, Fault};
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Certificate, Client, RequestBuilder, Url, redirect};
 
@@ -60,19 +60,14 @@ pub(crate) fn client(timeout: Duration, ca_path: Option<&Path>) -> anyhow::Resul
     builder.build().context("cannot set up the HTTP client")
 }
 
-/// Why there is no answer.
-#[derive(Debug)]
-pub(crate) struct NoAnswer {
-    /// The request did not leave this machine, so it certainly has no effect.
-    pub(crate) unsent: bool,
-    /// The class of the failure, with its cause: transient, unless the receiver's certificate is refused.
-    pub(crate) fault: Fault,
-}
-
 /// Sends `request` and reads the whole answer.
-pub(crate) async fn send(request: RequestBuilder) -> Result<Answer, NoAnswer> {
+///
+/// # Errors
+/// When there is none: transient, unless the receiver's certificate is refused. A request that did not leave this machine
+/// has no effect.
+pub(crate) async fn send(request: RequestBuilder) -> Result<Answer, Fault> {
     let no_answer = |error: reqwest::Error| {
-        let unsent = error.is_connect() || error.is_builder();
+        let effect = if error.is_connect() || error.is_builder() { Effect::None } else { Effect::Possible };
         // Leave out the URL: it may be long, and the component's name tells which receiver it is.
         let cause = anyhow::Error::new(error.without_url());
         let fault = match Untrusted::of(&cause) {
@@ -82,7 +77,7 @@ pub(crate) async fn send(request: RequestBuilder) -> Result<Answer, NoAnswer> {
             }
             None => Fault::transient(cause.context("the receiver did not answer")),
         };
-        NoAnswer { unsent, fault }
+        fault.with_effect(effect)
     };
     let mut response = request.send().await.map_err(no_answer)?;
     let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());

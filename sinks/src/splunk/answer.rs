@@ -5,7 +5,7 @@
 //! `invalid-event-number`, counted from 0, are indexed; that one and all after it are not.
 
 use anyhow::anyhow;
-use headrace_runtime::fault::Fault;
+use headrace_runtime::fault::{Effect, Fault};
 use serde::Deserialize;
 
 use crate::shared::http::Answer;
@@ -70,9 +70,13 @@ fn without_code(answer: &Answer) -> Disposition {
     let found = format!("HTTP {} with {}", answer.status, answer.excerpt());
     let fault = match answer.status {
         413 => return Disposition::Unplaced { why: format!("the request is too large for the receiver: {found}") },
-        200..=299 => Fault::transient(anyhow!("expected an answer of HEC, found {found}; events may not be stored")),
-        408 | 425 | 429 | 500..=599 => {
+        200..=299 => Fault::transient(anyhow!("expected an answer of HEC, found {found}; events may not be stored"))
+            .with_effect(Effect::Possible),
+        status @ (408 | 425 | 429 | 500..=599) => {
+            // These may come from a proxy that does not know what became of the request.
+            let effect = if status == 429 { Effect::None } else { Effect::Possible };
             Fault::transient_after(answer.retry_after, anyhow!("Splunk cannot take events now: {found}"))
+                .with_effect(effect)
         }
         401 | 403 => Fault::broken(anyhow!("Splunk refuses us: {found}; check `token`")),
         404 => Fault::broken(anyhow!("no HEC at `url`: {found}; check `url`, and that HEC is enabled")),

@@ -28,7 +28,7 @@ use self::answer::{Disposition, classify, classify_health, classify_probe};
 pub use self::config::Config;
 use self::envelope::{Frame, Packed, pack};
 use crate::kind::{Kind, Part};
-use crate::shared::http::{Answer, NoAnswer, client, send};
+use crate::shared::http::{Answer, client, send};
 
 /// How many requests of one call may take the full timeout.
 const SLOW_REQUESTS_MAX: u32 = 3;
@@ -103,10 +103,10 @@ impl Sink for Splunk {
     type Item = Event;
 
     async fn check(&self) -> Result<(), Fault> {
-        let health = send(self.client.get(self.health_url.clone())).await.map_err(|no_answer| no_answer.fault)?;
+        let health = send(self.client.get(self.health_url.clone())).await?;
         classify_health(&health)?;
         // Splunk indexes nothing from an empty body, and HEC checks the token before the body.
-        let probe = self.post(Vec::new(), false).await.map_err(|no_answer| no_answer.fault)?;
+        let probe = self.post(Vec::new(), false).await?;
         classify_probe(&probe)
     }
 
@@ -122,7 +122,7 @@ impl Sink for Splunk {
                 pack(&self.frame, &rest[..rest.len().min(events_max)], self.request_bytes_max).await;
             let disposition = match self.post(body, self.frame.compress).await {
                 Ok(answer) => classify(&answer, events),
-                Err(NoAnswer { fault, .. }) => Disposition::Stopped { at: 0, fault },
+                Err(fault) => Disposition::Stopped { at: 0, fault },
             };
             match disposition {
                 Disposition::Accepted => {
@@ -152,7 +152,7 @@ impl Sink for Splunk {
 }
 
 impl Splunk {
-    async fn post(&self, body: Vec<u8>, gzip: bool) -> Result<Answer, NoAnswer> {
+    async fn post(&self, body: Vec<u8>, gzip: bool) -> Result<Answer, Fault> {
         let mut request = self
             .client
             .post(self.events_url.clone())
@@ -171,10 +171,9 @@ fn stopped(mut results: Vec<Result<(), Fault>>, count: usize, fault: Fault) -> B
     if results.is_empty() {
         return BatchResult::Whole(fault);
     }
-    let Fault { class, source } = fault;
-    let text = format!("{source:#}");
     while results.len() < count {
-        results.push(Err(Fault { class: class.clone(), source: anyhow::anyhow!("{text}") }));
+        let (class, effect) = (fault.class.clone(), fault.effect);
+        results.push(Err(Fault { class, effect, source: anyhow::anyhow!("{fault}") }));
     }
     BatchResult::Each(results)
 }

@@ -1,5 +1,6 @@
 //! The example of the page "Adding a part": a sink that writes lines to a Unix socket, and its receiver. The page shows
 //! the first part of this file, and a test compares the two.
+#![allow(unreachable_pub, reason = "the page shows what a folder of `sinks/src` has")]
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -180,6 +180,7 @@ fn sample_ids(numbers: std::ops::Range<u16>) -> Vec<String> {
 fn class_of(result: BatchResult) -> Option<FaultClass> {
     match result {
         BatchResult::Whole(Fault { class, .. }) | BatchResult::TooMuch(Fault { class, .. }) => Some(class),
+        BatchResult::AlreadyThere => None,
         BatchResult::Each(results) => results.into_iter().find_map(Result::err).map(|fault| fault.class),
     }
 }

@@ -72,6 +72,7 @@ sink_conformance!(
     unreadable_messages,
     partial_failure,
     poison,
+    refuses_all,
     panics,
     transient,
     down,
@@ -112,7 +113,7 @@ fn outcomes(result: BatchResult) -> Vec<&'static str> {
 fn whole(result: BatchResult) -> Fault {
     match result {
         BatchResult::Whole(fault) | BatchResult::TooMuch(fault) => fault,
-        BatchResult::Each(results) => panic!("expected one fault for all, found {results:?}"),
+        other => panic!("expected one fault for all, found {other:?}"),
     }
 }
 

@@ -66,7 +66,7 @@ pub async fn partial_failure<C: ServerCase>() {
     workers.stop().await;
 }
 
-/// The receiver refuses an item that is alone.
+/// The receiver refuses an item that is alone. It is given up after a while, because the receiver is in order.
 pub async fn poison<C: ServerCase>() {
     let testbed = Testbed::<C>::start().await;
     let (workers, ids) = testbed.at_work().await;
@@ -76,8 +76,42 @@ pub async fn poison<C: ServerCase>() {
     testbed.assert_received(&ids);
     let dead = testbed.nats.dead_letters().await;
     assert_eq!(dead_ids(&dead, "rejected"), poison.into_iter().collect());
-    assert_eq!(dead[0].attempts, "1");
     // It was the last item, so no later delivery shows that the receiver works.
+    testbed.turns_green().await;
+    workers.stop().await;
+}
+
+/// The receiver refuses every item for a while. No item is to blame, so none is given up, and health says what to check.
+/// When it accepts others, the refused ones are to blame.
+pub async fn refuses_all<C: ServerCase>() {
+    let testbed = Testbed::<C>::start().await;
+    let (workers, mut ids) = testbed.at_work().await;
+    let refused: Vec<String> = (1..9).map(|number| ItemOf::<C>::sample(number).id().to_owned()).collect();
+    refused.iter().for_each(|id| testbed.case.refuse(id));
+    testbed.publish(1..9).await;
+    let told = "the receiver refuses every item";
+    until("health turns red", || matches!(testbed.state(), Some(State::Broken(why)) if why.contains(told))).await;
+    testbed.assert_nothing_dead().await;
+    testbed.assert_received(&ids);
+    // What was not tried before that one is accepted waits for the next.
+    for number in 9.. {
+        let accepted = testbed.publish(number..number + 1).await;
+        until("another item is accepted", || testbed.case.received().contains(&accepted[0])).await;
+        ids.extend(accepted);
+        let is_settled = async || {
+            let consumed = testbed.nats.consumer(ItemOf::<C>::STREAM, COMPONENT).await?;
+            if consumed.waiting == 0 && consumed.unsettled == 0 {
+                return Some(true);
+            }
+            matches!(testbed.state(), Some(State::Broken(_))).then_some(false)
+        };
+        if poll::until("the others are settled or refused", CEILING, is_settled).await.expect("the sink is at work") {
+            break;
+        }
+    }
+    testbed.assert_received(&ids);
+    let dead = testbed.nats.dead_letters().await;
+    assert_eq!((dead.len(), dead_ids(&dead, "rejected")), (8, refused.into_iter().collect()));
     testbed.turns_green().await;
     workers.stop().await;
 }

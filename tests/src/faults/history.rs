@@ -6,6 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use super::load::Delivery;
 use crate::product::hook::sha256;
 
+/// What the ids of lines begin with.
+pub(super) const LINES: &str = "ndjson:";
+
 /// How a delivery was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
@@ -57,6 +60,13 @@ impl History {
             Some((_, known)) if answer == Answer::Stored => *known = answer,
             Some(_) => {}
         }
+    }
+
+    /// Notes a line that was written to a file: it must be stored.
+    pub(super) fn note_line(&self, id: u64, line: &[u8]) {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = Entry { bodies: vec![(sha256(line), Answer::Stored)], matching: false };
+        entries.insert(format!("{LINES}{id}"), entry);
     }
 
     pub(super) fn entries(&self) -> HashMap<String, Entry> {

@@ -104,6 +104,11 @@ impl Load {
         (self.sender.send_all(&delivery).await == Answer::Stored).then(|| delivery.id())
     }
 
+    /// What was sent so far, and how it was answered.
+    pub(super) fn history(&self) -> Arc<History> {
+        Arc::clone(&self.sender.history)
+    }
+
     /// How many answers were 503 with Retry-After so far.
     pub(super) fn refused(&self) -> u64 {
         self.sender.refused.load(Ordering::Relaxed)

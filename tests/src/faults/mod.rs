@@ -7,6 +7,7 @@
 mod disk;
 mod history;
 mod inject;
+mod lines;
 mod load;
 mod mounts;
 mod plan;
@@ -32,6 +33,7 @@ pub use self::plan::Fault;
 pub use self::report::{RecoveryTimes, Report};
 pub use self::scenario::{Scenario, SmallDisks};
 
+use self::lines::Lines;
 use self::load::{Load, WINDOW_S};
 use self::plan::Plan;
 use self::testbed::Testbed;
@@ -86,6 +88,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Report> {
 async fn run_seed(options: &Options) -> anyhow::Result<Report> {
     let mut testbed = Testbed::start(options).await?;
     let load = Load::start(testbed.gateway(), options.rate);
+    let lines = Lines::start(testbed.folder(), options.rate, load.history());
     let mut report = Report::new(options);
     let (must, others) = options.scenario.faults.split_at(options.kinds_min.min(options.scenario.faults.len()));
     let fault_max = (options.duration / FAULT_SHARE).max(FAULT_LEAST);
@@ -113,10 +116,12 @@ async fn run_seed(options: &Options) -> anyhow::Result<Report> {
         }
     }
     report.refused = load.refused();
+    report.lines = lines.finish().await?;
     let (history, sent_for) = load.finish().await;
     report.sent_for(sent_for);
     testbed.heal().await?;
     let settled = Instant::now();
+    testbed.folder_read(report.lines, RECOVERY_MAX).await;
     testbed.settled(RECOVERY_MAX).await?;
     report.settled(settled.elapsed());
     verify::verify(&testbed, &history, &mut report).await?;

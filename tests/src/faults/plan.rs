@@ -14,6 +14,8 @@ use serde::Serialize;
 pub enum Fault {
     /// `kill -9` of the gateway.
     KillGateway,
+    /// `kill -9` of the process that reads the folder, or of the one that stands by.
+    KillCollect,
     /// `kill -9` of a pipeline process.
     KillPipeline,
     /// `kill -9` of a sink process.
@@ -24,6 +26,8 @@ pub enum Fault {
     KillClickHouse,
     /// `kill -9` of everything at once.
     KillAll,
+    /// The processes that read the folder are suspended, one after the other, for longer than the lease.
+    FreezeCollect,
     /// A pipeline process is suspended for longer than its `ack_wait`, then resumed.
     FreezePipeline,
     /// A sink process is suspended for longer than its `ack_wait`, then resumed.
@@ -32,6 +36,8 @@ pub enum Fault {
     FreezeClickHouse,
     /// The gateway crashes at a named point.
     CrashGateway,
+    /// A process that reads the folder crashes at a named point.
+    CrashCollect,
     /// A pipeline process crashes at a named point.
     CrashPipeline,
     /// A sink process crashes at a named point.

@@ -30,6 +30,8 @@ pub struct Report {
     pub settle_seconds: f64,
     /// How many ids deliveries were sent under.
     pub sent: usize,
+    /// How many of them are lines that were written to files. Each counts as answered.
+    pub lines: u64,
     /// How many ids two bodies were sent under.
     pub shared: usize,
     /// How many ids had a body that was answered 2xx.
@@ -101,6 +103,7 @@ impl Report {
             faults: BTreeMap::new(),
             settle_seconds: 0.0,
             sent: 0,
+            lines: 0,
             shared: 0,
             answered: 0,
             refused: 0,

@@ -1,10 +1,13 @@
 //! The settings of the servers and processes in a run. They are short, so that a fault need not last long.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use super::Options;
 use super::load::{SECRET, WINDOW_S};
 
+/// After this many seconds another process reads the folder.
+pub(super) const LEASE_S: u64 = 1;
 /// `ack_wait` of the chains in these runs, in seconds.
 pub(super) const ACK_WAIT_S: u64 = 4;
 /// The longest insert in these runs, in seconds.
@@ -19,15 +22,19 @@ pub(super) fn configuration(
     nats: &str,
     clickhouse: SocketAddr,
     gateway: SocketAddr,
+    folder: &Path,
     options: &Options,
     more: &str,
 ) -> String {
+    let folder = folder.display();
     let replicas = if options.scenario.nats_servers > 1 { 3 } else { 1 };
     let limits = format!("max_age_hours = 24, max_bytes = {}", options.stream_bytes_max);
     format!(
         "admin.listen = '127.0.0.1:0'\n\
          nats = {{ url = '{nats}', timeout_ms = 3000, clock_skew_ms = 100 }}\n\
-         ingest = {{ listen = '{gateway}', answer_max_ms = 4000, github.secrets = ['{SECRET}'] }}\n\
+         ingest = {{ listen = '{gateway}', answer_max_ms = 4000, github.secrets = ['{SECRET}'], \
+         ndjson.folder = {{ url = '{folder}', interval_s = 1, settle_s = 1, last_line_s = 60 }} }}\n\
+         collect.lease_s = {LEASE_S}\n\
          pipeline.ack_wait_s = {ACK_WAIT_S}\n\
          retry = {{ backoff_min_ms = 200, backoff_max_ms = 2000 }}\n\
          sinks.clickhouse = {{ url = 'http://{clickhouse}', insert_timeout_s = {INSERT_S}, clock_skew_ms = 200, \

@@ -1,5 +1,6 @@
 //! The servers and processes of a fault run, and the faults that can be made in them.
 
+mod folder;
 mod full;
 
 use std::ffi::OsString;
@@ -23,7 +24,7 @@ use super::process::Process;
 use super::proxy::Proxy;
 use super::receivers::Receivers;
 use super::servers::{Disks, Servers};
-use super::setup::{ACK_WAIT_S, INSERT_S, SINK_ACK_WAIT_S, configuration};
+use super::setup::{ACK_WAIT_S, INSERT_S, LEASE_S, SINK_ACK_WAIT_S, configuration};
 use crate::harness::consumed;
 use crate::harness::servers::free_address;
 
@@ -40,12 +41,14 @@ pub(super) struct Testbed {
     to_clickhouse: Proxy,
     to_gateway: Proxy,
     gateway: Process,
+    collects: Vec<Process>,
     pipelines: Vec<Process>,
     sinks: Vec<Process>,
     starter: Starter,
     client: async_nats::Client,
     http: reqwest::Client,
     gateway_url: String,
+    folder: PathBuf,
     /// Deliveries per second.
     rate: u32,
     disks: Option<Disks>,
@@ -83,12 +86,16 @@ impl Testbed {
         let config = options.dir.join("headrace.toml");
         let receivers = if options.scenario.receivers { Some(Receivers::start().await) } else { None };
         let of_receivers = receivers.as_ref().map(Receivers::configuration).unwrap_or_default();
-        let text = configuration(&nats_url, to_clickhouse.address(), gateway_address, options, &of_receivers);
+        let folder = options.dir.join("in");
+        std::fs::create_dir(&folder).context("cannot make the folder to read")?;
+        let text = configuration(&nats_url, to_clickhouse.address(), gateway_address, &folder, options, &of_receivers);
         std::fs::write(&config, text).context("cannot write the configuration")?;
 
         let (program, dir) = (options.program.clone(), options.dir.clone());
         let mut starter = Starter { program, dir, config, started: 0 };
         let gateway = starter.start("ingest").await?;
+        // One reads, the other stands by.
+        let collects = vec![starter.start("collect").await?, starter.start("collect").await?];
         let (mut pipelines, mut sinks) = (Vec::new(), Vec::new());
         for _ in 0..options.workers {
             pipelines.push(starter.start("pipeline").await?);
@@ -104,12 +111,14 @@ impl Testbed {
             to_clickhouse,
             to_gateway,
             gateway,
+            collects,
             pipelines,
             sinks,
             starter,
             client,
             http,
             gateway_url,
+            folder,
             rate: options.rate,
             disks,
             receivers,
@@ -128,13 +137,20 @@ impl Testbed {
     pub(super) async fn inject(&mut self, fault: Fault, plan: &mut Plan, load: &Load) -> anyhow::Result<bool> {
         let pipeline = plan.below(self.pipelines.len());
         let sink = plan.below(self.sinks.len());
+        let collect = plan.below(self.collects.len());
         match fault {
             Fault::KillGateway => self.gateway.kill().await?,
+            Fault::KillCollect => self.collects[collect].kill().await?,
             Fault::KillPipeline => self.pipelines[pipeline].kill().await?,
             Fault::KillSink => self.sinks[sink].kill().await?,
             Fault::KillNats => kill(self.nats[plan.below(self.nats.len())].pid()),
             Fault::KillClickHouse => kill(self.clickhouse.pid()),
             Fault::KillAll => self.kill_all().await?,
+            Fault::FreezeCollect => {
+                for process in &self.collects {
+                    freeze(process, LEASE_S).await;
+                }
+            }
             Fault::FreezePipeline => freeze(&self.pipelines[pipeline], ACK_WAIT_S).await,
             Fault::FreezeSink => freeze(&self.sinks[sink], SINK_ACK_WAIT_S).await,
             Fault::FreezeClickHouse => {
@@ -149,6 +165,7 @@ impl Testbed {
                 let passings = passings_at(self.rate, 300);
                 return crash(&mut self.gateway, &points, passings, plan).await;
             }
+            Fault::CrashCollect => return self.crash_collect(collect, plan).await,
             Fault::CrashPipeline => {
                 let points = [Point::BeforePublish, Point::BeforePubAck, Point::AfterPubAck, Point::AfterAck];
                 let passings = passings_at(self.rate, 500);
@@ -161,7 +178,8 @@ impl Testbed {
             }
             Fault::RollingRestart => {
                 self.gateway.restart().await?;
-                for process in self.pipelines.iter_mut().chain(&mut self.sinks) {
+                let processes = self.collects.iter_mut().chain(&mut self.pipelines).chain(&mut self.sinks);
+                for process in processes {
                     process.restart().await?;
                 }
             }
@@ -236,7 +254,8 @@ impl Testbed {
     async fn kill_all(&mut self) -> anyhow::Result<()> {
         kill(self.clickhouse.pid());
         self.nats.iter().for_each(|server| kill(server.pid()));
-        for process in self.pipelines.iter_mut().chain(&mut self.sinks).chain([&mut self.gateway]) {
+        let processes = self.pipelines.iter_mut().chain(&mut self.sinks).chain(&mut self.collects);
+        for process in processes.chain([&mut self.gateway]) {
             process.kill().await?;
         }
         Ok(())
@@ -281,7 +300,7 @@ impl Testbed {
     /// Ends all impairments.
     pub(super) async fn heal(&self) -> anyhow::Result<()> {
         self.to_nats.iter().chain([&self.to_clickhouse, &self.to_gateway]).for_each(Proxy::heal);
-        self.pipelines.iter().chain(&self.sinks).for_each(Process::thaw);
+        self.collects.iter().chain(&self.pipelines).chain(&self.sinks).for_each(Process::thaw);
         if self.nats.len() > 1 {
             self.cluster_whole().await?;
         }
@@ -332,20 +351,20 @@ impl Testbed {
 
     /// Fails if a process has ended by itself. None may, whatever happens around it.
     pub(super) fn ensure_all_run(&self) -> anyhow::Result<()> {
-        let mut processes = [&self.gateway].into_iter().chain(&self.pipelines).chain(&self.sinks);
+        let mut processes = [&self.gateway].into_iter().chain(&self.collects).chain(&self.pipelines).chain(&self.sinks);
         let ended = processes.find_map(|process| Some((process, process.ended()?)));
         ended.map_or(Ok(()), |(process, status)| anyhow::bail!("ended by itself ({status}): {}", process.log_tail()))
     }
 
     /// The ends of all logs.
     pub(super) fn logs(&self) -> String {
-        let processes = [&self.gateway].into_iter().chain(&self.pipelines).chain(&self.sinks);
+        let processes = [&self.gateway].into_iter().chain(&self.collects).chain(&self.pipelines).chain(&self.sinks);
         processes.map(Process::log_tail).collect::<Vec<_>>().join("\n\n")
     }
 
     pub(super) async fn stop(self) {
         // All at once: a process that waits for its last messages must not hold up the others.
-        let processes = [&self.gateway].into_iter().chain(&self.pipelines).chain(&self.sinks);
+        let processes = [&self.gateway].into_iter().chain(&self.collects).chain(&self.pipelines).chain(&self.sinks);
         join_all(processes.map(Process::stop)).await;
         join_all(self.nats.into_iter().map(nats::Running::stop)).await;
         self.clickhouse.stop().await;

@@ -20,7 +20,7 @@ pub(super) async fn verify(testbed: &Testbed, history: &History, report: &mut Re
     let raw: HashMap<(String, String), u64> = raw.into_iter().map(|(id, hash, count)| ((id, hash), count)).collect();
     report.sent = sent.len();
     report.shared = sent.values().filter(|entry| entry.bodies.len() > 1).count();
-    report.sent_rate = (sent.len() as f64 / report.seconds.max(1.0)).round();
+    report.sent_rate = ((sent.len() as f64 - report.lines as f64) / report.seconds.max(1.0)).round();
     report.rows = events.len();
     report.dead = testbed.dead_letters().await?;
     for (id, entry) in sent.iter().filter(|(_, entry)| entry.is_stored()) {

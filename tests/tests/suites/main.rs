@@ -4,7 +4,10 @@
 mod bad_products;
 mod log_storm;
 mod measure;
+mod miscounted;
 mod ownership;
+mod refusals;
+mod scripted;
 mod stage_suite;
 mod standin_github;
 mod standins;

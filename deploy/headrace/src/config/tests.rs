@@ -341,3 +341,8 @@ fn what_each_source_takes_in_is_known_to_normalize() {
     known.sort_unstable();
     assert_eq!(sources, known);
 }
+
+#[test]
+fn no_sink_is_named_like_a_user_of_nats() {
+    assert_eq!(super::USERS, crate::nats::users::User::ALL.map(crate::nats::users::User::name));
+}

@@ -4,6 +4,7 @@ mod editor;
 mod environment;
 mod forms;
 mod kinds;
+mod named;
 mod places;
 mod reference;
 mod secrets;

@@ -133,8 +133,13 @@ fn every_login_named_needs_a_secret_that_covers_it() {
 
 #[test]
 fn a_tenant_is_as_well_kept_as_its_logins() {
-    let aliases = [("acme-eu", "acme"), ("acme-us", "acme"), ("mona", "none"), ("a b", "other")];
-    let entries = vec![entry(&["acme"], None, "acme"), entry(&["acme-us"], None, "us"), entry(&["mona"], None, "mona")];
+    let aliases = [("acme-eu", "acme"), ("acme-us", "acme"), ("mona", "none"), ("lisa", "lisa_2e"), ("a b", "other")];
+    let entries = vec![
+        entry(&["acme"], None, "acme"),
+        entry(&["acme-us"], None, "us"),
+        entry(&["mona"], None, "mona"),
+        entry(&["lisa"], None, "lisa"),
+    ];
     let keys = keys(&["any"], entries, &aliases);
     let of = |login: &str| format!(r#"{{"organization":{{"login":"{login}"}}}}"#);
     for (secret, body, expected) in [
@@ -144,12 +149,20 @@ fn a_tenant_is_as_well_kept_as_its_logins() {
         ("acme", of("acme-us"), FOREIGN),
         ("us", of("acme-us"), Ok("acme")),
         ("any", of("A B"), Ok("other")),
-        // The tenant that is called `none` is not that of the events of nobody.
-        ("any", NOBODY.to_owned(), Ok("none")),
         ("any", of("none"), FOREIGN),
+        ("mona", of("none"), Ok("_6eone")),
+        // These only look alike.
+        ("any", NOBODY.to_owned(), Ok("none")),
+        ("any", of("lisa."), Ok("lisa_2e")),
     ] {
         assert_eq!(tenant(&keys, secret, None, &body).as_deref(), expected.as_ref().copied(), "{secret}: {body}");
     }
+}
+
+#[test]
+fn the_events_of_nobody_are_as_well_kept_as_the_login_that_has_them() {
+    let keys = keys(&["any"], vec![entry(&["mona"], None, "mona")], &[("mona", "")]);
+    assert_eq!(tenant(&keys, "any", None, NOBODY).as_deref(), FOREIGN.as_ref().copied());
 }
 
 #[test]

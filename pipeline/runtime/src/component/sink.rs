@@ -18,7 +18,9 @@ pub trait Sink: Send + Sync + 'static {
     /// What it takes.
     type Item: Payload;
 
-    /// Whether the receiver is reachable and accepts our credentials.
+    /// Whether the receiver is reachable and accepts our credentials. It is also asked when the receiver refuses a single
+    /// item and nothing else shows who is to blame. So it should look at all that may make the receiver refuse every
+    /// item.
     ///
     /// # Errors
     /// Transient when it is away, broken when a person must act.
@@ -64,10 +66,14 @@ impl<T: Payload> Sink for BoxedSink<T> {
 /// A sink's answer for a batch.
 #[derive(Debug)]
 pub enum BatchResult {
-    /// One answer for each item, in their order.
+    /// One answer for each item, in their order. With fewer or more answers than items, none of them counts.
     Each(Vec<Result<(), Fault>>),
+    /// The effects of all items exist already, so the receiver was given none of them. This does not show that it would
+    /// have accepted any.
+    AlreadyThere,
     /// Nothing is known about any single item: the batch failed, or had no clear answer. It is presented again
-    /// unchanged. When a batch of several is poison, it is split to find the item that is to blame.
+    /// unchanged. When a batch of several is poison, it is split to find the item that is to blame. Before that its items
+    /// become suspects if the effect of a call for them is possible.
     Whole(Fault),
     /// As [`Self::Whole`], and the cause may be the size of the batch or the time that it took. When it happens again
     /// the batch is cut, and its items become suspects.

@@ -18,7 +18,7 @@ pub trait Stage: Send + Sync + 'static {
     /// The hand-over by which its products go on: `normalized`, `enriched`, `scored`, `alerted`.
     fn handover(&self) -> &'static str;
 
-    /// Answers for every event of `batch`, in its order.
+    /// Answers for every event of `batch`, in its order. With fewer or more answers than events, none of them counts.
     async fn process(&self, batch: Vec<Self::In>) -> Vec<Verdict<Self::Out>>;
 }
 
@@ -64,7 +64,13 @@ impl<A: Send + 'static, B: Send + 'static, C: Send + 'static> Stage for Fused<A,
                 Verdict::Fail(fault) => Err(Verdict::Fail(fault)),
             });
         }
-        let mut verdicts = self.second.process(between).await.into_iter();
+        let expected = between.len();
+        let verdicts = self.second.process(between).await;
+        if verdicts.len() != expected {
+            // Nobody knows whose answers are missing, so no event has one.
+            return Vec::new();
+        }
+        let mut verdicts = verdicts.into_iter();
         shapes
             .into_iter()
             .map(|shape| shape.map_or_else(|own| own, |count| merge(verdicts.by_ref().take(count))))
@@ -118,6 +124,31 @@ mod tests {
         }
         async fn process(&self, batch: Vec<u32>) -> Vec<Verdict<u32>> {
             batch.into_iter().map(&self.1).collect()
+        }
+    }
+
+    /// Gives one answer less than it should.
+    struct Short;
+
+    #[async_trait]
+    impl Stage for Short {
+        type In = u32;
+        type Out = u32;
+        fn handover(&self) -> &'static str {
+            "short"
+        }
+        async fn process(&self, batch: Vec<u32>) -> Vec<Verdict<u32>> {
+            batch.into_iter().skip(1).map(|number| Verdict::Forward(vec![number])).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fused_chain_passes_on_that_an_answer_is_missing() {
+        let whole = || Box::new(Each("whole", |number| Verdict::Forward(vec![number])));
+        for (first, second) in
+            [(whole() as BoxedStage<_, _>, Box::new(Short) as BoxedStage<_, _>), (Box::new(Short), whole())]
+        {
+            assert_ne!(fuse(first, second).process(vec![1, 2, 3]).await.len(), 3);
         }
     }
 

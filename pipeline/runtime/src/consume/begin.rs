@@ -14,7 +14,7 @@ use headrace_schemas::time::Timestamp;
 use crate::broker::Broker;
 use crate::broker::progress::{last_sequence, state_of};
 use crate::component::subscription::{Start, Subscription};
-use crate::message::incarnation::epoch_key;
+use crate::message::incarnation::{epoch_key, renewed};
 use crate::state::StateStore;
 
 /// How often to see to the note while a process runs.
@@ -93,7 +93,7 @@ pub(super) async fn note(broker: &Broker, component: &str) -> anyhow::Result<()>
     if entry.as_ref().is_some_and(|entry| Timestamp::now().since(entry.created) < NOTE_AGE_MAX) {
         return Ok(());
     }
-    let value = entry.as_ref().map_or_else(|| BEGUN.into(), |entry| entry.value.clone());
+    let value = entry.as_ref().map_or_else(|| BEGUN.into(), renewed);
     // If somebody else has just written it, it is there.
     store.save(&key, value, entry.as_ref()).await.map_err(|fault| fault.source)?;
     Ok(())

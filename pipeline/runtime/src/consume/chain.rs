@@ -17,7 +17,7 @@ use crate::consume::read::{read_all, within};
 use crate::consume::trial::{self, Group, begin, close, end, plan};
 use crate::crash::{self, Point};
 use crate::fault::panics::caught;
-use crate::fault::{Fault, FaultClass};
+use crate::fault::{Effect, Fault, FaultClass, miscounted};
 use crate::message::Delivered;
 use crate::message::payload::{Content, Payload, Product};
 use crate::observe::metrics::seconds_since;
@@ -146,7 +146,6 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         let _held = self.settler.metrics.hold(bytes);
         let (readable, inputs, mut pause) = self.read_all(messages, waiting).await;
         let verdicts = self.process(&readable, inputs).await;
-        debug_assert_eq!(verdicts.len(), readable.len(), "a stage answers for every event");
         let sent = self.send_all(publisher, readable, verdicts).await;
         // Await them together: then all confirmations that are lost with a server cost one timeout.
         let confirmed = join_all(sent.into_iter().map(|(message, received_at, on_its_way)| async move {
@@ -219,11 +218,12 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         caught("reading it", In::read(message, &self.broker)).await.unwrap_or_else(Err)
     }
 
-    /// The stage's verdicts on `inputs`, which were read from `messages`. When the stage panics, it gets each message
-    /// alone, so that only those on which it panics fail.
+    /// The stage's verdicts on `inputs`, which were read from `messages`: one for each. When the stage panics or gives
+    /// another number of verdicts, it gets each message alone, so that only those on which it does so fail.
     async fn process(&self, messages: &[(Delivered, Timestamp)], inputs: Vec<In>) -> Vec<Verdict<Out>> {
         let fault = match caught("the stage", self.stage.process(inputs)).await {
-            Ok(verdicts) => return verdicts,
+            Ok(verdicts) if verdicts.len() == messages.len() => return verdicts,
+            Ok(verdicts) => self.miscounted(verdicts.len(), messages.len()),
             Err(fault) => fault,
         };
         if messages.len() == 1 {
@@ -236,8 +236,19 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
     async fn process_alone(&self, message: &Delivered) -> Result<Verdict<Out>, Fault> {
         // Read it again: the first input was lost in the panic.
         let input = self.read(message).await?;
-        let verdicts = caught("the stage", self.stage.process(vec![input])).await?;
-        verdicts.into_iter().next().ok_or_else(|| Fault::transient(anyhow::anyhow!("the stage gave no answer")))
+        let mut verdicts = caught("the stage", self.stage.process(vec![input])).await?;
+        match (verdicts.pop(), verdicts.len()) {
+            (Some(verdict), 0) => Ok(verdict),
+            (None, found) => Err(self.miscounted(found, 1)),
+            (Some(_), others) => Err(self.miscounted(others + 1, 1)),
+        }
+    }
+
+    /// The stage gave `found` answers for `expected` messages. Nobody knows which is whose, so none of them counts.
+    fn miscounted(&self, found: usize, expected: usize) -> Fault {
+        let fault = Fault::transient(miscounted("the stage", found, expected)).with_effect(Effect::Possible);
+        tracing::error!(component = self.subscription.component, %fault, "answers of a stage are left out");
+        fault
     }
 
     /// Sends the products of `messages` according to `verdicts`. All are sent before any is confirmed.

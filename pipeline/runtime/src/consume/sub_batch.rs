@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::component::batch::{Batch, Item};
 use crate::consume::read::within;
+use crate::fault::Effect;
 use crate::message::Delivered;
 use crate::message::payload::Payload;
 use crate::moment::Moment;
@@ -12,6 +13,8 @@ use crate::moment::Moment;
 pub(crate) struct SubBatch<T> {
     pub(crate) messages: Vec<Delivered>,
     pub(crate) batch: Batch<T>,
+    /// Whether an earlier call for these items failed and may have had its effect all the same.
+    pub(crate) effect: Effect,
 }
 
 /// Whether messages are ours to deliver.
@@ -24,7 +27,7 @@ pub(crate) enum Ownership {
 
 impl<T> SubBatch<T> {
     pub(crate) fn empty() -> Self {
-        Self { messages: Vec::new(), batch: Batch::new(Vec::new(), Duration::ZERO) }
+        Self { messages: Vec::new(), batch: Batch::new(Vec::new(), Duration::ZERO), effect: Effect::None }
     }
 
     pub(crate) fn push(&mut self, message: Delivered, value: T, suspect: bool) {
@@ -39,7 +42,8 @@ impl<T> SubBatch<T> {
 
     /// Splits into those that `chosen` chooses and the others. Both keep their order.
     pub(crate) fn partition(self, chosen: impl Fn(&Delivered, &T) -> bool) -> (Self, Self) {
-        let (mut ours, mut others) = (Self::empty(), Self::empty());
+        let part = || Self { effect: self.effect, ..Self::empty() };
+        let (mut ours, mut others) = (part(), part());
         for (message, item) in self.messages.into_iter().zip(self.batch.into_items()) {
             let sub_batch = if chosen(&message, &item.value) { &mut ours } else { &mut others };
             sub_batch.messages.push(message);
@@ -60,8 +64,8 @@ impl<T> SubBatch<T> {
         let mut items = self.batch.into_items();
         let later_items = items.split_off(middle);
         [
-            Self { messages: self.messages, batch: Batch::new(items, valid_for) },
-            Self { messages: later_messages, batch: Batch::new(later_items, valid_for) },
+            Self { messages: self.messages, batch: Batch::new(items, valid_for), effect: self.effect },
+            Self { messages: later_messages, batch: Batch::new(later_items, valid_for), effect: self.effect },
         ]
     }
 }

@@ -1,7 +1,7 @@
 //! What can go wrong with an event, in the three classes that decide what happens next.
 //!
 //! Components classify; they never retry, sleep, acknowledge or spawn. What follows from a class is
-//! decided in [`crate::settle`] alone.
+//! decided in [`crate::settle`] alone. They also say whether what failed may have had its effect all the same.
 
 pub(crate) mod panics;
 
@@ -13,6 +13,8 @@ use std::time::Duration;
 pub struct Fault {
     /// What the failure means for the event.
     pub class: FaultClass,
+    /// Whether what failed may have had its effect all the same.
+    pub effect: Effect,
     /// What happened, with its causes.
     pub source: anyhow::Error,
 }
@@ -31,25 +33,44 @@ pub enum FaultClass {
     Broken,
 }
 
+/// Whether what failed may have had its effect all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    /// Certainly not: it was refused, or not sent.
+    None,
+    /// Perhaps: there was no answer, or one that does not tell.
+    Possible,
+}
+
 impl Fault {
     /// The world may recover.
     pub fn transient(source: impl Into<anyhow::Error>) -> Self {
-        Self { class: FaultClass::Transient { retry_after: None }, source: source.into() }
+        Self::new(FaultClass::Transient { retry_after: None }, source)
     }
 
     /// The world may recover, and the receiver said when.
     pub fn transient_after(retry_after: Option<Duration>, source: impl Into<anyhow::Error>) -> Self {
-        Self { class: FaultClass::Transient { retry_after }, source: source.into() }
+        Self::new(FaultClass::Transient { retry_after }, source)
     }
 
     /// This event can never succeed.
     pub fn poison(reason: DeadReason, source: impl Into<anyhow::Error>) -> Self {
-        Self { class: FaultClass::Poison(reason), source: source.into() }
+        Self::new(FaultClass::Poison(reason), source)
     }
 
     /// We are misconfigured.
     pub fn broken(source: impl Into<anyhow::Error>) -> Self {
-        Self { class: FaultClass::Broken, source: source.into() }
+        Self::new(FaultClass::Broken, source)
+    }
+
+    fn new(class: FaultClass, source: impl Into<anyhow::Error>) -> Self {
+        Self { class, effect: Effect::None, source: source.into() }
+    }
+
+    /// The same failure, of which `effect` is known. Without this, it had none.
+    #[must_use]
+    pub fn with_effect(self, effect: Effect) -> Self {
+        Self { effect, ..self }
     }
 }
 
@@ -57,6 +78,13 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#}", self.source)
     }
+}
+
+/// What to say of `who`, which gave `found` answers for `expected` events.
+pub(crate) fn miscounted(who: &str, found: usize, expected: usize) -> anyhow::Error {
+    anyhow::anyhow!(
+        "expected an answer of {who} for each of {expected} events, found {found}; this is a defect of {who}: report it"
+    )
 }
 
 /// Why an event is given up. The code is stable: it is a header on DEAD and a label of a metric.

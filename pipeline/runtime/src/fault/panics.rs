@@ -8,15 +8,18 @@ use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt as _;
 
-use crate::fault::{DeadReason, Fault};
+use crate::fault::{DeadReason, Effect, Fault};
 
-/// Runs `work` of `who`. A panic becomes a poison fault that names `who`.
+/// Runs `work` of `who`. A panic becomes a poison fault that names `who`. What `work` did before may have had its effect.
 ///
 /// `AssertUnwindSafe` is right here: whatever of a component outlives a call is guarded by locks, which a panic
 /// poisons, or is atomic.
 pub(crate) async fn caught<T>(who: &str, work: impl Future<Output = T>) -> Result<T, Fault> {
     let ended = AssertUnwindSafe(work).catch_unwind().await;
-    ended.map_err(|panic| Fault::poison(DeadReason::Panicked, anyhow::anyhow!("{who} panicked: {}", words(&*panic))))
+    ended.map_err(|panic| {
+        let problem = anyhow::anyhow!("{who} panicked: {}", words(&*panic));
+        Fault::poison(DeadReason::Panicked, problem).with_effect(Effect::Possible)
+    })
 }
 
 /// The panic's message. The place of the panic is on stderr.
@@ -41,6 +44,7 @@ mod tests {
             let fault: Fault = found.unwrap_err();
             assert_eq!(fault.to_string(), words);
             assert_eq!(fault.class, crate::fault::FaultClass::Poison(DeadReason::Panicked));
+            assert_eq!(fault.effect, Effect::Possible, "it may have done its work before");
         }
     }
 }

@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use async_nats::jetstream::consumer::Info;
+use bytes::Bytes;
 use headrace_schemas::time::Timestamp;
 
 use crate::broker::recreate::{KV_STATE, created_at};
 use crate::broker::{Broker, Stream};
-use crate::state::StateStore;
+use crate::state::{Entry, StateStore};
 
 /// What the broker may have forgotten about a message, by the time at which the message was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +106,24 @@ pub(crate) fn epoch_key(component: &str) -> String {
     format!("epoch.{component}")
 }
 
+/// The value that notes the same incarnation once more, so that the bucket keeps it. It says when the first was written.
+pub(crate) fn renewed(entry: &Entry) -> Bytes {
+    match entry.value.contains(&b'\n') {
+        true => entry.value.clone(),
+        false => [&entry.value[..], format!("\n{}", entry.created.as_micros()).as_bytes()].concat().into(),
+    }
+}
+
+/// When `entry` was first written, if it notes the incarnation `name`.
+fn seen(entry: &Entry, name: &str) -> Option<Timestamp> {
+    let text = std::str::from_utf8(&entry.value).ok()?;
+    match text.split_once('\n') {
+        Some((noted, micros)) if noted == name => micros.parse().ok().map(Timestamp::from_micros),
+        None if text == name => Some(entry.created),
+        _ => None,
+    }
+}
+
 /// When the first process saw this incarnation. The time is stored, because processes that start later must know it
 /// too.
 async fn first_seen(broker: &Broker, component: &str, name: &str) -> anyhow::Result<Timestamp> {
@@ -112,11 +131,11 @@ async fn first_seen(broker: &Broker, component: &str, name: &str) -> anyhow::Res
     let key = epoch_key(component);
     loop {
         let entry = store.load(&key).await.map_err(|fault| fault.source)?;
-        match &entry {
-            Some(entry) if entry.value == name.as_bytes() => return Ok(entry.created),
-            // The first to write has seen it first. Read back the time that the broker gave the entry.
-            _ => store.save(&key, name.to_owned().into(), entry.as_ref()).await.map_err(|fault| fault.source)?,
-        };
+        if let Some(since) = entry.as_ref().and_then(|entry| seen(entry, name)) {
+            return Ok(since);
+        }
+        // The first to write has seen it first. Read back the time that the broker gave the entry.
+        store.save(&key, name.to_owned().into(), entry.as_ref()).await.map_err(|fault| fault.source)?;
     }
 }
 
@@ -132,4 +151,22 @@ async fn duplicates_unknown_until(broker: &Broker, stream: Stream) -> anyhow::Re
     let is_anew = made_at > installed_at;
     let window = i64::try_from(broker.duplicate_window().as_micros()).unwrap_or(i64::MAX);
     Ok(is_anew.then(|| Timestamp::from_micros(made_at.as_micros().saturating_add(window))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renewed_note_keeps_the_time_of_the_first() {
+        let at = Timestamp::from_micros;
+        let entry = |value: Bytes, created| Entry { value, revision: 1, created: at(created) };
+        let first = entry("server/1".into(), 7);
+        assert_eq!(seen(&first, "server/1"), Some(at(7)));
+        assert_eq!(seen(&first, "server/2"), None);
+        let second = entry(renewed(&first), 1_000);
+        assert_eq!(seen(&second, "server/1"), Some(at(7)));
+        assert_eq!(seen(&second, "server/2"), None);
+        assert_eq!(seen(&entry(renewed(&second), 2_000), "server/1"), Some(at(7)));
+    }
 }

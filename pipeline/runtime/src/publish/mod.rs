@@ -14,7 +14,7 @@ use headrace_schemas::header;
 use tokio::time::{Instant, timeout_at};
 
 use crate::broker::{Broker, Disconnects};
-use crate::fault::Fault;
+use crate::fault::{Effect, Fault};
 use crate::message::payload::Outgoing;
 
 /// What the broker said about a stored message.
@@ -33,8 +33,12 @@ const FULL: [ErrorCode; 2] = [ErrorCode::STREAM_STORE_FAILED, ErrorCode::INSUFFI
 /// without an answer nobody knows.
 #[must_use]
 pub fn is_full(fault: &Fault) -> bool {
-    let answer = fault.source.chain().find_map(|cause| cause.downcast_ref::<jetstream::Error>());
-    answer.is_some_and(|error| FULL.contains(&error.error_code()))
+    answer_of(fault).is_some_and(|error| FULL.contains(&error.error_code()))
+}
+
+/// The broker's own answer, when it gave one.
+fn answer_of(fault: &Fault) -> Option<&jetstream::Error> {
+    fault.source.chain().find_map(|cause| cause.downcast_ref::<jetstream::Error>())
 }
 
 type Ack = Pin<Box<dyn Future<Output = Result<PublishAck, PublishError>> + Send>>;
@@ -66,7 +70,8 @@ impl Unconfirmed {
             biased;
             stored = confirmed_by(self.ack, self.until) => stored,
             () = self.disconnects.next() => {
-                Err(Fault::transient(anyhow::anyhow!("the connection to NATS was lost before it confirmed the message")))
+                let lost = anyhow::anyhow!("the connection to NATS was lost before it confirmed the message");
+                Err(Fault::transient(lost).with_effect(Effect::Possible))
             }
         }
     }
@@ -76,9 +81,14 @@ async fn confirmed_by(ack: Ack, until: Instant) -> Result<Stored, Fault> {
     match timeout_at(until, ack).await {
         Ok(Ok(ack)) => Ok(Stored { sequence: ack.sequence, duplicate: ack.duplicate }),
         Ok(Err(error)) => {
-            Err(Fault::transient(anyhow::Error::new(error).context("the broker did not store the message")))
+            let fault = Fault::transient(anyhow::Error::new(error).context("the broker did not store the message"));
+            let effect = if answer_of(&fault).is_some() { Effect::None } else { Effect::Possible };
+            Err(fault.with_effect(effect))
         }
-        Err(_) => Err(Fault::transient(anyhow::anyhow!("the broker did not confirm the message in time"))),
+        Err(_) => {
+            let late = anyhow::anyhow!("the broker did not confirm the message in time");
+            Err(Fault::transient(late).with_effect(Effect::Possible))
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod dead_letters;
 mod failures;
+pub(crate) mod refusals;
 pub mod settler;
 mod told;
 pub mod trials;
@@ -31,7 +32,7 @@ pub enum Outcome {
     Untried(Fault),
     /// We are shutting down and had not begun with it.
     Interrupted,
-    /// It is not yet known whether its effects exist.
+    /// It is not yet known whether its effects exist, or whether it is to blame for its refusal.
     NotYet {
         /// How long until that can be known.
         wait: Duration,

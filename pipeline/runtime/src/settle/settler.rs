@@ -20,6 +20,7 @@ use crate::observe::health::ComponentHealth;
 use crate::publish::Publisher;
 use crate::retry::RetryPolicy;
 use crate::settle::failures::Failures;
+use crate::settle::refusals::Refusals;
 use crate::settle::told::{Fared, Kind, Told, told};
 use crate::settle::trials::{Trials, UNANSWERED_MIN};
 use crate::settle::{Outcome, Settlement, settle};
@@ -33,6 +34,8 @@ pub struct Settler {
     failures: Failures,
     told: Arc<Told>,
     pub(crate) trials: Trials,
+    /// What the component's receiver refuses, when it has one.
+    pub(crate) refusals: Refusals,
     /// The component's signals.
     pub metrics: ComponentMetrics,
     /// The component's health.
@@ -50,6 +53,7 @@ impl Settler {
             failures: Failures::default(),
             told: Arc::new(told()),
             trials: Trials::new(component, broker),
+            refusals: Refusals::default(),
             metrics: ComponentMetrics::new(component),
             health,
         }
@@ -228,10 +232,10 @@ impl Settler {
 
 fn describe(outcome: &Outcome) -> String {
     match outcome {
-        Outcome::Failed(Fault { source, class })
-        | Outcome::Unpublished(Fault { source, class })
-        | Outcome::Unread(Fault { source, class })
-        | Outcome::Untried(Fault { source, class }) => match class {
+        Outcome::Failed(Fault { source, class, .. })
+        | Outcome::Unpublished(Fault { source, class, .. })
+        | Outcome::Unread(Fault { source, class, .. })
+        | Outcome::Untried(Fault { source, class, .. }) => match class {
             FaultClass::Transient { .. } => format!("{source:#} (temporary, but too often)"),
             FaultClass::Poison(_) | FaultClass::Broken => format!("{source:#}"),
         },

@@ -165,11 +165,11 @@ impl Trials {
 
     /// Changes the marks, and removes those that are left to remove. Returns the marks as they are then.
     async fn change(&self, change: impl Fn(&mut Marks)) -> Result<Marks, Fault> {
-        Box::pin(self.try_change(change)).await.map_err(|Fault { class, source }| {
+        Box::pin(self.try_change(change)).await.map_err(|Fault { class, source, effect }| {
             // NATS gives no answer to who lacks a right.
             let what =
                 format!("cannot note in the state what is on trial; our NATS user needs the key `{}` there", self.key);
-            Fault { class, source: source.context(what) }
+            Fault { class, source: source.context(what), effect }
         })
     }
 

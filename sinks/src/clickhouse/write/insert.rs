@@ -14,24 +14,29 @@
 //!   `valid_until` in the migrations). A process that was stopped in the middle of an insert may have lost its messages
 //!   to another process, so it cannot insert when it goes on.
 //!
+//! A refusal that blames a row is believed only when the table's columns are what the rows need, and what they were when
+//! the client last read them.
+//!
 //! Each [`Identity`] is in the table once: in `events` a tenant and an id, in `raw` also the kind and the body, so that
 //! everything that was sent under one id is kept.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use clickhouse::sql::Identifier;
 use clickhouse::{Client, Row, RowWrite};
 use headrace_runtime::component::batch::{Batch, Item};
 use headrace_runtime::component::sink::BatchResult;
-use headrace_runtime::fault::FaultClass;
+use headrace_runtime::fault::{Effect, Fault, FaultClass};
 use headrace_runtime::message::payload::{Content, Identity, Payload};
 use headrace_runtime::observe::metrics::{ALREADY_THERE, CONFLICTS};
 use headrace_schemas::time::Timestamp;
 use metrics::{Counter, counter};
 use serde::Deserialize;
 
+use super::columns::{self, Column};
 use crate::clickhouse::LOOKUP_MAX;
 use crate::clickhouse::classify::{Failure, fault, of_look_up};
 
@@ -47,6 +52,8 @@ pub(crate) trait Rows: Payload {
     /// Its row.
     type Row: RowWrite;
 
+    /// The columns of its row, each with the type that it needs, in the order of the row.
+    const COLUMNS: &[(&str, &str)];
     /// The columns that hold its identity.
     const IDENTITY: &str;
     /// The columns with the kind and with the body's SHA-256.
@@ -95,6 +102,8 @@ pub(crate) struct Table {
     /// What the tokens of its inserts contain besides the messages.
     scope: String,
     times: Times,
+    /// The table's columns when they were last read.
+    columns: Mutex<Option<Vec<Column>>>,
     already_there: Counter,
     conflicts: Counter,
 }
@@ -109,7 +118,7 @@ impl Table {
         let already_there = counter!(ALREADY_THERE, "component" => component.to_owned());
         let conflicts = counter!(CONFLICTS, "component" => component.to_owned());
         let (name, scope) = (name.to_owned(), name.to_owned());
-        Self { client, name, scope, times, already_there, conflicts }
+        Self { client, name, scope, times, columns: Mutex::default(), already_there, conflicts }
     }
 
     /// The same table for another writer than its sink, which makes rows of the same messages. Its tokens must differ
@@ -143,6 +152,10 @@ impl Table {
             }
             self.already_there.increment((count - items.len()) as u64);
         }
+        if items.is_empty() {
+            self.conflicts.increment(conflicts);
+            return BatchResult::AlreadyThere;
+        }
         conflicts += unique(&mut items);
         // Read the wall clock first: a process that is stopped between the two must not add what has passed meanwhile.
         match self.insert(&items, Timestamp::now(), batch.valid_for()).await {
@@ -155,11 +168,11 @@ impl Table {
     }
 
     /// What a failed insert of `batch` means for it.
-    fn failed<T>(&self, Failure { mut fault, unclear, too_much }: Failure, batch: &Batch<T>) -> BatchResult {
+    fn failed<T>(&self, Failure { mut fault, too_much }: Failure, batch: &Batch<T>) -> BatchResult {
         // First deliveries go again at once and unchanged: the same rows under the same token. Suspects are looked up
         // again, which would prove nothing before the server's limit has passed, by its own clock.
         if let FaultClass::Transient { retry_after } = &mut fault.class
-            && unclear
+            && fault.effect == Effect::Possible
             && batch.is_suspect()
         {
             *retry_after = Some(self.times.limit + self.times.clock_skew + Duration::from_secs(1));
@@ -192,7 +205,45 @@ impl Table {
             }
             insert.end().await
         };
-        send.await.map_err(fault)
+        match send.await.map_err(fault) {
+            Err(failure) if matches!(failure.fault.class, FaultClass::Poison(_) | FaultClass::Broken) => {
+                Err(self.blame::<T>(failure).await)
+            }
+            other => other,
+        }
+    }
+
+    /// Finds out whether the table's columns explain why the server refused rows, or why the client could not write
+    /// them.
+    async fn blame<T: Rows>(&self, failure: Failure) -> Failure {
+        // The client would go on with the columns that it read before its first insert.
+        self.client.clear_cached_metadata().await;
+        let of_columns = |fault| Failure { fault, too_much: false };
+        let is_broken = failure.fault.class == FaultClass::Broken;
+        match self.read_columns::<T>().await {
+            Err(fault) if !is_broken || fault.class == FaultClass::Broken => of_columns(fault),
+            Ok(Columns::Changed) if !is_broken => of_columns(Fault::transient(failure.fault.source.context(format!(
+                "the columns of `{}` were changed, so the rows go again as they are now",
+                self.name
+            )))),
+            _ => failure,
+        }
+    }
+
+    /// Whether the table's columns are what the rows need. A table that is not there is no matter of its columns.
+    pub(crate) async fn check_columns<T: Rows>(&self) -> Result<(), Fault> {
+        self.read_columns::<T>().await.map(|_| ())
+    }
+
+    async fn read_columns<T: Rows>(&self) -> Result<Columns, Fault> {
+        let found = columns::of(&self.client, &self.name).await?;
+        let wrong = columns::problem(&found, &self.name, T::COLUMNS);
+        let before = self.columns.lock().unwrap_or_else(PoisonError::into_inner).replace(found.clone());
+        match wrong {
+            Some(problem) => Err(Fault::broken(anyhow::anyhow!(problem))),
+            None if before.is_some_and(|before| before != found) => Ok(Columns::Changed),
+            None => Ok(Columns::AsBefore),
+        }
     }
 
     /// The rows with the tenants and ids of `suspects`.
@@ -219,6 +270,12 @@ impl Table {
         }
         Ok(stored)
     }
+}
+
+/// How a table's columns are since they were last read.
+enum Columns {
+    AsBefore,
+    Changed,
 }
 
 /// The tenants among `names`, each once. The tables are ordered by tenant.

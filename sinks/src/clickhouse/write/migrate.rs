@@ -3,7 +3,6 @@
 //! Every file can be applied twice without harm: two processes may begin at the same time, and ClickHouse has no
 //! transactions over statements.
 
-use anyhow::Context as _;
 use clickhouse::Client;
 use headrace_runtime::fault::Fault;
 
@@ -106,9 +105,8 @@ async fn applied(client: &Client) -> Result<Vec<u32>, Fault> {
 
 async fn execute(client: &Client, sql: &str, what: &str) -> Result<(), Fault> {
     let Err(error) = client.query_raw(sql).execute().await else { return Ok(()) };
-    let Fault { class, source } = fault(error).fault;
-    let context = Err::<(), _>(source).with_context(|| format!("cannot create {what} in ClickHouse"));
-    Err(Fault { class, source: context.err().unwrap_or_else(|| anyhow::anyhow!("cannot create {what}")) })
+    let fault = fault(error).fault;
+    Err(Fault { source: fault.source.context(format!("cannot create {what} in ClickHouse")), ..fault })
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Everything that writes to ClickHouse: inserts, each event once; tables and their migrations; rows that are replaced.
 
+mod columns;
 pub(crate) mod gaps;
 pub(crate) mod insert;
 pub(crate) mod migrate;

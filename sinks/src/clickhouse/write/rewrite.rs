@@ -21,7 +21,7 @@ use std::marker::PhantomData;
 use headrace_runtime::component::batch::Item;
 use headrace_runtime::consume::stream_reader::Window;
 use headrace_runtime::crash::{self, Point};
-use headrace_runtime::fault::{Fault, FaultClass};
+use headrace_runtime::fault::{Effect, Fault, FaultClass};
 use headrace_runtime::message::payload::{Content, Identity};
 use headrace_schemas::time::Timestamp;
 
@@ -173,9 +173,10 @@ impl<T: Rows> Rewrite<T> {
         match self.table.insert(items, Timestamp::now(), limit + clock_skew).await {
             Ok(()) => Ok(()),
             // A look-up would prove nothing before the server's limit has passed.
-            Err(Failure { fault: Fault { class: FaultClass::Transient { .. }, source }, unclear: true, .. }) => {
-                Err(Fault::transient_after(Some(limit + clock_skew), source))
-            }
+            Err(Failure {
+                fault: Fault { class: FaultClass::Transient { .. }, effect: effect @ Effect::Possible, source },
+                ..
+            }) => Err(Fault::transient_after(Some(limit + clock_skew), source).with_effect(effect)),
             Err(failure) => Err(failure.fault),
         }
     }

@@ -6,6 +6,7 @@ use headrace_runtime::message::payload::{Content, Identity, RawDelivery};
 use headrace_schemas::event::{Event, RuleMatch};
 use serde::Serialize;
 
+use super::columns;
 use super::insert::Rows;
 
 /// A row of `events`; the columns are described in `migrations/0001_events.sql`.
@@ -70,6 +71,7 @@ pub(crate) struct EventRow<'a> {
 impl Rows for Event {
     type Row = EventRow<'static>;
 
+    const COLUMNS: &[(&str, &str)] = columns::EVENTS;
     const IDENTITY: &str = "tenant, id";
     const CONTENT: [&str; 2] = ["kind", "raw_sha256"];
 
@@ -163,6 +165,7 @@ pub(crate) struct RawRow<'a> {
 impl Rows for RawDelivery {
     type Row = RawRow<'static>;
 
+    const COLUMNS: &[(&str, &str)] = columns::RAW;
     const IDENTITY: &str = "tenant, id, event, sha256";
     const CONTENT: [&str; 2] = ["event", "sha256"];
 

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::refused::RefusedItem;
 use super::{SinkLoop, all_of};
 use crate::component::sink::{BatchResult, Sink};
 use crate::consume::chain::rest_for;
 use crate::consume::hold::while_held;
 use crate::consume::sub_batch::SubBatch;
-use crate::fault::{DeadReason, Fault, FaultClass};
+use crate::fault::{Effect, Fault, FaultClass, miscounted};
 use crate::message::Delivered;
 use crate::message::payload::Payload;
 use crate::retry::Attempt;
@@ -33,11 +34,24 @@ pub(super) struct Progress {
     too_much: u32,
     /// How long the consumer must rest, when it must.
     pub(super) pause: Option<Duration>,
+    /// Items that were refused alone, until it is known who is to blame.
+    pub(super) refused: Vec<RefusedItem>,
+    /// The receiver seems to refuse everything: so many of the first items were refused, and one from the end.
+    pub(super) is_searched: bool,
+    /// How often the receiver had accepted something before.
+    pub(super) acceptances: u64,
+}
+
+impl Progress {
+    /// Of a delivery that begins now. The receiver has accepted something this often.
+    pub(super) fn since(acceptances: u64) -> Self {
+        Self { acceptances, ..Self::default() }
+    }
 }
 
 impl<S: Sink> SinkLoop<S> {
-    /// Settles `sub_batch`, or puts it or its pieces in front of `sub_batches` again. Meanwhile it keeps the messages of
-    /// all of them, and the waiting ones, ours.
+    /// Settles `sub_batch`, or puts it or its pieces back into `sub_batches`. Meanwhile it keeps the messages of all of
+    /// them, the refused and the waiting ones, ours.
     pub(super) async fn follow_up(
         &self,
         mut sub_batch: SubBatch<S::Item>,
@@ -47,39 +61,72 @@ impl<S: Sink> SinkLoop<S> {
         progress: &mut Progress,
         stop: &CancellationToken,
     ) {
-        let ack_wait = self.subscription.ack_wait;
+        let count = sub_batch.messages.len();
         progress.too_much += u32::from(matches!(result, BatchResult::TooMuch(_)));
         match result {
+            BatchResult::Each(results) if results.len() != count => {
+                let fault = Fault::broken(miscounted("the sink", results.len(), count)).with_effect(Effect::Possible);
+                self.doubt(&mut sub_batch, &fault, sub_batches, waiting, progress, stop).await;
+                sub_batches.push_front(sub_batch);
+            }
             BatchResult::Each(results) => {
                 (progress.failures, progress.too_much) = (0, 0);
-                progress.pause = progress.pause.max(self.settle_each(sub_batch, results).await);
+                let pause = self.settle_each(sub_batch, results, progress).await;
+                progress.pause = progress.pause.max(pause);
             }
-            BatchResult::Whole(Fault { class: FaultClass::Poison(reason), .. }) if sub_batch.messages.len() > 1 => {
-                if reason == DeadReason::Panicked {
-                    // The sink may have delivered any of them before it panicked.
+            BatchResult::AlreadyThere => {
+                (progress.failures, progress.too_much) = (0, 0);
+                self.settle_known(&sub_batch).await;
+            }
+            // An earlier call may have had the effect that this one refuses. So look it up before anything is given up,
+            // and before the batch becomes others, which the receiver does not know again.
+            BatchResult::Whole(fault @ Fault { class: FaultClass::Poison(_), .. })
+                if sub_batch.effect == Effect::Possible && !sub_batch.batch.is_suspect() =>
+            {
+                self.doubt(&mut sub_batch, &fault, sub_batches, waiting, progress, stop).await;
+                sub_batches.push_front(sub_batch);
+            }
+            BatchResult::Whole(Fault { class: FaultClass::Poison(_), effect, .. }) if count > 1 => {
+                if effect == Effect::Possible {
                     sub_batch.batch.suspect();
                 }
-                sub_batch.halves().into_iter().rev().for_each(|half| sub_batches.push_front(half));
+                progress.put_back(sub_batch.halves(), sub_batches);
             }
             BatchResult::Whole(fault @ Fault { class: FaultClass::Poison(_), .. }) => {
-                progress.pause = progress.pause.max(self.settle_each(sub_batch, vec![Err(fault)]).await);
+                let pause = self.settle_each(sub_batch, vec![Err(fault)], progress).await;
+                progress.pause = progress.pause.max(pause);
             }
             BatchResult::TooMuch(fault) if progress.too_much >= CUT_AT && may_be_cut(&sub_batch) => {
-                progress.failures += 1;
-                // An earlier call may take effect until the time of a call has passed. Only after that can the halves
-                // be looked up.
-                let wait = self.pause_after(&fault, progress.failures).max(self.call_timeout);
-                while_held(&all_of(&sub_batch, sub_batches, waiting), ack_wait, rest_for(wait, stop)).await;
-                sub_batch.batch.suspect();
+                self.doubt(&mut sub_batch, &fault, sub_batches, waiting, progress, stop).await;
                 sub_batch.cut().into_iter().rev().for_each(|half| sub_batches.push_front(half));
             }
             BatchResult::Whole(fault) | BatchResult::TooMuch(fault) => {
                 progress.failures += 1;
+                sub_batch.effect = sub_batch.effect.max(fault.effect);
                 let wait = self.pause_after(&fault, progress.failures);
-                while_held(&all_of(&sub_batch, sub_batches, waiting), ack_wait, rest_for(wait, stop)).await;
+                let held = all_of(&sub_batch, sub_batches, waiting, &progress.refused);
+                while_held(&held, self.subscription.ack_wait, rest_for(wait, stop)).await;
                 sub_batches.push_front(sub_batch);
             }
         }
+    }
+
+    /// Makes suspects of the items of `sub_batch`, after a failure that leaves open what became of them. An earlier call
+    /// may take effect until the time of a call has passed. Only after that can they be looked up, so it rests first.
+    async fn doubt(
+        &self,
+        sub_batch: &mut SubBatch<S::Item>,
+        fault: &Fault,
+        sub_batches: &VecDeque<SubBatch<S::Item>>,
+        waiting: &[Delivered],
+        progress: &mut Progress,
+        stop: &CancellationToken,
+    ) {
+        progress.failures += 1;
+        let wait = self.pause_after(fault, progress.failures).max(self.call_timeout);
+        let held = all_of(sub_batch, sub_batches, waiting, &progress.refused);
+        while_held(&held, self.subscription.ack_wait, rest_for(wait, stop)).await;
+        sub_batch.batch.suspect();
     }
 
     /// Reports a failure of the whole batch. Returns how long to wait before the batch is sent again.

@@ -2,11 +2,13 @@
 //!
 //! When a call fails as a whole, the loop sends the same batch again, unchanged, for as long as it takes: a receiver
 //! that is down costs no event an attempt. It splits a batch only when the batch seems too large, or when one of its
-//! events seems to be poison. Meanwhile progress acknowledgements keep the batch ours. No message is acknowledged
-//! before its item is delivered. Read [`crate::settle`] next.
+//! events seems to be poison. What is refused alone is given up only when the receiver accepts others. Meanwhile
+//! progress acknowledgements keep the batch ours. No message is acknowledged before its item is delivered. Read
+//! [`crate::settle`] next.
 
 mod answer;
 mod ownership;
+mod refused;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,6 +17,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::answer::Progress;
+use self::refused::{RefusedItem, name_of};
 use crate::broker::Broker;
 use crate::component::batch::{Batch, BatchPolicy};
 use crate::component::sink::{BatchResult, Sink};
@@ -27,7 +30,7 @@ use crate::consume::sub_batch::{Ownership, SubBatch};
 use crate::consume::trial::{self, Group, begin, close, end, plan};
 use crate::crash::{self, Point};
 use crate::fault::panics::caught;
-use crate::fault::{DeadReason, DiscardReason, Fault, FaultClass};
+use crate::fault::{DiscardReason, Effect, Fault, FaultClass};
 use crate::message::Delivered;
 use crate::message::incarnation::Incarnation;
 use crate::message::payload::Payload;
@@ -127,8 +130,7 @@ impl<S: Sink> SinkLoop<S> {
     async fn await_receiver(&self, stop: &CancellationToken) {
         let mut failures = 0;
         while !stop.is_cancelled() {
-            let checked = timeout(self.call_timeout, self.sink.check()).await;
-            match checked.unwrap_or_else(|_| Err(timed_out(self.call_timeout))) {
+            match self.check().await {
                 Ok(()) => return self.settler.health.healthy(),
                 Err(fault) => {
                     failures += 1;
@@ -137,6 +139,11 @@ impl<S: Sink> SinkLoop<S> {
                 }
             }
         }
+    }
+
+    async fn check(&self) -> Result<(), Fault> {
+        let checked = timeout(self.call_timeout, self.sink.check()).await;
+        checked.unwrap_or_else(|_| Err(timed_out(self.call_timeout)))
     }
 
     /// Reads the messages and settles those that are unreadable or unwanted. Returns the others as two sub-batches,
@@ -179,8 +186,8 @@ impl<S: Sink> SinkLoop<S> {
         subscriber: &mut Subscriber,
         stop: &CancellationToken,
     ) -> Option<Duration> {
-        let (mut progress, waiting) = (Progress::default(), portion.waiting);
-        while let Some(sub_batch) = sub_batches.pop_front() {
+        let (mut progress, waiting) = (Progress::since(self.settler.refusals.acceptances()), portion.waiting);
+        while let Some(sub_batch) = progress.next(&mut sub_batches) {
             if stop.is_cancelled() && progress.failures > 0 {
                 // A call without a clear answer may take effect until its time has passed. Until then no other process
                 // can believe a look-up.
@@ -189,7 +196,7 @@ impl<S: Sink> SinkLoop<S> {
                 continue;
             }
             let ack_wait = self.subscription.ack_wait;
-            let all = all_of(&sub_batch, &sub_batches, waiting);
+            let all = all_of(&sub_batch, &sub_batches, waiting, &progress.refused);
             // Renew the hold here too: if every call is short, the timer in `while_held` never fires.
             prolong_when_due(&all, ack_wait).await;
             // Mark each call anew: a trial must not last while the receiver is away, or a restart would count as a death.
@@ -206,7 +213,7 @@ impl<S: Sink> SinkLoop<S> {
                 _ if sub_batch.messages.is_empty() => None,
                 Ok(Ownership::Owned { valid_until }) => {
                     sub_batch.batch.set_valid_until(valid_until);
-                    let held = all_of(&sub_batch, &sub_batches, waiting);
+                    let held = all_of(&sub_batch, &sub_batches, waiting, &progress.refused);
                     Some(Ok(while_held(&held, ack_wait, self.call(&sub_batch.batch)).await))
                 }
                 Ok(Ownership::Expired) => {
@@ -219,7 +226,10 @@ impl<S: Sink> SinkLoop<S> {
             match result {
                 None => {}
                 Some(Ok(result)) => {
+                    let refused_before = progress.refused.len();
                     self.follow_up(sub_batch, result, &mut sub_batches, waiting, &mut progress, stop).await;
+                    progress.note(refused_before);
+                    self.give_up_proven(&mut progress).await;
                 }
                 Some(Err(error)) => {
                     let fault = Fault::transient(error.context("cannot tell whether the messages are still ours"));
@@ -227,6 +237,7 @@ impl<S: Sink> SinkLoop<S> {
                 }
             }
         }
+        self.judge(&mut progress, sub_batches, waiting).await;
         progress.pause
     }
 
@@ -257,47 +268,81 @@ impl<S: Sink> SinkLoop<S> {
         }
     }
 
-    async fn settle_each(&self, sub_batch: SubBatch<S::Item>, results: Vec<Result<(), Fault>>) -> Option<Duration> {
-        debug_assert_eq!(results.len(), sub_batch.messages.len(), "a sink answers for every item");
-        let (mut delivered, mut unanswered) = (0, None);
-        let outcomes = sub_batch.batch.items().iter().zip(results).map(|(item, result)| match result {
-            Ok(()) => {
-                delivered += 1;
-                self.settler.metrics.sink().deliver_seconds.record(seconds_since(item.value.received_at()));
-                Outcome::Done
-            }
-            Err(fault) => {
-                // A receiver that refuses a single item is up and accepts us.
-                if fault.class != FaultClass::Poison(DeadReason::Rejected) {
-                    unanswered = Some(fault.to_string());
+    /// Settles each item after its result. The refused ones are kept in `progress`. Returns how long the consumer must
+    /// rest, when it must.
+    async fn settle_each(
+        &self,
+        sub_batch: SubBatch<S::Item>,
+        results: Vec<Result<(), Fault>>,
+        progress: &mut Progress,
+    ) -> Option<Duration> {
+        let (mut delivered, mut unanswered) = (Vec::new(), None);
+        let (mut settled, mut outcomes) = (Vec::with_capacity(results.len()), Vec::with_capacity(results.len()));
+        let items = sub_batch.messages.into_iter().zip(sub_batch.batch.into_items());
+        for ((message, item), result) in items.zip(results) {
+            outcomes.push(match result {
+                Ok(()) => {
+                    self.settler.metrics.sink().deliver_seconds.record(seconds_since(item.value.received_at()));
+                    delivered.push(item);
+                    Outcome::Done
                 }
-                Outcome::Failed(fault)
-            }
-        });
-        let outcomes: Vec<Outcome> = outcomes.collect();
-        let pause = self.settler.settle_all(sub_batch.messages.iter().zip(outcomes).collect()).await;
-        self.settler.metrics.sink().delivered.increment(delivered);
-        match (delivered, unanswered, pause) {
+                Err(fault @ Fault { class: FaultClass::Poison(_), .. }) => {
+                    progress.refused.push(RefusedItem { message, name: name_of(&item.value), fault });
+                    continue;
+                }
+                Err(fault) => {
+                    unanswered = Some(fault.to_string());
+                    Outcome::Failed(fault)
+                }
+            });
+            settled.push(message);
+        }
+        let pause = self.settler.settle_all(settled.iter().zip(outcomes).collect()).await;
+        self.settler.metrics.sink().delivered.increment(delivered.len() as u64);
+        if !delivered.is_empty() {
+            self.settler.refusals.accepted(delivered.iter().map(|item| name_of(&item.value)));
+        }
+        match (delivered.is_empty(), unanswered, pause) {
             // Already reported as broken by the settler.
             (_, _, Some(_)) => {}
-            (0, Some(why), None) => self.settler.health.degraded(why),
-            _ => self.settler.health.healthy(),
+            (true, Some(why), None) => self.settler.health.degraded(why),
+            // A refusal alone does not tell how the receiver is.
+            (true, None, None) => {}
+            (false, _, None) => self.settler.health.healthy(),
         }
         pause
     }
 
+    /// Settles the messages of items whose effects were there before.
+    async fn settle_known(&self, sub_batch: &SubBatch<S::Item>) {
+        for item in sub_batch.batch.items() {
+            self.settler.metrics.sink().deliver_seconds.record(seconds_since(item.value.received_at()));
+        }
+        self.settler.settle_all(sub_batch.messages.iter().map(|message| (message, Outcome::Done)).collect()).await;
+        self.settler.metrics.sink().delivered.increment(sub_batch.messages.len() as u64);
+        // The receiver answered, and took nothing. It may still refuse everything.
+        if !self.settler.refusals.are_open() {
+            self.settler.health.healthy();
+        }
+    }
+
     async fn give_back(&self, messages: &[Delivered], outcome: impl Fn() -> Outcome) {
-        let mut ours = Vec::with_capacity(messages.len());
-        for message in messages {
+        self.settle_ours(messages.iter().map(|message| (message, outcome())).collect()).await;
+    }
+
+    /// Settles the messages that are still ours. Returns how long the consumer must rest, when it must.
+    async fn settle_ours(&self, outcomes: Vec<(&Delivered, Outcome)>) -> Option<Duration> {
+        let mut ours = Vec::with_capacity(outcomes.len());
+        for (message, outcome) in outcomes {
             // Never answer for an expired message: the broker would accept the answer although another process has the
             // message.
             if !message.is_held(self.subscription.ack_wait) {
                 self.settler.expire(message);
             } else {
-                ours.push((message, outcome()));
+                ours.push((message, outcome));
             }
         }
-        self.settler.settle_all(ours).await;
+        self.settler.settle_all(ours).await
     }
 
     fn report(&self, fault: &Fault) {
@@ -321,15 +366,17 @@ fn all_of<'a, T>(
     sub_batch: &'a SubBatch<T>,
     sub_batches: &'a VecDeque<SubBatch<T>>,
     waiting: &'a [Delivered],
+    refused: &'a [RefusedItem],
 ) -> Vec<&'a Delivered> {
     sub_batch
         .messages
         .iter()
         .chain(sub_batches.iter().flat_map(|sub_batch| &sub_batch.messages))
         .chain(waiting)
+        .chain(refused.iter().map(|item| &item.message))
         .collect()
 }
 
 fn timed_out(after: Duration) -> Fault {
-    Fault::transient(anyhow::anyhow!("no answer within {} ms", after.as_millis()))
+    Fault::transient(anyhow::anyhow!("no answer within {} ms", after.as_millis())).with_effect(Effect::Possible)
 }

@@ -1,0 +1,128 @@
+//! Configuration of the folder that records are read from.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use headrace_runtime::config::Invalid;
+use percent_encoding::percent_decode_str;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+const FILE: &str = "file://";
+/// As much as the gateway takes.
+const LINE_BYTES_MAX: usize = 25 << 20;
+
+/// Records that are read from the files of a folder, one record a line. The role `collect` reads them.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The folder: a path, or `file:///` and a path. Its subfolders are read too. Every process of the role `collect` must
+    /// see the same folder.
+    #[schemars(example = &"/var/log/audit")]
+    pub url: String,
+    /// Which files to read: those whose name ends with one of these, and with one of these and `.gz`.
+    pub suffixes: Vec<String>,
+    /// Pause between two looks into the folder, in seconds. Example: 60.
+    #[schemars(range(min = 1, max = 86_400))]
+    pub interval_s: u64,
+    /// A packed file is read when it has not changed for this many seconds. Example: 60, for uploads that take long.
+    #[schemars(range(max = 86_400))]
+    pub settle_s: u64,
+    /// A last line without a line end, and a packed file that breaks off, are taken as they are when the file has not
+    /// changed for this many seconds. Example: 600.
+    #[schemars(range(min = 1, max = 86_400))]
+    pub last_line_s: u64,
+    /// The longest line that becomes a record, in bytes. A longer one becomes a dead letter with its first 64 KiB.
+    #[schemars(range(min = 1_024, max = LINE_BYTES_MAX))]
+    pub line_bytes_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            suffixes: [".ndjson", ".jsonl", ".json", ".log"].map(str::to_owned).to_vec(),
+            interval_s: 5,
+            settle_s: 2,
+            last_line_s: 60,
+            line_bytes_max: LINE_BYTES_MAX,
+        }
+    }
+}
+
+impl Config {
+    /// `interval_s` as a duration.
+    pub(super) const fn interval(&self) -> Duration {
+        Duration::from_secs(self.interval_s)
+    }
+
+    /// `settle_s` as a duration.
+    pub(super) const fn settle(&self) -> Duration {
+        Duration::from_secs(self.settle_s)
+    }
+
+    /// `last_line_s` as a duration.
+    pub(super) const fn last_line(&self) -> Duration {
+        Duration::from_secs(self.last_line_s)
+    }
+
+    /// The folder's path.
+    pub(super) fn path(&self) -> PathBuf {
+        match self.url.strip_prefix(FILE) {
+            Some(path) => percent_decode_str(path).decode_utf8_lossy().into_owned().into(),
+            None => PathBuf::from(&self.url),
+        }
+    }
+
+    /// What is wrong with these values, below `path`.
+    pub(in crate::ndjson) fn validate(&self, path: &str) -> Vec<Invalid> {
+        let mut problems = Vec::new();
+        let mut refuse = |field: &str, message: &str| problems.push(Invalid::new(format!("{path}.{field}"), message));
+        match self.url.split_once("://") {
+            _ if self.url.is_empty() => refuse("url", "expected the path of a folder, found none"),
+            Some(("file", path)) if path.starts_with('/') => {}
+            Some(_) => refuse(
+                "url",
+                "expected a path, or `file:///` and a path; object storage is not read: copy what is in it into a folder, \
+                 such as with `aws s3 sync`",
+            ),
+            None => {}
+        }
+        if self.suffixes.is_empty() {
+            refuse("suffixes", "expected at least one suffix, such as `.ndjson`, found none");
+        }
+        for (index, suffix) in self.suffixes.iter().enumerate() {
+            if suffix.is_empty() || suffix.contains('/') {
+                refuse(&format!("suffixes[{index}]"), "expected the end of a file's name, such as `.ndjson`");
+            }
+        }
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_a_path_on_this_machine() {
+        let problems = |url: &str| Config { url: url.to_owned(), ..Config::default() }.validate("folder").len();
+        for url in ["/var/log", "logs", "file:///var/log", "./a:b"] {
+            assert_eq!(problems(url), 0, "{url}");
+        }
+        for url in ["", "s3://bucket/prefix", "file://host/share", "https://example.com/"] {
+            assert_eq!(problems(url), 1, "{url}");
+        }
+        let config = Config { url: "file:///var/a%20b".to_owned(), ..Config::default() };
+        assert_eq!(config.path(), PathBuf::from("/var/a b"));
+    }
+
+    #[test]
+    fn a_suffix_is_the_end_of_a_name() {
+        let suffixes = vec![".log".to_owned(), String::new(), "a/b".to_owned()];
+        let config = Config { url: "/var/log".to_owned(), suffixes, ..Config::default() };
+        let paths: Vec<String> = config.validate("folder").into_iter().map(|problem| problem.path).collect();
+        assert_eq!(paths, ["folder.suffixes[1]", "folder.suffixes[2]"]);
+        assert_eq!(Config { suffixes: Vec::new(), ..config }.validate("folder").len(), 1);
+    }
+}

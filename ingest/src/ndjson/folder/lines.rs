@@ -1,0 +1,148 @@
+//! The lines of a stream of bytes, each with its length there. It holds no more than one line of the allowed length.
+
+use std::io::{self, BufRead};
+
+use sha2::{Digest as _, Sha256};
+
+/// So much is kept of a line that can never be read.
+pub(super) const HEAD_BYTES_MAX: usize = 64 << 10;
+/// A line that is too long is cut into pieces of at most about this many bytes, so that one look at it ends in time.
+const PIECE_BYTES_MAX: u64 = 256 << 20;
+
+/// A line, or what there is of one.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    /// Its bytes without the line end, or the first of them if it is too long.
+    pub(super) bytes: Vec<u8>,
+    /// How many bytes it takes in the stream, with its line end.
+    pub(super) length: u64,
+    /// How it ends.
+    pub(super) end: End,
+    /// The SHA-256 of all its bytes, if it is too long.
+    pub(super) too_long: Option<[u8; 32]>,
+}
+
+/// How a line ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// With a line end, or because it is too long for another piece.
+    Whole,
+    /// With the stream: more may come.
+    Open,
+}
+
+/// Reads lines.
+pub(super) struct Lines<R> {
+    reader: R,
+    bytes_max: usize,
+}
+
+impl<R: BufRead> Lines<R> {
+    /// The lines of `reader`. Those beyond `bytes_max` are too long.
+    pub(super) const fn new(reader: R, bytes_max: usize) -> Self {
+        Self { reader, bytes_max }
+    }
+
+    /// Reads over `bytes`. Returns how many there were.
+    pub(super) fn skip(&mut self, bytes: u64) -> io::Result<u64> {
+        let mut skipped = 0;
+        while skipped < bytes {
+            let buffer = self.reader.fill_buf()?;
+            if buffer.is_empty() {
+                break;
+            }
+            let wanted = usize::try_from(bytes - skipped).unwrap_or(usize::MAX).min(buffer.len());
+            self.reader.consume(wanted);
+            skipped += wanted as u64;
+        }
+        Ok(skipped)
+    }
+
+    /// The next line. `None` at the end. After an error, `so_far` has what was read of it.
+    pub(super) fn next(&mut self, so_far: &mut Vec<u8>) -> io::Result<Option<Line>> {
+        so_far.clear();
+        let (mut length, mut hash): (u64, Option<Sha256>) = (0, None);
+        let end = loop {
+            let buffer = match self.reader.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                filled => filled?,
+            };
+            if buffer.is_empty() {
+                break End::Open;
+            }
+            let line_end = memchr::memchr(b'\n', buffer);
+            let part = &buffer[..line_end.unwrap_or(buffer.len())];
+            match &mut hash {
+                Some(hash) => hash.update(part),
+                None if so_far.len() + part.len() <= self.bytes_max => so_far.extend_from_slice(part),
+                None => {
+                    let mut own = Sha256::new();
+                    own.update(&*so_far);
+                    own.update(part);
+                    hash = Some(own);
+                    so_far.extend_from_slice(&part[..part.len().min(HEAD_BYTES_MAX)]);
+                    so_far.truncate(HEAD_BYTES_MAX);
+                    so_far.shrink_to_fit();
+                }
+            }
+            let taken = part.len() + usize::from(line_end.is_some());
+            self.reader.consume(taken);
+            length += taken as u64;
+            if line_end.is_some() || (hash.is_some() && length >= PIECE_BYTES_MAX) {
+                break End::Whole;
+            }
+        };
+        if length == 0 {
+            return Ok(None);
+        }
+        let too_long = hash.map(|hash| hash.finalize().into());
+        Ok(Some(Line { bytes: std::mem::take(so_far), length, end, too_long }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufReader;
+
+    use proptest::prelude::{Just, any};
+    use proptest::{collection, prop_assert_eq, prop_oneof, proptest};
+
+    use super::*;
+
+    fn all(bytes: &[u8], buffer: usize, bytes_max: usize) -> Vec<Line> {
+        let mut lines = Lines::new(BufReader::with_capacity(buffer, bytes), bytes_max);
+        let mut found = Vec::new();
+        while let Some(line) = lines.next(&mut Vec::new()).unwrap() {
+            found.push(line);
+        }
+        found
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_passed_over_and_named_by_all_its_bytes() {
+        let text = [vec![b'a'; 100_000], b"\nshort\nopen".to_vec()].concat();
+        for buffer in [1, 7, 4_096, 1 << 20] {
+            let [long, short, open] = &all(&text, buffer, 99_999)[..] else { panic!("three lines") };
+            assert_eq!((long.bytes.len(), long.length, long.end), (HEAD_BYTES_MAX, 100_001, End::Whole));
+            assert_eq!(long.too_long, Some(Sha256::digest(&text[..100_000]).into()));
+            assert_eq!((&*short.bytes, short.length, short.too_long), (&b"short"[..], 6, None));
+            assert_eq!((&*open.bytes, open.length, open.end), (&b"open"[..], 4, End::Open));
+        }
+        assert_eq!(all(&text, 4_096, 100_000)[0].too_long, None, "as long as it may be");
+    }
+
+    proptest! {
+        #[test]
+        fn lines_are_what_lies_between_line_ends(
+            bytes in collection::vec(prop_oneof![Just(b'\n'), any::<u8>()], 0..200), buffer in 1_usize..50,
+        ) {
+            let lines = all(&bytes, buffer, usize::MAX);
+            let joined: Vec<u8> = lines.iter().flat_map(|line| {
+                let end: &[u8] = if line.end == End::Whole { b"\n" } else { b"" };
+                [&line.bytes[..], end].concat()
+            }).collect();
+            prop_assert_eq!(&joined, &bytes);
+            prop_assert_eq!(lines.iter().map(|line| line.length).sum::<u64>(), bytes.len() as u64);
+        }
+    }
+}

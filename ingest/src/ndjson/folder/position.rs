@@ -1,0 +1,171 @@
+//! How far a folder was read: the cursor.
+//!
+//! A file is known by its inode, so that one which was renamed is read on and not again. For at most [`FILES_MAX`] files
+//! the place in each is kept. Of the others only a floor is: a file that last changed at the floor or earlier was read.
+//! When a kept file is given up for lack of room, the floor rises to it. So only files that are read to their end are
+//! given up, and none while an older one is unread.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The most files whose place is kept.
+pub(super) const FILES_MAX: usize = 1_000;
+
+/// The order in which files are read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Key {
+    /// When the file last changed, in nanoseconds since the epoch, as the file system says (`ctime`). Nobody can set it,
+    /// and moving a file into the folder changes it.
+    pub(super) changed: i64,
+    /// Its path below the folder, as [`super::scan::text_of`] writes it.
+    pub(super) path: String,
+}
+
+/// How far a file was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mark {
+    /// The bytes that were read. Of a packed file: after unpacking.
+    #[serde(rename = "o")]
+    pub(super) offset: u64,
+    /// When the content had last changed, in nanoseconds since the epoch (`mtime`).
+    #[serde(rename = "m")]
+    pub(super) modified: i64,
+    /// A hash of the bytes before the offset. A file that was cut and grew again has others there.
+    #[serde(rename = "h")]
+    pub(super) check: u32,
+    /// What is left in it.
+    #[serde(rename = "s")]
+    pub(super) stage: Stage,
+    /// Whether it must be unpacked.
+    #[serde(rename = "z")]
+    pub(super) packed: bool,
+}
+
+/// What is left in a file that has not changed since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Stage {
+    /// More lines.
+    #[serde(rename = "r")]
+    Reading,
+    /// The beginning of a line, or of a packed file's next part.
+    #[serde(rename = "w")]
+    Waiting,
+    /// Nothing.
+    #[serde(rename = "d")]
+    Done,
+}
+
+/// Where reading stopped, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct At {
+    /// The file.
+    #[serde(flatten)]
+    pub(super) key: Key,
+    /// The place in it.
+    pub(super) offset: u64,
+}
+
+/// How far a folder was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Position {
+    /// Where reading stopped last.
+    pub(super) at: Option<At>,
+    /// A file at this key or below was read, unless it is among `files`.
+    pub(super) floor: Option<Key>,
+    /// How far each file was read, by its inode.
+    pub(super) files: BTreeMap<String, Mark>,
+}
+
+impl Position {
+    /// Whether a file without a mark was read before.
+    pub(super) fn was_read(&self, key: &Key) -> bool {
+        self.floor.as_ref().is_some_and(|floor| key <= floor)
+    }
+
+    /// Makes room for another file. `seen` has the key of each file with a mark that is still there, and `unread` is the
+    /// least key of a file that has none and is not read. Returns false when there is no room.
+    pub(super) fn make_room(&mut self, seen: &BTreeMap<String, Key>, unread: Option<&Key>) -> bool {
+        if self.files.len() < FILES_MAX {
+            return true;
+        }
+        // A file that is gone says nothing about others.
+        if let Some(gone) = self.files.keys().find(|id| !seen.contains_key(*id)).cloned() {
+            self.files.remove(&gone);
+            return true;
+        }
+        let done = seen.iter().filter(|(id, key)| {
+            let is_done = self.files.get(*id).is_some_and(|mark| mark.stage == Stage::Done);
+            is_done && unread.is_none_or(|unread| *key < unread)
+        });
+        let Some((id, key)) = done.min_by_key(|(_, key)| *key) else { return false };
+        self.files.remove(id);
+        if !self.was_read(key) {
+            self.floor = Some(key.clone());
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::pull::CURSOR_BYTES_MAX;
+
+    fn key(changed: i64) -> Key {
+        Key { changed, path: format!("{changed}.log") }
+    }
+
+    fn full(stage: impl Fn(i64) -> Stage) -> (Position, BTreeMap<String, Key>) {
+        let mut position = Position::default();
+        let mut seen = BTreeMap::new();
+        for number in 0..FILES_MAX as i64 {
+            let mark =
+                Mark { offset: u64::MAX, modified: i64::MAX, check: u32::MAX, stage: stage(number), packed: false };
+            position.files.insert(format!("{:x}", u64::MAX - number as u64), mark);
+            seen.insert(format!("{:x}", u64::MAX - number as u64), key(number));
+        }
+        (position, seen)
+    }
+
+    #[test]
+    fn the_oldest_file_that_was_read_to_its_end_is_given_up() {
+        let (mut position, seen) = full(|number| if number < 2 { Stage::Waiting } else { Stage::Done });
+        assert!(position.make_room(&seen, None));
+        assert_eq!((position.floor.clone(), position.files.len()), (Some(key(2)), FILES_MAX - 1));
+        assert!(position.was_read(&key(2)) && !position.was_read(&key(3)));
+        assert!(position.make_room(&seen, None), "there is room by now");
+        assert_eq!(position.floor, Some(key(2)));
+    }
+
+    #[test]
+    fn no_file_is_given_up_while_an_older_one_is_unread() {
+        let (mut position, seen) = full(|_| Stage::Done);
+        assert!(!position.make_room(&seen, Some(&key(0))));
+        assert!(position.make_room(&seen, Some(&key(1))));
+        assert_eq!(position.floor, Some(key(0)));
+        let (mut position, seen) = full(|_| Stage::Waiting);
+        assert!(!position.make_room(&seen, None), "each has something left");
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_forgotten_first() {
+        let (mut position, mut seen) = full(|_| Stage::Waiting);
+        let (gone, _) = seen.pop_last().unwrap();
+        assert!(position.make_room(&seen, None));
+        assert!(!position.files.contains_key(&gone) && position.floor.is_none());
+    }
+
+    #[test]
+    fn the_largest_position_is_a_cursor() {
+        let (mut position, _) = full(|_| Stage::Waiting);
+        // The longest path, of bytes that are written as three characters each.
+        let longest = Key { changed: i64::MAX, path: "%ff".repeat(4_096) };
+        position.at = Some(At { key: longest.clone(), offset: u64::MAX });
+        position.floor = Some(longest);
+        let bytes = serde_json::to_vec(&position).unwrap();
+        assert!(bytes.len() <= CURSOR_BYTES_MAX, "{}", bytes.len());
+        assert_eq!(serde_json::from_slice::<Position>(&bytes).unwrap(), position);
+    }
+}

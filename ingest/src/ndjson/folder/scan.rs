@@ -1,0 +1,327 @@
+//! Looks through the folder: which files have something to read, the oldest first.
+//!
+//! It never follows a symbolic link, and it holds a bounded number of files however many there are.
+
+use std::collections::{BTreeMap, BinaryHeap, HashSet};
+use std::ffi::OsStr;
+use std::fs::{self, Metadata};
+use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::config::Config;
+use super::position::{Key, Mark, Position, Stage};
+use super::warnings::Warnings;
+
+/// The most files that one look holds. The others are found by a later one.
+const UNREAD_MAX: usize = 4_096;
+/// Subfolders below more of them are left out.
+const DEPTH_MAX: usize = 32;
+/// A packed file has this suffix beside its own.
+const PACKED: &[u8] = b".gz";
+
+/// Files that this account may not read: their ids, and when they had last changed.
+pub(super) type Denied = HashSet<(String, i64)>;
+
+/// A file with something to read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Found {
+    /// Its place in the order.
+    pub(super) key: Key,
+    /// Its inode, and its device if that is not the folder's.
+    pub(super) id: String,
+    /// Its path below the folder.
+    pub(super) path: PathBuf,
+    /// Where to begin.
+    pub(super) offset: u64,
+    /// When its content last changed, in nanoseconds since the epoch.
+    pub(super) modified: i64,
+    /// Its size as it is on the disk.
+    pub(super) size: u64,
+    /// Whether it must be unpacked.
+    pub(super) packed: bool,
+    /// It has not changed for so long that what it ends with is its end.
+    pub(super) is_quiet: bool,
+}
+
+/// What a look found.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    /// The files with something to read, the oldest first.
+    pub(super) unread: Vec<Found>,
+    /// There are more of them.
+    pub(super) is_cut: bool,
+    /// The least key of a file without a mark for which it is too early.
+    pub(super) least: Option<Key>,
+    /// The keys of the files with a mark.
+    pub(super) marked: BTreeMap<String, Key>,
+}
+
+/// What to do with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// It is read to its end.
+    Read,
+    /// There is something, and it is too early for it.
+    Early,
+    /// There may be something from this offset on.
+    From(u64),
+}
+
+/// For how long a file has not changed.
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    /// For as long as a packed file must not.
+    is_settled: bool,
+    /// For so long that what it ends with is its end.
+    is_quiet: bool,
+}
+
+/// Looks through `root`.
+///
+/// # Errors
+/// When the folder cannot be looked at, or something other than a right is in the way of a part of it.
+pub(super) fn scan(
+    root: &Path,
+    config: &Config,
+    position: &Position,
+    now: i64,
+    denied: &Denied,
+    warnings: &mut Warnings,
+) -> io::Result<Scan> {
+    let device = fs::metadata(root)?.dev();
+    let mut scan = Scan::default();
+    let mut unread = BinaryHeap::new();
+    let mut folders = vec![(PathBuf::new(), 0)];
+    while let Some((folder, depth)) = folders.pop() {
+        let entries = match fs::read_dir(root.join(&folder)) {
+            Ok(entries) => entries,
+            Err(error) if depth > 0 && error.kind() == ErrorKind::NotFound => continue,
+            Err(error) if depth > 0 && error.kind() == ErrorKind::PermissionDenied => {
+                warnings.tell(&folder, "this account may not look into a subfolder; its files are left out");
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let entry = entry?;
+            let path = folder.join(entry.file_name());
+            // Of the entry itself: a link is not followed.
+            let metadata = match entry.metadata() {
+                Ok(metadata) => metadata,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            if metadata.is_dir() {
+                if depth < DEPTH_MAX {
+                    folders.push((path, depth + 1));
+                } else {
+                    warnings.tell(&path, "too many subfolders are in each other; this one is left out");
+                }
+            } else if metadata.is_symlink() {
+                warn_of_link(root, &path, warnings);
+            } else if metadata.is_file() {
+                let file = File { path, metadata, device };
+                scan.consider(file, config, position, now, denied, &mut unread);
+            }
+        }
+    }
+    scan.unread = unread.into_sorted_vec();
+    Ok(scan)
+}
+
+/// What a link inside the folder means is read under its own name.
+fn warn_of_link(root: &Path, path: &Path, warnings: &mut Warnings) {
+    let is_inside = fs::canonicalize(root.join(path))
+        .and_then(|target| Ok(target.starts_with(fs::canonicalize(root)?)))
+        .unwrap_or_default();
+    if !is_inside {
+        warnings.tell(path, "a symbolic link leads out of the folder or nowhere; it is not followed");
+    }
+}
+
+struct File {
+    path: PathBuf,
+    metadata: Metadata,
+    device: u64,
+}
+
+impl Scan {
+    fn consider(
+        &mut self,
+        file: File,
+        config: &Config,
+        position: &Position,
+        now: i64,
+        denied: &Denied,
+        unread: &mut BinaryHeap<Found>,
+    ) {
+        let File { path, metadata, device } = file;
+        let id = id_of(&metadata, device);
+        let mark = position.files.get(&id);
+        let named = named(path.file_name().unwrap_or_default(), &config.suffixes);
+        // A file that is renamed keeps its inode: read what is left of it, whatever it is called now.
+        let Some(packed) = named.or_else(|| mark.map(|mark| mark.packed)) else { return };
+        let key = Key { changed: nanos(metadata.ctime(), metadata.ctime_nsec()), path: text_of(&path) };
+        let modified = nanos(metadata.mtime(), metadata.mtime_nsec());
+        let age = Duration::from_nanos(u64::try_from(now.saturating_sub(key.changed)).unwrap_or_default());
+        let rest = Rest { is_settled: age >= config.settle(), is_quiet: age >= config.last_line() };
+        let size = metadata.len();
+        if mark.is_some() {
+            self.marked.insert(id.clone(), key.clone());
+        }
+        let look = match mark {
+            // A right that is given changes the file's key.
+            _ if denied.contains(&(id.clone(), key.changed)) => Look::Read,
+            None if size == 0 || position.was_read(&key) => Look::Read,
+            None if packed && !rest.is_settled => Look::Early,
+            None => Look::From(0),
+            Some(mark) if packed => look_packed(mark, modified, rest),
+            Some(mark) => look_plain(mark, modified, size, rest),
+        };
+        if look == Look::Early && mark.is_none() && self.least.as_ref().is_none_or(|least| key < *least) {
+            self.least = Some(key.clone());
+        }
+        if let Look::From(offset) = look {
+            unread.push(Found { key, id, path, offset, modified, size, packed, is_quiet: rest.is_quiet });
+            if unread.len() > UNREAD_MAX {
+                unread.pop();
+                self.is_cut = true;
+            }
+        }
+    }
+}
+
+fn look_packed(mark: &Mark, modified: i64, rest: Rest) -> Look {
+    match mark.stage {
+        // Another content, so nothing of what was read tells where.
+        _ if mark.modified != modified => {
+            if rest.is_settled {
+                Look::From(0)
+            } else {
+                Look::Early
+            }
+        }
+        Stage::Done => Look::Read,
+        Stage::Waiting if !rest.is_quiet => Look::Early,
+        Stage::Reading | Stage::Waiting => Look::From(mark.offset),
+    }
+}
+
+fn look_plain(mark: &Mark, modified: i64, size: u64, rest: Rest) -> Look {
+    if size < mark.offset {
+        return Look::From(0);
+    }
+    match mark.stage {
+        _ if mark.modified != modified => Look::From(mark.offset),
+        // Some file systems tell the time of a change late.
+        Stage::Done if size == mark.offset => Look::Read,
+        Stage::Waiting if !rest.is_quiet => Look::Early,
+        Stage::Done | Stage::Reading | Stage::Waiting => Look::From(mark.offset),
+    }
+}
+
+/// Whether a file of this name is read: `Some(true)` if it is packed.
+fn named(name: &OsStr, suffixes: &[String]) -> Option<bool> {
+    let ends = |name: &[u8]| suffixes.iter().any(|suffix| name.ends_with(suffix.as_bytes()));
+    let name = name.as_bytes();
+    match name.strip_suffix(PACKED) {
+        Some(own) if ends(own) => Some(true),
+        _ => ends(name).then_some(false),
+    }
+}
+
+/// What a file is known by, whatever it is called.
+pub(super) fn id_of(metadata: &Metadata, device: u64) -> String {
+    if metadata.dev() == device {
+        format!("{:x}", metadata.ino())
+    } else {
+        format!("{:x}-{:x}", metadata.dev(), metadata.ino())
+    }
+}
+
+/// A path as text that no other path has: bytes that are no UTF-8, control characters and `%` are written `%xx`.
+pub(super) fn text_of(path: &Path) -> String {
+    let mut text = String::new();
+    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+        for char in chunk.valid().chars() {
+            if char.is_control() || char == '%' {
+                char.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| text.push_str(&format!("%{byte:02x}")));
+            } else {
+                text.push(char);
+            }
+        }
+        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("%{byte:02x}")));
+    }
+    text
+}
+
+fn nanos(seconds: i64, nanos: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_for_the_end_of_its_name() {
+        let suffixes = [".log".to_owned(), ".ndjson".to_owned()];
+        for (name, expected) in [
+            ("a.log", Some(false)),
+            ("a.log.gz", Some(true)),
+            ("a.gz", None),
+            (".log", Some(false)),
+            ("a.log.1", None),
+            ("a.ndjson.gz.part", None),
+        ] {
+            assert_eq!(named(OsStr::new(name), &suffixes), expected, "{name}");
+        }
+        assert_eq!(named(OsStr::from_bytes(b"\xff.log"), &suffixes), Some(false));
+    }
+
+    #[test]
+    fn every_path_has_a_text_of_its_own() {
+        let text = |bytes: &[u8]| text_of(Path::new(OsStr::from_bytes(bytes)));
+        assert_eq!(text("a/é.log".as_bytes()), "a/é.log");
+        assert_eq!(text(b"\xff%\n.log"), "%ff%25%0a.log");
+        assert_ne!(text(b"\xff"), text(b"%ff"));
+    }
+
+    #[test]
+    fn what_is_left_of_a_plain_file_follows_from_size_and_time() {
+        let mark = |offset, stage| Mark { offset, modified: 7, check: 0, stage, packed: false };
+        for (mark, modified, size, is_quiet, expected) in [
+            (mark(10, Stage::Done), 7, 10, false, Look::Read),
+            (mark(10, Stage::Done), 8, 10, false, Look::From(10)),
+            (mark(10, Stage::Done), 8, 15, false, Look::From(10)),
+            (mark(10, Stage::Done), 7, 15, false, Look::From(10)),
+            (mark(10, Stage::Done), 8, 9, false, Look::From(0)),
+            (mark(10, Stage::Waiting), 7, 15, false, Look::Early),
+            (mark(10, Stage::Waiting), 7, 15, true, Look::From(10)),
+            (mark(10, Stage::Waiting), 8, 15, false, Look::From(10)),
+            (mark(10, Stage::Reading), 7, 15, false, Look::From(10)),
+        ] {
+            let rest = Rest { is_settled: true, is_quiet };
+            assert_eq!(look_plain(&mark, modified, size, rest), expected, "{mark:?} {modified} {size}");
+        }
+    }
+
+    #[test]
+    fn a_packed_file_is_read_once_it_has_settled_and_again_when_it_is_another() {
+        let mark = |stage| Mark { offset: 10, modified: 7, check: 0, stage, packed: true };
+        for (mark, modified, is_settled, is_quiet, expected) in [
+            (mark(Stage::Done), 7, true, true, Look::Read),
+            (mark(Stage::Done), 8, false, false, Look::Early),
+            (mark(Stage::Done), 8, true, false, Look::From(0)),
+            (mark(Stage::Reading), 7, true, false, Look::From(10)),
+            (mark(Stage::Waiting), 7, true, false, Look::Early),
+            (mark(Stage::Waiting), 7, true, true, Look::From(10)),
+        ] {
+            let rest = Rest { is_settled, is_quiet };
+            assert_eq!(look_packed(&mark, modified, rest), expected, "{mark:?} {modified}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Names, components and selections of instances.
+
+use super::*;
+
+fn read(text: &str) -> Sinks {
+    serde_json::from_str(text).unwrap()
+}
+
+fn problems(text: &str) -> Vec<String> {
+    let problems = read(text).validate("sinks", &["alert", "normalize", "subscriber"]).into_iter();
+    problems.map(|problem| format!("{}: {}", problem.path, problem.message)).collect()
+}
+
+#[test]
+fn components_have_the_names_of_their_instance() {
+    let names =
+        |text: &str| -> Vec<String> { read(text).components().into_iter().map(|component| component.name).collect() };
+    let usual: Vec<String> = usual_components().into_iter().map(|component| component.name).collect();
+    assert_eq!(usual, ["clickhouse", "clickhouse-raw", "file-events", "file-alerts", "jira", "splunk"]);
+    let text = r#"{ "splunk": {}, "splunk_dr": { "kind": "splunk" }, "copy": { "kind": "file", "dir": "a" } }"#;
+    assert_eq!(names(text), ["copy-events", "copy-alerts", "splunk", "splunk_dr"]);
+}
+
+#[test]
+fn what_is_built_is_what_is_declared() {
+    let text = r#"{
+        "clickhouse": { "url": "http://127.0.0.1:1" }, "file": { "dir": "a" },
+        "jira": { "url": "http://127.0.0.1:1" }, "splunk": { "url": "http://127.0.0.1:1", "token": "t" }
+    }"#;
+    let sinks = read(text);
+    assert_eq!(sinks.iter().count(), KINDS.len(), "add the new kind here");
+    for instance in sinks.iter() {
+        instance.parts().unwrap();
+    }
+}
+
+#[test]
+fn a_name_is_plain_and_nobody_elses() {
+    let named = |name: &str| problems(&format!(r#"{{ "{name}": {{ "kind": "file", "dir": "a" }} }}"#));
+    for name in ["a", "copy_2", &"a".repeat(32)] {
+        assert_eq!(named(name), [""; 0], "{name}");
+    }
+    for name in ["", "2nd", "_a", "Copy", "copy-2", "a b", "é", &"a".repeat(33)] {
+        let [problem] = named(name).try_into().unwrap();
+        assert!(problem.contains("expected a name of at most 32 bytes"), "{name}: {problem}");
+    }
+    let [problem] = named("jira").try_into().unwrap();
+    assert!(problem.starts_with("sinks.jira: expected the kind `jira`, found `file`"), "{problem}");
+    for name in ["alert", "subscriber"] {
+        let text = format!(r#"{{ "{name}": {{ "kind": "splunk", "url": "http://a", "token": "t" }} }}"#);
+        let [problem] = problems(&text).try_into().unwrap();
+        assert!(problem.starts_with(&format!("sinks.{name}: expected another name")), "{problem}");
+    }
+}
+
+#[test]
+fn two_instances_do_not_write_to_one_place() {
+    let files = r#"{ "file": { "dir": "a" }, "more": { "kind": "file", "dir": "a" } }"#;
+    assert_eq!(problems(files), ["sinks.more.dir: expected another one than that of `sinks.file`, found the same"]);
+    let url = "http://127.0.0.1:1";
+    let stores = |database: &str| {
+        problems(&format!(
+            r#"{{ "clickhouse": {{ "url": "{url}" }},
+                 "copy": {{ "kind": "clickhouse", "url": "{url}", "database": "{database}" }} }}"#
+        ))
+    };
+    assert_eq!(stores("headrace").len(), 1);
+    assert_eq!(stores("copy"), [""; 0]);
+}
+
+#[test]
+fn up_adds_files_only_where_no_receiver_was_chosen() {
+    let names = |text: &str| -> Vec<String> {
+        let mut sinks = read(text);
+        sinks.complete_for_up(Path::new("data"));
+        sinks.iter().map(|instance| instance.name().to_owned()).collect()
+    };
+    assert_eq!(names("{}"), ["clickhouse", "file"]);
+    assert_eq!(names(r#"{ "splunk": {} }"#), ["clickhouse", "splunk"]);
+    assert_eq!(names(r#"{ "tickets": { "kind": "jira" } }"#), ["clickhouse", "tickets"]);
+    assert_eq!(names(r#"{ "copy": { "kind": "clickhouse" } }"#), ["clickhouse", "copy", "file"]);
+}
+
+#[test]
+fn a_selection_becomes_the_filters_of_each_consumer() {
+    let filters = |text: &str| -> Vec<Vec<String>> {
+        let sinks = read(text);
+        assert!(sinks.validate("sinks", &[]).is_empty(), "{text}: {:?}", sinks.validate("sinks", &[]));
+        let parts = sinks.iter().flat_map(|instance| instance.parts().unwrap());
+        parts.map(|(_, part)| part.options.filters).collect()
+    };
+    let file = |more: &str| filters(&format!(r#"{{ "file": {{ "dir": "a"{more} }} }}"#));
+    assert_eq!(file(""), [["events.scored.>"], ["alerts.>"]]);
+    let high = file(r#", "min_severity": "high", "tenants": ["Acme"]"#);
+    assert_eq!(high[0], ["events.scored.acme.*.critical", "events.scored.acme.*.high"]);
+    assert_eq!(high[1], ["alerts.acme.critical.*", "alerts.acme.high.*"]);
+    assert_eq!(file(r#", "min_severity": "high", "severities": ["low"]"#)[1], ["alerts.*.low.*"]);
+    let store = r#"{ "copy": { "kind": "clickhouse", "url": "http://127.0.0.1:1", "tenants": ["acme"] } }"#;
+    assert_eq!(filters(store), [["events.scored.acme.*.*"], ["raw.acme.>"]]);
+    let jira = r#"{ "jira": { "url": "https://a", "email": "a@b", "api_token": "t", "project": "SEC" } }"#;
+    assert_eq!(filters(jira), [["alerts.*.critical.*", "alerts.*.high.*"]]);
+}
+
+#[test]
+fn a_selection_that_subjects_cannot_say_is_refused() {
+    let paths = |text: &str| -> Vec<String> {
+        read(text).validate("sinks", &[]).into_iter().map(|problem| problem.path).collect()
+    };
+    let url = r#""url": "http://127.0.0.1:1""#;
+    assert_eq!(paths(r#"{ "file": { "dir": "a", "categories": ["code"] } }"#), ["sinks.file.categories"]);
+    let copy = format!(r#"{{ "copy": {{ "kind": "clickhouse", {url}, "min_severity": "low" }} }}"#);
+    assert_eq!(paths(&copy), ["sinks.copy.min_severity"]);
+    let own = format!(r#"{{ "clickhouse": {{ {url}, "tenants": ["acme"] }} }}"#);
+    assert_eq!(paths(&own), ["sinks.clickhouse.tenants"]);
+    let tenants = |count: usize| {
+        let tenants: Vec<String> = (0..count).map(|number| format!("tenant-{number}")).collect();
+        let tenants = serde_json::to_string(&tenants).unwrap();
+        problems(&format!(
+            r#"{{ "splunk": {{ {url}, "token": "t", "severities": ["high", "critical"], "tenants": {tenants} }} }}"#
+        ))
+    };
+    assert_eq!(tenants(32), [""; 0]);
+    let [problem] = tenants(33).try_into().unwrap();
+    assert!(problem.starts_with("sinks.splunk: expected at most 64 combinations") && problem.contains("found 66"));
+}
+
+#[test]
+fn what_passes_another_configurations_filters_is_looked_at_again() {
+    use headrace_tests::harness::samples::Sample as _;
+    let text = r#"{ "splunk": { "url": "http://127.0.0.1:1", "token": "t", "categories": ["audit"] } }"#;
+    let only = r#"{ "splunk": { "url": "http://127.0.0.1:1", "token": "t", "only": "category == 'audit'" } }"#;
+    let event = headrace_schemas::event::Event::sample(1);
+    let own = |text: &str| text.replace("audit", event.category.as_str());
+    for (text, wanted) in [(text.to_owned(), false), (own(text), true), (only.to_owned(), false), (own(only), true)] {
+        let sinks = read(&text);
+        let (_, part) = sinks.iter().next().unwrap().parts().unwrap().remove(0);
+        let crate::kind::AnySink::Events(sink) = part.sink else { panic!("Splunk takes events") };
+        assert_eq!(headrace_runtime::component::sink::Sink::wants(&sink, &event), wanted, "{text}");
+    }
+}
