@@ -20,7 +20,8 @@ pub struct Config {
     /// see the same folder.
     #[schemars(example = &"/var/log/audit")]
     pub url: String,
-    /// Which files to read: those whose name ends with one of these, and with one of these and `.gz`.
+    /// Which files to read: those whose name ends with one of these. A number or date that a rotation adds may follow, as in
+    /// `audit.log.1` and `audit.log-20260131`, and `.gz`.
     pub suffixes: Vec<String>,
     /// Pause between two looks into the folder, in seconds. Example: 60.
     #[schemars(range(min = 1, max = 86_400))]

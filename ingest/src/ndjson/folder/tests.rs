@@ -134,15 +134,28 @@ async fn a_file_that_is_renamed_is_read_on_and_its_successor_from_the_beginning(
     assert_eq!(bed.numbers().await, [1]);
     bed.append("a.log", &line(2));
     // No suffix of ours, but the file was ours.
-    fs::rename(bed.path("a.log"), bed.path("a.log.1")).unwrap();
+    fs::rename(bed.path("a.log"), bed.path("a.log.old")).unwrap();
     bed.append("a.log", &line(3));
     let mut found = bed.numbers().await;
     found.sort_unstable();
     assert_eq!(found, [2, 3]);
-    bed.append("a.log.1", &line(4));
+    bed.append("a.log.old", &line(4));
     fs::create_dir(bed.path("old")).unwrap();
     fs::rename(bed.path("a.log"), bed.path("old/a.log")).unwrap();
     assert_eq!(bed.numbers().await, [4]);
+}
+
+#[tokio::test]
+async fn a_file_that_is_set_aside_before_anybody_looks_is_read() {
+    let mut bed = Bed::new();
+    bed.append("a.log", &line(1));
+    fs::rename(bed.path("a.log"), bed.path("a.log.2")).unwrap();
+    bed.append("a.log", &line(2));
+    fs::rename(bed.path("a.log"), bed.path("a.log-20260131")).unwrap();
+    pack(&bed.path("a.log.3.gz"), line(3).as_bytes());
+    let mut found = bed.numbers().await;
+    found.sort_unstable();
+    assert_eq!(found, [1, 2, 3]);
 }
 
 #[tokio::test]
