@@ -120,7 +120,8 @@ struct Collector {
     dir: TempDir,
     ids: Arc<Mutex<Vec<String>>>,
     is_closed: Arc<AtomicBool>,
-    _task: JoinSet<()>,
+    /// Ends with the receiver.
+    _tasks: JoinSet<()>,
 }
 
 impl Collector {
@@ -160,14 +161,14 @@ impl Case for Collector {
         let (dir, ids, is_closed) = (TempDir::new().unwrap(), Arc::default(), Arc::default());
         let listener = UnixListener::bind(dir.path().join("collector.sock")).unwrap();
         let (kept, closed) = (Arc::clone(&ids), Arc::clone(&is_closed));
-        let mut task = JoinSet::new();
-        task.spawn(async move {
-            let mut served = JoinSet::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                served.spawn(serve(stream, Arc::clone(&kept), Arc::clone(&closed)));
+                connections.spawn(serve(stream, Arc::clone(&kept), Arc::clone(&closed)));
             }
         });
-        Self { dir, ids, is_closed, _task: task }
+        Self { dir, ids, is_closed, _tasks: tasks }
     }
     fn sink(&self) -> BoxedSink<Event> {
         let AnySink::Events(sink) = self.part().sink else { panic!("it takes events") };

@@ -87,10 +87,11 @@ impl Opened {
 
     /// The consumers of the sink `name`, if it may be removed.
     fn left_behind(&self, name: &str) -> anyhow::Result<Vec<&Found>> {
-        let own: Vec<&Found> = self.found.iter().filter(|found| found.component.instance == name).collect();
+        let is_meant = |found: &&Found| found.component.instance == name && !self.is_configured(found);
+        let own: Vec<&Found> = self.found.iter().filter(is_meant).collect();
         let shown = plain::line(name);
         anyhow::ensure!(
-            !self.configured.iter().any(|component| component.instance == name),
+            !own.is_empty() || !self.configured.iter().any(|component| component.instance == name),
             "expected a sink that is not configured any more, found `{shown}` in the configuration; take it out and stop \
              the processes that run it first"
         );

@@ -44,6 +44,13 @@ pub struct Component {
     pub stream: Stream,
 }
 
+impl Component {
+    /// Whether both are one consumer.
+    fn is_same(&self, other: &Self) -> bool {
+        (&self.name, self.stream) == (&other.name, other.stream)
+    }
+}
+
 /// A consumer of a sink.
 #[derive(Clone, Debug)]
 pub struct Found {
@@ -148,7 +155,7 @@ pub async fn watch(
         }
         match consumers(&broker, &usual).await {
             Ok(mut found) => {
-                found.retain(|found| !configured.contains(&found.component) && !found.is_read());
+                found.retain(|found| !configured.iter().any(|own| own.is_same(&found.component)) && !found.is_read());
                 told.tell(&found);
             }
             Err(error) => told.fail(&error),
