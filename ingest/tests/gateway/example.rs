@@ -47,8 +47,10 @@ async fn the_source_of_the_page_is_served_by_the_gateway() {
         (request("the site's key", AHEAD), 400, "door_malformed"),
         (gateway.http().post(gateway.webhook("")).body(BODY), 404, "unknown_path"),
     ] {
+        let before = gateway.counted(code);
         let (found, body) = send(refused).await;
         assert!(found == status && body.contains(&format!("\"error\":\"{code}\"")), "{code}: {found} {body}");
+        assert_eq!(gateway.counted(code), before + 1.0);
     }
 
     let messages = gateway.nats().messages(Stream::Raw).await;
