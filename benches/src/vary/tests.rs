@@ -180,6 +180,7 @@ fn event(kind: &str, json: &str, score: &Score) -> Event {
         source: "github".to_owned(),
         event: kind.to_owned(),
         received_at: Timestamp::from_micros((BEGAN + 10) * 1_000_000),
+        event_time: None,
         headers: Vec::new(),
         body: json.to_owned().into(),
         sha256: String::new(),

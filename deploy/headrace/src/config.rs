@@ -20,7 +20,7 @@ pub const PREFIX: &str = "HEADRACE__";
 const SYNC_INTERVAL_MIN_MS: u64 = 100;
 
 /// The users of NATS. A consumer of a user's name may be that user's.
-const USERS: [&str; 7] = ["admin", "ingest", "pipeline", "retention", "sinks", "recover", "subscriber"];
+const USERS: [&str; 8] = ["admin", "ingest", "collect", "pipeline", "retention", "sinks", "recover", "subscriber"];
 
 /// Headrace's configuration. Every setting has a default. A secret `x` may be given as `x_file`, the path of a file
 /// that holds it. `HEADRACE__A__B` in the environment overrides `a.b`.

@@ -13,7 +13,7 @@ use headrace_tests::conformance::receiver::{Case, Promise};
 use headrace_tests::sink_conformance;
 use tempfile::TempDir;
 use tokio::net::UnixListener;
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 
 const PAGE: &str = include_str!("../../../deploy/docs/adding-a-part.md");
 
@@ -120,13 +120,7 @@ struct Collector {
     dir: TempDir,
     ids: Arc<Mutex<Vec<String>>>,
     is_closed: Arc<AtomicBool>,
-    task: AbortHandle,
-}
-
-impl Drop for Collector {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    _task: JoinSet<()>,
 }
 
 impl Collector {
@@ -166,12 +160,14 @@ impl Case for Collector {
         let (dir, ids, is_closed) = (TempDir::new().unwrap(), Arc::default(), Arc::default());
         let listener = UnixListener::bind(dir.path().join("collector.sock")).unwrap();
         let (kept, closed) = (Arc::clone(&ids), Arc::clone(&is_closed));
-        let task = tokio::spawn(async move {
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let mut served = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, Arc::clone(&kept), Arc::clone(&closed)));
+                served.spawn(serve(stream, Arc::clone(&kept), Arc::clone(&closed)));
             }
         });
-        Self { dir, ids, is_closed, task: task.abort_handle() }
+        Self { dir, ids, is_closed, _task: task }
     }
     fn sink(&self) -> BoxedSink<Event> {
         let AnySink::Events(sink) = self.part().sink else { panic!("it takes events") };

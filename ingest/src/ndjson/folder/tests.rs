@@ -342,7 +342,7 @@ async fn everything_that_is_written_meanwhile_is_read() {
         }
         // A file that is made and renamed between two looks has another name by then.
         bed.go_on(|config| {
-            config.suffixes = (0..20).map(|file| format!(".{file}")).chain([".log".to_owned()]).collect()
+            config.suffixes = (0..20).map(|file| format!(".{file}")).chain([".log".to_owned()]).collect();
         });
     }
     writer.await.unwrap();

@@ -220,7 +220,7 @@ fn an_unreadable_line_is_a_record_that_says_why() {
 proptest! {
     #[test]
     fn any_bytes_make_records_or_are_refused(body in prop::collection::vec(any::<u8>(), 0..300)) {
-        for (_, line) in lines(&body.clone().into()) {
+        for (_, line) in lines(&body.into()) {
             prop_assert!(!line.contains(&b'\n'));
             let _ = split().record(line);
         }
