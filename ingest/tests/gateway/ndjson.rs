@@ -22,7 +22,7 @@ use crate::support::TestGateway;
 
 const TOKEN: &str = "token-of-all";
 const ACMES: &str = "token-of-acme";
-const LINE: &str = r#"{"id":"a-1","time":"2026-03-01T12:00:00Z","kind":"login","tenant":"Acme"}"#;
+const LINE: &str = r#"{"id":"a-1","time":"2025-03-01T12:00:00Z","kind":"login","tenant":"Acme"}"#;
 
 fn config() -> Config {
     let scoped = Scoped { tenants: vec!["Acme EU".to_owned()], tokens: vec![Secret::new(ACMES)] };
@@ -50,7 +50,7 @@ fn gzip(body: &[u8]) -> Vec<u8> {
 }
 
 fn lines(ids: std::ops::Range<usize>) -> String {
-    ids.map(|id| format!("{{\"id\":{id},\"time\":1772366400,\"kind\":\"login\",\"actor\":\"mona\"}}\n")).collect()
+    ids.map(|id| format!("{{\"id\":{id},\"time\":1740830400,\"kind\":\"login\",\"actor\":\"mona\"}}\n")).collect()
 }
 
 /// Checks an answer's numbers: status, word, records and duplicates.
@@ -67,7 +67,7 @@ async fn stored(gateway: &TestGateway) -> u64 {
 async fn each_line_is_stored_as_it_was_sent() {
     let tenants = Tenants { by_login: [("acme".to_owned(), "Acme EU".to_owned())].into() };
     let gateway = TestGateway::with_tenants(config(), &tenants).await;
-    let other = r#" {"id":7,"time":1772366400.5, "tenant":"octo"} "#;
+    let other = r#" {"id":7,"time":1740830400.5, "tenant":"octo"} "#;
     let body = format!("{LINE}\r\n\r\n{other}");
     assert_eq!(told(&send(&gateway, body.clone()).await), (202, "stored", 2, 0));
     assert_eq!(told(&send(&gateway, body).await), (200, "duplicate", 2, 2));
@@ -82,8 +82,8 @@ async fn each_line_is_stored_as_it_was_sent() {
     let subjects: Vec<&str> = messages.iter().map(|message| message.subject.as_str()).collect();
     assert_eq!(subjects, ["raw.acme_20eu.ndjson.login", "raw.octo.ndjson.record", "raw.acme_20eu.ndjson.logout"]);
     assert_eq!((found(0, header::ID), found(1, header::ID)), ("ndjson:a-1".to_owned(), "ndjson:7".to_owned()));
-    assert_eq!(found(0, header::EVENT_TIME), "1772366400000000");
-    assert_eq!(found(1, header::EVENT_TIME), "1772366400500000");
+    assert_eq!(found(0, header::EVENT_TIME), "1740830400000000");
+    assert_eq!(found(1, header::EVENT_TIME), "1740830400500000");
     assert_eq!((found(0, header::SOURCE).as_str(), found(0, header::CONTENT_TYPE).as_str()), ("ndjson", ""));
     let records = |outcome: &str| {
         gateway.metric(&format!("headrace_ingest_records_total{{source=\"ndjson\",outcome=\"{outcome}\"}}"))
@@ -187,7 +187,7 @@ async fn a_request_whose_broker_died_midway_is_sent_again_and_stored_once() {
     const RECORDS: usize = 4_000;
     // Long lines, so that storing them takes a while.
     let text = "x".repeat(2_000);
-    let line = |id: usize| format!("{{\"id\":{id},\"time\":1772366400,\"text\":\"{text}\"}}\n");
+    let line = |id: usize| format!("{{\"id\":{id},\"time\":1740830400,\"text\":\"{text}\"}}\n");
     let gateway = TestGateway::start(config()).await;
     let mut sent = 0;
     // The broker may confirm the last record before it dies. Then the next request is the one that dies midway.

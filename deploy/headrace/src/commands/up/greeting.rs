@@ -83,7 +83,7 @@ fn send_records(out: &mut Vec<u8>, ready: &Ready, data: &DataDir) -> io::Result<
     // The list of processes would show a token among curl's arguments.
     writeln!(
         out,
-        "  printf 'header = \"Authorization: Bearer %s\"' \"{token}\" | curl -K - -H 'Content-Type: application/x-ndjson' --data-binary '{{\"id\":\"first\",\"time\":\"2026-01-31T08:15:30Z\",\"kind\":\"login\",\"tenant\":\"acme\",\"actor\":\"mona\"}}' {gateway}/collect/ndjson"
+        "  printf 'header = \"Authorization: Bearer %s\"' \"{token}\" | curl -K - -H 'Content-Type: application/x-ndjson' --data-binary '{{\"id\":\"first\",\"time\":\"2025-01-31T08:15:30Z\",\"kind\":\"login\",\"tenant\":\"acme\",\"actor\":\"mona\"}}' {gateway}/collect/ndjson"
     )?;
     writeln!(out)
 }
