@@ -92,24 +92,25 @@ fn configured(config: &Config) -> impl Iterator<Item = &'static dyn Registered> 
     SOURCES.iter().copied().filter(|source| source.is_configured(config))
 }
 
-/// Whether the configuration asks for any source.
-#[must_use]
-pub fn is_any_configured(config: &Config) -> bool {
-    configured(config).next().is_some()
-}
-
 /// What is wrong with the settings of the sources, below `path`, the path of `config`.
 #[must_use]
 pub fn validate(config: &Config, path: &str) -> Vec<Invalid> {
     configured(config).flat_map(|source| source.validate(config, path)).collect()
 }
 
-/// What is wrong when `config`, whose path is `path`, asks for no source at all.
+/// What is wrong when nobody can send anything to a gateway with `config`, whose path is `path`.
 #[must_use]
 pub fn missing(config: &Config, path: &str) -> Option<Invalid> {
     let message = "expected at least one webhook secret, or a token in `ingest.ndjson.tokens`, found neither; use the \
                    secret that is set at GitHub, or make one with `openssl rand -hex 32`";
-    (!is_any_configured(config)).then(|| Invalid::new(format!("{path}.github.secrets"), message))
+    let is_missing = mounts(config, &Tenants::default()).is_empty();
+    is_missing.then(|| Invalid::new(format!("{path}.github.secrets"), message))
+}
+
+/// Whether the configuration has what it takes to check a signature again.
+#[must_use]
+pub fn can_check_stored(config: &Config) -> bool {
+    configured(config).any(|source| source.check_stored(config, &Tenants::default()).is_some())
 }
 
 /// Where requests go.

@@ -254,7 +254,7 @@ impl Config {
 
     /// If the role `ingest` runs here, the gateway's own check covers this.
     fn validate_verify(&self, roles: &[crate::role::Role]) -> Option<Invalid> {
-        let is_missing = self.pipeline.verify && !sources::is_any_configured(&self.ingest);
+        let is_missing = self.pipeline.verify && !sources::can_check_stored(&self.ingest);
         let message = "expected the webhook secrets, by which `pipeline.verify` checks stored signatures, found none; give \
                        those of the gateway, or turn `pipeline.verify` off";
         (is_missing && !roles.contains(&crate::role::Role::Ingest))
@@ -301,12 +301,13 @@ impl Config {
         let mut problems = self.nats.validate("nats");
         problems.extend(self.retry.validate("retry"));
         problems.extend(self.tenants.validate("tenants"));
-        // A message that comes again after half of the window is a suspect. The other half must cover the difference
-        // between clocks. With a shorter window, a message that the broker no longer knows could look like a first
-        // delivery.
+        // A message that is received or stored late by a quarter of the window is a suspect. What is left must cover the
+        // difference between clocks. With a shorter window, a message that the broker no longer knows could look like a
+        // first delivery.
         let (window_s, clock_skew_ms) = (self.streams.duplicate_window_s, self.nats.clock_skew_ms);
-        if window_s.saturating_mul(1_000) < clock_skew_ms.saturating_mul(2) {
-            let message = format!("expected at least twice `nats.clock_skew_ms` ({clock_skew_ms}), found {window_s} s");
+        if window_s.saturating_mul(1_000) < clock_skew_ms.saturating_mul(4) {
+            let message =
+                format!("expected at least four times `nats.clock_skew_ms` ({clock_skew_ms}), found {window_s} s");
             problems.push(Invalid::new("streams.duplicate_window_s", message));
         }
         let sync_interval_ms = self.local.sync_interval_ms;

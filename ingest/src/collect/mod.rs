@@ -28,7 +28,7 @@ use headrace_runtime::state::budget::Budget;
 use headrace_runtime::state::lease::{Job, Lease, lead};
 use headrace_schemas::time::Timestamp;
 use metrics::{Gauge, counter, gauge};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -42,6 +42,8 @@ use crate::store::{Arrival, NotStored, Store};
 pub const COMPONENT: &str = "collect";
 
 /// How long to wait when the hour's budget is used up. The budget is counted by minute.
+/// After this time without a failure, the next one counts as the first.
+const RECOVERED_AFTER: Duration = Duration::from_secs(60);
 const BUDGET_PAUSE: Duration = Duration::from_secs(60);
 
 /// `<source>.<name>` of a source that is asked.
@@ -97,14 +99,16 @@ impl Collector {
     /// # Errors
     /// None: a broker that is away is waited for.
     pub async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut failures = 0;
+        let (mut failures, mut began) = (0, Instant::now());
         while let Err(error) = self.take_part(&stop).await {
-            failures += 1;
+            // It had recovered from its earlier failures.
+            failures = if began.elapsed() > RECOVERED_AFTER { 1 } else { failures + 1 };
             self.health.degraded(format!("{error:#}"));
             tokio::select! {
                 () = sleep(self.policy.jittered(Attempt(failures))) => {}
                 () = stop.cancelled() => return Ok(()),
             }
+            began = Instant::now();
         }
         Ok(())
     }

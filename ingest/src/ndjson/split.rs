@@ -30,9 +30,10 @@ const REASON_BYTES_MAX: usize = 500;
 /// The last moment that nanoseconds in 64 bits can tell, in microseconds: in April 2262.
 const TIME_MICROS_MAX: i64 = i64::MAX / 1_000;
 
-/// How far a record's time may be ahead of the clock that receives it. An earlier copy of a record is looked for from ten
-/// minutes before its time on, so it must not be much older than its time says. The rest is for clocks that differ.
-const AHEAD_MAX: Duration = Duration::from_secs(300);
+/// How far a record's time may be ahead of the clock that receives it: a quarter of the broker's duplicate window, as it is
+/// by default. What comes again at its time must not be older than the broker remembers
+/// ([`headrace_schemas::id::may_repeat`]).
+const AHEAD_MAX: Duration = Duration::from_secs(30);
 
 /// Makes records of lines, as configured.
 #[derive(Clone, Debug)]

@@ -160,7 +160,7 @@ impl Reader {
                 }
                 stage
             }
-            Err(error) if found.packed => self.broken(found, &error, &[], &mut offset, page),
+            Err(error) if found.packed && is_of_content(&error) => self.broken(found, &error, &[], &mut offset, page),
             Err(error) => return Err(error),
         };
         let check = plain.map_or(Ok(0), |plain| check(&plain, offset))?;
@@ -205,7 +205,9 @@ impl Reader {
                     self.take(&found.key, *offset, line, page);
                     *offset += length;
                 }
-                Err(error) if found.packed => return Ok(self.broken(found, &error, &so_far, offset, page)),
+                Err(error) if found.packed && is_of_content(&error) => {
+                    return Ok(self.broken(found, &error, &so_far, offset, page));
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -291,6 +293,11 @@ fn check(file: &File, offset: u64) -> io::Result<u32> {
     file.read_exact_at(bytes, begin)?;
     let hash = Sha256::digest(bytes);
     Ok(u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]))
+}
+
+/// Whether what a file holds is to blame for a failure to unpack it, not the disk or the network that it is on.
+fn is_of_content(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData | ErrorKind::UnexpectedEof)
 }
 
 fn modified(metadata: &Metadata) -> i64 {

@@ -112,6 +112,10 @@ pub(super) fn scan(
             let metadata = match entry.metadata() {
                 Ok(metadata) => metadata,
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) if depth > 0 && error.kind() == ErrorKind::PermissionDenied => {
+                    warnings.tell(&folder, "this account may not look into a subfolder; its files are left out");
+                    break;
+                }
                 Err(error) => return Err(error),
             };
             if metadata.is_dir() {

@@ -131,8 +131,8 @@ impl Delivered {
         self.is_redriven()
             || self.may_duplicate_lost()
             || id::may_repeat(item.event_time(), received_at, window)
-            // Half the window, because the clocks of gateway and broker may differ.
-            || self.stored_at.since(received_at) >= window / 2
+            // A quarter of the window, for the reason that `may_repeat` tells.
+            || self.stored_at.since(received_at) >= window / 4
     }
 
     /// Whether it was redriven from DEAD.

@@ -1,8 +1,11 @@
 //! Whether a refused item is to blame for its refusal, or its receiver, which may refuse everything.
 //!
 //! A receiver that was changed, such as a table with a column of another type, refuses whatever it is sent. So a refusal
-//! alone proves nothing. An item is to blame when the receiver accepts others: in the same batch, or between two
-//! refusals of the item. When different items are refused and none is accepted, the receiver is to blame.
+//! alone proves nothing. An item is to blame when the receiver accepts others between two refusals of the item: before the
+//! second it worked. When different items are refused and none is accepted, the receiver is to blame.
+//!
+//! One refusal and one acceptance prove less, whichever came first: the receiver may have been changed or mended between
+//! the two. After an acceptance the item is tried once more. Before one, the receiver is asked whether it is in order.
 //!
 //! A single item that is refused while no other comes proves neither. It is held back a few times. Then the receiver is
 //! asked whether it is in order, and its word counts against the item: one poisonous item must not stay for ever. That
@@ -74,31 +77,36 @@ impl Refusals {
         });
     }
 
-    /// Who is to blame that the receiver refused each of the items `names`, all in one batch. `acceptances` was read
-    /// before the batch.
-    pub(crate) fn judge(&self, names: &[String], acceptances: u64) -> Vec<Blame> {
+    /// Notes that the receiver refused the item `name`, alone. Returns whether that proves the item's blame.
+    pub(crate) fn refused(&self, name: &str) -> bool {
         let mut state = self.state();
-        let is_proven = state.acceptances != acceptances;
         // An item that is given up is forgotten: when a person redrives it, everything is open again.
-        let proven: Vec<bool> = names.iter().map(|name| state.doubtful.remove(name) || is_proven).collect();
-        // Several messages of an event count as one item.
-        let unproven: HashSet<&String> =
-            names.iter().zip(&proven).filter(|(_, proven)| !**proven).map(|(name, _)| name).collect();
-        for name in unproven {
-            // More than that prove nothing new.
-            if state.open.len() < ITEMS_MAX || state.open.contains_key(name) {
-                let times = state.open.entry(name.clone()).or_default();
-                *times = times.saturating_add(1);
-            }
+        if state.doubtful.remove(name) {
+            return true;
         }
-        let several = state.open.len() > 1;
-        let blame = |(name, proven): (&String, bool)| match state.open.get(name).copied().unwrap_or(1) {
+        // More than that prove nothing new.
+        if state.open.len() < ITEMS_MAX || state.open.contains_key(name) {
+            let times = state.open.entry(name.to_owned()).or_default();
+            *times = times.saturating_add(1);
+        }
+        false
+    }
+
+    /// Who is to blame that the receiver refused each of `items`, all in one batch: their names, and what
+    /// [`Self::refused`] told of each. `acceptances` was read before the batch.
+    pub(crate) fn judge<'a>(&self, items: impl Iterator<Item = (&'a str, bool)>, acceptances: u64) -> Vec<Blame> {
+        let state = self.state();
+        let (has_accepted, several) = (state.acceptances != acceptances, state.open.len() > 1);
+        let blame = |(name, proven): (&str, bool)| match state.open.get(name).copied() {
             _ if proven => Blame::Item,
-            _ if several => Blame::Receiver,
-            times if times > HELD_BACK_MAX => Blame::ItemUnlessBroken(Attempt(times)),
-            times => Blame::Nobody(Attempt(times)),
+            // Accepted since, or too many to remember.
+            None => Blame::Nobody(Attempt(1)),
+            Some(times) if has_accepted => Blame::ItemUnlessBroken(Attempt(times)),
+            Some(_) if several => Blame::Receiver,
+            Some(times) if times > HELD_BACK_MAX => Blame::ItemUnlessBroken(Attempt(times)),
+            Some(times) => Blame::Nobody(Attempt(times)),
         };
-        names.iter().zip(proven).map(blame).collect()
+        items.map(blame).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -114,9 +122,21 @@ mod tests {
         names.iter().map(|name| (*name).to_owned()).collect()
     }
 
-    /// The verdict on items that are refused in a batch of which none is accepted.
+    /// The verdict on items that are refused in a batch.
     fn judged(refusals: &Refusals, refused: &[&str]) -> Vec<Blame> {
-        refusals.judge(&names(refused), refusals.acceptances())
+        let before = refusals.acceptances();
+        judged_since(refusals, refused, before)
+    }
+
+    /// As [`judged`], where the batch began at `before`.
+    fn judged_since(refusals: &Refusals, refused: &[&str], before: u64) -> Vec<Blame> {
+        let mut proven: Vec<(&str, bool)> = refused.iter().map(|name| (*name, false)).collect();
+        let mut seen = HashSet::new();
+        for (name, proven) in &mut proven {
+            // Several messages of an event count as one item.
+            *proven = seen.insert(*name) && refusals.refused(name);
+        }
+        refusals.judge(proven.into_iter(), before)
     }
 
     fn accept(refusals: &Refusals, accepted: &[&str]) {
@@ -124,11 +144,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_beside_an_accepted_item_is_to_blame() {
+    fn what_is_refused_after_an_accepted_item_is_to_blame_if_the_receiver_is_in_order() {
         let refusals = Refusals::default();
         let before = refusals.acceptances();
         accept(&refusals, &["good"]);
-        assert_eq!(refusals.judge(&names(&["a", "b"]), before), [Blame::Item; 2]);
+        assert_eq!(judged_since(&refusals, &["a", "b"], before), [Blame::ItemUnlessBroken(Attempt(1)); 2]);
+    }
+
+    #[test]
+    fn what_is_refused_before_an_accepted_item_is_tried_once_more() {
+        let refusals = Refusals::default();
+        let before = refusals.acceptances();
+        assert!(!refusals.refused("a") && !refusals.refused("b"));
+        accept(&refusals, &["good"]);
+        let refused = [("a", false), ("b", false)];
+        assert_eq!(refusals.judge(refused.into_iter(), before), [Blame::Nobody(Attempt(1)); 2]);
+        accept(&refusals, &["b"]);
+        assert_eq!(judged(&refusals, &["a"]), [Blame::Item]);
+        assert_eq!(judged(&refusals, &["b"]), [Blame::Nobody(Attempt(1))]);
     }
 
     #[test]
@@ -171,13 +204,15 @@ mod tests {
     fn memory_is_bounded() {
         let refusals = Refusals::default();
         for part in 0..3 {
-            let many: Vec<String> = (0..ITEMS_MAX).map(|number| format!("{part}/{number}")).collect();
-            assert!(refusals.judge(&many, refusals.acceptances()).iter().all(|blame| *blame == Blame::Receiver));
+            for number in 0..ITEMS_MAX {
+                refusals.refused(&format!("{part}/{number}"));
+            }
             assert!(refusals.state().open.len() <= ITEMS_MAX);
         }
         accept(&refusals, &["good"]);
-        let many: Vec<String> = (0..9).map(|number| format!("more/{number}")).collect();
-        refusals.judge(&many, refusals.acceptances());
+        for number in 0..9 {
+            refusals.refused(&format!("more/{number}"));
+        }
         accept(&refusals, &["good"]);
         assert!(refusals.state().doubtful.len() <= ITEMS_MAX);
     }

@@ -3,7 +3,7 @@
 //! A death leaves no outcome, so it must be noted before. The broker's count of deliveries does not tell: it grows also by
 //! messages that were given back. It only makes a message *questionable*: three deliveries went by of whose outcome this
 //! process knows nothing. Questionable messages are worked on after the others, in small groups
-//! ([`crate::consume::trial`]). Before a group's turn its *mark* is written to the state, and with its outcome the mark is
+//! (`consume/trial.rs`). Before a group's turn its *mark* is written to the state, and with its outcome the mark is
 //! removed. A mark that is there all the same was left by a process that died. Its messages then come in smaller groups,
 //! down to one by one. A message that was alone in [`TRIALS_MAX`] such marks is dead-lettered.
 //!

@@ -287,7 +287,11 @@ impl<S: Sink> SinkLoop<S> {
                     Outcome::Done
                 }
                 Err(fault @ Fault { class: FaultClass::Poison(_), .. }) => {
-                    progress.refused.push(RefusedItem { message, name: name_of(&item.value), fault });
+                    let name = name_of(&item.value);
+                    // Several messages of an event count as one item.
+                    let is_known = progress.refused.iter().any(|refused| refused.name == name);
+                    let proven = !is_known && self.settler.refusals.refused(&name);
+                    progress.refused.push(RefusedItem { message, name, fault, proven });
                     continue;
                 }
                 Err(fault) => {

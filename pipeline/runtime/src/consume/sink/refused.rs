@@ -10,7 +10,7 @@ use super::answer::Progress;
 use crate::component::sink::Sink;
 use crate::consume::hold::while_held;
 use crate::consume::sub_batch::SubBatch;
-use crate::fault::{DeadReason, Fault, FaultClass};
+use crate::fault::{DeadReason, Effect, Fault, FaultClass};
 use crate::message::Delivered;
 use crate::message::payload::{Identity, Payload};
 use crate::retry::Attempt;
@@ -32,6 +32,8 @@ pub(super) struct RefusedItem {
     /// The name of its event.
     pub(super) name: String,
     pub(super) fault: Fault,
+    /// The refusal proves that the item is to blame.
+    pub(super) proven: bool,
 }
 
 /// How a refused item is named: as its event is, so that a repetition has the same name.
@@ -74,7 +76,7 @@ impl Progress {
 }
 
 impl<S: Sink> SinkLoop<S> {
-    /// Gives up the refused items if the receiver has accepted another since the batch began.
+    /// Settles the refused items if the receiver has accepted another since the batch began.
     pub(super) async fn give_up_proven(&self, progress: &mut Progress) {
         if progress.refused.is_empty() || self.settler.refusals.acceptances() == progress.acceptances {
             return;
@@ -101,8 +103,8 @@ impl<S: Sink> SinkLoop<S> {
             }
         };
         let every = format!("{problem}. It says: {}", first.fault);
-        let names: Vec<String> = refused.iter().map(|item| item.name.clone()).collect();
-        let blames = self.settler.refusals.judge(&names, progress.acceptances);
+        let items = refused.iter().map(|item| (item.name.as_str(), item.proven));
+        let blames = self.settler.refusals.judge(items, progress.acceptances);
         let (messages, faults): (Vec<Delivered>, Vec<Fault>) =
             refused.into_iter().map(|item| (item.message, item.fault)).unzip();
         let held: Vec<&Delivered> = messages.iter().chain(waiting).collect();
@@ -131,8 +133,15 @@ impl<S: Sink> SinkLoop<S> {
                 }
             });
         }
-        let again = |message| (message, if is_broken { broken() } else { put_off(Attempt(1)) });
-        let untried = untried.iter().flat_map(|untried| &untried.messages).map(again);
+        // A call without a clear answer may take effect until its time has passed. No look-up can be believed before.
+        let unclear = self.call_timeout + self.broker.clock_skew();
+        let again = |untried: &SubBatch<S::Item>| match untried.effect {
+            Effect::Possible => Outcome::NotYet { wait: unclear },
+            Effect::None if is_broken => broken(),
+            Effect::None => put_off(Attempt(1)),
+        };
+        let untried =
+            untried.iter().flat_map(|untried| untried.messages.iter().map(move |message| (message, again(untried))));
         let settled = messages.iter().zip(outcomes).chain(untried).collect();
         let pause = self.settle_ours(settled).await;
         if is_clear && pause.is_none() {
