@@ -160,22 +160,10 @@ impl Testbed {
                 let server = plan.below(self.nats.len());
                 pause(self.nats[server].pid(), plan.lasting(2_000, 12_000)).await;
             }
-            Fault::CrashGateway => {
-                let points = [Point::BeforeStore, Point::BeforeStoreAck, Point::AfterStoreAck];
-                let passings = passings_at(self.rate, 300);
-                return crash(&mut self.gateway, &points, passings, plan).await;
-            }
+            Fault::CrashGateway => return self.crash_gateway(plan).await,
             Fault::CrashCollect => return self.crash_collect(collect, plan).await,
-            Fault::CrashPipeline => {
-                let points = [Point::BeforePublish, Point::BeforePubAck, Point::AfterPubAck, Point::AfterAck];
-                let passings = passings_at(self.rate, 500);
-                return crash(&mut self.pipelines[pipeline], &points, passings, plan).await;
-            }
-            Fault::CrashSink => {
-                let points = [Point::BeforeInsert, Point::AfterInsert, Point::AfterAck];
-                let passings = if plan.below(2) == 0 { 1 } else { 4 };
-                return crash(&mut self.sinks[sink], &points, passings, plan).await;
-            }
+            Fault::CrashPipeline => return self.crash_pipeline(pipeline, plan).await,
+            Fault::CrashSink => return self.crash_sink(sink, plan).await,
             Fault::RollingRestart => {
                 self.gateway.restart().await?;
                 let processes = self.collects.iter_mut().chain(&mut self.pipelines).chain(&mut self.sinks);
@@ -210,6 +198,24 @@ impl Testbed {
             Fault::RollingNats => self.roll_nats().await?,
         }
         Ok(true)
+    }
+
+    async fn crash_gateway(&mut self, plan: &mut Plan) -> anyhow::Result<bool> {
+        let points = [Point::BeforeStore, Point::BeforeStoreAck, Point::AfterStoreAck];
+        let passings = passings_at(self.rate, 300);
+        crash(&mut self.gateway, &points, passings, plan).await
+    }
+
+    async fn crash_pipeline(&mut self, pipeline: usize, plan: &mut Plan) -> anyhow::Result<bool> {
+        let points = [Point::BeforePublish, Point::BeforePubAck, Point::AfterPubAck, Point::AfterAck];
+        let passings = passings_at(self.rate, 500);
+        crash(&mut self.pipelines[pipeline], &points, passings, plan).await
+    }
+
+    async fn crash_sink(&mut self, sink: usize, plan: &mut Plan) -> anyhow::Result<bool> {
+        let points = [Point::BeforeInsert, Point::AfterInsert, Point::AfterAck];
+        let passings = if plan.below(2) == 0 { 1 } else { 4 };
+        crash(&mut self.sinks[sink], &points, passings, plan).await
     }
 
     /// Adds or removes one process of the pipeline or of the sinks.

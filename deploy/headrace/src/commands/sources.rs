@@ -6,7 +6,6 @@ use anyhow::Context as _;
 use headrace_ingest::collect::kept::{self, Progress, Standing};
 use headrace_ingest::collect::name_of;
 use headrace_ingest::sources as registry;
-use headrace_runtime::secret::redact_url;
 use headrace_runtime::state::StateStore;
 use headrace_schemas::time::Timestamp;
 use serde_json::{Value, json};
@@ -16,9 +15,8 @@ use crate::cli::place::Place;
 use crate::cli::sources::{Sources, SourcesAction};
 use crate::cli::{exit, output, plain};
 use crate::commands::target::Target;
+use crate::commands::up;
 use crate::config::Config;
-use crate::installation::{running, servers};
-use crate::nats::connections::connect_admin;
 
 /// The most characters of a cursor in a table. `--json` has all of it.
 const CURSOR_CHARS_MAX: usize = 100;
@@ -60,29 +58,15 @@ pub(crate) async fn sources(arguments: Sources, global: Global) -> anyhow::Resul
     }
 }
 
-/// Connects to the server of the configuration, or of the `up` that runs on the data directory. Returns also the
-/// configuration, and which installation that is.
+/// Connects to the broker. Returns also the configuration, and which installation that is.
 async fn open(place: &Place) -> anyhow::Result<(StateStore, Config, Target)> {
-    let located = place.locate()?;
-    let (mut config, variable) = {
-        let loaded = servers::load(&located)?;
-        let variable = servers::variable(&loaded, servers::NATS);
-        (loaded.value, variable)
-    };
-    let is_of_up = config.nats.url.is_empty();
-    if is_of_up {
-        let ready = running::of(servers::of_up(&located, servers::NATS)?).context(
-            "expected the address of a NATS server: name a configuration with `nats.url`, or the --data-dir of a \
-             running `headrace up`",
-        )?;
-        config.nats.reach(&ready.nats.context("the ready file of the running process names no NATS server")?);
-    }
-    let broker = connect_admin(&config, "headrace-sources").await?;
+    let (broker, mut config, target) = Target::connect(place, "headrace-sources").await?;
     let store = StateStore::open_cursors(&broker).await.context("is `headrace run` or `headrace up` set up there?")?;
-    let nats = redact_url(&config.nats.url);
-    let data_dir = is_of_up.then_some(located.data_dir);
-    let variable = variable.filter(|_| !is_of_up);
-    Ok((store, config, Target { nats, config: located.config, variable, data_dir }))
+    if target.data_dir.is_some() {
+        // The secrets that `up` makes turn sources on, and are in no configuration.
+        up::stand_in_secrets(&mut config);
+    }
+    Ok((store, config, target))
 }
 
 /// How something comes in.

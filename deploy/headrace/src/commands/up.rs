@@ -111,11 +111,16 @@ pub(crate) fn values(config: &Config) -> Vec<Invalid> {
     config.sinks.first_or_default::<store::Config>();
     // The servers' addresses are not known yet. Everything else must be right before the servers start.
     let mut config = with_servers(&config, "nats://127.0.0.1:1", "http://127.0.0.1:1");
+    stand_in_secrets(&mut config);
+    config.validate(&ALL_ROLES)
+}
+
+/// Turns on the sources that `up` turns on, with a secret that stands for the one that it makes.
+pub(crate) fn stand_in_secrets(config: &mut Config) {
     for source in SOURCES {
         let made = source.give_secret(&mut config.ingest, &mut || Ok(Secret::new("made-at-the-start")));
         made.expect("nothing is made here that could fail");
     }
-    config.validate(&ALL_ROLES)
 }
 
 /// Fills in what `up` itself decides: ports from the command line, the secret, the sinks. Returns the secret's origin.
