@@ -22,7 +22,7 @@ use headrace_schemas::{header, subject};
 pub use self::redrive::{Redriven, SentMessages};
 use self::redrive::{content, live_headers};
 use crate::broker::{Broker, Stream};
-use crate::message::payload;
+use crate::message::body;
 use crate::publish::Publisher;
 
 /// How many dead letters are read at once, without their payloads: about 1 KiB each.
@@ -157,7 +157,7 @@ impl DeadLetters {
     /// When the object is gone or the broker does not answer.
     pub async fn body(&self, dead_letter: &DeadLetter, payload: Bytes) -> anyhow::Result<Bytes> {
         match dead_letter.headers.get(header::BODY_OBJECT) {
-            Some(object) => payload::fetch_body(&self.broker, object.as_str()).await.map_err(|fault| fault.source),
+            Some(object) => body::fetch(&self.broker, object.as_str()).await.map_err(|fault| fault.source),
             None => Ok(payload),
         }
     }
