@@ -102,6 +102,29 @@ fn a_selection_becomes_the_filters_of_each_consumer() {
 }
 
 #[test]
+fn a_tenant_is_selected_by_its_name_whatever_the_name() {
+    use headrace_schemas::subject;
+    use headrace_schemas::token::of_tenant;
+    use headrace_tests::harness::samples::Sample as _;
+    let mut event = headrace_schemas::event::Event::sample(1);
+    for name in ["acme", "Corp EU", "mona_dev", "a_2eb", "none", "", &"a".repeat(128)] {
+        let text =
+            serde_json::json!({ "copy": { "kind": "splunk", "url": "http://a", "token": "t", "tenants": [name] } });
+        let (_, part) = read(&text.to_string()).iter().next().unwrap().parts().unwrap().remove(0);
+        event.tenant = of_tenant(name);
+        let mut other = event.clone();
+        other.tenant = of_tenant(&event.tenant);
+        let subject = subject::scored(&event.tenant, event.category, event.severity());
+        let filter = format!("events.scored.{}.*.*", subject::tenant_of(&subject));
+        assert_eq!(part.options.filters, [filter], "{name}");
+        let crate::kind::AnySink::Events(sink) = part.sink else { panic!("Splunk takes events") };
+        let wants = |event| headrace_runtime::component::sink::Sink::wants(&sink, event);
+        assert!(wants(&event), "{name}");
+        assert_eq!(wants(&other), name == "acme", "{name}: a tenant with the name that is its token");
+    }
+}
+
+#[test]
 fn a_selection_that_subjects_cannot_say_is_refused() {
     let paths = |text: &str| -> Vec<String> {
         read(text).validate("sinks", &[]).into_iter().map(|problem| problem.path).collect()
