@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use async_nats::rustls::pki_types::CertificateDer;
 use async_nats::rustls::pki_types::pem::PemObject as _;
-use async_nats::rustls::{CertificateError, Error as TlsError};
+use async_nats::rustls::{CertificateError, Error as TlsError, InvalidMessage};
 
 /// Why we do not trust a server's certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +23,20 @@ pub enum Untrusted {
     Time,
     /// Anything else, such as a CA's own certificate in the place of a server's.
     Other,
+    /// It shows none, because it does not speak TLS there.
+    Plain,
 }
 
 impl Untrusted {
     /// Why we do not trust the server's certificate, if `error` comes from that.
     #[must_use]
     pub fn of(error: &anyhow::Error) -> Option<Self> {
-        let TlsError::InvalidCertificate(problem) = error.chain().find_map(tls_error)? else { return None };
+        let problem = match error.chain().find_map(tls_error)? {
+            TlsError::InvalidCertificate(problem) => problem,
+            // The first byte of a plain answer is that of no TLS message.
+            TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => return Some(Self::Plain),
+            _ => return None,
+        };
         Some(match problem {
             // A CA of the same name, but with another key, gives a bad signature.
             CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::Issuer,
@@ -58,6 +65,9 @@ impl Untrusted {
                 "its certificate has expired or is not valid yet; renew it, or set the clock right".to_owned()
             }
             Self::Other => "its certificate cannot be used; give the server another one".to_owned(),
+            Self::Plain => format!(
+                "it answers, but not with TLS; write {url} without TLS (`nats://`, `http://`), or turn TLS on at the server"
+            ),
         }
     }
 }
@@ -108,6 +118,8 @@ mod tests {
                 assert_eq!(Untrusted::of(&error), Some(expected), "{error:#}");
             }
         }
+        let plain = io::Error::new(ErrorKind::InvalidData, TlsError::from(InvalidMessage::InvalidContentType));
+        assert_eq!(Untrusted::of(&anyhow::Error::new(plain)), Some(Untrusted::Plain));
         for other in [io::Error::from(ErrorKind::ConnectionRefused), io::Error::other(TlsError::DecryptError)] {
             assert_eq!(Untrusted::of(&anyhow::Error::new(other)), None);
         }
