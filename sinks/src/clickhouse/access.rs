@@ -2,6 +2,7 @@
 //! into any message.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 
 use headrace_runtime::secret::{Secret, redact_url};
 use percent_encoding::percent_decode_str;
@@ -38,6 +39,18 @@ impl Config {
         Access { url: url.into(), user, password }
     }
 
+    /// The server, so that most spellings of its address are one: without user, scheme and usual port, and every name of
+    /// this machine as `localhost`.
+    pub(super) fn server(&self) -> String {
+        let Some(url) = Url::parse(&self.url).ok() else { return self.url.clone() };
+        let host = match url.host_str().unwrap_or_default().trim_end_matches('.') {
+            host if host == "localhost" || host == "[::1]" || is_loopback(host) => "localhost",
+            host => host,
+        };
+        let port = url.port_or_known_default().unwrap_or_default();
+        format!("{host}:{port}{}", url.path().trim_end_matches('/'))
+    }
+
     /// Whether the URL and the settings beside it both say who we are.
     pub(super) fn names_user_twice(&self) -> bool {
         self.url_with_user().is_some() && (self.user != DEFAULT_USER || !self.password.is_empty())
@@ -47,6 +60,10 @@ impl Config {
         let url = Url::parse(&self.url).ok()?;
         (!url.username().is_empty() || url.password().is_some()).then_some(url)
     }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Prints every field, but no password in the URL.

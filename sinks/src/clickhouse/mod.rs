@@ -1,10 +1,12 @@
 //! ClickHouse, in bulk: events into `events`, bodies into `raw`, each exactly once.
 //!
 //! `write` holds all that writes: `write/insert.rs` says how an event gets only one row, and the numbered files in
-//! `write/migrations/` make the tables. `read` holds the queries. `classify.rs` says what failures mean.
+//! `write/migrations/` make the tables. `read` holds the queries. `classify.rs` says what failures mean, `owner.rs` whose a
+//! database is.
 
 mod access;
 mod classify;
+mod owner;
 mod read;
 mod write;
 
@@ -183,11 +185,12 @@ impl Config {
     }
 
     fn events_of(&self, instance: &str) -> Events {
-        Events { table: self.table("events", instance), config: self.clone() }
+        Events { table: self.table("events", instance), config: self.clone(), instance: instance.to_owned() }
     }
 
     fn raw_of(&self, instance: &str) -> Raw {
-        Raw { table: self.table("raw", &format!("{instance}{RAW_SUFFIX}")), config: self.clone() }
+        let table = self.table("raw", &format!("{instance}{RAW_SUFFIX}"));
+        Raw { table, config: self.clone(), instance: instance.to_owned() }
     }
 
     fn table(&self, name: &str, component: &str) -> Table {
@@ -288,9 +291,16 @@ impl Config {
         Rewrite::completing(table, Timestamp::default())
     }
 
-    async fn begin(&self) -> Result<(), Fault> {
+    /// Makes the tables ready for the sink `instance`.
+    async fn begin(&self, instance: &str) -> Result<(), Fault> {
         self.reach().await?;
-        if self.migrate { self.migrate().await } else { migrate::verify(&self.client(), &self.database).await }
+        let (client, database) = (self.client(), &self.database);
+        if self.migrate {
+            migrate::run(&client, database).await?;
+            return owner::claim(&client, database, instance).await;
+        }
+        migrate::verify(&client, database).await?;
+        owner::verify(&client, database, instance).await
     }
 }
 
@@ -310,10 +320,10 @@ impl Kind for Config {
         problems
     }
 
-    /// Two writers of one table would not see each other's first deliveries.
+    /// Two writers of one table would not see each other's first deliveries. What the spelling of an address hides, the
+    /// database tells the sinks (`owner.rs`).
     fn place(&self) -> Option<(&'static str, String)> {
-        let address = self.access().url;
-        (!address.is_empty()).then(|| ("database", format!("{} {}", address.trim_end_matches('/'), self.database)))
+        (!self.url.is_empty()).then(|| ("database", format!("{} {}", self.server(), self.database)))
     }
 
     fn parts(&self, name: &str) -> anyhow::Result<Vec<Part>> {
@@ -325,8 +335,12 @@ impl Kind for Config {
         self.reach().await
     }
 
-    async fn prepare(&self) -> Option<Result<(), Fault>> {
-        Some(self.migrate().await)
+    async fn prepare(&self, name: &str) -> Option<Result<(), Fault>> {
+        let claimed = async {
+            self.migrate().await?;
+            owner::claim(&self.client(), &self.database, name).await
+        };
+        Some(claimed.await)
     }
 
     fn of_up(_data: &Path, _is_alone: bool) -> Option<Self> {
@@ -338,6 +352,7 @@ impl Kind for Config {
 pub struct Events {
     table: Table,
     config: Config,
+    instance: String,
 }
 
 #[async_trait]
@@ -345,7 +360,7 @@ impl Sink for Events {
     type Item = Event;
 
     async fn check(&self) -> Result<(), Fault> {
-        self.config.begin().await?;
+        self.config.begin(&self.instance).await?;
         self.table.check_columns::<Event>().await
     }
 
@@ -358,6 +373,7 @@ impl Sink for Events {
 pub struct Raw {
     table: Table,
     config: Config,
+    instance: String,
 }
 
 #[async_trait]
@@ -365,7 +381,7 @@ impl Sink for Raw {
     type Item = RawDelivery;
 
     async fn check(&self) -> Result<(), Fault> {
-        self.config.begin().await?;
+        self.config.begin(&self.instance).await?;
         self.table.check_columns::<RawDelivery>().await
     }
 

@@ -66,6 +66,23 @@ fn two_instances_do_not_write_to_one_place() {
     };
     assert_eq!(stores("headrace").len(), 1);
     assert_eq!(stores("copy"), [""; 0]);
+    let spelt = |one: &str, other: &str| {
+        problems(&format!(
+            r#"{{ "clickhouse": {{ "url": "{one}" }}, "copy": {{ "kind": "clickhouse", "url": "{other}" }} }}"#
+        ))
+    };
+    for (one, other, are_one) in [
+        ("http://localhost:8123", "http://127.0.0.1:8123", true),
+        ("http://localhost:8123", "http://[::1]:8123/", true),
+        ("http://a:8123", "http://reader:secret@A:8123/", true),
+        ("http://a.", "http://a:80", true),
+        ("https://a/below/", "https://a:443/below", true),
+        ("http://a:8123", "http://b:8123", false),
+        ("http://a:8123", "http://a:8124", false),
+        ("http://a/one", "http://a/other", false),
+    ] {
+        assert_eq!(spelt(one, other).len(), usize::from(are_one), "{one} {other}");
+    }
 }
 
 #[test]
