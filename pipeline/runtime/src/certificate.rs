@@ -6,11 +6,13 @@
 use std::error::Error;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context as _;
+use async_nats::rustls::crypto::aws_lc_rs;
 use async_nats::rustls::pki_types::CertificateDer;
 use async_nats::rustls::pki_types::pem::PemObject as _;
-use async_nats::rustls::{CertificateError, Error as TlsError, InvalidMessage};
+use async_nats::rustls::{CertificateError, ClientConfig, Error as TlsError, InvalidMessage, RootCertStore};
 
 /// Why we do not trust a server's certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +96,23 @@ pub fn read_ca_file(path: &Path) -> anyhow::Result<Vec<u8>> {
         path.display()
     );
     Ok(pem)
+}
+
+/// The settings of a client that trusts the CAs in the file at `path` (PEM) besides the system's.
+///
+/// # Errors
+/// When the file cannot be used.
+pub fn client_trusting(path: &Path) -> anyhow::Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    // A system without CAs, or with some that cannot be read, is no reason not to trust these.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    for certificate in CertificateDer::pem_slice_iter(&read_ca_file(path)?) {
+        let unusable = || format!("{} has a certificate that is no CA's", path.display());
+        roots.add(certificate.with_context(unusable)?).with_context(unusable)?;
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().context("cannot set up TLS")?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 #[cfg(test)]

@@ -10,13 +10,13 @@ mod owner;
 mod read;
 mod write;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use clickhouse::{Client, Compression};
 use headrace_runtime::broker::Stream;
-use headrace_runtime::certificate::read_ca_file;
+use headrace_runtime::certificate::{client_trusting, read_ca_file};
 use headrace_runtime::component::batch::{Batch, BatchPolicy};
 use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions};
 use headrace_runtime::config::Invalid;
@@ -52,8 +52,8 @@ pub(crate) const LOOKUP_MAX: usize = 4_000;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Address of the HTTP interface, which may contain user and password. `up` starts an embedded server when this is
-    /// empty. With `https://` the server's certificate must come from a CA that the system trusts. The
-    /// environment variable `SSL_CERT_FILE` names a file (PEM) of others to trust instead. Example:
+    /// empty. With `https://` the server's certificate must come from a CA that the system trusts, or one in `ca_path`.
+    /// The environment variable `SSL_CERT_FILE` names a file (PEM) of others to trust instead of the system's. Example:
     /// `https://clickhouse.example.com:8443`.
     pub url: String,
     /// Database; it is created when it does not exist.
@@ -62,6 +62,8 @@ pub struct Config {
     pub user: String,
     /// Password of `user`.
     pub password: Secret,
+    /// A file of CA certificates (PEM) to trust besides the system's. Example: `/etc/headrace/clickhouse-ca.pem`.
+    pub ca_path: Option<PathBuf>,
     /// Whether inserts travel compressed (LZ4). Off where the server is on the same machine: it saves both
     /// sides the work.
     pub compress: bool,
@@ -93,6 +95,7 @@ impl Default for Config {
             database: "headrace".to_owned(),
             user: DEFAULT_USER.to_owned(),
             password: Secret::default(),
+            ca_path: None,
             compress: true,
             migrate: true,
             batch_events_max: 25_000,
@@ -124,6 +127,9 @@ impl Config {
             let message =
                 format!("expected a file of CA certificates (PEM) in the environment variable {TRUSTED}; {error:#}");
             refuse("url", message);
+        }
+        if let Some(Err(error)) = self.ca_path.as_deref().map(client_trusting) {
+            refuse("ca_path", format!("expected a file of CA certificates (PEM); {error:#}"));
         }
         let plain = |char: char| char.is_ascii_alphanumeric() || char == '_';
         if self.database.is_empty() || !self.database.chars().all(plain) {
@@ -162,8 +168,8 @@ impl Config {
     }
 
     fn client(&self) -> Client {
-        let Access { url, user, password } = self.access();
-        Client::default()
+        let Access { url, user, password, ca_path } = self.access();
+        access::unnamed_client(ca_path.as_deref())
             .with_url(url)
             .with_user(user)
             .with_password(password.expose())
