@@ -129,7 +129,9 @@ impl Presence {
         let config = pull::Config::try_from_consumer_config(info.config.clone());
         let mut config = config.map_err(|error| anyhow::anyhow!(error)).with_context(cannot)?;
         config.metadata.insert(READ_AT.to_owned(), Timestamp::now().as_micros().to_string());
-        broker.jetstream().create_consumer_on_stream(config, stream.name()).await.with_context(cannot)?;
+        // An update, so that a consumer which somebody has just removed is not made anew.
+        let stream = broker.jetstream().get_stream_no_info(stream.name()).await.with_context(cannot)?;
+        stream.update_consumer(config).await.with_context(cannot)?;
         Ok(())
     }
 }
