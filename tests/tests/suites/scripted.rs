@@ -91,6 +91,8 @@ pub(crate) struct Bed {
     pub(crate) health: Health,
     /// How its calls are limited. The breaker opens for a moment only.
     pub(crate) limits: Limits,
+    /// How long the broker waits for an acknowledgement.
+    pub(crate) ack_wait: Duration,
     /// Fresh ids, so that nothing is a suspect at first.
     ids: Vec<EventId>,
 }
@@ -108,7 +110,14 @@ impl Bed {
         let ids = (0..IDS).map(|number| EventId::github(&guid(number))).collect();
         let open = Duration::from_millis(100);
         let limits = Limits { breaker: BreakerPolicy { open, ..BreakerPolicy::default() }, ..Limits::default() };
-        Self { nats: Nats::start().await, script: Arc::new(script), health: Health::new(), limits, ids }
+        Self {
+            nats: Nats::start().await,
+            script: Arc::new(script),
+            health: Health::new(),
+            limits,
+            ack_wait: Duration::from_secs(2),
+            ids,
+        }
     }
 
     pub(crate) fn answers(&self, answer: impl Fn(&Batch<Event>) -> BatchResult + Send + Sync + 'static) {
@@ -142,7 +151,7 @@ impl Bed {
                 component: COMPONENT.to_owned(),
                 stream: Stream::Events,
                 filters: Vec::new(),
-                ack_wait: Duration::from_secs(2),
+                ack_wait: self.ack_wait,
                 unsettled_max: 2_000,
                 sink: None,
             },
