@@ -13,6 +13,7 @@ pub mod config;
 mod digest;
 pub mod gateway;
 pub mod github;
+mod lines;
 pub mod ndjson;
 mod receive;
 pub mod source;

@@ -5,7 +5,6 @@
 //! a file that has to be read again does no harm. `scan` finds what to read, `read` reads it, `position` is the cursor.
 
 pub mod config;
-mod lines;
 mod position;
 mod read;
 mod scan;
@@ -24,9 +23,9 @@ use tokio::task::spawn_blocking;
 
 use self::config::Config;
 use self::position::Position;
-use self::read::Reader;
+use self::read::{Reader, folder_id};
 use super::SOURCE;
-use super::split::Split;
+use crate::lines::Records;
 use crate::source::pull::{Cursor, Pace, Page, Pull};
 
 /// The folder's name among what the source asks.
@@ -43,9 +42,9 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// A folder as configured. `split` makes its lines records.
-    pub(super) fn new(config: &Config, split: Split) -> Self {
-        let reader = Reader::new(config, split);
+    /// A folder as configured. `records` makes its lines records.
+    pub(super) fn new(config: &Config, records: Arc<dyn Records>) -> Self {
+        let reader = Reader::new(config, records);
         Self { path: config.path(), interval: config.interval(), reader: Arc::new(Mutex::new(reader)) }
     }
 
@@ -88,6 +87,8 @@ impl Pull for Folder {
     async fn page(&self, cursor: Option<&Cursor>) -> Result<Page, Fault> {
         let position: Position = match cursor {
             None => Position::default(),
+            // Of another folder, or of a bucket.
+            Some(cursor) if cursor.get("of").is_some_and(|of| *of != folder_id(&self.path)) => Position::default(),
             Some(cursor) => serde_json::from_value(cursor.clone())
                 .context("expected a cursor of a folder, found another; run `headrace sources rewind ndjson.folder`")
                 .map_err(Fault::broken)?,

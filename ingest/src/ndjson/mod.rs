@@ -49,7 +49,7 @@ impl Source for Ndjson {
         let Some((own, folder)) = config.as_ref().and_then(|own| Some((own, own.folder.as_ref()?))) else {
             return Ok(Vec::new());
         };
-        Ok(vec![Arc::new(Folder::new(folder, Split::new(own, tenants)))])
+        Ok(vec![Arc::new(Folder::new(folder, Arc::new(Split::new(own, tenants))))])
     }
 
     fn give_secret(config: &mut Option<Config>, make: &mut MakeSecret<'_>) -> anyhow::Result<()> {
