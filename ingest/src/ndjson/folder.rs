@@ -3,6 +3,9 @@
 //! Files are read in the order in which they last changed, each from where it was read to: a file that grows is read on,
 //! by whole lines. A line that can never be read becomes a record that says so, so it stops nothing. Records have ids, so
 //! a file that has to be read again does no harm. `scan` finds what to read, `read` reads it, `position` is the cursor.
+//!
+//! Buckets are read by [`crate::objects`]. This reader stays, because that one cannot do its work: an object has no inode, so
+//! one that is renamed would be read again; it never grows; and its name is text, while a file's may have any bytes.
 
 pub mod config;
 mod position;
@@ -29,7 +32,7 @@ use crate::lines::Records;
 use crate::source::pull::{Cursor, Pace, Page, Pull};
 
 /// The folder's name among what the source asks.
-const NAME: &str = "folder";
+pub(super) const NAME: &str = "folder";
 /// The longest look. A network's file system may hang.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
