@@ -198,7 +198,7 @@ impl Instance {
 
     /// Makes what the receiver lacks, such as tables. `None` when there is nothing of the kind to make.
     pub async fn prepare(&self) -> Option<Result<(), Fault>> {
-        self.settings.prepare().await
+        self.settings.prepare(&self.name).await
     }
 
     /// What `up` tells a person about it: a word and a text.

@@ -5,6 +5,7 @@ mod comments;
 mod exactly_once;
 mod identity;
 mod large;
+mod owner;
 mod rewritten;
 mod upgraded;
 

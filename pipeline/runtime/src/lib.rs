@@ -21,6 +21,7 @@ pub mod component;
 pub mod config;
 pub mod consume;
 pub mod crash;
+mod every;
 pub mod fault;
 pub mod http;
 pub mod message;

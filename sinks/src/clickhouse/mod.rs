@@ -1,20 +1,22 @@
 //! ClickHouse, in bulk: events into `events`, bodies into `raw`, each exactly once.
 //!
 //! `write` holds all that writes: `write/insert.rs` says how an event gets only one row, and the numbered files in
-//! `write/migrations/` make the tables. `read` holds the queries. `classify.rs` says what failures mean.
+//! `write/migrations/` make the tables. `read` holds the queries. `classify.rs` says what failures mean, `owner.rs` whose a
+//! database is.
 
 mod access;
 mod classify;
+mod owner;
 mod read;
 mod write;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use clickhouse::{Client, Compression};
 use headrace_runtime::broker::Stream;
-use headrace_runtime::certificate::read_ca_file;
+use headrace_runtime::certificate::{client_trusting, read_ca_file};
 use headrace_runtime::component::batch::{Batch, BatchPolicy};
 use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions};
 use headrace_runtime::config::Invalid;
@@ -50,8 +52,8 @@ pub(crate) const LOOKUP_MAX: usize = 4_000;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Address of the HTTP interface, which may contain user and password. `up` starts an embedded server when this is
-    /// empty. With `https://` the server's certificate must come from a CA that the system trusts. The
-    /// environment variable `SSL_CERT_FILE` names a file (PEM) of others to trust instead. Example:
+    /// empty. With `https://` the server's certificate must come from a CA that the system trusts, or one in `ca_path`.
+    /// The environment variable `SSL_CERT_FILE` names a file (PEM) of others to trust instead of the system's. Example:
     /// `https://clickhouse.example.com:8443`.
     pub url: String,
     /// Database; it is created when it does not exist.
@@ -60,6 +62,8 @@ pub struct Config {
     pub user: String,
     /// Password of `user`.
     pub password: Secret,
+    /// A file of CA certificates (PEM) to trust besides the system's. Example: `/etc/headrace/clickhouse-ca.pem`.
+    pub ca_path: Option<PathBuf>,
     /// Whether inserts travel compressed (LZ4). Off where the server is on the same machine: it saves both
     /// sides the work.
     pub compress: bool,
@@ -91,6 +95,7 @@ impl Default for Config {
             database: "headrace".to_owned(),
             user: DEFAULT_USER.to_owned(),
             password: Secret::default(),
+            ca_path: None,
             compress: true,
             migrate: true,
             batch_events_max: 25_000,
@@ -122,6 +127,9 @@ impl Config {
             let message =
                 format!("expected a file of CA certificates (PEM) in the environment variable {TRUSTED}; {error:#}");
             refuse("url", message);
+        }
+        if let Some(Err(error)) = self.ca_path.as_deref().map(client_trusting) {
+            refuse("ca_path", format!("expected a file of CA certificates (PEM); {error:#}"));
         }
         let plain = |char: char| char.is_ascii_alphanumeric() || char == '_';
         if self.database.is_empty() || !self.database.chars().all(plain) {
@@ -160,8 +168,8 @@ impl Config {
     }
 
     fn client(&self) -> Client {
-        let Access { url, user, password } = self.access();
-        Client::default()
+        let Access { url, user, password, ca_path } = self.access();
+        access::unnamed_client(ca_path.as_deref())
             .with_url(url)
             .with_user(user)
             .with_password(password.expose())
@@ -183,11 +191,12 @@ impl Config {
     }
 
     fn events_of(&self, instance: &str) -> Events {
-        Events { table: self.table("events", instance), config: self.clone() }
+        Events { table: self.table("events", instance), config: self.clone(), instance: instance.to_owned() }
     }
 
     fn raw_of(&self, instance: &str) -> Raw {
-        Raw { table: self.table("raw", &format!("{instance}{RAW_SUFFIX}")), config: self.clone() }
+        let table = self.table("raw", &format!("{instance}{RAW_SUFFIX}"));
+        Raw { table, config: self.clone(), instance: instance.to_owned() }
     }
 
     fn table(&self, name: &str, component: &str) -> Table {
@@ -288,9 +297,16 @@ impl Config {
         Rewrite::completing(table, Timestamp::default())
     }
 
-    async fn begin(&self) -> Result<(), Fault> {
+    /// Makes the tables ready for the sink `instance`.
+    async fn begin(&self, instance: &str) -> Result<(), Fault> {
         self.reach().await?;
-        if self.migrate { self.migrate().await } else { migrate::verify(&self.client(), &self.database).await }
+        let (client, database) = (self.client(), &self.database);
+        if self.migrate {
+            migrate::run(&client, database).await?;
+            return owner::claim(&client, database, instance).await;
+        }
+        migrate::verify(&client, database).await?;
+        owner::verify(&client, database, instance).await
     }
 }
 
@@ -310,10 +326,10 @@ impl Kind for Config {
         problems
     }
 
-    /// Two writers of one table would not see each other's first deliveries.
+    /// Two writers of one table would not see each other's first deliveries. What the spelling of an address hides, the
+    /// database tells the sinks (`owner.rs`).
     fn place(&self) -> Option<(&'static str, String)> {
-        let address = self.access().url;
-        (!address.is_empty()).then(|| ("database", format!("{} {}", address.trim_end_matches('/'), self.database)))
+        (!self.url.is_empty()).then(|| ("database", format!("{} {}", self.server(), self.database)))
     }
 
     fn parts(&self, name: &str) -> anyhow::Result<Vec<Part>> {
@@ -325,8 +341,12 @@ impl Kind for Config {
         self.reach().await
     }
 
-    async fn prepare(&self) -> Option<Result<(), Fault>> {
-        Some(self.migrate().await)
+    async fn prepare(&self, name: &str) -> Option<Result<(), Fault>> {
+        let claimed = async {
+            self.migrate().await?;
+            owner::claim(&self.client(), &self.database, name).await
+        };
+        Some(claimed.await)
     }
 
     fn of_up(_data: &Path, _is_alone: bool) -> Option<Self> {
@@ -338,6 +358,7 @@ impl Kind for Config {
 pub struct Events {
     table: Table,
     config: Config,
+    instance: String,
 }
 
 #[async_trait]
@@ -345,7 +366,7 @@ impl Sink for Events {
     type Item = Event;
 
     async fn check(&self) -> Result<(), Fault> {
-        self.config.begin().await?;
+        self.config.begin(&self.instance).await?;
         self.table.check_columns::<Event>().await
     }
 
@@ -358,6 +379,7 @@ impl Sink for Events {
 pub struct Raw {
     table: Table,
     config: Config,
+    instance: String,
 }
 
 #[async_trait]
@@ -365,7 +387,7 @@ impl Sink for Raw {
     type Item = RawDelivery;
 
     async fn check(&self) -> Result<(), Fault> {
-        self.config.begin().await?;
+        self.config.begin(&self.instance).await?;
         self.table.check_columns::<RawDelivery>().await
     }
 

@@ -66,6 +66,23 @@ fn two_instances_do_not_write_to_one_place() {
     };
     assert_eq!(stores("headrace").len(), 1);
     assert_eq!(stores("copy"), [""; 0]);
+    let spelt = |one: &str, other: &str| {
+        problems(&format!(
+            r#"{{ "clickhouse": {{ "url": "{one}" }}, "copy": {{ "kind": "clickhouse", "url": "{other}" }} }}"#
+        ))
+    };
+    for (one, other, are_one) in [
+        ("http://localhost:8123", "http://127.0.0.1:8123", true),
+        ("http://localhost:8123", "http://[::1]:8123/", true),
+        ("http://a:8123", "http://reader:secret@A:8123/", true),
+        ("http://a.", "http://a:80", true),
+        ("https://a/below/", "https://a:443/below", true),
+        ("http://a:8123", "http://b:8123", false),
+        ("http://a:8123", "http://a:8124", false),
+        ("http://a/one", "http://a/other", false),
+    ] {
+        assert_eq!(spelt(one, other).len(), usize::from(are_one), "{one} {other}");
+    }
 }
 
 #[test]
@@ -99,6 +116,29 @@ fn a_selection_becomes_the_filters_of_each_consumer() {
     assert_eq!(filters(store), [["events.scored.acme.*.*"], ["raw.acme.>"]]);
     let jira = r#"{ "jira": { "url": "https://a", "email": "a@b", "api_token": "t", "project": "SEC" } }"#;
     assert_eq!(filters(jira), [["alerts.*.critical.*", "alerts.*.high.*"]]);
+}
+
+#[test]
+fn a_tenant_is_selected_by_its_name_whatever_the_name() {
+    use headrace_schemas::subject;
+    use headrace_schemas::token::of_tenant;
+    use headrace_tests::harness::samples::Sample as _;
+    let mut event = headrace_schemas::event::Event::sample(1);
+    for name in ["acme", "Corp EU", "mona_dev", "a_2eb", "none", "", &"a".repeat(128)] {
+        let text =
+            serde_json::json!({ "copy": { "kind": "splunk", "url": "http://a", "token": "t", "tenants": [name] } });
+        let (_, part) = read(&text.to_string()).iter().next().unwrap().parts().unwrap().remove(0);
+        event.tenant = of_tenant(name);
+        let mut other = event.clone();
+        other.tenant = of_tenant(&event.tenant);
+        let subject = subject::scored(&event.tenant, event.category, event.severity());
+        let filter = format!("events.scored.{}.*.*", subject::tenant_of(&subject));
+        assert_eq!(part.options.filters, [filter], "{name}");
+        let crate::kind::AnySink::Events(sink) = part.sink else { panic!("Splunk takes events") };
+        let wants = |event| headrace_runtime::component::sink::Sink::wants(&sink, event);
+        assert!(wants(&event), "{name}");
+        assert_eq!(wants(&other), name == "acme", "{name}: a tenant with the name that is its token");
+    }
 }
 
 #[test]

@@ -22,7 +22,8 @@ pub(crate) struct Common {
     /// Where the sink begins when it is new: `stored` at the oldest message that is stored, `now` at the next one. A
     /// sink that has begun goes on where it stopped, and begins at the oldest message if its consumer in NATS is lost.
     pub(crate) start: Start,
-    /// Only what is of these tenants. Empty means all. Example: `["acme", "acme-eu"]`.
+    /// Only what is of these tenants, by their names: a login, or what `tenants.by_login` makes of it, in any letter case.
+    /// The name `""` means the events of nobody. Empty means all. Example: `["acme", "acme-eu"]`.
     pub(crate) tenants: Vec<String>,
     /// Only events of these categories. Empty means all. Example: `["access", "secrets"]`.
     #[schemars(schema_with = "categories")]

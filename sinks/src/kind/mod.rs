@@ -71,8 +71,9 @@ pub trait Kind: Clone + Debug + Default + Serialize + DeserializeOwned + JsonSch
         Ok(())
     }
 
-    /// Makes what the receiver lacks, such as tables. `None` when there is nothing of the kind to make.
-    async fn prepare(&self) -> Option<Result<(), Fault>> {
+    /// Makes what the receiver lacks for the instance `name`, such as tables. `None` when there is nothing of the kind to
+    /// make.
+    async fn prepare(&self, _name: &str) -> Option<Result<(), Fault>> {
         None
     }
 

@@ -72,19 +72,25 @@ impl Common {
 
     /// The filters of a consumer of `stream`. `None` when it takes everything.
     fn filters(&self, stream: Stream) -> Option<Vec<String>> {
-        let (tenants, severities) = (&self.tenants, self.severities());
+        let (tenants, severities) = (self.tokens(), self.severities());
         if tenants.is_empty() && self.categories.is_empty() && severities.is_empty() {
             return None;
         }
         Some(match stream {
-            Stream::Events => subject::scored_of(tenants, &self.categories, &severities),
-            Stream::Alerts => subject::alerts_of(tenants, &severities),
+            Stream::Events => subject::scored_of(&tenants, &self.categories, &severities),
+            Stream::Alerts => subject::alerts_of(&tenants, &severities),
             Stream::Raw | Stream::Dead => {
                 // Two spellings of one tenant are one filter: NATS refuses filters that overlap.
                 let filters: BTreeSet<String> = tenants.iter().map(|tenant| subject::raw_of(Some(tenant))).collect();
                 filters.into_iter().collect()
             }
         })
+    }
+
+    /// The tokens of its tenants. Made by name, so that no tenant gets into the sink of another whose token looks like its
+    /// name.
+    fn tokens(&self) -> Vec<String> {
+        self.tenants.iter().map(|tenant| token::of_tenant(tenant)).collect()
     }
 
     /// The severities that it takes. Empty means all.
@@ -109,7 +115,7 @@ impl Common {
             part.options.filters = filters;
         }
         let choice = Arc::new(Choice {
-            tenants: self.tenants.iter().map(|tenant| token::escaped(tenant)).collect(),
+            tenants: self.tokens(),
             categories: self.categories.clone(),
             severities: self.severities(),
             only: self.only.as_deref().map(Only::of).transpose()?,

@@ -3,6 +3,7 @@
 
 mod bad_products;
 mod log_storm;
+mod lost_marks;
 mod measure;
 mod miscounted;
 mod ownership;

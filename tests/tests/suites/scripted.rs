@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use headrace_runtime::broker::Stream;
+use headrace_runtime::broker::{Broker, Stream};
 use headrace_runtime::component::batch::{Batch, BatchPolicy};
 use headrace_runtime::component::sink::{BatchResult, Sink};
 use headrace_runtime::component::subscription::Subscription;
@@ -108,7 +108,11 @@ impl Bed {
 
     /// Runs one worker of the sink.
     pub(crate) async fn run(&self, policy: RetryPolicy) -> Workers {
-        let broker = self.nats.broker().await;
+        self.run_on(self.nats.broker().await, policy)
+    }
+
+    /// The same, over this connection.
+    pub(crate) fn run_on(&self, broker: Broker, policy: RetryPolicy) -> Workers {
         let settler = Settler::new(COMPONENT, &broker, policy, self.health.register(COMPONENT));
         let sink = Arc::new(SinkLoop {
             broker,

@@ -3,9 +3,10 @@
 mod address;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -139,6 +140,13 @@ impl Nats {
             let message = format!("expected a subject such as `_INBOX_ingest`, found `{}`", self.inbox_prefix);
             refuse("inbox_prefix", message);
         }
+        if let Some(Err(error)) = self.credentials_path.as_deref().map(find_credentials) {
+            let message = format!(
+                "expected a credentials file (JWT and seed) as `nsc` writes it: {error:#}; name another, or leave \
+                 `{path}.credentials_path` out"
+            );
+            refuse("credentials_path", message);
+        }
         // With `nats://` too: there the server decides whether the file is needed.
         if let Some(Err(error)) = self.ca_path.as_deref().map(read_ca_file) {
             let message = format!(
@@ -183,6 +191,16 @@ impl Nats {
     pub const fn timeout(&self) -> Duration {
         Duration::from_millis(self.timeout_ms)
     }
+}
+
+/// Checks that there is a file of credentials that we may read. Whether they are good, the server says.
+fn find_credentials(path: &Path) -> anyhow::Result<()> {
+    let cannot = || format!("cannot read {}", path.display());
+    // Look first: reading a pipe would wait for its writer.
+    let found = std::fs::metadata(path).with_context(cannot)?;
+    anyhow::ensure!(found.is_file(), "{} is no regular file", path.display());
+    std::fs::File::open(path).with_context(cannot)?;
+    Ok(())
 }
 
 /// The streams and buckets in NATS.
