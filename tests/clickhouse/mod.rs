@@ -158,6 +158,7 @@ sink_conformance!(
     late_duplicates,
     shutdown,
     crash,
+    breaker,
 );
 
 /// The same server, with the sink for bodies.
@@ -244,6 +245,7 @@ fn assert_all(result: &BatchResult, count: usize) {
         BatchResult::Each(results) => {
             assert!(results.len() == count && results.iter().all(Result::is_ok), "{results:?}");
         }
+        BatchResult::Told(results) => panic!("a table takes all or nothing: {results:?}"),
         BatchResult::AlreadyThere => {}
         BatchResult::Whole(fault) | BatchResult::TooMuch(fault) => panic!("{fault}"),
     }

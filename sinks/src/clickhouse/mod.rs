@@ -162,8 +162,7 @@ impl Config {
             },
             call_timeout,
             ack_wait: call_timeout * 2,
-            // One worker: more would only make the inserts smaller.
-            workers: 1,
+            workers: Self::CONCURRENCY,
         }
     }
 
@@ -314,6 +313,7 @@ impl Config {
 impl Kind for Config {
     const NAME: &'static str = "clickhouse";
     const COMPONENTS: &'static [(&'static str, Stream)] = &[("", Stream::Events), (RAW_SUFFIX, Stream::Raw)];
+    const ONE_AT_A_TIME: Option<&'static str> = Some("more would only make the inserts smaller");
     const FIRST_IS_STORE: bool = true;
 
     fn validate(&self, path: &str) -> Vec<Invalid> {

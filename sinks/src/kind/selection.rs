@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use headrace_runtime::broker::Stream;
-use headrace_runtime::component::batch::Batch;
+use headrace_runtime::component::batch::{Batch, Key};
 use headrace_runtime::component::sink::{BatchResult, BoxedSink, Sink};
 use headrace_runtime::config::Invalid;
 use headrace_runtime::fault::Fault;
@@ -27,7 +27,7 @@ const FILTERS_MAX: usize = 64;
 impl Common {
     /// The settings that leave something out.
     pub(crate) fn selecting(&self) -> Vec<&'static str> {
-        let Self { start: _, tenants, categories, min_severity, severities, only } = self;
+        let Self { tenants, categories, min_severity, severities, only, .. } = self;
         let given = [
             ("tenants", !tenants.is_empty()),
             ("categories", !categories.is_empty()),
@@ -227,6 +227,10 @@ impl<T: Payload + Facts> Sink for Chosen<T> {
 
     fn wants(&self, item: &T) -> bool {
         self.choice.takes(item) && self.sink.wants(item)
+    }
+
+    fn key(&self, item: &T) -> Key {
+        self.sink.key(item)
     }
 
     async fn deliver(&self, batch: &Batch<T>) -> BatchResult {

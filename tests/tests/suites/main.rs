@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod bad_products;
+mod calls;
 mod log_storm;
 mod lost_marks;
 mod measure;

@@ -320,6 +320,9 @@ pub struct Retry {
     pub backoff_min_ms: u64,
     /// The longest pause, in milliseconds; no less than `backoff_min_ms`.
     pub backoff_max_ms: u64,
+    /// The longest pause that a receiver may wish for (`Retry-After`), in seconds. Example: 60.
+    #[schemars(range(max = 86_400))]
+    pub retry_after_max_s: u64,
 }
 
 impl Default for Retry {
@@ -330,6 +333,7 @@ impl Default for Retry {
             attempts_max: policy.attempts_max,
             backoff_min_ms: millis(policy.backoff_min),
             backoff_max_ms: millis(policy.backoff_max),
+            retry_after_max_s: policy.retry_after_max.as_secs(),
         }
     }
 }
@@ -350,6 +354,7 @@ impl Retry {
             attempts_max: self.attempts_max,
             backoff_min: Duration::from_millis(self.backoff_min_ms),
             backoff_max: Duration::from_millis(self.backoff_max_ms),
+            retry_after_max: Duration::from_secs(self.retry_after_max_s),
         }
     }
 }
