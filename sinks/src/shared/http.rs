@@ -48,6 +48,8 @@ impl Answer {
 /// certificates. It follows no redirects: a redirected POST would lose its body or its credentials.
 pub(crate) fn client(timeout: Duration, ca_path: Option<&Path>) -> anyhow::Result<Client> {
     let mut builder = Client::builder()
+        // Say so: another crate of this build turns HTTP/2 on, and receivers were tried with HTTP/1 alone.
+        .http1_only()
         .timeout(timeout)
         .connect_timeout(timeout)
         .redirect(redirect::Policy::none())
