@@ -9,6 +9,7 @@
 //! | [`message`] | what travels: a message that was delivered, and what it carries |
 //! | [`state`] | small values in JetStream KV; leases |
 //! | [`broker`] | the connection to NATS; its streams and buckets, made, watched and kept from filling up |
+//! | [`memory`] | what a process may hold: its budget, and how that is divided |
 //! | [`observe`] | metrics, health, traces, lines of the log that recur |
 //! | [`http`] | the HTTP server under the gateway and under the operators' port |
 //!
@@ -24,6 +25,7 @@ pub mod crash;
 mod every;
 pub mod fault;
 pub mod http;
+pub mod memory;
 pub mod message;
 mod moment;
 pub mod observe;

@@ -32,7 +32,7 @@ const NATS_MIN: (i64, i64, i64) = (2, 14, 0);
 /// Publishes that may wait for their confirmation at once, in one process.
 const UNCONFIRMED_MAX: usize = 16_384;
 /// Room for headers when a body is compared with the server's `max_payload`.
-const HEADER_ROOM_BYTES: usize = 16 << 10;
+pub const HEADER_ROOM_BYTES: usize = 16 << 10;
 /// Bucket of bodies that are too large for a message.
 pub const BODIES: &str = "bodies";
 /// Bucket that maps a schema's fingerprint (16 hex digits) to its text.
@@ -261,7 +261,8 @@ impl Broker {
     }
 
     /// The most bytes that a message can have, as a request for messages counts them: with headers and subjects.
-    pub(crate) fn message_max(&self) -> usize {
+    #[must_use]
+    pub fn message_max(&self) -> usize {
         self.client.server_info().max_payload.saturating_add(HEADER_ROOM_BYTES)
     }
 

@@ -2,6 +2,8 @@
 
 pub(crate) mod body;
 pub mod incarnation;
+#[cfg(test)]
+mod measured;
 pub mod payload;
 
 use std::sync::Mutex;

@@ -48,6 +48,15 @@ pub trait Payload: Send + Sync + Sized + 'static {
 
     /// About how many bytes it takes in memory.
     fn size(&self) -> usize;
+
+    /// The most bytes that a value takes in memory that is decoded from a payload of `bytes` bytes. A text of one letter
+    /// takes sixteen times what it has on the way, a long one as much; a large value has long texts. `measured.rs`
+    /// checks it.
+    #[must_use]
+    fn decoded_bytes(bytes: usize) -> usize {
+        let (short, long) = (bytes.saturating_mul(16), bytes.saturating_mul(4).saturating_add(48 << 10));
+        short.min(long).saturating_add(2 << 10)
+    }
 }
 
 /// What effects happen once for. The id alone is not enough: tenants choose their ids independently, and the id is
@@ -213,6 +222,11 @@ impl Payload for RawDelivery {
 
     fn size(&self) -> usize {
         self.body.len() + 1_024
+    }
+
+    /// The body is not copied, so there are only the headers.
+    fn decoded_bytes(_: usize) -> usize {
+        4 << 10
     }
 }
 

@@ -33,8 +33,14 @@ pub const SETTLED: &str = "headrace_settled_total";
 pub const DEAD: &str = "headrace_dead_letters_total";
 /// Events discarded on purpose, by `component` and `reason`.
 pub const DISCARDED: &str = "headrace_discarded_total";
-/// Bytes of messages and bodies that a component has read and works on, by `component`.
+/// Bytes of memory that a component has taken for messages, bodies and what is made of them, by `component`.
 pub const HELD_BYTES: &str = "headrace_held_bytes";
+/// The most that it may take, by `component`.
+pub const HELD_BYTES_MAX: &str = "headrace_held_bytes_max";
+/// How long a component waited for memory, each time that it had to, by `component`.
+pub const MEMORY_WAIT_SECONDS: &str = "headrace_memory_wait_seconds";
+/// What all components of the process may take together.
+pub const MEMORY_BUDGET: &str = "headrace_memory_budget_bytes";
 /// Messages given back untouched because they were held too long, by `component`.
 pub const LAPSED: &str = "headrace_lapsed_total";
 /// Messages published by a stage and confirmed, by `component`.
@@ -170,6 +176,7 @@ fn describe_histograms() {
         (DELIVER_SECONDS, Unit::Seconds, "From receiving an event to its delivery by a sink."),
         (CALL_SECONDS, Unit::Seconds, "Duration of one call of a sink."),
         (CALL_EVENTS, Unit::Count, "Events per call of a sink."),
+        (MEMORY_WAIT_SECONDS, Unit::Seconds, "How long a component waited for memory, each time that it had to."),
     ];
     for (name, unit, text) in histograms {
         describe_histogram!(name, unit, text);
@@ -180,7 +187,13 @@ fn describe_gauges() {
     let gauges = [
         (IN_FLIGHT, Unit::Count, "Requests being served."),
         (IN_FLIGHT_BYTES, Unit::Bytes, "Room taken for the bodies of requests being served."),
-        (HELD_BYTES, Unit::Bytes, "Bytes of messages and bodies that a component has read and works on."),
+        (
+            HELD_BYTES,
+            Unit::Bytes,
+            "Bytes of memory that a component has taken for messages, bodies and what is made of them.",
+        ),
+        (HELD_BYTES_MAX, Unit::Bytes, "The most bytes of memory that a component may take."),
+        (MEMORY_BUDGET, Unit::Bytes, "Bytes of memory that all components of the process may take together."),
         (CONNECTIONS, Unit::Count, "Open connections, by listener."),
         (LAG, Unit::Count, "Messages of a consumer that wait."),
         (PENDING, Unit::Count, "Messages of a consumer that are delivered but not settled."),
