@@ -38,6 +38,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) struct Folder {
     path: PathBuf,
     interval: Duration,
+    page_bytes_max: usize,
     /// One look at a time. One that hangs cannot be ended, and must not be followed by more of them.
     reader: Arc<Mutex<Reader>>,
 }
@@ -45,8 +46,9 @@ pub(super) struct Folder {
 impl Folder {
     /// A folder as configured. `split` makes its lines records.
     pub(super) fn new(config: &Config, split: Split) -> Self {
-        let reader = Reader::new(config, split);
-        Self { path: config.path(), interval: config.interval(), reader: Arc::new(Mutex::new(reader)) }
+        let reader = Arc::new(Mutex::new(Reader::new(config, split)));
+        let page_bytes_max = read::page_bytes_max(config.line_bytes_max);
+        Self { path: config.path(), interval: config.interval(), page_bytes_max, reader }
     }
 
     fn fault(&self, error: io::Error) -> Fault {
@@ -76,6 +78,10 @@ impl Pull for Folder {
 
     fn pace(&self) -> Pace {
         Pace { interval: self.interval, pages_per_hour: None, timeout: TIMEOUT }
+    }
+
+    fn page_bytes_max(&self) -> usize {
+        self.page_bytes_max
     }
 
     async fn check(&self) -> Result<(), Fault> {

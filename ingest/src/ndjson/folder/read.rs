@@ -32,8 +32,16 @@ const CHECKED_BYTES: u64 = 64;
 /// The most files that are remembered as denied. Beyond that, they are tried again.
 const DENIED_MAX: usize = 10_000;
 const BUFFER_BYTES: usize = 64 << 10;
+/// What a record takes in memory besides its line, and the message that is made of it.
+const RECORD_BYTES: usize = 3 << 10;
 
 type Reading = Lines<Box<dyn BufRead + Send>>;
+
+/// The most bytes of memory that a page takes: its lines, of which the last may be as long as `line_bytes_max` allows and is
+/// copied while it grows, and its records.
+pub(super) const fn page_bytes_max(line_bytes_max: usize) -> usize {
+    BYTES_MAX + 2 * line_bytes_max + LINES_MAX * RECORD_BYTES
+}
 
 /// Reads the folder. It keeps nothing that the position does not have, but for warnings and a packed file that is open.
 pub(super) struct Reader {
