@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use headrace_ingest as ingest;
 use headrace_ingest::collect::Collector;
 use headrace_ingest::gateway::Gateway;
 use headrace_ingest::sources::{self, StoredCheck};
@@ -25,6 +26,7 @@ use headrace_runtime::consume::chain::{ChainLoop, Pace};
 use headrace_runtime::consume::leftover;
 use headrace_runtime::consume::sink::SinkLoop;
 use headrace_runtime::http::admin::{self, Admin};
+use headrace_runtime::memory::{Share, show_budget};
 use headrace_runtime::message::payload::{Payload, Product};
 use headrace_runtime::observe::health::Health;
 use headrace_runtime::observe::metrics;
@@ -44,6 +46,7 @@ use headrace_stages::normalize::Verify;
 use tokio::net::TcpListener;
 
 use crate::config::Config;
+use crate::config::memory::{Memory, Takes};
 use crate::nats::connections::Brokers;
 use crate::nats::users::User;
 use crate::process::listeners::Listeners;
@@ -72,6 +75,7 @@ pub(crate) struct Process {
 /// What is needed to make the tasks.
 struct Builder<'a> {
     brokers: &'a Brokers,
+    memory: Memory<'a>,
     policy: RetryPolicy,
     health: Health,
     supervisor: Supervisor,
@@ -90,8 +94,11 @@ impl Process {
     ) -> anyhow::Result<Self> {
         let handle = metrics::install().context("cannot set up metrics")?;
         metrics::tell_build(env!("CARGO_PKG_VERSION"), COMMIT);
+        let memory = Memory::divide(config, roles, brokers.first().message_max())?;
+        show_budget(memory.budget());
         let mut builder = Builder {
             brokers,
+            memory,
             policy: config.retry.policy(),
             health: Health::new(),
             supervisor: Supervisor::new(),
@@ -114,7 +121,8 @@ impl Process {
             for respelt in config.tenants.respelt() {
                 tracing::warn!(tenant = respelt.tenant, token = respelt.token, "{respelt}");
             }
-            let gateway = Gateway::new(&config.ingest, &config.tenants, brokers.need(User::Ingest)?, stores);
+            let ingest = ingest::config::Config { in_flight_max_bytes: memory.gateway(), ..config.ingest.clone() };
+            let gateway = Gateway::new(&ingest, &config.tenants, brokers.need(User::Ingest)?, stores);
             builder.listen(Group::Ingest, "gateway", listener, move |listener, stop| {
                 gateway.clone().serve(listener, stop)
             });
@@ -208,9 +216,17 @@ impl Builder<'_> {
         let verify = verify(config);
         let config = &config.pipeline;
         for chain in chains::build(config, verify.as_ref())? {
+            let (subscription, lanes) = (chain.subscription, config.lanes);
+            let share = |takes| self.memory.chain(&subscription.component, takes, lanes);
             match chain.stages {
-                Stages::FromRaw(stage) => self.chain(chain.subscription, Pace::Prompt, stage, config.lanes)?,
-                Stages::FromEvents(stage) => self.chain(chain.subscription, Pace::Prompt, stage, config.lanes)?,
+                Stages::FromRaw(stage) => {
+                    let share = share(Takes::Bodies);
+                    self.chain(subscription, Pace::Prompt, stage, lanes, share)?;
+                }
+                Stages::FromEvents(stage) => {
+                    let share = share(Takes::Events);
+                    self.chain(subscription, Pace::Prompt, stage, lanes, share)?;
+                }
             }
         }
         let broker = self.brokers.need(User::Pipeline)?;
@@ -218,7 +234,8 @@ impl Builder<'_> {
         let alerts = Alerts::new(config.alert, state);
         let alerts: BoxedStage<Event, Alert> = Box::new(alerts);
         // Each alert is one write to the state, however many events it has. So gather a burst of events first.
-        self.chain(config.alert_subscription(), Pace::Gathered { linger: ALERT_LINGER }, alerts, 1)?;
+        let share = self.memory.chain(chains::ALERT, Takes::Events, 1);
+        self.chain(config.alert_subscription(), Pace::Gathered { linger: ALERT_LINGER }, alerts, 1, share)?;
         match self.brokers.of(User::Retention).cloned() {
             Some(broker) => {
                 let measure = Arc::new(Measure::new(&broker));
@@ -256,9 +273,10 @@ impl Builder<'_> {
         pace: Pace,
         stage: BoxedStage<In, Out>,
         workers: usize,
+        memory: Share,
     ) -> anyhow::Result<()> {
         let broker = self.brokers.need(User::Pipeline)?.clone();
-        let settler = self.settler(&subscription.component, &broker);
+        let settler = self.settler(&subscription.component, &broker).within(memory);
         self.subscriptions.push((broker.clone(), subscription.clone()));
         let component = subscription.component.clone();
         let chain = Arc::new(ChainLoop { broker, subscription, pace, stage, settler });
@@ -280,9 +298,9 @@ impl Builder<'_> {
             for (component, part) in parts {
                 let (name, owner, options) = (component.name.as_str(), instance.owner(), part.options);
                 match part.sink {
-                    AnySink::Raw(sink) => self.sink(broker, name, owner, sink, options),
-                    AnySink::Events(sink) => self.sink(broker, name, owner, sink, options),
-                    AnySink::Alerts(sink) => self.sink(broker, name, owner, sink, options),
+                    AnySink::Raw(sink) => self.sink(broker, name, owner, sink, options, Takes::Bodies),
+                    AnySink::Events(sink) => self.sink(broker, name, owner, sink, options, Takes::Events),
+                    AnySink::Alerts(sink) => self.sink(broker, name, owner, sink, options, Takes::Events),
                 }
             }
         }
@@ -314,8 +332,9 @@ impl Builder<'_> {
         owner: Owner,
         sink: BoxedSink<T>,
         options: SinkOptions,
+        takes: Takes,
     ) {
-        let settler = self.settler(component, broker);
+        let settler = self.settler(component, broker).within(self.memory.sink(component, takes, &options));
         self.sinks.insert(component.to_owned());
         let subscription = Subscription { sink: Some(owner), ..options.subscription(component, T::STREAM) };
         self.subscriptions.push((broker.clone(), subscription.clone()));
