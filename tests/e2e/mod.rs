@@ -16,6 +16,7 @@ mod hostile;
 mod layering;
 mod lifecycle;
 mod logs;
+mod memory;
 mod ndjson;
 mod passwords;
 mod private;
