@@ -13,6 +13,7 @@ use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions};
 use headrace_runtime::fault::{Fault, FaultClass};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
+use headrace_schemas::time::Timestamp;
 use headrace_sinks::file::{Config, File};
 use headrace_tests::conformance::receiver::{Case, HeldCase, Promise};
 use headrace_tests::harness::samples::Sample as _;
@@ -165,7 +166,7 @@ sink_conformance!(
 );
 
 fn item<T>(value: T) -> Item<T> {
-    Item { value, suspect: false, redelivered: false, sequence: 1 }
+    Item { value, suspect: false, redelivered: false, sequence: 1, stored_at: Timestamp::default() }
 }
 
 fn batch(numbers: std::ops::Range<u16>) -> Batch<Event> {
