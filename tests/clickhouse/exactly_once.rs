@@ -61,7 +61,7 @@ async fn a_row_that_was_received_later_than_its_suspect_is_found() {
     let (case, sink) = ready().await;
     let received_at = Timestamp::now().minus(MINUTE);
     let value = Event { received_at, ..Event::sample(0) };
-    let earlier = Item { value, suspect: true, redelivered: true, sequence: 1 };
+    let earlier = Item { value, suspect: true, redelivered: true, sequence: 1, stored_at: Timestamp::default() };
     assert_all(&sink.deliver(&batch(0..10, false, MINUTE)).await, 10);
     assert_all(&sink.deliver(&Batch::new(vec![earlier], MINUTE)).await, 1);
     assert_eq!(case.rows(), 10);

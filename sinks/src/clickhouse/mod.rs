@@ -5,7 +5,9 @@
 
 mod access;
 mod classify;
+mod place;
 mod read;
+mod told;
 mod write;
 
 use std::path::Path;
@@ -31,6 +33,7 @@ use serde::{Deserialize, Serialize};
 pub use self::access::Access;
 use self::access::DEFAULT_USER;
 use self::classify::fault;
+pub use self::read::event::{EventTable, StoredEvent};
 pub use self::read::received::{RawTable, Received};
 pub use self::write::gaps::{Gaps, GapsRow};
 use self::write::insert::{Table, Times};
@@ -42,7 +45,7 @@ use crate::kind::{Kind, Part};
 const TRUSTED: &str = "SSL_CERT_FILE";
 /// What follows the instance's name in the name of the component for bodies.
 const RAW_SUFFIX: &str = "-raw";
-/// Ids in one look-up.
+/// Items in one look-up.
 pub(crate) const LOOKUP_MAX: usize = 4_000;
 
 /// ClickHouse.
@@ -192,6 +195,12 @@ impl Config {
 
     fn table(&self, name: &str, component: &str) -> Table {
         Table::new(self.client(), name, component, Times { limit: self.insert_limit(), clock_skew: self.clock_skew() })
+    }
+
+    /// The table of events as a record of what was scored.
+    #[must_use]
+    pub fn event_table(&self) -> EventTable {
+        EventTable::new(self.client())
     }
 
     /// The table of bodies as a record of what was received.

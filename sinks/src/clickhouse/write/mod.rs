@@ -3,6 +3,7 @@
 mod columns;
 pub(crate) mod gaps;
 pub(crate) mod insert;
+mod lookup;
 pub(crate) mod migrate;
 pub(crate) mod rewrite;
 pub(crate) mod row;
