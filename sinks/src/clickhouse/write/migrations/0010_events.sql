@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS events
     occurred_at       DateTime64(6, 'UTC') COMMENT 'when it happened, as the body tells; when it was received where the body does not' CODEC(Delta, ZSTD(1)),
     received_at       DateTime64(6, 'UTC') COMMENT 'when the gateway received it first' CODEC(Delta, ZSTD(1)),
     stored_at         DateTime64(6, 'UTC') COMMENT 'when the broker stored it in EVENTS; 1970 of a row that was not made from there' CODEC(Delta, ZSTD(1)),
-    moved             UInt8 COMMENT '1 when the row was moved here from the table of an earlier release' CODEC(ZSTD(1)),
+    moved             UInt8 DEFAULT 0 COMMENT '1 when the row was moved here from the table of an earlier release' CODEC(ZSTD(1)),
     -- Rows without it are always taken.
     held_until        DateTime64(6, 'UTC') EPHEMERAL COMMENT 'not stored: until when the server may take the row',
     -- Evaluated when the block is complete, not when the statement begins: a late one is refused.
