@@ -173,7 +173,6 @@ impl Payload for RawDelivery {
             Fault::poison(DeadReason::MissingHeader, problem)
         })?;
         let id = EventId::from_stored(required(header::ID)?);
-        // An earlier release did not write the time.
         let told = message.header(header::EVENT_TIME).and_then(|micros| micros.parse().ok());
         let event_time = told.map(Timestamp::from_micros).or_else(|| id.created_at());
         let body = match message.header(header::BODY_OBJECT) {
@@ -210,7 +209,8 @@ impl Payload for RawDelivery {
     }
 
     fn event_time(&self) -> Option<Timestamp> {
-        self.event_time
+        // An earlier release did not write the time.
+        self.event_time.or_else(|| self.id.created_at())
     }
 
     fn size(&self) -> usize {
