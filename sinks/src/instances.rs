@@ -41,6 +41,11 @@ impl Sinks {
         self.0.values()
     }
 
+    /// The settings of every instance of a kind, with their names.
+    pub fn of_kind<K: Kind>(&self) -> impl Iterator<Item = (&str, &K)> {
+        self.0.iter().filter_map(|(name, instance)| Some((name.as_str(), instance.settings.as_any().downcast_ref()?)))
+    }
+
     /// The settings of the instance that has the name of its kind.
     #[must_use]
     pub fn first<K: Kind>(&self) -> Option<&K> {

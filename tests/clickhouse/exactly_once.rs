@@ -93,9 +93,14 @@ async fn an_unclear_insert_of_suspects_is_repeated_only_after_the_servers_limit(
 
 /// Starts a process with only the sinks, for the ClickHouse at `url`. It dies at a named point as by `kill -9`.
 pub(crate) async fn sinks(nats: &Nats, url: &str, dir: &Path, crash_at: &str) -> Running {
+    sinks_with(nats, url, dir, crash_at, "").await
+}
+
+/// The same, with more settings.
+pub(crate) async fn sinks_with(nats: &Nats, url: &str, dir: &Path, crash_at: &str, settings: &str) -> Running {
     let limits = "{ max_age_hours = 24, max_bytes = 67108864 }";
     let text = format!(
-        "nats = {{ url = '{}', clock_skew_ms = 100 }}\nadmin.listen = '127.0.0.1:0'\n\
+        "{settings}\nnats = {{ url = '{}', clock_skew_ms = 100 }}\nadmin.listen = '127.0.0.1:0'\n\
          sinks.clickhouse = {{ url = '{url}', linger_ms = 50, insert_timeout_s = 1, clock_skew_ms = 200 }}\n\
          streams = {{ raw = {limits}, events = {limits}, alerts = {limits}, dead = {limits} }}\n",
         nats.server().url()

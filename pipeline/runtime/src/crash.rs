@@ -56,11 +56,15 @@ pub enum Point {
     BeforeProgress,
     /// A replay has noted how far it is.
     AfterProgress,
+    /// A partition of an earlier release is copied, and the copies are not in place.
+    BeforeMove,
+    /// A partition of an earlier release is in place, and also still where it was.
+    AfterMove,
 }
 
 impl Point {
     /// All points, in the order of an event's way.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::BeforeStore,
         Self::BeforeStoreAck,
         Self::AfterStoreAck,
@@ -80,6 +84,8 @@ impl Point {
         Self::BeforeRemoval,
         Self::BeforeProgress,
         Self::AfterProgress,
+        Self::BeforeMove,
+        Self::AfterMove,
     ];
 
     /// The point's name in the variable.
@@ -105,6 +111,8 @@ impl Point {
             Self::BeforeRemoval => "before_removal",
             Self::BeforeProgress => "before_progress",
             Self::AfterProgress => "after_progress",
+            Self::BeforeMove => "before_move",
+            Self::AfterMove => "after_move",
         }
     }
 }

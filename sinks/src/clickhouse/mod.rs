@@ -35,6 +35,7 @@ use self::access::DEFAULT_USER;
 use self::classify::fault;
 pub use self::read::event::{EventTable, StoredEvent};
 pub use self::read::received::{RawTable, Received};
+pub use self::write::earlier::Mover;
 pub use self::write::gaps::{Gaps, GapsRow};
 use self::write::insert::{Table, Times};
 pub use self::write::rewrite::{ITEMS_MAX, Rewrite, Unproven, Written};
@@ -66,7 +67,8 @@ pub struct Config {
     /// Whether inserts travel compressed (LZ4). Off where the server is on the same machine: it saves both
     /// sides the work.
     pub compress: bool,
-    /// Whether to create and update the tables. Off where another user does it with `headrace check --migrate`.
+    /// Whether to create and update the tables, and to move the rows of an earlier release. Off where another user does
+    /// the first with `headrace check --migrate`.
     pub migrate: bool,
     /// Most events in one insert. Large ones are far cheaper: 10,000 to 50,000 is best.
     #[schemars(range(min = 1, max = 1_000_000))]
@@ -233,6 +235,14 @@ impl Config {
         migrate::run(&self.client(), &self.database).await
     }
 
+    /// Whether the tables are of this release's version.
+    ///
+    /// # Errors
+    /// Transient when the server is away, broken when they are not.
+    pub async fn verify(&self) -> Result<(), Fault> {
+        migrate::verify(&self.client(), &self.database).await
+    }
+
     /// Makes the tables ready to be filled once more, including those that were dropped.
     ///
     /// # Errors
@@ -240,7 +250,30 @@ impl Config {
     pub async fn restore(&self) -> Result<(), Fault> {
         self.reach().await?;
         let (client, database) = (self.client(), &self.database);
-        if self.migrate { migrate::restore(&client, database).await } else { migrate::verify(&client, database).await }
+        if self.migrate { migrate::restore(&client, database).await } else { self.verify().await }
+    }
+
+    /// What moves the rows of an earlier release, if this process may change tables. `holder` is a name that no other
+    /// process has, of letters and digits.
+    #[must_use]
+    pub fn mover(&self, holder: &str) -> Option<Mover> {
+        self.migrate.then(|| Mover::new(self.client(), holder))
+    }
+
+    /// Refuses to go on while rows of an earlier release are still to be moved: rows that are replaced must be in one
+    /// table.
+    ///
+    /// # Errors
+    /// Transient when the server is away, broken when rows are left.
+    pub async fn ensure_moved(&self) -> Result<(), Fault> {
+        let left = Mover::new(self.client(), "").partitions().await?.len();
+        if left == 0 {
+            return Ok(());
+        }
+        Err(Fault::broken(anyhow::anyhow!(
+            "expected all events in the table `events`, found {left} months in `events_1`, the table of an earlier release; \
+             the role `sinks` moves them where `sinks.clickhouse.migrate` is on. Try again when `events_1` is gone"
+        )))
     }
 
     /// How long after it was sent an insert can still succeed.
@@ -299,7 +332,7 @@ impl Config {
 
     async fn begin(&self) -> Result<(), Fault> {
         self.reach().await?;
-        if self.migrate { self.migrate().await } else { migrate::verify(&self.client(), &self.database).await }
+        if self.migrate { self.migrate().await } else { self.verify().await }
     }
 }
 

@@ -12,6 +12,7 @@ use headrace_runtime::settle::trials;
 use headrace_sinks::instances::usual_components;
 use headrace_stages::chains;
 
+use crate::process::earlier;
 use crate::role::CLICKHOUSE_RAW;
 
 /// A user of NATS.
@@ -142,7 +143,8 @@ fn sinks(further: &[Component]) -> Rights {
     for Component { name, stream, .. } in usual_components().iter().chain(further) {
         rights = rights.consume(*stream, name).give_up(name).note_progress(name);
     }
-    rights
+    // One process moves the rows of an earlier release.
+    rights.keep_key(STATE, earlier::LEASE)
 }
 
 fn recover() -> Rights {
@@ -232,13 +234,18 @@ impl Rights {
         self.read(bucket).publish([format!("$KV.{bucket}.>")])
     }
 
+    /// The right to read and write one key of a bucket.
+    fn keep_key(self, bucket: &str, key: &str) -> Self {
+        let subject = format!("$KV.{bucket}.{key}");
+        self.ask([format!("DIRECT.GET.KV_{bucket}.{subject}")]).publish([subject])
+    }
+
     /// The right to the two keys in which a component notes the beginning of its consumer's incarnation, and the
     /// messages that it has on trial.
     fn note_progress(self, component: &str) -> Self {
-        [format!("epoch.{component}"), trials::key(component)].into_iter().fold(self, |rights, key| {
-            let key = format!("$KV.{STATE}.{key}");
-            rights.ask([format!("DIRECT.GET.KV_{STATE}.{key}")]).publish([key])
-        })
+        [format!("epoch.{component}"), trials::key(component)]
+            .into_iter()
+            .fold(self, |rights, key| rights.keep_key(STATE, &key))
     }
 
     fn write_bodies(self) -> Self {

@@ -1,5 +1,6 @@
 //! A process: the tasks of its roles, under one supervisor.
 
+pub(crate) mod earlier;
 pub(crate) mod listeners;
 mod recover;
 pub(crate) mod started;
@@ -46,6 +47,7 @@ use tokio::net::TcpListener;
 use crate::config::Config;
 use crate::nats::connections::Brokers;
 use crate::nats::users::User;
+use crate::process::earlier::EarlierTables;
 use crate::process::listeners::Listeners;
 use crate::role::Role;
 
@@ -289,6 +291,18 @@ impl Builder<'_> {
         let (broker, configured) = (broker.clone(), config.sinks.components());
         self.supervisor.spawn(Group::Service, "leftover", move |stop| {
             leftover::watch(broker.clone(), configured.clone(), usual_components(), stop)
+        });
+        self.earlier(config)?;
+        Ok(())
+    }
+
+    /// Starts the task that moves the rows of an earlier release, if this process may change tables.
+    fn earlier(&mut self, config: &Config) -> anyhow::Result<()> {
+        let Some(tables) = EarlierTables::of(config, self.brokers.need(User::Sinks)?) else { return Ok(()) };
+        let tables = Arc::new(tables);
+        self.supervisor.spawn(Group::Service, "earlier tables", move |stop| {
+            let tables = Arc::clone(&tables);
+            async move { tables.run(stop).await }
         });
         Ok(())
     }

@@ -57,6 +57,8 @@ pub const CONFLICTS: &str = "headrace_conflicting_deliveries_total";
 pub const LAG: &str = "headrace_consumer_lag";
 /// Messages of a consumer that are delivered but not settled, by `component`.
 pub const PENDING: &str = "headrace_consumer_pending";
+/// Partitions of an earlier release's table that wait to be moved, by `component`; told by the process that moves them.
+pub const EARLIER_PARTITIONS: &str = "headrace_clickhouse_earlier_partitions";
 /// Messages that wait for a sink that is not configured any more, by `component`.
 pub const UNREAD: &str = "headrace_consumer_unread";
 /// Messages removed from a full stream after every consumer had settled them, by `stream`.
@@ -129,6 +131,11 @@ pub fn tell_build(version: &'static str, commit: &'static str) {
     gauge!(BUILD_INFO, "version" => version, "commit" => commit).set(1.0);
 }
 
+/// Tells how many partitions of an earlier release's table the sink `component` has still to move.
+pub fn tell_earlier_partitions(component: &str, left: usize) {
+    gauge!(EARLIER_PARTITIONS, "component" => component.to_owned()).set(left as f64);
+}
+
 fn describe() {
     describe_counters();
     describe_histograms();
@@ -184,6 +191,7 @@ fn describe_gauges() {
         (CONNECTIONS, Unit::Count, "Open connections, by listener."),
         (LAG, Unit::Count, "Messages of a consumer that wait."),
         (PENDING, Unit::Count, "Messages of a consumer that are delivered but not settled."),
+        (EARLIER_PARTITIONS, Unit::Count, "Partitions of an earlier release's table that wait to be moved."),
         (UNREAD, Unit::Count, "Messages that wait for a sink that is not configured any more."),
         (OLDEST_SECONDS, Unit::Seconds, "Age of the oldest message that a consumer has not settled; 0 when all are."),
         (STREAM_MESSAGES, Unit::Count, "Messages in a stream."),

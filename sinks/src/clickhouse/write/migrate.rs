@@ -140,7 +140,7 @@ impl Migration {
                 set_aside(client, table).await?;
                 execute(client, self.sql, self.name).await
             }
-            Of::Conflicts => show_conflicts(client).await,
+            Of::Conflicts => show_conflicts(client, Read::WhatIsThere).await,
             Of::Earlier | Of::Others => execute(client, self.sql, self.name).await,
         }
     }
@@ -169,11 +169,21 @@ async fn is_earlier(client: &Client, table: &str) -> Result<bool, Fault> {
     Ok(columns > 0)
 }
 
-/// Makes the view of conflicting deliveries, over `raw_1` too while it is there.
-pub(super) async fn show_conflicts(client: &Client) -> Result<(), Fault> {
+/// Which tables a view of bodies reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    /// `raw`.
+    One,
+    /// Also `raw_1` if it is there.
+    WhatIsThere,
+}
+
+/// Makes the view of conflicting deliveries.
+pub(super) async fn show_conflicts(client: &Client, read: Read) -> Result<(), Fault> {
     let query = client.query("SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = 'raw_1'");
     let tables = query.fetch_one::<u64>().await.map_err(|error| fault(error).fault)?;
-    execute(client, &conflicts(tables > 0), "the view of conflicting deliveries").await
+    let sql = conflicts(tables > 0 && read == Read::WhatIsThere);
+    execute(client, &sql, "the view of conflicting deliveries").await
 }
 
 /// The statement of that view. A row of `raw_1` tells no event time.

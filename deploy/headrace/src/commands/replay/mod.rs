@@ -198,6 +198,9 @@ impl Run<'_> {
     async fn run(&self, status_line: &mut StatusLine) -> anyhow::Result<Totals> {
         let stage = chains::build_whole(&self.config.pipeline, verify(self.config).as_ref())?;
         self.clickhouse.restore().await.map_err(|fault| fault.source)?;
+        if self.arguments.into.is_none() {
+            self.clickhouse.ensure_moved().await.map_err(|fault| fault.source)?;
+        }
         let mut journal = Journal::new(self.store.clone(), self.key()?);
         let record = match journal.read().await? {
             Some(record) if !self.arguments.restart => self.resume(record, status_line).await,
