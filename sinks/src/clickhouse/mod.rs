@@ -7,6 +7,7 @@ mod access;
 mod classify;
 mod place;
 mod read;
+mod sink;
 mod told;
 mod write;
 
@@ -17,8 +18,8 @@ use async_trait::async_trait;
 use clickhouse::{Client, Compression};
 use headrace_runtime::broker::Stream;
 use headrace_runtime::certificate::read_ca_file;
-use headrace_runtime::component::batch::{Batch, BatchPolicy};
-use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions};
+use headrace_runtime::component::batch::BatchPolicy;
+use headrace_runtime::component::sink::SinkOptions;
 use headrace_runtime::config::Invalid;
 use headrace_runtime::consume::stream_reader::Window;
 use headrace_runtime::fault::Fault;
@@ -35,6 +36,7 @@ use self::access::DEFAULT_USER;
 use self::classify::fault;
 pub use self::read::event::{EventTable, StoredEvent};
 pub use self::read::received::{RawTable, Received};
+pub use self::sink::{Events, Raw};
 pub use self::write::earlier::Mover;
 pub use self::write::gaps::{Gaps, GapsRow};
 use self::write::insert::{Table, Times};
@@ -373,45 +375,5 @@ impl Kind for Config {
 
     fn of_up(_data: &Path, _is_alone: bool) -> Option<Self> {
         Some(Self::default())
-    }
-}
-
-/// Scored events → table `events`.
-pub struct Events {
-    table: Table,
-    config: Config,
-}
-
-#[async_trait]
-impl Sink for Events {
-    type Item = Event;
-
-    async fn check(&self) -> Result<(), Fault> {
-        self.config.begin().await?;
-        self.table.check_columns::<Event>().await
-    }
-
-    async fn deliver(&self, batch: &Batch<Event>) -> BatchResult {
-        self.table.deliver(batch).await
-    }
-}
-
-/// Bodies → table `raw`.
-pub struct Raw {
-    table: Table,
-    config: Config,
-}
-
-#[async_trait]
-impl Sink for Raw {
-    type Item = RawDelivery;
-
-    async fn check(&self) -> Result<(), Fault> {
-        self.config.begin().await?;
-        self.table.check_columns::<RawDelivery>().await
-    }
-
-    async fn deliver(&self, batch: &Batch<RawDelivery>) -> BatchResult {
-        self.table.deliver(batch).await
     }
 }

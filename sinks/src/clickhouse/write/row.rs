@@ -100,8 +100,7 @@ impl Rows for Event {
         [first, 0]
     }
 
-    fn row(item: &Item<Self>, Stamp { held_until, stored_at }: Stamp) -> EventRow<'_> {
-        let event = &item.value;
+    fn row(Item { value: event, .. }: &Item<Self>, Stamp { held_until, stored_at }: Stamp) -> EventRow<'_> {
         let [content, _] = Self::content_columns(Rows::content(event));
         let (actor, target) = (event.actor.as_ref(), event.target.as_ref());
         let (organization, repository) = (event.organization.as_ref(), event.repository.as_ref());
