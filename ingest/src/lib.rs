@@ -6,14 +6,16 @@
 //! [`source`] is the contract of a source, [`sources`] their registry, and each has a folder, [`github`] and [`ndjson`].
 //! [`gateway`] is the server. Every source's requests go through `receive`, and all that comes in goes through `store`.
 //! [`collect`] asks the sources that must be asked, and [`github::recovery`] asks GitHub for deliveries that did not
-//! arrive.
+//! arrive. `lines` and [`objects`] are for sources that read files and buckets.
 
 pub mod collect;
 pub mod config;
 mod digest;
 pub mod gateway;
 pub mod github;
+mod lines;
 pub mod ndjson;
+pub mod objects;
 mod receive;
 pub mod source;
 pub mod sources;

@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn every_folder_is_a_source_or_a_part_of_the_gateway() {
-        const PARTS: [&str; 4] = ["collect", "gateway", "receive", "source"];
+        const PARTS: [&str; 6] = ["collect", "gateway", "lines", "objects", "receive", "source"];
         let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap().map(Result::unwrap);
         let folders = folders.filter(|entry| entry.file_type().unwrap().is_dir());
         let folders: BTreeSet<String> = folders.map(|entry| entry.file_name().into_string().unwrap()).collect();

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use async_nats::HeaderMap;
+use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::crash::{self, Point};
@@ -21,6 +21,8 @@ use crate::source::{Receipt, Record};
 
 /// The most records on their way at once, of one request or page. It bounds what a slow broker makes us hold.
 const ON_THEIR_WAY_MAX: usize = 256;
+/// The most characters of a record that a message shows.
+const SHOWN_MAX: usize = 64;
 
 /// Stores the records of one source.
 pub(crate) struct Store {
@@ -37,8 +39,42 @@ pub(crate) struct Store {
 pub(crate) enum NotStored {
     /// RAW has no room.
     Full,
+    /// The source made a record that no message can hold. None of the records was sent.
+    Unfit(Unfit),
     /// The broker did not confirm the record `id`.
     Away { id: EventId, fault: Fault },
+}
+
+/// What no message can hold, in a record. The client library panics at it.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    /// A text that goes into a header.
+    #[error("expected {what} of one line in each record, found a line break in `{found}`")]
+    Value { what: &'static str, found: String },
+    /// The name of a header.
+    #[error("expected printable ASCII without `:` as the name of a header in each record, found `{found}`")]
+    Name { found: String },
+}
+
+impl Unfit {
+    /// What is unfit in `record`, if anything is.
+    fn of(record: &Record) -> Option<Self> {
+        let Record { id, kind, headers, .. } = record;
+        let name =
+            headers.iter().map(|(name, _)| name).find(|name| name.is_empty() || name.parse::<HeaderName>().is_err());
+        if let Some(name) = name {
+            return Some(Self::Name { found: shown(name) });
+        }
+        let values = headers.iter().map(|(_, value)| ("a header", value.as_str()));
+        let mut texts = [("an id", id.as_str()), ("a kind", kind.as_str())].into_iter().chain(values);
+        let (what, found) = texts.find(|(_, text)| text.parse::<HeaderValue>().is_err())?;
+        Some(Self::Value { what, found: shown(found) })
+    }
+}
+
+/// The beginning of a text, for a message.
+fn shown(text: &str) -> String {
+    text.chars().take(SHOWN_MAX).flat_map(char::escape_debug).collect()
 }
 
 /// How records came in.
@@ -69,6 +105,10 @@ impl Store {
 
     /// Stores `records`, in their order. Returns when the broker has confirmed all of them.
     pub(crate) async fn store(&self, records: Vec<Record>, arrival: Arrival<'_>) -> Result<Vec<Receipt>, NotStored> {
+        // Check all before the first is sent: records are stored all or none.
+        if let Some(unfit) = records.iter().find_map(Unfit::of) {
+            return Err(NotStored::Unfit(unfit));
+        }
         let mut receipts = Vec::with_capacity(records.len());
         let mut on_their_way = VecDeque::with_capacity(records.len().min(ON_THEIR_WAY_MAX));
         for record in records {
@@ -118,7 +158,7 @@ impl Store {
         Ok(Receipt { id, duplicate: stored.duplicate })
     }
 
-    /// The message for RAW without its body, and the body.
+    /// The message for RAW without its body, and the body. `record` is no unfit one.
     fn outgoing(&self, record: Record, received_at: Timestamp, sha256: &str) -> (Outgoing, Bytes) {
         let Record { id, event_time, kind, tenant, headers: kept, body } = record;
         let mut headers = HeaderMap::new();

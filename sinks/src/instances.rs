@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use headrace_runtime::component::subscription::Owner;
-use headrace_runtime::config::Invalid;
+use headrace_runtime::config::{Invalid, Retry};
 use headrace_runtime::consume::leftover::Component;
 use headrace_runtime::fault::Fault;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 use crate::KINDS;
 use crate::kind::described::{Common, KIND, table_of};
-use crate::kind::{Configured, Entry, Kind, Part};
+use crate::kind::{Configured, Entry, Kind, Part, Terms};
 
 /// The longest name of an instance, in bytes.
 const NAME_BYTES_MAX: usize = 32;
@@ -93,7 +93,15 @@ impl Sinks {
         problems
     }
 
-    /// The same, for the instance that has the name of its kind, if there is one.
+    /// What is wrong with their pauses, where `[retry]` is `global`.
+    #[must_use]
+    pub fn validate_retry(&self, path: &str, global: &Retry) -> Vec<Invalid> {
+        let problems =
+            |instance: &Instance| instance.common.validate_retry(&format!("{path}.{}", instance.name), global);
+        self.iter().flat_map(problems).collect()
+    }
+
+    /// What is wrong with the instance that has the name of its kind, if there is one.
     #[must_use]
     pub fn validate_first<K: Kind>(&self, path: &str) -> Vec<Invalid> {
         self.0.get(K::NAME).map(|instance| instance.validate(path, &[])).unwrap_or_default()
@@ -171,6 +179,12 @@ impl Instance {
         Owner { instance: self.name.clone(), kind: self.kind.name.to_owned(), start: self.common.start }
     }
 
+    /// How its calls are repeated and limited, where `[retry]` is `global`.
+    #[must_use]
+    pub fn terms(&self, global: &Retry) -> Terms {
+        self.common.terms(global)
+    }
+
     /// Its components.
     #[must_use]
     pub fn components(&self) -> Vec<Component> {
@@ -189,7 +203,9 @@ impl Instance {
             "the components of the sink kind {} are not those that it declares",
             self.kind.name
         );
-        let parts = parts.into_iter().map(|part| self.common.select(part)).collect::<anyhow::Result<Vec<Part>>>()?;
+        let mut parts =
+            parts.into_iter().map(|part| self.common.select(part)).collect::<anyhow::Result<Vec<Part>>>()?;
+        parts.iter_mut().for_each(|part| part.options.workers = self.common.concurrency);
         Ok(components.into_iter().zip(parts).collect())
     }
 
@@ -203,7 +219,7 @@ impl Instance {
 
     /// Makes what the receiver lacks, such as tables. `None` when there is nothing of the kind to make.
     pub async fn prepare(&self) -> Option<Result<(), Fault>> {
-        self.settings.prepare().await
+        self.settings.prepare(&self.name).await
     }
 
     /// What `up` tells a person about it: a word and a text.
@@ -239,6 +255,7 @@ impl Instance {
         let path = format!("{path}.{name}");
         let mut problems = self.settings.validate(&path);
         problems.extend(self.common.validate(&path, self.kind.components));
+        problems.extend(self.common.validate_concurrency(&path, self.kind.one_at_a_time));
         if self.kind.first_is_store && name == self.kind.name {
             let message = "expected none, because `[sinks.clickhouse]` is the store that recovery and replay rely on; another \
                            instance of this kind may select";

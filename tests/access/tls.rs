@@ -7,7 +7,10 @@ use headrace_runtime::config::Nats;
 use headrace_runtime::secret::Secret;
 use headrace_tests::harness::certificates::Authority;
 use headrace_tests::harness::{configured, streams};
+use headrace_tests::product::process::{command, complained, said};
 use tempfile::TempDir;
+
+use super::PROGRAM;
 
 /// Connects as the product does; all of the refusal is the error.
 pub(super) async fn connect(nats: &Nats) -> Result<(), String> {
@@ -76,6 +79,14 @@ async fn an_address_with_tls_takes_no_connection_without_it() {
     connect(&plain).await.unwrap();
     let url = server.url().replace("nats://", "tls://");
     let refused = connect(&Nats { url: url.clone(), ..plain }).await.unwrap_err();
-    assert!(refused.starts_with(&format!("cannot connect to NATS at {url}; ")), "{refused}");
+    let told = "it answers, but not with TLS; write `nats.url` without TLS";
+    assert!(refused.starts_with(&format!("cannot connect to NATS at {url}; {told}")), "{refused}");
+    // It is not away, so waiting does not help.
+    let config = dir.path().join("headrace.toml");
+    let text = format!("nats.url = '{url}'\nsinks.clickhouse.url = 'http://127.0.0.1:1'\n");
+    std::fs::write(&config, text).unwrap();
+    let output = command(PROGRAM, ["check", "--role", "pipeline", "--config", config.to_str().unwrap()]).await;
+    let (told_at, code) = (said(&output), output.status.code());
+    assert!(code == Some(1) && told_at.contains(told), "{code:?} {told_at}{}", complained(&output));
     server.stop().await;
 }

@@ -7,6 +7,7 @@ mod identity;
 mod large;
 mod lossless;
 mod moved;
+mod owner;
 mod rewritten;
 mod upgraded;
 
@@ -160,6 +161,7 @@ sink_conformance!(
     late_duplicates,
     shutdown,
     crash,
+    breaker,
 );
 
 /// The same server, with the sink for bodies.
@@ -251,6 +253,7 @@ fn assert_all(result: &BatchResult, count: usize) {
         BatchResult::Each(results) => {
             assert!(results.len() == count && results.iter().all(Result::is_ok), "{results:?}");
         }
+        BatchResult::Told(results) => panic!("a table takes all or nothing: {results:?}"),
         BatchResult::AlreadyThere => {}
         BatchResult::Whole(fault) | BatchResult::TooMuch(fault) => panic!("{fault}"),
     }

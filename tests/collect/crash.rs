@@ -1,7 +1,7 @@
 //! Processes that end at the points around the cursor, and two that share the work.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use headrace_local::poll;
 use headrace_runtime::broker::{CURSORS, Stream};
@@ -17,25 +17,24 @@ use super::{Folder, NAME, PROGRAM};
 /// Two pages.
 const RECORDS: usize = 1_200;
 
-fn configure(folder: &Folder, nats: &Nats) -> PathBuf {
+pub(super) fn configure(dir: &Path, nats: &Nats, settings: &str) -> PathBuf {
     let limits = "max_age_hours = 24\nmax_bytes = 67108864\n";
     let streams = ["raw", "events", "alerts", "dead"].map(|name| format!("[streams.{name}]\n{limits}")).concat();
-    let text =
-        format!("nats.url = '{}'\nadmin.listen = '127.0.0.1:0'\n{}{streams}", nats.server().url(), folder.settings());
-    let path = folder.dir().join("headrace.toml");
+    let text = format!("nats.url = '{}'\nadmin.listen = '127.0.0.1:0'\n{settings}{streams}", nats.server().url());
+    let path = dir.join("headrace.toml");
     std::fs::write(&path, text).unwrap();
     path
 }
 
 fn launch(folder: &Folder, nats: &Nats, name: &str) -> Launch {
-    let config = configure(folder, nats);
+    let config = configure(folder.dir(), nats, &folder.settings());
     let dir = folder.dir().join(name);
     std::fs::create_dir_all(&dir).unwrap();
     Launch::run(PROGRAM, "collect", &config, &dir)
 }
 
 /// Waits until RAW has `count` messages, and no more.
-async fn counted(nats: &Nats, count: usize) {
+pub(super) async fn counted(nats: &Nats, count: usize) {
     let raw = async || {
         let stream = nats.jetstream().get_stream(Stream::Raw.name()).await.ok()?;
         Some(stream.cached_info().state.messages).filter(|found| *found >= count as u64)
@@ -44,7 +43,7 @@ async fn counted(nats: &Nats, count: usize) {
 }
 
 /// Waits until RAW has each of `count` records, and each once.
-async fn stored(nats: &Nats, count: usize) {
+pub(super) async fn stored(nats: &Nats, count: usize) {
     counted(nats, count).await;
     let messages = nats.messages(Stream::Raw).await;
     let ids: BTreeSet<String> =

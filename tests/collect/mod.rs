@@ -1,6 +1,7 @@
-//! Sources that are asked: the real binary reads a folder. Intervals are a second here, and every wait is for a
+//! Sources that are asked: the real binary reads a folder, and a bucket of a stand-in. Intervals are a second here, and every wait is for a
 //! condition.
 
+mod bucket;
 mod commands;
 mod crash;
 mod up;

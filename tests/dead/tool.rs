@@ -101,6 +101,10 @@ async fn nothing_changes_without_a_clear_command() {
         ("drop --yes", "--all"),
         ("redrive", "--all"),
         ("redrive --limit 9", "--all"),
+        ("redrive --limit 9", "Usage: headrace dead redrive"),
+        ("drop --yes --limit 9", "Usage: headrace dead drop"),
+        ("list --component *", "expected the name of one component"),
+        ("redrive --component Splunk", "expected the name of one component"),
         ("redrive --all --component clickhouse", "cannot be used with"),
         ("redrive --since 1h --until 2h", "expected --since before --until"),
     ] {
@@ -228,6 +232,24 @@ async fn a_message_that_several_components_gave_up_is_sent_through_once() {
     server.bury(one.message(), "clickhouse-raw", "malformed").await;
     server.dead("redrive --all").await.says("1 sent through again, 0 kept");
     assert_eq!((server.count(Stream::Raw).await, server.numbers("").await.len()), (4, 0));
+}
+
+#[tokio::test]
+async fn a_message_that_is_redriven_for_one_component_leaves_no_dead_letter_of_another() {
+    let server = Server::start().await;
+    let (one, two) = (RawDelivery::sample(1), RawDelivery::sample(2));
+    for message in [&one, &two] {
+        for component in ["normalize", "clickhouse-raw"] {
+            server.bury(message.message(), component, "malformed").await;
+        }
+    }
+    // The same delivery with another body is another message.
+    let other = server.bury(Outgoing { payload: "{}".into(), ..one.message() }, "clickhouse-raw", "malformed").await;
+    let told = "1 sent through again, 1 more were of the same messages, 0 kept";
+    server.dead("redrive --component normalize --limit 1").await.says(told);
+    assert_eq!(server.numbers("").await, [3, 4, other]);
+    server.dead("redrive --number 4").await.says(told);
+    assert_eq!((server.count(Stream::Raw).await, server.numbers("").await), (2, vec![other]));
 }
 
 #[tokio::test]

@@ -64,6 +64,23 @@ async fn check_looks_at_the_role_that_it_is_given() {
 }
 
 #[tokio::test]
+async fn contexts_that_are_added_at_once_are_all_kept() {
+    const COUNT: usize = 12;
+    let dir = TempDir::new().unwrap();
+    let variables = [("HEADRACE_CONFIG_DIR", dir.path().to_str().unwrap())];
+    let names: Vec<String> = (0..COUNT).map(|number| format!("context-{number:02}")).collect();
+    let add = async |name: &String| {
+        let added = headrace(dir.path(), &variables, &format!("context add {name} --data-dir data")).await;
+        assert_eq!(added.code, Some(0), "{added:?}");
+    };
+    futures::future::join_all(names.iter().map(add)).await;
+    let listed = headrace(dir.path(), &variables, "context list --json").await.said;
+    let rows = listed.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let found: Vec<String> = rows.map(|row| row["name"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(found, names);
+}
+
+#[tokio::test]
 async fn a_context_names_an_installation() {
     let dir = TempDir::new().unwrap();
     let own = dir.path().join("own");

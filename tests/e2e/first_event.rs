@@ -1,4 +1,4 @@
-//! The commands that a newcomer copies from the README and from the output of `up` do what is promised.
+//! The commands that a newcomer copies from the README, the page of sources and the output of `up` do what is promised.
 
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -11,6 +11,7 @@ use tokio::process::Command;
 use super::PROGRAM;
 
 const README: &str = include_str!("../../README.md");
+const SOURCES: &str = include_str!("../../deploy/docs/sources.md");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_commands_of_the_readme_and_of_up_show_a_first_event() {
@@ -20,7 +21,8 @@ async fn the_commands_of_the_readme_and_of_up_show_a_first_event() {
     let stored = Stored::of(up.ready()).await;
     let count = "SELECT count() FROM events WHERE actor = 'mona' AND risk = 65";
 
-    let [first, examples, records] = shell_blocks(README, "## A first event").try_into().unwrap();
+    let [first, examples] = shell_blocks(README, "## A first event").try_into().unwrap();
+    let [_, records] = shell_blocks(SOURCES, "## Newline-delimited JSON").try_into().unwrap();
     let first = first.replace("cargo run --release --", PROGRAM);
     let (send, query) = first.trim_end().rsplit_once('\n').unwrap();
     succeeds(send, dir.path()).await;

@@ -105,6 +105,34 @@ async fn a_record_is_one_row_however_often_it_is_sent_and_however_old_it_is() {
 }
 
 #[tokio::test]
+async fn a_record_that_was_ahead_of_the_clock_is_one_row_when_it_comes_again() {
+    // So short that the broker soon forgets it. A quarter of it is how far a time may be ahead.
+    const WINDOW_S: u64 = 4;
+    let dir = TempDir::new().unwrap();
+    let up = with_short_limits(&dir, &format!("streams.duplicate_window_s = {WINDOW_S}\n")).start().await;
+    let (stored, token) = (Stored::of(up.ready()).await, up.ready().tokens["ndjson"].clone());
+    let ahead = Timestamp::from_micros(Timestamp::now().as_micros() + 900_000);
+    let record = line("ahead", ahead, r#""kind":"login","tenant":"acme""#);
+    assert_eq!(send(up.ready(), &token, record.clone()).await.status, 202);
+    stored.until_count(COUNT, 1).await;
+    let is_known = async || {
+        assert!(send(up.ready(), &token, record.clone()).await.is_stored());
+        let metrics = get(&format!("{}/metrics", up.ready().metrics)).await.1;
+        let known = |component: &str| {
+            let series = format!("headrace_already_there_total{{component=\"{component}\"}}");
+            sample(&metrics, &series).filter(|count| *count > 0.0)
+        };
+        known("clickhouse").and(known("clickhouse-raw"))
+    };
+    let waited = poll::until("a copy that the broker has forgotten is looked up", CEILING, is_known).await;
+    waited.unwrap_or_else(|error| panic!("{error}: {}", up.log()));
+    stored.settled().await;
+    assert_eq!(doubled(&stored).await, []);
+    stored.until_count("SELECT count() FROM raw", 1).await;
+    up.stop().await;
+}
+
+#[tokio::test]
 async fn a_token_sends_for_its_tenants_and_a_rule_sees_its_products_events() {
     const RULE: &str = "title: Mallory logged in\nid: 33333333-3333-4333-8333-333333333333\n\
         logsource:\n  product: ndjson\ndetection:\n  selection:\n    kind: login\n    geo.city: Oslo\n  \

@@ -86,6 +86,51 @@ async fn a_sink_that_was_taken_out_is_told_listed_and_removed() {
 }
 
 #[tokio::test]
+async fn a_sink_that_waits_for_its_receiver_is_not_left_behind_to_another_configuration() {
+    let dir = TempDir::new().unwrap();
+    let away = format!("[sinks.splunk_dr]\nkind = 'splunk'\nurl = '{REFUSED}'\ntoken = 't'\n");
+    let running = up(&dir, &away).start().await;
+    let other = dir.path().join("other.toml");
+    std::fs::write(&other, "[sinks.clickhouse]\nlinger_ms = 50\n").unwrap();
+    let data_dir = dir.path().join("data");
+    let place = ["--config", other.to_str().unwrap(), "--data-dir", data_dir.to_str().unwrap()];
+    let sinks = async |arguments: &[&str]| command(PROGRAM, ["sinks"].iter().chain(arguments).chain(&place)).await;
+    let is_read = async || {
+        let listed = said(&sinks(&["list", "--json"]).await);
+        let mut rows = listed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let row = rows.find(|row| row["component"] == "splunk_dr")?;
+        assert_eq!(row["active_at"], Value::Null, "it has delivered nothing");
+        (row["state"] == "read_elsewhere").then_some(())
+    };
+    let waited = poll::until("the consumer is known to be read", CEILING, is_read).await;
+    waited.unwrap_or_else(|error| panic!("{error}: {}", running.log()));
+    let refused = sinks(&["remove", "splunk_dr", "--yes"]).await;
+    let text = complained(&refused);
+    assert!(refused.status.code() == Some(1) && text.contains("a process was reading splunk_dr"), "{text}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_sources_of_a_running_up_are_listed_with_the_secrets_that_it_made() {
+    let dir = TempDir::new().unwrap();
+    let running = up(&dir, "").start().await;
+    let (config, data_dir) = (dir.path().join("headrace.toml"), dir.path().join("data"));
+    let place = ["--config", config.to_str().unwrap(), "--data-dir", data_dir.to_str().unwrap()];
+    let output = command(PROGRAM, ["sources", "list", "--json"].iter().chain(&place)).await;
+    assert!(output.status.success(), "{}", complained(&output));
+    let rows = said(&output).lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect::<Vec<_>>();
+    let of = |source: &str| {
+        let row = rows.iter().find(|row| row["source"] == source).unwrap_or_else(|| panic!("{source}: {rows:?}"));
+        (row["form"].clone(), row["paths"][0].clone(), row["state"].clone())
+    };
+    assert_eq!(of("github"), ("sent".into(), "/webhooks/github".into(), Value::Null));
+    assert_eq!(of("ndjson"), ("sent".into(), "/collect/ndjson".into(), Value::Null));
+    let table = said(&command(PROGRAM, ["sources", "list"].iter().chain(&place)).await);
+    assert!(table.lines().any(|line| line.starts_with("ndjson") && line.contains("sent")), "{table}");
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn two_sinks_of_a_kind_each_get_what_they_select() {
     let dir = TempDir::new().unwrap();
     let urgent = dir.path().join("urgent");

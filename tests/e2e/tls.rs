@@ -140,10 +140,11 @@ async fn an_event_goes_through_tls_to_every_receiver() {
     assert_eq!(code, Some(1), "{report}{problem}");
     let told = format!(
         "failed  clickhouse {}: ClickHouse is not trusted: its certificate comes from a CA that is not trusted \
-         here; set the environment variable SSL_CERT_FILE to a file with",
+         here; set `ca_path` or the environment variable SSL_CERT_FILE to a file with",
         company.clickhouse_proxy.url()
     );
     assert!(report.contains(&told), "{report}");
+    clickhouse_is_trusted_by_its_own_setting(&company, dir.path()).await;
     let (code, _, problem) = trusting(&dir.path().join("absent.pem"), &["check", place[0], place[1]]).await;
     assert_eq!(code, Some(2), "{problem}");
     assert!(
@@ -154,6 +155,19 @@ async fn an_event_goes_through_tls_to_every_receiver() {
     an_absent_file_of_cas_ends_a_start(&company, dir.path()).await;
     company.nats.stop().await;
     company.clickhouse.stop().await;
+}
+
+/// As the other receivers are, without a variable that changes what everything else trusts.
+async fn clickhouse_is_trusted_by_its_own_setting(company: &Company, dir: &Path) {
+    let config = dir.join("own.toml");
+    let own = format!("[sinks.clickhouse]\nca_path = '{}'\n", company.database.display());
+    let text = company.configuration(&company.services, dir).replace("[sinks.clickhouse]\n", &own);
+    std::fs::write(&config, text).unwrap();
+    let place = ["--config", config.to_str().unwrap()];
+    let (code, report, problem) = trusting(&company.services, &["check", place[0], place[1]]).await;
+    assert_eq!(code, Some(0), "{report}{problem}");
+    let (code, rows, problem) = trusting(&company.services, &["query", "SELECT 7", place[0], place[1]]).await;
+    assert_eq!((code, rows.trim().ends_with('7')), (Some(0), true), "{rows}{problem}");
 }
 
 /// A start waits a minute for a NATS that is away. It waits for none that it must not trust.

@@ -20,6 +20,8 @@ const RATE: u32 = 80;
 const ANSWERED_MIN: u64 = 320;
 /// Four seconds of the lines that are written to files.
 const LINES_MIN: u64 = 160;
+/// Three seconds of the requests with several records.
+const REQUESTS_MIN: u64 = 12;
 
 /// Runs a scenario for at least this long, and until its first `kinds_min` kinds of faults were made: those that the
 /// test is named for. The message of a failed run names its seed, with which it can be repeated.
@@ -48,8 +50,9 @@ async fn survives_with(stream_bytes_max: u64, seed: u64, seconds: u64, kinds_min
         let kept = dir.keep();
         panic!("{error:#}\nkept: {}", kept.display())
     });
-    let answered = report.answered as u64 - report.lines;
+    let answered = (report.answered - report.posted) as u64 - report.lines;
     let is_enough = answered > ANSWERED_MIN && report.lines > LINES_MIN && report.shared > 10;
+    let is_enough = is_enough && report.requests > REQUESTS_MIN;
     let is_updated = report.alerts > 0 && report.matching > report.alerts;
     assert!(is_enough && (is_updated || !scenario.receivers), "too little was sent to prove anything: {report:#?}");
 }

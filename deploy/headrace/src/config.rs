@@ -300,6 +300,7 @@ impl Config {
     fn validate_shared(&self) -> Vec<Invalid> {
         let mut problems = self.nats.validate("nats");
         problems.extend(self.retry.validate("retry"));
+        problems.extend(self.sinks.validate_retry("sinks", &self.retry));
         problems.extend(self.tenants.validate("tenants"));
         // A message that is received or stored late by a quarter of the window is a suspect. What is left must cover the
         // difference between clocks. With a shorter window, a message that the broker no longer knows could look like a

@@ -250,8 +250,8 @@ impl Asking<'_> {
         let collector = self.collector;
         let Page { records, has_more, .. } = page;
         let outcome = if records.is_empty() { "empty" } else { "stored" };
-        if !self.store(records, stop).await {
-            return Ok(Asked::Stopped);
+        if let Err(asked) = self.store(records, stop).await {
+            return Ok(asked);
         }
         if let Some(encoded) = encoded {
             crash::pass(Point::BeforeCursor);
@@ -266,28 +266,37 @@ impl Asking<'_> {
         Ok(if has_more { Asked::More } else { Asked::All })
     }
 
-    /// Stores a page, for as long as the broker needs. Returns false when we are to stop before that.
-    async fn store(&self, records: Vec<Record>, stop: &CancellationToken) -> bool {
+    /// Stores a page, for as long as the broker needs.
+    ///
+    /// # Errors
+    /// How asking for the page ended, when it is not stored: we are to stop, or a record can never be stored.
+    async fn store(&self, records: Vec<Record>, stop: &CancellationToken) -> Result<(), Asked> {
         let collector = self.collector;
         let traceparent = TraceParent::generate();
         let mut failures = 0;
         if records.is_empty() {
-            return true;
+            return Ok(());
         }
         loop {
             let arrival = Arrival { received_at: Timestamp::now(), traceparent: &traceparent };
             // Not cut off by a stop: it ends within the broker's timeout, and then the next process need not ask again.
-            let Err(not_stored) = collector.store.store(records.clone(), arrival).await else { return true };
-            failures += 1;
-            collector.count("unstored");
-            collector.health.degraded(match not_stored {
+            let Err(not_stored) = collector.store.store(records.clone(), arrival).await else { return Ok(()) };
+            let why = match not_stored {
+                NotStored::Unfit(unfit) => {
+                    collector.count("failed");
+                    let defect = format!("cannot store a record of the source {}, which has a defect", collector.name);
+                    return Err(Asked::Failed(Fault::broken(anyhow::Error::new(unfit).context(defect))));
+                }
                 NotStored::Full => "the stream RAW is full; what the source gave is stored when there is room",
                 NotStored::Away { .. } => "NATS does not confirm; what the source gave is stored when it does",
-            });
+            };
+            failures += 1;
+            collector.count("unstored");
+            collector.health.degraded(why);
             // Keep the page: the source need not be asked again for the broker's trouble.
             tokio::select! {
                 () = sleep(collector.policy.jittered(Attempt(failures))) => {}
-                () = stop.cancelled() => return false,
+                () = stop.cancelled() => return Err(Asked::Stopped),
             }
         }
     }

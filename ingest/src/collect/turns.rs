@@ -110,8 +110,12 @@ mod tests {
 
     use super::*;
 
-    const POLICY: RetryPolicy =
-        RetryPolicy { attempts_max: 5, backoff_min: Duration::from_secs(1), backoff_max: Duration::from_secs(60) };
+    const POLICY: RetryPolicy = RetryPolicy {
+        attempts_max: 5,
+        backoff_min: Duration::from_secs(1),
+        backoff_max: Duration::from_secs(60),
+        retry_after_max: RetryPolicy::RETRY_AFTER_MAX,
+    };
     const INTERVAL: Duration = Duration::from_secs(7);
 
     fn turns() -> Turns {

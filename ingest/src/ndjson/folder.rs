@@ -3,9 +3,11 @@
 //! Files are read in the order in which they last changed, each from where it was read to: a file that grows is read on,
 //! by whole lines. A line that can never be read becomes a record that says so, so it stops nothing. Records have ids, so
 //! a file that has to be read again does no harm. `scan` finds what to read, `read` reads it, `position` is the cursor.
+//!
+//! Buckets are read by [`crate::objects`]. This reader stays, because that one cannot do its work: an object has no inode, so
+//! one that is renamed would be read again; it never grows; and its name is text, while a file's may have any bytes.
 
 pub mod config;
-mod lines;
 mod position;
 mod read;
 mod scan;
@@ -24,13 +26,13 @@ use tokio::task::spawn_blocking;
 
 use self::config::Config;
 use self::position::Position;
-use self::read::Reader;
+use self::read::{Reader, folder_id};
 use super::SOURCE;
-use super::split::Split;
+use crate::lines::Records;
 use crate::source::pull::{Cursor, Pace, Page, Pull};
 
 /// The folder's name among what the source asks.
-const NAME: &str = "folder";
+pub(super) const NAME: &str = "folder";
 /// The longest look. A network's file system may hang.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -43,9 +45,9 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// A folder as configured. `split` makes its lines records.
-    pub(super) fn new(config: &Config, split: Split) -> Self {
-        let reader = Reader::new(config, split);
+    /// A folder as configured. `records` makes its lines records.
+    pub(super) fn new(config: &Config, records: Arc<dyn Records>) -> Self {
+        let reader = Reader::new(config, records);
         Self { path: config.path(), interval: config.interval(), reader: Arc::new(Mutex::new(reader)) }
     }
 
@@ -88,6 +90,8 @@ impl Pull for Folder {
     async fn page(&self, cursor: Option<&Cursor>) -> Result<Page, Fault> {
         let position: Position = match cursor {
             None => Position::default(),
+            // Of another folder, or of a bucket.
+            Some(cursor) if cursor.get("of").is_some_and(|of| *of != folder_id(&self.path)) => Position::default(),
             Some(cursor) => serde_json::from_value(cursor.clone())
                 .context("expected a cursor of a folder, found another; run `headrace sources rewind ndjson.folder`")
                 .map_err(Fault::broken)?,

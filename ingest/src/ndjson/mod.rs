@@ -17,6 +17,7 @@ use self::config::Config;
 use self::folder::Folder;
 use self::push::Collect;
 use self::split::Split;
+use crate::objects::Objects;
 use crate::source::pull::Pull;
 use crate::source::{MakeSecret, Source};
 use crate::tenant::Tenants;
@@ -49,7 +50,11 @@ impl Source for Ndjson {
         let Some((own, folder)) = config.as_ref().and_then(|own| Some((own, own.folder.as_ref()?))) else {
             return Ok(Vec::new());
         };
-        Ok(vec![Arc::new(Folder::new(folder, Split::new(own, tenants)))])
+        let records = Arc::new(Split::new(own, tenants));
+        Ok(vec![match folder.bucket() {
+            None => Arc::new(Folder::new(folder, records)),
+            Some(bucket) => Arc::new(Objects::new(SOURCE, folder::NAME, folder.objects(bucket), records)?),
+        }])
     }
 
     fn give_secret(config: &mut Option<Config>, make: &mut MakeSecret<'_>) -> anyhow::Result<()> {

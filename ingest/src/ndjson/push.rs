@@ -1,6 +1,6 @@
 //! Records that are sent to us: who may send them, and the answers.
 //!
-//! The token is in the head of a request, so a stranger's body is never read. No answer tells anything of the tokens, and
+//! The token is in the head of a request, so a stranger's body is only thrown away. No answer tells anything of the tokens, and
 //! none quotes a record.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -14,6 +14,7 @@ use sonic_rs::{JsonType, JsonValueTrait as _, LazyValue, ObjectJsonIter};
 
 use super::SOURCE;
 use super::config::Config;
+use crate::lines::{Records, Unfit};
 use crate::source::Record;
 use crate::tenant::{TenantMap, Tenants};
 
@@ -34,6 +35,9 @@ const TIME_MICROS_MAX: i64 = i64::MAX / 1_000;
 /// by default. What comes again at its time must not be older than the broker remembers
 /// ([`headrace_schemas::id::may_repeat`]).
 const AHEAD_MAX: Duration = Duration::from_secs(30);
+/// A line that is read can wait until its time is no longer ahead. One that is further ahead than this is never taken: a
+/// clock that is so wrong may be wrong by years.
+const AWAITED_MAX: Duration = Duration::from_secs(600);
 
 /// Makes records of lines, as configured.
 #[derive(Clone, Debug)]
@@ -149,7 +153,7 @@ impl Split {
 /// # Errors
 /// By how much it is ahead.
 pub fn check_ahead(record: &Record, now: Timestamp) -> Result<(), BadLine> {
-    let ahead = record.event_time.map(|at| at.since(now)).unwrap_or_default();
+    let ahead = ahead(record, now);
     if ahead <= AHEAD_MAX {
         return Ok(());
     }
@@ -159,6 +163,28 @@ pub fn check_ahead(record: &Record, now: Timestamp) -> Result<(), BadLine> {
         expected,
         format!("one that is {} s ahead; is the sender's clock right?", ahead.as_secs()),
     ))
+}
+
+fn ahead(record: &Record, now: Timestamp) -> Duration {
+    record.event_time.map(|at| at.since(now)).unwrap_or_default()
+}
+
+impl Records for Split {
+    fn record(&self, line: Bytes) -> Result<Record, Unfit> {
+        let never = |bad: BadLine| Unfit::Never(bad.to_string());
+        let record = Self::record(self, line).map_err(never)?;
+        let now = Timestamp::now();
+        let ahead = ahead(&record, now);
+        if ahead > AHEAD_MAX && ahead <= AWAITED_MAX {
+            return Err(Unfit::Early(ahead - AHEAD_MAX));
+        }
+        check_ahead(&record, now).map_err(never)?;
+        Ok(record)
+    }
+
+    fn unreadable(&self, own: &str, head: Bytes, reason: &str) -> Record {
+        Self::unreadable(self, own, head, reason)
+    }
 }
 
 /// The values of `fields` in `line`, which is one JSON object and nothing else. `null` counts as none.

@@ -148,6 +148,7 @@ impl<P: Push> Receiver<P> {
             Ok(stored) => stored.map_err(|why| match why {
                 // Do not log each one: this lasts as long as a sink is away, and the runtime's retention reports it.
                 NotStored::Full => Refusal::StreamFull,
+                NotStored::Unfit(unfit) => Refusal::RecordUnfit { source_name: P::NAME, problem: unfit.to_string() },
                 NotStored::Away { id, fault } => {
                     denials.unstored(&fault, id.as_str());
                     Refusal::BrokerAway
@@ -157,6 +158,8 @@ impl<P: Push> Receiver<P> {
         };
         match &stored {
             Ok(_) => stores.stored(),
+            // The broker was not asked.
+            Err(Refusal::RecordUnfit { .. }) => {}
             // The sender took nearly all the time, so this failure says nothing about the broker.
             Err(_) if time_left < broker.timeout().min(config.answer_max()) / 2 => {}
             Err(refusal) => stores.failed(&format!("the last delivery was not stored ({})", refusal.code())),

@@ -68,6 +68,14 @@ pub enum Refusal {
     /// There is no room.
     #[error("too many requests are being served; nothing was stored, send it again")]
     Saturated,
+    /// The source took something from the body that no message of the broker can hold.
+    #[error("the source {source_name} cannot store a record of this body: {problem}; nothing was stored")]
+    RecordUnfit {
+        /// The source's name.
+        source_name: &'static str,
+        /// What was expected, and what was found.
+        problem: String,
+    },
     /// The broker did not confirm.
     #[error("the message broker did not store the event in time; send it again")]
     BrokerAway,
@@ -102,6 +110,7 @@ impl Refusal {
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::TooMany(_) => "too_many",
             Self::Saturated => "saturated",
+            Self::RecordUnfit { .. } => "record_unfit",
             Self::BrokerAway => "broker_away",
             Self::StreamFull => "stream_full",
             Self::UnsupportedEncoding { .. } => "unsupported_encoding",
@@ -110,9 +119,11 @@ impl Refusal {
 
     const fn status(&self) -> StatusCode {
         match self {
-            Self::MissingHeader { .. } | Self::BadHeader { .. } | Self::BodyBroken(_) | Self::BodyUnpackable(_) => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::MissingHeader { .. }
+            | Self::BadHeader { .. }
+            | Self::BodyBroken(_)
+            | Self::BodyUnpackable(_)
+            | Self::RecordUnfit { .. } => StatusCode::BAD_REQUEST,
             Self::Denied { status, .. } => *status,
             Self::UnknownPath(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,

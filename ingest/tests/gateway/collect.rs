@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use headrace_ingest::collect::kept;
+use headrace_ingest::source::Record;
 use headrace_ingest::source::pull::{CURSOR_BYTES_MAX, Cursor, Pace, Page, Pull};
 use headrace_runtime::broker::{CURSORS, Stream};
 use headrace_runtime::config;
@@ -15,6 +16,7 @@ use headrace_runtime::fault::Fault;
 use headrace_runtime::observe::health::State as HealthState;
 use headrace_runtime::state::StateStore;
 use headrace_schemas::header;
+use headrace_schemas::id::EventId;
 use headrace_tests::harness::{CEILING, streams};
 use headrace_tests::product::admin::sample;
 use headrace_tests::product::process::{freeze, signal};
@@ -276,17 +278,34 @@ impl Pull for Defective {
     }
 }
 
+/// A page with an id of two lines. Nothing of it can be stored, also not what is good.
+fn unfit() -> Page {
+    let record = |own: &str| Record {
+        id: EventId::of_source("auditlog", own),
+        event_time: None,
+        kind: "login".to_owned(),
+        tenant: "acme".to_owned(),
+        headers: Vec::new(),
+        body: "{}".into(),
+    };
+    Page { records: vec![record("good"), record("one\nmore")], cursor: Some(json!(1)), has_more: false }
+}
+
 #[tokio::test]
 async fn a_defect_of_a_source_is_told_with_its_name() {
     let bed = Bed::start().await;
     let too_large = || Page { records: Vec::new(), cursor: Some(json!("x".repeat(CURSOR_BYTES_MAX))), has_more: false };
     let endless = || Page { records: Vec::new(), cursor: None, has_more: true };
-    for (defect, words) in [(too_large as fn() -> Page, "262144 bytes"), (endless, "expected another cursor")] {
+    for (defect, words) in [
+        (too_large as fn() -> Page, "262144 bytes"),
+        (endless, "expected another cursor"),
+        (unfit, "expected an id of one line in each record, found a line break in `auditlog:one\\nmore`"),
+    ] {
         let process = bed.run(Arc::new(Defective(defect))).await;
         bed.until("it is broken", async || matches!(process.state(), HealthState::Broken(_))).await;
         let HealthState::Broken(why) = process.state() else { panic!("{:?}", process.state()) };
         assert!(why.contains(words) && why.contains(NAME), "{why}");
-        assert_eq!(bed.cursor().await, None);
+        assert_eq!((bed.cursor().await, bed.in_raw().await), (None, Vec::new()));
         process.stop().await;
     }
 }

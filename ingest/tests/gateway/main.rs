@@ -11,6 +11,7 @@ mod ndjson;
 mod readiness;
 mod scopes;
 mod support;
+mod unfit;
 
 use std::time::Duration;
 

@@ -6,11 +6,13 @@
 use std::error::Error;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context as _;
+use async_nats::rustls::crypto::aws_lc_rs;
 use async_nats::rustls::pki_types::CertificateDer;
 use async_nats::rustls::pki_types::pem::PemObject as _;
-use async_nats::rustls::{CertificateError, Error as TlsError};
+use async_nats::rustls::{CertificateError, ClientConfig, Error as TlsError, InvalidMessage, RootCertStore};
 
 /// Why we do not trust a server's certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +25,20 @@ pub enum Untrusted {
     Time,
     /// Anything else, such as a CA's own certificate in the place of a server's.
     Other,
+    /// It shows none, because it does not speak TLS there.
+    Plain,
 }
 
 impl Untrusted {
     /// Why we do not trust the server's certificate, if `error` comes from that.
     #[must_use]
     pub fn of(error: &anyhow::Error) -> Option<Self> {
-        let TlsError::InvalidCertificate(problem) = error.chain().find_map(tls_error)? else { return None };
+        let problem = match error.chain().find_map(tls_error)? {
+            TlsError::InvalidCertificate(problem) => problem,
+            // The first byte of a plain answer is that of no TLS message.
+            TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => return Some(Self::Plain),
+            _ => return None,
+        };
         Some(match problem {
             // A CA of the same name, but with another key, gives a bad signature.
             CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::Issuer,
@@ -58,6 +67,9 @@ impl Untrusted {
                 "its certificate has expired or is not valid yet; renew it, or set the clock right".to_owned()
             }
             Self::Other => "its certificate cannot be used; give the server another one".to_owned(),
+            Self::Plain => format!(
+                "it answers, but not with TLS; write {url} without TLS (`nats://`, `http://`), or turn TLS on at the server"
+            ),
         }
     }
 }
@@ -86,6 +98,23 @@ pub fn read_ca_file(path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(pem)
 }
 
+/// The settings of a client that trusts the CAs in the file at `path` (PEM) besides the system's.
+///
+/// # Errors
+/// When the file cannot be used.
+pub fn client_trusting(path: &Path) -> anyhow::Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    // A system without CAs, or with some that cannot be read, is no reason not to trust these.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    for certificate in CertificateDer::pem_slice_iter(&read_ca_file(path)?) {
+        let unusable = || format!("{} has a certificate that is no CA's", path.display());
+        roots.add(certificate.with_context(unusable)?).with_context(unusable)?;
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().context("cannot set up TLS")?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::ErrorKind;
@@ -108,6 +137,8 @@ mod tests {
                 assert_eq!(Untrusted::of(&error), Some(expected), "{error:#}");
             }
         }
+        let plain = io::Error::new(ErrorKind::InvalidData, TlsError::from(InvalidMessage::InvalidContentType));
+        assert_eq!(Untrusted::of(&anyhow::Error::new(plain)), Some(Untrusted::Plain));
         for other in [io::Error::from(ErrorKind::ConnectionRefused), io::Error::other(TlsError::DecryptError)] {
             assert_eq!(Untrusted::of(&anyhow::Error::new(other)), None);
         }

@@ -5,6 +5,7 @@
 //! | [`component`] | the contracts: stage, sink, what they are given |
 //! | [`consume`] | takes messages and runs components on them; [`consume::stream_reader`] reads what RAW still holds |
 //! | [`settle`] | decides what becomes of a message and carries it out; dead letters, trials |
+//! | [`limit`] | when calls to a receiver may be made: its rate, its wish, a circuit breaker |
 //! | [`publish`] | publishes messages, and knows which of them the broker has stored |
 //! | [`message`] | what travels: a message that was delivered, and what it carries |
 //! | [`state`] | small values in JetStream KV; leases |
@@ -21,8 +22,10 @@ pub mod component;
 pub mod config;
 pub mod consume;
 pub mod crash;
+mod every;
 pub mod fault;
 pub mod http;
+pub mod limit;
 pub mod message;
 mod moment;
 pub mod observe;

@@ -32,15 +32,25 @@ pub struct RetryPolicy {
     pub backoff_min: Duration,
     /// The longest pause.
     pub backoff_max: Duration,
+    /// The longest pause that a receiver may wish for.
+    pub retry_after_max: Duration,
 }
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { attempts_max: 12, backoff_min: Duration::from_millis(500), backoff_max: Duration::from_secs(60) }
+        Self {
+            attempts_max: 12,
+            backoff_min: Duration::from_millis(500),
+            backoff_max: Duration::from_secs(60),
+            retry_after_max: Self::RETRY_AFTER_MAX,
+        }
     }
 }
 
 impl RetryPolicy {
+    /// The usual longest pause that a receiver may wish for.
+    pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+
     /// The pause after failed attempt number `attempt`.
     #[must_use]
     pub fn backoff(&self, attempt: Attempt) -> Duration {
@@ -89,7 +99,7 @@ fn may_pass(error: &anyhow::Error) -> bool {
     match Untrusted::of(error) {
         // The clock may not be set yet when a machine starts. Of several servers, another may have a valid certificate.
         Some(Untrusted::Time) => return true,
-        Some(Untrusted::Issuer | Untrusted::Host | Untrusted::Other) => return false,
+        Some(Untrusted::Issuer | Untrusted::Host | Untrusted::Other | Untrusted::Plain) => return false,
         None => {}
     }
     let kind = error.chain().find_map(|cause| cause.downcast_ref::<ConnectError>()).map(ConnectError::kind);

@@ -36,6 +36,7 @@ const RESTARTS: RetryPolicy = RetryPolicy {
     attempts_max: u32::MAX,
     backoff_min: Duration::from_millis(200),
     backoff_max: Duration::from_secs(10),
+    retry_after_max: RetryPolicy::RETRY_AFTER_MAX,
 };
 /// A task that ran for this long had recovered, so its next failure counts as the first.
 const RECOVERED_AFTER: Duration = Duration::from_secs(60);

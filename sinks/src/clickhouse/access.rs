@@ -2,8 +2,17 @@
 //! into any message.
 
 use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use clickhouse::Client;
+use headrace_runtime::certificate::client_trusting;
 use headrace_runtime::secret::{Secret, redact_url};
+use hyper_rustls::HttpsConnectorBuilder;
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use percent_encoding::percent_decode_str;
 use reqwest::Url;
 
@@ -11,6 +20,10 @@ use super::Config;
 
 /// The user that ClickHouse assumes when none is given.
 pub(super) const DEFAULT_USER: &str = "default";
+
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+/// ClickHouse closes an idle connection after 3 s.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How to reach the server.
 pub struct Access {
@@ -20,14 +33,17 @@ pub struct Access {
     pub user: String,
     /// The user's password.
     pub password: Secret,
+    /// The CAs to trust besides the system's.
+    pub ca_path: Option<PathBuf>,
 }
 
 impl Config {
     /// The address and credentials from the URL and the settings beside it.
     #[must_use]
     pub fn access(&self) -> Access {
+        let ca_path = self.ca_path.clone();
         let Some(mut url) = self.url_with_user() else {
-            return Access { url: self.url.clone(), user: self.user.clone(), password: self.password.clone() };
+            return Access { url: self.url.clone(), user: self.user.clone(), password: self.password.clone(), ca_path };
         };
         let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
         let user = if url.username().is_empty() { DEFAULT_USER.to_owned() } else { decoded(url.username()) };
@@ -35,7 +51,19 @@ impl Config {
         // Neither can fail for a URL with a host, and one that has a user has a host.
         let _ = url.set_username("");
         let _ = url.set_password(None);
-        Access { url: url.into(), user, password }
+        Access { url: url.into(), user, password, ca_path }
+    }
+
+    /// The server, so that most spellings of its address are one: without user, scheme and usual port, and every name of
+    /// this machine as `localhost`.
+    pub(super) fn server(&self) -> String {
+        let Some(url) = Url::parse(&self.url).ok() else { return self.url.clone() };
+        let host = match url.host_str().unwrap_or_default().trim_end_matches('.') {
+            host if host == "localhost" || host == "[::1]" || is_loopback(host) => "localhost",
+            host => host,
+        };
+        let port = url.port_or_known_default().unwrap_or_default();
+        format!("{host}:{port}{}", url.path().trim_end_matches('/'))
     }
 
     /// Whether the URL and the settings beside it both say who we are.
@@ -49,6 +77,32 @@ impl Config {
     }
 }
 
+/// A client that knows no address yet and trusts `ca_path` besides the system's CAs.
+pub(super) fn unnamed_client(ca_path: Option<&Path>) -> Client {
+    let Some(path) = ca_path else { return Client::default() };
+    let tls = match client_trusting(path) {
+        Ok(tls) => tls,
+        Err(error) => {
+            // It could be used when the settings were checked.
+            let problem = format!("{error:#}");
+            tracing::error!(problem, "this file of CAs cannot be used any more; only the system's are trusted");
+            return Client::default();
+        }
+    };
+    // All else is as the client library has it for its own connections.
+    let mut connector = HttpConnector::new();
+    connector.set_keepalive(Some(TCP_KEEPALIVE));
+    connector.enforce_http(false);
+    let connector =
+        HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(connector);
+    let http = HttpClient::builder(TokioExecutor::new()).pool_idle_timeout(POOL_IDLE_TIMEOUT).build(connector);
+    Client::with_http_client(http)
+}
+
+fn is_loopback(host: &str) -> bool {
+    host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+}
+
 /// Prints every field, but no password in the URL.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,6 +111,7 @@ impl fmt::Debug for Config {
             database,
             user,
             password,
+            ca_path,
             compress,
             migrate,
             batch_events_max,
@@ -70,6 +125,7 @@ impl fmt::Debug for Config {
             .field("database", database)
             .field("user", user)
             .field("password", password)
+            .field("ca_path", ca_path)
             .field("compress", compress)
             .field("migrate", migrate)
             .field("batch_events_max", batch_events_max)
@@ -97,11 +153,11 @@ mod tests {
             ("https://reader@host/below?x=1", ("https://host/below?x=1", "reader", "")),
             ("http://:pass@host:8123/", ("http://host:8123/", "default", "pass")),
         ] {
-            let Access { url: found, user, password } = config(url).access();
+            let Access { url: found, user, password, .. } = config(url).access();
             assert_eq!((found.as_str(), user.as_str(), password.expose()), expected, "{url}");
         }
         let beside = Config { user: "writer".to_owned(), password: Secret::new("pass"), ..config("http://host") };
-        let Access { url, user, password } = beside.access();
+        let Access { url, user, password, .. } = beside.access();
         assert_eq!((url.as_str(), user.as_str(), password.expose()), ("http://host", "writer", "pass"));
     }
 

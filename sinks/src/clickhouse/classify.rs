@@ -87,7 +87,7 @@ pub(crate) fn fault(error: Error) -> Failure {
     let untrusted = Untrusted::of(&source);
     let source = source.context(match untrusted {
         Some(untrusted) => {
-            let advice = untrusted.advice(&format!("the environment variable {TRUSTED}"), "`url`");
+            let advice = untrusted.advice(&format!("`ca_path` or the environment variable {TRUSTED}"), "`url`");
             format!("ClickHouse is not trusted: {advice}")
         }
         None => "ClickHouse refused or did not answer".to_owned(),

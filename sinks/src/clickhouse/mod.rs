@@ -1,23 +1,25 @@
 //! ClickHouse, in bulk: events into `events`, bodies into `raw`, each exactly once.
 //!
 //! `write` holds all that writes: `write/insert.rs` says how an event gets only one row, and the numbered files in
-//! `write/migrations/` make the tables. `read` holds the queries. `classify.rs` says what failures mean.
+//! `write/migrations/` make the tables. `read` holds the queries. `classify.rs` says what failures mean, `owner.rs` whose a
+//! database is.
 
 mod access;
 mod classify;
+mod owner;
 mod place;
 mod read;
 mod sink;
 mod told;
 mod write;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use clickhouse::{Client, Compression};
 use headrace_runtime::broker::Stream;
-use headrace_runtime::certificate::read_ca_file;
+use headrace_runtime::certificate::{client_trusting, read_ca_file};
 use headrace_runtime::component::batch::BatchPolicy;
 use headrace_runtime::component::sink::SinkOptions;
 use headrace_runtime::config::Invalid;
@@ -56,8 +58,8 @@ pub(crate) const LOOKUP_MAX: usize = 4_000;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Address of the HTTP interface, which may contain user and password. `up` starts an embedded server when this is
-    /// empty. With `https://` the server's certificate must come from a CA that the system trusts. The
-    /// environment variable `SSL_CERT_FILE` names a file (PEM) of others to trust instead. Example:
+    /// empty. With `https://` the server's certificate must come from a CA that the system trusts, or one in `ca_path`.
+    /// The environment variable `SSL_CERT_FILE` names a file (PEM) of others to trust instead of the system's. Example:
     /// `https://clickhouse.example.com:8443`.
     pub url: String,
     /// Database; it is created when it does not exist.
@@ -66,6 +68,8 @@ pub struct Config {
     pub user: String,
     /// Password of `user`.
     pub password: Secret,
+    /// A file of CA certificates (PEM) to trust besides the system's. Example: `/etc/headrace/clickhouse-ca.pem`.
+    pub ca_path: Option<PathBuf>,
     /// Whether inserts travel compressed (LZ4). Off where the server is on the same machine: it saves both
     /// sides the work.
     pub compress: bool,
@@ -98,6 +102,7 @@ impl Default for Config {
             database: "headrace".to_owned(),
             user: DEFAULT_USER.to_owned(),
             password: Secret::default(),
+            ca_path: None,
             compress: true,
             migrate: true,
             batch_events_max: 25_000,
@@ -130,6 +135,9 @@ impl Config {
                 format!("expected a file of CA certificates (PEM) in the environment variable {TRUSTED}; {error:#}");
             refuse("url", message);
         }
+        if let Some(Err(error)) = self.ca_path.as_deref().map(client_trusting) {
+            refuse("ca_path", format!("expected a file of CA certificates (PEM); {error:#}"));
+        }
         let plain = |char: char| char.is_ascii_alphanumeric() || char == '_';
         if self.database.is_empty() || !self.database.chars().all(plain) {
             refuse("database", format!("expected letters, digits and `_`, found `{}`", self.database));
@@ -161,14 +169,13 @@ impl Config {
             },
             call_timeout,
             ack_wait: call_timeout * 2,
-            // One worker: more would only make the inserts smaller.
-            workers: 1,
+            workers: Self::CONCURRENCY,
         }
     }
 
     fn client(&self) -> Client {
-        let Access { url, user, password } = self.access();
-        Client::default()
+        let Access { url, user, password, ca_path } = self.access();
+        access::unnamed_client(ca_path.as_deref())
             .with_url(url)
             .with_user(user)
             .with_password(password.expose())
@@ -190,11 +197,12 @@ impl Config {
     }
 
     fn events_of(&self, instance: &str) -> Events {
-        Events { table: self.table("events", instance), config: self.clone() }
+        Events { table: self.table("events", instance), config: self.clone(), instance: instance.to_owned() }
     }
 
     fn raw_of(&self, instance: &str) -> Raw {
-        Raw { table: self.table("raw", &format!("{instance}{RAW_SUFFIX}")), config: self.clone() }
+        let table = self.table("raw", &format!("{instance}{RAW_SUFFIX}"));
+        Raw { table, config: self.clone(), instance: instance.to_owned() }
     }
 
     fn table(&self, name: &str, component: &str) -> Table {
@@ -237,12 +245,14 @@ impl Config {
         migrate::run(&self.client(), &self.database).await
     }
 
-    /// Whether the tables are of this release's version.
+    /// Whether the tables are of this release's version, and nobody's but the sink `instance`'s.
     ///
     /// # Errors
     /// Transient when the server is away, broken when they are not.
-    pub async fn verify(&self) -> Result<(), Fault> {
-        migrate::verify(&self.client(), &self.database).await
+    pub async fn verify(&self, instance: &str) -> Result<(), Fault> {
+        let (client, database) = (self.client(), &self.database);
+        migrate::verify(&client, database).await?;
+        owner::verify(&client, database, instance).await
     }
 
     /// Makes the tables ready to be filled once more, including those that were dropped.
@@ -252,7 +262,7 @@ impl Config {
     pub async fn restore(&self) -> Result<(), Fault> {
         self.reach().await?;
         let (client, database) = (self.client(), &self.database);
-        if self.migrate { migrate::restore(&client, database).await } else { self.verify().await }
+        if self.migrate { migrate::restore(&client, database).await } else { migrate::verify(&client, database).await }
     }
 
     /// What moves the rows of an earlier release, if this process may change tables. `holder` is a name that no other
@@ -332,9 +342,15 @@ impl Config {
         Rewrite::completing(table, Timestamp::default())
     }
 
-    async fn begin(&self) -> Result<(), Fault> {
+    /// Makes the tables ready for the sink `instance`.
+    async fn begin(&self, instance: &str) -> Result<(), Fault> {
         self.reach().await?;
-        if self.migrate { self.migrate().await } else { self.verify().await }
+        if !self.migrate {
+            return self.verify(instance).await;
+        }
+        let (client, database) = (self.client(), &self.database);
+        migrate::run(&client, database).await?;
+        owner::claim(&client, database, instance).await
     }
 }
 
@@ -342,6 +358,7 @@ impl Config {
 impl Kind for Config {
     const NAME: &'static str = "clickhouse";
     const COMPONENTS: &'static [(&'static str, Stream)] = &[("", Stream::Events), (RAW_SUFFIX, Stream::Raw)];
+    const ONE_AT_A_TIME: Option<&'static str> = Some("more would only make the inserts smaller");
     const FIRST_IS_STORE: bool = true;
 
     fn validate(&self, path: &str) -> Vec<Invalid> {
@@ -354,10 +371,10 @@ impl Kind for Config {
         problems
     }
 
-    /// Two writers of one table would not see each other's first deliveries.
+    /// Two writers of one table would not see each other's first deliveries. What the spelling of an address hides, the
+    /// database tells the sinks (`owner.rs`).
     fn place(&self) -> Option<(&'static str, String)> {
-        let address = self.access().url;
-        (!address.is_empty()).then(|| ("database", format!("{} {}", address.trim_end_matches('/'), self.database)))
+        (!self.url.is_empty()).then(|| ("database", format!("{} {}", self.server(), self.database)))
     }
 
     fn parts(&self, name: &str) -> anyhow::Result<Vec<Part>> {
@@ -369,8 +386,12 @@ impl Kind for Config {
         self.reach().await
     }
 
-    async fn prepare(&self) -> Option<Result<(), Fault>> {
-        Some(self.migrate().await)
+    async fn prepare(&self, name: &str) -> Option<Result<(), Fault>> {
+        let claimed = async {
+            self.migrate().await?;
+            owner::claim(&self.client(), &self.database, name).await
+        };
+        Some(claimed.await)
     }
 
     fn of_up(_data: &Path, _is_alone: bool) -> Option<Self> {

@@ -14,6 +14,7 @@ use super::write::insert::Table;
 pub struct Events {
     pub(super) table: Table,
     pub(super) config: Config,
+    pub(super) instance: String,
 }
 
 #[async_trait]
@@ -21,7 +22,7 @@ impl Sink for Events {
     type Item = Event;
 
     async fn check(&self) -> Result<(), Fault> {
-        self.config.begin().await?;
+        self.config.begin(&self.instance).await?;
         self.table.check_columns::<Event>().await
     }
 
@@ -34,6 +35,7 @@ impl Sink for Events {
 pub struct Raw {
     pub(super) table: Table,
     pub(super) config: Config,
+    pub(super) instance: String,
 }
 
 #[async_trait]
@@ -41,7 +43,7 @@ impl Sink for Raw {
     type Item = RawDelivery;
 
     async fn check(&self) -> Result<(), Fault> {
-        self.config.begin().await?;
+        self.config.begin(&self.instance).await?;
         self.table.check_columns::<RawDelivery>().await
     }
 

@@ -6,7 +6,17 @@ use headrace_runtime::config::Invalid;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Scored events and alerts as JSON lines: `events.jsonl` and `alerts.jsonl` in one directory.
+/// By what the files are parted into folders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Folder {
+    /// One for each tenant.
+    Tenant,
+    /// One for each day on which an event was received, by UTC.
+    Day,
+}
+
+/// Scored events and alerts as JSON lines: `events.jsonl` and `alerts.jsonl` in one directory, or in folders below it.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -14,6 +24,10 @@ pub struct Config {
     /// files can read them (mode 0600), and the same goes for a directory that was made (0700). Required. Example:
     /// `/var/lib/headrace/out`.
     pub dir: PathBuf,
+    /// Folders below the directory: by tenant, by the day on which an event was received (UTC), or one in the other. Each
+    /// has files of its own, to which the settings below apply; nothing removes a folder. Empty means none. Example:
+    /// `["tenant", "day"]`, for `acme/2026-01-31/events.jsonl`.
+    pub folders: Vec<Folder>,
     /// A file that has grown to this many bytes is set aside as `events.000001.jsonl` and so on.
     /// Example: 10485760.
     #[schemars(range(min = 4_096))]
@@ -28,7 +42,13 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { dir: PathBuf::new(), rotate_bytes_max: 256 << 20, keep_files_max: 16, timeout_ms: 10_000 }
+        Self {
+            dir: PathBuf::new(),
+            folders: Vec::new(),
+            rotate_bytes_max: 256 << 20,
+            keep_files_max: 16,
+            timeout_ms: 10_000,
+        }
     }
 }
 
@@ -41,6 +61,12 @@ impl Config {
         if self.dir.as_os_str().is_empty() {
             let message = "expected a directory such as `/var/lib/headrace/out`, found nothing";
             problems.push(Invalid::new(format!("{path}.dir"), message));
+        }
+        if let [first, second, ..] = self.folders.as_slice()
+            && (first == second || self.folders.len() > 2)
+        {
+            let message = format!("expected each of `tenant` and `day` at most once, found {:?}", self.folders);
+            problems.push(Invalid::new(format!("{path}.folders"), message.to_lowercase()));
         }
         problems
     }
@@ -57,5 +83,11 @@ mod tests {
         };
         assert!(paths(&Config { dir: "out".into(), ..Config::default() }).is_empty());
         assert_eq!(paths(&Config::default()), ["sinks.file.dir"]);
+        let folders =
+            |folders: &[Folder]| paths(&Config { dir: "out".into(), folders: folders.into(), ..Config::default() });
+        assert!(folders(&[Folder::Day, Folder::Tenant]).is_empty());
+        for twice in [&[Folder::Day; 2][..], &[Folder::Tenant, Folder::Day, Folder::Tenant]] {
+            assert_eq!(folders(twice), ["sinks.file.folders"]);
+        }
     }
 }

@@ -52,35 +52,52 @@ pub(super) struct Writer {
     file: File,
     bytes: u64,
     /// Held as long as this process may write.
-    lock: File,
+    _lock: Lock,
+}
+
+/// Keeps other processes out.
+#[derive(Debug)]
+pub(super) struct Lock {
+    file: File,
+    name: &'static str,
+}
+
+impl Lock {
+    /// Makes the directory if absent and takes the lock `<dir>/<name>.lock`.
+    pub(super) fn take(dir: &Path, name: &'static str) -> Result<Self, OpenError> {
+        DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(dir)?;
+        let mut file = OpenOptions::new();
+        file.create(true).truncate(false).write(true).mode(FILE_MODE);
+        let file = file.open(dir.join(format!("{name}.lock")))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { file, name }),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse),
+            Err(TryLockError::Error(error)) => Err(OpenError::Io(error)),
+        }
+    }
+
+    /// Whether it still locks this directory.
+    pub(super) fn is_in_place(&self, dir: &Path) -> bool {
+        is_named(&self.file, &dir.join(format!("{}.lock", self.name)))
+    }
 }
 
 impl Writer {
     /// Opens `<dir>/<name>.jsonl`, making both if absent, and cuts off half a line at its end.
     pub(super) fn open(dir: &Path, name: &'static str, rotation: Rotation) -> Result<Self, OpenError> {
-        DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(dir)?;
-        let mut lock = OpenOptions::new();
-        lock.create(true).truncate(false).write(true).mode(FILE_MODE);
-        let lock = lock.open(dir.join(format!("{name}.lock")))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(OpenError::InUse),
-            Err(TryLockError::Error(error)) => return Err(OpenError::Io(error)),
-        }
+        let lock = Lock::take(dir, name)?;
         let (file, bytes) = open_repaired(&dir.join(format!("{name}.jsonl")))?;
         for (_, aside) in numbered(dir, name)? {
             close_to_others(&File::open(aside)?)?;
         }
         sync_dir(dir)?;
-        Ok(Self { dir: dir.to_owned(), name, rotation, file, bytes, lock })
+        Ok(Self { dir: dir.to_owned(), name, rotation, file, bytes, _lock: lock })
     }
 
     /// Whether the file is still the one under its name. If somebody moved or deleted it, everything written to it
     /// would go with it.
     pub(super) fn is_in_place(&self) -> bool {
-        let named = fs::metadata(self.dir.join(format!("{}.jsonl", self.name)));
-        let (Ok(named), Ok(open)) = (named, self.file.metadata()) else { return false };
-        (named.dev(), named.ino()) == (open.dev(), open.ino())
+        is_named(&self.file, &self.dir.join(format!("{}.jsonl", self.name)))
     }
 
     /// Appends `lines`, whole ones, and returns once they are on disk.
@@ -120,14 +137,19 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
+impl Drop for Lock {
     /// Closing the file is not enough: a child process that is just being started holds the file too, and with it the
     /// lock, until it runs its own program.
     fn drop(&mut self) {
-        if let Err(error) = self.lock.unlock() {
+        if let Err(error) = self.file.unlock() {
             tracing::warn!(name = self.name, %error, "cannot unlock the file; it is free when this process ends");
         }
     }
+}
+
+fn is_named(file: &File, path: &Path) -> bool {
+    let (Ok(named), Ok(open)) = (fs::metadata(path), file.metadata()) else { return false };
+    (named.dev(), named.ino()) == (open.dev(), open.ino())
 }
 
 /// The files set aside, by number.
@@ -201,7 +223,7 @@ fn after_last_line_break(file: &mut File, length: u64) -> io::Result<u64> {
 }
 
 /// A new or renamed file survives a power cut only once its directory is on disk.
-fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 

@@ -26,7 +26,7 @@ use anyhow::anyhow;
 use async_trait::async_trait;
 use headrace_runtime::broker::Stream;
 use headrace_runtime::component::batch::{Batch, BatchPolicy, Item};
-use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions};
+use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions, Taken};
 use headrace_runtime::component::subscription::Start;
 use headrace_runtime::config::Invalid;
 use headrace_runtime::fault::{Effect, Fault};
@@ -80,8 +80,7 @@ impl Config {
             },
             call_timeout,
             ack_wait: call_timeout * 2,
-            // One worker: the messages of an alert must not overtake each other.
-            workers: 1,
+            workers: Self::CONCURRENCY,
         }
     }
 }
@@ -93,6 +92,7 @@ impl Kind for Config {
     // A new project must not be filled with tickets for last month's alerts.
     const START: Start = Start::Now;
     const MIN_SEVERITY: Severity = Severity::High;
+    const ONE_AT_A_TIME: Option<&'static str> = Some("the messages of an alert must not overtake each other");
 
     fn validate(&self, path: &str) -> Vec<Invalid> {
         Self::validate(self, path)
@@ -127,7 +127,7 @@ impl Sink for Jira {
                 return BatchResult::Whole(Fault::transient(late));
             }
             results.push(match self.file(item, began).await {
-                Ok(()) => Ok(()),
+                Ok(taken) => Ok(taken),
                 Err(ApiError::Receiver(fault)) => return BatchResult::Whole(fault),
                 Err(ApiError::Internal(fault)) => {
                     internal = true;
@@ -147,7 +147,7 @@ impl Sink for Jira {
         {
             return BatchResult::Whole(fault);
         }
-        BatchResult::Each(results)
+        BatchResult::Told(results)
     }
 }
 
@@ -175,7 +175,7 @@ impl Jira {
     }
 
     /// Opens or updates the ticket of one alert, if needed. `searched_at` is when the look-up began.
-    async fn file(&self, item: &Item<Alert>, searched_at: Instant) -> Result<(), ApiError> {
+    async fn file(&self, item: &Item<Alert>, searched_at: Instant) -> Result<Taken, ApiError> {
         let alert = &item.value;
         let known = self.cache().get(&alert.id).cloned();
         match known {
@@ -188,7 +188,7 @@ impl Jira {
                 self.cache().set(&alert.id, Known::Unclear { searchable_from });
                 Err(not_yet(self.index_lag))
             }
-            Some(Known::Unclear { .. }) | None => self.create(alert).await,
+            Some(Known::Unclear { .. }) | None => self.create(alert).await.map(|()| Taken::Now),
         }
     }
 
@@ -211,9 +211,9 @@ impl Jira {
         }
     }
 
-    async fn update(&self, ticket: Ticket, alert: &Alert) -> Result<(), ApiError> {
+    async fn update(&self, ticket: Ticket, alert: &Alert) -> Result<Taken, ApiError> {
         if !ticket.is_outgrown_by(alert) {
-            return Ok(());
+            return Ok(Taken::Before);
         }
         self.client.comment(&ticket, alert).await?;
         let said = Ticket {
@@ -222,7 +222,7 @@ impl Jira {
             ..ticket
         };
         self.cache().set(&alert.id, Known::Ticket(said));
-        Ok(())
+        Ok(Taken::Now)
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) trait Configured: Any + Debug + Send + Sync {
     fn place(&self) -> Option<(&'static str, String)>;
     fn parts(&self, name: &str) -> anyhow::Result<Vec<Part>>;
     async fn check(&self) -> Result<(), Fault>;
-    async fn prepare(&self) -> Option<Result<(), Fault>>;
+    async fn prepare(&self, name: &str) -> Option<Result<(), Fault>>;
     fn told(&self) -> Option<(&'static str, String)>;
     fn as_any(&self) -> &dyn Any;
     fn as_any_mut(&mut self) -> &mut dyn Any;
@@ -51,8 +51,8 @@ impl<K: Kind> Configured for K {
         Kind::check(self).await
     }
 
-    async fn prepare(&self) -> Option<Result<(), Fault>> {
-        Kind::prepare(self).await
+    async fn prepare(&self, name: &str) -> Option<Result<(), Fault>> {
+        Kind::prepare(self, name).await
     }
 
     fn told(&self) -> Option<(&'static str, String)> {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::Kind;
+use super::calls::{Breaker, OwnRetry, Rate};
 use crate::shared::severity::words;
 
 /// The key with which an instance tells its kind.
@@ -22,7 +23,8 @@ pub(crate) struct Common {
     /// Where the sink begins when it is new: `stored` at the oldest message that is stored, `now` at the next one. A
     /// sink that has begun goes on where it stopped, and begins at the oldest message if its consumer in NATS is lost.
     pub(crate) start: Start,
-    /// Only what is of these tenants. Empty means all. Example: `["acme", "acme-eu"]`.
+    /// Only what is of these tenants, by their names: a login, or what `tenants.by_login` makes of it, in any letter case.
+    /// The name `""` means the events of nobody. Empty means all. Example: `["acme", "acme-eu"]`.
     pub(crate) tenants: Vec<String>,
     /// Only events of these categories. Empty means all. Example: `["access", "secrets"]`.
     #[schemars(schema_with = "categories")]
@@ -37,6 +39,15 @@ pub(crate) struct Common {
     /// `file` writes them. What subjects can say costs less. Example:
     /// `kind == "push" and repository.full_name == "acme/app"`.
     pub(crate) only: Option<String>,
+    /// How many calls are made at once, in each process. With more than one, events do not keep their order. Example: 4.
+    #[schemars(range(min = 1, max = 64))]
+    pub(crate) concurrency: usize,
+    /// The pauses after failures, in place of those of `[retry]`. What is left out is as there.
+    pub(crate) retry: OwnRetry,
+    /// How much the receiver gets at most, from each consumer of the sink and from each process.
+    pub(crate) rate: Rate,
+    /// When calls to the receiver stop because they fail: a circuit breaker, which all calls of a process share.
+    pub(crate) breaker: Breaker,
 }
 
 fn severity(_: &mut SchemaGenerator) -> Schema {
@@ -55,7 +66,7 @@ fn categories(_: &mut SchemaGenerator) -> Schema {
 impl Common {
     /// What an instance of the kind `K` has without settings of its own.
     pub(crate) fn of<K: Kind>() -> Self {
-        Self { start: K::START, min_severity: K::MIN_SEVERITY, ..Self::default() }
+        Self { start: K::START, min_severity: K::MIN_SEVERITY, concurrency: K::CONCURRENCY, ..Self::default() }
     }
 
     /// Takes these settings out of the table of an instance. What the table lacks is as in `self`.

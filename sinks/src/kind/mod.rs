@@ -4,6 +4,7 @@
 //! must know of it walks that registry. Only [`Kind::parts`] builds; nothing before it touches the network.
 //! [`described`] has the settings that every instance has, whatever its kind.
 
+mod calls;
 mod configured;
 pub(crate) mod described;
 mod only;
@@ -26,6 +27,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub use self::calls::Terms;
 pub(crate) use self::configured::Configured;
 use self::described::{Common, Described};
 
@@ -42,6 +44,10 @@ pub trait Kind: Clone + Debug + Default + Serialize + DeserializeOwned + JsonSch
 
     /// The least severity that an instance takes whose configuration does not say it.
     const MIN_SEVERITY: Severity = Severity::None;
+    /// How many calls an instance makes at once whose configuration does not say it.
+    const CONCURRENCY: usize = 1;
+    /// Why it makes only one call at a time, if it does.
+    const ONE_AT_A_TIME: Option<&'static str> = None;
     /// Whether the instance with the kind's own name is the installation's store, which must hold everything.
     const FIRST_IS_STORE: bool = false;
 
@@ -71,8 +77,9 @@ pub trait Kind: Clone + Debug + Default + Serialize + DeserializeOwned + JsonSch
         Ok(())
     }
 
-    /// Makes what the receiver lacks, such as tables. `None` when there is nothing of the kind to make.
-    async fn prepare(&self) -> Option<Result<(), Fault>> {
+    /// Makes what the receiver lacks for the instance `name`, such as tables. `None` when there is nothing of the kind to
+    /// make.
+    async fn prepare(&self, _name: &str) -> Option<Result<(), Fault>> {
         None
     }
 
@@ -153,6 +160,8 @@ pub struct Entry {
     pub components: &'static [(&'static str, Stream)],
     /// [`Kind::FIRST_IS_STORE`].
     pub(crate) first_is_store: bool,
+    /// [`Kind::ONE_AT_A_TIME`].
+    pub(crate) one_at_a_time: Option<&'static str>,
     /// What an instance is without settings of its own.
     pub(crate) defaults: fn() -> Common,
     pub(crate) schema: fn(&mut SchemaGenerator) -> Schema,
@@ -168,6 +177,7 @@ impl Entry {
             name: K::NAME,
             components: K::COMPONENTS,
             first_is_store: K::FIRST_IS_STORE,
+            one_at_a_time: K::ONE_AT_A_TIME,
             defaults: Common::of::<K>,
             schema: SchemaGenerator::subschema_for::<Described<K>>,
             read: |value| Ok(Box::new(serde_json::from_value::<K>(value)?)),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use headrace_runtime::broker::Stream;
-use headrace_runtime::component::batch::Batch;
+use headrace_runtime::component::batch::{Batch, Key};
 use headrace_runtime::component::sink::{BatchResult, BoxedSink, Sink};
 use headrace_runtime::config::Invalid;
 use headrace_runtime::fault::Fault;
@@ -27,7 +27,7 @@ const FILTERS_MAX: usize = 64;
 impl Common {
     /// The settings that leave something out.
     pub(crate) fn selecting(&self) -> Vec<&'static str> {
-        let Self { start: _, tenants, categories, min_severity, severities, only } = self;
+        let Self { tenants, categories, min_severity, severities, only, .. } = self;
         let given = [
             ("tenants", !tenants.is_empty()),
             ("categories", !categories.is_empty()),
@@ -72,19 +72,25 @@ impl Common {
 
     /// The filters of a consumer of `stream`. `None` when it takes everything.
     fn filters(&self, stream: Stream) -> Option<Vec<String>> {
-        let (tenants, severities) = (&self.tenants, self.severities());
+        let (tenants, severities) = (self.tokens(), self.severities());
         if tenants.is_empty() && self.categories.is_empty() && severities.is_empty() {
             return None;
         }
         Some(match stream {
-            Stream::Events => subject::scored_of(tenants, &self.categories, &severities),
-            Stream::Alerts => subject::alerts_of(tenants, &severities),
+            Stream::Events => subject::scored_of(&tenants, &self.categories, &severities),
+            Stream::Alerts => subject::alerts_of(&tenants, &severities),
             Stream::Raw | Stream::Dead => {
                 // Two spellings of one tenant are one filter: NATS refuses filters that overlap.
                 let filters: BTreeSet<String> = tenants.iter().map(|tenant| subject::raw_of(Some(tenant))).collect();
                 filters.into_iter().collect()
             }
         })
+    }
+
+    /// The tokens of its tenants. Made by name, so that no tenant gets into the sink of another whose token looks like its
+    /// name.
+    fn tokens(&self) -> Vec<String> {
+        self.tenants.iter().map(|tenant| token::of_tenant(tenant)).collect()
     }
 
     /// The severities that it takes. Empty means all.
@@ -109,7 +115,7 @@ impl Common {
             part.options.filters = filters;
         }
         let choice = Arc::new(Choice {
-            tenants: self.tenants.iter().map(|tenant| token::escaped(tenant)).collect(),
+            tenants: self.tokens(),
             categories: self.categories.clone(),
             severities: self.severities(),
             only: self.only.as_deref().map(Only::of).transpose()?,
@@ -221,6 +227,10 @@ impl<T: Payload + Facts> Sink for Chosen<T> {
 
     fn wants(&self, item: &T) -> bool {
         self.choice.takes(item) && self.sink.wants(item)
+    }
+
+    fn key(&self, item: &T) -> Key {
+        self.sink.key(item)
     }
 
     async fn deliver(&self, batch: &Batch<T>) -> BatchResult {

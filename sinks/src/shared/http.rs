@@ -2,13 +2,13 @@
 //! Each sink's own `classify` says what an answer means.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use headrace_runtime::certificate::{Untrusted, read_ca_file};
 use headrace_runtime::config::Invalid;
 use headrace_runtime::fault::{Effect, Fault};
-use reqwest::header::RETRY_AFTER;
+use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
 use reqwest::{Certificate, Client, RequestBuilder, Url, redirect};
 
 /// A longer answer is cut. Receivers answer with a few hundred bytes, a search with more.
@@ -21,7 +21,7 @@ const EXCERPT_CHARS: usize = 300;
 pub(crate) struct Answer {
     /// HTTP status.
     pub(crate) status: u16,
-    /// `Retry-After`, when it is given in seconds.
+    /// `Retry-After`, when it can be read. The runtime bounds it.
     pub(crate) retry_after: Option<Duration>,
     /// The body, cut at a bound.
     pub(crate) body: Vec<u8>,
@@ -48,6 +48,8 @@ impl Answer {
 /// certificates. It follows no redirects: a redirected POST would lose its body or its credentials.
 pub(crate) fn client(timeout: Duration, ca_path: Option<&Path>) -> anyhow::Result<Client> {
     let mut builder = Client::builder()
+        // Say so: another crate of this build turns HTTP/2 on, and receivers were tried with HTTP/1 alone.
+        .http1_only()
         .timeout(timeout)
         .connect_timeout(timeout)
         .redirect(redirect::Policy::none())
@@ -80,7 +82,7 @@ pub(crate) async fn send(request: RequestBuilder) -> Result<Answer, Fault> {
         fault.with_effect(effect)
     };
     let mut response = request.send().await.map_err(no_answer)?;
-    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    let retry_after = retry_after(response.headers(), SystemTime::now());
     let status = response.status().as_u16();
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(no_answer)? {
@@ -90,7 +92,20 @@ pub(crate) async fn send(request: RequestBuilder) -> Result<Answer, Fault> {
             break;
         }
     }
-    Ok(Answer { status, retry_after: retry_after.map(Duration::from_secs), body })
+    Ok(Answer { status, retry_after, body })
+}
+
+/// What `Retry-After` says, in seconds or as a date (RFC 9110, section 10.2.3). A date counts from the answer's own `Date`,
+/// because the receiver's clock may not be ours. `now` is for an answer without one.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let given = text(RETRY_AFTER)?;
+    if let Ok(seconds) = given.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = httpdate::parse_http_date(given).ok()?;
+    let from = text(DATE).and_then(|date| httpdate::parse_http_date(date).ok()).unwrap_or(now);
+    Some(at.duration_since(from).unwrap_or_default())
 }
 
 /// What is wrong with a receiver's URL, if anything is.
@@ -125,6 +140,28 @@ mod tests {
             assert_eq!(problem.is_none(), found.is_none(), "{url}");
             assert!(problem.unwrap_or_default().ends_with(found.unwrap_or_default()), "{url}");
             assert!(!check_url(url, "url", "x").is_some_and(|invalid| invalid.message.contains("secret")), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_wish_to_wait_is_read_in_both_forms() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        let early = "Sun, 06 Nov 1994 08:00:00 GMT";
+        for (given, date, want) in [
+            (Some("120"), None, Some(120)),
+            (Some(" 0 "), None, Some(0)),
+            (Some("Sun, 06 Nov 1994 08:50:37 GMT"), None, Some(60)),
+            (Some("Sun, 06 Nov 1994 08:00:30 GMT"), Some(early), Some(30)),
+            (Some("Sunday, 06-Nov-94 08:50:37 GMT"), None, Some(60)),
+            (Some(early), None, Some(0)),
+            (Some("soon"), None, None),
+            (Some("-1"), None, None),
+            (Some("1.5"), None, None),
+            (None, Some(early), None),
+        ] {
+            let headers = [(RETRY_AFTER, given), (DATE, date)].into_iter();
+            let headers = headers.filter_map(|(name, value)| Some((name, value?.parse().unwrap()))).collect();
+            assert_eq!(retry_after(&headers, now), want.map(Duration::from_secs), "{given:?} {date:?}");
         }
     }
 

@@ -79,7 +79,7 @@ impl Config {
             },
             call_timeout,
             ack_wait: call_timeout * 2,
-            workers: 2,
+            workers: Self::CONCURRENCY,
         }
     }
 }
@@ -88,6 +88,7 @@ impl Config {
 impl Kind for Config {
     const NAME: &'static str = "splunk";
     const COMPONENTS: &'static [(&'static str, Stream)] = &[("", Stream::Events)];
+    const CONCURRENCY: usize = 2;
 
     fn validate(&self, path: &str) -> Vec<Invalid> {
         Self::validate(self, path)

@@ -60,7 +60,7 @@ impl Kind for Config {
             batching: BatchPolicy { events_max: 100, bytes_max: 8 << 20, linger: Duration::from_millis(200) },
             call_timeout,
             ack_wait: call_timeout * 2,
-            workers: 1,
+            workers: Self::CONCURRENCY,
         };
         Ok(vec![Part::events(Lines { socket: self.socket.clone() }, options)])
     }

@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use headrace_runtime::component::batch::{Batch, Item};
+use headrace_runtime::component::batch::{Batch, Item, Key};
 use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions};
 use headrace_runtime::fault::{Fault, FaultClass};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use headrace_schemas::time::Timestamp;
-use headrace_sinks::file::{Config, File};
+use headrace_sinks::file::{Config, File, Folder};
 use headrace_tests::conformance::receiver::{Case, HeldCase, Promise};
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::sink_conformance;
@@ -69,6 +69,10 @@ impl Sink for Gated {
 
     async fn check(&self) -> Result<(), Fault> {
         self.sink.check().await
+    }
+
+    fn key(&self, event: &Event) -> Key {
+        self.sink.key(event)
     }
 
     async fn deliver(&self, batch: &Batch<Event>) -> BatchResult {
@@ -165,6 +169,103 @@ sink_conformance!(
     crash,
 );
 
+/// The sink with a folder for each tenant. Samples are all of one.
+struct FolderCase(FileCase);
+
+impl FolderCase {
+    fn config(&self) -> Config {
+        Config { folders: vec![Folder::Tenant], ..config(&self.0.dir) }
+    }
+}
+
+#[async_trait]
+impl Case for FolderCase {
+    type Sink = File<Event>;
+    const PROMISE: Promise = Promise::AtLeastOnce;
+
+    async fn start() -> Self {
+        Self(FileCase::start().await)
+    }
+    fn sink(&self) -> File<Event> {
+        self.config().build()
+    }
+    fn options(&self) -> SinkOptions {
+        self.config().options::<Event>()
+    }
+    fn received(&self) -> Vec<String> {
+        ids(&self.config().dir.join("acme"), "events")
+    }
+    async fn break_access(&self) {
+        self.0.break_access().await;
+    }
+    async fn mend(&self) {
+        self.0.mend().await;
+    }
+}
+
+mod folders {
+    headrace_tests::sink_conformance!(super::FolderCase: success, panics, broken, duplicates);
+}
+
+/// Delivers `events` as the loop does: what is of one key together.
+async fn deliver_by_key(sink: &File<Event>, events: Vec<Event>) {
+    let mut batches: Vec<(Key, Vec<Item<Event>>)> = Vec::new();
+    for event in events {
+        let key = sink.key(&event);
+        match batches.iter_mut().find(|(own, _)| *own == key) {
+            Some((_, items)) => items.push(item(event)),
+            None => batches.push((key, vec![item(event)])),
+        }
+    }
+    for (_, items) in batches {
+        assert_eq!(class_of(sink.deliver(&Batch::new(items, Duration::from_secs(60))).await), None);
+    }
+}
+
+#[tokio::test]
+async fn each_tenant_and_day_has_a_folder() {
+    let dir = TempDir::new().unwrap();
+    let sink = Config { folders: vec![Folder::Tenant, Folder::Day], ..config(&dir) }.build::<Event>();
+    sink.check().await.unwrap();
+    let event = |number: u16, tenant: &str, at: &str| Event {
+        tenant: tenant.to_owned(),
+        received_at: Timestamp::parse(at).unwrap(),
+        ..Event::sample(number)
+    };
+    let (evening, night) = ("2026-01-31T23:59:59.999999Z", "2026-02-01T00:00:00Z");
+    let mut events = vec![event(0, "acme", evening), event(1, "octo", evening), event(2, "acme", night)];
+    events.push(event(3, "acme", evening));
+    events.push(event(4, "../octo", night));
+    deliver_by_key(&sink, events).await;
+    let out = config(&dir).dir;
+    for (folder, numbers) in [
+        ("acme/2026-01-31", vec![0, 3]),
+        ("octo/2026-01-31", vec![1]),
+        ("acme/2026-02-01", vec![2]),
+        ("_2e_2e_2focto/2026-02-01", vec![4]),
+    ] {
+        let expected: Vec<String> = numbers.into_iter().map(|number| Event::sample(number).id.to_string()).collect();
+        assert_eq!(ids(&out.join(folder), "events"), expected, "{folder}");
+    }
+    assert!(!out.join("events.jsonl").exists());
+    let fault = Config { folders: vec![Folder::Day], ..config(&dir) }.build::<Event>().check().await.unwrap_err();
+    assert!(fault.to_string().contains("another process"), "{fault}");
+}
+
+#[tokio::test]
+async fn more_folders_than_files_may_be_open_are_written_all_the_same() {
+    let dir = TempDir::new().unwrap();
+    let sink = Config { folders: vec![Folder::Tenant], ..config(&dir) }.build::<Event>();
+    for round in 0..2 {
+        let event = |number: u16| Event { tenant: format!("tenant-{number}"), ..Event::sample(round * 100 + number) };
+        deliver_by_key(&sink, (0..80).map(event).collect()).await;
+    }
+    for number in 0..80 {
+        let expected = [number, 100 + number].map(|number| Event::sample(number).id.to_string());
+        assert_eq!(ids(&config(&dir).dir.join(format!("tenant-{number}")), "events"), expected);
+    }
+}
+
 fn item<T>(value: T) -> Item<T> {
     Item { value, suspect: false, redelivered: false, sequence: 1, stored_at: Timestamp::default() }
 }
@@ -181,7 +282,7 @@ fn sample_ids(numbers: std::ops::Range<u16>) -> Vec<String> {
 fn class_of(result: BatchResult) -> Option<FaultClass> {
     match result {
         BatchResult::Whole(Fault { class, .. }) | BatchResult::TooMuch(Fault { class, .. }) => Some(class),
-        BatchResult::AlreadyThere => None,
+        BatchResult::AlreadyThere | BatchResult::Told(_) => None,
         BatchResult::Each(results) => results.into_iter().find_map(Result::err).map(|fault| fault.class),
     }
 }

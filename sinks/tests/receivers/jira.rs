@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use headrace_runtime::component::batch::{Batch, Item};
-use headrace_runtime::component::sink::{BatchResult, Sink as _, SinkOptions};
+use headrace_runtime::component::sink::{BatchResult, Sink as _, SinkOptions, Taken};
 use headrace_runtime::fault::{Fault, FaultClass};
 use headrace_runtime::secret::Secret;
 use headrace_schemas::alert::{Alert, Status};
@@ -92,6 +92,8 @@ sink_conformance!(
     duplicates,
     shutdown,
     crash,
+    busy,
+    breaker,
 );
 
 fn batch(alerts: Vec<Alert>) -> Batch<Alert> {
@@ -109,15 +111,15 @@ fn grown(count: i64, risk: i32) -> Alert {
     Alert { count, risk, status: Status::Updated, ..Alert::sample(1) }
 }
 
-fn each(result: BatchResult) -> Vec<Result<(), Fault>> {
+fn each(result: BatchResult) -> Vec<Result<Taken, Fault>> {
     match result {
-        BatchResult::Each(results) => results,
+        BatchResult::Told(results) => results,
         other => panic!("expected an answer for each, found {other:?}"),
     }
 }
 
 fn assert_done(result: BatchResult) {
-    each(result).into_iter().for_each(|result| result.unwrap());
+    assert!(each(result).iter().all(Result::is_ok));
 }
 
 /// Delivers a batch of one again until it is done.
@@ -158,6 +160,17 @@ async fn a_ticket_describes_its_alert_in_full() {
     ] {
         assert!(text.contains(expected), "no `{expected}` in {text}");
     }
+}
+
+#[tokio::test]
+async fn a_ticket_that_says_it_all_does_not_show_that_jira_accepts_anything() {
+    let jira = Jira::start().await;
+    let sink = config(&jira).build().unwrap();
+    let mut taken = Vec::new();
+    for alerts in [vec![Alert::sample(1)], vec![Alert::sample(1), Alert::sample(2)], vec![grown(2, 85)]] {
+        taken.extend(each(sink.deliver(&batch(alerts)).await).into_iter().map(Result::unwrap));
+    }
+    assert_eq!(taken, [Taken::Now, Taken::Before, Taken::Now, Taken::Now]);
 }
 
 #[tokio::test]

@@ -83,6 +83,8 @@ sink_conformance!(
     duplicates,
     shutdown,
     crash,
+    busy,
+    breaker,
 );
 
 fn batch(numbers: std::ops::Range<u16>) -> Batch<Event> {

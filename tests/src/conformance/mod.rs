@@ -4,6 +4,7 @@
 //! [`headrace_runtime::consume::chain::ChainLoop`]). It checks how each message was settled (acknowledged,
 //! dead-lettered with a reason, delivered again), and that nothing is lost.
 
+mod calls;
 pub mod receiver;
 pub mod sink;
 pub mod stage;
@@ -19,8 +20,12 @@ use crate::harness::CEILING;
 
 /// Quick retries, and few attempts. If an outage cost attempts, these would soon be used up, and the suite would
 /// notice.
-pub const POLICY: RetryPolicy =
-    RetryPolicy { attempts_max: 5, backoff_min: Duration::from_millis(10), backoff_max: Duration::from_millis(100) };
+pub const POLICY: RetryPolicy = RetryPolicy {
+    attempts_max: 5,
+    backoff_min: Duration::from_millis(10),
+    backoff_max: Duration::from_millis(100),
+    retry_after_max: RetryPolicy::RETRY_AFTER_MAX,
+};
 
 /// How long the broker waits for a stage to settle a message. Then it redelivers what a killed worker had.
 pub const ACK_WAIT: Duration = Duration::from_secs(2);

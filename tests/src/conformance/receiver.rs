@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use headrace_runtime::broker::Broker;
-use headrace_runtime::component::batch::Batch;
+use headrace_runtime::component::batch::{Batch, Key};
 use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions};
 use headrace_runtime::consume::sink::SinkLoop;
 use headrace_runtime::fault::Fault;
+use headrace_runtime::limit::{BreakerPolicy, Limiter, Limits, Rate};
 use headrace_runtime::message::payload::Payload as _;
 use headrace_runtime::observe::health::{Health, State};
 use headrace_runtime::settle::settler::Settler;
@@ -17,6 +19,12 @@ use super::{COMPONENT, POLICY, Workers};
 use crate::harness::samples::Sample;
 use crate::harness::{DeadLetter, Nats, until};
 use crate::standin::server::{Failure, Protocol, Server, When, Which};
+
+/// A breaker that is open for the longest pause, as it is in the product.
+const LIMITS: Limits = Limits {
+    rate: Rate { per_call: Duration::ZERO, per_event: Duration::ZERO, burst: Duration::ZERO },
+    breaker: BreakerPolicy { failures_max: 5, open: POLICY.backoff_max },
+};
 
 /// How often a receiver gets an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +120,10 @@ impl<S: Sink> Sink for Panicking<S> {
         self.inner.wants(item)
     }
 
+    fn key(&self, item: &S::Item) -> Key {
+        self.inner.key(item)
+    }
+
     async fn deliver(&self, batch: &Batch<S::Item>) -> BatchResult {
         if let Some(victim) = &self.victim {
             assert!(batch.items().iter().all(|item| item.value.id() != victim), "panicking on {victim}");
@@ -141,11 +153,20 @@ impl<C: Case> Testbed<C> {
 
     /// Runs a new sink, as a new process would.
     pub(super) fn run(&self) -> Workers {
-        self.run_panicking(None)
+        self.run_with(self.case.options().workers, None, LIMITS)
     }
 
     /// The same, with a sink that panics on the item `victim`.
-    pub(super) fn run_panicking(&self, victim: Option<String>) -> Workers {
+    pub(super) fn run_panicking(&self, victim: String) -> Workers {
+        self.run_with(self.case.options().workers, Some(victim), LIMITS)
+    }
+
+    /// The same, with a breaker that stays open for `open`, and with one worker, so that nobody else calls.
+    pub(super) fn run_opening_for(&self, open: Duration) -> Workers {
+        self.run_with(1, None, Limits { breaker: BreakerPolicy { open, ..LIMITS.breaker }, ..LIMITS })
+    }
+
+    fn run_with(&self, count: usize, victim: Option<String>, limits: Limits) -> Workers {
         let options = self.case.options();
         let settler = Settler::new(COMPONENT, &self.broker, POLICY, self.health.register(COMPONENT));
         let sink = SinkLoop {
@@ -154,10 +175,11 @@ impl<C: Case> Testbed<C> {
             sink: Panicking { inner: self.case.sink(), victim },
             batching: options.batching,
             call_timeout: options.call_timeout,
+            limiter: Limiter::new(COMPONENT, &limits),
             settler,
         };
         let sink = Arc::new(sink);
-        Workers::run(options.workers, move |stop| {
+        Workers::run(count, move |stop| {
             let sink = Arc::clone(&sink);
             async move { sink.run_worker(stop).await }
         })

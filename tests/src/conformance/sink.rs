@@ -14,6 +14,7 @@ use headrace_runtime::message::payload::Payload as _;
 use headrace_runtime::observe::health::State;
 use tokio::time::sleep;
 
+pub use super::calls::{breaker, busy};
 use super::receiver::{Case, HeldCase, ItemOf, ServerCase, Testbed, dead_ids};
 use super::{COMPONENT, POLICY};
 use crate::harness::samples::{Sample, unreadable};
@@ -122,7 +123,7 @@ pub async fn panics<C: Case>() {
     let testbed = Testbed::<C>::start().await;
     let mut ids = testbed.publish(0..30).await;
     let victim = ids.remove(17);
-    let workers = testbed.run_panicking(Some(victim.clone()));
+    let workers = testbed.run_panicking(victim.clone());
     testbed.settled().await;
     testbed.assert_received(&ids);
     let dead = testbed.nats.dead_letters().await;
@@ -297,8 +298,17 @@ pub async fn late_duplicates<C: Case>() {
         testbed.case.received().contains(&ids[0]).then_some(())
     };
     poll::until("the older message is delivered", CEILING, older_is_delivered).await.expect("it is nobody's");
-    // The sink got the duplicate together with the older message. Give it time to deliver both, which it must not.
-    sleep(Duration::from_secs(1)).await;
+    // From now on the broker delivers nothing but the duplicate. When it has done so twice, the sink has put it off once.
+    let deliveries = async || {
+        let consumer = stream.consumer_info(COMPONENT).await.expect("it was opened");
+        consumer.delivered.consumer_sequence
+    };
+    let before = deliveries().await;
+    let is_put_off = async || {
+        first.ack_with(AckKind::Progress).await.expect("connected");
+        (deliveries().await >= before + 2).then_some(())
+    };
+    poll::until("the duplicate is put off", CEILING, is_put_off).await.expect("it is not this process's turn");
     assert_eq!(testbed.case.received(), [ids[0].clone()], "the duplicate waits");
     first.ack_with(AckKind::Nak(None)).await.expect("connected");
     testbed.settled().await;

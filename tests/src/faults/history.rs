@@ -6,8 +6,12 @@ use std::sync::{Mutex, PoisonError};
 use super::load::Delivery;
 use crate::product::hook::sha256;
 
-/// What the ids of lines begin with.
-pub(super) const LINES: &str = "ndjson:";
+/// What the ids of lines and of records in requests begin with.
+pub(super) const RECORDS: &str = "ndjson:";
+/// What the ids of lines in files begin with.
+pub(super) const LINES: &str = "ndjson:line-";
+/// What the ids of records in requests begin with.
+pub(super) const POSTED: &str = "ndjson:post-";
 
 /// How a delivery was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +53,20 @@ impl Entry {
 pub(super) struct History(Mutex<HashMap<String, Entry>>);
 
 impl History {
-    /// Notes an answer. Once a body was answered with 2xx, no later answer changes that.
+    /// Notes the answer to a delivery.
     pub(super) fn note(&self, delivery: &Delivery, answer: Answer) {
+        self.note_body(delivery.id(), &delivery.body, delivery.matching, answer);
+    }
+
+    /// Notes the answer to a request with a record in it.
+    pub(super) fn note_posted(&self, id: &str, line: &[u8], answer: Answer) {
+        self.note_body(format!("{POSTED}{id}"), line, false, answer);
+    }
+
+    /// Once a body was answered with 2xx, no later answer changes that.
+    fn note_body(&self, id: String, body: &[u8], matching: bool, answer: Answer) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Delivery { body, matching, .. } = delivery;
-        let entry = entries.entry(delivery.id()).or_insert_with(|| Entry { bodies: Vec::new(), matching: *matching });
+        let entry = entries.entry(id).or_insert_with(|| Entry { bodies: Vec::new(), matching });
         let hash = sha256(body);
         match entry.bodies.iter_mut().find(|(own, _)| *own == hash) {
             None => entry.bodies.push((hash, answer)),

@@ -65,7 +65,7 @@ impl Files {
         let number = self.lines;
         let now = Timestamp::now();
         let line = format!(
-            r#"{{"id":{number},"time":"{now}","kind":"login","tenant":"acme","actor":"mona-{}","ip":"192.0.2.1"}}"#,
+            r#"{{"id":"line-{number}","time":"{now}","kind":"login","tenant":"acme","actor":"mona-{}","ip":"192.0.2.1"}}"#,
             number % 10
         );
         let current = self.dir.join("current.log");

@@ -22,7 +22,7 @@ use crate::product::hook::signature;
 /// The secret of every fault run.
 pub(super) const SECRET: &str = "a secret for the faults";
 /// How long GitHub waits for an answer.
-const ANSWER_WAIT: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(10);
 /// Most requests under way at once.
 const IN_FLIGHT_MAX: usize = 512;
 /// One delivery in this many is sent again, after the broker's duplicate window.

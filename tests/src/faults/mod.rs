@@ -11,6 +11,7 @@ mod lines;
 mod load;
 mod mounts;
 mod plan;
+mod posts;
 mod process;
 mod proxy;
 mod receivers;
@@ -36,6 +37,7 @@ pub use self::scenario::{Scenario, SmallDisks};
 use self::lines::Lines;
 use self::load::{Load, WINDOW_S};
 use self::plan::Plan;
+use self::posts::Posts;
 use self::testbed::Testbed;
 
 /// How long recovery may take after one fault, and settling everything in the end. It is far beyond what is needed, and
@@ -89,6 +91,7 @@ async fn run_seed(options: &Options) -> anyhow::Result<Report> {
     let mut testbed = Testbed::start(options).await?;
     let load = Load::start(testbed.gateway(), options.rate);
     let lines = Lines::start(testbed.folder(), options.rate, load.history());
+    let posts = Posts::start(testbed.gateway(), options.rate, load.history());
     let mut report = Report::new(options);
     let (must, others) = options.scenario.faults.split_at(options.kinds_min.min(options.scenario.faults.len()));
     let fault_max = (options.duration / FAULT_SHARE).max(FAULT_LEAST);
@@ -117,6 +120,7 @@ async fn run_seed(options: &Options) -> anyhow::Result<Report> {
     }
     report.refused = load.refused();
     report.lines = lines.finish().await?;
+    report.requests = posts.finish().await?;
     let (history, sent_for) = load.finish().await;
     report.sent_for(sent_for);
     testbed.heal().await?;

@@ -1,11 +1,11 @@
-//! Splunk and Jira as strict stand-ins, and the check of what they must hold in the end.
+//! Two Splunks and Jira as strict stand-ins, and the check of what they must hold in the end.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::history::History;
+use super::history::{History, RECORDS};
 use super::plan::Plan;
 use super::report::Report;
 use super::setup::RECEIVER_TIMEOUT_MS;
@@ -16,25 +16,32 @@ use crate::standin::splunk::{self, Splunk};
 /// The receivers besides ClickHouse.
 pub(super) struct Receivers {
     splunk: Splunk,
+    /// Another instance of the kind, with other events.
+    archive: Splunk,
     jira: Jira,
 }
 
 impl Receivers {
     pub(super) async fn start() -> Self {
-        Self { splunk: Splunk::start().await, jira: Jira::start().await }
+        Self { splunk: Splunk::start().await, archive: Splunk::start().await, jira: Jira::start().await }
     }
 
-    /// The configuration of their sinks: Splunk gets events that a rule matched, Jira gets their alerts. One window of
-    /// time covers the whole run, so there is one alert for each actor and repository. On a busy machine, a stand-in
+    /// The configuration of their sinks: one Splunk gets events that a rule matched, the other those of another source,
+    /// and Jira gets alerts. One window of time covers the whole run, so there is one alert for each actor and repository. On a busy machine, a stand-in
     /// may still answer a request that its sink has given up, within the time that is left for Jira's index.
     pub(super) fn configuration(&self) -> String {
         format!(
             "pipeline.alert.window_minutes = 8640\n\
              sinks.splunk = {{ url = '{}', token = '{}', index = '{}', linger_ms = 100, \
              timeout_ms = {RECEIVER_TIMEOUT_MS}, min_severity = 'low' }}\n\
+             sinks.archive = {{ kind = 'splunk', url = '{}', token = '{}', index = '{}', linger_ms = 100, \
+             timeout_ms = {RECEIVER_TIMEOUT_MS}, min_severity = 'none', only = 'source == \"ndjson\"' }}\n\
              sinks.jira = {{ url = '{}', email = '{}', api_token = '{}', project = '{}', linger_ms = 100, \
              timeout_ms = {RECEIVER_TIMEOUT_MS}, index_lag_ms = 1500, start = 'stored' }}\n",
             self.splunk.url(),
+            splunk::TOKEN,
+            splunk::INDEX,
+            self.archive.url(),
             splunk::TOKEN,
             splunk::INDEX,
             self.jira.url(),
@@ -51,26 +58,29 @@ impl Receivers {
             let failure = failures[plan.below(failures.len())];
             let when = if plan.below(2) == 0 { When::Before } else { When::After };
             self.splunk.fail_next(1, failure, when, Which::Deliveries);
+            self.archive.fail_next(1, failure, when, Which::Deliveries);
             self.jira.fail_next(1, failure, when, Which::Any);
         }
     }
 
-    /// Makes both refuse connections for a while.
+    /// Makes all refuse connections for a while.
     pub(super) async fn away(&self, time: Duration) {
         self.splunk.down();
+        self.archive.down();
         self.jira.down();
         sleep(time).await;
-        tokio::join!(self.splunk.up(), self.jira.up());
+        tokio::join!(self.splunk.up(), self.archive.up(), self.jira.up());
     }
 
-    /// Checks that Splunk has every matching delivery that was answered 2xx, and that every alert has one ticket.
+    /// Checks that each Splunk has every delivery or record of its own that was answered 2xx, and that every alert has
+    /// one ticket.
     pub(super) fn verify(&self, history: &History, report: &mut Report) {
-        let arrived: BTreeSet<String> = self.splunk.ids().into_iter().collect();
-        let sent = history.entries();
-        let matching = sent.iter().filter(|(_, entry)| entry.is_stored() && entry.matching);
-        for (id, _) in matching {
-            report.matching += 1;
-            if !arrived.contains(id) {
+        let ids = |splunk: &Splunk| splunk.ids().into_iter().collect::<BTreeSet<String>>();
+        let (matched, archived) = (ids(&self.splunk), ids(&self.archive));
+        for (id, entry) in history.entries().iter().filter(|(_, entry)| entry.is_stored()) {
+            report.matching += usize::from(entry.matching);
+            let is_record = id.starts_with(RECORDS);
+            if entry.matching && !matched.contains(id) || is_record && !archived.contains(id) {
                 report.lost += 1;
                 report.example("not in Splunk", id);
             }

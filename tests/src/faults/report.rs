@@ -32,6 +32,10 @@ pub struct Report {
     pub sent: usize,
     /// How many of them are lines that were written to files. Each counts as answered.
     pub lines: u64,
+    /// How many ids are of records that were sent in requests, several in each.
+    pub posted: usize,
+    /// How many of these requests were answered 2xx.
+    pub requests: u64,
     /// How many ids two bodies were sent under.
     pub shared: usize,
     /// How many ids had a body that was answered 2xx.
@@ -104,6 +108,8 @@ impl Report {
             settle_seconds: 0.0,
             sent: 0,
             lines: 0,
+            posted: 0,
+            requests: 0,
             shared: 0,
             answered: 0,
             refused: 0,

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::Options;
 use super::load::{SECRET, WINDOW_S};
+use super::posts::TOKEN;
 
 /// After this many seconds another process reads the folder.
 pub(super) const LEASE_S: u64 = 1;
@@ -33,7 +34,7 @@ pub(super) fn configuration(
         "admin.listen = '127.0.0.1:0'\n\
          nats = {{ url = '{nats}', timeout_ms = 3000, clock_skew_ms = 100 }}\n\
          ingest = {{ listen = '{gateway}', answer_max_ms = 4000, github.secrets = ['{SECRET}'], \
-         ndjson.folder = {{ url = '{folder}', interval_s = 1, settle_s = 1, last_line_s = 60 }} }}\n\
+         ndjson.tokens = ['{TOKEN}'], ndjson.folder = {{ url = '{folder}', interval_s = 1, settle_s = 1, last_line_s = 60 }} }}\n\
          collect.lease_s = {LEASE_S}\n\
          pipeline.ack_wait_s = {ACK_WAIT_S}\n\
          retry = {{ backoff_min_ms = 200, backoff_max_ms = 2000 }}\n\

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::history::{Entry, History};
+use super::history::{Entry, History, POSTED};
 use super::report::Report;
 use super::testbed::Testbed;
 
@@ -20,7 +20,9 @@ pub(super) async fn verify(testbed: &Testbed, history: &History, report: &mut Re
     let raw: HashMap<(String, String), u64> = raw.into_iter().map(|(id, hash, count)| ((id, hash), count)).collect();
     report.sent = sent.len();
     report.shared = sent.values().filter(|entry| entry.bodies.len() > 1).count();
-    report.sent_rate = ((sent.len() as f64 - report.lines as f64) / report.seconds.max(1.0)).round();
+    report.posted = sent.keys().filter(|id| id.starts_with(POSTED)).count();
+    let delivered = sent.len() - report.posted - usize::try_from(report.lines)?;
+    report.sent_rate = (delivered as f64 / report.seconds.max(1.0)).round();
     report.rows = events.len();
     report.dead = testbed.dead_letters().await?;
     for (id, entry) in sent.iter().filter(|(_, entry)| entry.is_stored()) {

@@ -7,5 +7,6 @@
 pub mod clickhouse;
 pub mod github;
 pub mod jira;
+pub mod s3;
 pub mod server;
 pub mod splunk;

@@ -164,6 +164,11 @@ impl<P: Protocol> Server<P> {
         lock(&self.shared.plans).push_back(Plan { failure, when, which, left: times });
     }
 
+    /// Fails no more: drops what was planned.
+    pub fn recover(&self) {
+        lock(&self.shared.plans).clear();
+    }
+
     /// How many planned failures are left.
     #[must_use]
     pub fn failures_left(&self) -> usize {

@@ -92,7 +92,8 @@ async fn messages_that_fail_alike_make_a_few_lines() {
         sink: None,
     };
     let backoff = Duration::from_millis(10);
-    let policy = RetryPolicy { attempts_max: ATTEMPTS, backoff_min: backoff, backoff_max: backoff };
+    let policy =
+        RetryPolicy { attempts_max: ATTEMPTS, backoff_min: backoff, backoff_max: backoff, ..RetryPolicy::default() };
     let settler = Settler::new(COMPONENT, &broker, policy, Health::new().register(COMPONENT));
     let chain = Arc::new(ChainLoop { broker, subscription, pace: Pace::Prompt, stage: Box::new(Fail), settler });
     let workers = Workers::run(1, move |stop| {

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod bad_products;
+mod calls;
 mod log_storm;
+mod lost_marks;
 mod measure;
 mod miscounted;
 mod ownership;

@@ -16,6 +16,7 @@ use headrace_runtime::component::subscription::Subscription;
 use headrace_runtime::consume::Subscriber;
 use headrace_runtime::consume::sink::SinkLoop;
 use headrace_runtime::fault::Fault;
+use headrace_runtime::limit::{Limiter, Limits};
 use headrace_runtime::observe::health::Health;
 use headrace_runtime::settle::settler::Settler;
 use headrace_schemas::event::Event;
@@ -92,6 +93,7 @@ async fn a_sink_leaves_the_messages_that_are_no_longer_its_own() {
         sink: Witness { jetstream: nats.jetstream().clone(), seen: Arc::clone(&seen) },
         batching: BatchPolicy { events_max: 1, bytes_max: BYTES_MAX, linger: ACK_WAIT },
         call_timeout: Duration::from_secs(1),
+        limiter: Limiter::new(COMPONENT, &Limits::default()),
         settler,
     });
     let workers = Workers::run(1, move |stop| {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use headrace_runtime::component::batch::Batch;
-use headrace_runtime::component::sink::BatchResult;
+use headrace_runtime::component::sink::{BatchResult, Taken};
 use headrace_runtime::fault::{DeadReason, Effect, Fault};
 use headrace_runtime::message::payload::Payload as _;
 use headrace_runtime::observe::health::State;
@@ -117,6 +117,27 @@ async fn effects_that_were_there_before_do_not_show_that_the_receiver_works() {
     bed.answers(move |batch| {
         let all_known = batch.items().iter().all(|item| known.contains(item.value.id()));
         if all_known { BatchResult::AlreadyThere } else { BatchResult::Whole(poison()) }
+    });
+    bed.publish(0..40).await;
+    let workers = bed.run(POLICY).await;
+    until("the receiver is to blame", || bed.is_broken(EVERY)).await;
+    assert!(bed.dead("").await.is_empty());
+    bed.answers(refusing(Vec::new()));
+    bed.settled().await;
+    assert_eq!(bed.received(), bed.ids(20..40));
+    assert!(bed.dead("").await.is_empty());
+    workers.stop().await;
+}
+
+#[tokio::test]
+async fn single_effects_that_were_there_before_do_not_show_that_the_receiver_works() {
+    let bed = Bed::start().await;
+    let known: BTreeSet<String> = bed.ids(0..20).into_iter().collect();
+    bed.answers(move |batch| {
+        let is_known = |id: &str| known.contains(id);
+        let items = batch.items().iter();
+        let told = items.map(|item| if is_known(item.value.id()) { Ok(Taken::Before) } else { Err(poison()) });
+        BatchResult::Told(told.collect())
     });
     bed.publish(0..40).await;
     let workers = bed.run(POLICY).await;

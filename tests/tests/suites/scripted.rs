@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use headrace_runtime::broker::Stream;
-use headrace_runtime::component::batch::{Batch, BatchPolicy};
+use headrace_runtime::broker::{Broker, Stream};
+use headrace_runtime::component::batch::{Batch, BatchPolicy, Key};
 use headrace_runtime::component::sink::{BatchResult, Sink};
 use headrace_runtime::component::subscription::Subscription;
 use headrace_runtime::consume::sink::SinkLoop;
 use headrace_runtime::fault::Fault;
+use headrace_runtime::limit::{BreakerPolicy, Limiter, Limits};
 use headrace_runtime::message::payload::Payload as _;
 use headrace_runtime::observe::health::{Health, State};
 use headrace_runtime::retry::RetryPolicy;
@@ -27,12 +28,14 @@ use headrace_tests::harness::samples::{Sample as _, guid};
 const IDS: u16 = 300;
 
 type Answer = dyn Fn(&Batch<Event>) -> BatchResult + Send + Sync;
+type Keys = dyn Fn(&Event) -> Key + Send + Sync;
 type Check = dyn Fn() -> Result<(), Fault> + Send + Sync;
 
 /// What a sink answers, and what was asked of it.
 pub(crate) struct Script {
     answer: Mutex<Arc<Answer>>,
     check: Mutex<Arc<Check>>,
+    keys: Mutex<Arc<Keys>>,
     /// How often it was called.
     pub(crate) calls: AtomicUsize,
     /// The ids that were accepted, in order.
@@ -48,6 +51,11 @@ impl Sink for Scripted {
     async fn check(&self) -> Result<(), Fault> {
         let check = Arc::clone(&self.0.check.lock().unwrap());
         check()
+    }
+
+    fn key(&self, event: &Event) -> Key {
+        let keys = Arc::clone(&self.0.keys.lock().unwrap());
+        keys(event)
     }
 
     async fn deliver(&self, batch: &Batch<Event>) -> BatchResult {
@@ -81,6 +89,8 @@ pub(crate) struct Bed {
     pub(crate) nats: Nats,
     pub(crate) script: Arc<Script>,
     pub(crate) health: Health,
+    /// How its calls are limited. The breaker opens for a moment only.
+    pub(crate) limits: Limits,
     /// Fresh ids, so that nothing is a suspect at first.
     ids: Vec<EventId>,
 }
@@ -91,11 +101,14 @@ impl Bed {
         let script = Script {
             answer: Mutex::new(Arc::new(|batch| BatchResult::all(batch.items().len()))),
             check: Mutex::new(Arc::new(|| Ok(()))),
+            keys: Mutex::new(Arc::new(|_| Key::default())),
             calls: AtomicUsize::new(0),
             received: Mutex::default(),
         };
         let ids = (0..IDS).map(|number| EventId::github(&guid(number))).collect();
-        Self { nats: Nats::start().await, script: Arc::new(script), health: Health::new(), ids }
+        let open = Duration::from_millis(100);
+        let limits = Limits { breaker: BreakerPolicy { open, ..BreakerPolicy::default() }, ..Limits::default() };
+        Self { nats: Nats::start().await, script: Arc::new(script), health: Health::new(), limits, ids }
     }
 
     pub(crate) fn answers(&self, answer: impl Fn(&Batch<Event>) -> BatchResult + Send + Sync + 'static) {
@@ -106,9 +119,22 @@ impl Bed {
         *self.script.check.lock().unwrap() = Arc::new(check);
     }
 
+    pub(crate) fn keyed(&self, keys: impl Fn(&Event) -> Key + Send + Sync + 'static) {
+        *self.script.keys.lock().unwrap() = Arc::new(keys);
+    }
+
     /// Runs one worker of the sink.
     pub(crate) async fn run(&self, policy: RetryPolicy) -> Workers {
-        let broker = self.nats.broker().await;
+        self.run_on(self.nats.broker().await, policy)
+    }
+
+    /// The same, over this connection.
+    pub(crate) fn run_on(&self, broker: Broker, policy: RetryPolicy) -> Workers {
+        self.run_workers(broker, policy, 1, 1_000)
+    }
+
+    /// Runs several workers of the sink, with so many events in a batch.
+    pub(crate) fn run_workers(&self, broker: Broker, policy: RetryPolicy, count: usize, events_max: usize) -> Workers {
         let settler = Settler::new(COMPONENT, &broker, policy, self.health.register(COMPONENT));
         let sink = Arc::new(SinkLoop {
             broker,
@@ -121,11 +147,12 @@ impl Bed {
                 sink: None,
             },
             sink: Scripted(Arc::clone(&self.script)),
-            batching: BatchPolicy { events_max: 1_000, bytes_max: 8 << 20, linger: Duration::from_millis(50) },
+            batching: BatchPolicy { events_max, bytes_max: 8 << 20, linger: Duration::from_millis(50) },
             call_timeout: Duration::from_millis(300),
+            limiter: Limiter::new(COMPONENT, &self.limits),
             settler,
         });
-        Workers::run(1, move |stop| {
+        Workers::run(count, move |stop| {
             let sink = Arc::clone(&sink);
             async move { sink.run_worker(stop).await }
         })

@@ -4,6 +4,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use headrace_runtime::fault::DeadReason;
 use headrace_schemas::time::Timestamp;
+use headrace_schemas::token;
 
 use super::place::Place;
 use super::{EXIT_CODES, time};
@@ -102,7 +103,7 @@ pub enum DeadAction {
 #[derive(Debug, Args)]
 pub struct Selection {
     /// Only what this component gave up: `normalize`, `clickhouse`, `splunk`, …
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = component)]
     pub component: Option<String>,
     /// Only of this tenant.
     #[arg(long, value_name = "NAME")]
@@ -139,6 +140,26 @@ impl Selection {
             || self.since.is_some()
             || self.until.is_some()
     }
+
+    /// Whether it may take one dead letter of a message and leave another out. All dead letters of a message have its
+    /// tenant and its event.
+    pub(crate) const fn may_leave_copies(&self) -> bool {
+        self.component.is_some()
+            || self.reason.is_some()
+            || self.number.is_some()
+            || self.since.is_some()
+            || self.until.is_some()
+            || self.limit.is_some()
+    }
+}
+
+/// Checks the name of a component. It becomes a part of a subject, where another text would be escaped and find nothing.
+fn component(text: &str) -> Result<String, String> {
+    if token::escaped(text) == text {
+        return Ok(text.to_owned());
+    }
+    Err("expected the name of one component, as `headrace dead list --counts` shows it; without this option all are meant"
+        .to_owned())
 }
 
 #[cfg(test)]

@@ -19,7 +19,8 @@ pub mod sinks;
 pub mod sources;
 pub mod time;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::ask::{Check, Gaps, Query, Send};
 use self::context::Context;
@@ -111,4 +112,13 @@ pub enum Command {
     /// Print the manual, or write one page for each command into a directory.
     #[command(after_help = format!("Examples:\n  headrace man | man -l -\n  headrace man ~/.local/share/man/man1\n\n{EXIT_CODES}"))]
     Man(Man),
+}
+
+/// An error of the command line, with the usage of the command that `names` lead to, such as `["dead", "redrive"]`.
+pub(crate) fn wrong(names: &[&str], kind: ErrorKind, problem: &str) -> clap::Error {
+    let mut command = Cli::command();
+    // Until then, a subcommand does not know the names before its own.
+    command.build();
+    let next = |command: clap::Command, name: &&str| command.find_subcommand(name).cloned().unwrap_or(command);
+    names.iter().fold(command, next).error(kind, problem)
 }

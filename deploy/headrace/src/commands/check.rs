@@ -10,6 +10,7 @@ use headrace_ingest::{collect, sources};
 use headrace_runtime::fault::Fault;
 use headrace_runtime::secret::redact_url;
 use headrace_settings::Problems;
+use headrace_sinks::kind::Kind as _;
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -205,7 +206,8 @@ async fn clickhouse(config: &Config, arguments: &Check, report: &mut Report) -> 
     let name = format!("clickhouse {}", redact_url(&clickhouse.url));
     report.of(&name, Box::pin(clickhouse.reach())).await?;
     if arguments.migrate {
-        report.of(&format!("{name} migrated"), Box::pin(clickhouse.migrate())).await?;
+        let prepared = async { clickhouse.prepare(CLICKHOUSE).await.unwrap_or(Ok(())) };
+        report.of(&format!("{name} migrated"), Box::pin(prepared)).await?;
     }
     Ok(())
 }

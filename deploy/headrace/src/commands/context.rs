@@ -12,6 +12,10 @@ use crate::installation::surroundings::Surroundings;
 
 pub(crate) fn context(arguments: Context) -> anyhow::Result<()> {
     let surroundings = Surroundings::of_this_process();
+    let _lock = match arguments.action {
+        ContextAction::List { .. } => None,
+        _ => Some(Contexts::lock(&surroundings)?),
+    };
     let mut contexts = Contexts::read(&surroundings)?;
     let told = match arguments.action {
         ContextAction::List { json } => return list(&contexts, json),

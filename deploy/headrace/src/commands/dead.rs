@@ -8,19 +8,18 @@ use std::io::Write as _;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use clap::CommandFactory as _;
+use clap::error::ErrorKind;
 use headrace_runtime::settle::dead_letters::{DeadLetter, DeadLetters, Filter, Reader, Redriven, SentMessages};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use headrace_schemas::{codec, header};
 use serde_json::{Map, Value, json};
 
-use crate::cli::Cli;
 use crate::cli::dead::{Dead, DeadAction, Selection};
 use crate::cli::global::Global;
 use crate::cli::output::{self, Listener, Unwritable};
 use crate::cli::place::Place;
-use crate::cli::{exit, plain, time};
+use crate::cli::{self, exit, plain, time};
 use crate::commands::target::Target;
 
 /// How many kinds of dead letters are counted separately. There are a few dozen, unless somebody else writes to DEAD.
@@ -54,13 +53,13 @@ pub(crate) async fn dead(arguments: Dead, global: Global) -> anyhow::Result<()> 
             listed.and_then(|listed| ensure_found(&selection, listed))
         }
         DeadAction::Redrive { place, selection, dry_run: false, all, json } => {
-            ensure_meant(&selection, all)?;
+            ensure_meant(&selection, all, "redrive")?;
             let (dead_letters, target) = open(&place).await?;
             target.note("sending dead letters through again", global);
             redrive(&dead_letters, &target, &selection, json).await
         }
         DeadAction::Drop { place, selection, dry_run: false, all, json, .. } => {
-            ensure_meant(&selection, all)?;
+            ensure_meant(&selection, all, "drop")?;
             let (dead_letters, target) = open(&place).await?;
             target.note("removing dead letters", global);
             remove(&dead_letters, &target, &selection, json).await
@@ -68,12 +67,12 @@ pub(crate) async fn dead(arguments: Dead, global: Global) -> anyhow::Result<()> 
     }
 }
 
-/// Refuses a command without filters and without `--all`: a forgotten filter would mean all dead letters.
-fn ensure_meant(selection: &Selection, all: bool) -> anyhow::Result<()> {
+/// Refuses the action `name` without filters and without `--all`: a forgotten filter would mean all dead letters.
+fn ensure_meant(selection: &Selection, all: bool, name: &str) -> anyhow::Result<()> {
     if !all && !selection.filters() {
         let problem = "expected which dead letters, such as --component or --number, or --all for every one; --dry-run shows \
                        which they are";
-        return Err(Cli::command().error(clap::error::ErrorKind::MissingRequiredArgument, problem).into());
+        return Err(cli::wrong(&["dead", name], ErrorKind::MissingRequiredArgument, problem).into());
     }
     ensure_window(selection)
 }
@@ -209,6 +208,8 @@ async fn counts(dead_letters: &DeadLetters, selection: &Selection, json: bool) -
 }
 
 async fn redrive(dead_letters: &DeadLetters, target: &Target, selection: &Selection, json: bool) -> anyhow::Result<()> {
+    // Opened before anything is sent, so that what fails again is not taken for what the message was before.
+    let mut copies = if selection.may_leave_copies() { Some(copies(dead_letters, selection).await?) } else { None };
     let mut selected = Selected::of(dead_letters, selection).await?;
     let mut messages = SentMessages::default();
     let (mut sent, mut merged, mut kept) = (0_u64, 0_u64, 0_u64);
@@ -225,6 +226,14 @@ async fn redrive(dead_letters: &DeadLetters, target: &Target, selection: &Select
         }
     }
     selected.reader.close().await;
+    if let Some(copies) = &mut copies
+        && sent > 0
+    {
+        merged += merge(dead_letters, copies, &messages).await.with_context(|| so_far(sent))?;
+    }
+    if let Some(copies) = copies {
+        copies.close().await;
+    }
     let done = json!({ "sent": sent, "merged": merged, "kept": kept, "installation": target.json() });
     let more = if merged > 0 { format!(", {merged} more were of the same messages") } else { String::new() };
     tell(&done, json, &format!("{sent} sent through again{more}, {kept} kept"))?;
@@ -232,6 +241,25 @@ async fn redrive(dead_letters: &DeadLetters, target: &Target, selection: &Select
         return Err(exit::missing(format!("{kept} dead letters cannot be sent through again")));
     }
     ensure_found(selection, sent)
+}
+
+/// A reader of all dead letters that may be of the same messages as those of the selection.
+async fn copies(dead_letters: &DeadLetters, selection: &Selection) -> anyhow::Result<Reader> {
+    let Selection { tenant, event_id, .. } = selection;
+    let filter = Filter { tenant: tenant.clone(), event_id: event_id.clone(), ..Filter::default() };
+    dead_letters.read(filter).await
+}
+
+/// Removes the dead letters among `copies` whose messages were sent: every component sees those. Returns how many there
+/// were. Otherwise a component that refuses a message again would have one more dead letter of it after each redrive.
+async fn merge(dead_letters: &DeadLetters, copies: &mut Reader, sent: &SentMessages) -> anyhow::Result<u64> {
+    let mut merged = 0;
+    while let Some(page) = copies.page().await? {
+        for dead_letter in page {
+            merged += u64::from(dead_letters.merge(&dead_letter, sent).await?);
+        }
+    }
+    Ok(merged)
 }
 
 async fn remove(dead_letters: &DeadLetters, target: &Target, selection: &Selection, json: bool) -> anyhow::Result<()> {

@@ -4,13 +4,14 @@
 //! change anything.
 
 use std::io::{self, IsTerminal as _, Read as _};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use headrace_runtime::certificate::Untrusted;
+use headrace_runtime::certificate::{Untrusted, read_ca_file};
 use headrace_runtime::secret::{Secret, redact_url};
 use headrace_sinks::clickhouse::Access;
-use reqwest::{Response, Url};
+use reqwest::{Certificate, Response, Url};
 
 use super::http;
 use crate::cli::ask::Query;
@@ -79,12 +80,19 @@ fn server(arguments: &Query) -> anyhow::Result<Access> {
     }
 }
 
+/// The CAs in the file at `path`.
+fn trusted(path: &Path) -> anyhow::Result<Vec<Certificate>> {
+    Certificate::from_pem_bundle(&read_ca_file(path)?)
+        .with_context(|| format!("{} is no PEM file with certificates", path.display()))
+}
+
 async fn ask(access: Access, sql: String, format: &str, write: bool) -> anyhow::Result<Response> {
-    let Access { url: address, user, password } = access;
+    let Access { url: address, user, password, ca_path } = access;
     // The parser's error is left out, because it may hold a password.
     let mut url =
         Url::parse(&address).ok().context("expected a URL in `sinks.clickhouse.url`, found something else")?;
-    let client = http::client(&url, |client| client.connect_timeout(CONNECT_TIMEOUT))?;
+    let trusted = ca_path.as_deref().map(trusted).transpose()?.unwrap_or_default();
+    let client = http::client(&url, |client| client.connect_timeout(CONNECT_TIMEOUT).tls_certs_merge(trusted))?;
     url.query_pairs_mut().append_pair("default_format", format);
     if !write {
         // Level 2: the statement may change only its own settings.
@@ -95,7 +103,10 @@ async fn ask(access: Access, sql: String, format: &str, write: bool) -> anyhow::
     let answer = request.send().await.map_err(|error| {
         let error = anyhow::Error::new(error.without_url());
         let advice = match Untrusted::of(&error) {
-            Some(untrusted) => untrusted.advice("the environment variable SSL_CERT_FILE", "`sinks.clickhouse.url`"),
+            Some(untrusted) => untrusted.advice(
+                "`sinks.clickhouse.ca_path`, or the environment variable SSL_CERT_FILE,",
+                "`sinks.clickhouse.url`",
+            ),
             None => "is it running there?".to_owned(),
         };
         error.context(format!("cannot ask ClickHouse at {}; {advice}", redact_url(&address)))

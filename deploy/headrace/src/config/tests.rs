@@ -132,6 +132,24 @@ fn a_ca_file_of_nats_that_cannot_be_used_is_a_wrong_value() {
 }
 
 #[test]
+fn credentials_of_nats_that_are_not_there_are_a_wrong_value() {
+    let dir = tempfile::tempdir().unwrap();
+    let problems = |path: &std::path::Path| {
+        let text = format!("nats.url = 'nats://a'\nnats.credentials_path = '{}'\n", path.display());
+        read(&text).value.validate(&[Role::Pipeline])
+    };
+    let path = dir.path().join("headrace.creds");
+    for (path, told) in [(path.as_path(), "cannot read "), (dir.path(), " is no regular file")] {
+        let [problem] = problems(path).try_into().unwrap();
+        assert_eq!(problem.path, "nats.credentials_path");
+        let shown = path.display().to_string();
+        assert!(problem.message.contains(told) && problem.message.contains(&shown), "{}", problem.message);
+    }
+    std::fs::write(&path, "").unwrap();
+    assert_eq!(problems(&path), []);
+}
+
+#[test]
 fn problems_of_form_and_of_value_are_shown_together() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("headrace.toml");

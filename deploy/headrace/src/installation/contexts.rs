@@ -1,9 +1,12 @@
 //! Names for installations, in `contexts.toml` beside a person's own configuration.
 
 use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use rustix::fs::OFlags;
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +16,8 @@ use crate::installation::surroundings::{CONFIG_DIR, Surroundings, Unclear};
 
 /// The file, in [`Surroundings::config_dir`].
 const FILE: &str = "contexts.toml";
+/// The file beside it that is locked by whoever changes it. `FILE` itself is replaced with each change.
+const LOCK: &str = "contexts.lock";
 /// The longest name.
 const NAME_CHARS_MAX: usize = 64;
 
@@ -58,10 +63,28 @@ impl Contexts {
         })
     }
 
+    /// Keeps other commands from changing the file until the answer is dropped. Otherwise two that read it at once would
+    /// each write without the other's change.
+    ///
+    /// # Errors
+    /// If the directory cannot be used.
+    pub(crate) fn lock(surroundings: &Surroundings) -> anyhow::Result<File> {
+        let path = place(surroundings)?.with_file_name(LOCK);
+        let lock = || -> anyhow::Result<File> {
+            std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+            // Not through a link: that of another account would choose which file is made.
+            let follows = OFlags::NOFOLLOW.bits().cast_signed();
+            let mut options = OpenOptions::new();
+            let file = options.write(true).create(true).truncate(false).custom_flags(follows).open(&path)?;
+            file.lock()?;
+            Ok(file)
+        };
+        lock().with_context(|| format!("cannot lock the contexts by {}", path.display()))
+    }
+
     /// Writes the file, which only its owner may read. Returns its path.
     pub(crate) fn write(&self, surroundings: &Surroundings) -> anyhow::Result<PathBuf> {
-        let path = path(surroundings)
-            .context("expected $HOME, $XDG_CONFIG_HOME or $HEADRACE_CONFIG_DIR, where contexts are kept, found none")?;
+        let path = place(surroundings)?;
         let write = || -> anyhow::Result<()> {
             std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
             private::write(&path, toml::to_string(self)?.as_bytes())
@@ -113,6 +136,11 @@ fn refuse_foreign(path: &Path, owner: u32, surroundings: &Surroundings) -> anyho
         path.display()
     );
     Ok(())
+}
+
+fn place(surroundings: &Surroundings) -> anyhow::Result<PathBuf> {
+    path(surroundings)
+        .context("expected $HOME, $XDG_CONFIG_HOME or $HEADRACE_CONFIG_DIR, where contexts are kept, found none")
 }
 
 fn path(surroundings: &Surroundings) -> Option<PathBuf> {

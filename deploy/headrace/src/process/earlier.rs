@@ -58,7 +58,7 @@ impl EarlierTables {
         for store in &self.stores {
             // The tables get their earlier names when the present ones are made. The sinks do that, and tell what hinders
             // them.
-            while store.config.verify().await.is_err() {
+            while store.config.verify(&store.name).await.is_err() {
                 tokio::select! {
                     () = sleep(ASK_EVERY) => {}
                     () = stop.cancelled() => return Ok(()),

@@ -26,6 +26,7 @@ use headrace_runtime::consume::chain::{ChainLoop, Pace};
 use headrace_runtime::consume::leftover;
 use headrace_runtime::consume::sink::SinkLoop;
 use headrace_runtime::http::admin::{self, Admin};
+use headrace_runtime::limit::Limiter;
 use headrace_runtime::message::payload::{Payload, Product};
 use headrace_runtime::observe::health::Health;
 use headrace_runtime::observe::metrics;
@@ -38,7 +39,7 @@ use headrace_runtime::supervisor::{Group, Supervisor};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use headrace_sinks::instances::usual_components;
-use headrace_sinks::kind::AnySink;
+use headrace_sinks::kind::{AnySink, Terms};
 use headrace_stages::alert::Alerts;
 use headrace_stages::chains::{self, Stages};
 use headrace_stages::normalize::Verify;
@@ -281,10 +282,11 @@ impl Builder<'_> {
             let parts = instance.parts().with_context(|| format!("cannot set up the sink `{}`", instance.name()))?;
             for (component, part) in parts {
                 let (name, owner, options) = (component.name.as_str(), instance.owner(), part.options);
+                let terms = instance.terms(&config.retry);
                 match part.sink {
-                    AnySink::Raw(sink) => self.sink(broker, name, owner, sink, options),
-                    AnySink::Events(sink) => self.sink(broker, name, owner, sink, options),
-                    AnySink::Alerts(sink) => self.sink(broker, name, owner, sink, options),
+                    AnySink::Raw(sink) => self.sink(broker, name, owner, sink, options, terms),
+                    AnySink::Events(sink) => self.sink(broker, name, owner, sink, options, terms),
+                    AnySink::Alerts(sink) => self.sink(broker, name, owner, sink, options, terms),
                 }
             }
         }
@@ -328,8 +330,9 @@ impl Builder<'_> {
         owner: Owner,
         sink: BoxedSink<T>,
         options: SinkOptions,
+        terms: Terms,
     ) {
-        let settler = self.settler(component, broker);
+        let settler = Settler::new(component, broker, terms.retry, self.health.register(component));
         self.sinks.insert(component.to_owned());
         let subscription = Subscription { sink: Some(owner), ..options.subscription(component, T::STREAM) };
         self.subscriptions.push((broker.clone(), subscription.clone()));
@@ -339,6 +342,7 @@ impl Builder<'_> {
             sink,
             batching: options.batching,
             call_timeout: options.call_timeout,
+            limiter: Limiter::new(component, &terms.limits),
             settler,
         });
         for worker in 0..options.workers {

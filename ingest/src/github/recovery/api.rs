@@ -33,8 +33,12 @@ const PAGE: usize = 100;
 /// Most bytes of an answer. A page of deliveries is about 40 KB.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// How often to try to get a page before the run is given up. Waiting for a rate limit does not count as a try.
-const PAGE_RETRIES: RetryPolicy =
-    RetryPolicy { attempts_max: 5, backoff_min: Duration::from_millis(500), backoff_max: Duration::from_secs(8) };
+const PAGE_RETRIES: RetryPolicy = RetryPolicy {
+    attempts_max: 5,
+    backoff_min: Duration::from_millis(500),
+    backoff_max: Duration::from_secs(8),
+    retry_after_max: RetryPolicy::RETRY_AFTER_MAX,
+};
 
 /// One attempt at a delivery, as GitHub lists it.
 #[derive(Clone, Debug, Deserialize)]

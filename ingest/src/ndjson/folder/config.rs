@@ -1,4 +1,4 @@
-//! Configuration of the folder that records are read from.
+//! Configuration of the folder or bucket that records are read from.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,16 +8,21 @@ use percent_encoding::percent_decode_str;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::objects;
+use crate::objects::config::Bucket;
+
 const FILE: &str = "file://";
 /// As much as the gateway takes.
 const LINE_BYTES_MAX: usize = 25 << 20;
 
-/// Records that are read from the files of a folder, one record a line. The role `collect` reads them.
+/// Records that are read from the files of a folder, or the objects of a bucket, one record a line. The role `collect` reads
+/// them. Buckets were tried only against a stand-in that follows S3's published protocol.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The folder: a path, or `file:///` and a path. Its subfolders are read too. Every process of the role `collect` must
-    /// see the same folder.
+    /// see the same folder. Or a bucket, and a folder in it: `s3://bucket/folder`, `gs://bucket/folder` or
+    /// `az://container/folder`.
     #[schemars(example = &"/var/log/audit")]
     pub url: String,
     /// Which files to read: those whose name ends with one of these. A number or date that a rotation adds may follow, as in
@@ -36,6 +41,8 @@ pub struct Config {
     /// The longest line that becomes a record, in bytes. A longer one becomes a dead letter with its first 64 KiB.
     #[schemars(range(min = 1_024, max = LINE_BYTES_MAX))]
     pub line_bytes_max: usize,
+    /// How the bucket is reached and looked through, if `url` is one.
+    pub bucket: objects::config::Config,
 }
 
 impl Default for Config {
@@ -47,6 +54,7 @@ impl Default for Config {
             settle_s: 2,
             last_line_s: 60,
             line_bytes_max: LINE_BYTES_MAX,
+            bucket: objects::config::Config::default(),
         }
     }
 }
@@ -75,19 +83,35 @@ impl Config {
         }
     }
 
+    /// The bucket, if `url` is one.
+    pub(in crate::ndjson) fn bucket(&self) -> Option<Bucket> {
+        Bucket::parse(&self.url).and_then(Result::ok)
+    }
+
+    /// How `bucket` is read.
+    pub(in crate::ndjson) fn objects(&self, bucket: Bucket) -> objects::Settings {
+        objects::Settings {
+            bucket,
+            config: self.bucket.clone(),
+            suffixes: self.suffixes.clone(),
+            interval: self.interval(),
+            line_bytes_max: self.line_bytes_max,
+        }
+    }
+
     /// What is wrong with these values, below `path`.
     pub(in crate::ndjson) fn validate(&self, path: &str) -> Vec<Invalid> {
         let mut problems = Vec::new();
         let mut refuse = |field: &str, message: &str| problems.push(Invalid::new(format!("{path}.{field}"), message));
-        match self.url.split_once("://") {
-            _ if self.url.is_empty() => refuse("url", "expected the path of a folder, found none"),
-            Some(("file", path)) if path.starts_with('/') => {}
-            Some(_) => refuse(
+        match (Bucket::parse(&self.url), self.url.split_once("://")) {
+            (Some(Err(expected)), _) => refuse("url", expected),
+            (Some(Ok(_)), _) | (None, None) if !self.url.is_empty() => {}
+            (None, Some(("file", path))) if path.starts_with('/') => {}
+            _ => refuse(
                 "url",
-                "expected a path, or `file:///` and a path; object storage is not read: copy what is in it into a folder, \
-                 such as with `aws s3 sync`",
+                "expected the path of a folder, `file:///` and a path, or a bucket: `s3://bucket/folder`, \
+                 `gs://bucket/folder` or `az://container/folder`",
             ),
-            None => {}
         }
         if self.suffixes.is_empty() {
             refuse("suffixes", "expected at least one suffix, such as `.ndjson`, found none");
@@ -96,6 +120,9 @@ impl Config {
             if suffix.is_empty() || suffix.contains('/') {
                 refuse(&format!("suffixes[{index}]"), "expected the end of a file's name, such as `.ndjson`");
             }
+        }
+        if let Some(Ok(bucket)) = Bucket::parse(&self.url) {
+            problems.extend(self.bucket.validate(&bucket, &format!("{path}.bucket")));
         }
         problems
     }
@@ -106,12 +133,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_a_path_on_this_machine() {
+    fn a_folder_is_a_path_or_in_a_bucket() {
         let problems = |url: &str| Config { url: url.to_owned(), ..Config::default() }.validate("folder").len();
-        for url in ["/var/log", "logs", "file:///var/log", "./a:b"] {
+        for url in ["/var/log", "logs", "file:///var/log", "./a:b", "s3://bucket/a/b", "gs://bucket"] {
             assert_eq!(problems(url), 0, "{url}");
         }
-        for url in ["", "s3://bucket/prefix", "file://host/share", "https://example.com/"] {
+        for url in ["", "s3://", "s3://b/a//b", "file://host/share", "https://example.com/", "az://container"] {
             assert_eq!(problems(url), 1, "{url}");
         }
         let config = Config { url: "file:///var/a%20b".to_owned(), ..Config::default() };

@@ -4,16 +4,21 @@
 //! the place in each is kept. Of the others only a floor is: a file that last changed at the floor or earlier was read.
 //! When a kept file is given up for lack of room, the floor rises to it. So only files that are read to their end are
 //! given up, and none while an older one is unread.
+//!
+//! The floor holds for the folder that was looked through. With another folder or other suffixes, or with a subfolder that
+//! was moved in with old files, it is dropped: files that were given up are read again, and none is passed over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 /// The most files whose place is kept.
 pub(super) const FILES_MAX: usize = 1_000;
+/// The most subfolders that are remembered. With more of them, one that was moved in is not told from the others.
+pub(super) const FOLDERS_MAX: usize = 2_000;
 
 /// The order in which files are read.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Key {
     /// When the file last changed, in nanoseconds since the epoch, as the file system says (`ctime`). Nobody can set it,
     /// and moving a file into the folder changes it.
@@ -72,10 +77,28 @@ pub(super) struct At {
 pub(super) struct Position {
     /// Where reading stopped last.
     pub(super) at: Option<At>,
+    /// Which folder it is: another one has another position.
+    pub(super) of: Option<String>,
+    /// Which suffixes are read.
+    pub(super) suffixes: Option<String>,
     /// A file at this key or below was read, unless it is among `files`.
     pub(super) floor: Option<Key>,
     /// How far each file was read, by its inode.
     pub(super) files: BTreeMap<String, Mark>,
+    /// The folder and its subfolders, by their inodes, as they were when all of it was last looked through. `None` if that
+    /// was never done, or there are too many.
+    pub(super) folders: Option<BTreeSet<String>>,
+    /// How far a packed file was unpacked whose reading goes on further behind, in bytes.
+    pub(super) unpacked: Option<u64>,
+}
+
+/// What a look says about the files with a mark.
+#[derive(Debug, Default)]
+pub(super) struct Marked {
+    /// The keys of those that are there.
+    pub(super) keys: BTreeMap<String, Key>,
+    /// The whole folder was looked through, so one without a key is gone.
+    pub(super) is_whole: bool,
 }
 
 impl Position {
@@ -84,14 +107,49 @@ impl Position {
         self.floor.as_ref().is_some_and(|floor| key <= floor)
     }
 
-    /// Makes room for another file. `seen` has the key of each file with a mark that is still there, and `unread` is the
-    /// least key of a file that has none and is not read. Returns false when there is no room.
-    pub(super) fn make_room(&mut self, seen: &BTreeMap<String, Key>, unread: Option<&Key>) -> bool {
+    /// The position for the folder `of` and these suffixes, from one that may be for others.
+    pub(super) fn fit(self, of: &str, suffixes: &str) -> Self {
+        let is_of = self.of.as_deref().is_none_or(|own| own == of);
+        let has_suffixes = self.suffixes.as_deref().is_none_or(|own| own == suffixes);
+        let mut position = if is_of { self } else { Self::default() };
+        // A file that the other suffixes left out may be as old as those that were read.
+        if !has_suffixes {
+            position.drop_floor();
+        }
+        Self { of: Some(of.to_owned()), suffixes: Some(suffixes.to_owned()), ..position }
+    }
+
+    /// Has files that were given up read again. One that was read to its end is given up too: older ones would find no room
+    /// otherwise, because none is given up for an older one.
+    pub(super) fn drop_floor(&mut self) {
+        self.floor = None;
+        if self.files.len() >= FILES_MAX
+            && let Some(done) = self.files.iter().find(|(_, mark)| mark.stage == Stage::Done).map(|(id, _)| id.clone())
+        {
+            self.files.remove(&done);
+        }
+    }
+
+    /// Keeps which subfolders there are. If not all of it was looked through, the earlier ones are kept too.
+    pub(super) fn know(&mut self, found: BTreeSet<String>, is_whole: bool) {
+        let mut folders = found;
+        if !is_whole {
+            folders.extend(self.folders.take().into_iter().flatten());
+        }
+        self.folders = (folders.len() <= FOLDERS_MAX).then_some(folders);
+    }
+
+    /// Makes room for another file. `marked` has the files with a mark, and `unread` is the least key of a file that has
+    /// none and is not read. Returns false when there is no room.
+    pub(super) fn make_room(&mut self, marked: &Marked, unread: Option<&Key>) -> bool {
+        let seen = &marked.keys;
         if self.files.len() < FILES_MAX {
             return true;
         }
         // A file that is gone says nothing about others.
-        if let Some(gone) = self.files.keys().find(|id| !seen.contains_key(*id)).cloned() {
+        if marked.is_whole
+            && let Some(gone) = self.files.keys().find(|id| !seen.contains_key(*id)).cloned()
+        {
             self.files.remove(&gone);
             return true;
         }
@@ -117,14 +175,14 @@ mod tests {
         Key { changed, path: format!("{changed}.log") }
     }
 
-    fn full(stage: impl Fn(i64) -> Stage) -> (Position, BTreeMap<String, Key>) {
+    fn full(stage: impl Fn(i64) -> Stage) -> (Position, Marked) {
         let mut position = Position::default();
-        let mut seen = BTreeMap::new();
+        let mut seen = Marked { is_whole: true, ..Marked::default() };
         for number in 0..FILES_MAX as i64 {
             let mark =
                 Mark { offset: u64::MAX, modified: i64::MAX, check: u32::MAX, stage: stage(number), packed: false };
             position.files.insert(format!("{:x}", u64::MAX - number as u64), mark);
-            seen.insert(format!("{:x}", u64::MAX - number as u64), key(number));
+            seen.keys.insert(format!("{:x}", u64::MAX - number as u64), key(number));
         }
         (position, seen)
     }
@@ -152,7 +210,10 @@ mod tests {
     #[test]
     fn a_file_that_is_gone_is_forgotten_first() {
         let (mut position, mut seen) = full(|_| Stage::Waiting);
-        let (gone, _) = seen.pop_last().unwrap();
+        let (gone, _) = seen.keys.pop_last().unwrap();
+        seen.is_whole = false;
+        assert!(!position.make_room(&seen, None), "it may be where nobody looked");
+        seen.is_whole = true;
         assert!(position.make_room(&seen, None));
         assert!(!position.files.contains_key(&gone) && position.floor.is_none());
     }
@@ -164,8 +225,28 @@ mod tests {
         let longest = Key { changed: i64::MAX, path: "%ff".repeat(4_096) };
         position.at = Some(At { key: longest.clone(), offset: u64::MAX });
         position.floor = Some(longest);
+        position = position.fit(&"f".repeat(16), &"f".repeat(16));
+        position.unpacked = Some(u64::MAX);
+        let folder = |number: u64| format!("{:x}-{:x}", u64::MAX, u64::MAX - number);
+        position.know((0..FOLDERS_MAX as u64).map(folder).collect(), true);
+        assert_eq!(position.folders.as_ref().map(BTreeSet::len), Some(FOLDERS_MAX));
         let bytes = serde_json::to_vec(&position).unwrap();
         assert!(bytes.len() <= CURSOR_BYTES_MAX, "{}", bytes.len());
         assert_eq!(serde_json::from_slice::<Position>(&bytes).unwrap(), position);
+    }
+    #[test]
+    fn another_folder_begins_anew_and_other_suffixes_drop_the_floor() {
+        let (mut position, seen) = full(|_| Stage::Done);
+        assert!(position.make_room(&seen, None));
+        let known = position.clone().fit("here", ".log");
+        assert_eq!((known.floor.is_some(), known.files.len()), (true, FILES_MAX - 1), "an earlier release's");
+        assert_eq!(known.clone().fit("here", ".log"), known);
+        let more = known.clone().fit("here", ".log.json");
+        assert_eq!((more.floor.clone(), more.files.len()), (None, FILES_MAX - 1));
+        let (whole, _) = full(|_| Stage::Done);
+        let more = whole.fit("here", ".log").fit("here", ".json");
+        assert_eq!((more.floor.clone(), more.files.len()), (None, FILES_MAX - 1), "there is room for an older one");
+        let other = known.fit("there", ".log");
+        assert_eq!((other.floor, other.files.len()), (None, 0));
     }
 }

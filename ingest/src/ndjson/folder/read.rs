@@ -1,37 +1,32 @@
 //! Reads a page of lines from the files of the folder. All of it blocks.
 
+use std::collections::BTreeSet;
 use std::fs::{File, Metadata};
 use std::io::{self, BufRead, BufReader, ErrorKind, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
-use headrace_schemas::time::Timestamp;
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat, openat2};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use super::config::Config;
-use super::lines::{End, HEAD_BYTES_MAX, Line, Lines};
-use super::position::{At, Key, Mark, Position, Stage};
-use super::scan::{Denied, Found, id_of, scan};
+use super::position::{At, Mark, Position, Stage};
+use super::scan::{Denied, Found, Scan, id_of, scan, text_of};
 use super::warnings::Warnings;
-use crate::ndjson::split::{Split, check_ahead};
+use crate::lines::{End, Gathered, Limits, Lines, Place, Records};
 use crate::source::Record;
 
-/// The most lines of a page.
-const LINES_MAX: usize = 1_000;
-/// The most bytes of a page's lines. The last line may go beyond it.
-const BYTES_MAX: usize = 4 << 20;
-/// The most bytes that are read for a page, also of lines that are passed over.
-const READ_BYTES_MAX: u64 = 512 << 20;
 /// So many bytes before an offset tell whether the file is still the one that was read.
 const CHECKED_BYTES: u64 = 64;
 /// The most files that are remembered as denied. Beyond that, they are tried again.
 const DENIED_MAX: usize = 10_000;
 const BUFFER_BYTES: usize = 64 << 10;
+/// So much of a packed file is passed over before the page's time is looked at again.
+const PASSED_BYTES: u64 = 8 << 20;
 
 type Reading = Lines<Box<dyn BufRead + Send>>;
 
@@ -39,7 +34,9 @@ type Reading = Lines<Box<dyn BufRead + Send>>;
 pub(super) struct Reader {
     root: PathBuf,
     config: Config,
-    split: Split,
+    records: Arc<dyn Records>,
+    /// What bounds a page.
+    pub(super) limits: Limits,
     warnings: Warnings,
     denied: Denied,
     open: Option<Open>,
@@ -53,28 +50,35 @@ struct Open {
     lines: Reading,
 }
 
+/// A file that is being read.
+struct Opened<'a> {
+    found: &'a Found,
+    /// The file itself, unless it is packed.
+    plain: Option<File>,
+    modified: i64,
+}
+
 /// What one look gave.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Page {
     pub(super) records: Vec<Record>,
     pub(super) position: Position,
     pub(super) has_more: bool,
-    bytes: usize,
-    read: u64,
 }
 
-impl Page {
-    fn is_full(&self) -> bool {
-        self.records.len() >= LINES_MAX || self.bytes >= BYTES_MAX || self.read >= READ_BYTES_MAX
-    }
+/// A page as it is made.
+struct Draft {
+    gathered: Gathered,
+    position: Position,
 }
 
 impl Reader {
-    pub(super) fn new(config: &Config, split: Split) -> Self {
+    pub(super) fn new(config: &Config, records: Arc<dyn Records>) -> Self {
         Self {
             root: config.path(),
             config: config.clone(),
-            split,
+            records,
+            limits: Limits::default(),
             warnings: Warnings::default(),
             denied: Denied::default(),
             open: None,
@@ -84,23 +88,33 @@ impl Reader {
     /// The lines behind `position`.
     pub(super) fn page(&mut self, position: Position) -> io::Result<Page> {
         let before = position.clone();
-        let mut found = scan(&self.root, &self.config, &position, now(), &self.denied, &mut self.warnings)?;
+        let suffixes: BTreeSet<&str> = self.config.suffixes.iter().map(String::as_str).collect();
+        let suffixes = hash_of(suffixes.into_iter());
+        let mut position = position.fit(&folder_id(&self.root), &suffixes);
+        let mut found = self.look(&position)?;
+        if found.is_passed_over {
+            tracing::info!("a subfolder was moved in; files that were given up are read again");
+            position.drop_floor();
+            found = self.look(&position)?;
+        }
+        position.know(std::mem::take(&mut found.folders), found.marked.is_whole);
         let folder = open(&self.root, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())?;
         let folder = File::from(folder);
-        let mut page = Page { position, has_more: found.is_cut, ..Page::default() };
+        let mut draft = Draft { gathered: Gathered::new(self.limits), position };
+        let mut is_cut = found.is_cut;
         for file in &found.unread {
-            if page.is_full() {
-                page.has_more = true;
+            if draft.gathered.is_full() {
+                is_cut = true;
                 break;
             }
-            let is_known = page.position.files.contains_key(&file.id);
+            let is_known = draft.position.files.contains_key(&file.id);
             let unread = found.least.iter().chain([&file.key]).min();
-            if !is_known && !page.position.make_room(&found.marked, unread) {
+            if !is_known && !draft.position.make_room(&found.marked, unread) {
                 self.warnings.tell(&file.path, "too many files have a line that is not complete; this one has to wait");
                 continue;
             }
-            match self.file(&folder, file, &mut page) {
-                Ok(()) => _ = found.marked.insert(file.id.clone(), file.key.clone()),
+            match self.file(&folder, file, &mut draft) {
+                Ok(()) => _ = found.marked.keys.insert(file.id.clone(), file.key.clone()),
                 Err(error) => {
                     self.skip(file, &error);
                     // It is still unread, so nothing younger may be taken for read because of it.
@@ -110,8 +124,12 @@ impl Reader {
                 }
             }
         }
-        page.has_more = (page.has_more || page.is_full()) && page.position != before;
-        Ok(page)
+        let has_more = (is_cut || draft.gathered.is_full()) && draft.position != before;
+        Ok(Page { records: draft.gathered.records, position: draft.position, has_more })
+    }
+
+    fn look(&mut self, position: &Position) -> io::Result<Scan> {
+        scan(&self.root, &self.config, position, now(), &self.denied, &mut self.warnings)
     }
 
     fn skip(&mut self, file: &Found, error: &io::Error) {
@@ -134,7 +152,7 @@ impl Reader {
     }
 
     /// Reads what is left of a file, as far as the page has room.
-    fn file(&mut self, folder: &File, found: &Found, page: &mut Page) -> io::Result<()> {
+    fn file(&mut self, folder: &File, found: &Found, draft: &mut Draft) -> io::Result<()> {
         let file = open_below(folder, &found.path)?;
         let metadata = file.metadata()?;
         // It was replaced since the look. The next look finds it.
@@ -144,7 +162,7 @@ impl Reader {
         let modified = modified(&metadata);
         // If it has changed since the look, what it ends with may not be its end.
         let found = &Found { is_quiet: found.is_quiet && modified == found.modified, ..found.clone() };
-        let mark = page.position.files.get(&found.id).copied();
+        let mark = draft.position.files.get(&found.id).copied();
         let mut offset = found.offset;
         if !found.packed && offset > 0 && mark.is_some_and(|mark| check(&file, offset).ok() != Some(mark.check)) {
             tracing::info!(path = found.key.path, "a file is not the one that was read; reading it from its beginning");
@@ -152,61 +170,108 @@ impl Reader {
         }
         let begun_at = offset;
         let plain = if found.packed { None } else { Some(file.try_clone()?) };
-        let stage = match self.lines(found, file, modified, offset) {
-            Ok(mut lines) => {
-                let stage = self.read(found, &mut lines, &mut offset, page)?;
+        let opened = Opened { found, plain, modified };
+        let stage = match self.lines(&opened, file, offset, draft) {
+            Ok(Some(mut lines)) => {
+                let stage = self.read(&opened, &mut lines, &mut offset, &mut draft.gathered)?;
                 if found.packed && stage == Stage::Reading {
                     self.open = Some(Open { id: found.id.clone(), modified, offset, lines });
                 }
                 stage
             }
-            Err(error) if found.packed && is_of_content(&error) => self.broken(found, &error, &[], &mut offset, page),
+            Ok(None) => Stage::Reading,
+            Err(error) if found.packed && is_of_content(&error) => {
+                self.broken(found, &error, &[], &mut offset, &mut draft.gathered)
+            }
             Err(error) => return Err(error),
         };
-        let check = plain.map_or(Ok(0), |plain| check(&plain, offset))?;
+        let check = opened.plain.as_ref().map_or(Ok(0), |plain| check(plain, offset))?;
         let mark = Mark { offset, modified, check, stage, packed: found.packed };
-        page.position.files.insert(found.id.clone(), mark);
+        draft.position.files.insert(found.id.clone(), mark);
         if offset != begun_at {
-            page.position.at = Some(At { key: found.key.clone(), offset });
+            draft.position.at = Some(At { key: found.key.clone(), offset });
         }
         Ok(())
     }
 
-    /// The lines of a file from `offset` on.
-    fn lines(&mut self, found: &Found, mut file: File, modified: i64, offset: u64) -> io::Result<Reading> {
+    /// The lines of a file from `offset` on. `None` if the page must end before a packed file is unpacked so far; the next
+    /// page goes on with that.
+    fn lines(
+        &mut self,
+        opened: &Opened<'_>,
+        mut file: File,
+        offset: u64,
+        draft: &mut Draft,
+    ) -> io::Result<Option<Reading>> {
+        let lines_max = self.config.line_bytes_max;
+        let Opened { found, modified, .. } = opened;
         if !found.packed {
             file.seek(SeekFrom::Start(offset))?;
-            return Ok(Lines::new(Box::new(BufReader::with_capacity(BUFFER_BYTES, file)), self.config.line_bytes_max));
+            return Ok(Some(Lines::new(Box::new(BufReader::with_capacity(BUFFER_BYTES, file)), lines_max)));
         }
-        let kept = self.open.take();
-        let is_same = |open: &Open| open.id == found.id && open.modified == modified && open.offset == offset;
-        if let Some(open) = kept.filter(is_same) {
-            return Ok(open.lines);
+        let is_same = |open: &Open| open.id == found.id && open.modified == *modified && open.offset <= offset;
+        let mut open = self.open.take().filter(is_same).unwrap_or_else(|| {
+            let unpacked = MultiGzDecoder::new(BufReader::with_capacity(BUFFER_BYTES, file));
+            let buffered = BufReader::with_capacity(BUFFER_BYTES, unpacked);
+            Open {
+                id: found.id.clone(),
+                modified: *modified,
+                offset: 0,
+                lines: Lines::new(Box::new(buffered), lines_max),
+            }
+        });
+        draft.position.unpacked = None;
+        while open.offset < offset {
+            if draft.gathered.is_full() {
+                // The cursor says so, because a page with more must move it.
+                draft.position.unpacked = Some(open.offset);
+                self.open = Some(open);
+                return Ok(None);
+            }
+            let passed = open.lines.skip(PASSED_BYTES.min(offset - open.offset))?;
+            if passed == 0 {
+                break;
+            }
+            open.offset += passed;
+            draft.gathered.count(passed);
         }
-        let unpacked = MultiGzDecoder::new(BufReader::with_capacity(BUFFER_BYTES, file));
-        let mut lines: Reading =
-            Lines::new(Box::new(BufReader::with_capacity(BUFFER_BYTES, unpacked)), self.config.line_bytes_max);
-        lines.skip(offset)?;
-        Ok(lines)
+        Ok(Some(open.lines))
     }
 
-    fn read(&self, found: &Found, lines: &mut Reading, offset: &mut u64, page: &mut Page) -> io::Result<Stage> {
+    fn read(
+        &self,
+        opened: &Opened<'_>,
+        lines: &mut Reading,
+        offset: &mut u64,
+        gathered: &mut Gathered,
+    ) -> io::Result<Stage> {
+        let found = opened.found;
         let mut so_far = Vec::new();
         loop {
-            if page.is_full() {
+            if gathered.is_full() {
                 return Ok(Stage::Reading);
             }
             match lines.next(&mut so_far) {
                 Ok(None) => return Ok(Stage::Done),
                 // A packed file that ends is whole.
-                Ok(Some(Line { end: End::Open, .. })) if !found.packed && !found.is_quiet => return Ok(Stage::Waiting),
+                Ok(Some(line))
+                    if line.end == End::Open
+                        && !found.packed
+                        && !(found.is_quiet && opened.ends_at(*offset + line.length)?) =>
+                {
+                    return Ok(Stage::Waiting);
+                }
                 Ok(Some(line)) => {
-                    let length = line.length;
-                    self.take(&found.key, *offset, line, page);
-                    *offset += length;
+                    let place = Place { name: &found.key.path, offset: *offset };
+                    if gathered.take(&*self.records, place, &line, self.config.line_bytes_max).is_err() {
+                        // Hold the file here. Each look comes again, until the line is not ahead of the clock.
+                        lines.put_back(line);
+                        return Ok(Stage::Reading);
+                    }
+                    *offset += line.length;
                 }
                 Err(error) if found.packed && is_of_content(&error) => {
-                    return Ok(self.broken(found, &error, &so_far, offset, page));
+                    return Ok(self.broken(found, &error, &so_far, offset, gathered));
                 }
                 Err(error) => return Err(error),
             }
@@ -214,51 +279,47 @@ impl Reader {
     }
 
     /// A packed file cannot be unpacked from here on. If it only ends too early, the rest may still come.
-    fn broken(&self, found: &Found, error: &io::Error, so_far: &[u8], offset: &mut u64, page: &mut Page) -> Stage {
+    fn broken(
+        &self,
+        found: &Found,
+        error: &io::Error,
+        so_far: &[u8],
+        offset: &mut u64,
+        gathered: &mut Gathered,
+    ) -> Stage {
         if error.kind() == ErrorKind::UnexpectedEof && !found.is_quiet {
             return Stage::Waiting;
         }
         let why = format!("cannot unpack the file from here on ({error})");
-        self.unreadable(&found.key, *offset, so_far, Sha256::digest(so_far).into(), &why, page);
+        let place = Place { name: &found.key.path, offset: *offset };
+        gathered.unreadable(&*self.records, place, so_far, Sha256::digest(so_far).into(), &why);
         *offset += so_far.len() as u64;
         Stage::Done
     }
+}
 
-    /// Adds a line to the page.
-    fn take(&self, key: &Key, offset: u64, line: Line, page: &mut Page) {
-        page.read += line.length;
-        let Line { mut bytes, length, too_long, .. } = line;
-        if let Some(hash) = too_long {
-            let why = format!("expected a line of at most {} bytes, found one of {length}", self.config.line_bytes_max);
-            return self.unreadable(key, offset, &bytes, hash, &why, page);
-        }
-        if bytes.last() == Some(&b'\r') {
-            bytes.pop();
-        }
-        if bytes.iter().all(u8::is_ascii_whitespace) {
-            return;
-        }
-        let bytes = Bytes::from(bytes);
-        let record = self.split.record(bytes.clone());
-        match record.and_then(|record| check_ahead(&record, Timestamp::now()).map(|()| record)) {
-            Ok(record) => {
-                page.bytes += bytes.len();
-                page.records.push(record);
-            }
-            Err(bad) => {
-                self.unreadable(key, offset, &bytes, Sha256::digest(&bytes).into(), &bad.to_string(), page);
-            }
-        }
+impl Opened<'_> {
+    /// Whether the file still ends at `end` and has not changed since it was opened. A writer may have woken up meanwhile;
+    /// then half a line must not be taken for a line.
+    fn ends_at(&self, end: u64) -> io::Result<bool> {
+        let Some(plain) = &self.plain else { return Ok(true) };
+        let metadata = plain.metadata()?;
+        Ok(metadata.len() == end && modified(&metadata) == self.modified)
     }
+}
 
-    fn unreadable(&self, key: &Key, offset: u64, bytes: &[u8], hash: [u8; 32], why: &str, page: &mut Page) {
-        let place = Sha256::new().chain_update(&key.path).chain_update(b"\0").chain_update(offset.to_be_bytes());
-        let own = format!("unreadable:{}", hex::encode(place.chain_update(hash).finalize()));
-        let head = Bytes::copy_from_slice(&bytes[..bytes.len().min(HEAD_BYTES_MAX)]);
-        let reason = format!("{} at byte {offset}: {why}", key.path);
-        page.bytes += head.len();
-        page.records.push(self.split.unreadable(&own, head, &reason));
+/// What the position is of: the folder as it is configured.
+pub(super) fn folder_id(root: &Path) -> String {
+    hash_of(root.components().map(|part| text_of(Path::new(part.as_os_str())).into_bytes()))
+}
+
+fn hash_of(parts: impl Iterator<Item = impl AsRef<[u8]>>) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part);
+        hash.update(b"\0");
     }
+    hex::encode(&hash.finalize()[..8])
 }
 
 /// Opens a file below `folder`. No part of its path may be a link, even if somebody puts one there just now.
@@ -308,4 +369,27 @@ fn modified(metadata: &Metadata) -> i64 {
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// A writer wakes up between the look at a file and the reading of its last line.
+    #[test]
+    fn a_file_that_grew_while_it_was_read_does_not_end_where_reading_ended() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let write = |text: &[u8]| File::options().append(true).open(file.path()).unwrap().write_all(text).unwrap();
+        write(b"half a");
+        let found = Found { is_quiet: true, size: 6, ..Found::default() };
+        let plain = File::open(file.path()).unwrap();
+        let modified = modified(&plain.metadata().unwrap());
+        let opened = Opened { found: &found, plain: Some(plain), modified };
+        assert!(opened.ends_at(6).unwrap());
+        assert!(!opened.ends_at(5).unwrap());
+        write(b" line\n");
+        assert!(!opened.ends_at(6).unwrap());
+    }
 }

@@ -2,8 +2,7 @@
 //!
 //! It never follows a symbolic link, and it holds a bounded number of files however many there are.
 
-use std::collections::{BTreeMap, BinaryHeap, HashSet};
-use std::ffi::OsStr;
+use std::collections::{BTreeSet, BinaryHeap, HashSet};
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt as _;
@@ -12,21 +11,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::config::Config;
-use super::position::{Key, Mark, Position, Stage};
+use super::position::{FOLDERS_MAX, Key, Mark, Marked, Position, Stage};
 use super::warnings::Warnings;
+use crate::lines::named;
 
 /// The most files that one look holds. The others are found by a later one.
 const UNREAD_MAX: usize = 4_096;
 /// Subfolders below more of them are left out.
 const DEPTH_MAX: usize = 32;
-/// A packed file has this suffix beside its own.
-const PACKED: &[u8] = b".gz";
 
 /// Files that this account may not read: their ids, and when they had last changed.
 pub(super) type Denied = HashSet<(String, i64)>;
 
 /// A file with something to read.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Found {
     /// Its place in the order.
     pub(super) key: Key,
@@ -55,8 +53,13 @@ pub(super) struct Scan {
     pub(super) is_cut: bool,
     /// The least key of a file without a mark for which it is too early.
     pub(super) least: Option<Key>,
-    /// The keys of the files with a mark.
-    pub(super) marked: BTreeMap<String, Key>,
+    /// The files with a mark.
+    pub(super) marked: Marked,
+    /// The folder and its subfolders, one more than are remembered at most.
+    pub(super) folders: BTreeSet<String>,
+    /// The floor would pass over a file of a subfolder that was not there before: it was moved in, and files keep their
+    /// times then.
+    pub(super) is_passed_over: bool,
 }
 
 /// What to do with a file.
@@ -91,16 +94,19 @@ pub(super) fn scan(
     denied: &Denied,
     warnings: &mut Warnings,
 ) -> io::Result<Scan> {
-    let device = fs::metadata(root)?.dev();
-    let mut scan = Scan::default();
+    let own = fs::metadata(root)?;
+    let device = own.dev();
+    let mut scan = Scan { marked: Marked { is_whole: true, ..Marked::default() }, ..Scan::default() };
     let mut unread = BinaryHeap::new();
-    let mut folders = vec![(PathBuf::new(), 0)];
-    while let Some((folder, depth)) = folders.pop() {
+    let is_new = scan.enter(id_of(&own, device), position);
+    let mut folders = vec![(PathBuf::new(), 0, is_new)];
+    while let Some((folder, depth, is_new)) = folders.pop() {
         let entries = match fs::read_dir(root.join(&folder)) {
             Ok(entries) => entries,
             Err(error) if depth > 0 && error.kind() == ErrorKind::NotFound => continue,
             Err(error) if depth > 0 && error.kind() == ErrorKind::PermissionDenied => {
                 warnings.tell(&folder, "this account may not look into a subfolder; its files are left out");
+                scan.marked.is_whole = false;
                 continue;
             }
             Err(error) => return Err(error),
@@ -114,20 +120,22 @@ pub(super) fn scan(
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) if depth > 0 && error.kind() == ErrorKind::PermissionDenied => {
                     warnings.tell(&folder, "this account may not look into a subfolder; its files are left out");
+                    scan.marked.is_whole = false;
                     break;
                 }
                 Err(error) => return Err(error),
             };
             if metadata.is_dir() {
                 if depth < DEPTH_MAX {
-                    folders.push((path, depth + 1));
+                    let is_new = scan.enter(id_of(&metadata, device), position);
+                    folders.push((path, depth + 1, is_new));
                 } else {
                     warnings.tell(&path, "too many subfolders are in each other; this one is left out");
                 }
             } else if metadata.is_symlink() {
                 warn_of_link(root, &path, warnings);
             } else if metadata.is_file() {
-                let file = File { path, metadata, device };
+                let file = File { path, metadata, device, is_new };
                 scan.consider(file, config, position, now, denied, &mut unread);
             }
         }
@@ -150,9 +158,20 @@ struct File {
     path: PathBuf,
     metadata: Metadata,
     device: u64,
+    /// Its folder was not there when all was last looked through.
+    is_new: bool,
 }
 
 impl Scan {
+    /// Notes a folder. Returns whether it was not there before.
+    fn enter(&mut self, id: String, position: &Position) -> bool {
+        let is_new = position.folders.as_ref().is_some_and(|known| !known.contains(&id));
+        if self.folders.len() <= FOLDERS_MAX {
+            self.folders.insert(id);
+        }
+        is_new
+    }
+
     fn consider(
         &mut self,
         file: File,
@@ -162,7 +181,7 @@ impl Scan {
         denied: &Denied,
         unread: &mut BinaryHeap<Found>,
     ) {
-        let File { path, metadata, device } = file;
+        let File { path, metadata, device, is_new } = file;
         let id = id_of(&metadata, device);
         let mark = position.files.get(&id);
         let named = named(path.file_name().unwrap_or_default(), &config.suffixes);
@@ -174,8 +193,9 @@ impl Scan {
         let rest = Rest { is_settled: age >= config.settle(), is_quiet: age >= config.last_line() };
         let size = metadata.len();
         if mark.is_some() {
-            self.marked.insert(id.clone(), key.clone());
+            self.marked.keys.insert(id.clone(), key.clone());
         }
+        self.is_passed_over |= mark.is_none() && is_new && size > 0 && position.was_read(&key);
         let look = match mark {
             // A right that is given changes the file's key.
             _ if denied.contains(&(id.clone(), key.changed)) => Look::Read,
@@ -227,27 +247,6 @@ fn look_plain(mark: &Mark, modified: i64, size: u64, rest: Rest) -> Look {
     }
 }
 
-/// Whether a file of this name is read: `Some(true)` if it is packed.
-fn named(name: &OsStr, suffixes: &[String]) -> Option<bool> {
-    let name = name.as_bytes();
-    let (own, packed) = name.strip_suffix(PACKED).map_or((name, false), |own| (own, true));
-    let ends = |name: &[u8]| suffixes.iter().any(|suffix| name.ends_with(suffix.as_bytes()));
-    // A suffix of its own may be `.log.gz`: whatever ends so is packed.
-    (ends(own) || ends(before_rotation(own)) || ends(name)).then_some(packed)
-}
-
-/// A name without the number or date that setting a file aside has added: `.1`, `-20260131`, `.2026-01-31`. A file may be
-/// set aside before anybody has looked, so it must be read under such a name too.
-fn before_rotation(name: &[u8]) -> &[u8] {
-    let end = name.iter().rposition(|byte| !byte.is_ascii_digit() && *byte != b'-').map_or(0, |last| last + 1);
-    let (own, added) = name.split_at(end);
-    match own.strip_suffix(b".") {
-        Some(own) if !added.is_empty() => own,
-        _ if added.starts_with(b"-") => own,
-        _ => name,
-    }
-}
-
 /// What a file is known by, whatever it is called.
 pub(super) fn id_of(metadata: &Metadata, device: u64) -> String {
     if metadata.dev() == device {
@@ -279,32 +278,9 @@ fn nanos(seconds: i64, nanos: i64) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::ffi::OsStr;
 
-    #[test]
-    fn a_file_is_read_for_the_end_of_its_name() {
-        let suffixes = [".log".to_owned(), ".ndjson".to_owned()];
-        for (name, expected) in [
-            ("a.log", Some(false)),
-            ("a.log.gz", Some(true)),
-            ("a.gz", None),
-            (".log", Some(false)),
-            ("a.log.1", Some(false)),
-            ("a.log.12.gz", Some(true)),
-            ("a.log-20260131", Some(false)),
-            ("a.log-20260131.gz", Some(true)),
-            ("a.log.2026-01-31", Some(false)),
-            ("a.log1", None),
-            ("a.log.", None),
-            ("a.1", None),
-            ("1", None),
-            ("a.log.old", None),
-            ("a.ndjson.gz.part", None),
-        ] {
-            assert_eq!(named(OsStr::new(name), &suffixes), expected, "{name}");
-        }
-        assert_eq!(named(OsStr::from_bytes(b"\xff.log"), &suffixes), Some(false));
-    }
+    use super::*;
 
     #[test]
     fn every_path_has_a_text_of_its_own() {

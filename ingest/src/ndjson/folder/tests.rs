@@ -15,7 +15,9 @@ use rustix::fs::{CWD, Mode, mkfifoat};
 use tempfile::TempDir;
 
 use super::*;
+use crate::lines::Limits;
 use crate::ndjson::config::Config as Ndjson;
+use crate::ndjson::split::Split;
 use crate::source::pull::CURSOR_BYTES_MAX;
 use crate::tenant::Tenants;
 
@@ -87,7 +89,7 @@ impl Bed {
 }
 
 fn folder(config: &Config) -> Folder {
-    Folder::new(config, Split::new(&Ndjson::default(), &Tenants::default()))
+    Folder::new(config, Arc::new(Split::new(&Ndjson::default(), &Tenants::default())))
 }
 
 fn line(number: usize) -> String {
@@ -376,3 +378,5 @@ async fn a_folder_that_is_not_there_is_for_a_person_to_mend() {
     fs::create_dir(&missing).unwrap();
     assert!(bed.folder.check().await.is_ok() && bed.numbers().await.is_empty());
 }
+
+mod changes;

@@ -35,8 +35,12 @@ pub(crate) const COMPONENT: &str = "collect:auditlog.entries";
 pub(crate) const NAME: &str = "auditlog.entries";
 /// Entries in a page of the audit log.
 pub(crate) const PAGE: u64 = 10;
-const POLICY: RetryPolicy =
-    RetryPolicy { attempts_max: 12, backoff_min: Duration::from_millis(20), backoff_max: Duration::from_millis(200) };
+const POLICY: RetryPolicy = RetryPolicy {
+    attempts_max: 12,
+    backoff_min: Duration::from_millis(20),
+    backoff_max: Duration::from_millis(200),
+    retry_after_max: RetryPolicy::RETRY_AFTER_MAX,
+};
 pub(crate) const PACE: Pace =
     Pace { interval: Duration::from_millis(30), pages_per_hour: None, timeout: Duration::from_secs(20) };
 /// After this time another process takes over.

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::progress::oldest_unsettled;
 use crate::broker::{Broker, Stream};
+use crate::every::every;
 use crate::observe::metrics::{DEAD_WAITING, OLDEST_SECONDS, STREAM_BYTES, STREAM_BYTES_MAX, STREAM_MESSAGES};
 
 /// How often to look.
@@ -76,15 +77,11 @@ impl Measure {
     /// When the broker does not answer. It may run again.
     pub async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut measured = Measured::default();
-        let mut ticks = tokio::time::interval(PERIOD);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                () = stop.cancelled() => return Ok(()),
-            }
+        let mut turns = every(PERIOD, &stop);
+        while turns.next().await {
             self.look(&mut measured).await?;
         }
+        Ok(())
     }
 
     async fn look(&self, measured: &mut Measured) -> anyhow::Result<()> {

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Stream};
 use crate::config::Streams;
+use crate::every::every;
 use crate::observe::metrics::RECREATED;
 
 /// How often to look. Until a deleted stream is back, the gateway refuses deliveries, and GitHub does not send them
@@ -32,13 +33,8 @@ const KV_CURSORS: &str = "KV_cursors";
 /// # Errors
 /// When the broker does not answer, or does not let us make a stream.
 pub async fn run(broker: Broker, streams: Streams, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut ticks = tokio::time::interval(PERIOD);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = stop.cancelled() => return Ok(()),
-        }
+    let mut turns = every(PERIOD, &stop);
+    while turns.next().await {
         let mut missing = Vec::new();
         for name in Stream::ALL.map(Stream::name).into_iter().chain(BUCKETS) {
             if created_at(&broker, name).await?.is_none() {
@@ -59,6 +55,7 @@ pub async fn run(broker: Broker, streams: Streams, stop: CancellationToken) -> a
         broker.ensure_topology(&streams).await.context(cannot)?;
         missing.into_iter().for_each(|stream| counter!(RECREATED, "stream" => stream).increment(1));
     }
+    Ok(())
 }
 
 /// What a person can do about the loss.

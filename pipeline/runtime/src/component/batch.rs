@@ -23,7 +23,24 @@ pub struct Item<T> {
     pub stored_at: Timestamp,
 }
 
-/// Values for a sink, in the order of their stream. Either all are suspects or none is.
+/// Which values may be delivered together: those of one key. Most sinks have one key for all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Key(String);
+
+impl Key {
+    /// The key `text`.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Its text; empty when there is one key for all.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Values for a sink, in the order of their stream and of one [`Key`]. Either all are suspects or none is.
 #[derive(Debug)]
 pub struct Batch<T> {
     items: Vec<Item<T>>,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::broker::Stream;
-use crate::component::batch::{Batch, BatchPolicy};
+use crate::component::batch::{Batch, BatchPolicy, Key};
 use crate::component::subscription::Subscription;
 use crate::fault::Fault;
 use crate::message::payload::Payload;
@@ -31,7 +31,13 @@ pub trait Sink: Send + Sync + 'static {
         true
     }
 
-    /// Delivers `batch`, which is never empty.
+    /// With which others `item` may be delivered: those of the same key. The same item always has the same key. What was
+    /// gathered at once is parted by key, so the batch's bounds hold for all keys together.
+    fn key(&self, _item: &Self::Item) -> Key {
+        Key::default()
+    }
+
+    /// Delivers `batch`, which is never empty and has items of one key only.
     async fn deliver(&self, batch: &Batch<Self::Item>) -> BatchResult;
 }
 
@@ -58,6 +64,10 @@ impl<T: Payload> Sink for BoxedSink<T> {
         self.0.wants(item)
     }
 
+    fn key(&self, item: &T) -> Key {
+        self.0.key(item)
+    }
+
     async fn deliver(&self, batch: &Batch<T>) -> BatchResult {
         self.0.deliver(batch).await
     }
@@ -68,6 +78,9 @@ impl<T: Payload> Sink for BoxedSink<T> {
 pub enum BatchResult {
     /// One answer for each item, in their order. With fewer or more answers than items, none of them counts.
     Each(Vec<Result<(), Fault>>),
+    /// As [`Self::Each`], and some of the effects existed already. An item of which that is so does not show that the
+    /// receiver accepts anything.
+    Told(Vec<Result<Taken, Fault>>),
     /// The effects of all items exist already, so the receiver was given none of them. This does not show that it would
     /// have accepted any.
     AlreadyThere,
@@ -78,6 +91,15 @@ pub enum BatchResult {
     /// As [`Self::Whole`], and the cause may be the size of the batch or the time that it took. When it happens again
     /// the batch is cut, and its items become suspects.
     TooMuch(Fault),
+}
+
+/// How the effect of a delivered item came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// The receiver took it now.
+    Now,
+    /// It was there before, and the receiver was not given the item.
+    Before,
 }
 
 impl BatchResult {

@@ -3,9 +3,10 @@
 mod address;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -139,6 +140,13 @@ impl Nats {
             let message = format!("expected a subject such as `_INBOX_ingest`, found `{}`", self.inbox_prefix);
             refuse("inbox_prefix", message);
         }
+        if let Some(Err(error)) = self.credentials_path.as_deref().map(find_credentials) {
+            let message = format!(
+                "expected a credentials file (JWT and seed) as `nsc` writes it: {error:#}; name another, or leave \
+                 `{path}.credentials_path` out"
+            );
+            refuse("credentials_path", message);
+        }
         // With `nats://` too: there the server decides whether the file is needed.
         if let Some(Err(error)) = self.ca_path.as_deref().map(read_ca_file) {
             let message = format!(
@@ -183,6 +191,16 @@ impl Nats {
     pub const fn timeout(&self) -> Duration {
         Duration::from_millis(self.timeout_ms)
     }
+}
+
+/// Checks that there is a file of credentials that we may read. Whether they are good, the server says.
+fn find_credentials(path: &Path) -> anyhow::Result<()> {
+    let cannot = || format!("cannot read {}", path.display());
+    // Look first: reading a pipe would wait for its writer.
+    let found = std::fs::metadata(path).with_context(cannot)?;
+    anyhow::ensure!(found.is_file(), "{} is no regular file", path.display());
+    std::fs::File::open(path).with_context(cannot)?;
+    Ok(())
 }
 
 /// The streams and buckets in NATS.
@@ -302,6 +320,9 @@ pub struct Retry {
     pub backoff_min_ms: u64,
     /// The longest pause, in milliseconds; no less than `backoff_min_ms`.
     pub backoff_max_ms: u64,
+    /// The longest pause that a receiver may wish for (`Retry-After`), in seconds. Example: 60.
+    #[schemars(range(max = 86_400))]
+    pub retry_after_max_s: u64,
 }
 
 impl Default for Retry {
@@ -312,6 +333,7 @@ impl Default for Retry {
             attempts_max: policy.attempts_max,
             backoff_min_ms: millis(policy.backoff_min),
             backoff_max_ms: millis(policy.backoff_max),
+            retry_after_max_s: policy.retry_after_max.as_secs(),
         }
     }
 }
@@ -332,6 +354,7 @@ impl Retry {
             attempts_max: self.attempts_max,
             backoff_min: Duration::from_millis(self.backoff_min_ms),
             backoff_max: Duration::from_millis(self.backoff_max_ms),
+            retry_after_max: Duration::from_secs(self.retry_after_max_s),
         }
     }
 }

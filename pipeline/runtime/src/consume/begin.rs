@@ -10,15 +10,17 @@ use anyhow::Context as _;
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{Consumer, DeliverPolicy, Info};
 use headrace_schemas::time::Timestamp;
+use tokio::time::Instant;
 
-use crate::broker::Broker;
 use crate::broker::progress::{last_sequence, state_of};
+use crate::broker::{Broker, Stream};
 use crate::component::subscription::{Start, Subscription};
+use crate::consume::leftover::Presence;
 use crate::message::incarnation::{epoch_key, renewed};
 use crate::state::StateStore;
 
 /// How often to see to the note while a process runs.
-pub(super) const NOTE_PERIOD: Duration = Duration::from_secs(3_600);
+const NOTE_PERIOD: Duration = Duration::from_secs(3_600);
 /// The note is written anew when it is older. The bucket forgets it after seven days.
 const NOTE_AGE_MAX: Duration = Duration::from_secs(86_400);
 /// The note of a sink whose consumer's incarnation has not been noted yet.
@@ -85,8 +87,33 @@ async fn first_policy(broker: &Broker, subscription: &Subscription) -> anyhow::R
     Ok(DeliverPolicy::ByStartSequence { start_sequence })
 }
 
+/// What a sink's process keeps known while it runs, whatever its loop does: that the sink has begun, and that its consumer
+/// is read.
+pub(super) struct Kept {
+    component: String,
+    noted_at: Instant,
+    presence: Presence,
+}
+
+impl Kept {
+    /// For a consumer that was opened just now. `None` unless it is a sink's.
+    pub(super) fn of(subscription: &Subscription) -> Option<Self> {
+        let component = subscription.component.clone();
+        subscription.sink.as_ref().map(|_| Self { component, noted_at: Instant::now(), presence: Presence::default() })
+    }
+
+    /// Renews what is old. `info` is the consumer's present state.
+    pub(super) async fn renew(&mut self, broker: &Broker, stream: Stream, info: &Info) -> anyhow::Result<()> {
+        if self.noted_at.elapsed() >= NOTE_PERIOD {
+            note(broker, &self.component).await?;
+            self.noted_at = Instant::now();
+        }
+        self.presence.keep(broker, stream, info).await
+    }
+}
+
 /// Notes that the sink `component` has begun, for as long as the bucket `state` keeps it.
-pub(super) async fn note(broker: &Broker, component: &str) -> anyhow::Result<()> {
+async fn note(broker: &Broker, component: &str) -> anyhow::Result<()> {
     let store = StateStore::open(broker).await?;
     let key = epoch_key(component);
     let entry = store.load(&key).await.map_err(|fault| fault.source)?;

@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::consumer::Info;
+use async_nats::jetstream::consumer::{FromConsumer as _, Info, pull};
 use async_nats::jetstream::stream::ConsumerErrorKind;
 use futures::TryStreamExt as _;
 use headrace_schemas::time::Timestamp;
 use metrics::gauge;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Stream};
 use crate::component::subscription::Owner;
+use crate::every::every;
 use crate::message::incarnation::epoch_key;
 use crate::observe::metrics::UNREAD;
 use crate::state::StateStore;
@@ -28,8 +30,12 @@ const SINK: &str = "headrace.sink";
 const KIND: &str = "headrace.kind";
 /// How often to look for consumers that nobody reads.
 const PERIOD: Duration = Duration::from_secs(60);
-/// A consumer that delivered something within this time is read by somebody.
+/// A consumer that delivered something within this time is read by somebody, or one on which somebody has said so.
 const QUIET: Duration = Duration::from_secs(60);
+/// The mark with the time at which a process last said that it reads the consumer, in microseconds.
+const READ_AT: &str = "headrace.read_at";
+/// After so long without a sign of its reader, a process says that it reads the consumer.
+const SIGN_AFTER: Duration = Duration::from_secs(8);
 
 /// A part of a sink: the sink's name and kind, the component and the stream that it reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +68,8 @@ pub struct Found {
     pub unsettled: u64,
     /// When it last delivered or settled something; `None` when it never did.
     pub active_at: Option<Timestamp>,
+    /// When a process last said that it reads it.
+    read_at: Option<Timestamp>,
     /// Whether somebody asks it for messages at this moment.
     is_asked: bool,
 }
@@ -71,18 +79,60 @@ impl Found {
     #[must_use]
     pub fn is_read(&self) -> bool {
         let is_recent = |at: Timestamp| Timestamp::now().since(at) < QUIET;
-        self.is_asked || self.active_at.is_some_and(is_recent)
+        self.is_asked || self.active_at.is_some_and(is_recent) || self.read_at.is_some_and(is_recent)
     }
 
     fn of(info: &Info, component: Component) -> Self {
-        let times = [info.delivered.last_active, info.ack_floor.last_active].into_iter().flatten();
         Self {
             component,
             pending: info.num_pending,
             unsettled: info.num_ack_pending as u64,
-            active_at: times.max().map(|at| Timestamp::from_unix_nanos(at.unix_timestamp_nanos())),
+            active_at: active_at(info),
+            read_at: read_at(info),
             is_asked: info.num_waiting > 0,
         }
+    }
+}
+
+/// When a consumer last delivered or settled something.
+fn active_at(info: &Info) -> Option<Timestamp> {
+    let times = [info.delivered.last_active, info.ack_floor.last_active].into_iter().flatten();
+    times.max().map(|at| Timestamp::from_unix_nanos(at.unix_timestamp_nanos()))
+}
+
+/// When a process last said that it reads a consumer.
+fn read_at(info: &Info) -> Option<Timestamp> {
+    info.config.metadata.get(READ_AT)?.parse().ok().map(Timestamp::from_micros)
+}
+
+/// Keeps it known that this process reads a consumer. While its receiver is away, a sink asks for no messages and settles
+/// none, so a process of another configuration would take its consumer for one that was left behind.
+#[derive(Debug, Default)]
+pub(super) struct Presence {
+    /// Since when there is no sign of a reader.
+    unseen_since: Option<Instant>,
+}
+
+impl Presence {
+    /// Writes the time on the consumer with the state `info`, if there was no other sign of a reader for a while.
+    pub(super) async fn keep(&mut self, broker: &Broker, stream: Stream, info: &Info) -> anyhow::Result<()> {
+        let is_recent = |at: Timestamp| Timestamp::now().since(at) < SIGN_AFTER;
+        if info.num_waiting > 0 || [active_at(info), read_at(info)].into_iter().flatten().any(is_recent) {
+            self.unseen_since = None;
+            return Ok(());
+        }
+        if self.unseen_since.get_or_insert_with(Instant::now).elapsed() < SIGN_AFTER {
+            return Ok(());
+        }
+        let cannot = || format!("cannot note on the consumer {} that it is read", info.name);
+        // All else stays as it is now, also where another process of another configuration has changed it.
+        let config = pull::Config::try_from_consumer_config(info.config.clone());
+        let mut config = config.map_err(|error| anyhow::anyhow!(error)).with_context(cannot)?;
+        config.metadata.insert(READ_AT.to_owned(), Timestamp::now().as_micros().to_string());
+        // An update, so that a consumer which somebody has just removed is not made anew.
+        let stream = broker.jetstream().get_stream_no_info(stream.name()).await.with_context(cannot)?;
+        stream.update_consumer(config).await.with_context(cannot)?;
+        Ok(())
     }
 }
 
@@ -146,13 +196,8 @@ pub async fn watch(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut told = Told::default();
-    let mut ticks = tokio::time::interval(PERIOD);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = stop.cancelled() => return Ok(()),
-        }
+    let mut turns = every(PERIOD, &stop);
+    while turns.next().await {
         match consumers(&broker, &usual).await {
             Ok(mut found) => {
                 found.retain(|found| !configured.iter().any(|own| own.is_same(&found.component)) && !found.is_read());
@@ -161,6 +206,7 @@ pub async fn watch(
             Err(error) => told.fail(&error),
         }
     }
+    Ok(())
 }
 
 /// What was told, so that it is told once.

@@ -53,8 +53,8 @@ pub struct Subscriber {
     open: Option<(Pull, Moment)>,
     config: ObservedConfig,
     config_seen_at: Instant,
-    /// The component whose beginning is noted, and when that was last done. `None` unless it is a sink.
-    noted: Option<(String, Instant)>,
+    /// What is kept known of it. `None` unless it is a sink's.
+    kept: Option<begin::Kept>,
 }
 
 /// A consumer's configuration, as the broker reports it.
@@ -89,12 +89,12 @@ impl Subscriber {
             ..Config::default()
         };
         let consumer = begin::consumer(broker, subscription, config, found.as_ref()).await?;
-        let noted = subscription.sink.is_some().then(|| (subscription.component.clone(), Instant::now()));
+        let kept = begin::Kept::of(subscription);
         let (config, config_seen_at) = (ObservedConfig::of(consumer.cached_info()), Instant::now());
         let (stream, broker) = (subscription.stream, broker.clone());
         // A message counts as ours from the moment of the request, so a request may use up at most half of `ack_wait`.
         let open_max = subscription.ack_wait / 2;
-        Ok(Self { consumer, stream, broker, incarnation: None, open_max, open: None, config, config_seen_at, noted })
+        Ok(Self { consumer, stream, broker, incarnation: None, open_max, open: None, config, config_seen_at, kept })
     }
 
     /// Waits for a message and returns it with those that are there by then: at most `max` messages, and a request of
@@ -243,18 +243,15 @@ impl Subscriber {
     }
 
     /// How many messages wait, and how many are delivered but not settled, over all workers and processes. Also keeps
-    /// the note that the sink has begun.
+    /// it known that the sink has begun and is read.
     ///
     /// # Errors
     /// When the broker does not answer.
     pub async fn backlog(&mut self) -> anyhow::Result<(u64, usize)> {
-        if let Some((component, noted_at)) = &mut self.noted
-            && noted_at.elapsed() >= begin::NOTE_PERIOD
-        {
-            begin::note(&self.broker, component).await?;
-            *noted_at = Instant::now();
-        }
         let info = self.consumer.info().await.context("cannot read the consumer's state")?;
+        if let Some(kept) = &mut self.kept {
+            kept.renew(&self.broker, self.stream, info).await?;
+        }
         Ok((info.num_pending, info.num_ack_pending))
     }
 }

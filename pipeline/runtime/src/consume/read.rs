@@ -13,7 +13,8 @@ use crate::crash::{self, Point};
 use crate::fault::Fault;
 use crate::fault::panics::caught;
 use crate::message::Delivered;
-use crate::message::payload::{Payload, is_unanswered};
+use crate::message::body::is_unanswered;
+use crate::message::payload::Payload;
 use crate::settle::Outcome;
 
 /// How many bodies are fetched at once. Each costs the server a consumer meanwhile.

@@ -1,8 +1,9 @@
 //! A sub-batch of what a sink's worker gathered, with the messages behind it, and whether it is still ours.
 
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use crate::component::batch::{Batch, Item};
+use crate::component::batch::{Batch, Item, Key};
 use crate::consume::read::within;
 use crate::fault::Effect;
 use crate::message::Delivered;
@@ -15,6 +16,35 @@ pub(crate) struct SubBatch<T> {
     pub(crate) batch: Batch<T>,
     /// Whether an earlier call for these items failed and may have had its effect all the same.
     pub(crate) effect: Effect,
+}
+
+/// What was read, parted into sub-batches: first deliveries and suspects, and each of them by key.
+pub(crate) struct Parts<T> {
+    places: HashMap<(bool, Key), usize>,
+    parts: Vec<SubBatch<T>>,
+}
+
+impl<T> Default for Parts<T> {
+    fn default() -> Self {
+        Self { places: HashMap::new(), parts: Vec::new() }
+    }
+}
+
+impl<T> Parts<T> {
+    pub(crate) fn push(&mut self, key: Key, message: Delivered, value: T, suspect: bool) {
+        let place = *self.places.entry((suspect, key)).or_insert(self.parts.len());
+        if place == self.parts.len() {
+            self.parts.push(SubBatch::empty());
+        }
+        self.parts[place].push(message, value, suspect);
+    }
+
+    /// First deliveries before suspects. Within these, keys are in the order in which they came, and so are the messages
+    /// of each.
+    pub(crate) fn into_sub_batches(self) -> VecDeque<SubBatch<T>> {
+        let (suspects, firsts): (Vec<_>, Vec<_>) = self.parts.into_iter().partition(|part| part.batch.is_suspect());
+        firsts.into_iter().chain(suspects).collect()
+    }
 }
 
 /// Whether messages are ours to deliver.

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::Broker;
 use crate::component::subscription::Subscription;
 use crate::consume::Subscriber;
+use crate::every::every;
 use crate::http;
 use crate::http::connections::Connections;
 use crate::observe::health::Health;
@@ -43,6 +44,8 @@ const CONNECTIONS_MAX: usize = 64;
 const HEAD_MAX: Duration = Duration::from_secs(10);
 /// Longest time to wait for the broker's answer to a readiness probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often to measure the backlog.
+const LAG_PERIOD: Duration = Duration::from_secs(5);
 
 impl Admin {
     /// The three routes.
@@ -110,12 +113,8 @@ pub async fn measure_lag(
     for (broker, subscription) in &subscriptions {
         subscribers.push((subscription.component.clone(), Subscriber::open(broker, subscription).await?));
     }
-    let mut ticks = tokio::time::interval(Duration::from_secs(5));
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = stop.cancelled() => return Ok(()),
-        }
+    let mut turns = every(LAG_PERIOD, &stop);
+    while turns.next().await {
         for (component, subscriber) in &mut subscribers {
             let (waiting, unsettled) = subscriber.backlog().await?;
             gauge!(LAG, "component" => component.clone()).set(waiting as f64);
@@ -123,4 +122,5 @@ pub async fn measure_lag(
         }
         metrics.run_upkeep();
     }
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! [`Delivered`]: a message that JetStream handed us and that we have to settle.
 
+pub(crate) mod body;
 pub mod incarnation;
 pub mod payload;
 

@@ -1,6 +1,5 @@
 //! What travels in messages, as typed values: read from a [`Delivered`], written as an [`Outgoing`].
 
-use async_nats::jetstream::object_store::{GetErrorKind, Object};
 use async_nats::{HeaderMap, HeaderValue};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,12 +11,11 @@ use headrace_schemas::id::EventId;
 use headrace_schemas::subject;
 use headrace_schemas::time::Timestamp;
 use sha2::{Digest as _, Sha256};
-use tokio::io::AsyncReadExt as _;
-use tokio::time::timeout;
 
 use crate::broker::{Broker, Stream};
 use crate::fault::{DeadReason, Fault};
 use crate::message::Delivered;
+use crate::message::body;
 
 /// A value that a message carries.
 #[async_trait]
@@ -176,7 +174,7 @@ impl Payload for RawDelivery {
         let told = message.header(header::EVENT_TIME).and_then(|micros| micros.parse().ok());
         let event_time = told.map(Timestamp::from_micros).or_else(|| id.created_at());
         let body = match message.header(header::BODY_OBJECT) {
-            Some(object) => fetch_body(broker, object).await?,
+            Some(object) => body::fetch(broker, object).await?,
             None => message.payload().clone(),
         };
         // The gateway computes the hash. A message of another writer, or of an earlier release, may lack it.
@@ -236,50 +234,6 @@ fn original_headers(message: &Delivered) -> Vec<(String, String)> {
     // The client library keeps headers in a random order. Sorted, a delivery that is read twice is the same both times.
     original.sort();
     original
-}
-
-/// The most bytes to reserve for a body before it is there: more than GitHub's largest.
-const ROOM_BYTES_MAX: usize = 32 << 20;
-
-/// The client library's words for an object description that it cannot decode. It has no error kind for that.
-const UNDECODABLE: &str = "failed to decode info payload";
-
-/// The broker did not give a body.
-#[derive(Debug, thiserror::Error)]
-#[error("the broker did not give the body `{0}`")]
-struct Unanswered(String);
-
-/// Whether reading failed because the broker gave no answer.
-pub(crate) fn is_unanswered(fault: &Fault) -> bool {
-    fault.source.downcast_ref::<Unanswered>().is_some()
-}
-
-pub(crate) async fn fetch_body(broker: &Broker, object: &str) -> Result<Bytes, Fault> {
-    let within = broker.timeout();
-    let late = |_| Fault::transient(Unanswered(object.to_owned()));
-    let mut reader = timeout(within, open_body(broker, object)).await.map_err(late)??;
-    // Reserve a little more than the size: reaching the end of a full buffer would double it. The size that the bucket
-    // tells is not trusted beyond the limit.
-    let mut body = Vec::with_capacity(reader.info().size.min(ROOM_BYTES_MAX) + 64);
-    // The timeout bounds each read, not the whole. So a lost server costs one timeout, and a slow one is not cut off.
-    while timeout(within, reader.read_buf(&mut body)).await.map_err(late)?.map_err(Fault::transient)? > 0 {}
-    Ok(body.into())
-}
-
-async fn open_body(broker: &Broker, object: &str) -> Result<Object, Fault> {
-    let unanswered = |error: anyhow::Error| Fault::transient(error.context(Unanswered(object.to_owned())));
-    let bodies = broker.bodies().await.map_err(unanswered)?;
-    bodies.get(object).await.map_err(|error| match error.kind() {
-        GetErrorKind::NotFound => {
-            Fault::poison(DeadReason::BodyLost, anyhow::anyhow!("the body `{object}` is not in the bucket `bodies`"))
-        }
-        GetErrorKind::InvalidName => Fault::transient(error),
-        GetErrorKind::Other if error.to_string().contains(UNDECODABLE) => {
-            let problem = anyhow::Error::new(error);
-            Fault::poison(DeadReason::BodyLost, problem.context(format!("what the bucket `bodies` says of `{object}`")))
-        }
-        _ => unanswered(error.into()),
-    })
 }
 
 #[async_trait]

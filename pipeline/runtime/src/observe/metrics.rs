@@ -49,6 +49,10 @@ pub const DELIVER_SECONDS: &str = "headrace_deliver_seconds";
 pub const CALL_SECONDS: &str = "headrace_sink_call_seconds";
 /// Events per call of a sink, by `component`.
 pub const CALL_EVENTS: &str = "headrace_sink_call_events";
+/// How long a call of a sink waited for its rate, its receiver's wish or its breaker, by `component`.
+pub const CALL_WAIT_SECONDS: &str = "headrace_sink_call_wait_seconds";
+/// 1 while a sink makes no calls because they failed, or one that decides, by `component`; else 0.
+pub const BREAKER_OPEN: &str = "headrace_sink_breaker_open";
 /// Suspects looked up and found to be there already, by `component`.
 pub const ALREADY_THERE: &str = "headrace_already_there_total";
 /// Deliveries under the id of an event that was made of another kind or body, by `component`.
@@ -177,6 +181,7 @@ fn describe_histograms() {
         (DELIVER_SECONDS, Unit::Seconds, "From receiving an event to its delivery by a sink."),
         (CALL_SECONDS, Unit::Seconds, "Duration of one call of a sink."),
         (CALL_EVENTS, Unit::Count, "Events per call of a sink."),
+        (CALL_WAIT_SECONDS, Unit::Seconds, "How long a call waited for its rate, its receiver's wish or its breaker."),
     ];
     for (name, unit, text) in histograms {
         describe_histogram!(name, unit, text);
@@ -199,6 +204,7 @@ fn describe_gauges() {
         (STREAM_BYTES_MAX, Unit::Bytes, "Bytes that a stream may hold; 0 when it has no limit."),
         (DEAD_WAITING, Unit::Count, "Dead letters that wait for a person, by component."),
         (BUILD_INFO, Unit::Count, "1, with the version and the commit that the process was built from."),
+        (BREAKER_OPEN, Unit::Count, "1 while a sink makes no calls because they failed, or one that decides; else 0."),
         (HEALTHY, Unit::Count, "1 when the component is healthy, 0 when it is not."),
         (COLLECT_LEADER, Unit::Count, "1 in the process that reads a source, 0 in those that stand by."),
         (COLLECT_READ, Unit::Seconds, "When a source had been read completely, Unix time."),

@@ -22,7 +22,7 @@ use headrace_schemas::{header, subject};
 pub use self::redrive::{Redriven, SentMessages};
 use self::redrive::{content, live_headers};
 use crate::broker::{Broker, Stream};
-use crate::message::payload;
+use crate::message::body;
 use crate::publish::Publisher;
 
 /// How many dead letters are read at once, without their payloads: about 1 KiB each.
@@ -157,7 +157,7 @@ impl DeadLetters {
     /// When the object is gone or the broker does not answer.
     pub async fn body(&self, dead_letter: &DeadLetter, payload: Bytes) -> anyhow::Result<Bytes> {
         match dead_letter.headers.get(header::BODY_OBJECT) {
-            Some(object) => payload::fetch_body(&self.broker, object.as_str()).await.map_err(|fault| fault.source),
+            Some(object) => body::fetch(&self.broker, object.as_str()).await.map_err(|fault| fault.source),
             None => Ok(payload),
         }
     }
@@ -177,7 +177,7 @@ impl DeadLetters {
             return Ok(Redriven::Kept(problem));
         }
         let content = content(&dead_letter, &payload);
-        if sent.0.contains(&content) {
+        if sent.contents.contains(&content) {
             self.remove(sequence).await?;
             return Ok(Redriven::Covered);
         }
@@ -190,12 +190,28 @@ impl DeadLetters {
         let stored = stored.map_err(|fault| fault.source.context(format!("cannot publish dead letter {sequence}")))?;
         // Of a message that an interrupted run sent, we do not know whether it is still in its stream.
         if !stored.duplicate {
-            sent.0.insert(content);
+            sent.insert(&dead_letter, content);
         }
         // Remove only after the broker has stored it: a crash between the two costs a duplicate, the other order loses
         // the event.
         self.remove(sequence).await?;
         Ok(Redriven::Sent)
+    }
+
+    /// Removes a dead letter if its message is one of those `sent`. False if it is of another message, or gone.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn merge(&self, dead_letter: &DeadLetter, sent: &SentMessages) -> anyhow::Result<bool> {
+        // Most are of other events, so their payloads are not read.
+        if !sent.ids.contains(dead_letter.header(header::ID)) {
+            return Ok(false);
+        }
+        let Some((dead_letter, payload)) = self.get(dead_letter.sequence).await? else { return Ok(false) };
+        if !sent.contents.contains(&content(&dead_letter, &payload)) {
+            return Ok(false);
+        }
+        self.remove(dead_letter.sequence).await
     }
 
     /// Why a dead letter cannot be redriven, in words.

@@ -101,7 +101,7 @@ pub fn settle(outcome: &Outcome, attempt: Attempt, policy: &RetryPolicy) -> Sett
             }
             // Honour the receiver's wish, but do not let it park an event for a day.
             FaultClass::Transient { retry_after } => Settlement::Nak {
-                delay: retry_after.map_or(backoff, |wish| wish.clamp(backoff, policy.backoff_max.max(backoff))),
+                delay: retry_after.map_or(backoff, |wish| wish.clamp(backoff, policy.retry_after_max.max(backoff))),
             },
         },
     }
@@ -113,8 +113,12 @@ mod tests {
 
     use super::*;
 
-    const POLICY: RetryPolicy =
-        RetryPolicy { attempts_max: 5, backoff_min: Duration::from_secs(1), backoff_max: Duration::from_secs(10) };
+    const POLICY: RetryPolicy = RetryPolicy {
+        attempts_max: 5,
+        backoff_min: Duration::from_secs(1),
+        backoff_max: Duration::from_secs(10),
+        retry_after_max: Duration::from_secs(30),
+    };
 
     fn nak(seconds: u64) -> Settlement {
         Settlement::Nak { delay: Duration::from_secs(seconds) }
@@ -143,7 +147,7 @@ mod tests {
             (transient(), 5, Settlement::DeadLetter(DeadReason::Exhausted)),
             (wish(3), 1, nak(3)),
             (wish(0), 2, nak(2)),
-            (wish(86_400), 1, nak(10)),
+            (wish(86_400), 1, nak(30)),
             (poison(), 1, Settlement::DeadLetter(DeadReason::Malformed)),
             (broken(), 1, pause(1)),
             (broken(), 99, pause(10)),

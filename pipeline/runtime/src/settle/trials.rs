@@ -107,6 +107,41 @@ impl Marks {
     fn remove(&mut self, mark: &Mark) {
         self.0.retain(|other| !other.is_of_same(mark));
     }
+
+    /// Undoes that `mark` was added, if it was. The deaths before it stay known.
+    fn take_back(&mut self, mark: &Mark) {
+        self.0.iter_mut().filter(|other| *other == mark).for_each(|added| added.trials -= 1);
+        self.0.retain(|other| other.trials > 0);
+    }
+}
+
+/// What this process has still to do to the marks.
+#[derive(Clone, Debug, Default)]
+struct Left {
+    /// Marks to remove.
+    done: Marks,
+    /// Marks that may have been written although the broker did not say so. Nobody worked on their messages, so they
+    /// must not count as deaths.
+    unclear: Marks,
+}
+
+impl Left {
+    /// Forgets what was to be done to the marks of the same messages, because they are written anew.
+    fn supersede(&mut self, mark: &Mark) {
+        self.done.remove(mark);
+        self.unclear.remove(mark);
+    }
+
+    /// Forgets what is in `applied`.
+    fn forget(&mut self, applied: &Self) {
+        applied.done.0.iter().for_each(|mark| self.done.remove(mark));
+        applied.unclear.0.iter().for_each(|mark| self.unclear.remove(mark));
+    }
+
+    fn apply(&self, marks: &mut Marks) {
+        self.done.0.iter().for_each(|mark| marks.remove(mark));
+        self.unclear.0.iter().for_each(|mark| marks.take_back(mark));
+    }
 }
 
 /// A component's trials. Cheap to clone.
@@ -114,8 +149,7 @@ impl Marks {
 pub(crate) struct Trials {
     broker: Broker,
     key: String,
-    /// Marks that could not be removed yet.
-    left: Arc<Mutex<Marks>>,
+    left: Arc<Mutex<Left>>,
 }
 
 /// Messages on trial. Nothing else in this process is on trial meanwhile.
@@ -143,7 +177,13 @@ impl Trials {
     /// Transient, when the broker does not answer.
     pub(crate) async fn begin(&self, mark: Mark) -> Result<Trial, Fault> {
         let turn = TURN.acquire().await.map_err(|_| Fault::transient(anyhow::anyhow!("no more trials")))?;
-        self.change(|marks| marks.add(mark.clone())).await?;
+        self.left().supersede(&mark);
+        if let Err(fault) = self.change(|marks| marks.add(mark.clone())).await {
+            self.left().unclear.add(mark);
+            // At once, because another process may get the messages next. It does not know what we know.
+            self.tidy().await;
+            return Err(fault);
+        }
         Ok(Trial { mark, _turn: turn })
     }
 
@@ -157,13 +197,18 @@ impl Trials {
         if marks.is_empty() {
             return;
         }
-        marks.into_iter().for_each(|mark| self.left().add(mark));
+        marks.into_iter().for_each(|mark| self.left().done.add(mark));
+        self.tidy().await;
+    }
+
+    /// Does what is left to do. What fails is done with the next change.
+    async fn tidy(&self) {
         if let Err(fault) = self.change(|_| {}).await {
             tracing::debug!(%fault, key = self.key, "marks of trials are not removed yet");
         }
     }
 
-    /// Changes the marks, and removes those that are left to remove. Returns the marks as they are then.
+    /// Changes the marks, after what is left to do to them. Returns the marks as they are then.
     async fn change(&self, change: impl Fn(&mut Marks)) -> Result<Marks, Fault> {
         Box::pin(self.try_change(change)).await.map_err(|Fault { class, source, effect }| {
             // NATS gives no answer to who lacks a right.
@@ -179,17 +224,19 @@ impl Trials {
             let entry = store.load(&self.key).await?;
             let before = entry.as_ref().map(|entry| Marks::read(&entry.value)).unwrap_or_default();
             let (mut marks, left) = (before.clone(), self.left().clone());
-            left.0.iter().for_each(|mark| marks.remove(mark));
+            left.apply(&mut marks);
             change(&mut marks);
-            if marks == before || store.save(&self.key, marks.write(), entry.as_ref()).await? {
-                left.0.iter().for_each(|mark| self.left().remove(mark));
+            // An unclear mark may still be on its way. Writing makes the broker refuse it.
+            let is_same = marks == before && left.unclear.0.is_empty();
+            if is_same || store.save(&self.key, marks.write(), entry.as_ref()).await? {
+                self.left().forget(&left);
                 return Ok(marks);
             }
         }
         Err(Fault::transient(anyhow::anyhow!("others change it all the time")))
     }
 
-    fn left(&self) -> MutexGuard<'_, Marks> {
+    fn left(&self) -> MutexGuard<'_, Left> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -247,6 +294,22 @@ mod tests {
         assert_eq!(marks.0, [mark(22, 22, 1, 2)]);
         marks.remove(&mark(22, 22, 1, 1));
         assert_eq!(marks, Marks::default());
+    }
+
+    #[test]
+    fn what_is_taken_back_leaves_the_deaths_before_it() {
+        for (before, added, after) in [
+            (vec![], mark(22, 22, 1, 1), vec![]),
+            (vec![mark(22, 22, 1, 1)], mark(22, 22, 1, 2), vec![mark(22, 22, 1, 1)]),
+        ] {
+            let mut marks = Marks(before.clone());
+            marks.add(added.clone());
+            marks.take_back(&added);
+            assert_eq!(marks.0, after);
+            // The broker may not have stored it.
+            marks.take_back(&added);
+            assert_eq!(marks.0, before);
+        }
     }
 
     #[test]

@@ -81,6 +81,10 @@ fn search(loader: &mut Loader, directory: &Path, depth: usize) {
             }
             Ok(metadata) if metadata.is_dir() => search(loader, &path, depth - 1),
             Ok(_) if !is_rule(&path) => {}
+            // Reading a pipe would wait for its writer.
+            Ok(metadata) if !metadata.is_file() => {
+                loader.problem(&told(&path), "expected a regular file, found something else".to_owned());
+            }
             Ok(metadata) if metadata.len() > FILE_BYTES_MAX => {
                 loader.problem(&told(&path), format!("expected at most {FILE_BYTES_MAX} bytes"));
             }

@@ -18,7 +18,6 @@ mod write;
 use std::collections::VecDeque;
 
 use anyhow::Context as _;
-use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::config::Invalid;
@@ -38,7 +37,7 @@ use self::known::KnownDead;
 use self::record::{Journal, Record, Totals};
 use self::status_line::StatusLine;
 use self::work::{Shared, Target, Work};
-use crate::cli::Cli;
+use crate::cli;
 use crate::cli::global::Global;
 use crate::cli::replay::Replay;
 use crate::cli::time;
@@ -153,7 +152,7 @@ fn load(
              run on {}. Name it with --config (or --defaults if `up` ran without one)",
             data_dir.path.display()
         );
-        return Err(Cli::command().error(ErrorKind::MissingRequiredArgument, problem).into());
+        return Err(cli::wrong(&["replay"], ErrorKind::MissingRequiredArgument, &problem).into());
     };
     status_line.note(&last_up.told());
     last_up.load(values)

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::refused::RefusedItem;
 use super::{SinkLoop, all_of};
-use crate::component::sink::{BatchResult, Sink};
+use crate::component::sink::{BatchResult, Sink, Taken};
 use crate::consume::chain::rest_for;
 use crate::consume::hold::while_held;
 use crate::consume::sub_batch::SubBatch;
@@ -64,15 +64,12 @@ impl<S: Sink> SinkLoop<S> {
         let count = sub_batch.messages.len();
         progress.too_much += u32::from(matches!(result, BatchResult::TooMuch(_)));
         match result {
-            BatchResult::Each(results) if results.len() != count => {
-                let fault = Fault::broken(miscounted("the sink", results.len(), count)).with_effect(Effect::Possible);
-                self.doubt(&mut sub_batch, &fault, sub_batches, waiting, progress, stop).await;
-                sub_batches.push_front(sub_batch);
-            }
             BatchResult::Each(results) => {
-                (progress.failures, progress.too_much) = (0, 0);
-                let pause = self.settle_each(sub_batch, results, progress).await;
-                progress.pause = progress.pause.max(pause);
+                let results = results.into_iter().map(|result| result.map(|()| Taken::Now)).collect();
+                self.follow_up_each(sub_batch, results, sub_batches, waiting, progress, stop).await;
+            }
+            BatchResult::Told(results) => {
+                self.follow_up_each(sub_batch, results, sub_batches, waiting, progress, stop).await;
             }
             BatchResult::AlreadyThere => {
                 (progress.failures, progress.too_much) = (0, 0);
@@ -111,6 +108,27 @@ impl<S: Sink> SinkLoop<S> {
         }
     }
 
+    /// Settles each item of `sub_batch` after its own result, if there are as many.
+    async fn follow_up_each(
+        &self,
+        mut sub_batch: SubBatch<S::Item>,
+        results: Vec<Result<Taken, Fault>>,
+        sub_batches: &mut VecDeque<SubBatch<S::Item>>,
+        waiting: &[Delivered],
+        progress: &mut Progress,
+        stop: &CancellationToken,
+    ) {
+        let count = sub_batch.messages.len();
+        if results.len() != count {
+            let fault = Fault::broken(miscounted("the sink", results.len(), count)).with_effect(Effect::Possible);
+            self.doubt(&mut sub_batch, &fault, sub_batches, waiting, progress, stop).await;
+            return sub_batches.push_front(sub_batch);
+        }
+        (progress.failures, progress.too_much) = (0, 0);
+        let pause = self.settle_each(sub_batch, results, progress).await;
+        progress.pause = progress.pause.max(pause);
+    }
+
     /// Makes suspects of the items of `sub_batch`, after a failure that leaves open what became of them. An earlier call
     /// may take effect until the time of a call has passed. Only after that can they be looked up, so it rests first.
     async fn doubt(
@@ -132,14 +150,15 @@ impl<S: Sink> SinkLoop<S> {
     /// Reports a failure of the whole batch. Returns how long to wait before the batch is sent again.
     pub(super) fn pause_after(&self, fault: &Fault, failures: u32) -> Duration {
         self.report(fault);
-        let policy = self.settler.policy();
-        let wish = match fault.class {
-            FaultClass::Transient { retry_after: Some(wish) } => wish,
-            _ => Duration::ZERO,
-        };
-        // Honour the sink's own wish up to the time of a call, even beyond `backoff_max`: until then the failed call
-        // may still take effect.
-        policy.backoff(Attempt(failures)).max(wish.min(policy.backoff_max.max(self.call_timeout)))
+        self.settler.policy().jittered(Attempt(failures)).max(self.wish_of(fault))
+    }
+
+    /// How long the receiver wishes to be left alone.
+    pub(super) fn wish_of(&self, fault: &Fault) -> Duration {
+        let FaultClass::Transient { retry_after: Some(wish) } = fault.class else { return Duration::ZERO };
+        // Honour the sink's own wish up to the time of a call, whatever the policy says: until then the failed call may
+        // still take effect.
+        wish.min(self.settler.policy().retry_after_max.max(self.call_timeout))
     }
 }
 

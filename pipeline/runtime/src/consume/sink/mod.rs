@@ -3,9 +3,11 @@
 //! When a call fails as a whole, the loop sends the same batch again, unchanged, for as long as it takes: a receiver
 //! that is down costs no event an attempt. It splits a batch only when the batch seems too large, or when one of its
 //! events seems to be poison. What is refused alone is given up only when the receiver accepts others. Meanwhile
-//! progress acknowledgements keep the batch ours. No message is acknowledged before its item is delivered. Read
+//! progress acknowledgements keep the batch ours. When calls of the component fail again and again, a breaker that all its
+//! workers share lets them wait ([`crate::limit`]). No message is acknowledged before its item is delivered. Read
 //! [`crate::settle`] next.
 
+mod admission;
 mod answer;
 mod ownership;
 mod refused;
@@ -20,22 +22,22 @@ use self::answer::Progress;
 use self::refused::{RefusedItem, name_of};
 use crate::broker::Broker;
 use crate::component::batch::{Batch, BatchPolicy};
-use crate::component::sink::{BatchResult, Sink};
+use crate::component::sink::{BatchResult, Sink, Taken};
 use crate::component::subscription::Subscription;
 use crate::consume::Subscriber;
 use crate::consume::chain::rest_for;
 use crate::consume::hold::{prolong_when_due, while_held};
 use crate::consume::read::{read_all, within};
-use crate::consume::sub_batch::{Ownership, SubBatch};
+use crate::consume::sub_batch::{Ownership, Parts, SubBatch};
 use crate::consume::trial::{self, Group, begin, close, end, plan};
 use crate::crash::{self, Point};
 use crate::fault::panics::caught;
 use crate::fault::{DiscardReason, Effect, Fault, FaultClass};
+use crate::limit::{Limiter, Pass};
 use crate::message::Delivered;
 use crate::message::incarnation::Incarnation;
 use crate::message::payload::Payload;
 use crate::observe::metrics::{seconds, seconds_since};
-use crate::retry::Attempt;
 use crate::settle::Outcome;
 use crate::settle::settler::Settler;
 
@@ -51,6 +53,8 @@ pub struct SinkLoop<S: Sink> {
     pub batching: BatchPolicy,
     /// Longest time for one call of the sink.
     pub call_timeout: Duration,
+    /// When calls to its receiver may be made. Loops that call the same receiver share one.
+    pub limiter: Limiter,
     /// Settles its messages.
     pub settler: Settler,
 }
@@ -69,7 +73,7 @@ impl<S: Sink> SinkLoop<S> {
         // So that its series begin at 0.
         self.settler.metrics.sink();
         self.await_receiver(&stop).await;
-        while !stop.is_cancelled() {
+        while self.may_take(&stop).await {
             let BatchPolicy { events_max, bytes_max, linger } = self.batching;
             let (messages, incarnation) = subscriber.gather(events_max, bytes_max, linger, &stop).await?;
             if messages.is_empty() {
@@ -126,28 +130,13 @@ impl<S: Sink> SinkLoop<S> {
         pause
     }
 
-    /// Waits until the receiver accepts us. Nothing is taken from the stream before that.
-    async fn await_receiver(&self, stop: &CancellationToken) {
-        let mut failures = 0;
-        while !stop.is_cancelled() {
-            match self.check().await {
-                Ok(()) => return self.settler.health.healthy(),
-                Err(fault) => {
-                    failures += 1;
-                    self.report(&fault);
-                    rest_for(self.settler.policy().backoff(Attempt(failures)), stop).await;
-                }
-            }
-        }
-    }
-
     async fn check(&self) -> Result<(), Fault> {
         let checked = timeout(self.call_timeout, self.sink.check()).await;
         checked.unwrap_or_else(|_| Err(timed_out(self.call_timeout)))
     }
 
-    /// Reads the messages and settles those that are unreadable or unwanted. Returns the others as two sub-batches,
-    /// first deliveries and suspects, and how long the consumer must rest, when it must.
+    /// Reads the messages and settles those that are unreadable or unwanted. Returns the others as sub-batches, first
+    /// deliveries before suspects and each of one key, and how long the consumer must rest, when it must.
     async fn read(
         &self,
         messages: Vec<Delivered>,
@@ -156,13 +145,13 @@ impl<S: Sink> SinkLoop<S> {
         let held: Vec<&Delivered> = messages.iter().chain(waiting).collect();
         let values = while_held(&held, self.subscription.ack_wait, read_all::<S::Item>(&messages, &self.broker)).await;
         let window = self.broker.duplicate_window();
-        let (mut firsts, mut suspects) = (SubBatch::empty(), SubBatch::empty());
+        let mut parts = Parts::default();
         let (mut settled, mut outcomes) = (Vec::new(), Vec::new());
         for (message, value) in messages.into_iter().zip(values) {
             let outcome = match value {
                 Ok(value) if self.sink.wants(&value) => {
                     let suspect = message.is_suspect(&value, window);
-                    if suspect { &mut suspects } else { &mut firsts }.push(message, value, suspect);
+                    parts.push(self.sink.key(&value), message, value, suspect);
                     continue;
                 }
                 Ok(_) => Outcome::Discarded(DiscardReason::Filtered),
@@ -172,8 +161,7 @@ impl<S: Sink> SinkLoop<S> {
             outcomes.push(outcome);
         }
         let pause = self.settler.settle_all(settled.iter().zip(outcomes).collect()).await;
-        let sub_batches = [firsts, suspects].into_iter().filter(|sub_batch| !sub_batch.messages.is_empty());
-        (sub_batches.collect(), pause)
+        (parts.into_sub_batches(), pause)
     }
 
     /// Delivers the sub-batches, and those that they are split into. Meanwhile it keeps the waiting messages ours.
@@ -188,15 +176,13 @@ impl<S: Sink> SinkLoop<S> {
     ) -> Option<Duration> {
         let (mut progress, waiting) = (Progress::since(self.settler.refusals.acceptances()), portion.waiting);
         while let Some(sub_batch) = progress.next(&mut sub_batches) {
-            if stop.is_cancelled() && progress.failures > 0 {
-                // A call without a clear answer may take effect until its time has passed. Until then no other process
-                // can believe a look-up.
-                let wait = self.call_timeout + self.broker.clock_skew();
-                self.give_back(&sub_batch.messages, || Outcome::NotYet { wait }).await;
-                continue;
-            }
             let ack_wait = self.subscription.ack_wait;
             let all = all_of(&sub_batch, &sub_batches, waiting, &progress.refused);
+            let admitted = self.admitted_again(&sub_batch, progress.failures, stop);
+            let Some(pass) = while_held(&all, ack_wait, admitted).await else {
+                self.leave(&sub_batch, progress.failures).await;
+                continue;
+            };
             // Renew the hold here too: if every call is short, the timer in `while_held` never fires.
             prolong_when_due(&all, ack_wait).await;
             // Mark each call anew: a trial must not last while the receiver is away, or a restart would count as a death.
@@ -204,6 +190,7 @@ impl<S: Sink> SinkLoop<S> {
             let trial = match while_held(&all, ack_wait, begun).await {
                 Ok(trial) => trial,
                 Err(fault) => {
+                    drop(pass);
                     self.put_off(sub_batch, &fault, &mut sub_batches, &mut progress, stop).await;
                     continue;
                 }
@@ -214,13 +201,17 @@ impl<S: Sink> SinkLoop<S> {
                 Ok(Ownership::Owned { valid_until }) => {
                     sub_batch.batch.set_valid_until(valid_until);
                     let held = all_of(&sub_batch, &sub_batches, waiting, &progress.refused);
-                    Some(Ok(while_held(&held, ack_wait, self.call(&sub_batch.batch)).await))
+                    Some(Ok(while_held(&held, ack_wait, self.call(&sub_batch.batch, pass)).await))
                 }
                 Ok(Ownership::Expired) => {
                     sub_batch.messages.iter().for_each(|message| self.settler.expire(message));
                     None
                 }
-                Err(error) => Some(Err(error)),
+                Err(error) => {
+                    // No call is made before the next try, and another worker's may be.
+                    drop(pass);
+                    Some(Err(error))
+                }
             };
             end(&self.settler, trial).await;
             match result {
@@ -255,17 +246,21 @@ impl<S: Sink> SinkLoop<S> {
         sub_batches.push_front(sub_batch);
     }
 
-    async fn call(&self, batch: &Batch<S::Item>) -> BatchResult {
+    async fn call(&self, batch: &Batch<S::Item>, pass: Pass) -> BatchResult {
         let began = Instant::now();
         crash::pass(Point::BeforeInsert);
         let answer = timeout(self.call_timeout, caught("the sink", self.sink.deliver(batch))).await;
         crash::pass(Point::AfterInsert);
         self.settler.metrics.sink().call_seconds.record(seconds(began.elapsed()));
         self.settler.metrics.sink().call_events.record(batch.items().len() as f64);
-        match answer {
+        let result = match answer {
             Ok(answer) => answer.unwrap_or_else(BatchResult::Whole),
             Err(_) => BatchResult::TooMuch(timed_out(self.call_timeout)),
+        };
+        if let Some(answer) = self.told_by(&result) {
+            pass.answered(answer);
         }
+        result
     }
 
     /// Settles each item after its result. The refused ones are kept in `progress`. Returns how long the consumer must
@@ -273,17 +268,20 @@ impl<S: Sink> SinkLoop<S> {
     async fn settle_each(
         &self,
         sub_batch: SubBatch<S::Item>,
-        results: Vec<Result<(), Fault>>,
+        results: Vec<Result<Taken, Fault>>,
         progress: &mut Progress,
     ) -> Option<Duration> {
-        let (mut delivered, mut unanswered) = (Vec::new(), None);
+        let (mut delivered, mut known, mut unanswered) = (Vec::new(), 0, None);
         let (mut settled, mut outcomes) = (Vec::with_capacity(results.len()), Vec::with_capacity(results.len()));
         let items = sub_batch.messages.into_iter().zip(sub_batch.batch.into_items());
         for ((message, item), result) in items.zip(results) {
             outcomes.push(match result {
-                Ok(()) => {
+                Ok(taken) => {
                     self.settler.metrics.sink().deliver_seconds.record(seconds_since(item.value.received_at()));
-                    delivered.push(item);
+                    match taken {
+                        Taken::Now => delivered.push(item),
+                        Taken::Before => known += 1,
+                    }
                     Outcome::Done
                 }
                 Err(fault @ Fault { class: FaultClass::Poison(_), .. }) => {
@@ -302,7 +300,7 @@ impl<S: Sink> SinkLoop<S> {
             settled.push(message);
         }
         let pause = self.settler.settle_all(settled.iter().zip(outcomes).collect()).await;
-        self.settler.metrics.sink().delivered.increment(delivered.len() as u64);
+        self.settler.metrics.sink().delivered.increment((delivered.len() + known) as u64);
         if !delivered.is_empty() {
             self.settler.refusals.accepted(delivered.iter().map(|item| name_of(&item.value)));
         }
@@ -310,6 +308,7 @@ impl<S: Sink> SinkLoop<S> {
             // Already reported as broken by the settler.
             (_, _, Some(_)) => {}
             (true, Some(why), None) => self.settler.health.degraded(why),
+            (true, None, None) if known > 0 => self.healthy_unless_refused(),
             // A refusal alone does not tell how the receiver is.
             (true, None, None) => {}
             (false, _, None) => self.settler.health.healthy(),
@@ -324,7 +323,11 @@ impl<S: Sink> SinkLoop<S> {
         }
         self.settler.settle_all(sub_batch.messages.iter().map(|message| (message, Outcome::Done)).collect()).await;
         self.settler.metrics.sink().delivered.increment(sub_batch.messages.len() as u64);
-        // The receiver answered, and took nothing. It may still refuse everything.
+        self.healthy_unless_refused();
+    }
+
+    /// The receiver answered, and took nothing. It may still refuse everything.
+    fn healthy_unless_refused(&self) {
         if !self.settler.refusals.are_open() {
             self.settler.health.healthy();
         }
@@ -350,9 +353,15 @@ impl<S: Sink> SinkLoop<S> {
     }
 
     fn report(&self, fault: &Fault) {
+        let why = match self.limiter.open_until() {
+            Some((until, failures)) => {
+                format!("{fault}; no call is made until {until}, because {failures} in a row failed")
+            }
+            None => fault.to_string(),
+        };
         match fault.class {
-            FaultClass::Broken => self.settler.health.broken(fault.to_string()),
-            _ => self.settler.health.degraded(fault.to_string()),
+            FaultClass::Broken => self.settler.health.broken(why),
+            _ => self.settler.health.degraded(why),
         }
     }
 }

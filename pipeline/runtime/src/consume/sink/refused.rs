@@ -109,7 +109,7 @@ impl<S: Sink> SinkLoop<S> {
             refused.into_iter().map(|item| (item.message, item.fault)).unzip();
         let held: Vec<&Delivered> = messages.iter().chain(waiting).collect();
         let asked = match blames.iter().find(|blame| matches!(blame, Blame::ItemUnlessBroken(_))) {
-            Some(_) => while_held(&held, self.subscription.ack_wait, self.check()).await,
+            Some(_) => while_held(&held, self.subscription.ack_wait, self.ask()).await,
             None => Ok(()),
         };
         let broken = || Outcome::Failed(Fault::broken(anyhow::anyhow!(every.clone())));

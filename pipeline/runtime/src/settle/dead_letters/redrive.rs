@@ -22,9 +22,22 @@ pub enum Redriven {
     Kept(String),
 }
 
-/// The messages that a run of redriving has sent, by [`content`].
+/// The messages that a run of redriving has sent.
 #[derive(Debug, Default)]
-pub struct SentMessages(pub(super) HashSet<[u8; 32]>);
+pub struct SentMessages {
+    /// Each by [`content`].
+    pub(super) contents: HashSet<[u8; 32]>,
+    /// The ids of their events.
+    pub(super) ids: HashSet<String>,
+}
+
+impl SentMessages {
+    /// Adds the message of `dead_letter`, which has this `content`.
+    pub(super) fn insert(&mut self, dead_letter: &DeadLetter, content: [u8; 32]) {
+        self.contents.insert(content);
+        self.ids.insert(dead_letter.header(header::ID).to_owned());
+    }
+}
 
 /// The headers of the redriven message: those that the message had, and its history.
 pub(super) fn live_headers(dead_letter: &DeadLetter) -> HeaderMap {

@@ -3,7 +3,7 @@
 //! Which are kept depends on the record alone: first those at the top level, then nested ones, each in the order of the
 //! record, until there are [`ATTRIBUTES_MAX`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::normalize::document::{Entry, Object, cut, scalar};
 
@@ -87,6 +87,6 @@ impl Found {
 
 /// The entries of `object` without those whose key came before.
 fn first_of_each<'o, 'a>(object: &'o Object<'a>) -> impl Iterator<Item = &'o Entry<'a>> {
-    let is_first = |entry: &&Entry<'a>| object.entry(entry.key()).is_some_and(|first| std::ptr::eq(first, *entry));
-    object.entries().iter().filter(is_first)
+    let mut seen = HashSet::with_capacity(object.entries().len());
+    object.entries().iter().filter(move |entry| seen.insert(entry.key()))
 }

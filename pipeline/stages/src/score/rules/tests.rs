@@ -138,6 +138,19 @@ fn a_match_tells_its_evidence_in_a_stable_order() {
 }
 
 #[test]
+fn a_pipe_in_the_place_of_a_rule_is_refused_and_not_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("a.yml");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let config = Config { rules_dirs: vec![directory.path().to_owned()], ..Config::default() };
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(config.validate("pipeline.score")));
+    let problems = receiver.recv_timeout(std::time::Duration::from_secs(60)).expect("nothing waits for a writer");
+    let [problem] = problems.as_slice() else { panic!("{problems:?}") };
+    assert!(problem.message.contains("a.yml: expected a regular file"), "{problem:?}");
+}
+
+#[test]
 fn directories_add_rules_and_configuration_takes_them_away() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, content: &str| fs::write(directory.path().join(name), content).unwrap();

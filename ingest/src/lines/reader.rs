@@ -2,29 +2,30 @@
 
 use std::io::{self, BufRead};
 
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 /// So much is kept of a line that can never be read.
-pub(super) const HEAD_BYTES_MAX: usize = 64 << 10;
+pub(crate) const HEAD_BYTES_MAX: usize = 64 << 10;
 /// A line that is too long is cut into pieces of at most about this many bytes, so that one look at it ends in time.
 const PIECE_BYTES_MAX: u64 = 256 << 20;
 
 /// A line, or what there is of one.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Line {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Line {
     /// Its bytes without the line end, or the first of them if it is too long.
-    pub(super) bytes: Vec<u8>,
+    pub(crate) bytes: Bytes,
     /// How many bytes it takes in the stream, with its line end.
-    pub(super) length: u64,
+    pub(crate) length: u64,
     /// How it ends.
-    pub(super) end: End,
+    pub(crate) end: End,
     /// The SHA-256 of all its bytes, if it is too long.
-    pub(super) too_long: Option<[u8; 32]>,
+    pub(crate) too_long: Option<[u8; 32]>,
 }
 
 /// How a line ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// With a line end, or because it is too long for another piece.
     Whole,
     /// With the stream: more may come.
@@ -32,19 +33,21 @@ pub(super) enum End {
 }
 
 /// Reads lines.
-pub(super) struct Lines<R> {
+pub(crate) struct Lines<R> {
     reader: R,
     bytes_max: usize,
+    /// A line that was given back.
+    kept: Option<Line>,
 }
 
 impl<R: BufRead> Lines<R> {
     /// The lines of `reader`. Those beyond `bytes_max` are too long.
-    pub(super) const fn new(reader: R, bytes_max: usize) -> Self {
-        Self { reader, bytes_max }
+    pub(crate) const fn new(reader: R, bytes_max: usize) -> Self {
+        Self { reader, bytes_max, kept: None }
     }
 
-    /// Reads over `bytes`. Returns how many there were.
-    pub(super) fn skip(&mut self, bytes: u64) -> io::Result<u64> {
+    /// Reads over `bytes` from its beginning. Returns how many there were.
+    pub(crate) fn skip(&mut self, bytes: u64) -> io::Result<u64> {
         let mut skipped = 0;
         while skipped < bytes {
             let buffer = self.reader.fill_buf()?;
@@ -58,9 +61,17 @@ impl<R: BufRead> Lines<R> {
         Ok(skipped)
     }
 
+    /// Gives a line back, to be the next one.
+    pub(crate) fn put_back(&mut self, line: Line) {
+        self.kept = Some(line);
+    }
+
     /// The next line. `None` at the end. After an error, `so_far` has what was read of it.
-    pub(super) fn next(&mut self, so_far: &mut Vec<u8>) -> io::Result<Option<Line>> {
+    pub(crate) fn next(&mut self, so_far: &mut Vec<u8>) -> io::Result<Option<Line>> {
         so_far.clear();
+        if let Some(line) = self.kept.take() {
+            return Ok(Some(line));
+        }
         let (mut length, mut hash): (u64, Option<Sha256>) = (0, None);
         let end = loop {
             let buffer = match self.reader.fill_buf() {
@@ -96,7 +107,7 @@ impl<R: BufRead> Lines<R> {
             return Ok(None);
         }
         let too_long = hash.map(|hash| hash.finalize().into());
-        Ok(Some(Line { bytes: std::mem::take(so_far), length, end, too_long }))
+        Ok(Some(Line { bytes: std::mem::take(so_far).into(), length, end, too_long }))
     }
 }
 

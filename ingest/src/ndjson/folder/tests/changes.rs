@@ -1,0 +1,119 @@
+//! Folders that are moved, settings that change, files that take long, clocks that differ.
+
+use headrace_local::poll;
+use headrace_schemas::time::Timestamp;
+
+use super::*;
+
+/// More files than the cursor holds, all of them read, and a file outside that is older than any of them.
+async fn full(old: &str) -> (Bed, TempDir, usize) {
+    let mut bed = Bed::new();
+    let outside = TempDir::new().unwrap();
+    fs::create_dir_all(outside.path().join("a/b")).unwrap();
+    fs::write(outside.path().join("a/b/old.log"), line(1_000_000)).unwrap();
+    bed.append(old, &line(1_000_001));
+    let count = position::FILES_MAX + 300;
+    for number in 0..count {
+        bed.append(&format!("{number}.json"), &line(number));
+    }
+    bed.numbers().await;
+    assert_ne!(bed.cursor.as_ref().unwrap()["floor"], serde_json::Value::Null);
+    (bed, outside, count)
+}
+
+#[tokio::test]
+async fn a_folder_that_is_moved_in_with_old_files_is_read() {
+    let (mut bed, outside, count) = full("first.log").await;
+    fs::rename(outside.path().join("a"), bed.path("moved")).unwrap();
+    let found = bed.numbers().await;
+    assert!(found.contains(&1_000_000), "{found:?}");
+    assert!(found.len() < count, "files that have a mark are not read again");
+    assert_eq!(bed.numbers().await, [0; 0]);
+    // One that is made here has young files, so nothing is read again for it.
+    fs::create_dir(bed.path("new")).unwrap();
+    bed.append("new/a.log", &line(1_000_002));
+    assert_eq!(bed.numbers().await, [1_000_002]);
+}
+
+#[tokio::test]
+async fn a_suffix_that_is_added_later_finds_old_files_too() {
+    let (mut bed, _outside, count) = full("first.csv").await;
+    assert_eq!(bed.numbers().await, [0; 0]);
+    bed.go_on(|config| config.suffixes.push(".csv".to_owned()));
+    let found = bed.numbers().await;
+    assert!(found.contains(&1_000_001) && found.len() < count, "{found:?}");
+    bed.go_on(|config| config.suffixes.reverse());
+    assert_eq!(bed.numbers().await, [0; 0], "they are the same suffixes");
+}
+
+#[tokio::test]
+async fn another_folder_is_read_from_its_beginning() {
+    let mut bed = Bed::new();
+    bed.append("a.log", &line(1));
+    fs::create_dir(bed.path("in")).unwrap();
+    bed.append("in/b.log", &line(2));
+    assert_eq!(bed.numbers().await.len(), 2);
+    let url = bed.path("in").to_str().unwrap().to_owned();
+    bed.go_on(|config| config.url.clone_from(&url));
+    assert_eq!(bed.numbers().await, [2]);
+    bed.go_on(|config| config.url = format!("file://{url}/"));
+    assert_eq!(bed.numbers().await, [0; 0], "it is the same folder");
+    // As a bucket's cursor is.
+    bed.cursor = Some(serde_json::json!({ "of": "another", "floor": 7 }));
+    assert_eq!(bed.numbers().await, [2]);
+}
+
+#[tokio::test]
+async fn a_packed_file_is_passed_over_page_by_page_until_its_place_comes() {
+    let mut bed = Bed::new();
+    let long = "x".repeat(100);
+    let text: String =
+        (0..200_000).map(|number| format!("{{\"id\":{number},\"time\":1,\"x\":\"{long}\"}}\n")).collect();
+    pack(&bed.path("a.log.gz"), text.as_bytes());
+    let bound = async |bed: &Bed, limits: Limits| bed.folder.reader.lock().await.limits = limits;
+    let most = Limits { lines: 190_000, bytes: usize::MAX, read: u64::MAX, time: Duration::from_secs(60) };
+    bound(&bed, most).await;
+    let page = bed.folder.page(None).await.unwrap();
+    assert_eq!((page.records.len(), page.has_more), (190_000, true));
+    bed.cursor = page.cursor;
+    // Another process unpacks it from its beginning, and has no time to come to the place at once.
+    bed.go_on(|_| ());
+    let mut unpacked = 0;
+    for _ in 0..2 {
+        bound(&bed, Limits { read: 1, ..most }).await;
+        let page = bed.folder.page(bed.cursor.as_ref()).await.unwrap();
+        assert!(page.records.is_empty() && page.has_more);
+        let now = page.cursor.as_ref().unwrap()["unpacked"].as_u64().unwrap();
+        assert!(now > unpacked, "{now} after {unpacked}");
+        unpacked = now;
+        bed.cursor = page.cursor;
+    }
+    bound(&bed, Limits::default()).await;
+    assert_eq!(bed.numbers().await, (190_000..200_000).collect::<Vec<_>>());
+    assert_eq!(bed.cursor.as_ref().unwrap()["unpacked"], serde_json::Value::Null);
+}
+
+#[tokio::test]
+async fn a_line_that_is_ahead_of_the_clock_is_waited_for() {
+    let mut bed = Bed::new();
+    let ahead = |number: usize, seconds: i64| {
+        let time = Timestamp::now().as_micros() / 1_000_000 + seconds;
+        format!("{{\"id\":{number},\"time\":{time}}}\n")
+    };
+    bed.append("a.log", &[line(1), ahead(2, 33), line(3)].concat());
+    pack(&bed.path("b.log.gz"), [line(4), ahead(5, 33)].concat().as_bytes());
+    bed.append("c.log", &[ahead(6, 7_200), line(7)].concat());
+    let mut found = bed.read().await;
+    let bad = found.extract_if(.., |body| body.starts_with('!')).collect::<Vec<_>>();
+    assert!(bad.len() == 1 && bad[0].contains("c.log at byte 0") && bad[0].contains("ahead"), "{bad:?}");
+    let id = |body: &String| serde_json::from_str::<serde_json::Value>(body).unwrap()["id"].as_u64().unwrap();
+    let read = Mutex::new((bed, found.iter().map(id).collect::<Vec<u64>>()));
+    let all = async || {
+        let (bed, ids) = &mut *read.lock().await;
+        ids.extend(bed.read().await.iter().map(id));
+        (ids.len() == 6).then(|| ids.clone())
+    };
+    let mut ids = poll::until("its time has come", Duration::from_secs(60), all).await.unwrap();
+    ids.sort_unstable();
+    assert_eq!(ids, [1, 2, 3, 4, 5, 7]);
+}
