@@ -36,6 +36,10 @@ pub enum Point {
     BeforePubAck,
     /// A chain has the PubAck and has not acknowledged.
     AfterPubAck,
+    /// What a sink will miss is noted, and the messages are not purged.
+    BeforePurge,
+    /// Events for a sink that catches up are in CATCHUP, and how far it was brought is not noted.
+    BeforeCaughtUp,
     /// A sink is about to deliver.
     BeforeInsert,
     /// The file sink has set a full file aside and not begun the next one.
@@ -64,7 +68,7 @@ pub enum Point {
 
 impl Point {
     /// All points, in the order of an event's way.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::BeforeStore,
         Self::BeforeStoreAck,
         Self::AfterStoreAck,
@@ -74,6 +78,8 @@ impl Point {
         Self::BeforePublish,
         Self::BeforePubAck,
         Self::AfterPubAck,
+        Self::BeforePurge,
+        Self::BeforeCaughtUp,
         Self::BeforeInsert,
         Self::AfterRename,
         Self::AfterRotation,
@@ -101,6 +107,8 @@ impl Point {
             Self::BeforePublish => "before_publish",
             Self::BeforePubAck => "before_pub_ack",
             Self::AfterPubAck => "after_pub_ack",
+            Self::BeforePurge => "before_purge",
+            Self::BeforeCaughtUp => "before_caught_up",
             Self::BeforeInsert => "before_insert",
             Self::AfterRename => "after_rename",
             Self::AfterRotation => "after_rotation",

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`component`] | the contracts: stage, sink, what they are given |
 //! | [`consume`] | takes messages and runs components on them; [`consume::stream_reader`] reads what RAW still holds |
+//! | [`aside`] | keeps streams from filling up: sets sinks aside that are far behind, and lets them catch up |
 //! | [`settle`] | decides what becomes of a message and carries it out; dead letters, trials |
 //! | [`limit`] | when calls to a receiver may be made: its rate, its wish, a circuit breaker |
 //! | [`publish`] | publishes messages, and knows which of them the broker has stored |
@@ -16,6 +17,7 @@
 //! Each room uses only rooms below it; a test fails on a circle. Components ([`component::stage::Stage`],
 //! [`component::sink::Sink`]) return values. [`settle::settle`] alone decides what becomes of a message.
 
+pub mod aside;
 pub mod broker;
 pub mod certificate;
 pub mod component;

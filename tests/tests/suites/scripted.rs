@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use headrace_runtime::aside::pause::Gate;
 use headrace_runtime::broker::{Broker, Stream};
 use headrace_runtime::component::batch::{Batch, BatchPolicy, Key};
 use headrace_runtime::component::sink::{BatchResult, Sink};
@@ -151,6 +152,7 @@ impl Bed {
             call_timeout: Duration::from_millis(300),
             limiter: Limiter::new(COMPONENT, &self.limits),
             settler,
+            gate: Gate::default(),
         });
         Workers::run(count, move |stop| {
             let sink = Arc::clone(&sink);

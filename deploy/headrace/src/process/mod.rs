@@ -1,5 +1,6 @@
 //! A process: the tasks of its roles, under one supervisor.
 
+mod catch_up;
 pub(crate) mod earlier;
 pub(crate) mod listeners;
 mod recover;
@@ -16,9 +17,11 @@ use anyhow::Context as _;
 use headrace_ingest::collect::Collector;
 use headrace_ingest::gateway::Gateway;
 use headrace_ingest::sources::{self, StoredCheck};
+use headrace_runtime::aside::pause::{Gate, Keeper};
+use headrace_runtime::aside::{pause, retention};
 use headrace_runtime::broker::Broker;
 use headrace_runtime::broker::measure::Measure;
-use headrace_runtime::broker::{recreate, retention};
+use headrace_runtime::broker::recreate;
 use headrace_runtime::component::sink::{BoxedSink, SinkOptions};
 use headrace_runtime::component::stage::BoxedStage;
 use headrace_runtime::component::subscription::{Owner, Subscription};
@@ -28,7 +31,7 @@ use headrace_runtime::consume::sink::SinkLoop;
 use headrace_runtime::http::admin::{self, Admin};
 use headrace_runtime::limit::Limiter;
 use headrace_runtime::message::payload::{Payload, Product};
-use headrace_runtime::observe::health::Health;
+use headrace_runtime::observe::health::{ComponentHealth, Health};
 use headrace_runtime::observe::metrics;
 use headrace_runtime::publish::store_health::{self, StoreHealth};
 use headrace_runtime::retry::RetryPolicy;
@@ -39,7 +42,7 @@ use headrace_runtime::supervisor::{Group, Supervisor};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use headrace_sinks::instances::usual_components;
-use headrace_sinks::kind::{AnySink, Terms};
+use headrace_sinks::kind::AnySink;
 use headrace_stages::alert::Alerts;
 use headrace_stages::chains::{self, Stages};
 use headrace_stages::normalize::Verify;
@@ -80,6 +83,18 @@ struct Builder<'a> {
     supervisor: Supervisor,
     subscriptions: Vec<(Broker, Subscription)>,
     sinks: BTreeSet<String>,
+}
+
+/// How a sink's component is run.
+#[derive(Clone)]
+struct Run {
+    component: String,
+    owner: Owner,
+    options: SinkOptions,
+    gate: Gate,
+    retry: RetryPolicy,
+    /// When its receiver may be called.
+    limiter: Limiter,
 }
 
 impl Process {
@@ -278,18 +293,32 @@ impl Builder<'_> {
     /// Starts every configured sink, and looks for what others have left behind.
     fn sinks(&mut self, config: &Config) -> anyhow::Result<()> {
         let broker = self.brokers.need(User::Sinks)?;
+        let (history, mut keepers) = (catch_up::history(config), Vec::new());
         for instance in config.sinks.iter() {
             let parts = instance.parts().with_context(|| format!("cannot set up the sink `{}`", instance.name()))?;
+            let (keeper, gate) = Keeper::new(instance.name());
+            keepers.push(keeper);
             for (component, part) in parts {
-                let (name, owner, options) = (component.name.as_str(), instance.owner(), part.options);
+                let (component, owner) = (component.name, config.sinks.owner(instance, component.stream));
                 let terms = instance.terms(&config.retry);
+                let limiter = Limiter::new(&component, &terms.limits);
+                let run =
+                    Run { component, owner, options: part.options, gate: gate.clone(), retry: terms.retry, limiter };
                 match part.sink {
-                    AnySink::Raw(sink) => self.sink(broker, name, owner, sink, options, terms),
-                    AnySink::Events(sink) => self.sink(broker, name, owner, sink, options, terms),
-                    AnySink::Alerts(sink) => self.sink(broker, name, owner, sink, options, terms),
+                    AnySink::Raw(sink) => _ = self.sink(broker, run, sink),
+                    AnySink::Events(sink) => {
+                        let health = self.sink(broker, run.clone(), sink.clone());
+                        self.catch_up(broker, run, sink, health, history.as_ref());
+                    }
+                    AnySink::Alerts(sink) => _ = self.sink(broker, run, sink),
                 }
             }
         }
+        let (paused, keepers) = (broker.clone(), Arc::new(keepers));
+        self.supervisor.spawn(Group::Service, "paused", move |stop| {
+            let (broker, keepers) = (paused.clone(), Arc::clone(&keepers));
+            async move { pause::watch(broker, &keepers, stop).await }
+        });
         let (broker, configured) = (broker.clone(), config.sinks.components());
         self.supervisor.spawn(Group::Service, "leftover", move |stop| {
             leftover::watch(broker.clone(), configured.clone(), usual_components(), stop)
@@ -323,16 +352,11 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn sink<T: Payload>(
-        &mut self,
-        broker: &Broker,
-        component: &str,
-        owner: Owner,
-        sink: BoxedSink<T>,
-        options: SinkOptions,
-        terms: Terms,
-    ) {
-        let settler = Settler::new(component, broker, terms.retry, self.health.register(component));
+    fn sink<T: Payload>(&mut self, broker: &Broker, run: Run, sink: BoxedSink<T>) -> ComponentHealth {
+        let Run { component, owner, options, gate, retry, limiter } = run;
+        let component = component.as_str();
+        let health = self.health.register(component);
+        let settler = Settler::new(component, broker, retry, health.clone());
         self.sinks.insert(component.to_owned());
         let subscription = Subscription { sink: Some(owner), ..options.subscription(component, T::STREAM) };
         self.subscriptions.push((broker.clone(), subscription.clone()));
@@ -342,8 +366,9 @@ impl Builder<'_> {
             sink,
             batching: options.batching,
             call_timeout: options.call_timeout,
-            limiter: Limiter::new(component, &terms.limits),
+            limiter,
             settler,
+            gate,
         });
         for worker in 0..options.workers {
             let sink = Arc::clone(&sink);
@@ -352,6 +377,7 @@ impl Builder<'_> {
                 async move { sink.run_worker(stop).await }
             });
         }
+        health
     }
 
     fn settler(&self, component: &str, broker: &Broker) -> Settler {

@@ -65,7 +65,16 @@ pub const PENDING: &str = "headrace_consumer_pending";
 pub const EARLIER_PARTITIONS: &str = "headrace_clickhouse_earlier_partitions";
 /// Messages that wait for a sink that is not configured any more, by `component`.
 pub const UNREAD: &str = "headrace_consumer_unread";
-/// Messages removed from a full stream after every consumer had settled them, by `stream`.
+/// 1 while a sink was set aside and has not caught up, by `component`.
+pub const SET_ASIDE: &str = "headrace_sink_set_aside";
+/// Seconds of the stream EVENTS that a sink has missed and was not brought yet, by `component`.
+pub const MISSED_SECONDS: &str = "headrace_sink_missed_seconds";
+/// Events that were brought once more to a sink that catches up, by `component`.
+pub const CAUGHT_UP: &str = "headrace_sink_caught_up_total";
+/// 1 while a person has a sink paused, by `sink`.
+pub const PAUSED: &str = "headrace_sink_paused";
+/// Messages removed from a full stream, or before they were too old, after they were settled or noted as missed, by
+/// `stream`.
 pub const PURGED: &str = "headrace_stream_purged_total";
 /// Streams and buckets that somebody deleted and that were made anew, by `stream`: what they held is lost.
 pub const RECREATED: &str = "headrace_streams_recreated_total";
@@ -161,7 +170,8 @@ fn describe_counters() {
         (DELIVERED, Unit::Count, "Events delivered by a sink."),
         (ALREADY_THERE, Unit::Count, "Suspects looked up and found to be there already."),
         (CONFLICTS, Unit::Count, "Deliveries under the id of an event that was made of another kind or body."),
-        (PURGED, Unit::Count, "Messages removed from a full stream after every consumer had settled them."),
+        (PURGED, Unit::Count, "Messages removed from a full stream, settled or noted as missed."),
+        (CAUGHT_UP, Unit::Count, "Events that were brought once more to a sink that catches up."),
         (RECREATED, Unit::Count, "Streams that somebody deleted and that were made anew; what they held is lost."),
         (RULE_MATCHES, Unit::Count, "Events that a detection rule matched, by the rule's id."),
         (COLLECT_PAGES, Unit::Count, "Pages that a source was asked for, by component and outcome."),
@@ -198,6 +208,9 @@ fn describe_gauges() {
         (PENDING, Unit::Count, "Messages of a consumer that are delivered but not settled."),
         (EARLIER_PARTITIONS, Unit::Count, "Partitions of an earlier release's table that wait to be moved."),
         (UNREAD, Unit::Count, "Messages that wait for a sink that is not configured any more."),
+        (SET_ASIDE, Unit::Count, "1 while a sink was set aside and has not caught up."),
+        (MISSED_SECONDS, Unit::Seconds, "Seconds of EVENTS that a sink has missed and was not brought yet."),
+        (PAUSED, Unit::Count, "1 while a person has a sink paused."),
         (OLDEST_SECONDS, Unit::Seconds, "Age of the oldest message that a consumer has not settled; 0 when all are."),
         (STREAM_MESSAGES, Unit::Count, "Messages in a stream."),
         (STREAM_BYTES, Unit::Bytes, "Bytes in a stream."),

@@ -19,7 +19,7 @@ use crate::clickhouse::told::{self, Part, Told};
 
 /// The table `events` as a record of what was scored.
 pub struct EventTable {
-    client: Client,
+    pub(super) client: Client,
 }
 
 impl EventTable {

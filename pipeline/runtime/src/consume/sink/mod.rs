@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::answer::Progress;
 use self::refused::{RefusedItem, name_of};
+use crate::aside::pause::Gate;
 use crate::broker::Broker;
 use crate::component::batch::{Batch, BatchPolicy};
 use crate::component::sink::{BatchResult, Sink, Taken};
@@ -57,6 +58,8 @@ pub struct SinkLoop<S: Sink> {
     pub limiter: Limiter,
     /// Settles its messages.
     pub settler: Settler,
+    /// Closed while a person has the sink paused.
+    pub gate: Gate,
 }
 
 impl<S: Sink> SinkLoop<S> {
@@ -72,6 +75,7 @@ impl<S: Sink> SinkLoop<S> {
         let mut subscriber = Subscriber::open(&self.broker, &self.subscription).await?;
         // So that its series begin at 0.
         self.settler.metrics.sink();
+        self.await_gate(&stop).await;
         self.await_receiver(&stop).await;
         while self.may_take(&stop).await {
             let BatchPolicy { events_max, bytes_max, linger } = self.batching;
