@@ -5,6 +5,7 @@
 
 mod addressed;
 mod alerts;
+mod aside;
 mod away;
 mod chains;
 mod command_line;
