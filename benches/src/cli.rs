@@ -265,6 +265,10 @@ pub(crate) struct LargeBodies {
     /// Size of each body, in bytes. Bodies above NATS' max_payload of 8 MiB are stored as objects.
     #[arg(long, value_name = "BYTES", default_value_t = 20_971_520, value_parser = parse_body_bytes)]
     pub(crate) bytes: usize,
+    /// Run gateway, stages and sinks as one process, which gets no more than so many MB of memory from the system
+    /// (RLIMIT_DATA).
+    #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u64).range(128..=65_536))]
+    pub(crate) limit_mb: Option<u64>,
     /// Whose product is measured.
     #[command(flatten)]
     #[serde(flatten)]

@@ -32,7 +32,7 @@ const SPAN: Duration = Duration::from_secs(7 * 86_400);
 /// Rows that one statement makes.
 const ROWS_AT_ONCE: u64 = 2_000_000;
 /// A granule ends with this many rows, or with [`GRANULE_BYTES`].
-const GRANULE_ROWS: u64 = 8_192;
+const GRANULE_ROWS: u64 = 1_024;
 const GRANULE_BYTES: u64 = 10_485_760;
 /// 100 ns intervals between the UUID epoch (1582-10-15) and the Unix epoch.
 const UUID_EPOCH_TICKS: u64 = 0x01B2_1DD2_1381_4000;
@@ -168,6 +168,7 @@ fn value(Column { name, default_kind }: &Column) -> Option<String> {
     let value = match name.as_str() {
         "id" => "concat('github:', guid)",
         "received_at" => "fromUnixTimestamp64Micro(at, 'UTC')",
+        "stored_at" => "fromUnixTimestamp64Micro(at + 250000, 'UTC')",
         "inserted_at" => "fromUnixTimestamp64Micro(at + 500000, 'UTC')",
         "occurred_at" => "fromUnixTimestamp64Micro(at - 1000000, 'UTC')",
         "sequence" | "raw_sequence" => "n + 1",
@@ -220,10 +221,10 @@ mod tests {
     #[test]
     fn granules_get_shorter_and_nothing_else_changes() {
         let made = "CREATE TABLE headrace.raw (`id` String) ENGINE = MergeTree ORDER BY id \
-                    SETTINGS index_granularity_bytes = 10485760, index_granularity = 8192 COMMENT 'x'";
+                    SETTINGS index_granularity_bytes = 10485760, index_granularity = 1024 COMMENT 'x'";
         let wanted = "CREATE TABLE headrace.prefilled (`id` String) ENGINE = MergeTree ORDER BY id \
-                      SETTINGS index_granularity_bytes = 10485760, index_granularity = 1000 COMMENT 'x'";
-        assert_eq!(with_granules(made, 1_000).unwrap(), wanted);
+                      SETTINGS index_granularity_bytes = 10485760, index_granularity = 700 COMMENT 'x'";
+        assert_eq!(with_granules(made, 700).unwrap(), wanted);
         assert!(with_granules("CREATE TABLE headrace.raw (`id` String) ENGINE = Memory", 1).is_err());
     }
 
@@ -231,7 +232,7 @@ mod tests {
     fn a_column_that_clickhouse_finds_by_itself_is_left_to_it() {
         let value = |name: &str, kind: &str| value(&Column { name: name.to_owned(), default_kind: kind.to_owned() });
         assert_eq!(value("tenant", ""), Some("t.`tenant`".to_owned()));
-        assert_eq!(value("valid_until", "EPHEMERAL"), None);
+        assert_eq!(value("held_until", "EPHEMERAL"), None);
         assert_eq!(value("of_the_future", "DEFAULT"), None);
         assert!(value("sha256", "DEFAULT").is_some());
     }

@@ -14,6 +14,7 @@ use headrace_local::install::{Installer, Terminal};
 use headrace_local::{clickhouse, nats, poll};
 use headrace_runtime::broker::Broker;
 use headrace_runtime::config::{self, Limits, Streams};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde::Deserialize;
 use serde_json::json;
 use tempfile::TempDir;
@@ -25,6 +26,8 @@ use crate::usage::Meter;
 
 /// With this first argument, this binary is the product.
 pub(crate) const PRODUCT: &str = "headrace";
+/// The name of a process of all roles.
+pub(crate) const TOGETHER: &str = "product";
 /// How long a role may take until it works, including the first migration.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How long a role may take to stop.
@@ -122,15 +125,44 @@ impl Product {
 
     /// Starts everything.
     pub(crate) async fn everything(nats: Nats, tested: &Tested) -> anyhow::Result<Self> {
+        Self::with_clickhouse(nats, tested).await?.with(&["sinks", "pipeline", "ingest"]).await
+    }
+
+    /// Starts everything, all roles in one process that gets no more than `limit_mb` MB from the system.
+    pub(crate) async fn limited(nats: Nats, tested: &Tested, limit_mb: u64) -> anyhow::Result<Self> {
+        let mut product = Self::with_clickhouse(nats, tested).await?;
+        let config = product.configure(Some(limit_mb))?;
+        let (dir, roles) = (product.nats.dir.path(), ["ingest", "pipeline", "sinks"]);
+        let started = start_roles(&product.program, TOGETHER, &roles, &config, dir).await;
+        let started = started.context("`headrace run` does not work")?;
+        let pid = i32::try_from(started.child.pid()).ok().and_then(Pid::from_raw);
+        let bytes = Some(limit_mb * 1_000_000);
+        let limit = Rlimit { current: bytes, maximum: bytes };
+        prlimit(pid, Resource::Data, limit).context("cannot limit the memory of the product")?;
+        product.roles.insert(TOGETHER, started);
+        Ok(product)
+    }
+
+    async fn with_clickhouse(nats: Nats, tested: &Tested) -> anyhow::Result<Self> {
         let program = program(tested)?;
         let library = install(Installer::clickhouse_library).await?;
         let arguments: Vec<OsString> = vec![PRODUCT.into(), "clickhouse".into(), "--library".into(), library.into()];
         let server = clickhouse::Config::new(&program, arguments, nats.dir.path().join("clickhouse"));
         let clickhouse = Some(clickhouse::start(server).await?);
-        Self { roles: BTreeMap::new(), clickhouse, nats, program }.with(&["sinks", "pipeline", "ingest"]).await
+        Ok(Self { roles: BTreeMap::new(), clickhouse, nats, program })
     }
 
     async fn with(mut self, roles: &[&'static str]) -> anyhow::Result<Self> {
+        let config = self.configure(None)?;
+        for role in roles {
+            let started = start_roles(&self.program, role, &[role], &config, self.nats.dir.path()).await;
+            self.roles.insert(role, started.with_context(|| format!("`headrace run {role}` does not work"))?);
+        }
+        Ok(self)
+    }
+
+    /// Writes the configuration, for a process that gets no more than `limit_mb` MB if that is given.
+    fn configure(&self, limit_mb: Option<u64>) -> anyhow::Result<PathBuf> {
         let config = self.nats.dir.path().join("headrace.toml");
         // Only settings that every build since the first bench knows, because `--product` may be an older one.
         let Streams { raw, events, alerts, dead, .. } = &self.nats.streams;
@@ -144,18 +176,18 @@ impl Product {
         if let Some(url) = self.clickhouse_url() {
             settings["sinks"] = json!({ "clickhouse": { "url": url, "compress": false } });
         }
+        if let Some(limit_mb) = limit_mb {
+            // The share that the product takes by itself where a limit is there at its start.
+            settings["memory"] = json!({ "budget_mb": limit_mb / 8 * 5 });
+        }
         let text = toml::to_string(&settings).context("cannot write the product's configuration")?;
         std::fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
-        for role in roles {
-            let started = start_role(&self.program, role, &config, self.nats.dir.path()).await;
-            self.roles.insert(role, started.with_context(|| format!("`headrace run {role}` does not work"))?);
-        }
-        Ok(self)
+        Ok(config)
     }
 
     /// Where the gateway listens.
     pub(crate) fn address(&self) -> anyhow::Result<SocketAddr> {
-        let gateway = self.roles.get("ingest").and_then(|role| role.ready.gateway.as_deref());
+        let gateway = self.roles.values().find_map(|role| role.ready.gateway.as_deref());
         address(gateway.context("the gateway told no address")?)
     }
 
@@ -185,7 +217,7 @@ impl Product {
 
     /// Stops everything, the sources first.
     pub(crate) async fn stop(self) {
-        for role in ["ingest", "pipeline", "sinks"] {
+        for role in [TOGETHER, "ingest", "pipeline", "sinks"] {
             if let Some(running) = self.roles.get(role) {
                 running.child.stop(GRACE).await;
             }
@@ -197,15 +229,16 @@ impl Product {
     }
 }
 
-async fn start_role(program: &Path, role: &str, config: &Path, dir: &Path) -> anyhow::Result<Role> {
-    let ready_file = dir.join(format!("{role}.ready.json"));
-    let mut arguments: Vec<OsString> = [PRODUCT, "run", role, "--config"].map(OsString::from).into();
-    arguments.extend([config.into(), "--ready-file".into(), ready_file.clone().into()]);
+/// Starts a process of `roles`, called `name`.
+async fn start_roles(program: &Path, name: &str, roles: &[&str], config: &Path, dir: &Path) -> anyhow::Result<Role> {
+    let ready_file = dir.join(format!("{name}.ready.json"));
+    let mut arguments: Vec<OsString> = [PRODUCT, "run"].iter().chain(roles).map(OsString::from).collect();
+    arguments.extend(["--config".into(), config.into(), "--ready-file".into(), ready_file.clone().into()]);
     let spec = Spec {
         program: program.to_owned(),
         arguments,
         environment: Environment::Inherited,
-        log: dir.join(format!("{role}.log")),
+        log: dir.join(format!("{name}.log")),
     };
     let child = Child::spawn(spec).await?;
     let works = async {

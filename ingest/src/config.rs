@@ -45,8 +45,8 @@ pub struct Config {
     /// request takes no such place before its body has arrived and its signature is verified.
     #[schemars(range(min = 1))]
     pub in_flight_max: usize,
-    /// Most bytes of bodies held at once, at least `body_max_bytes`. A body takes room for what has arrived, never for
-    /// what is announced. When there is no room for the next bytes, the body that comes slowest is dropped after half a
+    /// Most bytes of bodies and their records held at once, at least `body_max_bytes`. Less where `memory.budget_mb` allows
+    /// no more. A body takes room for what has arrived, never for what is announced. When there is no room for the next bytes, the body that comes slowest is dropped after half a
     /// second. A request that finds no room within a second is answered 503.
     #[schemars(range(max = u32::MAX))]
     pub in_flight_max_bytes: usize,

@@ -15,6 +15,8 @@ pub const EVENTS: &str = "events.>";
 pub const ALERTS: &str = "alerts.>";
 /// Every subject of the stream DEAD.
 pub const DEAD: &str = "dead.>";
+/// Every subject of the stream CATCHUP.
+pub const CATCH_UP: &str = "catchup.>";
 /// The tenant of an event that names no organization, owner or account.
 pub const NO_TENANT: &str = token::EMPTY;
 
@@ -106,10 +108,25 @@ pub fn dead_of(component: Option<&str>, tenant: Option<&str>) -> String {
     format!("dead.{}.{}", place(component), place(tenant))
 }
 
-/// Whether this module builds `subject` for RAW, EVENTS or ALERTS. Check a subject that was read from a header by this,
-/// because nothing on the way to the broker checks it.
+/// `catchup.<component>.<subject>`: a message of EVENTS that is brought once more to one component.
+#[must_use]
+pub fn catch_up(component: &str, subject: &str) -> String {
+    format!("catchup.{}.{subject}", token::escaped(component))
+}
+
+/// The filter for what is brought once more to a component.
+#[must_use]
+pub fn catch_up_of(component: &str) -> String {
+    catch_up(component, ">")
+}
+
+/// Whether this module builds `subject` for RAW, EVENTS, ALERTS or CATCHUP. Check a subject that was read from a header
+/// by this, because nothing on the way to the broker checks it.
 #[must_use]
 pub fn is_live(subject: &str) -> bool {
+    if let Some((component, rest)) = subject.strip_prefix("catchup.").and_then(|rest| rest.split_once('.')) {
+        return token::escaped(component) == component && rest.starts_with("events.") && is_live(rest);
+    }
     let mut tokens = subject.split('.');
     let live = tokens.next().is_some_and(|root| matches!(root, "raw" | "events" | "alerts"));
     let count = tokens.clone().count();
@@ -121,6 +138,7 @@ pub fn is_live(subject: &str) -> bool {
 pub fn tenant_of(subject: &str) -> &str {
     let mut tokens = subject.split('.');
     let tenant = match tokens.next() {
+        Some("catchup") => tokens.nth(3),
         Some("events") => tokens.nth(1),
         Some("dead") => tokens.nth(1),
         _ => tokens.next(),
@@ -147,7 +165,12 @@ mod tests {
 
     #[test]
     fn subjects_that_were_read_back_are_checked() {
-        for live in ["raw.acme.github.push", "events.scored.acme.code.high", "alerts.acme.high.r1"] {
+        for live in [
+            "raw.acme.github.push",
+            "events.scored.acme.code.high",
+            "alerts.acme.high.r1",
+            "catchup.file-events.events.scored.acme.code.high",
+        ] {
             assert!(is_live(live), "{live}");
         }
         let long = format!("raw.acme.github.{}", "a".repeat(129));
@@ -159,6 +182,10 @@ mod tests {
             "raw.*.github.push",
             "raw.acme..push",
             "raw.a b.c.d",
+            "catchup.splunk",
+            "catchup.splunk.alerts.acme.high.r1",
+            "catchup.Splunk.events.scored.acme.code.high",
+            "catchup.splunk.catchup.splunk.events.scored.acme.code.high",
             &long,
         ] {
             assert!(!is_live(other), "{other}");
@@ -192,6 +219,8 @@ mod tests {
         assert_eq!(tenant_of(&handover("normalized", "acme", Category::Code)), "acme");
         assert_eq!(tenant_of(&alert("acme", Severity::High, "r1")), "acme");
         assert_eq!(tenant_of(&dead("normalize", "acme")), "acme");
+        let scored = scored("acme", Category::Code, Severity::High);
+        assert_eq!(tenant_of(&catch_up("file-events", &scored)), "acme");
         assert_eq!(tenant_of("raw"), "none");
     }
 

@@ -7,7 +7,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use headrace_runtime::component::subscription::Owner;
+use headrace_runtime::broker::Stream;
+use headrace_runtime::component::subscription::{Owner, WhenBehind};
 use headrace_runtime::config::{Invalid, Retry};
 use headrace_runtime::consume::leftover::Component;
 use headrace_runtime::fault::Fault;
@@ -39,6 +40,11 @@ impl Sinks {
     /// Every instance, in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = &Instance> {
         self.0.values()
+    }
+
+    /// The settings of every instance of a kind, with their names.
+    pub fn of_kind<K: Kind>(&self) -> impl Iterator<Item = (&str, &K)> {
+        self.0.iter().filter_map(|(name, instance)| Some((name.as_str(), instance.settings.as_any().downcast_ref()?)))
     }
 
     /// The settings of the instance that has the name of its kind.
@@ -100,6 +106,36 @@ impl Sinks {
     #[must_use]
     pub fn validate_first<K: Kind>(&self, path: &str) -> Vec<Invalid> {
         self.0.get(K::NAME).map(|instance| instance.validate(path, &[])).unwrap_or_default()
+    }
+
+    /// `instance`, as the owner of its consumer on `stream`.
+    #[must_use]
+    pub fn owner(&self, instance: &Instance, stream: Stream) -> Owner {
+        let when_behind = match stream {
+            _ if instance.is_store() => WhenBehind::Store,
+            Stream::Events if self.has_store() => WhenBehind::SetAside,
+            // There is no table of alerts, and of bodies no sink catches up.
+            _ => WhenBehind::Wait,
+        };
+        let (name, kind) = (instance.name.clone(), instance.kind.name.to_owned());
+        Owner { instance: name, kind, start: instance.common.start, when_behind }
+    }
+
+    /// Whether the installation has a store, from which the sinks of events can catch up.
+    #[must_use]
+    pub fn has_store(&self) -> bool {
+        self.iter().any(Instance::is_store)
+    }
+
+    /// The components that can catch up from the store.
+    #[must_use]
+    pub fn catching_up(&self) -> Vec<Component> {
+        let of = |instance: &Instance| -> Vec<Component> {
+            let catches_up =
+                |component: &Component| self.owner(instance, component.stream).when_behind == WhenBehind::SetAside;
+            instance.components().into_iter().filter(catches_up).collect()
+        };
+        self.iter().flat_map(of).collect()
     }
 
     /// Every component of every instance.
@@ -168,10 +204,9 @@ impl Instance {
         self.kind.name
     }
 
-    /// Itself, as the owner of its consumers.
-    #[must_use]
-    pub fn owner(&self) -> Owner {
-        Owner { instance: self.name.clone(), kind: self.kind.name.to_owned(), start: self.common.start }
+    /// Whether it is the installation's store.
+    fn is_store(&self) -> bool {
+        self.kind.first_is_store && self.name == self.kind.name
     }
 
     /// How its calls are repeated and limited, where `[retry]` is `global`.
@@ -251,7 +286,7 @@ impl Instance {
         let mut problems = self.settings.validate(&path);
         problems.extend(self.common.validate(&path, self.kind.components));
         problems.extend(self.common.validate_concurrency(&path, self.kind.one_at_a_time));
-        if self.kind.first_is_store && name == self.kind.name {
+        if self.is_store() {
             let message = "expected none, because `[sinks.clickhouse]` is the store that recovery and replay rely on; another \
                            instance of this kind may select";
             let given = self.common.selecting().into_iter();

@@ -108,12 +108,32 @@ async fn each_user_may_do_its_work_and_no_more() {
     subscribes(&server, User::Pipeline, &["_INBOX_pipeline.a"], &all).await;
 
     let own = ["$JS.API.STREAM.PURGE.RAW", "$JS.API.STREAM.PURGE.EVENTS", "$JS.API.STREAM.PURGE.ALERTS"];
-    publishes(&server, User::Retention, &own, &[raw, event, alert, dead, "$KV.state.a"]).await;
+    let own = [&own[..], &["$KV.asides.a"]].concat();
+    let refused = [raw, event, alert, dead, "catchup.splunk.a", "$JS.API.STREAM.PURGE.CATCHUP", "$KV.state.a"];
+    publishes(&server, User::Retention, &own, &refused).await;
     subscribes(&server, User::Retention, &["_INBOX_retention.a"], &all).await;
 
-    let own =
-        ["dead.clickhouse.acme", "dead.file-alerts.acme", "$KV.state.epoch.splunk", "$JS.ACK.RAW.clickhouse-raw.1"];
-    let refused = [raw, event, alert, dead, "$KV.state.alert.a", "$O.bodies.M.a", "$JS.ACK.RAW.normalize.1"];
+    let own = [
+        "dead.clickhouse.acme",
+        "dead.file-alerts.acme",
+        "$KV.state.epoch.splunk",
+        "$KV.state.epoch.splunk-catchup",
+        "$KV.asides.a",
+        "$JS.ACK.RAW.clickhouse-raw.1",
+        "$JS.ACK.CATCHUP.splunk-catchup.1",
+        "catchup.file-events.events.scored.acme.code.high",
+    ];
+    let refused = [
+        raw,
+        event,
+        alert,
+        dead,
+        "$KV.state.alert.a",
+        "$O.bodies.M.a",
+        "$JS.ACK.RAW.normalize.1",
+        "catchup.clickhouse.events.scored.acme.code.high",
+        "$JS.API.STREAM.PURGE.CATCHUP",
+    ];
     publishes(&server, User::Sinks, &own, &refused).await;
     subscribes(&server, User::Sinks, &["_INBOX_sinks.a"], &all).await;
 

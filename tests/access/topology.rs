@@ -50,6 +50,7 @@ async fn streams_of_an_earlier_release_are_protected_from_now_on() {
         ("EVENTS", true, false, false),
         ("ALERTS", true, true, false),
         ("DEAD", false, true, false),
+        ("CATCHUP", true, false, false),
         ("OBJ_bodies", true, true, false),
     ];
     assert_eq!(found, expected);

@@ -61,7 +61,7 @@ async fn a_row_that_was_received_later_than_its_suspect_is_found() {
     let (case, sink) = ready().await;
     let received_at = Timestamp::now().minus(MINUTE);
     let value = Event { received_at, ..Event::sample(0) };
-    let earlier = Item { value, suspect: true, redelivered: true, sequence: 1 };
+    let earlier = Item { value, suspect: true, redelivered: true, sequence: 1, stored_at: Timestamp::default() };
     assert_all(&sink.deliver(&batch(0..10, false, MINUTE)).await, 10);
     assert_all(&sink.deliver(&Batch::new(vec![earlier], MINUTE)).await, 1);
     assert_eq!(case.rows(), 10);
@@ -93,9 +93,14 @@ async fn an_unclear_insert_of_suspects_is_repeated_only_after_the_servers_limit(
 
 /// Starts a process with only the sinks, for the ClickHouse at `url`. It dies at a named point as by `kill -9`.
 pub(crate) async fn sinks(nats: &Nats, url: &str, dir: &Path, crash_at: &str) -> Running {
+    sinks_with(nats, url, dir, crash_at, "").await
+}
+
+/// The same, with more settings.
+pub(crate) async fn sinks_with(nats: &Nats, url: &str, dir: &Path, crash_at: &str, settings: &str) -> Running {
     let limits = "{ max_age_hours = 24, max_bytes = 67108864 }";
     let text = format!(
-        "nats = {{ url = '{}', clock_skew_ms = 100 }}\nadmin.listen = '127.0.0.1:0'\n\
+        "{settings}\nnats = {{ url = '{}', clock_skew_ms = 100 }}\nadmin.listen = '127.0.0.1:0'\n\
          sinks.clickhouse = {{ url = '{url}', linger_ms = 50, insert_timeout_s = 1, clock_skew_ms = 200 }}\n\
          streams = {{ raw = {limits}, events = {limits}, alerts = {limits}, dead = {limits} }}\n",
         nats.server().url()

@@ -41,7 +41,8 @@ fn event(number: u16, body: &str) -> Event {
 }
 
 fn batch<T>(values: Vec<T>, suspect: bool) -> Batch<T> {
-    let item = |(sequence, value)| Item { value, suspect, redelivered: suspect, sequence };
+    let item =
+        |(sequence, value)| Item { value, suspect, redelivered: suspect, sequence, stored_at: Timestamp::default() };
     Batch::new((1..).zip(values).map(item).collect(), MINUTE)
 }
 
@@ -102,6 +103,27 @@ async fn each_tenants_event_is_that_of_its_first_body() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_time_under_a_known_id_is_another_event_and_shown() {
+    let (case, sink) = ready().await;
+    let raw = case.with_long_timeout().raw();
+    let id = || EventId::of_source("ndjson", "1");
+    let at = |hours: u64| Some(RECEIVED_AT.minus(Duration::from_secs(hours * 3_600)));
+    let of_hour = |hours| Event { id: id(), event_time: at(hours), ..event(1, "one") };
+    let body_of_hour = |hours| RawDelivery { id: id(), event_time: at(hours), ..delivery(1, "one") };
+    for suspect in [false, true] {
+        // Each comes again among the suspects, long after the broker has forgotten it.
+        let events = vec![of_hour(1), of_hour(5_000), of_hour(1)];
+        assert_all(&sink.deliver(&batch(events, suspect)).await, 3);
+        assert_all(&raw.deliver(&batch(vec![body_of_hour(1), body_of_hour(5_000)], suspect)).await, 2);
+        assert_eq!(case.query("SELECT count(), uniqExact(event_time) FROM headrace.events"), "2\t2\n");
+        assert_eq!(case.query("SELECT count(), uniqExact(event_time) FROM headrace.raw"), "2\t2\n");
+    }
+    let shown = case
+        .query("SELECT id, deliveries, arrayUniq(hashes), arrayUniq(event_times) FROM headrace.conflicting_deliveries");
+    assert_eq!(shown, format!("{}\t2\t1\t2\n", id()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_id_with_a_time_in_the_future_is_found() {
     let (case, sink) = ready().await;
     // The time of its UUID is in the year 3000.
@@ -134,7 +156,8 @@ async fn rows_of_an_earlier_release_are_found() {
         assert_all(&sink.deliver(&batch(both(), true)).await, 2);
         let mut hashes: Vec<String> = both().into_iter().map(|delivery| delivery.sha256).collect();
         hashes.sort();
-        let stored = case.query("SELECT sha256 FROM headrace.raw ORDER BY sha256");
+        let both = "SELECT sha256 FROM headrace.raw UNION ALL SELECT sha256 FROM headrace.raw_1";
+        let stored = case.query(&format!("SELECT * FROM ({both}) ORDER BY sha256"));
         assert_eq!(stored.lines().collect::<Vec<_>>(), hashes);
     }
 }

@@ -28,8 +28,8 @@ const BODY_BYTES: usize = 9 << 20;
 const BATCH_BYTES: usize = 20 << 20;
 /// The most memory that a process may have resident: itself and a few bodies, each several times on its way.
 const RESIDENT_MAX_BYTES: u64 = 224 << 20;
-/// What is counted for a body of unknown size.
-const UNKNOWN_BYTES: f64 = (25_u64 << 20) as f64;
+/// What a body of unknown size is taken for, as often as a sink has a body in memory, and the messages beside it.
+const UNKNOWN_BYTES: f64 = (3 * (25_u64 << 20) + (1 << 20)) as f64;
 /// Far beyond what a few hundred megabytes take on a busy machine.
 const CEILING: Duration = Duration::from_secs(300);
 

@@ -5,6 +5,8 @@ mod comments;
 mod exactly_once;
 mod identity;
 mod large;
+mod lossless;
+mod moved;
 mod owner;
 mod rewritten;
 mod upgraded;
@@ -24,6 +26,7 @@ use headrace_runtime::fault::{DeadReason, Fault, FaultClass};
 use headrace_runtime::message::payload::Payload as _;
 use headrace_runtime::secret::Secret;
 use headrace_schemas::event::Event;
+use headrace_schemas::time::Timestamp;
 use headrace_sinks::clickhouse::{Config, Events, Raw};
 use headrace_tests::conformance::receiver::{Case, Promise, ServerCase};
 use headrace_tests::harness::samples::Sample as _;
@@ -75,7 +78,7 @@ impl ClickHouseCase {
     }
 
     fn create_events(&self) {
-        let migration = include_str!("../../sinks/src/clickhouse/write/migrations/0001_events.sql");
+        let migration = include_str!("../../sinks/src/clickhouse/write/migrations/0010_events.sql");
         self.query(&migration.replace("NOT EXISTS events", "NOT EXISTS headrace.events"));
     }
 
@@ -226,8 +229,13 @@ mod raw {
 }
 
 fn batch(numbers: std::ops::Range<u16>, suspect: bool, valid_for: Duration) -> Batch<Event> {
-    let item =
-        |number: u16| Item { value: Event::sample(number), suspect, redelivered: suspect, sequence: u64::from(number) };
+    let item = |number: u16| Item {
+        value: Event::sample(number),
+        suspect,
+        redelivered: suspect,
+        sequence: u64::from(number),
+        stored_at: Timestamp::from_micros(1_700_000_000_000_000 + i64::from(number)),
+    };
     Batch::new(numbers.map(item).collect(), valid_for)
 }
 

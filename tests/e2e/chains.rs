@@ -38,7 +38,7 @@ async fn rows_of(chains: &str, examples: &[(String, Example)]) -> Vec<Map<String
     let deliveries = examples.iter().map(|(guid, Example { kind, body })| (kind.as_str(), guid.as_str(), body.clone()));
     hook.store_all(deliveries).await;
     stored.settled().await;
-    let columns = "* EXCEPT (inserted_at, received_at, occurred_at, raw_sequence)";
+    let columns = "* EXCEPT (inserted_at, stored_at, received_at, occurred_at, raw_sequence)";
     let rows = stored.objects(&format!("SELECT {columns} FROM events ORDER BY id")).await;
     up.stop().await;
     rows

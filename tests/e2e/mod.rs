@@ -5,6 +5,7 @@
 
 mod addressed;
 mod alerts;
+mod aside;
 mod away;
 mod chains;
 mod command_line;
@@ -16,6 +17,7 @@ mod hostile;
 mod layering;
 mod lifecycle;
 mod logs;
+mod memory;
 mod ndjson;
 mod passwords;
 mod private;

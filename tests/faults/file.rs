@@ -16,6 +16,7 @@ use headrace_runtime::publish::Publisher;
 use headrace_runtime::state::StateStore;
 use headrace_schemas::event::Event;
 use headrace_schemas::id::EventId;
+use headrace_schemas::time::Timestamp;
 use headrace_sinks::file::Config;
 use headrace_tests::harness::samples::{Sample as _, guid};
 use headrace_tests::harness::{CEILING, Nats, until};
@@ -105,7 +106,8 @@ impl Testbed {
     async fn write_earlier(&self) -> Vec<String> {
         let events: Vec<Event> = (0..EARLIER).map(event).collect();
         let ids = ids_of(&events);
-        let item = |value| Item { value, suspect: false, redelivered: false, sequence: 1 };
+        let item =
+            |value| Item { value, suspect: false, redelivered: false, sequence: 1, stored_at: Timestamp::default() };
         let batch = Batch::new(events.into_iter().map(item).collect(), Duration::from_secs(60));
         let sink = Config { dir: self.out(), ..Config::default() }.build::<Event>();
         let BatchResult::Each(results) = sink.deliver(&batch).await else { panic!("the directory can be written to") };

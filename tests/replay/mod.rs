@@ -28,7 +28,7 @@ const CLICKHOUSE: &str = "nats.clock_skew_ms = 100\nreplay.lease_s = 2\n\
 /// An asset list that applies to every repository of acme.
 const ASSETS: &str = "[[pipeline.enrich.assets]]\nname = \"acme\"\nrepository = \"acme/*\"\nowner = \"payments\"\n";
 /// The columns that do not depend on the time of the insert.
-const COLUMNS: &str = "* EXCEPT inserted_at";
+const COLUMNS: &str = "* EXCEPT (inserted_at, stored_at)";
 
 /// A running `up`, and what it stores.
 struct Testbed {

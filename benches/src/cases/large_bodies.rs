@@ -20,18 +20,18 @@ use crate::backlog::{Backlog, Waiting};
 use crate::bodies::SECRET;
 use crate::cli::LargeBodies;
 use crate::figures::round;
-use crate::servers::{Nats, Product};
+use crate::servers::{Nats, Product, TOGETHER};
 use crate::tables::{Rows, Tables};
 use crate::usage::{Cost, Disturbance};
 
-/// The most memory that gateway, pipeline and sinks may hold together, in MB of 10^6 bytes.
+/// The most memory that gateway, pipeline and sinks may hold together when no limit is given, in MB of 10^6 bytes.
 const RESIDENT_MAX_MB: f64 = 512.0;
 /// How long it may take until every row is there. This only ends a run that hangs.
 const DRAINED_WITHIN: Duration = Duration::from_secs(3_600);
 /// What RAW may hold, in bytes. It holds only references.
 const RAW_BYTES_MAX: u64 = 1 << 30;
 /// The product's own processes.
-const OWN: [&str; 3] = ["gateway", "pipeline", "sinks"];
+const OWN: [&str; 4] = ["gateway", "pipeline", "sinks", TOGETHER];
 
 /// What the case reports.
 #[derive(Serialize)]
@@ -52,7 +52,11 @@ struct Found {
 }
 
 pub(crate) async fn run(options: LargeBodies) -> anyhow::Result<()> {
-    let product = Product::everything(Nats::start(RAW_BYTES_MAX).await?, &options.tested).await?;
+    let nats = Nats::start(RAW_BYTES_MAX).await?;
+    let product = match options.limit_mb {
+        Some(limit_mb) => Product::limited(nats, &options.tested, limit_mb).await?,
+        None => Product::everything(nats, &options.tested).await?,
+    };
     let backlog = Backlog::open(&product.nats.client).await?;
     let meter = product.meter();
     let before = meter.sample()?;
@@ -86,7 +90,7 @@ pub(crate) async fn run(options: LargeBodies) -> anyhow::Result<()> {
     end(product, &found, problems(&found)).await
 }
 
-/// Sends all bodies, two at a time.
+/// Sends all bodies, one or two at a time.
 async fn send(product: &Product, options: &LargeBodies) -> anyhow::Result<()> {
     let hook = Hook::new(format!("http://{}/webhooks/github", product.address()?), SECRET);
     let stored = stream::iter(0..options.count).map(|number| {
@@ -102,7 +106,9 @@ async fn send(product: &Product, options: &LargeBodies) -> anyhow::Result<()> {
             Ok(())
         }
     });
-    stored.buffer_unordered(2).try_collect().await
+    // With little memory, the gateway may have no room for a second body.
+    let at_once = if options.limit_mb.is_some() { 1 } else { 2 };
+    stored.buffer_unordered(at_once).try_collect().await
 }
 
 /// A body of `bytes` bytes that compresses about as well as text.
@@ -134,8 +140,9 @@ fn problems(found: &Found) -> Vec<String> {
     if found.dead_letters > 0 {
         problems.push(format!("{} dead letters", found.dead_letters));
     }
-    if found.own_peak_rss_mb > RESIDENT_MAX_MB {
-        problems.push(format!("{} MB were resident, expected {RESIDENT_MAX_MB} at most", found.own_peak_rss_mb));
+    let resident_max_mb = found.recipe.limit_mb.map_or(RESIDENT_MAX_MB, |limit_mb| limit_mb as f64);
+    if found.own_peak_rss_mb > resident_max_mb {
+        problems.push(format!("{} MB were resident, expected {resident_max_mb} at most", found.own_peak_rss_mb));
     }
     problems
 }

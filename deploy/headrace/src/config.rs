@@ -1,5 +1,7 @@
 //! The whole configuration. Each part of the product defines its own settings.
 
+pub(crate) mod memory;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -7,6 +9,7 @@ use std::time::Duration;
 use headrace_ingest::sources;
 use headrace_local::nats::SyncInterval;
 use headrace_runtime::config::{Invalid, Nats, Retry, Streams};
+use headrace_runtime::memory::config::Config as MemoryConfig;
 use headrace_settings::{Document, Loaded, Problems, Variables};
 use headrace_sinks::clickhouse;
 use headrace_sinks::instances::Sinks;
@@ -56,6 +59,8 @@ pub struct Config {
     pub replay: Replay,
     /// How processes stop.
     pub shutdown: Shutdown,
+    /// What a process may hold in memory.
+    pub memory: MemoryConfig,
     /// The servers that `up` starts.
     pub local: Local,
 }
@@ -240,6 +245,10 @@ impl Config {
         }
         if roles.contains(&Role::Recover) {
             problems.extend(self.validate_recover(roles));
+        }
+        // Parts that cannot be built cannot tell what they need.
+        if problems.is_empty() {
+            problems.extend(memory::validate(self, roles));
         }
         problems
     }

@@ -1,4 +1,4 @@
-//! The roles of a process, and the names of the components that commands know.
+//! The roles of a process, and the names that processes, users' rights and commands share.
 
 use clap::ValueEnum;
 
@@ -23,3 +23,5 @@ pub(crate) const ALL_ROLES: [Role; 5] = [Role::Ingest, Role::Collect, Role::Pipe
 pub(crate) const CLICKHOUSE: &str = "clickhouse";
 /// The component that keeps every body there.
 pub(crate) const CLICKHOUSE_RAW: &str = "clickhouse-raw";
+/// The key of the lease of who moves the rows of an earlier release, in the bucket `state`.
+pub(crate) const EARLIER_TABLES_LEASE: &str = "lease.earlier_tables";

@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::crash::{self, Point};
 use headrace_runtime::fault::Fault;
+use headrace_runtime::memory::Account;
 use headrace_runtime::observe::health::{ComponentHealth, Health};
 use headrace_runtime::observe::metrics::{COLLECT_LEADER, COLLECT_PAGES, COLLECT_READ};
 use headrace_runtime::observe::trace::TraceParent;
@@ -64,6 +65,7 @@ pub struct Collector {
     health: ComponentHealth,
     leader: Gauge,
     read_at: Gauge,
+    memory: Account,
 }
 
 impl Collector {
@@ -78,6 +80,7 @@ impl Collector {
             store: Store::new(pull.source(), broker),
             leader: gauge!(COLLECT_LEADER, "component" => component.clone()),
             read_at: gauge!(COLLECT_READ, "component" => component.clone()),
+            memory: Account::new(&component, pull.page_bytes_max()),
             broker: broker.clone(),
             pull,
             name,
@@ -200,6 +203,8 @@ impl Asking<'_> {
     /// Asks for a page, stores it and keeps the cursor behind it.
     async fn page(&self, stop: &CancellationToken) -> anyhow::Result<Asked> {
         let collector = self.collector;
+        // One page at a time, so it never waits.
+        let _held = collector.memory.take_at_most(collector.pull.page_bytes_max()).await;
         // Read the cursor each time: a person may have removed it.
         let read = self.kept.cursor().await?;
         if let Some(budget) = &self.budget

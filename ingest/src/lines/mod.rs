@@ -55,6 +55,17 @@ impl Default for Limits {
     }
 }
 
+/// What a record takes in memory besides its line, with the message that is made of it.
+const RECORD_BYTES: usize = 3 << 10;
+
+impl Limits {
+    /// The most bytes of memory that a page takes: its lines, of which the last may have `line_bytes_max` and is copied
+    /// while it grows, and its records.
+    pub(crate) const fn page_bytes_max(&self, line_bytes_max: usize) -> usize {
+        self.bytes + 2 * line_bytes_max + self.lines * RECORD_BYTES
+    }
+}
+
 /// The records of a page as it is made.
 #[derive(Debug)]
 pub(crate) struct Gathered {

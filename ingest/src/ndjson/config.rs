@@ -10,6 +10,9 @@ use super::folder;
 /// The most records that a request may be allowed to bring. All of them are stored within `ingest.answer_max_ms`.
 const RECORDS_MAX: usize = 100_000;
 
+/// What a record takes in memory besides its line: itself, its id, kind and tenant, and its receipt.
+pub(super) const RECORD_BYTES: usize = 512;
+
 /// Newline-delimited JSON: one record a line. It is sent to `/collect/ndjson` with a bearer token.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -71,6 +74,12 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The most memory that the records of a request take besides its body.
+    #[must_use]
+    pub const fn records_bytes_max(&self) -> usize {
+        self.records_max.saturating_mul(RECORD_BYTES)
+    }
+
     /// Whether anybody may send.
     pub(super) const fn has_tokens(&self) -> bool {
         !self.tokens.is_empty() || !self.scoped.is_empty()

@@ -40,6 +40,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) struct Folder {
     path: PathBuf,
     interval: Duration,
+    page_bytes_max: usize,
     /// One look at a time. One that hangs cannot be ended, and must not be followed by more of them.
     reader: Arc<Mutex<Reader>>,
 }
@@ -48,7 +49,9 @@ impl Folder {
     /// A folder as configured. `records` makes its lines records.
     pub(super) fn new(config: &Config, records: Arc<dyn Records>) -> Self {
         let reader = Reader::new(config, records);
-        Self { path: config.path(), interval: config.interval(), reader: Arc::new(Mutex::new(reader)) }
+        let page_bytes_max = reader.limits.page_bytes_max(config.line_bytes_max);
+        let reader = Arc::new(Mutex::new(reader));
+        Self { path: config.path(), interval: config.interval(), page_bytes_max, reader }
     }
 
     fn fault(&self, error: io::Error) -> Fault {
@@ -78,6 +81,10 @@ impl Pull for Folder {
 
     fn pace(&self) -> Pace {
         Pace { interval: self.interval, pages_per_hour: None, timeout: TIMEOUT }
+    }
+
+    fn page_bytes_max(&self) -> usize {
+        self.page_bytes_max
     }
 
     async fn check(&self) -> Result<(), Fault> {

@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::SOURCE;
-use super::config::Config;
+use super::config::{Config, RECORD_BYTES};
 use super::split::{BadLine, Split, check_ahead, lines};
 use crate::source::{Push, Receipt, Record, Refusal};
 use crate::tenant::Tenants;
@@ -176,6 +176,11 @@ impl Push for Collect {
             return Err(denied("no_records", StatusCode::BAD_REQUEST, message));
         }
         Ok(records)
+    }
+
+    fn record_bytes(&self, body: &[u8]) -> usize {
+        let lines = body.iter().filter(|byte| **byte == b'\n').count() + 1;
+        lines.min(self.records_max).saturating_mul(RECORD_BYTES)
     }
 
     fn answer(&self, receipts: &[Receipt]) -> Response {

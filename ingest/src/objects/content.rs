@@ -15,6 +15,8 @@ use crate::lines::Lines;
 /// The most bytes of an object that are held as they came.
 const PIECE_BYTES: u64 = 2 << 20;
 const BUFFER_BYTES: usize = 64 << 10;
+/// The most bytes of memory that reading takes: a piece, and the chunks that it is put together of.
+pub(super) const PIECES_BYTES_MAX: usize = 2 * PIECE_BYTES as usize + BUFFER_BYTES;
 
 /// The lines of an object.
 pub(super) type Content = Lines<Box<dyn BufRead + Send>>;

@@ -28,10 +28,11 @@ use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
 use self::config::{Bucket, Config};
+use self::content::PIECES_BYTES_MAX;
 use self::position::Position;
 use self::read::Reader;
 use self::service::Answers;
-use crate::lines::Records;
+use crate::lines::{Limits, Records};
 use crate::source::pull::{Cursor, Pace, Page, Pull};
 
 /// The longest page. It ends by itself after the time in [`crate::lines::Limits`] and one request.
@@ -117,6 +118,10 @@ impl Pull for Objects {
 
     fn pace(&self) -> Pace {
         Pace { interval: self.settings.interval, pages_per_hour: None, timeout: TIMEOUT }
+    }
+
+    fn page_bytes_max(&self) -> usize {
+        Limits::default().page_bytes_max(self.settings.line_bytes_max) + PIECES_BYTES_MAX
     }
 
     async fn check(&self) -> Result<(), Fault> {

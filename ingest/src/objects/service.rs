@@ -36,16 +36,19 @@ pub(super) enum Class {
     Away,
 }
 
-/// The status of the last answer, and for how long it asks to wait.
+/// The status of an answer, and for how long it asks to wait.
+type Told = (StatusCode, Option<Duration>);
+
+/// What the last answer told.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Answers(Arc<Mutex<Option<(StatusCode, Option<Duration>)>>>);
+pub(super) struct Answers(Arc<Mutex<Option<Told>>>);
 
 impl Answers {
-    fn note(&self, answer: Option<(StatusCode, Option<Duration>)>) {
+    fn note(&self, answer: Option<Told>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = answer;
     }
 
-    fn last(&self) -> Option<(StatusCode, Option<Duration>)> {
+    fn last(&self) -> Option<Told> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

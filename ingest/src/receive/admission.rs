@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota};
 use headrace_runtime::http::connections::{Connection, Connections, Waiting};
+use headrace_runtime::memory::{Account, Held};
 use headrace_runtime::observe::metrics::IN_FLIGHT_BYTES;
 use metrics::{Gauge, gauge};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
@@ -28,7 +29,7 @@ const LEAVE_WAIT: Duration = Duration::from_millis(2);
 #[derive(Clone)]
 pub(crate) struct Admission {
     slots: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
+    bytes: Account,
     /// Of the requests that wait for bytes, only the holder of this lock drops connections. So no more are dropped than
     /// needed.
     shedder: Arc<Mutex<()>>,
@@ -39,7 +40,7 @@ pub(crate) struct Admission {
 
 /// Room for the bytes of a body that have arrived. Dropping it gives the room back.
 pub(crate) struct Reservation<'a> {
-    bytes: Option<OwnedSemaphorePermit>,
+    bytes: Option<Held>,
     admission: &'a Admission,
     connection: Option<&'a Connection>,
 }
@@ -51,7 +52,7 @@ impl Admission {
             .map(|max| (Arc::new(DefaultDirectRateLimiter::direct(Quota::per_second(max))), max.get()));
         Self {
             slots: Arc::new(Semaphore::new(config.in_flight_max)),
-            bytes: Arc::new(Semaphore::new(config.in_flight_max_bytes)),
+            bytes: Account::new("ingest", config.in_flight_max_bytes),
             shedder: Arc::default(),
             held: gauge!(IN_FLIGHT_BYTES),
             rate,
@@ -77,10 +78,9 @@ impl Admission {
     }
 
     /// Waits for room for `count` bytes. Meanwhile it drops connections whose bodies stall.
-    async fn make_room(&self, count: u32, until: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
-        let bytes = Arc::clone(&self.bytes).acquire_many_owned(count);
+    async fn make_room(&self, count: u32, until: Instant) -> Result<Held, Refusal> {
         tokio::select! {
-            bytes = bytes => bytes.map_err(|_| Refusal::Saturated),
+            bytes = self.bytes.take(count) => Ok(bytes),
             () = self.shed() => Err(Refusal::Saturated),
             () = sleep_until(until) => Err(Refusal::Saturated),
         }
@@ -99,7 +99,7 @@ impl Admission {
 impl Reservation<'_> {
     /// How many bytes of the body there is room for.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
+        self.bytes.as_ref().map_or(0, Held::bytes)
     }
 
     /// Makes room for the first `bytes` of a body of at most `length`, and for as much again. So whoever holds room has
@@ -111,25 +111,25 @@ impl Reservation<'_> {
         }
         let more = bytes.saturating_mul(2).min(length).max(bytes) - room;
         let more = u32::try_from(more).map_err(|_| Refusal::Saturated)?;
-        let permit = match Arc::clone(&self.admission.bytes).try_acquire_many_owned(more) {
-            Ok(permit) => permit,
-            Err(_) => self.wait(more, deadline).await?,
+        let taken = match self.admission.bytes.try_take(more) {
+            Some(taken) => taken,
+            None => self.wait(more, deadline).await?,
         };
         self.admission.held.increment(f64::from(more));
         match &mut self.bytes {
-            Some(bytes) => bytes.merge(permit),
-            none => *none = Some(permit),
+            Some(bytes) => bytes.merge(taken),
+            none => *none = Some(taken),
         }
         Ok(())
     }
 
-    async fn wait(&self, more: u32, deadline: Instant) -> Result<OwnedSemaphorePermit, Refusal> {
+    async fn wait(&self, more: u32, deadline: Instant) -> Result<Held, Refusal> {
         let until = deadline.min(Instant::now() + ADMISSION_WAIT);
         // We read nothing from the connection while we wait, so it must not count as stalled.
         self.connection.inspect(|connection| connection.waits_for_us());
-        let permit = self.admission.make_room(more, until).await;
+        let taken = self.admission.make_room(more, until).await;
         self.connection.inspect(|connection| connection.goes_on());
-        permit
+        taken
     }
 }
 

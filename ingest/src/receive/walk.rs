@@ -18,6 +18,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
+use super::admission::Reservation;
 use super::body::{self, Encoding, discard};
 use super::{Shared, unpack};
 use crate::source::Refusal;
@@ -113,7 +114,7 @@ impl<P: Push> Receiver<P> {
             Encoding::Identity => body,
             Encoding::Gzip => unpack::gzip(body, &mut reservation, &self.shared.config, deadline).await?,
         };
-        let records = self.split(head, sender, body).await?;
+        let records = self.split(head, sender, body, &mut reservation, deadline).await?;
         self.store(records, arrival, deadline).await
     }
 
@@ -127,10 +128,29 @@ impl<P: Push> Receiver<P> {
         spawn_blocking(verify).await.map_err(|_| Refusal::Saturated)?
     }
 
-    async fn split(&self, head: P::Head, sender: P::Sender, body: Bytes) -> Result<Vec<Record>, Refusal> {
+    /// Makes room for a body and its records. Records that need more than the gateway may hold get all of it, or they
+    /// would be refused for ever.
+    async fn make_room(&self, bytes: usize, room: &mut Reservation<'_>, deadline: Instant) -> Result<(), Refusal> {
+        let bytes = bytes.min(self.shared.config.in_flight_max_bytes);
+        room.grow(bytes, bytes, deadline).await
+    }
+
+    /// Splits a body, after it took room for the records.
+    async fn split(
+        &self,
+        head: P::Head,
+        sender: P::Sender,
+        body: Bytes,
+        reservation: &mut Reservation<'_>,
+        deadline: Instant,
+    ) -> Result<Vec<Record>, Refusal> {
         if body.len() <= INLINE_MAX_BYTES {
+            self.make_room(body.len() + self.source.record_bytes(&body), reservation, deadline).await?;
             return self.source.split(head, sender, body);
         }
+        let (source, counted) = (Arc::clone(&self.source), body.clone());
+        let bytes = spawn_blocking(move || counted.len() + source.record_bytes(&counted)).await;
+        self.make_room(bytes.map_err(|_| Refusal::Saturated)?, reservation, deadline).await?;
         let source = Arc::clone(&self.source);
         spawn_blocking(move || source.split(head, sender, body)).await.map_err(|_| Refusal::Saturated)?
     }

@@ -142,6 +142,11 @@ pub trait Push: Send + Sync + 'static {
     /// Why the request is refused: as a whole, so that its sender need not find out what of it was stored.
     fn split(&self, head: Self::Head, sender: Self::Sender, body: Bytes) -> Result<Vec<Record>, Refusal>;
 
+    /// How many bytes the records of a body take in memory, besides the body itself.
+    fn record_bytes(&self, _body: &[u8]) -> usize {
+        0
+    }
+
     /// The answer once all records are stored, in the source's own protocol.
     fn answer(&self, receipts: &[Receipt]) -> Response;
 

@@ -60,6 +60,11 @@ pub trait Pull: Send + Sync + 'static {
     /// Transient when it is away, broken when a person must act.
     async fn check(&self) -> Result<(), Fault>;
 
+    /// The most bytes of memory that a page and its making take.
+    fn page_bytes_max(&self) -> usize {
+        64 << 20
+    }
+
     /// What comes after `cursor`; from the beginning if there is none.
     ///
     /// # Errors

@@ -11,9 +11,9 @@ use headrace_ingest::tenant::Tenants;
 use headrace_runtime::broker::Stream;
 use headrace_runtime::secret::Secret;
 use headrace_schemas::header;
-use headrace_tests::harness::CEILING;
+use headrace_tests::harness::{CEILING, until};
 use headrace_tests::product::hook::{Answer, answer};
-use headrace_tests::product::process::signal;
+use headrace_tests::product::process::{freeze, signal};
 use reqwest::RequestBuilder;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use rustix::process::Signal;
@@ -167,6 +167,48 @@ async fn a_packed_body_is_unpacked_within_the_limit() {
     assert_eq!((answer.status, answer.body["error"].as_str()), (400, Some("body_unpackable")), "{}", answer.body);
     assert_eq!(gateway.metric("headrace_ingest_in_flight_bytes"), 0.0);
     assert_eq!(stored(&gateway).await, 5_000);
+}
+
+#[tokio::test]
+async fn a_packed_body_needs_little_more_room_than_an_unpacked_one() {
+    const MAX: usize = 4 << 20;
+    let limits = Config { body_max_bytes: MAX, in_flight_max_bytes: MAX + (2 << 20), ..config() };
+    let gateway = TestGateway::start(limits).await;
+    // Random digits, which are half as long when they are packed.
+    let digits = || hex::encode(rand::random_iter::<u8>().take(4_000).collect::<Vec<u8>>());
+    let line = |id: usize| format!("{{\"id\":{id},\"time\":1740830400,\"text\":\"{}\"}}\n", digits());
+    let body: String = (0..500).map(line).collect();
+    let packed = gzip(body.as_bytes());
+    assert!(body.len() < MAX && body.len() + packed.len() > MAX + (2 << 20));
+    let sent = request(&gateway, packed).header(CONTENT_ENCODING, "gzip");
+    assert_eq!(told(&answer(sent).await.unwrap()), (202, "stored", 500, 0));
+    assert_eq!(gateway.metric("headrace_ingest_in_flight_bytes"), 0.0);
+}
+
+#[tokio::test]
+async fn records_take_room_besides_their_body() {
+    const MAX: usize = 1 << 20;
+    let limits = Config { body_max_bytes: MAX, in_flight_max_bytes: 3 * MAX, ..config() };
+    let gateway = TestGateway::start(limits).await;
+    // 5,000 records of a few bytes: their body takes a tenth of the room, and they take most of the rest.
+    let (first, second) = (lines(0..5_000), lines(5_000..10_000));
+    assert!(first.len() < MAX / 2);
+    let server = gateway.nats().server().pid().unwrap();
+    freeze(server).await;
+    let refused = async {
+        until("the records have room", || gateway.metric("headrace_ingest_in_flight_bytes") > (2 * MAX) as f64).await;
+        let refused = send(&gateway, second.clone()).await;
+        signal(server, Signal::CONT);
+        refused
+    };
+    let (stored_first, refused) = tokio::join!(send(&gateway, first), refused);
+    assert_eq!((refused.status, refused.body["error"].as_str()), (503, Some("saturated")), "{}", refused.body);
+    assert_eq!(told(&stored_first), (202, "stored", 5_000, 0));
+    // Alone, they are taken even where they need more room than there is.
+    let limits = Config { body_max_bytes: MAX, in_flight_max_bytes: MAX, ..config() };
+    let small = TestGateway::start(limits).await;
+    assert_eq!(told(&send(&small, second).await), (202, "stored", 5_000, 0));
+    assert_eq!(small.metric("headrace_ingest_in_flight_bytes"), 0.0);
 }
 
 #[tokio::test]

@@ -36,6 +36,10 @@ pub enum Point {
     BeforePubAck,
     /// A chain has the PubAck and has not acknowledged.
     AfterPubAck,
+    /// What a sink will miss is noted, and the messages are not purged.
+    BeforePurge,
+    /// Events for a sink that catches up are in CATCHUP, and how far it was brought is not noted.
+    BeforeCaughtUp,
     /// A sink is about to deliver.
     BeforeInsert,
     /// The file sink has set a full file aside and not begun the next one.
@@ -56,11 +60,15 @@ pub enum Point {
     BeforeProgress,
     /// A replay has noted how far it is.
     AfterProgress,
+    /// A partition of an earlier release is copied, and the copies are not in place.
+    BeforeMove,
+    /// A partition of an earlier release is in place, and also still where it was.
+    AfterMove,
 }
 
 impl Point {
     /// All points, in the order of an event's way.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 23] = [
         Self::BeforeStore,
         Self::BeforeStoreAck,
         Self::AfterStoreAck,
@@ -70,6 +78,8 @@ impl Point {
         Self::BeforePublish,
         Self::BeforePubAck,
         Self::AfterPubAck,
+        Self::BeforePurge,
+        Self::BeforeCaughtUp,
         Self::BeforeInsert,
         Self::AfterRename,
         Self::AfterRotation,
@@ -80,6 +90,8 @@ impl Point {
         Self::BeforeRemoval,
         Self::BeforeProgress,
         Self::AfterProgress,
+        Self::BeforeMove,
+        Self::AfterMove,
     ];
 
     /// The point's name in the variable.
@@ -95,6 +107,8 @@ impl Point {
             Self::BeforePublish => "before_publish",
             Self::BeforePubAck => "before_pub_ack",
             Self::AfterPubAck => "after_pub_ack",
+            Self::BeforePurge => "before_purge",
+            Self::BeforeCaughtUp => "before_caught_up",
             Self::BeforeInsert => "before_insert",
             Self::AfterRename => "after_rename",
             Self::AfterRotation => "after_rotation",
@@ -105,6 +119,8 @@ impl Point {
             Self::BeforeRemoval => "before_removal",
             Self::BeforeProgress => "before_progress",
             Self::AfterProgress => "after_progress",
+            Self::BeforeMove => "before_move",
+            Self::AfterMove => "after_move",
         }
     }
 }

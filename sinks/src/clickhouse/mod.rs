@@ -7,7 +7,10 @@
 mod access;
 mod classify;
 mod owner;
+mod place;
 mod read;
+mod sink;
+mod told;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -17,8 +20,8 @@ use async_trait::async_trait;
 use clickhouse::{Client, Compression};
 use headrace_runtime::broker::Stream;
 use headrace_runtime::certificate::{client_trusting, read_ca_file};
-use headrace_runtime::component::batch::{Batch, BatchPolicy};
-use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions};
+use headrace_runtime::component::batch::BatchPolicy;
+use headrace_runtime::component::sink::SinkOptions;
 use headrace_runtime::config::Invalid;
 use headrace_runtime::consume::stream_reader::Window;
 use headrace_runtime::fault::Fault;
@@ -33,7 +36,10 @@ use serde::{Deserialize, Serialize};
 pub use self::access::Access;
 use self::access::DEFAULT_USER;
 use self::classify::fault;
+pub use self::read::event::{EventTable, StoredEvent};
 pub use self::read::received::{RawTable, Received};
+pub use self::sink::{Events, Raw};
+pub use self::write::earlier::Mover;
 pub use self::write::gaps::{Gaps, GapsRow};
 use self::write::insert::{Table, Times};
 pub use self::write::rewrite::{ITEMS_MAX, Rewrite, Unproven, Written};
@@ -44,7 +50,7 @@ use crate::kind::{Kind, Part};
 const TRUSTED: &str = "SSL_CERT_FILE";
 /// What follows the instance's name in the name of the component for bodies.
 const RAW_SUFFIX: &str = "-raw";
-/// Ids in one look-up.
+/// Items in one look-up.
 pub(crate) const LOOKUP_MAX: usize = 4_000;
 
 /// ClickHouse.
@@ -67,7 +73,8 @@ pub struct Config {
     /// Whether inserts travel compressed (LZ4). Off where the server is on the same machine: it saves both
     /// sides the work.
     pub compress: bool,
-    /// Whether to create and update the tables. Off where another user does it with `headrace check --migrate`.
+    /// Whether to create and update the tables, and to move the rows of an earlier release. Off where another user does
+    /// the first with `headrace check --migrate`.
     pub migrate: bool,
     /// Most events in one insert. Large ones are far cheaper: 10,000 to 50,000 is best.
     #[schemars(range(min = 1, max = 1_000_000))]
@@ -202,6 +209,12 @@ impl Config {
         Table::new(self.client(), name, component, Times { limit: self.insert_limit(), clock_skew: self.clock_skew() })
     }
 
+    /// The table of events as a record of what was scored.
+    #[must_use]
+    pub fn event_table(&self) -> EventTable {
+        EventTable::new(self.client())
+    }
+
     /// The table of bodies as a record of what was received.
     #[must_use]
     pub fn raw_table(&self) -> RawTable {
@@ -232,6 +245,16 @@ impl Config {
         migrate::run(&self.client(), &self.database).await
     }
 
+    /// Whether the tables are of this release's version, and nobody's but the sink `instance`'s.
+    ///
+    /// # Errors
+    /// Transient when the server is away, broken when they are not.
+    pub async fn verify(&self, instance: &str) -> Result<(), Fault> {
+        let (client, database) = (self.client(), &self.database);
+        migrate::verify(&client, database).await?;
+        owner::verify(&client, database, instance).await
+    }
+
     /// Makes the tables ready to be filled once more, including those that were dropped.
     ///
     /// # Errors
@@ -240,6 +263,29 @@ impl Config {
         self.reach().await?;
         let (client, database) = (self.client(), &self.database);
         if self.migrate { migrate::restore(&client, database).await } else { migrate::verify(&client, database).await }
+    }
+
+    /// What moves the rows of an earlier release, if this process may change tables. `holder` is a name that no other
+    /// process has, of letters and digits.
+    #[must_use]
+    pub fn mover(&self, holder: &str) -> Option<Mover> {
+        self.migrate.then(|| Mover::new(self.client(), holder))
+    }
+
+    /// Refuses to go on while rows of an earlier release are still to be moved: rows that are replaced must be in one
+    /// table.
+    ///
+    /// # Errors
+    /// Transient when the server is away, broken when rows are left.
+    pub async fn ensure_moved(&self) -> Result<(), Fault> {
+        let left = Mover::new(self.client(), "").partitions().await?.len();
+        if left == 0 {
+            return Ok(());
+        }
+        Err(Fault::broken(anyhow::anyhow!(
+            "expected all events in the table `events`, found {left} months in `events_1`, the table of an earlier release; \
+             the role `sinks` moves them where `sinks.clickhouse.migrate` is on. Try again when `events_1` is gone"
+        )))
     }
 
     /// How long after it was sent an insert can still succeed.
@@ -299,13 +345,12 @@ impl Config {
     /// Makes the tables ready for the sink `instance`.
     async fn begin(&self, instance: &str) -> Result<(), Fault> {
         self.reach().await?;
-        let (client, database) = (self.client(), &self.database);
-        if self.migrate {
-            migrate::run(&client, database).await?;
-            return owner::claim(&client, database, instance).await;
+        if !self.migrate {
+            return self.verify(instance).await;
         }
-        migrate::verify(&client, database).await?;
-        owner::verify(&client, database, instance).await
+        let (client, database) = (self.client(), &self.database);
+        migrate::run(&client, database).await?;
+        owner::claim(&client, database, instance).await
     }
 }
 
@@ -351,47 +396,5 @@ impl Kind for Config {
 
     fn of_up(_data: &Path, _is_alone: bool) -> Option<Self> {
         Some(Self::default())
-    }
-}
-
-/// Scored events → table `events`.
-pub struct Events {
-    table: Table,
-    config: Config,
-    instance: String,
-}
-
-#[async_trait]
-impl Sink for Events {
-    type Item = Event;
-
-    async fn check(&self) -> Result<(), Fault> {
-        self.config.begin(&self.instance).await?;
-        self.table.check_columns::<Event>().await
-    }
-
-    async fn deliver(&self, batch: &Batch<Event>) -> BatchResult {
-        self.table.deliver(batch).await
-    }
-}
-
-/// Bodies → table `raw`.
-pub struct Raw {
-    table: Table,
-    config: Config,
-    instance: String,
-}
-
-#[async_trait]
-impl Sink for Raw {
-    type Item = RawDelivery;
-
-    async fn check(&self) -> Result<(), Fault> {
-        self.config.begin(&self.instance).await?;
-        self.table.check_columns::<RawDelivery>().await
-    }
-
-    async fn deliver(&self, batch: &Batch<RawDelivery>) -> BatchResult {
-        self.table.deliver(batch).await
     }
 }

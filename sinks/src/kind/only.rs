@@ -108,7 +108,7 @@ impl Fields {
     /// The fields of what `stream` holds.
     fn of(stream: Stream) -> Self {
         let record = match stream {
-            Stream::Events => "Event",
+            Stream::Events | Stream::CatchUp => "Event",
             Stream::Alerts => "Alert",
             Stream::Raw | Stream::Dead => return Self::default(),
         };

@@ -46,7 +46,7 @@ impl Common {
                 // The expression has messages of its own, below.
                 Stream::Raw => !["tenants", "only"].contains(&field),
                 Stream::Alerts => field == "categories",
-                Stream::Events | Stream::Dead => false,
+                Stream::Events | Stream::Dead | Stream::CatchUp => false,
             };
             if let Some((_, stream)) = components.iter().find(|(_, stream)| lacks(*stream)) {
                 let message =
@@ -77,7 +77,7 @@ impl Common {
             return None;
         }
         Some(match stream {
-            Stream::Events => subject::scored_of(&tenants, &self.categories, &severities),
+            Stream::Events | Stream::CatchUp => subject::scored_of(&tenants, &self.categories, &severities),
             Stream::Alerts => subject::alerts_of(&tenants, &severities),
             Stream::Raw | Stream::Dead => {
                 // Two spellings of one tenant are one filter: NATS refuses filters that overlap.

@@ -152,7 +152,7 @@ mod tests {
         event.changes = vec![Change { field: text.clone(), before: Some(tenant.clone()), after: None }];
         event.target = Some(Target { kind: tenant.clone(), id: None, name: Some(text), url: None });
         let event = Event { id: EventId::from_stored(id), tenant, occurred_at: Timestamp::from_micros(at), ..event };
-        Item { value: event, suspect: false, redelivered: false, sequence: 1 }
+        Item { value: event, suspect: false, redelivered: false, sequence: 1, stored_at: Timestamp::default() }
     }
 
     proptest! {

@@ -267,7 +267,7 @@ async fn more_folders_than_files_may_be_open_are_written_all_the_same() {
 }
 
 fn item<T>(value: T) -> Item<T> {
-    Item { value, suspect: false, redelivered: false, sequence: 1 }
+    Item { value, suspect: false, redelivered: false, sequence: 1, stored_at: Timestamp::default() }
 }
 
 fn batch(numbers: std::ops::Range<u16>) -> Batch<Event> {

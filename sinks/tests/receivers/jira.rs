@@ -10,6 +10,7 @@ use headrace_runtime::fault::{Fault, FaultClass};
 use headrace_runtime::secret::Secret;
 use headrace_schemas::alert::{Alert, Status};
 use headrace_schemas::event::Severity;
+use headrace_schemas::time::Timestamp;
 use headrace_sinks::jira::{Config, Jira as Sink};
 use headrace_tests::conformance::receiver::{Case, Promise, ServerCase};
 use headrace_tests::harness::samples::Sample as _;
@@ -96,12 +97,12 @@ sink_conformance!(
 );
 
 fn batch(alerts: Vec<Alert>) -> Batch<Alert> {
-    let item = |value| Item { value, suspect: true, redelivered: false, sequence: 1 };
+    let item = |value| Item { value, suspect: true, redelivered: false, sequence: 1, stored_at: Timestamp::default() };
     Batch::new(alerts.into_iter().map(item).collect(), Duration::from_secs(60))
 }
 
 fn redelivered(alert: Alert) -> Batch<Alert> {
-    let item = Item { value: alert, suspect: true, redelivered: true, sequence: 1 };
+    let item = Item { value: alert, suspect: true, redelivered: true, sequence: 1, stored_at: Timestamp::default() };
     Batch::new(vec![item], Duration::from_secs(60))
 }
 

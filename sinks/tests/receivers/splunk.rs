@@ -10,6 +10,7 @@ use headrace_runtime::fault::{DeadReason, Fault, FaultClass};
 use headrace_runtime::message::payload::Payload as _;
 use headrace_runtime::secret::Secret;
 use headrace_schemas::event::Event;
+use headrace_schemas::time::Timestamp;
 use headrace_sinks::splunk::{Config, Splunk as Sink};
 use headrace_tests::conformance::receiver::{Case, Promise, ServerCase};
 use headrace_tests::harness::samples::Sample as _;
@@ -92,6 +93,7 @@ fn batch(numbers: std::ops::Range<u16>) -> Batch<Event> {
         suspect: false,
         redelivered: false,
         sequence: u64::from(number),
+        stored_at: Timestamp::default(),
     };
     Batch::new(numbers.map(item).collect(), Duration::from_secs(60))
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use headrace_runtime::aside::pause::Gate;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::component::batch::{Batch, Key};
 use headrace_runtime::component::sink::{BatchResult, Sink, SinkOptions};
@@ -177,6 +178,7 @@ impl<C: Case> Testbed<C> {
             call_timeout: options.call_timeout,
             limiter: Limiter::new(COMPONENT, &limits),
             settler,
+            gate: Gate::default(),
         };
         let sink = Arc::new(sink);
         Workers::run(count, move |stop| {

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use headrace_runtime::message::payload::{Outgoing, Payload, Product, RawDelivery};
 use headrace_schemas::alert::{Alert, Status};
 use headrace_schemas::event::{
-    Actor, Assessment, Category, Change, Event, Organization, Outcome, RawReference, Reason, Repository, RuleMatch,
-    Severity, Target,
+    Actor, Assessment, Category, Change, Criticality, Enrichment, Event, Network, Organization, Outcome, RawReference,
+    Reason, Repository, RuleMatch, Severity, Target,
 };
 use headrace_schemas::header;
 use headrace_schemas::id::EventId;
@@ -175,6 +175,126 @@ impl Sample for Alert {
         self.write("alerted").expect("samples follow the schema")
     }
 }
+
+/// An event in which every field is set, with texts that are hard to write down.
+#[must_use]
+pub fn full_event(number: u16) -> Event {
+    let text = |text: &str| Some(format!("{text} 'ü\\\t\"{number}"));
+    let list = |text: &str| vec![format!("{text}-1"), format!("{text}-2"), String::new()];
+    let at = |micros: i64| Timestamp::from_micros(1_764_000_000_000_001 + micros + i64::from(number));
+    let found = |rule: &str, severity| RuleMatch {
+        rule: rule.into(),
+        title: format!("{rule} matched"),
+        severity,
+        techniques: list("T1567"),
+        controls: list("cis"),
+        evidence: vec![format!("of={rule}"), "action=publicized".into()],
+    };
+    Event {
+        id: fixed_id(number),
+        tenant: "acme".into(),
+        source: "github".into(),
+        kind: "repository".into(),
+        action: text("publicized"),
+        audit_action: text("repo.access"),
+        category: Category::CiCd,
+        outcome: Outcome::Failure,
+        ocsf_class: 6003,
+        occurred_at: at(1),
+        received_at: at(2),
+        event_time: Some(at(0)),
+        actor: Some(Actor { id: Some(-7), login: "mona".into(), kind: text("User") }),
+        target: Some(Target { kind: "member".into(), id: text("9"), name: text("name"), url: text("https://x") }),
+        organization: Some(Organization { id: Some(5), login: "acme".into() }),
+        repository: Some(Repository {
+            id: Some(i64::from(number)),
+            full_name: "acme/app".into(),
+            visibility: text("public"),
+            default_branch: text("main"),
+        }),
+        changes: vec![
+            Change { field: "title".into(), before: text("before"), after: text("after") },
+            Change { field: "body".into(), before: Some(String::new()), after: None },
+            Change { field: "topic".into(), before: None, after: Some(String::new()) },
+        ],
+        attributes: BTreeMap::from([("ref".into(), "main\n".into()), (String::new(), String::new())]),
+        network: Some(Network { ip: text("192.0.2.1"), country: text("DE"), user_agent: text("curl") }),
+        raw: RawReference { sequence: i64::from(number) + 1, sha256: "ab".repeat(32), bytes: 7_700 },
+        enrichment: Some(Enrichment {
+            assets: list("asset"),
+            owner: text("payments"),
+            criticality: Some(Criticality::Critical),
+            labels: list("label"),
+        }),
+        assessment: Some(Assessment {
+            risk: 85,
+            severity: Severity::High,
+            matches: vec![found("first", Severity::Low), found("second", Severity::High)],
+            reasons: vec![
+                Reason { code: "rule:first".into(), points: 90, text: "the first".into() },
+                Reason { code: "asset".into(), points: -5, text: String::new() },
+            ],
+        }),
+    }
+}
+
+/// An event without anything that it need not have.
+#[must_use]
+pub fn bare_event(number: u16) -> Event {
+    let at = Timestamp::from_micros(1_764_000_000_000_001 + i64::from(number));
+    Event {
+        id: fixed_id(number),
+        tenant: "acme".into(),
+        source: "github".into(),
+        kind: String::new(),
+        action: None,
+        audit_action: None,
+        category: Category::Other,
+        outcome: Outcome::Unknown,
+        ocsf_class: 0,
+        occurred_at: at,
+        received_at: at,
+        event_time: None,
+        actor: None,
+        target: None,
+        organization: None,
+        repository: None,
+        changes: vec![],
+        attributes: BTreeMap::new(),
+        network: None,
+        raw: RawReference { sequence: 0, sha256: String::new(), bytes: 0 },
+        enrichment: None,
+        assessment: None,
+    }
+}
+
+/// Changes of an event, each of which takes one optional part from a full one.
+pub const WITHOUT: [fn(&mut Event); 24] = [
+    |event| event.action = None,
+    |event| event.audit_action = None,
+    |event| event.event_time = None,
+    |event| event.actor = None,
+    |event| event.target = None,
+    |event| event.organization = None,
+    |event| event.repository = None,
+    |event| event.network = None,
+    |event| event.enrichment = None,
+    |event| event.assessment = None,
+    |event| event.actor.as_mut().expect("a full event").id = None,
+    |event| event.actor.as_mut().expect("a full event").kind = None,
+    |event| event.target.as_mut().expect("a full event").id = None,
+    |event| event.target.as_mut().expect("a full event").name = None,
+    |event| event.target.as_mut().expect("a full event").url = None,
+    |event| event.organization.as_mut().expect("a full event").id = None,
+    |event| event.repository.as_mut().expect("a full event").id = None,
+    |event| event.repository.as_mut().expect("a full event").visibility = None,
+    |event| event.repository.as_mut().expect("a full event").default_branch = None,
+    |event| event.network.as_mut().expect("a full event").ip = None,
+    |event| event.network.as_mut().expect("a full event").country = None,
+    |event| event.network.as_mut().expect("a full event").user_agent = None,
+    |event| event.enrichment.as_mut().expect("a full event").owner = None,
+    |event| event.enrichment.as_mut().expect("a full event").criticality = None,
+];
 
 /// A message in the stream of `T` that nobody can read.
 #[must_use]

@@ -1,6 +1,7 @@
 //! Tests of the suites and stand-ins themselves.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod aside;
 mod bad_products;
 mod calls;
 mod log_storm;

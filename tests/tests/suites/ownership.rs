@@ -9,6 +9,7 @@ use async_nats::jetstream::{self, stream};
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use headrace_local::poll;
+use headrace_runtime::aside::pause::Gate;
 use headrace_runtime::broker::Stream;
 use headrace_runtime::component::batch::{Batch, BatchPolicy};
 use headrace_runtime::component::sink::{BatchResult, Sink};
@@ -95,6 +96,7 @@ async fn a_sink_leaves_the_messages_that_are_no_longer_its_own() {
         call_timeout: Duration::from_secs(1),
         limiter: Limiter::new(COMPONENT, &Limits::default()),
         settler,
+        gate: Gate::default(),
     });
     let workers = Workers::run(1, move |stop| {
         let sink = Arc::clone(&sink);

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use headrace_runtime::aside::pause::Gate;
 use headrace_runtime::broker::{Broker, Stream};
 use headrace_runtime::component::batch::{Batch, BatchPolicy, Key};
 use headrace_runtime::component::sink::{BatchResult, Sink};
@@ -91,6 +92,8 @@ pub(crate) struct Bed {
     pub(crate) health: Health,
     /// How its calls are limited. The breaker opens for a moment only.
     pub(crate) limits: Limits,
+    /// How long the broker waits for an acknowledgement.
+    pub(crate) ack_wait: Duration,
     /// Fresh ids, so that nothing is a suspect at first.
     ids: Vec<EventId>,
 }
@@ -108,7 +111,14 @@ impl Bed {
         let ids = (0..IDS).map(|number| EventId::github(&guid(number))).collect();
         let open = Duration::from_millis(100);
         let limits = Limits { breaker: BreakerPolicy { open, ..BreakerPolicy::default() }, ..Limits::default() };
-        Self { nats: Nats::start().await, script: Arc::new(script), health: Health::new(), limits, ids }
+        Self {
+            nats: Nats::start().await,
+            script: Arc::new(script),
+            health: Health::new(),
+            limits,
+            ack_wait: Duration::from_secs(2),
+            ids,
+        }
     }
 
     pub(crate) fn answers(&self, answer: impl Fn(&Batch<Event>) -> BatchResult + Send + Sync + 'static) {
@@ -142,7 +152,7 @@ impl Bed {
                 component: COMPONENT.to_owned(),
                 stream: Stream::Events,
                 filters: Vec::new(),
-                ack_wait: Duration::from_secs(2),
+                ack_wait: self.ack_wait,
                 unsettled_max: 2_000,
                 sink: None,
             },
@@ -151,6 +161,7 @@ impl Bed {
             call_timeout: Duration::from_millis(300),
             limiter: Limiter::new(COMPONENT, &self.limits),
             settler,
+            gate: Gate::default(),
         });
         Workers::run(count, move |stop| {
             let sink = Arc::clone(&sink);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use headrace_runtime::broker::Stream;
-use headrace_runtime::component::subscription::{Owner, Start, Subscription};
+use headrace_runtime::component::subscription::{Owner, Start, Subscription, WhenBehind};
 use headrace_runtime::consume::Subscriber;
 use headrace_runtime::consume::leftover::{self, Component};
 use headrace_schemas::alert::Alert;
@@ -24,7 +24,12 @@ fn subscription() -> Subscription {
         filters: vec![headrace_schemas::subject::ALERTS.to_owned()],
         ack_wait: CEILING,
         unsettled_max: 16,
-        sink: Some(Owner { instance: TICKETS.to_owned(), kind: "jira".to_owned(), start: Start::Now }),
+        sink: Some(Owner {
+            instance: TICKETS.to_owned(),
+            kind: "jira".to_owned(),
+            start: Start::Now,
+            when_behind: WhenBehind::Wait,
+        }),
     }
 }
 

@@ -90,8 +90,9 @@ pub enum Command {
     /// --write.
     #[command(after_help = format!("Examples:\n  headrace query 'SELECT * FROM headrace.events ORDER BY occurred_at DESC LIMIT 3 FORMAT Vertical'\n  headrace query --json 'SELECT id, severity FROM headrace.events LIMIT 3'\n  headrace query - < report.sql\n\n{EXIT_CODES}"))]
     Query(Query),
-    /// Show the sinks and what waits for them, and remove what sinks that were taken out have left behind.
-    #[command(after_help = format!("Examples:\n  headrace sinks list\n  headrace sinks remove splunk_dr\n\n{EXIT_CODES}"))]
+    /// Show the sinks and what waits for them, let one rest, bring one events of a time once more, and remove what sinks
+    /// that were taken out have left behind.
+    #[command(after_help = format!("Examples:\n  headrace sinks list\n  headrace sinks pause splunk\n  headrace sinks remove splunk_dr\n\n{EXIT_CODES}"))]
     Sinks(Sinks),
     /// Give names to installations. Every command takes such a name with --context.
     #[command(after_help = format!("Examples:\n  headrace context add live --config /etc/headrace/headrace.toml\n  headrace context use live\n  headrace dead list --context live\n\n{EXIT_CODES}"))]

@@ -2,8 +2,11 @@
 
 use clap::{Args, Subcommand};
 
+use headrace_schemas::time::Timestamp;
+
 use super::EXIT_CODES;
 use super::place::Place;
+use super::time;
 
 /// `headrace sinks`
 #[derive(Debug, Args)]
@@ -13,10 +16,25 @@ pub struct Sinks {
     pub action: SinksAction,
 }
 
+/// A sink by its name.
+#[derive(Debug, Args)]
+pub struct One {
+    /// The sink's name in `headrace sinks list`.
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Where it is.
+    #[command(flatten)]
+    pub place: Place,
+    /// Write JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// What can be done with sinks.
 #[derive(Debug, Subcommand)]
 pub enum SinksAction {
-    /// Show the configured sinks, what waits for them, and what sinks that were taken out have left behind.
+    /// Show the configured sinks, what waits for them, what those that were set aside have missed, and what sinks that
+    /// were taken out have left behind.
     #[command(after_help = format!("Examples:\n  headrace sinks list\n  headrace sinks list --json\n\n{EXIT_CODES}"))]
     List {
         /// Where they are.
@@ -26,8 +44,33 @@ pub enum SinksAction {
         #[arg(long)]
         json: bool,
     },
-    /// Remove the consumers of a sink that is not configured any more. What waits for it then counts as settled. A sink
-    /// that is given this name later is a new one.
+    /// Let a sink rest, in every process that runs it: it finishes what it holds and takes no more. If it rests for long, it
+    /// is set aside like one whose receiver is away, and catches up later.
+    #[command(after_help = format!("Example:\n  headrace sinks pause splunk\n\n{EXIT_CODES}"))]
+    Pause(One),
+    /// Let a paused sink go on.
+    #[command(after_help = format!("Example:\n  headrace sinks resume splunk\n\n{EXIT_CODES}"))]
+    Resume(One),
+    /// Bring a sink the events of a time once more, from ClickHouse, with the same ids. Its receiver gets them in addition
+    /// to those that it has. Only for sinks of events, not for alerts.
+    #[command(after_help = format!("Example:\n  headrace sinks rewind splunk --since 2026-01-31T08:00:00Z --until 2026-01-31T09:00:00Z\n\n{EXIT_CODES}"))]
+    Rewind {
+        /// Which sink.
+        #[command(flatten)]
+        one: One,
+        /// Events that were processed then or later: how long ago (`90m`, `24h`, `7d`), a day (`2026-01-31`, from midnight
+        /// UTC), or `2026-01-31T08:15:30Z`.
+        #[arg(long, value_name = "TIME", value_parser = time::parse)]
+        since: Timestamp,
+        /// Events that were processed before then, in the same forms. Without it, until now.
+        #[arg(long, value_name = "TIME", value_parser = time::parse)]
+        until: Option<Timestamp>,
+        /// Do not ask. Required where nobody can answer.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Remove the consumers of a sink that is not configured any more, and the record of what it has missed. What waits for
+    /// it then counts as settled. A sink that is given this name later is a new one.
     #[command(after_help = format!("Example:\n  headrace sinks remove splunk_dr\n\n{EXIT_CODES}"))]
     Remove {
         /// The sink's name in `headrace sinks list`.

@@ -1,15 +1,24 @@
-//! `headrace sinks`: shows the sinks, configured or left behind, and removes what was left behind.
+//! `headrace sinks`: shows the sinks, configured or left behind, and removes what was left behind. [`behind`] pauses a
+//! sink, lets it go on, and has it catch up.
 //!
 //! A configured sink is never removed, nor one that another process reads: its consumer would be made anew at once.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+mod behind;
+mod list;
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead as _, IsTerminal as _};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::CommandFactory as _;
+use headrace_runtime::aside::Asides;
+use headrace_runtime::aside::record::Record;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::consume::leftover::{self, Component, Found};
+use headrace_schemas::time::Timestamp;
 use headrace_sinks::instances::usual_components;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::cli::global::Global;
 use crate::cli::output;
@@ -18,18 +27,24 @@ use crate::cli::sinks::{Sinks, SinksAction};
 use crate::cli::{Cli, exit, plain};
 use crate::commands::target::Target;
 
+/// A sink that was brought something within this time is catching up.
+const CATCHING_UP: Duration = Duration::from_secs(60);
+
 pub(crate) async fn sinks(arguments: Sinks, global: Global) -> anyhow::Result<()> {
     match arguments.action {
-        SinksAction::List { place, json } => list(&Opened::open(&place).await?, json),
+        SinksAction::List { place, json } => list::list(&Opened::open(&place).await?, json),
+        SinksAction::Pause(one) => behind::pause(&one, global).await,
+        SinksAction::Resume(one) => behind::resume(&one, global).await,
+        SinksAction::Rewind { one, since, until, yes } => {
+            ensure_answer(yes)?;
+            behind::rewind(&one, (since, until), yes, global).await
+        }
         SinksAction::Remove { name, place, json, yes } => {
-            if !yes && !io::stdin().is_terminal() {
-                let problem = "expected --yes, because nobody can be asked here";
-                return Err(Cli::command().error(clap::error::ErrorKind::MissingRequiredArgument, problem).into());
-            }
+            ensure_answer(yes)?;
             let opened = Opened::open(&place).await?;
             let meant = opened.left_behind(&name)?;
             opened.target.note(&format!("removing the consumers of the sink {}", plain::line(&name)), global);
-            if !yes && !confirmed(&meant)? {
+            if !yes && !is_removal_confirmed(&meant)? {
                 return Err(exit::missing("nothing was removed"));
             }
             remove(&opened, &name, &meant, json).await
@@ -37,12 +52,27 @@ pub(crate) async fn sinks(arguments: Sinks, global: Global) -> anyhow::Result<()
     }
 }
 
+/// Makes sure that somebody can be asked, unless the answer is given.
+fn ensure_answer(yes: bool) -> Result<(), clap::Error> {
+    if yes || io::stdin().is_terminal() {
+        return Ok(());
+    }
+    let problem = "expected --yes, because nobody can be asked here";
+    Err(Cli::command().error(clap::error::ErrorKind::MissingRequiredArgument, problem))
+}
+
 /// What the configuration and the broker know of the sinks.
 struct Opened {
     broker: Broker,
     target: Target,
+    sinks: headrace_sinks::instances::Sinks,
     configured: Vec<Component>,
     found: Vec<Found>,
+    asides: Asides,
+    /// What each component has missed.
+    records: BTreeMap<String, Record>,
+    /// The paused sinks, and since when they are.
+    paused: BTreeMap<String, Timestamp>,
 }
 
 /// A component of a sink: configured, or there, or both.
@@ -50,6 +80,9 @@ struct Row<'o> {
     component: &'o Component,
     found: Option<&'o Found>,
     state: &'static str,
+    /// What it has missed, when it has.
+    missed: Option<&'o Record>,
+    paused_since: Option<Timestamp>,
 }
 
 impl Opened {
@@ -60,7 +93,19 @@ impl Opened {
             config.sinks.complete_for_up(&data_dir.path);
         }
         let found = leftover::consumers(&broker, &usual_components()).await?;
-        Ok(Self { broker, target, configured: config.sinks.components(), found })
+        let asides =
+            Asides::open(&broker).await.context("is this release of `headrace run` or `headrace up` set up there?")?;
+        let configured = config.sinks.components();
+        let (mut records, mut paused) = (BTreeMap::new(), BTreeMap::new());
+        for Component { instance, name, .. } in configured.iter().chain(found.iter().map(|found| &found.component)) {
+            if !records.contains_key(name) {
+                records.insert(name.clone(), asides.record(name).await?);
+            }
+            if let Some(since) = asides.paused_since(instance).await? {
+                paused.insert(instance.clone(), since);
+            }
+        }
+        Ok(Self { broker, target, sinks: config.sinks, configured, found, asides, records, paused })
     }
 
     /// The configured components, then the others.
@@ -70,14 +115,29 @@ impl Opened {
         };
         let configured = self.configured.iter().map(|component| {
             let found = found(component);
-            Row { component, found, state: if found.is_some() { "configured" } else { "not started" } }
+            let state = if found.is_some() { "configured" } else { "not started" };
+            self.row(component, found, self.standing(component).unwrap_or(state))
         });
-        let others = self.found.iter().filter(|found| !self.is_configured(found)).map(|found| Row {
-            component: &found.component,
-            found: Some(found),
-            state: if found.is_read() { "read elsewhere" } else { "left behind" },
+        let others = self.found.iter().filter(|found| !self.is_configured(found)).map(|found| {
+            let state = if found.is_read() { "read elsewhere" } else { "left behind" };
+            self.row(&found.component, Some(found), state)
         });
         configured.chain(others).collect()
+    }
+
+    fn row<'o>(&'o self, component: &'o Component, found: Option<&'o Found>, state: &'static str) -> Row<'o> {
+        let missed = self.records.get(&component.name).filter(|record| record.is_behind());
+        Row { component, found, state, missed, paused_since: self.paused.get(&component.instance).copied() }
+    }
+
+    /// How a sink is that is paused or behind.
+    fn standing(&self, component: &Component) -> Option<&'static str> {
+        if self.paused.contains_key(&component.instance) {
+            return Some("paused");
+        }
+        let record = self.records.get(&component.name).filter(|record| record.is_behind())?;
+        let is_recent = |at: Timestamp| Timestamp::now().since(at) < CATCHING_UP;
+        Some(if record.brought_at.is_some_and(is_recent) { "catching up" } else { "set aside" })
     }
 
     fn is_configured(&self, found: &Found) -> bool {
@@ -111,61 +171,17 @@ impl Opened {
     }
 }
 
-fn list(opened: &Opened, json: bool) -> anyhow::Result<()> {
-    let mut out = Vec::new();
-    if !json {
-        writeln!(
-            out,
-            "{:16}  {:12}  {:20}  {:6}  {:14}  {:>9}  {:>9}  LAST ACTIVE",
-            "SINK", "KIND", "COMPONENT", "STREAM", "STATE", "WAITING", "UNSETTLED"
-        )?;
-    }
-    for row in opened.rows() {
-        if json {
-            writeln!(out, "{}", summary(&row))?;
-            continue;
-        }
-        let Component { instance, kind, name, stream } = row.component;
-        let count =
-            |count: fn(&Found) -> u64| row.found.map_or_else(|| "-".to_owned(), |found| count(found).to_string());
-        let active = row.found.and_then(|found| found.active_at).map_or_else(|| "-".to_owned(), |at| at.to_string());
-        writeln!(
-            out,
-            "{:16}  {:12}  {:20}  {:6}  {:14}  {:>9}  {:>9}  {active}",
-            plain::line(instance),
-            plain::line(kind),
-            plain::line(name),
-            stream.name(),
-            row.state,
-            count(|found| found.pending),
-            count(|found| found.unsettled),
-        )?;
-    }
-    output::write(&out)?;
-    Ok(())
-}
-
-fn summary(row: &Row<'_>) -> Value {
-    let Component { instance, kind, name, stream } = row.component;
-    json!({
-        "sink": instance,
-        "kind": kind,
-        "component": name,
-        "stream": stream.name(),
-        "state": row.state.replace(' ', "_"),
-        "waiting": row.found.map(|found| found.pending),
-        "unsettled": row.found.map(|found| found.unsettled),
-        "active_at": row.found.and_then(|found| found.active_at).map(|at| at.to_string()),
-    })
-}
-
-/// Asks the person at the terminal.
-fn confirmed(meant: &[&Found]) -> anyhow::Result<bool> {
+fn is_removal_confirmed(meant: &[&Found]) -> anyhow::Result<bool> {
     for Found { component, pending, unsettled, .. } in meant {
         let (name, stream) = (plain::line(&component.name), component.stream.name());
         output::note(format_args!("{name} on {stream}: {pending} messages wait, {unsettled} are not settled"));
     }
-    output::note("Remove? Type yes:");
+    is_confirmed("Remove?")
+}
+
+/// Asks the person at the terminal.
+fn is_confirmed(question: &str) -> anyhow::Result<bool> {
+    output::note(format_args!("{question} Type yes:"));
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).context("cannot read the answer")?;
     Ok(answer.trim() == "yes")

@@ -5,14 +5,15 @@
 //! `deploy/docs/nats-permissions.md` shows the same rights as a file for nats-server.
 
 use headrace_local::nats::Permissions;
-use headrace_runtime::broker::{BODIES, CURSORS, RECOVERY, SCHEMAS, STATE, Stream};
+use headrace_runtime::aside::consumer_of;
+use headrace_runtime::broker::{ASIDES, BODIES, CURSORS, RECOVERY, SCHEMAS, STATE, Stream};
 use headrace_runtime::consume::leftover::Component;
 use headrace_runtime::publish::store_health::PROBE_KEY;
 use headrace_runtime::settle::trials;
 use headrace_sinks::instances::usual_components;
 use headrace_stages::chains;
 
-use crate::role::CLICKHOUSE_RAW;
+use crate::role::{CLICKHOUSE, CLICKHOUSE_RAW, EARLIER_TABLES_LEASE};
 
 /// A user of NATS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,16 +125,19 @@ fn pipeline() -> Rights {
 }
 
 fn retention() -> Rights {
-    let mut rights = Rights::of(User::Retention);
+    // It writes down what a sink will miss before it removes that.
+    let mut rights = Rights::of(User::Retention).keep(ASIDES);
     for stream in [Stream::Raw, Stream::Events, Stream::Alerts] {
         let name = stream.name();
         rights = rights.look_at(stream).ask([format!("CONSUMER.LIST.{name}"), format!("STREAM.PURGE.{name}")]);
     }
-    rights
+    // CATCHUP is only measured: what is settled there goes by itself.
+    rights.look_at(Stream::CatchUp).ask([format!("CONSUMER.LIST.{}", Stream::CatchUp.name())])
 }
 
 fn sinks(further: &[Component]) -> Rights {
-    let mut rights = Rights::of(User::Sinks).read_bodies();
+    // To see which sinks are paused, and to note how far they have caught up.
+    let mut rights = Rights::of(User::Sinks).read_bodies().keep(ASIDES).look_at(Stream::CatchUp);
     for stream in [Stream::Raw, Stream::Events, Stream::Alerts] {
         rights = rights.look_at(stream);
         // To tell what a sink that was taken out has left behind.
@@ -141,8 +145,13 @@ fn sinks(further: &[Component]) -> Rights {
     }
     for Component { name, stream, .. } in usual_components().iter().chain(further) {
         rights = rights.consume(*stream, name).give_up(name).note_progress(name);
+        // The store does not catch up: the others do so from it.
+        if *stream == Stream::Events && name != CLICKHOUSE {
+            rights = rights.catch_up(name);
+        }
     }
-    rights
+    // One process moves the rows of an earlier release.
+    rights.keep_key(STATE, EARLIER_TABLES_LEASE)
 }
 
 fn recover() -> Rights {
@@ -180,7 +189,7 @@ impl Rights {
 
     /// The rights that every process needs at its start: it checks that all streams and buckets are as configured.
     fn of(user: User) -> Self {
-        let buckets = [SCHEMAS, STATE, RECOVERY, CURSORS].map(|bucket| format!("KV_{bucket}"));
+        let buckets = [SCHEMAS, STATE, RECOVERY, CURSORS, ASIDES].map(|bucket| format!("KV_{bucket}"));
         let names = Stream::ALL.map(|stream| stream.name().to_owned()).into_iter().chain(buckets);
         let names = names.chain([format!("OBJ_{BODIES}")]);
         Self::bare(user).ask(names.map(|name| format!("STREAM.INFO.{name}"))).read(SCHEMAS)
@@ -232,13 +241,26 @@ impl Rights {
         self.read(bucket).publish([format!("$KV.{bucket}.>")])
     }
 
+    /// The right to read and write one key of a bucket.
+    fn keep_key(self, bucket: &str, key: &str) -> Self {
+        let subject = format!("$KV.{bucket}.{key}");
+        self.ask([format!("DIRECT.GET.KV_{bucket}.{subject}")]).publish([subject])
+    }
+
     /// The right to the two keys in which a component notes the beginning of its consumer's incarnation, and the
     /// messages that it has on trial.
     fn note_progress(self, component: &str) -> Self {
-        [format!("epoch.{component}"), trials::key(component)].into_iter().fold(self, |rights, key| {
-            let key = format!("$KV.{STATE}.{key}");
-            rights.ask([format!("DIRECT.GET.KV_{STATE}.{key}")]).publish([key])
-        })
+        [format!("epoch.{component}"), trials::key(component)]
+            .into_iter()
+            .fold(self, |rights, key| rights.keep_key(STATE, &key))
+    }
+
+    /// The right to bring a component once more what it has missed, and to take that.
+    fn catch_up(self, component: &str) -> Self {
+        let own = consumer_of(component);
+        self.publish([headrace_schemas::subject::catch_up_of(component)])
+            .consume(Stream::CatchUp, &own)
+            .note_progress(&own)
     }
 
     fn write_bodies(self) -> Self {

@@ -1,5 +1,7 @@
 //! A process: the tasks of its roles, under one supervisor.
 
+mod catch_up;
+mod earlier;
 pub(crate) mod listeners;
 mod recover;
 pub(crate) mod started;
@@ -12,12 +14,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use headrace_ingest as ingest;
 use headrace_ingest::collect::Collector;
 use headrace_ingest::gateway::Gateway;
 use headrace_ingest::sources::{self, StoredCheck};
+use headrace_runtime::aside::pause::{Gate, Keeper};
+use headrace_runtime::aside::{pause, retention};
 use headrace_runtime::broker::Broker;
 use headrace_runtime::broker::measure::Measure;
-use headrace_runtime::broker::{recreate, retention};
+use headrace_runtime::broker::recreate;
 use headrace_runtime::component::sink::{BoxedSink, SinkOptions};
 use headrace_runtime::component::stage::BoxedStage;
 use headrace_runtime::component::subscription::{Owner, Subscription};
@@ -26,8 +31,9 @@ use headrace_runtime::consume::leftover;
 use headrace_runtime::consume::sink::SinkLoop;
 use headrace_runtime::http::admin::{self, Admin};
 use headrace_runtime::limit::Limiter;
+use headrace_runtime::memory::{Share, show_budget};
 use headrace_runtime::message::payload::{Payload, Product};
-use headrace_runtime::observe::health::Health;
+use headrace_runtime::observe::health::{ComponentHealth, Health};
 use headrace_runtime::observe::metrics;
 use headrace_runtime::publish::store_health::{self, StoreHealth};
 use headrace_runtime::retry::RetryPolicy;
@@ -38,15 +44,17 @@ use headrace_runtime::supervisor::{Group, Supervisor};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
 use headrace_sinks::instances::usual_components;
-use headrace_sinks::kind::{AnySink, Terms};
+use headrace_sinks::kind::AnySink;
 use headrace_stages::alert::Alerts;
 use headrace_stages::chains::{self, Stages};
 use headrace_stages::normalize::Verify;
 use tokio::net::TcpListener;
 
 use crate::config::Config;
+use crate::config::memory::{Memory, Takes};
 use crate::nats::connections::Brokers;
 use crate::nats::users::User;
+use crate::process::earlier::EarlierTables;
 use crate::process::listeners::Listeners;
 use crate::role::Role;
 
@@ -73,11 +81,24 @@ pub(crate) struct Process {
 /// What is needed to make the tasks.
 struct Builder<'a> {
     brokers: &'a Brokers,
+    memory: Memory<'a>,
     policy: RetryPolicy,
     health: Health,
     supervisor: Supervisor,
     subscriptions: Vec<(Broker, Subscription)>,
     sinks: BTreeSet<String>,
+}
+
+/// How a sink's component is run.
+#[derive(Clone)]
+struct Run {
+    component: String,
+    owner: Owner,
+    options: SinkOptions,
+    gate: Gate,
+    retry: RetryPolicy,
+    /// When its receiver may be called.
+    limiter: Limiter,
 }
 
 impl Process {
@@ -91,8 +112,11 @@ impl Process {
     ) -> anyhow::Result<Self> {
         let handle = metrics::install().context("cannot set up metrics")?;
         metrics::tell_build(env!("CARGO_PKG_VERSION"), COMMIT);
+        let memory = Memory::divide(config, roles, brokers.first().message_max())?;
+        show_budget(memory.budget());
         let mut builder = Builder {
             brokers,
+            memory,
             policy: config.retry.policy(),
             health: Health::new(),
             supervisor: Supervisor::new(),
@@ -115,7 +139,8 @@ impl Process {
             for respelt in config.tenants.respelt() {
                 tracing::warn!(tenant = respelt.tenant, token = respelt.token, "{respelt}");
             }
-            let gateway = Gateway::new(&config.ingest, &config.tenants, brokers.need(User::Ingest)?, stores);
+            let ingest = ingest::config::Config { in_flight_max_bytes: memory.gateway(), ..config.ingest.clone() };
+            let gateway = Gateway::new(&ingest, &config.tenants, brokers.need(User::Ingest)?, stores);
             builder.listen(Group::Ingest, "gateway", listener, move |listener, stop| {
                 gateway.clone().serve(listener, stop)
             });
@@ -209,9 +234,17 @@ impl Builder<'_> {
         let verify = verify(config);
         let config = &config.pipeline;
         for chain in chains::build(config, verify.as_ref())? {
+            let (subscription, lanes) = (chain.subscription, config.lanes);
+            let share = |takes| self.memory.chain(&subscription.component, takes, lanes);
             match chain.stages {
-                Stages::FromRaw(stage) => self.chain(chain.subscription, Pace::Prompt, stage, config.lanes)?,
-                Stages::FromEvents(stage) => self.chain(chain.subscription, Pace::Prompt, stage, config.lanes)?,
+                Stages::FromRaw(stage) => {
+                    let share = share(Takes::Bodies);
+                    self.chain(subscription, Pace::Prompt, stage, lanes, share)?;
+                }
+                Stages::FromEvents(stage) => {
+                    let share = share(Takes::Events);
+                    self.chain(subscription, Pace::Prompt, stage, lanes, share)?;
+                }
             }
         }
         let broker = self.brokers.need(User::Pipeline)?;
@@ -219,7 +252,8 @@ impl Builder<'_> {
         let alerts = Alerts::new(config.alert, state);
         let alerts: BoxedStage<Event, Alert> = Box::new(alerts);
         // Each alert is one write to the state, however many events it has. So gather a burst of events first.
-        self.chain(config.alert_subscription(), Pace::Gathered { linger: ALERT_LINGER }, alerts, 1)?;
+        let share = self.memory.chain(chains::ALERT, Takes::Events, 1);
+        self.chain(config.alert_subscription(), Pace::Gathered { linger: ALERT_LINGER }, alerts, 1, share)?;
         match self.brokers.of(User::Retention).cloned() {
             Some(broker) => {
                 let measure = Arc::new(Measure::new(&broker));
@@ -257,9 +291,10 @@ impl Builder<'_> {
         pace: Pace,
         stage: BoxedStage<In, Out>,
         workers: usize,
+        memory: Share,
     ) -> anyhow::Result<()> {
         let broker = self.brokers.need(User::Pipeline)?.clone();
-        let settler = self.settler(&subscription.component, &broker);
+        let settler = self.settler(&subscription.component, &broker).within(memory);
         self.subscriptions.push((broker.clone(), subscription.clone()));
         let component = subscription.component.clone();
         let chain = Arc::new(ChainLoop { broker, subscription, pace, stage, settler });
@@ -276,21 +311,47 @@ impl Builder<'_> {
     /// Starts every configured sink, and looks for what others have left behind.
     fn sinks(&mut self, config: &Config) -> anyhow::Result<()> {
         let broker = self.brokers.need(User::Sinks)?;
+        let (history, mut keepers) = (catch_up::history(config), Vec::new());
         for instance in config.sinks.iter() {
             let parts = instance.parts().with_context(|| format!("cannot set up the sink `{}`", instance.name()))?;
+            let (keeper, gate) = Keeper::new(instance.name());
+            keepers.push(keeper);
             for (component, part) in parts {
-                let (name, owner, options) = (component.name.as_str(), instance.owner(), part.options);
+                let (component, owner) = (component.name, config.sinks.owner(instance, component.stream));
                 let terms = instance.terms(&config.retry);
+                let limiter = Limiter::new(&component, &terms.limits);
+                let run =
+                    Run { component, owner, options: part.options, gate: gate.clone(), retry: terms.retry, limiter };
                 match part.sink {
-                    AnySink::Raw(sink) => self.sink(broker, name, owner, sink, options, terms),
-                    AnySink::Events(sink) => self.sink(broker, name, owner, sink, options, terms),
-                    AnySink::Alerts(sink) => self.sink(broker, name, owner, sink, options, terms),
+                    AnySink::Raw(sink) => _ = self.sink(broker, run, sink),
+                    AnySink::Events(sink) => {
+                        let health = self.sink(broker, run.clone(), sink.clone());
+                        self.catch_up(broker, run, sink, health, history.as_ref());
+                    }
+                    AnySink::Alerts(sink) => _ = self.sink(broker, run, sink),
                 }
             }
         }
+        let (paused, keepers) = (broker.clone(), Arc::new(keepers));
+        self.supervisor.spawn(Group::Service, "paused", move |stop| {
+            let (broker, keepers) = (paused.clone(), Arc::clone(&keepers));
+            async move { pause::watch(broker, &keepers, stop).await }
+        });
         let (broker, configured) = (broker.clone(), config.sinks.components());
         self.supervisor.spawn(Group::Service, "leftover", move |stop| {
             leftover::watch(broker.clone(), configured.clone(), usual_components(), stop)
+        });
+        self.earlier(config)?;
+        Ok(())
+    }
+
+    /// Starts the task that moves the rows of an earlier release, if this process may change tables.
+    fn earlier(&mut self, config: &Config) -> anyhow::Result<()> {
+        let Some(tables) = EarlierTables::of(config, self.brokers.need(User::Sinks)?) else { return Ok(()) };
+        let tables = Arc::new(tables);
+        self.supervisor.spawn(Group::Service, "earlier tables", move |stop| {
+            let tables = Arc::clone(&tables);
+            async move { tables.run(stop).await }
         });
         Ok(())
     }
@@ -309,16 +370,12 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn sink<T: Payload>(
-        &mut self,
-        broker: &Broker,
-        component: &str,
-        owner: Owner,
-        sink: BoxedSink<T>,
-        options: SinkOptions,
-        terms: Terms,
-    ) {
-        let settler = Settler::new(component, broker, terms.retry, self.health.register(component));
+    fn sink<T: Payload>(&mut self, broker: &Broker, run: Run, sink: BoxedSink<T>) -> ComponentHealth {
+        let Run { component, owner, options, gate, retry, limiter } = run;
+        let component = component.as_str();
+        let health = self.health.register(component);
+        let memory = self.memory.sink(component, Takes::of(T::STREAM), &options);
+        let settler = Settler::new(component, broker, retry, health.clone()).within(memory);
         self.sinks.insert(component.to_owned());
         let subscription = Subscription { sink: Some(owner), ..options.subscription(component, T::STREAM) };
         self.subscriptions.push((broker.clone(), subscription.clone()));
@@ -328,8 +385,9 @@ impl Builder<'_> {
             sink,
             batching: options.batching,
             call_timeout: options.call_timeout,
-            limiter: Limiter::new(component, &terms.limits),
+            limiter,
             settler,
+            gate,
         });
         for worker in 0..options.workers {
             let sink = Arc::clone(&sink);
@@ -338,6 +396,7 @@ impl Builder<'_> {
                 async move { sink.run_worker(stop).await }
             });
         }
+        health
     }
 
     fn settler(&self, component: &str, broker: &Broker) -> Settler {

@@ -53,7 +53,7 @@ fn waiting<'a>(
     let waits = |name: &str, state: &State| {
         let may_be_away = sinks.contains(name) && !own.contains(&name);
         match state {
-            State::Healthy | State::Broken(_) => false,
+            State::Healthy | State::Broken(_) | State::Paused(_) => false,
             State::Degraded(_) => !may_be_away,
             State::Starting => !may_be_away || elapsed < SINK_ANSWERS_WITHIN,
         }
@@ -69,6 +69,7 @@ fn away(states: &BTreeMap<String, State>, sinks: &BTreeSet<String>) -> BTreeMap<
     let why = |state: &State| match state {
         State::Healthy => None,
         State::Starting => Some("it has not answered yet".to_owned()),
+        State::Paused(why) => Some(format!("paused {why}")),
         State::Degraded(why) | State::Broken(why) => Some(why.clone()),
     };
     let of_sinks = states.iter().filter(|(name, _)| sinks.contains(*name));

@@ -1,11 +1,10 @@
-//! The connection to NATS, and what Headrace keeps there: four streams, the object store bucket `bodies`, and the KV
-//! buckets `schemas`, `state`, `recovery` and `cursors`.
+//! The connection to NATS, and what Headrace keeps there: five streams, the object store bucket `bodies`, and the KV
+//! buckets `schemas`, `state`, `recovery`, `cursors` and `asides`.
 
 pub mod measure;
 pub mod progress;
 pub mod recreate;
 mod refusal;
-pub mod retention;
 mod topology;
 
 use std::collections::HashMap;
@@ -32,7 +31,7 @@ const NATS_MIN: (i64, i64, i64) = (2, 14, 0);
 /// Publishes that may wait for their confirmation at once, in one process.
 const UNCONFIRMED_MAX: usize = 16_384;
 /// Room for headers when a body is compared with the server's `max_payload`.
-const HEADER_ROOM_BYTES: usize = 16 << 10;
+pub const HEADER_ROOM_BYTES: usize = 16 << 10;
 /// Bucket of bodies that are too large for a message.
 pub const BODIES: &str = "bodies";
 /// Bucket that maps a schema's fingerprint (16 hex digits) to its text.
@@ -43,8 +42,14 @@ pub const STATE: &str = "state";
 pub const RECOVERY: &str = "recovery";
 /// Bucket of how far each source that is asked was read.
 pub const CURSORS: &str = "cursors";
+/// Bucket of which sinks are paused, and what those that were set aside have missed.
+pub const ASIDES: &str = "asides";
 
-/// One of the four streams.
+/// The limits of CATCHUP. It holds no more than what a sink takes next, and its messages are removed as they are
+/// settled: never by age, because nobody would bring them again.
+const CATCH_UP_LIMITS: Limits = Limits { max_age_hours: 0, max_bytes: 16 << 20 };
+
+/// One of the five streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     /// Bodies as they came.
@@ -55,11 +60,13 @@ pub enum Stream {
     Alerts,
     /// Messages that were given up.
     Dead,
+    /// Events that are brought once more to a sink that was set aside.
+    CatchUp,
 }
 
 impl Stream {
     /// All streams.
-    pub const ALL: [Self; 4] = [Self::Raw, Self::Events, Self::Alerts, Self::Dead];
+    pub const ALL: [Self; 5] = [Self::Raw, Self::Events, Self::Alerts, Self::Dead, Self::CatchUp];
 
     /// The stream's name in NATS.
     #[must_use]
@@ -69,6 +76,7 @@ impl Stream {
             Self::Events => "EVENTS",
             Self::Alerts => "ALERTS",
             Self::Dead => "DEAD",
+            Self::CatchUp => "CATCHUP",
         }
     }
 
@@ -80,6 +88,7 @@ impl Stream {
             Self::Events => subject::EVENTS,
             Self::Alerts => subject::ALERTS,
             Self::Dead => subject::DEAD,
+            Self::CatchUp => subject::CATCH_UP,
         }
     }
 
@@ -89,6 +98,7 @@ impl Stream {
             Self::Events => streams.events,
             Self::Alerts => streams.alerts,
             Self::Dead => streams.dead,
+            Self::CatchUp => CATCH_UP_LIMITS,
         }
     }
 }
@@ -261,7 +271,8 @@ impl Broker {
     }
 
     /// The most bytes that a message can have, as a request for messages counts them: with headers and subjects.
-    pub(crate) fn message_max(&self) -> usize {
+    #[must_use]
+    pub fn message_max(&self) -> usize {
         self.client.server_info().max_payload.saturating_add(HEADER_ROOM_BYTES)
     }
 
@@ -318,6 +329,10 @@ impl Broker {
 
     pub(crate) async fn cursors_bucket(&self) -> anyhow::Result<kv::Store> {
         self.jetstream.get_key_value(CURSORS).await.context("cannot open the KV bucket `cursors`")
+    }
+
+    pub(crate) async fn asides_bucket(&self) -> anyhow::Result<kv::Store> {
+        self.jetstream.get_key_value(ASIDES).await.context("cannot open the KV bucket `asides`")
     }
 }
 

@@ -23,10 +23,11 @@ use crate::observe::metrics::RECREATED;
 const PERIOD: Duration = Duration::from_secs(2);
 
 /// The streams behind the buckets.
-const BUCKETS: [&str; 5] = [OBJ_BODIES, "KV_schemas", KV_STATE, "KV_recovery", KV_CURSORS];
+const BUCKETS: [&str; 6] = [OBJ_BODIES, "KV_schemas", KV_STATE, "KV_recovery", KV_CURSORS, KV_ASIDES];
 const OBJ_BODIES: &str = "OBJ_bodies";
 pub(crate) const KV_STATE: &str = "KV_state";
 const KV_CURSORS: &str = "KV_cursors";
+const KV_ASIDES: &str = "KV_asides";
 
 /// Runs until `stop`.
 ///
@@ -72,6 +73,14 @@ fn remedy(stream: &str) -> &'static str {
         "DEAD" => "dead letters are gone; their deliveries are in RAW and in the table `raw`",
         OBJ_BODIES => "bodies over the broker's `max_payload` that were not processed yet are missing",
         KV_STATE => "open alerts begin anew, which may file a second ticket",
+        KV_ASIDES => {
+            "what was missed by sinks that were set aside is forgotten, and paused sinks go on: `headrace sinks rewind` \
+             brings events of a time once more, `headrace sinks pause` pauses again"
+        }
+        "CATCHUP" => {
+            "events that a sink was being brought once more are missing there: `headrace sinks rewind` brings those of the \
+             last hours again"
+        }
         KV_CURSORS => "sources that are asked are read again from their beginning; what was stored is recognized",
         _ => "nothing needs to be done: it is filled again",
     }

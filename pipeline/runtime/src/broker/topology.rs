@@ -9,7 +9,7 @@ use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::{ErrorCode, stream};
 use headrace_schemas::codec::all_schemas;
 
-use crate::broker::{BODIES, Broker, CURSORS, RECOVERY, SCHEMAS, STATE, Stream};
+use crate::broker::{ASIDES, BODIES, Broker, CURSORS, RECOVERY, SCHEMAS, STATE, Stream};
 use crate::config::Streams;
 
 /// The advice for a request that NATS did not answer because our user may not make it.
@@ -27,11 +27,10 @@ impl Broker {
             let limits = stream.limits(streams);
             self.ensure_stream(stream_config(stream, streams)).await.with_context(|| {
                 format!(
-                    "cannot create the stream {} of {} bytes; NATS must run with JetStream and have that much disk, or set \
-                     `streams.{}.max_bytes` lower. {RIGHTS}",
+                    "cannot create the stream {} of {} bytes; NATS must run with JetStream and have that much disk{}. {RIGHTS}",
                     stream.name(),
                     limits.max_bytes,
-                    stream.name().to_ascii_lowercase()
+                    lower(stream)
                 )
             })?;
         }
@@ -44,6 +43,8 @@ impl Broker {
             .await?;
         // Kept for ever: a source may have nothing new for years.
         self.ensure_bucket(CURSORS, "how far sources were read", Duration::ZERO, streams.replicas).await?;
+        // Kept for ever: a sink may be set aside for months.
+        self.ensure_bucket(ASIDES, "paused sinks, and what sinks missed", Duration::ZERO, streams.replicas).await?;
         self.publish_schemas().await
     }
 
@@ -114,6 +115,15 @@ impl Broker {
     }
 }
 
+/// The setting that makes a stream smaller, as the end of a sentence.
+fn lower(stream: Stream) -> String {
+    match stream {
+        // Its size is no setting.
+        Stream::CatchUp => String::new(),
+        _ => format!(", or set `streams.{}.max_bytes` lower", stream.name().to_ascii_lowercase()),
+    }
+}
+
 /// The stream behind the KV bucket `name`, as NATS names it.
 #[must_use]
 pub(crate) fn kv_stream(name: &str) -> String {
@@ -127,12 +137,21 @@ fn stream_config(stream: Stream, streams: &Streams) -> stream::Config {
         subjects: vec![stream.subjects().to_owned()],
         max_age: hours(limits.max_age_hours),
         max_bytes: i64::try_from(limits.max_bytes).unwrap_or(i64::MAX),
+        // What is in CATCHUP is for one consumer, and is removed when that has settled it.
+        retention: match stream {
+            Stream::CatchUp => stream::RetentionPolicy::WorkQueue,
+            _ => stream::RetentionPolicy::Limits,
+        },
         // A full stream refuses: dropping the oldest would lose what no consumer has read yet.
         // `retention` makes room by removing what all of them have settled.
         discard: stream::DiscardPolicy::New,
         storage: stream::StorageType::File,
         num_replicas: streams.replicas,
-        duplicate_window: streams.duplicate_window().min(hours(limits.max_age_hours)),
+        // NATS refuses a window that is longer than messages are kept. An age of 0 is none.
+        duplicate_window: match limits.max_age_hours {
+            0 => streams.duplicate_window(),
+            age => streams.duplicate_window().min(hours(age)),
+        },
         allow_direct: true,
         // A person removes single dead letters from DEAD. Nobody has a reason to remove a single message from the
         // others.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::message::payload::{Content, Identity};
 use crate::moment::Moment;
+use headrace_schemas::time::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 /// One value for a sink.
@@ -17,6 +18,9 @@ pub struct Item<T> {
     pub redelivered: bool,
     /// Sequence of its message in the stream.
     pub sequence: u64,
+    /// When the broker stored its message, by the broker's clock. Zero when the item was not made of a message of its
+    /// own stream.
+    pub stored_at: Timestamp,
 }
 
 /// Which values may be delivered together: those of one key. Most sinks have one key for all.

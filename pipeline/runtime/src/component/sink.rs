@@ -2,6 +2,7 @@
 //!
 //! A sink answers for each event, or for the batch as a whole when it knows nothing of any single one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -41,14 +42,20 @@ pub trait Sink: Send + Sync + 'static {
     async fn deliver(&self, batch: &Batch<Self::Item>) -> BatchResult;
 }
 
-/// A sink whose type is not known, only what it takes.
-pub struct BoxedSink<T>(Box<dyn Sink<Item = T>>);
+/// A sink whose type is not known, only what it takes. All clones are one.
+pub struct BoxedSink<T>(Arc<dyn Sink<Item = T>>);
+
+impl<T> Clone for BoxedSink<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
 
 impl<T: Payload> BoxedSink<T> {
     /// Forgets the type of `sink`.
     #[must_use]
     pub fn new(sink: impl Sink<Item = T>) -> Self {
-        Self(Box::new(sink))
+        Self(Arc::new(sink))
     }
 }
 

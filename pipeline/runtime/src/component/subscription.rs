@@ -33,6 +33,19 @@ pub struct Owner {
     pub kind: String,
     /// Where it begins when it is new.
     pub start: Start,
+    /// What becomes of it when it is far behind.
+    pub when_behind: WhenBehind,
+}
+
+/// What becomes of a sink that is so far behind that its stream fills up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenBehind {
+    /// The stream waits for it.
+    Wait,
+    /// The stream waits for it, because it is the store from which the others catch up.
+    Store,
+    /// It is set aside, and catches up from the store later.
+    SetAside,
 }
 
 /// Where a sink begins when it is new.

@@ -13,11 +13,12 @@ use crate::component::stage::{BoxedStage, Verdict};
 use crate::component::subscription::Subscription;
 use crate::consume::Subscriber;
 use crate::consume::hold::{prolong_when_due, while_held};
-use crate::consume::read::{read_all, within};
+use crate::consume::read::{read_all, room_for, room_of, within};
 use crate::consume::trial::{self, Group, begin, close, end, plan};
 use crate::crash::{self, Point};
 use crate::fault::panics::caught;
 use crate::fault::{Effect, Fault, FaultClass, miscounted};
+use crate::memory::{BODY_COPIES_READ, Held};
 use crate::message::Delivered;
 use crate::message::payload::{Content, Payload, Product};
 use crate::observe::metrics::seconds_since;
@@ -29,11 +30,11 @@ use crate::settle::settler::Settler;
 /// that work may keep a reactor thread.
 const SLICE: usize = 32;
 /// The most messages that a worker takes at once.
-const TAKE_MAX: usize = 256;
+pub const TAKE_MAX: usize = 256;
 /// The most bytes of messages that a worker takes at once.
-const TAKE_MAX_BYTES: usize = 16 << 20;
-/// The most bytes of a slice, with the bodies that its messages refer to. A larger body travels alone.
-const SLICE_BYTES: usize = 16 << 20;
+pub const TAKE_MAX_BYTES: usize = 16 << 20;
+/// The most memory for what a slice reads. What needs more travels alone.
+pub const SLICE_BYTES_MAX: usize = 32 << 20;
 
 /// How a chain takes messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,17 +80,18 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         // So that its series begin at 0.
         self.settler.metrics.chain();
         self.settler.health.healthy();
+        let memory = &self.settler.memory;
+        let (take_max, bytes_max) = (TAKE_MAX.min(memory.messages_max), TAKE_MAX_BYTES.min(memory.bytes_max));
         while !stop.is_cancelled() {
             let (messages, slice) = match self.pace {
-                Pace::Prompt => (subscriber.ready(TAKE_MAX, TAKE_MAX_BYTES, &stop).await?, SLICE),
-                Pace::Gathered { linger } => {
-                    (subscriber.gather(TAKE_MAX, TAKE_MAX_BYTES, linger, &stop).await?.0, TAKE_MAX)
-                }
+                Pace::Prompt => (subscriber.ready(take_max, bytes_max, &stop).await?, SLICE),
+                Pace::Gathered { linger } => (subscriber.gather(take_max, bytes_max, linger, &stop).await?.0, take_max),
             };
+            let _taken = memory.account.note(room_of(&messages));
             let (mut messages, mut plan) = plan(&self.settler, self.subscription.ack_wait, messages).await;
             while !messages.is_empty() {
-                let sizes = messages.iter().take(slice).map(Delivered::bytes_when_read);
-                let (count, group) = plan.next(within(sizes, SLICE_BYTES));
+                let sizes = messages.iter().take(slice).map(|message| room_for::<In>(message, BODY_COPIES_READ));
+                let (count, group) = plan.next(within(sizes, SLICE_BYTES_MAX.min(memory.portion_max)));
                 let rest = messages.split_off(count);
                 if stop.is_cancelled() {
                     self.give_back(&messages).await;
@@ -141,9 +143,8 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         mut messages: Vec<Delivered>,
         waiting: &[Delivered],
     ) -> Option<Duration> {
+        let _room = self.room(&messages, waiting).await;
         self.leave_expired(&mut messages, waiting).await;
-        let bytes = messages.iter().map(Delivered::bytes_when_read).sum();
-        let _held = self.settler.metrics.hold(bytes);
         let (readable, inputs, mut pause) = self.read_all(messages, waiting).await;
         let verdicts = self.process(&readable, inputs).await;
         let sent = self.send_all(publisher, readable, verdicts).await;
@@ -170,6 +171,14 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         }
         self.count_conflicts(known.into_iter().flatten().collect()).await;
         pause
+    }
+
+    /// Takes the room for what the slice reads. Meanwhile it keeps the slice and the waiting messages ours.
+    async fn room(&self, messages: &[Delivered], waiting: &[Delivered]) -> Held {
+        let bytes = messages.iter().map(|message| room_for::<In>(message, BODY_COPIES_READ));
+        let bytes = bytes.fold(0, usize::saturating_add);
+        let held: Vec<&Delivered> = messages.iter().chain(waiting).collect();
+        while_held(&held, self.subscription.ack_wait, self.settler.memory.take(bytes)).await
     }
 
     /// Renews the hold on `messages` and on the waiting ones. Removes from `messages` those that have expired, so that

@@ -17,8 +17,9 @@ use metrics::gauge;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::aside;
 use crate::broker::{Broker, Stream};
-use crate::component::subscription::Owner;
+use crate::component::subscription::{Owner, WhenBehind};
 use crate::every::every;
 use crate::message::incarnation::epoch_key;
 use crate::observe::metrics::UNREAD;
@@ -138,7 +139,14 @@ impl Presence {
 
 /// What is written on the consumer of a sink.
 pub(crate) fn marks(owner: &Owner) -> HashMap<String, String> {
-    HashMap::from([(SINK.to_owned(), owner.instance.clone()), (KIND.to_owned(), owner.kind.clone())])
+    let mut marks = HashMap::from([(SINK.to_owned(), owner.instance.clone()), (KIND.to_owned(), owner.kind.clone())]);
+    let mark = match owner.when_behind {
+        WhenBehind::Wait => None,
+        WhenBehind::Store => Some(aside::STORE),
+        WhenBehind::SetAside => Some(aside::CATCHES_UP),
+    };
+    marks.extend(mark.map(|mark| (mark.to_owned(), aside::YES.to_owned())));
+    marks
 }
 
 /// Every consumer of a sink. One without marks, as earlier releases made them, is known by its name among `usual`.
@@ -163,8 +171,8 @@ fn component_of(info: &Info, stream: Stream, usual: &[Component]) -> Option<Comp
     marked.or_else(|| usual.iter().find(|usual| usual.name == info.name && usual.stream == stream).cloned())
 }
 
-/// Removes the consumer of a component, and the note that it has begun: a sink of the same name is a new one. False
-/// when there was no such consumer.
+/// Removes the consumer of a component, the note that it has begun, and what it has missed: a sink of the same name is a
+/// new one. False when there was no such consumer.
 ///
 /// # Errors
 /// When the broker does not answer or does not let us.
@@ -178,6 +186,9 @@ pub async fn remove(broker: &Broker, component: &Component) -> anyhow::Result<bo
     };
     let store = StateStore::open(broker).await?;
     store.forget(&epoch_key(name)).await.map_err(|fault| fault.source)?;
+    if component.stream == Stream::Events {
+        aside::remove(broker, name).await?;
+    }
     Ok(was_there)
 }
 

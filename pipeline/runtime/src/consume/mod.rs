@@ -220,6 +220,13 @@ impl Subscriber {
         Ok(incarnation)
     }
 
+    /// Whether one of `messages`, which are not settled, was purged since we took it. The broker counts it as settled, as
+    /// it told with the incarnation last asked for.
+    pub(crate) fn has_lost(&self, messages: &[Delivered]) -> bool {
+        let settled = self.consumer.cached_info().ack_floor.stream_sequence;
+        messages.iter().any(|message| message.sequence <= settled)
+    }
+
     /// How long the broker lets us hold a message, as it was told with the incarnation last asked for. Another process
     /// of another configuration may have changed it.
     pub(crate) fn ack_wait(&self) -> Duration {

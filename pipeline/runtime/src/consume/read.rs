@@ -12,6 +12,7 @@ use crate::broker::Broker;
 use crate::crash::{self, Point};
 use crate::fault::Fault;
 use crate::fault::panics::caught;
+use crate::memory::MESSAGE_BYTES;
 use crate::message::Delivered;
 use crate::message::body::is_unanswered;
 use crate::message::payload::Payload;
@@ -28,6 +29,17 @@ pub(crate) fn within(sizes: impl Iterator<Item = usize>, bytes_max: usize) -> us
         sum <= bytes_max
     });
     fitting.count().max(1)
+}
+
+/// What reading `message` takes in memory, where a body that it refers to is there `copies` times.
+pub(crate) fn room_for<T: Payload>(message: &Delivered, copies: usize) -> usize {
+    let body = if message.refers_to_body() { message.bytes_when_read() } else { 0 };
+    T::decoded_bytes(message.payload().len()).saturating_add(body.saturating_mul(copies))
+}
+
+/// What `messages` take in memory by themselves.
+pub(crate) fn room_of(messages: &[Delivered]) -> usize {
+    messages.iter().map(|message| message.payload().len() + MESSAGE_BYTES).sum()
 }
 
 /// Reads `messages`, in their order. For a message that cannot be read, the result says what becomes of it.

@@ -22,9 +22,9 @@ use crate::message::incarnation::Forgotten;
 use crate::moment::Moment;
 
 /// The most messages of a page.
-const PAGE: usize = 1_024;
+pub const PAGE: usize = 1_024;
 /// The most bytes of a page; no less than the broker's `max_payload`.
-const PAGE_BYTES: usize = 16 << 20;
+pub const PAGE_BYTES: usize = 16 << 20;
 /// The broker forgets a reader that was killed after this time.
 const READER_KEPT: Duration = Duration::from_secs(30);
 /// How far a gateway's clock may be ahead of the broker's.

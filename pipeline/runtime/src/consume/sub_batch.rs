@@ -62,7 +62,8 @@ impl<T> SubBatch<T> {
 
     pub(crate) fn push(&mut self, message: Delivered, value: T, suspect: bool) {
         let redelivered = message.may_be_redelivered();
-        self.batch.push(Item { value, suspect, redelivered, sequence: message.sequence });
+        let (sequence, stored_at) = (message.sequence, message.stored_at);
+        self.batch.push(Item { value, suspect, redelivered, sequence, stored_at });
         self.messages.push(message);
     }
 

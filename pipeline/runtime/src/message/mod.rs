@@ -2,6 +2,8 @@
 
 pub(crate) mod body;
 pub mod incarnation;
+#[cfg(test)]
+mod measured;
 pub mod payload;
 
 use std::sync::Mutex;
@@ -15,6 +17,7 @@ use headrace_schemas::header;
 use headrace_schemas::id;
 use headrace_schemas::time::Timestamp;
 
+use crate::broker::Stream;
 use crate::message::incarnation::Forgotten;
 use crate::message::payload::Payload;
 use crate::moment::Moment;
@@ -111,7 +114,7 @@ impl Delivered {
 
     /// Whether an effect of this message may exist already, so that it must be looked up first.
     ///
-    /// An effect may exist for one of six reasons:
+    /// An effect may exist for one of seven reasons:
     ///
     /// * JetStream delivers the message again.
     /// * JetStream delivers it again and has forgotten that it did before ([`crate::message::incarnation`]).
@@ -121,6 +124,7 @@ impl Delivered {
     /// * A person redrives a dead letter that one component gave up and others did not
     ///   ([`crate::settle::dead_letters`]).
     /// * The stream was deleted and made anew ([`crate::broker::recreate`]).
+    /// * The message is brought once more to a sink that was set aside ([`crate::aside`]).
     #[must_use]
     pub fn is_suspect(&self, item: &impl Payload, window: Duration) -> bool {
         self.may_be_redelivered() || self.may_be_duplicate(item, window)
@@ -145,7 +149,10 @@ impl Delivered {
     /// message that the dead letter was made from.
     #[must_use]
     pub fn may_be_redelivered(&self) -> bool {
-        self.attempt.is_repeat() || self.is_of_earlier_incarnation() || self.is_redriven()
+        self.attempt.is_repeat()
+            || self.is_of_earlier_incarnation()
+            || self.is_redriven()
+            || self.stream == Stream::CatchUp.name()
     }
 
     /// Whether it was stored before the consumer's present incarnation.

@@ -3,12 +3,12 @@
 
 use std::sync::{Arc, OnceLock};
 
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics::{Counter, Histogram, counter, histogram};
 
 use crate::fault::DeadReason;
 use crate::observe::metrics::{
-    CALL_EVENTS, CALL_SECONDS, CONFLICTS, DEAD, DELIVER_SECONDS, DELIVERED, DISCARDED, HELD_BYTES, LAPSED,
-    PUBLISH_SECONDS, PUBLISHED, SETTLED,
+    CALL_EVENTS, CALL_SECONDS, CONFLICTS, DEAD, DELIVER_SECONDS, DELIVERED, DISCARDED, LAPSED, PUBLISH_SECONDS,
+    PUBLISHED, SETTLED,
 };
 
 /// The signals of a component that takes messages from a stream.
@@ -18,7 +18,6 @@ pub struct ComponentMetrics {
     /// Given back untouched.
     pub lapsed: Counter,
     acked: Counter,
-    held_bytes: Gauge,
     chain: Arc<OnceLock<ChainMetrics>>,
     sink: Arc<OnceLock<SinkMetrics>>,
 }
@@ -45,18 +44,6 @@ pub struct SinkMetrics {
     pub call_events: Histogram,
 }
 
-/// Bytes that are held; given back when it is dropped, also by who is cut off.
-pub(crate) struct HeldBytes {
-    gauge: Gauge,
-    bytes: f64,
-}
-
-impl Drop for HeldBytes {
-    fn drop(&mut self) {
-        self.gauge.decrement(self.bytes);
-    }
-}
-
 impl ComponentMetrics {
     /// The signals of the component called `component`. Its dead letters are counted from 0, or a rate would miss the
     /// first.
@@ -68,7 +55,6 @@ impl ComponentMetrics {
         }
         Self {
             lapsed: counter!(LAPSED, "component" => label()),
-            held_bytes: gauge!(HELD_BYTES, "component" => label()),
             acked: counter!(SETTLED, "component" => label(), "outcome" => "done"),
             chain: Arc::default(),
             sink: Arc::default(),
@@ -95,13 +81,6 @@ impl ComponentMetrics {
             call_seconds: histogram!(CALL_SECONDS, "component" => label()),
             call_events: histogram!(CALL_EVENTS, "component" => label()),
         })
-    }
-
-    /// Counts `bytes` as held.
-    pub(crate) fn hold(&self, bytes: usize) -> HeldBytes {
-        let (gauge, bytes) = (self.held_bytes.clone(), bytes as f64);
-        gauge.increment(bytes);
-        HeldBytes { gauge, bytes }
     }
 
     /// Counts one settled message.

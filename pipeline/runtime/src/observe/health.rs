@@ -20,6 +20,8 @@ pub enum State {
     Degraded(String),
     /// A person must act; the text says on what.
     Broken(String),
+    /// A person lets it rest.
+    Paused(String),
 }
 
 /// The states of all components of a process. Cheap to clone; all clones are one.
@@ -77,6 +79,11 @@ impl ComponentHealth {
         self.set(State::Broken(why.into()));
     }
 
+    /// A person lets it rest.
+    pub fn paused(&self, why: impl Into<String>) {
+        self.set(State::Paused(why.into()));
+    }
+
     fn set(&self, state: State) {
         let mut states = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
         // This is called after every batch, and an unchanged state is not worth a metric update or a log line.
@@ -88,6 +95,7 @@ impl ComponentHealth {
         gauge!(HEALTHY, "component" => self.component.clone()).set(if state == State::Healthy { 1.0 } else { 0.0 });
         match &state {
             State::Starting => {}
+            State::Paused(why) => tracing::info!(component, why, "component is paused"),
             State::Healthy => tracing::info!(component, "component is healthy"),
             State::Degraded(why) => tracing::warn!(component, why, "component is degraded and retries by itself"),
             State::Broken(why) => {

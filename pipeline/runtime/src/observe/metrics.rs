@@ -33,8 +33,14 @@ pub const SETTLED: &str = "headrace_settled_total";
 pub const DEAD: &str = "headrace_dead_letters_total";
 /// Events discarded on purpose, by `component` and `reason`.
 pub const DISCARDED: &str = "headrace_discarded_total";
-/// Bytes of messages and bodies that a component has read and works on, by `component`.
+/// Bytes of memory that a component has taken for messages, bodies and what is made of them, by `component`.
 pub const HELD_BYTES: &str = "headrace_held_bytes";
+/// The most that it may take, by `component`.
+pub const HELD_BYTES_MAX: &str = "headrace_held_bytes_max";
+/// How long a component waited for memory, each time that it had to, by `component`.
+pub const MEMORY_WAIT_SECONDS: &str = "headrace_memory_wait_seconds";
+/// What all components of the process may take together.
+pub const MEMORY_BUDGET: &str = "headrace_memory_budget_bytes";
 /// Messages given back untouched because they were held too long, by `component`.
 pub const LAPSED: &str = "headrace_lapsed_total";
 /// Messages published by a stage and confirmed, by `component`.
@@ -61,9 +67,20 @@ pub const CONFLICTS: &str = "headrace_conflicting_deliveries_total";
 pub const LAG: &str = "headrace_consumer_lag";
 /// Messages of a consumer that are delivered but not settled, by `component`.
 pub const PENDING: &str = "headrace_consumer_pending";
+/// Partitions of an earlier release's table that wait to be moved, by `component`; told by the process that moves them.
+pub const EARLIER_PARTITIONS: &str = "headrace_clickhouse_earlier_partitions";
 /// Messages that wait for a sink that is not configured any more, by `component`.
 pub const UNREAD: &str = "headrace_consumer_unread";
-/// Messages removed from a full stream after every consumer had settled them, by `stream`.
+/// 1 while a sink was set aside and has not caught up, by `component`.
+pub const SET_ASIDE: &str = "headrace_sink_set_aside";
+/// Seconds of the stream EVENTS that a sink has missed and was not brought yet, by `component`.
+pub const MISSED_SECONDS: &str = "headrace_sink_missed_seconds";
+/// Events that were brought once more to a sink that catches up, by `component`.
+pub const CAUGHT_UP: &str = "headrace_sink_caught_up_total";
+/// 1 while a person has a sink paused, by `sink`.
+pub const PAUSED: &str = "headrace_sink_paused";
+/// Messages removed from a full stream, or before they were too old, after they were settled or noted as missed, by
+/// `stream`.
 pub const PURGED: &str = "headrace_stream_purged_total";
 /// Streams and buckets that somebody deleted and that were made anew, by `stream`: what they held is lost.
 pub const RECREATED: &str = "headrace_streams_recreated_total";
@@ -133,6 +150,11 @@ pub fn tell_build(version: &'static str, commit: &'static str) {
     gauge!(BUILD_INFO, "version" => version, "commit" => commit).set(1.0);
 }
 
+/// Tells how many partitions of an earlier release's table the sink `component` has still to move.
+pub fn tell_earlier_partitions(component: &str, left: usize) {
+    gauge!(EARLIER_PARTITIONS, "component" => component.to_owned()).set(left as f64);
+}
+
 fn describe() {
     describe_counters();
     describe_histograms();
@@ -154,7 +176,8 @@ fn describe_counters() {
         (DELIVERED, Unit::Count, "Events delivered by a sink."),
         (ALREADY_THERE, Unit::Count, "Suspects looked up and found to be there already."),
         (CONFLICTS, Unit::Count, "Deliveries under the id of an event that was made of another kind or body."),
-        (PURGED, Unit::Count, "Messages removed from a full stream after every consumer had settled them."),
+        (PURGED, Unit::Count, "Messages removed from a full stream, settled or noted as missed."),
+        (CAUGHT_UP, Unit::Count, "Events that were brought once more to a sink that catches up."),
         (RECREATED, Unit::Count, "Streams that somebody deleted and that were made anew; what they held is lost."),
         (RULE_MATCHES, Unit::Count, "Events that a detection rule matched, by the rule's id."),
         (COLLECT_PAGES, Unit::Count, "Pages that a source was asked for, by component and outcome."),
@@ -175,6 +198,7 @@ fn describe_histograms() {
         (CALL_SECONDS, Unit::Seconds, "Duration of one call of a sink."),
         (CALL_EVENTS, Unit::Count, "Events per call of a sink."),
         (CALL_WAIT_SECONDS, Unit::Seconds, "How long a call waited for its rate, its receiver's wish or its breaker."),
+        (MEMORY_WAIT_SECONDS, Unit::Seconds, "How long a component waited for memory, each time that it had to."),
     ];
     for (name, unit, text) in histograms {
         describe_histogram!(name, unit, text);
@@ -185,11 +209,21 @@ fn describe_gauges() {
     let gauges = [
         (IN_FLIGHT, Unit::Count, "Requests being served."),
         (IN_FLIGHT_BYTES, Unit::Bytes, "Room taken for the bodies of requests being served."),
-        (HELD_BYTES, Unit::Bytes, "Bytes of messages and bodies that a component has read and works on."),
+        (
+            HELD_BYTES,
+            Unit::Bytes,
+            "Bytes of memory that a component has taken for messages, bodies and what is made of them.",
+        ),
+        (HELD_BYTES_MAX, Unit::Bytes, "The most bytes of memory that a component may take."),
+        (MEMORY_BUDGET, Unit::Bytes, "Bytes of memory that all components of the process may take together."),
         (CONNECTIONS, Unit::Count, "Open connections, by listener."),
         (LAG, Unit::Count, "Messages of a consumer that wait."),
         (PENDING, Unit::Count, "Messages of a consumer that are delivered but not settled."),
+        (EARLIER_PARTITIONS, Unit::Count, "Partitions of an earlier release's table that wait to be moved."),
         (UNREAD, Unit::Count, "Messages that wait for a sink that is not configured any more."),
+        (SET_ASIDE, Unit::Count, "1 while a sink was set aside and has not caught up."),
+        (MISSED_SECONDS, Unit::Seconds, "Seconds of EVENTS that a sink has missed and was not brought yet."),
+        (PAUSED, Unit::Count, "1 while a person has a sink paused."),
         (OLDEST_SECONDS, Unit::Seconds, "Age of the oldest message that a consumer has not settled; 0 when all are."),
         (STREAM_MESSAGES, Unit::Count, "Messages in a stream."),
         (STREAM_BYTES, Unit::Bytes, "Bytes in a stream."),

@@ -14,6 +14,7 @@ use headrace_schemas::subject;
 use crate::broker::Broker;
 use crate::crash::{self, Point};
 use crate::fault::{DeadReason, Fault, FaultClass};
+use crate::memory::Share;
 use crate::message::Delivered;
 use crate::observe::component::ComponentMetrics;
 use crate::observe::health::ComponentHealth;
@@ -40,10 +41,12 @@ pub struct Settler {
     pub metrics: ComponentMetrics,
     /// The component's health.
     pub health: ComponentHealth,
+    /// What each of the component's workers may hold in memory.
+    pub memory: Share,
 }
 
 impl Settler {
-    /// A settler for `component`.
+    /// A settler for `component`, without bounds on memory.
     #[must_use]
     pub fn new(component: &str, broker: &Broker, policy: RetryPolicy, health: ComponentHealth) -> Self {
         Self {
@@ -56,7 +59,14 @@ impl Settler {
             refusals: Refusals::default(),
             metrics: ComponentMetrics::new(component),
             health,
+            memory: Share::unbounded(component),
         }
+    }
+
+    /// The same with bounds on memory.
+    #[must_use]
+    pub fn within(self, memory: Share) -> Self {
+        Self { memory, ..self }
     }
 
     /// The component's retry policy.

@@ -58,6 +58,14 @@ impl StateStore {
         broker.cursors_bucket().await.map(Self)
     }
 
+    /// Opens the bucket `asides`, of which sinks are paused and what sinks missed.
+    ///
+    /// # Errors
+    /// When the broker does not answer or the bucket is missing.
+    pub async fn open_asides(broker: &Broker) -> anyhow::Result<Self> {
+        broker.asides_bucket().await.map(Self)
+    }
+
     /// Every key that begins with `prefix`, in order.
     ///
     /// # Errors

@@ -12,6 +12,8 @@ use crate::clickhouse::classify::fault;
 /// The columns of an [`EventRow`](super::row::EventRow).
 pub(super) const EVENTS: &[(&str, &str)] = &[
     ("id", "String"),
+    ("key", "UInt64"),
+    ("content", "UInt64"),
     ("tenant", "LowCardinality(String)"),
     ("source", "LowCardinality(String)"),
     ("kind", "LowCardinality(String)"),
@@ -20,8 +22,10 @@ pub(super) const EVENTS: &[(&str, &str)] = &[
     ("category", "LowCardinality(String)"),
     ("outcome", "LowCardinality(String)"),
     ("ocsf_class", "UInt32"),
+    ("event_time", "DateTime64(6, 'UTC')"),
     ("occurred_at", "DateTime64(6, 'UTC')"),
     ("received_at", "DateTime64(6, 'UTC')"),
+    ("stored_at", "DateTime64(6, 'UTC')"),
     ("actor_id", "Int64"),
     ("actor", "LowCardinality(String)"),
     ("actor_kind", "LowCardinality(String)"),
@@ -34,9 +38,11 @@ pub(super) const EVENTS: &[(&str, &str)] = &[
     ("repository_id", "Int64"),
     ("repository", "LowCardinality(String)"),
     ("visibility", "LowCardinality(String)"),
+    ("default_branch", "LowCardinality(String)"),
     ("changes.field", "Array(LowCardinality(String))"),
     ("changes.before", "Array(String)"),
     ("changes.after", "Array(String)"),
+    ("changes.told", "Array(UInt8)"),
     ("attributes", "Map(LowCardinality(String), String)"),
     ("ip", "String"),
     ("country", "LowCardinality(String)"),
@@ -58,21 +64,27 @@ pub(super) const EVENTS: &[(&str, &str)] = &[
     ("reasons.code", "Array(LowCardinality(String))"),
     ("reasons.points", "Array(Int32)"),
     ("reasons.text", "Array(String)"),
-    ("valid_until", "DateTime64(6, 'UTC')"),
+    ("matches", "String"),
+    ("told", "UInt32"),
+    ("held_until", "DateTime64(6, 'UTC')"),
 ];
 
 /// The columns of a [`RawRow`](super::row::RawRow).
 pub(super) const RAW: &[(&str, &str)] = &[
     ("id", "String"),
+    ("key", "UInt64"),
     ("tenant", "LowCardinality(String)"),
     ("source", "LowCardinality(String)"),
     ("event", "LowCardinality(String)"),
+    ("event_time", "DateTime64(6, 'UTC')"),
     ("received_at", "DateTime64(6, 'UTC')"),
     ("sequence", "UInt64"),
     ("headers", "Map(LowCardinality(String), String)"),
     ("body", "String"),
     ("sha256", "String"),
-    ("valid_until", "DateTime64(6, 'UTC')"),
+    ("content_1", "UInt64"),
+    ("content_2", "UInt64"),
+    ("held_until", "DateTime64(6, 'UTC')"),
 ];
 
 /// How many columns a message names.
@@ -165,7 +177,7 @@ mod tests {
         for fine in [
             &[][..],
             &[("tenant", "String"), ("sha256", "LowCardinality(String)"), ("headers", "Map(String, String)")],
-            &[("received_at", "DateTime64(6)"), ("valid_until", "DateTime64(6, 'Europe/Berlin')")],
+            &[("received_at", "DateTime64(6)"), ("held_until", "DateTime64(6, 'Europe/Berlin')")],
         ] {
             assert_eq!(problem(&found(fine), "raw", RAW), None, "{fine:?}");
         }

@@ -11,21 +11,20 @@
 //!   looked up again, but only after the server's time limit for the insert has passed: until then the first insert may
 //!   still succeed.
 //! * Rows carry the time until which their messages are ours. The server refuses them afterwards (the column
-//!   `valid_until` in the migrations). A process that was stopped in the middle of an insert may have lost its messages
+//!   `held_until` in the migrations). A process that was stopped in the middle of an insert may have lost its messages
 //!   to another process, so it cannot insert when it goes on.
 //!
 //! A refusal that blames a row is believed only when the table's columns are what the rows need, and what they were when
 //! the client last read them.
 //!
-//! Each [`Identity`] is in the table once: in `events` a tenant and an id, in `raw` also the kind and the body, so that
-//! everything that was sent under one id is kept.
+//! Each [`Name`] is in the table once: in `events` an event time, a tenant and an id, in `raw` also the kind and the body, so
+//! that everything that was sent under one id is kept. `lookup.rs` finds rows by it.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use clickhouse::sql::Identifier;
 use clickhouse::{Client, Row, RowWrite};
 use headrace_runtime::component::batch::{Batch, Item};
 use headrace_runtime::component::sink::BatchResult;
@@ -34,18 +33,12 @@ use headrace_runtime::message::payload::{Content, Identity, Payload};
 use headrace_runtime::observe::metrics::{ALREADY_THERE, CONFLICTS};
 use headrace_schemas::time::Timestamp;
 use metrics::{Counter, counter};
-use serde::Deserialize;
 
 use super::columns::{self, Column};
+use super::lookup::{self, Earlier, EarlierRows, Stored};
 use crate::clickhouse::LOOKUP_MAX;
 use crate::clickhouse::classify::{Failure, fault, of_look_up};
-
-/// Room for a look-up of [`LOOKUP_MAX`] ids, each with a tenant of its own, in bytes. By default ClickHouse takes 256
-/// KiB.
-const LOOKUP_BYTES_MAX: &str = "2097152";
-/// How much the clocks of senders and gateways may differ. A source whose senders choose their times refuses those that
-/// are half as far ahead.
-const CLOCK_SKEW: Duration = Duration::from_secs(600);
+use crate::clickhouse::place::{Name, Place, time_of};
 
 /// An item that has a row.
 pub(crate) trait Rows: Payload {
@@ -54,36 +47,44 @@ pub(crate) trait Rows: Payload {
 
     /// The columns of its row, each with the type that it needs, in the order of the row.
     const COLUMNS: &[(&str, &str)];
-    /// The columns that hold its identity.
-    const IDENTITY: &str;
-    /// The columns with the kind and with the body's SHA-256.
+    /// The table that the sink writes.
+    const TABLE: &str;
+    /// The columns, or what stands for them, with [`Self::content_columns`].
     const CONTENT: [&str; 2];
+    /// Whether the table keeps several rows at one place when their contents differ.
+    const HOLDS_CONTENTS: bool;
+    /// The column, or what stands for it, with the time at which the broker stored its message.
+    const STORED_AT: &str;
+    /// The table in which earlier releases kept such rows.
+    const EARLIER: Earlier;
 
     /// The kind and the body that it was made of.
     fn content(&self) -> Content<&str>;
 
-    /// The part of a delivery's identity that the table holds once.
-    fn identity_of(delivery: Identity<&str>) -> Identity<&str>;
+    /// A content as the table has it.
+    fn content_columns(content: Content<&str>) -> [u64; 2];
 
-    /// The row of `item`, borrowed from it. `valid_until` is the time until which the server may take it, in
-    /// microseconds since the Unix epoch.
-    fn row(item: &Item<Self>, valid_until: i64) -> <Self::Row as Row>::Value<'_>;
-}
+    /// Its row, borrowed from `item`.
+    fn row(item: &Item<Self>, stamp: Stamp) -> <Self::Row as Row>::Value<'_>;
 
-/// What a look-up tells about a row.
-#[derive(Debug, Row, Deserialize)]
-struct Stored {
-    tenant: String,
-    id: String,
-    kind: String,
-    sha256: String,
-}
-
-impl Stored {
-    fn delivery(&self) -> Identity<&str> {
-        let content = Content { kind: self.kind.as_str(), sha256: self.sha256.as_str() };
-        Identity { tenant: &self.tenant, id: &self.id, content }
+    /// The name of a row at `place` with this content.
+    fn name_at<S>(place: Place<S>, content: [u64; 2]) -> Name<S> {
+        Name { place, content: if Self::HOLDS_CONTENTS { content } else { [0, 0] } }
     }
+
+    /// Its own name.
+    fn name(&self) -> Name<&str> {
+        Self::name_at(Place::of(self), Self::content_columns(Rows::content(self)))
+    }
+}
+
+/// What a row has besides its item.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamp {
+    /// Until when the server may take it, in microseconds since the Unix epoch.
+    pub(crate) held_until: i64,
+    /// When the broker stored the message.
+    pub(crate) stored_at: Timestamp,
 }
 
 /// The times that an insert depends on.
@@ -104,6 +105,7 @@ pub(crate) struct Table {
     times: Times,
     /// The table's columns when they were last read.
     columns: Mutex<Option<Vec<Column>>>,
+    earlier: EarlierRows,
     already_there: Counter,
     conflicts: Counter,
 }
@@ -118,7 +120,8 @@ impl Table {
         let already_there = counter!(ALREADY_THERE, "component" => component.to_owned());
         let conflicts = counter!(CONFLICTS, "component" => component.to_owned());
         let (name, scope) = (name.to_owned(), name.to_owned());
-        Self { client, name, scope, times, columns: Mutex::default(), already_there, conflicts }
+        let earlier = EarlierRows::new(&client);
+        Self { client, name, scope, times, columns: Mutex::default(), earlier, already_there, conflicts }
     }
 
     /// The same table for another writer than its sink, which makes rows of the same messages. Its tokens must differ
@@ -158,7 +161,7 @@ impl Table {
         }
         conflicts += unique(&mut items);
         // Read the wall clock first: a process that is stopped between the two must not add what has passed meanwhile.
-        match self.insert(&items, Timestamp::now(), batch.valid_for()).await {
+        match self.insert(&items, Timestamp::now(), batch.valid_for(), |item| item.stored_at).await {
             Ok(()) => {
                 self.conflicts.increment(conflicts);
                 BatchResult::all(count)
@@ -180,18 +183,20 @@ impl Table {
         if too_much { BatchResult::TooMuch(fault) } else { BatchResult::Whole(fault) }
     }
 
-    /// Inserts `items` without looking them up. From `now` on they are ours for `valid_for`.
+    /// Inserts `items` without looking them up. From `now` on they are ours for `valid_for`. `stored_at` tells when the
+    /// broker stored their messages.
     pub(crate) async fn insert<T: Rows>(
         &self,
         items: &[&Item<T>],
         now: Timestamp,
         valid_for: Duration,
+        stored_at: impl Fn(&Item<T>) -> Timestamp,
     ) -> Result<(), Failure> {
         if items.is_empty() {
             return Ok(());
         }
         let Times { limit, .. } = self.times;
-        let valid_until = valid_until(now, valid_for, self.times);
+        let held_until = held_until(now, valid_for, self.times);
         let token = Batch::<T>::token(items.iter().map(|item| (item.sequence, item.value.identity())), &self.scope);
         let send = async {
             let mut insert = self
@@ -201,7 +206,7 @@ impl Table {
                 .with_setting("insert_deduplication_token", token)
                 .with_timeouts(Some(limit), Some(limit));
             for item in items {
-                insert.write(&T::row(item, valid_until)).await?;
+                insert.write(&T::row(item, Stamp { held_until, stored_at: stored_at(item) })).await?;
             }
             insert.end().await
         };
@@ -246,27 +251,22 @@ impl Table {
         }
     }
 
-    /// The rows with the tenants and ids of `suspects`.
-    async fn look_up<T: Rows>(&self, suspects: &[&Item<T>]) -> Result<Vec<Stored>, Failure> {
-        let client = self.client.clone().with_setting("max_query_size", LOOKUP_BYTES_MAX);
-        let mut stored = Vec::new();
+    /// The rows that `items` have in the table of an earlier release. The tables that a replay makes have none.
+    pub(crate) async fn look_up_earlier<T: Rows>(&self, items: &[&Item<T>]) -> Result<Stored, Failure> {
+        let mut stored = Stored::default();
+        for part in items.chunks(LOOKUP_MAX).filter(|_| self.name == T::TABLE) {
+            stored.earlier.extend(self.earlier.look_up(part).await?);
+        }
+        Ok(stored)
+    }
+
+    /// The rows of `suspects`.
+    async fn look_up<T: Rows>(&self, suspects: &[&Item<T>]) -> Result<Stored, Failure> {
+        // First the earlier table. A row that is moved meanwhile is in the other one before it leaves this one.
+        let mut stored = self.look_up_earlier(suspects).await?;
         for part in suspects.chunks(LOOKUP_MAX) {
-            let ids: Vec<&str> = part.iter().map(|item| item.value.id()).collect();
-            // Without an upper bound: the row may be that of a duplicate that was received later.
-            let (from, _) = span(part);
-            let [kind, sha256] = T::CONTENT.map(Identifier);
-            let query = client
-                .query(
-                    "SELECT tenant, id, ? AS kind, ? AS sha256 FROM ? WHERE tenant IN ? AND id IN ? \
-                     AND received_at >= fromUnixTimestamp64Micro(?)",
-                )
-                .bind(kind)
-                .bind(sha256)
-                .bind(Identifier(&self.name))
-                .bind(tenants(part.iter().map(|item| item.value.identity())))
-                .bind(ids)
-                .bind(from.as_micros());
-            stored.extend(query.fetch_all::<Stored>().await.map_err(|error| of_look_up(fault(error)))?);
+            let found = lookup::look_up::<T>(&self.client, &self.name, part).await;
+            stored.rows.extend(found.map_err(|error| of_look_up(fault(error)))?);
         }
         Ok(stored)
     }
@@ -278,20 +278,13 @@ enum Columns {
     Changed,
 }
 
-/// The tenants among `names`, each once. The tables are ordered by tenant.
-pub(crate) fn tenants<'a>(names: impl Iterator<Item = Identity<&'a str>>) -> Vec<&'a str> {
-    let tenants: BTreeSet<&str> = names.map(|name| name.tenant).collect();
-    tenants.into_iter().collect()
-}
-
 /// Keeps the items that have no row yet. Returns how many of the others were made of something else than the row.
-fn drop_stored<T: Rows>(items: &mut Vec<&Item<T>>, stored: &[Stored]) -> u64 {
-    let there: HashMap<Identity<&str>, Content<&str>> =
-        stored.iter().map(Stored::delivery).map(|row| (T::identity_of(row), row.content)).collect();
+fn drop_stored<T: Rows>(items: &mut Vec<&Item<T>>, stored: &Stored) -> u64 {
+    let stored = stored.index::<T>();
     let mut conflicts = 0;
     items.retain(|item| {
-        let found = there.get(&item.value.identity());
-        conflicts += u64::from(found.is_some_and(|content| *content != item.value.content()));
+        let found = stored.content_at(item.value.name());
+        conflicts += u64::from(found.is_some_and(|content| content != T::content_columns(item.value.content())));
         found.is_none()
     });
     conflicts
@@ -299,33 +292,18 @@ fn drop_stored<T: Rows>(items: &mut Vec<&Item<T>>, stored: &[Stored]) -> u64 {
 
 /// Until when the server may take rows, in microseconds since the Unix epoch, by the clock that ClickHouse shares with
 /// us: as long as they are ours, less what the clocks may differ, and no longer than `limit`.
-fn valid_until(now: Timestamp, valid_for: Duration, Times { limit, clock_skew }: Times) -> i64 {
+fn held_until(now: Timestamp, valid_for: Duration, Times { limit, clock_skew }: Times) -> i64 {
     let valid_for = valid_for.saturating_sub(clock_skew).min(limit);
     now.as_micros().saturating_add(i64::try_from(valid_for.as_micros()).unwrap_or(i64::MAX))
-}
-
-/// When earlier deliveries of `items` can have been received. A message that comes again has the very time of its first
-/// delivery. A delivery that its sender presents again cannot be older than its event.
-pub(crate) fn span<T: Payload>(items: &[&Item<T>]) -> (Timestamp, Timestamp) {
-    let earliest = |item: &&Item<T>| {
-        let received_at = item.value.received_at();
-        // A time in the future is made up.
-        let created_at = item.value.event_time().filter(|at| *at <= received_at);
-        // GitHub redelivers for three days, GHES for seven.
-        let created_at = created_at.unwrap_or_else(|| received_at.minus(Duration::from_secs(8 * 24 * 3_600)));
-        created_at.min(received_at).minus(CLOCK_SKEW)
-    };
-    let from = items.iter().map(earliest).min().unwrap_or_default();
-    let to = items.iter().map(|item| item.value.received_at()).max().unwrap_or_default();
-    (from, to)
 }
 
 /// Keeps the first item of each identity: a batch may hold a delivery and its repetition. Returns how many of the
 /// others were made of something else than the first.
 fn unique<T: Rows>(items: &mut Vec<&Item<T>>) -> u64 {
-    let mut seen: HashMap<Identity<&str>, Content<&str>> = HashMap::with_capacity(items.len());
+    // Not by name, which costs hashes of each item.
+    let mut seen: HashMap<(Identity<&str>, i64), Content<&str>> = HashMap::with_capacity(items.len());
     let mut conflicts = 0;
-    items.retain(|item| match seen.entry(item.value.identity()) {
+    items.retain(|item| match seen.entry((item.value.identity(), time_of(item.value.event_time()))) {
         Entry::Occupied(first) => {
             conflicts += u64::from(*first.get() != item.value.content());
             false

@@ -2,6 +2,9 @@
 //!
 //! Every file can be applied twice without harm: two processes may begin at the same time, and ClickHouse has no
 //! transactions over statements.
+//!
+//! The tables `events` and `raw` were made anew in another order. Those of earlier releases are renamed, with all their
+//! rows, to `events_1` and `raw_1`. They are never dropped here: a process of an earlier release may be inserting.
 
 use clickhouse::Client;
 use headrace_runtime::fault::Fault;
@@ -12,28 +15,67 @@ struct Migration {
     version: u32,
     name: &'static str,
     sql: &'static str,
+    of: Of,
+}
+
+/// The tables that a migration concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    /// Those of earlier releases. It is needed only where there are some.
+    Earlier,
+    /// A table that takes the place of an earlier one.
+    Anew(&'static str),
+    /// The view of `raw`.
+    Conflicts,
+    /// Others.
+    Others,
 }
 
 /// All migrations, in order. One that was released is never changed.
-const MIGRATIONS: [Migration; 9] = [
-    Migration { version: 1, name: "events", sql: include_str!("migrations/0001_events.sql") },
-    Migration { version: 2, name: "raw", sql: include_str!("migrations/0002_raw.sql") },
-    Migration { version: 3, name: "gaps", sql: include_str!("migrations/0003_gaps.sql") },
-    Migration { version: 4, name: "raw_sha256", sql: include_str!("migrations/0004_raw_sha256.sql") },
+const MIGRATIONS: [Migration; 12] = [
+    Migration { version: 1, name: "events", sql: include_str!("migrations/0001_events.sql"), of: Of::Earlier },
+    Migration { version: 2, name: "raw", sql: include_str!("migrations/0002_raw.sql"), of: Of::Earlier },
+    Migration { version: 3, name: "gaps", sql: include_str!("migrations/0003_gaps.sql"), of: Of::Others },
+    Migration { version: 4, name: "raw_sha256", sql: include_str!("migrations/0004_raw_sha256.sql"), of: Of::Earlier },
     Migration {
         version: 5,
         name: "conflicting_deliveries",
         sql: include_str!("migrations/0005_conflicting_deliveries.sql"),
+        of: Of::Earlier,
     },
     // A statement changes one table. `IF EXISTS`, so that a column that somebody dropped stops no process.
-    Migration { version: 6, name: "events_comments", sql: include_str!("migrations/0006_events_comments.sql") },
-    Migration { version: 7, name: "raw_comments", sql: include_str!("migrations/0007_raw_comments.sql") },
+    Migration {
+        version: 6,
+        name: "events_comments",
+        sql: include_str!("migrations/0006_events_comments.sql"),
+        of: Of::Earlier,
+    },
+    Migration {
+        version: 7,
+        name: "raw_comments",
+        sql: include_str!("migrations/0007_raw_comments.sql"),
+        of: Of::Earlier,
+    },
     Migration {
         version: 8,
         name: "conflicting_deliveries_comments",
         sql: include_str!("migrations/0008_conflicting_deliveries_comments.sql"),
+        of: Of::Earlier,
     },
-    Migration { version: 9, name: "migrations_comments", sql: include_str!("migrations/0009_migrations_comments.sql") },
+    Migration {
+        version: 9,
+        name: "migrations_comments",
+        sql: include_str!("migrations/0009_migrations_comments.sql"),
+        of: Of::Others,
+    },
+    Migration { version: 10, name: "events", sql: include_str!("migrations/0010_events.sql"), of: Of::Anew("events") },
+    Migration { version: 11, name: "raw", sql: include_str!("migrations/0011_raw.sql"), of: Of::Anew("raw") },
+    Migration {
+        version: 12,
+        name: "conflicting_deliveries",
+        sql: include_str!("migrations/0012_conflicting_deliveries.sql"),
+        of: Of::Conflicts,
+    },
 ];
 
 /// The tables and views that they make.
@@ -49,8 +91,11 @@ pub(crate) async fn run(client: &Client, database: &str) -> Result<(), Fault> {
     execute(client, log, "the table of migrations").await?;
     let applied = applied(client).await?;
     refuse_newer(&applied)?;
+    let is_upgrade = is_earlier(client, "events").await? || is_earlier(client, "raw").await?;
     for migration in MIGRATIONS.iter().filter(|migration| !applied.contains(&migration.version)) {
-        execute(client, migration.sql, migration.name).await?;
+        if is_upgrade || migration.of != Of::Earlier {
+            migration.apply(client).await?;
+        }
         let record =
             format!("INSERT INTO migrations (version, name) VALUES ({}, '{}')", migration.version, migration.name);
         execute(client, &record, "the record of a migration").await?;
@@ -66,8 +111,8 @@ pub(crate) async fn restore(client: &Client, database: &str) -> Result<(), Fault
     let tables = query.bind(database).bind(TABLES.as_slice()).fetch_one::<u64>().await;
     let tables = tables.map_err(|error| fault(error).fault)?;
     if tables < TABLES.len() as u64 {
-        for migration in &MIGRATIONS {
-            execute(client, migration.sql, migration.name).await?;
+        for migration in MIGRATIONS.iter().filter(|migration| migration.of != Of::Earlier) {
+            migration.apply(client).await?;
         }
         tracing::info!(database, "tables that were missing in ClickHouse are made anew");
     }
@@ -86,6 +131,75 @@ pub(crate) async fn verify(client: &Client, database: &str) -> Result<(), Fault>
             missing.name
         ))),
     }
+}
+
+impl Migration {
+    async fn apply(&self, client: &Client) -> Result<(), Fault> {
+        match self.of {
+            Of::Anew(table) => {
+                set_aside(client, table).await?;
+                execute(client, self.sql, self.name).await
+            }
+            Of::Conflicts => show_conflicts(client, Read::WhatIsThere).await,
+            Of::Earlier | Of::Others => execute(client, self.sql, self.name).await,
+        }
+    }
+}
+
+/// Renames a table of an earlier release, so that the new one can be made.
+async fn set_aside(client: &Client, table: &str) -> Result<(), Fault> {
+    if !is_earlier(client, table).await? {
+        return Ok(());
+    }
+    let renamed =
+        execute(client, &format!("RENAME TABLE {table} TO {table}_1"), "the new place of an earlier table").await;
+    // Another process may have been faster.
+    if renamed.is_err() && !is_earlier(client, table).await? {
+        return Ok(());
+    }
+    renamed
+}
+
+/// Whether `table` is there as an earlier release made it.
+async fn is_earlier(client: &Client, table: &str) -> Result<bool, Fault> {
+    let query = client.query(
+        "SELECT count() FROM system.columns WHERE database = currentDatabase() AND table = ? AND name = 'valid_until'",
+    );
+    let columns = query.bind(table).fetch_one::<u64>().await.map_err(|error| fault(error).fault)?;
+    Ok(columns > 0)
+}
+
+/// Which tables a view of bodies reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    /// `raw`.
+    One,
+    /// Also `raw_1` if it is there.
+    WhatIsThere,
+}
+
+/// Makes the view of conflicting deliveries.
+pub(super) async fn show_conflicts(client: &Client, read: Read) -> Result<(), Fault> {
+    let query = client.query("SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = 'raw_1'");
+    let tables = query.fetch_one::<u64>().await.map_err(|error| fault(error).fault)?;
+    let sql = conflicts(tables > 0 && read == Read::WhatIsThere);
+    execute(client, &sql, "the view of conflicting deliveries").await
+}
+
+/// The statement of that view. A row of `raw_1` tells no event time.
+fn conflicts(with_earlier: bool) -> String {
+    let sql = include_str!("migrations/0012_conflicting_deliveries.sql");
+    if !with_earlier {
+        return sql.to_owned();
+    }
+    let columns = "tenant, id, event, sha256, sequence, received_at";
+    sql.replace(
+        "\nFROM raw\n",
+        &format!(
+            "\nFROM (SELECT {columns}, event_time FROM raw UNION ALL \
+             SELECT {columns}, toDateTime64(0, 6, 'UTC') AS event_time FROM raw_1)\n"
+        ),
+    )
 }
 
 fn refuse_newer(applied: &[u32]) -> Result<(), Fault> {
@@ -112,6 +226,11 @@ async fn execute(client: &Client, sql: &str, what: &str) -> Result<(), Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_view_reads_the_earlier_table_while_it_is_there() {
+        assert!(conflicts(true).contains("FROM raw_1") && !conflicts(false).contains("raw_1"));
+    }
 
     #[test]
     fn migrations_are_numbered_without_gaps_and_all_listed() {

@@ -2,13 +2,13 @@
 //!
 //! Each step may be repeated, so a process that was killed begins again with the first:
 //!
-//! 1. Look up which identities have a *fresh* row, inserted since the rewriting began, and which have an older one.
+//! 1. Look up which names have a *fresh* row, inserted since the rewriting began, and which have an older one.
 //! 2. Insert what has no fresh row, and look up that it is there.
-//! 3. Delete the older rows of the identities that have a fresh one; never any other.
+//! 3. Delete the older rows of the names that have a fresh one; never any other.
 //!
 //! An event that has a row keeps one throughout, so that a sink that looks it up always finds it. For a moment it has
 //! two. For an event without a row, a sink may insert one at the same time if it looked the event up before we
-//! inserted. Such identities are *unproven* until the sink's time for a call has passed. Then the older of two rows is
+//! inserted. Such names are *unproven* until the sink's time for a call has passed. Then the older of two rows is
 //! deleted. Of several bodies under one id, the new row is made of the same body as the old one, or of the first body
 //! when there was no row. The statements are in `rewrite/statements.rs`.
 
@@ -22,14 +22,14 @@ use headrace_runtime::component::batch::Item;
 use headrace_runtime::consume::stream_reader::Window;
 use headrace_runtime::crash::{self, Point};
 use headrace_runtime::fault::{Effect, Fault, FaultClass};
-use headrace_runtime::message::payload::{Content, Identity};
 use headrace_schemas::time::Timestamp;
 
-use self::statements::{END_OF_TIME, Found, Statements, by_identity, owned};
-use super::insert::{Rows, Table, Times, span};
+use self::statements::{END_OF_TIME, Found, Statements, by_name};
+use super::insert::{Rows, Table, Times};
 use crate::clickhouse::classify::Failure;
+use crate::clickhouse::place::Name;
 
-/// The most items of a call. Look-ups and removals read whole hours of the table, so fewer and larger calls cost less.
+/// The most items of a call. A removal costs about the same for one row as for many, so fewer and larger calls cost less.
 pub const ITEMS_MAX: usize = 8_000;
 
 /// A table whose rows are written once more.
@@ -60,15 +60,14 @@ pub struct Written {
     pub inserted: u64,
     /// Events that kept the row of another delivery, or any row where rows stay.
     pub kept: u64,
-    /// Identities for which a sink may be inserting a row at this moment.
+    /// Names for which a sink may be inserting a row at this moment.
     pub unproven: Unproven,
 }
 
-/// Identities to check once more when the sink's time for a call has passed.
+/// Names to check once more when the sink's time for a call has passed.
 #[derive(Clone, Debug, Default)]
 pub struct Unproven {
-    names: Vec<Identity<String>>,
-    earliest: Timestamp,
+    names: Vec<Name<String>>,
 }
 
 impl Unproven {
@@ -105,47 +104,53 @@ impl<T: Rows> Rewrite<T> {
         if all.is_empty() {
             return Ok(Written::default());
         }
-        let (from, to) = span(&all);
-        let names: HashSet<Identity<&str>> = all.iter().map(|item| item.value.identity()).collect();
-        let before = self.statements.look_up::<T>(&names.into_iter().collect::<Vec<_>>(), from, to).await?;
-        let before: HashMap<Identity<&str>, &Found> = by_identity::<T>(&before);
-        let state = |item: &Item<T>| before.get(&item.value.identity()).copied();
+        let earlier = self.table.look_up_earlier(&all).await.map_err(|failure| failure.fault)?;
+        let earlier = earlier.index::<T>();
+        // A row in the table of an earlier release stays where it is.
+        let (elsewhere, all): (Vec<&Item<T>>, Vec<&Item<T>>) =
+            all.into_iter().partition(|item| earlier.content_at(item.value.name()).is_some());
+        let names: HashSet<Name<&str>> = all.iter().map(|item| item.value.name()).collect();
+        let before = self.statements.look_up::<T>(&names.into_iter().collect::<Vec<_>>()).await?;
+        let before: HashMap<Name<&str>, &Found> = by_name::<T>(&before);
+        let state = |item: &Item<T>| before.get(&item.value.name()).copied();
         let chosen = choose(&all, &before);
         let (kept, fresh): (Vec<&Item<T>>, Vec<&Item<T>>) =
             chosen.into_iter().partition(|item| state(item).is_some_and(|found| self.keeps(found, &item.value)));
         let is_absent = |item: &&Item<T>| state(item).is_none_or(|found| found.fresh == 0);
         let absent: Vec<&Item<T>> = fresh.iter().copied().filter(is_absent).collect();
-        self.insert(&absent).await?;
+        // The new row tells what the one tells that it replaces: a sink that was set aside must find it.
+        let stored_at = |item: &Item<T>| Timestamp::from_micros(state(item).map_or(0, |found| found.stored));
+        self.insert(&absent, stored_at).await?;
         if !absent.is_empty() {
-            self.prove_inserted(&absent, from, to).await?;
+            self.prove_inserted(&absent).await?;
         }
         crash::pass(Point::BeforeRemoval);
         let (replaced, new): (Vec<&Item<T>>, Vec<&Item<T>>) =
             fresh.into_iter().partition(|item| state(item).is_some_and(Found::has_older));
         if matches!(self.older, Older::Replaced) && !replaced.is_empty() {
-            let replaced: Vec<Identity<&str>> = replaced.iter().map(|item| item.value.identity()).collect();
-            self.statements.remove_before::<T>(&replaced, from, to, self.since).await?;
+            let replaced: Vec<Name<&str>> = replaced.iter().map(|item| item.value.name()).collect();
+            self.statements.remove_before::<T>(&replaced, self.since).await?;
         }
-        let unproven = new.iter().map(|item| owned(item.value.identity())).collect();
+        let unproven = new.iter().map(|item| item.value.name().owned()).collect();
         Ok(Written {
-            fresh: (items.len() - kept.len()) as u64,
+            fresh: (items.len() - kept.len() - elsewhere.len()) as u64,
             inserted: absent.len() as u64,
-            kept: kept.len() as u64,
-            unproven: Unproven { names: unproven, earliest: from },
+            kept: (kept.len() + elsewhere.len()) as u64,
+            unproven: Unproven { names: unproven },
         })
     }
 
-    /// Leaves one row of each identity: the latest.
+    /// Leaves one row of each name: the latest.
     ///
     /// # Errors
     /// Transient when the server is away, broken when a person must act.
     pub async fn prove(&self, unproven: &Unproven) -> Result<(), Fault> {
         for names in unproven.names.chunks(ITEMS_MAX) {
-            let names: HashSet<Identity<&str>> = names.iter().map(borrowed).collect();
-            for (name, latest) in self.statements.twice::<T>(&names, unproven.earliest).await? {
-                let name = borrowed(&name);
+            let names: Vec<Name<&str>> = names.iter().map(Name::borrowed).collect();
+            for (name, latest) in self.statements.twice::<T>(&names).await? {
+                let name = name.borrowed();
                 if names.contains(&name) {
-                    self.statements.remove_before::<T>(&[name], unproven.earliest, END_OF_TIME, latest).await?;
+                    self.statements.remove_before::<T>(&[name], latest).await?;
                 }
             }
         }
@@ -159,18 +164,18 @@ impl<T: Rows> Rewrite<T> {
         let replaces = match self.older {
             Older::Replaced => {
                 let is_first = found.older > 0 && found.first >= value.received_at().as_micros();
-                is_first && found.delivery().content == value.content()
+                is_first && found.content() == T::content_columns(value.content())
             }
             Older::Kept => false,
         };
         found.fresh == 0 && found.has_older() && !replaces
     }
 
-    async fn insert(&self, items: &[&Item<T>]) -> Result<(), Fault> {
+    async fn insert(&self, items: &[&Item<T>], stored_at: impl Fn(&Item<T>) -> Timestamp) -> Result<(), Fault> {
         // The replay's lease says that nobody else writes these items. But a process that was stopped may have lost the
         // lease.
         let Times { limit, clock_skew } = self.table.times();
-        match self.table.insert(items, Timestamp::now(), limit + clock_skew).await {
+        match self.table.insert(items, Timestamp::now(), limit + clock_skew, stored_at).await {
             Ok(()) => Ok(()),
             // A look-up would prove nothing before the server's limit has passed.
             Err(Failure {
@@ -182,10 +187,10 @@ impl<T: Rows> Rewrite<T> {
     }
 
     /// Checks that the rows of `items` are there: no row is deleted before its replacement has been seen.
-    async fn prove_inserted(&self, items: &[&Item<T>], from: Timestamp, to: Timestamp) -> Result<(), Fault> {
-        let names: Vec<Identity<&str>> = items.iter().map(|item| item.value.identity()).collect();
-        let there = self.statements.look_up::<T>(&names, from, to).await?;
-        let there = by_identity::<T>(&there);
+    async fn prove_inserted(&self, items: &[&Item<T>]) -> Result<(), Fault> {
+        let names: Vec<Name<&str>> = items.iter().map(|item| item.value.name()).collect();
+        let there = self.statements.look_up::<T>(&names).await?;
+        let there = by_name::<T>(&there);
         match names.iter().filter(|&name| there.get(name).is_none_or(|found| found.fresh == 0)).count() {
             0 => Ok(()),
             missing => Err(Fault::broken(anyhow::anyhow!(
@@ -199,16 +204,16 @@ impl<T: Rows> Rewrite<T> {
     }
 }
 
-/// Of the items of each identity, the first with the same content as the row; if there is none, the first.
-fn choose<'a, T: Rows>(items: &[&'a Item<T>], before: &HashMap<Identity<&str>, &Found>) -> Vec<&'a Item<T>> {
+/// Of the items of each name, the first with the same content as the row; if there is none, the first.
+fn choose<'a, T: Rows>(items: &[&'a Item<T>], before: &HashMap<Name<&str>, &Found>) -> Vec<&'a Item<T>> {
     let is_of_row = |item: &Item<T>| {
-        let found = before.get(&item.value.identity());
-        found.is_some_and(|found| found.delivery().content == item.value.content())
+        let found = before.get(&item.value.name());
+        found.is_some_and(|found| found.content() == T::content_columns(item.value.content()))
     };
-    let mut places: HashMap<Identity<&str>, usize> = HashMap::with_capacity(items.len());
+    let mut places: HashMap<Name<&str>, usize> = HashMap::with_capacity(items.len());
     let mut chosen: Vec<&Item<T>> = Vec::with_capacity(items.len());
     for &item in items {
-        match places.entry(item.value.identity()) {
+        match places.entry(item.value.name()) {
             Entry::Vacant(place) => {
                 place.insert(chosen.len());
                 chosen.push(item);
@@ -220,9 +225,4 @@ fn choose<'a, T: Rows>(items: &[&'a Item<T>], before: &HashMap<Identity<&str>, &
         }
     }
     chosen
-}
-
-fn borrowed(name: &Identity<String>) -> Identity<&str> {
-    let Identity { tenant, id, content: Content { kind, sha256 } } = name;
-    Identity { tenant, id, content: Content { kind, sha256 } }
 }

@@ -2,17 +2,23 @@
 
 use clickhouse::Row;
 use headrace_runtime::component::batch::Item;
-use headrace_runtime::message::payload::{Content, Identity, RawDelivery};
+use headrace_runtime::message::payload::{Content, Payload as _, RawDelivery};
 use headrace_schemas::event::{Event, RuleMatch};
 use serde::Serialize;
 
 use super::columns;
-use super::insert::Rows;
+use super::insert::{Rows, Stamp};
+use super::lookup::Earlier;
+use crate::clickhouse::place::{content_of, key_of, time_of};
+use crate::clickhouse::told::{self, Told};
 
-/// A row of `events`; the columns are described in `migrations/0001_events.sql`.
+/// A row of `events`; the columns are described in `migrations/0010_events.sql`. `read/event.rs` makes the event of it
+/// again.
 #[derive(Row, Serialize)]
 pub(crate) struct EventRow<'a> {
     id: &'a str,
+    key: u64,
+    content: u64,
     tenant: &'a str,
     source: &'a str,
     kind: &'a str,
@@ -21,8 +27,10 @@ pub(crate) struct EventRow<'a> {
     category: &'a str,
     outcome: &'a str,
     ocsf_class: u32,
+    event_time: i64,
     occurred_at: i64,
     received_at: i64,
+    stored_at: i64,
     actor_id: i64,
     actor: &'a str,
     actor_kind: &'a str,
@@ -35,12 +43,15 @@ pub(crate) struct EventRow<'a> {
     repository_id: i64,
     repository: &'a str,
     visibility: &'a str,
+    default_branch: &'a str,
     #[serde(rename = "changes.field")]
     changes_field: Vec<&'a str>,
     #[serde(rename = "changes.before")]
     changes_before: Vec<&'a str>,
     #[serde(rename = "changes.after")]
     changes_after: Vec<&'a str>,
+    #[serde(rename = "changes.told")]
+    changes_told: Vec<u8>,
     attributes: Vec<(&'a str, &'a str)>,
     ip: &'a str,
     country: &'a str,
@@ -65,26 +76,32 @@ pub(crate) struct EventRow<'a> {
     reasons_points: Vec<i32>,
     #[serde(rename = "reasons.text")]
     reasons_text: Vec<&'a str>,
-    valid_until: i64,
+    matches: String,
+    told: u32,
+    held_until: i64,
 }
 
 impl Rows for Event {
     type Row = EventRow<'static>;
 
     const COLUMNS: &[(&str, &str)] = columns::EVENTS;
-    const IDENTITY: &str = "tenant, id";
-    const CONTENT: [&str; 2] = ["kind", "raw_sha256"];
+    const TABLE: &str = "events";
+    const CONTENT: [&str; 2] = ["content", "toUInt64(0)"];
+    const HOLDS_CONTENTS: bool = false;
+    const STORED_AT: &str = "stored_at";
+    const EARLIER: Earlier = Earlier { table: "events_1", kind: "kind", sha256: "raw_sha256" };
 
     fn content(&self) -> Content<&str> {
         Content { kind: &self.kind, sha256: &self.raw.sha256 }
     }
 
-    fn identity_of(delivery: Identity<&str>) -> Identity<&str> {
-        Identity { content: Content::default(), ..delivery }
+    fn content_columns(content: Content<&str>) -> [u64; 2] {
+        let [first, _] = content_of(content);
+        [first, 0]
     }
 
-    fn row(item: &Item<Self>, valid_until: i64) -> EventRow<'_> {
-        let event = &item.value;
+    fn row(Item { value: event, .. }: &Item<Self>, Stamp { held_until, stored_at }: Stamp) -> EventRow<'_> {
+        let [content, _] = Self::content_columns(Rows::content(event));
         let (actor, target) = (event.actor.as_ref(), event.target.as_ref());
         let (organization, repository) = (event.organization.as_ref(), event.repository.as_ref());
         let (network, enrichment) = (event.network.as_ref(), event.enrichment.as_ref());
@@ -93,6 +110,8 @@ impl Rows for Event {
         let reasons = assessment.map_or(&[][..], |assessment| &assessment.reasons);
         EventRow {
             id: event.id.as_str(),
+            key: key_of(event.id.as_str()),
+            content,
             tenant: &event.tenant,
             source: &event.source,
             kind: &event.kind,
@@ -101,8 +120,10 @@ impl Rows for Event {
             category: event.category.as_str(),
             outcome: event.outcome.as_str(),
             ocsf_class: u32::try_from(event.ocsf_class).unwrap_or_default(),
+            event_time: time_of(event.event_time()),
             occurred_at: event.occurred_at.as_micros(),
             received_at: event.received_at.as_micros(),
+            stored_at: stored_at.as_micros(),
             actor_id: actor.and_then(|actor| actor.id).unwrap_or_default(),
             actor: actor.map_or("", |actor| &actor.login),
             actor_kind: text(actor.and_then(|actor| actor.kind.as_ref())),
@@ -115,9 +136,11 @@ impl Rows for Event {
             repository_id: repository.and_then(|repository| repository.id).unwrap_or_default(),
             repository: repository.map_or("", |repository| &repository.full_name),
             visibility: text(repository.and_then(|repository| repository.visibility.as_ref())),
+            default_branch: text(repository.and_then(|repository| repository.default_branch.as_ref())),
             changes_field: event.changes.iter().map(|change| change.field.as_str()).collect(),
             changes_before: event.changes.iter().map(|change| text(change.before.as_ref())).collect(),
             changes_after: event.changes.iter().map(|change| text(change.after.as_ref())).collect(),
+            changes_told: event.changes.iter().map(told::of_change).collect(),
             attributes: event.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
             ip: text(network.and_then(|network| network.ip.as_ref())),
             country: text(network.and_then(|network| network.country.as_ref())),
@@ -141,61 +164,83 @@ impl Rows for Event {
             reasons_code: reasons.iter().map(|reason| reason.code.as_str()).collect(),
             reasons_points: reasons.iter().map(|reason| reason.points).collect(),
             reasons_text: reasons.iter().map(|reason| reason.text.as_str()).collect(),
-            valid_until,
+            matches: json(matches),
+            told: Told::of(event).bits(),
+            held_until,
         }
     }
 }
 
-/// A row of `raw`; the columns are described in `migrations/0002_raw.sql` and `0004_raw_sha256.sql`.
+/// A row of `raw`; the columns are described in `migrations/0011_raw.sql`.
 #[derive(Row, Serialize)]
 pub(crate) struct RawRow<'a> {
     id: &'a str,
+    key: u64,
     tenant: &'a str,
     source: &'a str,
     event: &'a str,
+    event_time: i64,
     received_at: i64,
     sequence: u64,
     headers: Vec<(&'a str, &'a str)>,
     #[serde(with = "serde_bytes")]
     body: &'a [u8],
     sha256: &'a str,
-    valid_until: i64,
+    content_1: u64,
+    content_2: u64,
+    held_until: i64,
 }
 
 impl Rows for RawDelivery {
     type Row = RawRow<'static>;
 
     const COLUMNS: &[(&str, &str)] = columns::RAW;
-    const IDENTITY: &str = "tenant, id, event, sha256";
-    const CONTENT: [&str; 2] = ["event", "sha256"];
+    const TABLE: &str = "raw";
+    const CONTENT: [&str; 2] = ["content_1", "content_2"];
+    const HOLDS_CONTENTS: bool = true;
+    const STORED_AT: &str = "toDateTime64(0, 6, 'UTC')";
+    const EARLIER: Earlier = Earlier { table: "raw_1", kind: "event", sha256: "sha256" };
 
     fn content(&self) -> Content<&str> {
         Self::content(self)
     }
 
-    fn identity_of(delivery: Identity<&str>) -> Identity<&str> {
-        delivery
+    fn content_columns(content: Content<&str>) -> [u64; 2] {
+        content_of(content)
     }
 
-    fn row(item: &Item<Self>, valid_until: i64) -> RawRow<'_> {
+    fn row(item: &Item<Self>, Stamp { held_until, .. }: Stamp) -> RawRow<'_> {
         let raw = &item.value;
+        let [content_1, content_2] = content_of(raw.content());
         RawRow {
             id: raw.id.as_str(),
+            key: key_of(raw.id.as_str()),
             tenant: &raw.tenant,
             source: &raw.source,
             event: &raw.event,
+            event_time: time_of(raw.event_time()),
             received_at: raw.received_at.as_micros(),
             sequence: raw.sequence,
             headers: raw.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
             body: &raw.body,
             sha256: &raw.sha256,
-            valid_until,
+            content_1,
+            content_2,
+            held_until,
         }
     }
 }
 
 fn text(optional: Option<&String>) -> &str {
     optional.map_or("", String::as_str)
+}
+
+/// The matches as text. Most events have none.
+fn json(matches: &[RuleMatch]) -> String {
+    if matches.is_empty() {
+        return String::new();
+    }
+    serde_json::to_string(matches).expect("matches are texts and lists of texts")
 }
 
 fn texts(list: &[String]) -> Vec<&str> {

@@ -42,7 +42,7 @@ use crate::cli::global::Global;
 use crate::cli::replay::Replay;
 use crate::cli::time;
 use crate::commands::up;
-use crate::config::{self, Config};
+use crate::config::{self, Config, memory};
 use crate::installation::last_up::LastUp;
 use crate::installation::locate::{Located, Named};
 use crate::installation::{running, servers};
@@ -197,6 +197,9 @@ impl Run<'_> {
     async fn run(&self, status_line: &mut StatusLine) -> anyhow::Result<Totals> {
         let stage = chains::build_whole(&self.config.pipeline, verify(self.config).as_ref())?;
         self.clickhouse.restore().await.map_err(|fault| fault.source)?;
+        if self.arguments.into.is_none() {
+            self.clickhouse.ensure_moved().await.map_err(|fault| fault.source)?;
+        }
         let mut journal = Journal::new(self.store.clone(), self.key()?);
         let record = match journal.read().await? {
             Some(record) if !self.arguments.restart => self.resume(record, status_line).await,
@@ -219,7 +222,7 @@ impl Run<'_> {
         };
         let policy = self.config.retry.policy();
         let (broker, added) = (self.broker, VecDeque::new());
-        let batch_max = self.clickhouse.batch_events_max.min(clickhouse::ITEMS_MAX);
+        let batch_max = memory::replay(self.config, self.clickhouse.batch_events_max.min(clickhouse::ITEMS_MAX))?;
         let known = KnownDead::read(broker).await?;
         let work =
             Work { broker, window, stage, target, batch_max, policy, known, journal, record, status_line, added };

@@ -1,8 +1,8 @@
 //! The work of a replay: read deliveries, compute their events (`compute.rs`), write their rows (`write.rs`), note the
 //! progress.
 //!
-//! Memory is bounded whatever the window. There is one page of RAW (16 MiB), one batch of deliveries (8,000 of them or
-//! 64 MiB), and the ids of at most 32 unproven batches. Each batch is written before the next one is computed. So after
+//! Memory is bounded whatever the window. There is one page of RAW (16 MiB), one batch of deliveries (at most 8,000 of them or
+//! 64 MiB, fewer with a small `memory.budget_mb`), and the ids of at most 32 unproven batches. Each batch is written before the next one is computed. So after
 //! an interruption, the same command repeats only what was not noted yet.
 
 use std::collections::VecDeque;
@@ -30,9 +30,8 @@ use super::record::{Journal, Record, Totals};
 use super::retry::Retry;
 use super::status_line::StatusLine;
 use super::write::{item, write_all};
+use crate::config::memory::ReplayBatch;
 
-/// The most bytes in a batch. A larger body is a batch of its own.
-const BATCH_BYTES: usize = 64 << 20;
 /// How many unproven batches may wait, with at most some 16,000 ids each.
 const UNPROVEN_MAX: usize = 32;
 
@@ -58,8 +57,8 @@ pub(super) struct Work<'a> {
     pub(super) window: Window,
     pub(super) stage: BoxedStage<RawDelivery, Event>,
     pub(super) target: Target,
-    /// The most deliveries in a batch.
-    pub(super) batch_max: usize,
+    /// How large a batch may be.
+    pub(super) batch_max: ReplayBatch,
     pub(super) policy: RetryPolicy,
     /// What was given up before the replay began.
     pub(super) known: KnownDead,
@@ -117,11 +116,12 @@ impl Work<'_> {
             failures = 0;
             for message in page {
                 // Check the size before the message is read, because it may refer to a body of any size.
-                if batch.bytes > 0 && batch.bytes.saturating_add(message.bytes_when_read()) > BATCH_BYTES {
+                if batch.bytes > 0 && batch.bytes.saturating_add(message.bytes_when_read()) > self.batch_max.bytes_max {
                     self.finish(take(&mut batch)).await?;
                 }
                 self.take(&message, &mut batch).await?;
-                if batch.len() >= self.batch_max || batch.bytes >= BATCH_BYTES {
+                let ReplayBatch { deliveries_max, bytes_max } = self.batch_max;
+                if batch.len() >= deliveries_max || batch.bytes >= bytes_max {
                     self.finish(take(&mut batch)).await?;
                 }
             }

@@ -3,6 +3,7 @@
 use headrace_runtime::component::batch::Item;
 use headrace_runtime::fault::Fault;
 use headrace_runtime::message::payload::{Identity, Payload};
+use headrace_schemas::time::Timestamp;
 use headrace_sinks::clickhouse::{ITEMS_MAX, Unproven, Written};
 
 use super::record::Totals;
@@ -57,7 +58,8 @@ pub(super) async fn write_all<T: Payload>(
     Ok(all)
 }
 
-/// Wraps a value for a rewrite: every item is a suspect and is looked up first.
+/// Wraps a value for a rewrite: every item is a suspect and is looked up first. Its message in EVENTS is not known, so the
+/// rewriting takes over when that was stored from the row that it replaces.
 pub(super) const fn item<T>(value: T, sequence: u64) -> Item<T> {
-    Item { value, suspect: true, redelivered: true, sequence }
+    Item { value, suspect: true, redelivered: true, sequence, stored_at: Timestamp::from_micros(0) }
 }

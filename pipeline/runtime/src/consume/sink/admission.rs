@@ -15,11 +15,20 @@ impl<S: Sink> SinkLoop<S> {
     ///
     /// While the breaker is open a worker takes none, so that other processes get them, which may reach the receiver.
     pub(super) async fn may_take(&self, stop: &CancellationToken) -> bool {
+        self.await_gate(stop).await;
         tokio::select! {
             () = self.limiter.ready() => {}
             () = stop.cancelled() => {}
         }
         !stop.is_cancelled()
+    }
+
+    /// Waits while a person has the sink paused, and then until the receiver accepts us.
+    pub(super) async fn await_gate(&self, stop: &CancellationToken) {
+        let Some(since) = self.gate.paused_since(stop).await else { return };
+        self.settler.health.paused(format!("since {since}, by `headrace sinks pause`"));
+        self.gate.opened(stop).await;
+        self.await_receiver(stop).await;
     }
 
     /// Waits until the receiver accepts us. Nothing is taken from the stream before that.

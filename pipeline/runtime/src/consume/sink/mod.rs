@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::answer::Progress;
 use self::refused::{RefusedItem, name_of};
+use crate::aside::pause::Gate;
 use crate::broker::Broker;
 use crate::component::batch::{Batch, BatchPolicy};
 use crate::component::sink::{BatchResult, Sink, Taken};
@@ -27,13 +28,14 @@ use crate::component::subscription::Subscription;
 use crate::consume::Subscriber;
 use crate::consume::chain::rest_for;
 use crate::consume::hold::{prolong_when_due, while_held};
-use crate::consume::read::{read_all, within};
+use crate::consume::read::{read_all, room_for, room_of, within};
 use crate::consume::sub_batch::{Ownership, Parts, SubBatch};
 use crate::consume::trial::{self, Group, begin, close, end, plan};
 use crate::crash::{self, Point};
 use crate::fault::panics::caught;
 use crate::fault::{DiscardReason, Effect, Fault, FaultClass};
 use crate::limit::{Limiter, Pass};
+use crate::memory::BODY_COPIES_DELIVERED;
 use crate::message::Delivered;
 use crate::message::incarnation::Incarnation;
 use crate::message::payload::Payload;
@@ -57,6 +59,8 @@ pub struct SinkLoop<S: Sink> {
     pub limiter: Limiter,
     /// Settles its messages.
     pub settler: Settler,
+    /// Closed while a person has the sink paused.
+    pub gate: Gate,
 }
 
 impl<S: Sink> SinkLoop<S> {
@@ -72,13 +76,16 @@ impl<S: Sink> SinkLoop<S> {
         let mut subscriber = Subscriber::open(&self.broker, &self.subscription).await?;
         // So that its series begin at 0.
         self.settler.metrics.sink();
+        self.await_gate(&stop).await;
         self.await_receiver(&stop).await;
         while self.may_take(&stop).await {
-            let BatchPolicy { events_max, bytes_max, linger } = self.batching;
+            let (BatchPolicy { events_max, bytes_max, linger }, memory) = (self.batching, &self.settler.memory);
+            let (events_max, bytes_max) = (events_max.min(memory.messages_max), bytes_max.min(memory.bytes_max));
             let (messages, incarnation) = subscriber.gather(events_max, bytes_max, linger, &stop).await?;
             if messages.is_empty() {
                 continue;
             }
+            let _taken = memory.account.note(room_of(&messages));
             let messages = self.give_back_early(messages, &incarnation).await;
             if let Some(pause) = self.take_out(messages, &incarnation, &mut subscriber, &stop).await {
                 rest_for(pause, &stop).await;
@@ -101,6 +108,8 @@ impl<S: Sink> SinkLoop<S> {
         let (mut messages, mut plan) = plan(&self.settler, self.subscription.ack_wait, messages).await;
         while !messages.is_empty() {
             let fitting = within(messages.iter().map(Delivered::bytes_when_read), self.batching.bytes_max);
+            let room = |message: &Delivered| room_for::<S::Item>(message, BODY_COPIES_DELIVERED);
+            let fitting = fitting.min(within(messages.iter().map(room), self.settler.memory.portion_max));
             let (count, group) = plan.next(fitting);
             let waiting = messages.split_off(count);
             if !is_first && stop.is_cancelled() {
@@ -108,7 +117,8 @@ impl<S: Sink> SinkLoop<S> {
             } else if !is_first && self.is_lost(&messages, incarnation, subscriber).await {
                 messages.iter().for_each(|message| self.settler.expire(message));
             } else {
-                let _held = self.settler.metrics.hold(messages.iter().map(Delivered::bytes_when_read).sum());
+                // It never waits: a worker of a sink has all of this for itself.
+                let _room = self.settler.memory.take(messages.iter().map(room).fold(0, usize::saturating_add)).await;
                 let held: Vec<&Delivered> = messages.iter().chain(&waiting).collect();
                 let begun = begin(&self.settler, &messages, group.as_ref());
                 match while_held(&held, self.subscription.ack_wait, begun).await {

@@ -8,7 +8,9 @@ use headrace_schemas::time::Timestamp;
 use tokio::time::{Instant, sleep};
 
 use super::SinkLoop;
+use crate::broker::Stream;
 use crate::component::sink::Sink;
+use crate::component::subscription::{Subscription, WhenBehind};
 use crate::consume::Subscriber;
 use crate::consume::duplicates::{DuplicateCheck, Position};
 use crate::consume::hold::held_until;
@@ -69,12 +71,19 @@ impl<S: Sink> SinkLoop<S> {
         let ownership = match subscriber.incarnation().await {
             // Somebody else's configuration gives our messages to others earlier than we expect.
             Ok(_) if subscriber.ack_wait() < self.subscription.ack_wait => Ok(Ownership::Expired),
+            // This sink was set aside. What it missed is brought to it once more, so nobody may deliver it here.
+            Ok(_) if self.may_be_set_aside() && subscriber.has_lost(&sub_batch.messages) => Ok(Ownership::Expired),
             Ok(now) if now == *incarnation => Ok(Ownership::Owned { valid_until }),
             // The broker has forgotten that it gave us these messages, and gives them to others.
             Ok(_) => Ok(Ownership::Expired),
             Err(error) => Err(error),
         };
         (sub_batch, ownership)
+    }
+
+    fn may_be_set_aside(&self) -> bool {
+        let Subscription { sink, stream, .. } = &self.subscription;
+        *stream == Stream::Events && sink.as_ref().is_some_and(|owner| owner.when_behind == WhenBehind::SetAside)
     }
 
     /// Keeps the messages whose look-up can be believed now, and gives the others back.

@@ -1,18 +1,18 @@
 //! The statements of a rewriting but its inserts: they look rows up and delete them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use clickhouse::sql::Identifier;
 use clickhouse::{Client, Row};
 use headrace_runtime::fault::Fault;
-use headrace_runtime::message::payload::{Content, Identity};
 use headrace_schemas::time::Timestamp;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::Deserialize;
 
 use crate::clickhouse::classify::fault;
-use crate::clickhouse::write::insert::{Rows, Table, tenants};
+use crate::clickhouse::place::{self, HAS_KEY, IS_AT, Name, Place};
+use crate::clickhouse::write::insert::{Rows, Table};
 
-/// Room for a statement with [`ITEMS_MAX`](super::ITEMS_MAX) identities, in bytes.
+/// Room for a statement with [`ITEMS_MAX`](super::ITEMS_MAX) names, in bytes.
 const STATEMENT_BYTES_MAX: &str = "4194304";
 /// How long the server may take to look up or delete rows. A statement that is late does no harm.
 const STATEMENT_LIMIT_S: &str = "600";
@@ -30,17 +30,15 @@ pub(super) struct Statements {
     window: (Timestamp, Timestamp),
 }
 
-/// How many rows an identity has, and what the first of them was made of. If any were inserted before the rewriting,
+/// How many rows of a name there are, and what the first of them was made of. If any were inserted before the rewriting,
 /// the first is the one of those that was received first.
 #[derive(Debug, Row, Deserialize)]
 pub(super) struct Found {
     tenant: String,
-    id: String,
-    // Not under the name of a column, because GROUP BY would then use these instead of the column.
-    #[serde(rename = "first_kind")]
-    kind: String,
-    #[serde(rename = "first_sha256")]
-    sha256: String,
+    at: i64,
+    key: u64,
+    first_content: u64,
+    second_content: u64,
     /// Inserted since the rewriting began.
     pub(super) fresh: u64,
     /// Inserted before, received in the window.
@@ -49,6 +47,8 @@ pub(super) struct Found {
     elsewhere: i64,
     /// When the first of the rows that were inserted before was received, in microseconds since the Unix epoch.
     pub(super) first: i64,
+    /// When the broker stored the message of the rows, in microseconds since the Unix epoch; 0 when no row tells.
+    pub(super) stored: i64,
 }
 
 impl Found {
@@ -56,23 +56,32 @@ impl Found {
         self.older > 0 || self.elsewhere > 0
     }
 
-    pub(super) fn delivery(&self) -> Identity<&str> {
-        let content = Content { kind: self.kind.as_str(), sha256: self.sha256.as_str() };
-        Identity { tenant: &self.tenant, id: &self.id, content }
+    /// What the first row was made of.
+    pub(super) const fn content(&self) -> [u64; 2] {
+        [self.first_content, self.second_content]
+    }
+
+    fn name<T: Rows>(&self) -> Name<&str> {
+        T::name_at(Place { at: self.at, tenant: self.tenant.as_str(), key: self.key }, self.content())
     }
 }
 
-/// An identity as the tuple of its columns.
-struct Columns<'a>(Identity<&'a str>);
+/// A name that has several rows.
+#[derive(Row, Deserialize)]
+struct Twice {
+    tenant: String,
+    at: i64,
+    key: u64,
+    first_content: u64,
+    second_content: u64,
+    /// When the latest of them was inserted.
+    latest: i64,
+}
 
-impl Serialize for Columns<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Identity { tenant, id, content } = self.0;
-        if content == Content::default() {
-            return (tenant, id).serialize(serializer);
-        }
-        (tenant, id, content.kind, content.sha256).serialize(serializer)
-    }
+/// The columns of a name.
+fn columns_of<T: Rows>() -> String {
+    let place = "tenant, event_time, key";
+    if T::HOLDS_CONTENTS { format!("{place}, {}", T::CONTENT.join(", ")) } else { place.to_owned() }
 }
 
 impl Statements {
@@ -82,78 +91,47 @@ impl Statements {
             .clone()
             .with_setting("max_execution_time", STATEMENT_LIMIT_S)
             .with_setting("max_query_size", STATEMENT_BYTES_MAX)
+            .with_setting("use_query_condition_cache", "0")
             // Return when the rows are gone, on all replicas.
             .with_setting("lightweight_deletes_sync", "2");
         Self { client, table: table.name().to_owned(), since, window }
     }
 
-    /// The identities that have several rows, among the tenants and ids of `names`, and when the latest row of each was
+    /// The names that have several rows, among those at the places of `names`, and when the latest row of each was
     /// inserted.
-    pub(super) async fn twice<T: Rows>(
-        &self,
-        names: &HashSet<Identity<&str>>,
-        from: Timestamp,
-    ) -> Result<Vec<(Identity<String>, Timestamp)>, Fault> {
-        let (identity, [kind, sha256]) = (T::IDENTITY, T::CONTENT.map(Identifier));
-        let query = self
-            .client
-            .query(&format!(
-                "SELECT tenant, id, any(?), any(?), toUnixTimestamp64Micro(max(inserted_at)) FROM ? \
-                 WHERE tenant IN ? AND id IN ? AND received_at >= fromUnixTimestamp64Micro(?) \
-                 GROUP BY {identity} HAVING count() > 1"
-            ))
-            .bind(kind)
-            .bind(sha256)
-            .bind(Identifier(&self.table))
-            .bind(tenants(names.iter().copied()))
-            .bind(names.iter().map(|name| name.id).collect::<Vec<_>>())
-            .bind(from.as_micros());
-        let rows = query.fetch_all::<(String, String, String, String, i64)>().await;
-        let rows = rows.map_err(|error| fault(error).fault)?.into_iter().map(|(tenant, id, kind, sha256, latest)| {
-            let content = Content { kind: kind.as_str(), sha256: sha256.as_str() };
-            (owned(T::identity_of(Identity { tenant: &tenant, id: &id, content })), Timestamp::from_micros(latest))
-        });
-        Ok(rows.collect())
+    pub(super) async fn twice<T: Rows>(&self, names: &[Name<&str>]) -> Result<Vec<(Name<String>, Timestamp)>, Fault> {
+        let (columns, [first, second]) = (columns_of::<T>(), T::CONTENT);
+        let query = self.client.query(&format!(
+            "SELECT tenant, toUnixTimestamp64Micro(event_time) AS at, key, any({first}) AS first_content, \
+             any({second}) AS second_content, toUnixTimestamp64Micro(max(inserted_at)) AS latest \
+             FROM ? PREWHERE {HAS_KEY} WHERE {IS_AT} GROUP BY {columns} HAVING count() > 1"
+        ));
+        let query = place::bind(query.bind(Identifier(&self.table)), names.iter().map(|name| name.place));
+        let rows = query.fetch_all::<Twice>().await.map_err(|error| fault(error).fault)?;
+        let twice = |Twice { tenant, at, key, first_content, second_content, latest }| {
+            let name = T::name_at(Place { at, tenant, key }, [first_content, second_content]);
+            (name, Timestamp::from_micros(latest))
+        };
+        Ok(rows.into_iter().map(twice).collect())
     }
 
-    /// The rows of `names` that were received from `from` to `to`. For identities that have none, also the later ones.
-    pub(super) async fn look_up<T: Rows>(
-        &self,
-        names: &[Identity<&str>],
-        from: Timestamp,
-        to: Timestamp,
-    ) -> Result<Vec<Found>, Fault> {
-        let mut found = self.look_up_within::<T>(names, from, to).await?;
-        let there = by_identity::<T>(&found);
-        let absent: Vec<Identity<&str>> = names.iter().copied().filter(|name| !there.contains_key(name)).collect();
-        if !absent.is_empty() {
-            let later = Timestamp::from_micros(to.as_micros() + 1);
-            found.extend(self.look_up_within::<T>(&absent, later, END_OF_TIME).await?);
-        }
-        Ok(found)
-    }
-
-    async fn look_up_within<T: Rows>(
-        &self,
-        names: &[Identity<&str>],
-        from: Timestamp,
-        to: Timestamp,
-    ) -> Result<Vec<Found>, Fault> {
+    /// The rows at the places of `names`.
+    pub(super) async fn look_up<T: Rows>(&self, names: &[Name<&str>]) -> Result<Vec<Found>, Fault> {
         let (inside_from, inside_to) = self.window;
-        let (identity, [kind, sha256]) = (T::IDENTITY, T::CONTENT);
+        let (columns, stored_at, [first, second]) = (columns_of::<T>(), T::STORED_AT, T::CONTENT);
         // Rows that were inserted before the rewriting come first.
         let of_first = "(inserted_at >= fromUnixTimestamp64Micro(?), received_at)";
         let query = self
             .client
             .query(&format!(
-                "SELECT tenant, id, toString(argMin({kind}, {of_first})) AS first_kind, \
-                 toString(argMin({sha256}, {of_first})) AS first_sha256, \
+                "SELECT tenant, toUnixTimestamp64Micro(event_time) AS at, key, \
+                 argMin({first}, {of_first}) AS first_content, argMin({second}, {of_first}) AS second_content, \
                  countIf(inserted_at >= fromUnixTimestamp64Micro(?)) AS fresh, \
                  countIf(inserted_at < fromUnixTimestamp64Micro(?) AND received_at >= fromUnixTimestamp64Micro(?) \
                  AND received_at < fromUnixTimestamp64Micro(?)) AS older, count() - fresh - older AS elsewhere, \
-                 toUnixTimestamp64Micro(minIf(received_at, inserted_at < fromUnixTimestamp64Micro(?))) AS first \
-                 FROM ? WHERE tenant IN ? AND id IN ? AND received_at >= fromUnixTimestamp64Micro(?) \
-                 AND received_at <= fromUnixTimestamp64Micro(?) GROUP BY {identity}"
+                 toUnixTimestamp64Micro(minIf(received_at, inserted_at < fromUnixTimestamp64Micro(?))) AS first, \
+                 toUnixTimestamp64Micro(max({stored_at})) AS stored \
+                 FROM ? PREWHERE {HAS_KEY} WHERE {IS_AT} GROUP BY {columns}"
             ))
             .bind(self.since.as_micros())
             .bind(self.since.as_micros())
@@ -162,50 +140,35 @@ impl Statements {
             .bind(inside_from.as_micros())
             .bind(inside_to.as_micros())
             .bind(self.since.as_micros())
-            .bind(Identifier(&self.table))
-            .bind(tenants(names.iter().copied()))
-            .bind(names.iter().map(|name| name.id).collect::<Vec<_>>())
-            .bind(from.as_micros())
-            .bind(to.as_micros());
+            .bind(Identifier(&self.table));
+        let query = place::bind(query, names.iter().map(|name| name.place));
         query.fetch_all::<Found>().await.map_err(|error| fault(error).fault)
     }
 
-    /// Deletes the rows of `names` that were received from `from` to `to` and inserted before `before`. A late
-    /// statement of a process that was stopped does no harm, because later rows are newer.
-    pub(super) async fn remove_before<T: Rows>(
-        &self,
-        names: &[Identity<&str>],
-        from: Timestamp,
-        to: Timestamp,
-        before: Timestamp,
-    ) -> Result<(), Fault> {
-        let identity = T::IDENTITY;
-        // Also name tenants and ids by themselves, so that ClickHouse can skip parts and granules by them.
-        let query = self
-            .client
-            .query(&format!(
-                "DELETE FROM ? WHERE tenant IN ? AND id IN ? AND ({identity}) IN ? \
-                 AND inserted_at < fromUnixTimestamp64Micro(?) AND received_at >= fromUnixTimestamp64Micro(?) \
-                 AND received_at <= fromUnixTimestamp64Micro(?)"
-            ))
-            .bind(Identifier(&self.table))
-            .bind(tenants(names.iter().copied()))
-            .bind(names.iter().map(|name| name.id).collect::<Vec<_>>())
-            .bind(names.iter().copied().map(Columns).collect::<Vec<_>>())
-            .bind(before.as_micros())
-            .bind(from.as_micros())
-            .bind(to.as_micros());
-        query.execute().await.map_err(|error| fault(error).fault)
+    /// Deletes the rows of `names` that were inserted before `before`. A late statement of a process that was stopped does
+    /// no harm, because later rows are newer.
+    pub(super) async fn remove_before<T: Rows>(&self, names: &[Name<&str>], before: Timestamp) -> Result<(), Fault> {
+        let has_name = if T::HOLDS_CONTENTS {
+            let columns = T::CONTENT.join(", ");
+            format!(
+                "AND (toUnixTimestamp64Micro(event_time), tenant, key, {columns}) IN \
+                 CAST(?, 'Array(Tuple(Int64, String, UInt64, UInt64, UInt64))')"
+            )
+        } else {
+            String::new()
+        };
+        let query = self.client.query(&format!(
+            "DELETE FROM ? WHERE {HAS_KEY} AND {IS_AT} {has_name} AND inserted_at < fromUnixTimestamp64Micro(?)"
+        ));
+        let mut query = place::bind(query.bind(Identifier(&self.table)), names.iter().map(|name| name.place));
+        if T::HOLDS_CONTENTS {
+            query = query.bind(place::list(names.iter().map(|name| name.tuple())));
+        }
+        query.bind(before.as_micros()).execute().await.map_err(|error| fault(error).fault)
     }
 }
 
-/// The found rows, by identity.
-pub(super) fn by_identity<T: Rows>(found: &[Found]) -> HashMap<Identity<&str>, &Found> {
-    found.iter().map(|found| (T::identity_of(found.delivery()), found)).collect()
-}
-
-pub(super) fn owned(name: Identity<&str>) -> Identity<String> {
-    let Identity { tenant, id, content: Content { kind, sha256 } } = name;
-    let content = Content { kind: kind.to_owned(), sha256: sha256.to_owned() };
-    Identity { tenant: tenant.to_owned(), id: id.to_owned(), content }
+/// The found rows, by name.
+pub(super) fn by_name<T: Rows>(found: &[Found]) -> HashMap<Name<&str>, &Found> {
+    found.iter().map(|found| (found.name::<T>(), found)).collect()
 }

@@ -1,0 +1,108 @@
+//! `headrace sinks pause`, `resume`, `rewind`.
+
+use headrace_runtime::aside::record::{Cause, Range};
+use headrace_runtime::consume::leftover::Component;
+use headrace_schemas::time::Timestamp;
+use serde_json::json;
+
+use super::{Opened, is_confirmed};
+use crate::cli::global::Global;
+use crate::cli::sinks::One;
+use crate::cli::time::ensure_window;
+use crate::cli::{exit, output, plain};
+use crate::role::CLICKHOUSE;
+
+pub(super) async fn pause(one: &One, global: Global) -> anyhow::Result<()> {
+    let opened = Opened::open(&one.place).await?;
+    let name = opened.known(&one.name)?;
+    opened.target.note(&format!("pausing the sink {name}"), global);
+    let is_changed = opened.asides.pause(name).await?;
+    let told = if is_changed { "takes no more messages within seconds" } else { "was paused already" };
+    tell(&opened, one, name, ("paused", is_changed), told)
+}
+
+pub(super) async fn resume(one: &One, global: Global) -> anyhow::Result<()> {
+    let opened = Opened::open(&one.place).await?;
+    let name = opened.known(&one.name)?;
+    opened.target.note(&format!("letting the sink {name} go on"), global);
+    let is_changed = opened.asides.resume(name).await?;
+    let told = if is_changed { "goes on within seconds" } else { "was not paused" };
+    tell(&opened, one, name, ("resumed", is_changed), told)
+}
+
+pub(super) async fn rewind(
+    one: &One,
+    (since, until): (Timestamp, Option<Timestamp>),
+    yes: bool,
+    global: Global,
+) -> anyhow::Result<()> {
+    let now = Timestamp::now();
+    let until = until.unwrap_or(now).min(now);
+    ensure_window(since, until)?;
+    let opened = Opened::open(&one.place).await?;
+    let component = opened.catches_up(&one.name)?;
+    let name = component.name.as_str();
+    opened.target.note(&format!("bringing {name} the events from {since} to {until} once more"), global);
+    if !yes && !is_confirmed("Its receiver gets them in addition to those that it has. Bring them?")? {
+        return Err(exit::missing("nothing was changed"));
+    }
+    let range = Range { since, until, from: since, sequences: None, made_at: now, cause: Cause::Rewound };
+    opened.asides.change(name, |record| record.add(range.clone())).await?;
+    if one.json {
+        let installation = opened.target.json();
+        let report = json!({
+            "sink": component.instance, "component": name, "since": since, "until": until, "installation": installation,
+        });
+        output::line(report)?;
+    } else {
+        output::line(format_args!(
+            "{name} is brought the events from {since} to {until}; `headrace sinks list` shows how far"
+        ))?;
+    }
+    Ok(())
+}
+
+fn tell(opened: &Opened, one: &One, name: &str, (word, is_changed): (&str, bool), told: &str) -> anyhow::Result<()> {
+    if one.json {
+        output::line(json!({ "sink": name, word: is_changed, "installation": opened.target.json() }))?;
+    } else {
+        output::line(format_args!("{name} {told}"))?;
+    }
+    Ok(())
+}
+
+impl Opened {
+    /// The sink `name`, if there is one.
+    fn known(&self, name: &str) -> anyhow::Result<&str> {
+        let all = self.configured.iter().chain(self.found.iter().map(|found| &found.component));
+        let found = all.map(|component| component.instance.as_str()).find(|instance| *instance == name);
+        found.ok_or_else(|| no_sink(name))
+    }
+
+    /// The component of the sink `name` that can catch up.
+    fn catches_up(&self, name: &str) -> anyhow::Result<Component> {
+        self.known(name)?;
+        if let Some(component) = self.sinks.catching_up().into_iter().find(|component| component.instance == name) {
+            return Ok(component);
+        }
+        anyhow::ensure!(
+            name != CLICKHOUSE,
+            "expected another sink than `{CLICKHOUSE}`, because the others catch up from it; `headrace replay` writes its rows \
+             once more"
+        );
+        anyhow::ensure!(
+            self.sinks.has_store(),
+            "expected `[sinks.{CLICKHOUSE}]` in the configuration, found none: nothing keeps the events that a sink could be \
+             brought once more"
+        );
+        anyhow::bail!(
+            "expected a configured sink of events, found that `{}` takes none; alerts are kept in no table from which they \
+             could be brought once more",
+            plain::line(name)
+        )
+    }
+}
+
+fn no_sink(name: &str) -> anyhow::Error {
+    exit::missing(format!("there is no sink `{}`; `headrace sinks list` shows all", plain::line(name)))
+}

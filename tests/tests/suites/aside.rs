@@ -1,0 +1,206 @@
+//! When a sink is set aside, and what is written down of it. On a real broker, one look of retention at a time.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::stream::{Config, State};
+use futures::StreamExt as _;
+use headrace_local::poll;
+use headrace_runtime::aside::record::{Cause, Record};
+use headrace_runtime::aside::{Asides, retention};
+use headrace_runtime::broker::{Broker, Stream};
+use headrace_runtime::component::subscription::{Owner, Start, Subscription, WhenBehind};
+use headrace_runtime::config::{Limits, Streams};
+use headrace_runtime::consume::Subscriber;
+use headrace_runtime::consume::leftover::{self, Component};
+use headrace_schemas::time::Timestamp;
+use headrace_tests::harness::{CEILING, Nats, streams};
+
+const SINK: &str = "splunk";
+const STORE: &str = "clickhouse";
+/// A message of these makes up a hundredth of the stream.
+const MESSAGE_BYTES: usize = 10 << 10;
+const STREAM_BYTES: u64 = 1 << 20;
+
+struct Bed {
+    nats: Nats,
+    broker: Broker,
+}
+
+impl Bed {
+    async fn start() -> Self {
+        let events = Limits { max_bytes: STREAM_BYTES, ..streams().events };
+        let nats = Nats::with(Streams { events, ..streams() }).await;
+        let broker = nats.broker().await;
+        Self { nats, broker }
+    }
+
+    /// Makes the consumer of a sink, as a process that runs it does.
+    async fn consumer(&self, component: &str, when_behind: WhenBehind) {
+        let (instance, kind) = (component.to_owned(), component.to_owned());
+        let subscription = Subscription {
+            component: component.to_owned(),
+            stream: Stream::Events,
+            filters: Vec::new(),
+            ack_wait: CEILING,
+            unsettled_max: 10_000,
+            sink: Some(Owner { instance, kind, start: Start::Stored, when_behind }),
+        };
+        Subscriber::open(&self.broker, &subscription).await.unwrap();
+    }
+
+    async fn stream(&self) -> async_nats::jetstream::stream::Stream {
+        self.nats.jetstream().get_stream(Stream::Events.name()).await.unwrap()
+    }
+
+    async fn state(&self) -> State {
+        self.stream().await.cached_info().state.clone()
+    }
+
+    async fn publish(&self, count: usize) {
+        for _ in 0..count {
+            let sent = self.nats.jetstream().publish("events.scored.acme.code.low", vec![b'x'; MESSAGE_BYTES].into());
+            sent.await.unwrap().await.unwrap();
+        }
+    }
+
+    /// Settles the next `count` messages of a consumer.
+    async fn settle(&self, component: &str, count: usize) {
+        let consumer = self.stream().await.get_consumer::<pull::Config>(component).await.unwrap();
+        let mut messages = consumer.fetch().max_messages(count).messages().await.unwrap();
+        let mut settled = 0;
+        while let Some(message) = messages.next().await {
+            message.unwrap().double_ack().await.unwrap();
+            settled += 1;
+        }
+        assert_eq!(settled, count, "{component}");
+    }
+
+    /// The time at which the message `sequence` was stored.
+    async fn stored_at(&self, sequence: u64) -> Timestamp {
+        let message = self.stream().await.get_raw_message(sequence).await.unwrap();
+        Timestamp::from_unix_nanos(message.time.unix_timestamp_nanos())
+    }
+
+    async fn record(&self) -> Record {
+        Asides::open(&self.broker).await.unwrap().record(SINK).await.unwrap()
+    }
+
+    async fn make_room(&self) {
+        retention::make_room(&self.broker).await.unwrap();
+    }
+
+    async fn set_max_age(&self, max_age: Duration) {
+        let config = self.stream().await.cached_info().config.clone();
+        let config = Config { max_age, duplicate_window: max_age, ..config };
+        self.nats.jetstream().update_stream(config).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_a_sink_misses_is_written_down_before_it_is_purged() {
+    let bed = Bed::start().await;
+    bed.consumer(STORE, WhenBehind::Store).await;
+    bed.consumer(SINK, WhenBehind::SetAside).await;
+    bed.publish(60).await;
+    bed.settle(STORE, 60).await;
+    bed.settle(SINK, 4).await;
+    bed.make_room().await;
+    assert_eq!((bed.state().await.first_sequence, bed.record().await.ranges.len()), (1, 0), "there is room");
+
+    bed.publish(25).await;
+    bed.settle(STORE, 25).await;
+    let oldest = bed.stored_at(5).await;
+    let times: Vec<Timestamp> = futures::future::join_all((1..=85).map(|sequence| bed.stored_at(sequence))).await;
+    bed.make_room().await;
+    let first = bed.state().await.first_sequence;
+    assert!(first > 5, "it made room beyond what the sink has settled");
+    let record = bed.record().await;
+    assert_eq!(record.ranges.len(), 1, "{record:?}");
+    let range = &record.ranges[0];
+    assert_eq!((range.sequences, range.cause), (Some((5, first - 1)), Cause::Full));
+    assert_eq!((range.since, range.from), (oldest, oldest));
+    let last = times[usize::try_from(first).unwrap() - 2];
+    assert!(last < range.until && range.until <= times[usize::try_from(first).unwrap() - 1], "{range:?}");
+    // The sink goes on with what is left.
+    let info = bed.stream().await.consumer_info(SINK).await.unwrap();
+    assert_eq!((info.ack_floor.stream_sequence, info.num_pending), (first - 1, 86 - first));
+
+    // Nothing more is missed while there is room, and what follows makes no second range.
+    bed.make_room().await;
+    assert_eq!(bed.record().await.ranges, record.ranges);
+    bed.publish(30).await;
+    bed.settle(STORE, 30).await;
+    bed.make_room().await;
+    let later = bed.record().await;
+    let first = bed.state().await.first_sequence;
+    assert_eq!(later.ranges.len(), 1, "{later:?}");
+    assert_eq!((later.ranges[0].since, later.ranges[0].sequences), (oldest, Some((5, first - 1))));
+
+    // A sink that is removed has missed nothing.
+    let component =
+        Component { instance: SINK.to_owned(), kind: SINK.to_owned(), name: SINK.to_owned(), stream: Stream::Events };
+    assert!(leftover::remove(&bed.broker, &component).await.unwrap());
+    assert_eq!(bed.record().await, Record::default());
+}
+
+#[tokio::test]
+async fn only_sinks_that_can_catch_up_are_passed_over() {
+    let bed = Bed::start().await;
+    bed.consumer(SINK, WhenBehind::SetAside).await;
+    bed.publish(80).await;
+    bed.make_room().await;
+    assert_eq!(bed.state().await.first_sequence, 1, "nothing keeps what it would miss");
+
+    // The store itself has settled only a part.
+    bed.consumer(STORE, WhenBehind::Store).await;
+    bed.settle(STORE, 5).await;
+    bed.make_room().await;
+    assert_eq!(bed.state().await.first_sequence, 6);
+    assert_eq!(bed.record().await.ranges[0].sequences, Some((1, 5)));
+
+    // A program that reads the stream has no record, so it is waited for.
+    let own = pull::Config { durable_name: Some("subscriber".to_owned()), ..pull::Config::default() };
+    bed.stream().await.create_consumer(own).await.unwrap();
+    bed.settle(STORE, 75).await;
+    bed.publish(4).await;
+    bed.make_room().await;
+    assert_eq!(bed.state().await.first_sequence, 6);
+    bed.settle("subscriber", 10).await;
+    bed.make_room().await;
+    assert_eq!(bed.state().await.first_sequence, 16);
+    assert_eq!(bed.record().await.ranges[0].sequences, Some((1, 15)));
+}
+
+#[tokio::test]
+async fn what_becomes_too_old_is_written_down() {
+    const AGE: Duration = Duration::from_secs(5);
+    let bed = Bed::start().await;
+    bed.set_max_age(AGE).await;
+    bed.consumer(STORE, WhenBehind::Store).await;
+    bed.consumer(SINK, WhenBehind::SetAside).await;
+    bed.make_room().await;
+    bed.publish(3).await;
+    bed.settle(STORE, 3).await;
+    let (first, last) = (bed.stored_at(1).await, bed.stored_at(3).await);
+    bed.make_room().await;
+    assert!(!bed.record().await.is_behind(), "they are not old yet");
+    let noted = async || {
+        bed.make_room().await;
+        Some(bed.record().await).filter(Record::is_behind)
+    };
+    let record = poll::until("what ends soon is noted", CEILING, noted).await.unwrap();
+    assert_eq!(record.ranges[0].cause, Cause::Age);
+    assert!(record.ranges[0].since <= first && record.ranges[0].until > last, "{record:?}");
+
+    // Nobody looks until they are gone.
+    bed.publish(4).await;
+    bed.settle(STORE, 4).await;
+    let (first, last) = (bed.stored_at(4).await, bed.stored_at(7).await);
+    let gone = async || (bed.state().await.messages == 0).then_some(());
+    poll::until("they are gone", CEILING, gone).await.unwrap();
+    bed.make_room().await;
+    let record = bed.record().await;
+    let is_noted = record.ranges.iter().any(|range| range.from <= first && range.until > last);
+    assert!(is_noted, "{record:?}");
+}
