@@ -50,7 +50,7 @@ impl Earlier {
             let event_time = received_at.minus(MINUTE);
             let raw = RawReference { sha256: RawDelivery::sample(number).sha256, ..Event::sample(number).raw };
             let event = Event { received_at, raw, ..Event::sample(number) };
-            if number % 2 == 0 {
+            if number.is_multiple_of(2) {
                 return Event { id: EventId::github(&guid(number)), ..event };
             }
             let (id, source) = (EventId::of_source("ndjson", &number.to_string()), "ndjson".to_owned());

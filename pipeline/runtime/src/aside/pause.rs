@@ -1,6 +1,6 @@
 //! Pausing: a person stops a sink, in every process that runs it, without taking it out of the configuration.
 //!
-//! The bucket `asides` says which sinks are paused. [`watch`] looks there, and each worker of a sink passes its sink's
+//! The bucket `asides` says which sinks are paused. [`watch()`] looks there, and each worker of a sink passes its sink's
 //! [`Gate`] before it takes messages. So a paused sink finishes what it holds, and takes no more.
 
 use std::time::Duration;
