@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use headrace_runtime::broker::Stream;
-use headrace_runtime::component::subscription::{Owner, WhenBehind};
+use headrace_runtime::component::subscription::{Owner, Start, WhenBehind};
 use headrace_runtime::config::{Invalid, Retry};
 use headrace_runtime::consume::leftover::Component;
 use headrace_runtime::fault::Fault;
@@ -291,6 +291,11 @@ impl Instance {
                            instance of this kind may select";
             let given = self.common.selecting().into_iter();
             problems.extend(given.map(|field| Invalid::new(format!("{path}.{field}"), message)));
+            if self.common.start == Start::Now {
+                let message =
+                    "expected `stored`, because `[sinks.clickhouse]` is the store from which other sinks catch up";
+                problems.push(Invalid::new(format!("{path}.start"), message));
+            }
         }
         problems
     }

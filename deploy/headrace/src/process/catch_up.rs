@@ -66,7 +66,7 @@ impl Builder<'_> {
             sink,
             batching: options.batching,
             call_timeout: options.call_timeout,
-            limiter,
+            limiter: limiter.clone(),
             // What it delivers counts as the component's, and it has the same receiver.
             settler: Settler::new(&component, broker, retry, health).within(memory),
             gate: gate.clone(),
@@ -77,7 +77,7 @@ impl Builder<'_> {
             async move { sink.run_worker(stop).await }
         });
         let (name, call_timeout) = (format!("{component}/missed"), options.call_timeout);
-        let fed = Fed { component, filters: options.filters, call_timeout, gate };
+        let fed = Fed { component, filters: options.filters, call_timeout, gate, limiter };
         let feeder = Arc::new(Feeder::new(broker, Arc::clone(history), CLICKHOUSE, fed));
         self.supervisor.spawn(Group::Sinks, name, move |stop| {
             let feeder = Arc::clone(&feeder);

@@ -8,7 +8,7 @@ use headrace_schemas::time::Timestamp;
 
 use crate::aside::Asides;
 use crate::aside::record::{Cause, Range, Seen};
-use crate::aside::retention::{Position, Reader, Readers, purge, write_down};
+use crate::aside::retention::{Position, Reader, Readers, note_taken, purge, write_down};
 use crate::broker::{Broker, Stream};
 
 /// The longest time before their end at which messages are set aside.
@@ -49,24 +49,31 @@ pub(super) async fn note(broker: &Broker, handle: &stream::Stream, readers: &Rea
     }
     let asides = Asides::open(broker).await?;
     for reader in &sinks {
-        note_lost(&asides, handle, reader, &ages).await?;
+        note_lost(&asides, handle, reader, &ages, broker.clock_skew()).await?;
     }
     let ends_soon = |reader: &&Reader| reader.oldest.is_some_and(|oldest| oldest.stored_at < ages.ends_soon());
     if !sinks.iter().any(ends_soon) {
         return Ok(());
     }
     let keep_from = first_stored_since(handle, ages.set_aside_until()).await?;
-    readers.set_aside(broker, handle, keep_from, Cause::Age).await?;
+    let passed = readers.set_aside(broker, handle, keep_from, Cause::Age).await?;
     let keep_from = keep_from.min(by_firm.saturating_add(1));
     if keep_from <= handle.cached_info().state.first_sequence {
         // A consumer that cannot catch up needs them. The sink may get them from both places.
         return Ok(());
     }
-    purge(Stream::Events, handle, keep_from).await
+    purge(Stream::Events, handle, keep_from).await?;
+    note_taken(broker, &passed).await
 }
 
 /// Writes down what was removed because of its age before the sink had settled it. Notes how far the sink has come.
-async fn note_lost(asides: &Asides, handle: &stream::Stream, reader: &Reader, ages: &Ages) -> anyhow::Result<()> {
+async fn note_lost(
+    asides: &Asides,
+    handle: &stream::Stream,
+    reader: &Reader,
+    ages: &Ages,
+    skew: Duration,
+) -> anyhow::Result<()> {
     let (name, info) = (reader.info.name.as_str(), &reader.info);
     let state = &handle.cached_info().state;
     // A stream that was made anew gives out the same sequences again.
@@ -74,24 +81,28 @@ async fn note_lost(asides: &Asides, handle: &stream::Stream, reader: &Reader, ag
     // Messages that were delivered may be unsettled, unless none is.
     let delivered = if info.num_ack_pending == 0 { info.delivered.stream_sequence } else { 0 };
     let known = seen.map_or(0, |seen| seen.sequence);
-    let reached = info.ack_floor.stream_sequence.max(delivered).max(known);
+    // The broker also counts as settled what expired while it was delivered. If somebody looked within the margin, that was
+    // written down before.
+    let is_looked_after = seen.is_some_and(|seen| ages.now.since(seen.at) < ages.margin);
+    let settled = if is_looked_after { info.ack_floor.stream_sequence.max(delivered) } else { 0 };
+    let reached = settled.max(known);
     // Without a note, nobody knows whether what is gone was ever meant for this sink.
     let since = seen.filter(|_| reached + 1 < state.first_sequence).map(|seen| seen.stored_at);
     if let Some(since) = since {
         let until = Position::at(handle, state.first_sequence).await?.map_or(ages.now, |first| first.stored_at);
         let sequences = Some((reached + 1, state.first_sequence - 1));
-        let range =
-            Range { since, until: until.max(since), from: since, sequences, made_at: ages.now, cause: Cause::Age };
+        let (since, until) = (since.minus(skew), until.plus(skew).max(since));
+        let range = Range { since, until, from: since, sequences, made_at: ages.now, cause: Cause::Age };
         write_down(asides, name, range, ages.now).await?;
     }
     let now = match reader.oldest {
-        Some(oldest) => Seen { sequence: oldest.sequence.saturating_sub(1), stored_at: oldest.stored_at },
-        None => Seen { sequence: state.last_sequence, stored_at: ages.now },
+        Some(oldest) => Seen { sequence: oldest.sequence.saturating_sub(1), stored_at: oldest.stored_at, at: ages.now },
+        None => Seen { sequence: state.last_sequence, stored_at: ages.now, at: ages.now },
     };
     // Once in a while is enough: a note that is too old makes a range larger, never smaller.
-    let is_due = |seen: Seen| now.sequence > seen.sequence && now.stored_at.since(seen.stored_at) >= ages.margin / 2;
-    if seen.is_none_or(is_due) {
-        asides.change(name, |record| record.seen = Some(now)).await?;
+    if seen.is_none_or(|seen| ages.now.since(seen.at) >= ages.margin / 4) {
+        let later = |known: Option<Seen>| known.filter(|known| known.sequence > now.sequence).unwrap_or(now);
+        asides.change(name, |record| record.seen = Some(Seen { at: now.at, ..later(record.seen) })).await?;
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use headrace_schemas::event::Event;
 use headrace_schemas::subject;
 use headrace_schemas::time::Timestamp;
 use metrics::{Counter, Gauge, counter, gauge};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::aside::pause::Gate;
@@ -27,6 +27,7 @@ use crate::broker::progress::{settled_through, state_of};
 use crate::broker::{Broker, Stream};
 use crate::crash::{self, Point};
 use crate::fault::Fault;
+use crate::limit::Limiter;
 use crate::message::payload::{Outgoing, Product as _};
 use crate::observe::metrics::{CAUGHT_UP, MISSED_SECONDS, SET_ASIDE};
 use crate::publish::{Publisher, is_full};
@@ -41,10 +42,14 @@ const PAUSE: Duration = Duration::from_millis(500);
 const LEASE: Duration = Duration::from_secs(4);
 /// The most events that are read at once.
 const PAGE_EVENTS: usize = 2_000;
-/// The same where a moment has more than that. They are on their way to the broker at once.
+/// The same where a moment has more than that.
 const PAGE_EVENTS_MAX: usize = 8 * PAGE_EVENTS;
 /// The most bytes that these may take, in memory.
 pub const PAGE_BYTES: usize = 4 << 20;
+/// The most events that are on their way to the broker at once.
+const ON_THEIR_WAY_MAX: usize = 256;
+/// The longest time for reading a page.
+const READ_MAX: Duration = Duration::from_secs(120);
 /// Nothing is brought while so many messages wait in CATCHUP for this sink.
 const WAITING_MAX: u64 = 2_000;
 /// Nothing is brought while so many live messages wait for this sink.
@@ -89,7 +94,7 @@ pub struct Page {
 }
 
 /// What a feeder must know of its sink's component.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Fed {
     /// The component.
     pub component: String,
@@ -99,6 +104,8 @@ pub struct Fed {
     pub call_timeout: Duration,
     /// Whether the sink is paused.
     pub gate: Gate,
+    /// Whether calls to its receiver fail.
+    pub limiter: Limiter,
 }
 
 /// Brings one component what it has missed.
@@ -118,6 +125,8 @@ pub struct Feeder {
 struct Pace {
     slice: Duration,
     events_max: usize,
+    /// Which range was last brought from, if any since we have the lease.
+    range: Option<Timestamp>,
 }
 
 /// What a step came to.
@@ -172,7 +181,7 @@ impl Feeder {
     }
 
     async fn bring_all(&self, asides: &Asides, stop: &CancellationToken) -> anyhow::Result<()> {
-        let mut pace = Pace { slice: SLICE_FIRST, events_max: PAGE_EVENTS };
+        let mut pace = Pace { slice: SLICE_FIRST, events_max: PAGE_EVENTS, range: None };
         while !stop.is_cancelled() {
             let record = asides.record(&self.fed.component).await?;
             self.show(&record);
@@ -194,7 +203,9 @@ impl Feeder {
         stop: &CancellationToken,
     ) -> anyhow::Result<Step> {
         let Some(range) = record.ranges.first() else { return Ok(Step::CaughtUp) };
-        let Some(bound) = self.bound(record, range, stop).await? else { return Ok(Step::NotYet) };
+        // What another process, or another request of a person, brought of it must not meet what comes again.
+        let is_first = pace.range != Some(range.made_at);
+        let Some(bound) = self.bound(record, range, is_first, stop).await? else { return Ok(Step::NotYet) };
         let until = range.from.plus(pace.slice).min(bound);
         let slice = Slice {
             since: range.from,
@@ -203,9 +214,9 @@ impl Feeder {
             events_max: pace.events_max,
             bytes_max: PAGE_BYTES,
         };
-        let read = self.history.events(&slice).await;
+        let read = timeout(READ_MAX, self.history.events(&slice)).await;
+        let read = read.with_context(|| format!("the store did not answer within {READ_MAX:?}"))?;
         let Page { mut events, is_cut } = read.map_err(|fault| fault.source).context("cannot read what was missed")?;
-        let count = events.len();
         let mut reached = until;
         if is_cut {
             // Of the last moment there may be more, so begin with it next time.
@@ -214,11 +225,20 @@ impl Feeder {
                 events.retain(|(stored_at, _)| *stored_at < reached);
             }
         }
-        if !self.bring(range, events, stop).await? {
-            return Ok(Step::NotYet);
+        let count = events.len();
+        let stored = self.bring(range, &events).await?;
+        let is_full = stored < count;
+        if is_full {
+            // Of the moment of the first one that was not stored, others may be.
+            reached = events[stored].0;
         }
         crash::pass(Point::BeforeCaughtUp);
-        self.note(asides, range, reached, count as u64).await?;
+        self.note(asides, range, reached, stored as u64).await?;
+        pace.range = Some(range.made_at);
+        if is_full {
+            // Messages that other sinks have not taken fill the stream.
+            return Ok(Step::NotYet);
+        }
         pace.adapt(count, is_cut, reached > range.from);
         Ok(Step::Done)
     }
@@ -228,6 +248,7 @@ impl Feeder {
         &self,
         record: &Record,
         range: &Range,
+        is_first: bool,
         stop: &CancellationToken,
     ) -> anyhow::Result<Option<Timestamp>> {
         // A call that began before a purge may still take effect. A look-up could not be believed before it has ended.
@@ -235,7 +256,8 @@ impl Feeder {
         if record.taken_at.is_some_and(|taken_at| Timestamp::now().since(taken_at) < settled_after) {
             return Ok(None);
         }
-        if self.fed.gate.paused_since(stop).await.is_some() {
+        // While calls fail, its messages would only take the room of other sinks' messages.
+        if self.fed.gate.paused_since(stop).await.is_some() || self.fed.limiter.open_until().is_some() {
             return Ok(None);
         }
         let (component, own) = (self.fed.component.as_str(), consumer_of(&self.fed.component));
@@ -243,45 +265,44 @@ impl Feeder {
         let Some(waiting) = state_of(&self.broker, Stream::CatchUp, &own).await? else { return Ok(None) };
         let Some(live) = state_of(&self.broker, Stream::Events, component).await? else { return Ok(None) };
         let waiting = waiting.num_pending.saturating_add(waiting.num_ack_pending as u64);
-        // What is brought a second time must not meet what is left of the first time.
-        let is_fresh = range.from == range.since;
-        if waiting >= WAITING_MAX || (is_fresh && waiting > 0) || live.num_pending >= LIVE_MAX {
+        if waiting >= WAITING_MAX || (is_first && waiting > 0) || live.num_pending >= LIVE_MAX {
             return Ok(None);
         }
         let mut bound = range.until;
         for reader in [self.store.as_str(), component] {
             let Some(settled) = settled_through(&self.broker, Stream::Events, reader).await? else { return Ok(None) };
-            bound = bound.min(settled);
+            // A message that is still to be settled may have an earlier time than one before it.
+            bound = bound.min(settled.minus(self.broker.clock_skew()));
         }
         Ok((bound > range.from).then_some(bound))
     }
 
-    /// Publishes `events`. Returns whether all are stored.
-    async fn bring(
-        &self,
-        range: &Range,
-        events: Vec<(Timestamp, Event)>,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<bool> {
-        let mut unconfirmed = Vec::with_capacity(events.len());
-        for (_, event) in events {
-            let outgoing = outgoing(&self.fed.component, range, &event).map_err(|fault| fault.source)?;
-            unconfirmed.push(self.publisher.send(outgoing, None).await.map_err(|fault| fault.source)?);
-        }
+    /// Publishes `events`, a few at a time. Returns how many are stored: all, or those before the first for which there was
+    /// no room.
+    async fn bring(&self, range: &Range, events: &[(Timestamp, Event)]) -> anyhow::Result<usize> {
         let mut stored = 0;
-        for confirmation in unconfirmed {
-            match confirmation.confirmed_or_cut_off().await {
-                Ok(confirmed) => stored += u64::from(!confirmed.duplicate),
-                Err(fault) if is_full(&fault) => {
-                    // Other sinks' messages fill it. They go on, and what was stored is recognized.
-                    rest(PAUSE, stop).await;
-                    return Ok(false);
+        for part in events.chunks(ON_THEIR_WAY_MAX) {
+            let mut unconfirmed = Vec::with_capacity(part.len());
+            for (_, event) in part {
+                let outgoing = outgoing(&self.fed.component, range, event).map_err(|fault| fault.source)?;
+                unconfirmed.push(self.publisher.send(outgoing, None).await.map_err(|fault| fault.source)?);
+            }
+            let mut has_room = true;
+            for confirmation in unconfirmed {
+                match confirmation.confirmed_or_cut_off().await {
+                    Ok(confirmed) => {
+                        self.caught_up.increment(u64::from(!confirmed.duplicate));
+                        stored += usize::from(has_room);
+                    }
+                    Err(fault) if is_full(&fault) => has_room = false,
+                    Err(fault) => return Err(fault.source).context("cannot bring a sink what it missed"),
                 }
-                Err(fault) => return Err(fault.source).context("cannot bring a sink what it missed"),
+            }
+            if !has_room {
+                break;
             }
         }
-        self.caught_up.increment(stored);
-        Ok(true)
+        Ok(stored)
     }
 
     /// Notes that everything before `reached` was brought.
@@ -345,7 +366,7 @@ mod tests {
 
     #[test]
     fn slices_follow_how_many_events_there_are() {
-        let mut pace = Pace { slice: SLICE_FIRST, events_max: PAGE_EVENTS };
+        let mut pace = Pace { slice: SLICE_FIRST, events_max: PAGE_EVENTS, range: None };
         pace.adapt(3, false, true);
         assert_eq!(pace.slice, SLICE_FIRST * 2);
         pace.adapt(PAGE_EVENTS / 2, false, true);

@@ -20,9 +20,10 @@ pub use self::store::{Asides, remove};
 
 /// The mark of a consumer whose sink is set aside when it is far behind.
 pub(crate) const CATCHES_UP: &str = "headrace.catches_up";
-/// The mark of the consumer of the store from which the others catch up.
+/// The mark of the consumer of the store from which the others catch up: the sequence after which it can give messages
+/// back.
 pub(crate) const STORE: &str = "headrace.store";
-/// The value of both.
+/// The value of the former.
 pub(crate) const YES: &str = "yes";
 
 /// The durable consumer that brings a component what it has missed.

@@ -56,6 +56,9 @@ pub struct Seen {
     pub sequence: u64,
     /// Everything that was stored before this time is.
     pub stored_at: Timestamp,
+    /// When this was noted.
+    #[serde(default)]
+    pub at: Timestamp,
 }
 
 /// The record of a component.

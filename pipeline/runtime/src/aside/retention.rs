@@ -47,11 +47,14 @@ pub async fn run(broker: Broker, stop: CancellationToken) -> anyhow::Result<()> 
 /// # Errors
 /// When the broker does not answer.
 pub async fn make_room(broker: &Broker) -> anyhow::Result<()> {
+    let mut outcome = Ok(());
     for stream in [Stream::Raw, Stream::Events, Stream::Alerts] {
         let looked = look_after(broker, stream).await;
-        looked.with_context(|| format!("cannot look after the stream {}", stream.name()))?;
+        let looked = looked.with_context(|| format!("cannot look after the stream {}", stream.name()));
+        // The other streams need room too.
+        outcome = outcome.and(looked);
     }
-    Ok(())
+    outcome
 }
 
 async fn look_after(broker: &Broker, stream: Stream) -> anyhow::Result<()> {
@@ -64,14 +67,13 @@ async fn look_after(broker: &Broker, stream: Stream) -> anyhow::Result<()> {
     }
     // The state was read before the consumers', so messages that came in between stay.
     let readers = Readers::of(broker, stream, &handle).await?;
+    // Without a consumer nobody knows what was read, so a stream without consumers stays as it is.
+    let relieved =
+        if is_full && !readers.all.is_empty() { relieve(broker, stream, &handle, &readers).await } else { Ok(()) };
     if stream == Stream::Events {
         expiry::note(broker, &handle, &readers).await?;
     }
-    // Without a consumer nobody knows what was read, so a stream without consumers stays as it is.
-    if !is_full || readers.all.is_empty() {
-        return Ok(());
-    }
-    relieve(broker, stream, &handle, &readers).await
+    relieved
 }
 
 async fn relieve(broker: &Broker, stream: Stream, handle: &stream::Stream, readers: &Readers) -> anyhow::Result<()> {
@@ -99,8 +101,31 @@ async fn relieve(broker: &Broker, stream: Stream, handle: &stream::Stream, reade
         );
         return Ok(());
     }
-    readers.set_aside(broker, handle, keep_from, Cause::Full).await?;
-    purge(stream, handle, keep_from).await
+    match readers.set_aside(broker, handle, keep_from, Cause::Full).await {
+        Ok(passed) => {
+            purge(stream, handle, keep_from).await?;
+            note_taken(broker, &passed).await
+        }
+        Err(error) => {
+            // What all have settled can go in any case.
+            if by_all > state.first_sequence {
+                purge(stream, handle, by_all).await?;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Notes that a purge took messages from sinks. A call with one of them may have begun just before it.
+pub(super) async fn note_taken(broker: &Broker, passed: &[String]) -> anyhow::Result<()> {
+    if passed.is_empty() {
+        return Ok(());
+    }
+    let (asides, now) = (Asides::open(broker).await?, Timestamp::now());
+    for component in passed {
+        asides.change(component, |record| record.taken_at = Some(now)).await?;
+    }
+    Ok(())
 }
 
 /// Removes the messages before `keep_from`. Whoever has not settled them must have been set aside.
@@ -148,12 +173,14 @@ impl Position {
 }
 
 impl Reader {
-    fn is_marked(&self, mark: &str) -> bool {
-        self.info.config.metadata.get(mark).is_some_and(|value| value == YES)
+    pub(super) fn catches_up(&self) -> bool {
+        self.info.config.metadata.get(CATCHES_UP).is_some_and(|value| value == YES)
     }
 
-    pub(super) fn catches_up(&self) -> bool {
-        self.is_marked(CATCHES_UP)
+    /// Up to where the store cannot give messages back, if this is the store's consumer: an earlier release inserted
+    /// their events without the time at which they were stored.
+    fn gives_back_after(&self) -> Option<u64> {
+        self.info.config.metadata.get(STORE)?.parse().ok()
     }
 }
 
@@ -180,8 +207,9 @@ impl Readers {
 
     /// Up to where everybody has settled that cannot catch up. `None` without a store, because nobody can then.
     pub(super) fn settled_by_firm(&self) -> Option<u64> {
-        self.all.iter().any(|reader| reader.is_marked(STORE)).then_some(())?;
-        let firm = self.all.iter().filter(|reader| !reader.catches_up());
+        let after = self.all.iter().find_map(Reader::gives_back_after)?;
+        let misses_for_good = |reader: &Reader| reader.oldest.is_some_and(|oldest| oldest.sequence <= after);
+        let firm = self.all.iter().filter(|reader| !reader.catches_up() || misses_for_good(reader));
         firm.map(|reader| self.settled_by(reader)).min()
     }
 
@@ -191,32 +219,35 @@ impl Readers {
         behind.map(|reader| reader.info.name.as_str())
     }
 
-    /// Writes down what each sink will miss when the messages before `keep_from` are gone.
+    /// Writes down what each sink will miss when the messages before `keep_from` are gone. Returns the sinks.
     pub(super) async fn set_aside(
         &self,
         broker: &Broker,
         handle: &stream::Stream,
         keep_from: u64,
         cause: Cause,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Vec<String>> {
         let is_behind = |reader: &Reader| reader.oldest.is_some_and(|oldest| oldest.sequence < keep_from);
         let passed = |reader: &&Reader| reader.catches_up() && is_behind(reader);
         let passed: Vec<&Reader> = self.all.iter().filter(passed).collect();
         if passed.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let asides = Asides::open(broker).await?;
+        let skew = broker.clock_skew();
         let now = Timestamp::now();
         // The messages of one microsecond have one time, so the range ends with the next.
         let until = Position::at(handle, keep_from.saturating_sub(1)).await?.map_or(now, |last| last.stored_at);
-        let until = until.plus(Duration::from_micros(1));
-        for reader in passed {
+        let until = until.plus(Duration::from_micros(1)).plus(skew);
+        for reader in &passed {
             let Some(oldest) = reader.oldest else { continue };
             let first = reader.info.ack_floor.stream_sequence + 1;
+            // A later message may have an earlier time, where clocks are set or leaders change.
+            let since = oldest.stored_at.minus(skew);
             let range = Range {
-                since: oldest.stored_at,
+                since,
                 until: until.max(oldest.stored_at),
-                from: oldest.stored_at,
+                from: since,
                 sequences: Some((first.min(oldest.sequence), keep_from.saturating_sub(1))),
                 made_at: now,
                 cause,
@@ -224,7 +255,7 @@ impl Readers {
             write_down(&asides, &reader.info.name, range, now).await?;
         }
         crash::pass(Point::BeforePurge);
-        Ok(())
+        Ok(passed.into_iter().map(|reader| reader.info.name.clone()).collect())
     }
 }
 
@@ -238,7 +269,7 @@ pub(super) async fn write_down(asides: &Asides, component: &str, range: Range, n
         if record.ranges != known {
             record.taken_at = Some(now);
             let last = range.sequences.map_or(0, |(_, last)| last);
-            record.seen = Some(Seen { sequence: last, stored_at: until });
+            record.seen = Some(Seen { sequence: last, stored_at: until, at: now });
         }
         is_first
     });

@@ -138,14 +138,22 @@ impl Presence {
 }
 
 /// What is written on the consumer of a sink.
-pub(crate) fn marks(owner: &Owner) -> HashMap<String, String> {
+///
+/// `found` is the consumer as it was. On the store's stands from where on it can give messages back. What a consumer without
+/// that mark was given may have been inserted by an earlier release, which did not note what giving back needs.
+pub(crate) fn marks(owner: &Owner, found: Option<&Info>) -> HashMap<String, String> {
     let mut marks = HashMap::from([(SINK.to_owned(), owner.instance.clone()), (KIND.to_owned(), owner.kind.clone())]);
-    let mark = match owner.when_behind {
-        WhenBehind::Wait => None,
-        WhenBehind::Store => Some(aside::STORE),
-        WhenBehind::SetAside => Some(aside::CATCHES_UP),
-    };
-    marks.extend(mark.map(|mark| (mark.to_owned(), aside::YES.to_owned())));
+    match owner.when_behind {
+        WhenBehind::Wait => {}
+        WhenBehind::Store => {
+            let marked = found.and_then(|info| info.config.metadata.get(aside::STORE)).cloned();
+            let given = || found.map_or(0, |info| info.delivered.stream_sequence).to_string();
+            marks.insert(aside::STORE.to_owned(), marked.unwrap_or_else(given));
+        }
+        WhenBehind::SetAside => {
+            marks.insert(aside::CATCHES_UP.to_owned(), aside::YES.to_owned());
+        }
+    }
     marks
 }
 
@@ -178,6 +186,10 @@ fn component_of(info: &Info, stream: Stream, usual: &[Component]) -> Option<Comp
 /// When the broker does not answer or does not let us.
 pub async fn remove(broker: &Broker, component: &Component) -> anyhow::Result<bool> {
     let (name, stream) = (component.name.as_str(), component.stream.name());
+    // Before the consumer, which is what a second try finds. Retention may write it down again until the consumer is gone.
+    if component.stream == Stream::Events {
+        aside::remove(broker, name).await?;
+    }
     let handle = broker.jetstream().get_stream_no_info(stream).await.context("cannot open the stream")?;
     let was_there = match handle.delete_consumer(name).await {
         Ok(status) => status.success,

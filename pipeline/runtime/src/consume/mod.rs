@@ -85,7 +85,11 @@ impl Subscriber {
             filter_subjects: subscription.filters.clone(),
             max_ack_pending: i64::try_from(subscription.unsettled_max).unwrap_or(i64::MAX),
             max_waiting: 512,
-            metadata: subscription.sink.as_ref().map(leftover::marks).unwrap_or_default(),
+            metadata: subscription
+                .sink
+                .as_ref()
+                .map(|owner| leftover::marks(owner, found.as_ref()))
+                .unwrap_or_default(),
             ..Config::default()
         };
         let consumer = begin::consumer(broker, subscription, config, found.as_ref()).await?;

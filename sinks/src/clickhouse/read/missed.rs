@@ -2,10 +2,14 @@
 
 use headrace_runtime::aside::feeder::{Page, Slice};
 use headrace_runtime::fault::Fault;
-use headrace_runtime::message::payload::Payload as _;
+use headrace_runtime::message::payload::{Payload as _, Product as _};
+use headrace_schemas::event::Event;
 
 use super::event::{EventTable, StoredEvent};
 use crate::clickhouse::classify::fault;
+
+/// The hand-over of finished events.
+const SCORED: &str = "scored";
 
 impl EventTable {
     /// The events of `slice`, in the order in which they were stored. Rows that were made from no message of EVENTS are
@@ -37,7 +41,8 @@ impl EventTable {
             }
             let stored_at = row.stored_at();
             let event = row.into_event().map_err(Fault::broken)?;
-            bytes = bytes.saturating_add(event.size());
+            let written = event.write(SCORED)?.payload.len();
+            bytes = bytes.saturating_add(Event::decoded_bytes(written));
             page.events.push((stored_at, event));
         }
         Ok(page)

@@ -15,10 +15,16 @@ impl<S: Sink> SinkLoop<S> {
     ///
     /// While the breaker is open a worker takes none, so that other processes get them, which may reach the receiver.
     pub(super) async fn may_take(&self, stop: &CancellationToken) -> bool {
-        self.await_gate(stop).await;
-        tokio::select! {
-            () = self.limiter.ready() => {}
-            () = stop.cancelled() => {}
+        while !stop.is_cancelled() {
+            self.await_gate(stop).await;
+            tokio::select! {
+                () = self.limiter.ready() => {}
+                () = stop.cancelled() => {}
+            }
+            // It may have been paused meanwhile.
+            if self.gate.paused_since(stop).await.is_none() {
+                break;
+            }
         }
         !stop.is_cancelled()
     }
