@@ -82,6 +82,18 @@ impl List {
         Ok(Some(object))
     }
 
+    /// Whether the service lists `object`, the very one.
+    pub(super) fn shows(&self, object: &Object) -> Result<bool, Error> {
+        // A name just before its own.
+        let mut before = object.path.clone();
+        before.pop();
+        let after = (!before.is_empty()).then_some(before.as_str());
+        let listed = self.wait.on(part(&*self.store, &self.folder, after, HELD_MAX))?;
+        let is_beyond = listed.len() < HELD_MAX || listed.back().is_some_and(|last| last.path > object.path);
+        // Among so many names nobody can tell.
+        Ok(!is_beyond || listed.iter().any(|listed| listed.id == object.id))
+    }
+
     /// Whether the service answers.
     pub(super) fn try_once(&self) -> Result<(), Error> {
         self.wait.on(part(&*self.store, &self.folder, None, 1)).map(|_| ())

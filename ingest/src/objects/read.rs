@@ -161,14 +161,43 @@ impl Reader {
     /// Fills a page. Returns whether all was read.
     fn fill(&mut self, draft: &mut Draft) -> Result<bool, Fault> {
         if let Some(reading) = draft.position.reading.take() {
-            self.step(reading, None, draft)?;
+            let stepped = self.step(reading, None, draft);
+            if stepped.is_err() {
+                // One that is in the way must not keep the others from being tried, and from being given up.
+                let in_the_way = draft.position.reading.take();
+                let _ = self.try_due(draft);
+                match (in_the_way, &draft.position.reading) {
+                    (Some(reading), Some(_)) => {
+                        let again_at = draft.now;
+                        draft.position.aside.push(Aside { reading, again_at, fails_since: None });
+                    }
+                    (in_the_way, None) => draft.position.reading = in_the_way,
+                    (None, Some(_)) => {}
+                }
+                stepped?;
+            }
         }
+        self.try_due(draft)?;
+        loop {
+            if draft.position.reading.is_some() || draft.gathered.is_full() {
+                return Ok(false);
+            }
+            let Some(object) = self.next(&mut draft.position, draft.now)? else { return Ok(true) };
+            let is_wanted = object.size > 0 && named(object.name(), &self.settings.suffixes).is_some();
+            if is_wanted && !draft.position.knows(&object) {
+                self.step(Reading { object, offset: 0, unpacked: None }, None, draft)?;
+            }
+        }
+    }
+
+    /// Tries those that were set aside and are due, as far as the page has room.
+    fn try_due(&mut self, draft: &mut Draft) -> Result<(), Fault> {
         let now = draft.now;
         let due = draft.position.aside.iter().filter(|aside| aside.again_at <= now);
         let due: Vec<String> = due.map(|aside| aside.reading.object.id.clone()).collect();
         for id in due {
             if draft.position.reading.is_some() || draft.gathered.is_full() {
-                return Ok(false);
+                return Ok(());
             }
             let asides = &mut draft.position.aside;
             if let Some(place) = asides.iter().position(|aside| aside.reading.object.id == id) {
@@ -176,16 +205,7 @@ impl Reader {
                 self.step(aside.reading, Some(aside.fails_since), draft)?;
             }
         }
-        loop {
-            if draft.position.reading.is_some() || draft.gathered.is_full() {
-                return Ok(false);
-            }
-            let Some(object) = self.next(&mut draft.position, now)? else { return Ok(true) };
-            let is_wanted = object.size > 0 && named(object.name(), &self.settings.suffixes).is_some();
-            if is_wanted && !draft.position.knows(&object) {
-                self.step(Reading { object, offset: 0, unpacked: None }, None, draft)?;
-            }
-        }
+        Ok(())
     }
 
     /// The next object of the pass. `None` at its end.
@@ -251,29 +271,38 @@ impl Reader {
         let tries = self.failing.entry(reading.object.id.clone()).or_default();
         *tries += 1;
         let is_over = *tries >= TRIES_MAX || aside.is_some();
-        match self.answers.class(&error) {
-            // If another object has its name now, that one is listed by the next pass.
-            Class::Missing => {
-                tracing::debug!(object = path, "an object that was listed is gone");
-                return Ok(());
+        let class = self.answers.class(&error);
+        let operation = format!("read the object {path}");
+        let fault = match class {
+            // The service lists it, or cannot be asked.
+            Class::Missing | Class::Replaced => {
+                Fault::transient(anyhow::Error::new(error).context(format!("cannot {operation}")))
             }
-            Class::Replaced if !is_over => return Ok(()),
-            Class::Refused | Class::Replaced => {}
-            // It is only the object's own trouble if the service answers otherwise.
-            Class::Away if is_over && self.list.try_once().is_ok() => {}
-            Class::Away => {
-                let fault = self.answers.fault(error, &format!("read the object {path}"));
-                match aside {
-                    None => draft.position.reading = Some(reading),
-                    Some(fails_since) => {
-                        let again_at = draft.now + seconds(AGAIN_AFTER);
-                        draft.position.aside.push(Aside { reading, again_at, fails_since });
-                    }
-                }
-                return Err(fault);
-            }
+            Class::Refused | Class::Away => self.answers.fault(error, &operation),
+        };
+        let why = format!("{:#}", fault.source);
+        let why = why.strip_prefix(&format!("cannot {operation}: ")).unwrap_or(&why).to_owned();
+        // Somebody else may have answered in the service's place, so look whether it is still listed. If another object has
+        // its name now, that one is listed by the next pass.
+        if matches!(class, Class::Missing | Class::Replaced)
+            && self.list.shows(&reading.object).is_ok_and(|is_shown| !is_shown)
+        {
+            tracing::debug!(object = path, "an object that was listed is gone");
+            self.failing.remove(&reading.object.id);
+            return Ok(());
         }
-        let why = format!("{:#}", anyhow::Error::new(error));
+        // It is only the object's own trouble if the service answers otherwise.
+        let may_be_own = is_over || matches!(class, Class::Refused);
+        if !may_be_own || self.list.try_once().is_err() {
+            match aside {
+                None => draft.position.reading = Some(reading),
+                Some(fails_since) => {
+                    let again_at = draft.now + seconds(AGAIN_AFTER);
+                    draft.position.aside.push(Aside { reading, again_at, fails_since });
+                }
+            }
+            return Err(fault);
+        }
         let fails_since = aside.flatten().unwrap_or(draft.now);
         if draft.now - fails_since >= seconds(GIVEN_UP_AFTER) {
             self.give_up(&reading, &why, draft);

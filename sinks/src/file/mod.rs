@@ -12,7 +12,7 @@ mod writer;
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -181,6 +181,10 @@ impl<T> File<T> {
     where
         F: FnOnce(&mut State) -> Result<(), Fault> + Send + 'static,
     {
+        // A disk that hangs keeps a thread for as long as it does. More of them would take those of everybody else.
+        if matches!(self.state.try_lock(), Err(TryLockError::WouldBlock)) {
+            return Err(Fault::transient(anyhow!("the last write to the file has not ended; does its disk hang?")));
+        }
         let state = Arc::clone(&self.state);
         let task = move || work(&mut state.lock().unwrap_or_else(PoisonError::into_inner));
         match tokio::task::spawn_blocking(task).await {

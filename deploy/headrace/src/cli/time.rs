@@ -8,8 +8,16 @@ use headrace_schemas::time::Timestamp;
 
 use super::Cli;
 
-/// Reads RFC 3339 text, a day, or how long ago it was: `90s`, `90m`, `24h`, `7d`. A day begins at midnight UTC.
+/// Reads RFC 3339 text, a day, or how long ago it was: `90s`, `90m`, `24h`, `7d`. A day begins at midnight UTC. Nothing is
+/// older than 1970.
 pub(crate) fn parse(text: &str) -> Result<Timestamp, String> {
+    match read(text)? {
+        at if at >= Timestamp::default() => Ok(at),
+        _ => Err("expected a time since 1970".to_owned()),
+    }
+}
+
+fn read(text: &str) -> Result<Timestamp, String> {
     if let Some(at) = Timestamp::parse(text).or_else(|| day(text)) {
         return Ok(at);
     }
@@ -88,6 +96,9 @@ mod tests {
             "-1h",
             "é",
             "99999999999999999999d",
+            "9999999999999d",
+            "30000d",
+            "1969-12-31",
             "18446744073709551615d",
             "soon",
             "2026-02-30",

@@ -51,13 +51,19 @@ async fn more_objects_that_cannot_be_read_than_are_set_aside_are_in_the_way_unti
         let (found, fault) = bed.read_until_fault().await;
         assert!(found.is_empty() && fault.as_ref().is_some_and(|fault| fault.class == FaultClass::Broken), "{fault:?}");
     }
+    // What is in the way does not keep the others from being given up.
+    let aside = &mut bed.cursor.as_mut().unwrap()["aside"][0];
+    (aside["again_at"], aside["fails_since"]) = (0.into(), 0.into());
+    let (found, fault) = bed.read_until_fault().await;
+    assert!(found.len() == 1 && found[0].starts_with("!in/00.log at byte 0"), "{found:?}");
+    assert!(fault.is_some_and(|fault| fault.class == FaultClass::Broken));
     bed.s3.bucket().denied.clear();
     for aside in bed.cursor.as_mut().unwrap()["aside"].as_array_mut().unwrap() {
         aside["again_at"] = 0.into();
     }
     let mut found = bed.read().await;
     found.sort_by_key(|number| number.parse::<usize>().unwrap());
-    assert_eq!(found, numbers(0..count));
+    assert_eq!(found, numbers(1..count));
 }
 
 #[tokio::test]
@@ -78,6 +84,12 @@ async fn a_service_that_is_away_is_not_taken_for_trouble_with_an_object() {
     bed.s3.fail_next(1, Failure::Reset, When::Before, Which::Deliveries);
     assert!(bed.read_until_fault().await.1.is_some());
     assert_eq!(bed.read().await, ["c"]);
+    // Something before the service answers in its place.
+    bed.put("in/c2.log", "c2\n");
+    bed.s3.fail_next(2, Failure::Status(404), When::Before, Which::Deliveries);
+    let (found, fault) = bed.read_until_fault().await;
+    assert!(found.is_empty() && matches!(fault.unwrap().class, FaultClass::Transient { .. }));
+    assert_eq!(bed.read().await, ["c2"]);
     // This one always fails, and the service answers otherwise.
     bed.put("in/d.log", "d\n");
     bed.put("in/e.log", "e\n");

@@ -212,7 +212,7 @@ impl Feeder {
             until,
             filters: &self.fed.filters,
             events_max: pace.events_max,
-            bytes_max: PAGE_BYTES,
+            bytes_max: PAGE_BYTES * pace.events_max.div_ceil(PAGE_EVENTS),
         };
         let read = timeout(READ_MAX, self.history.events(&slice)).await;
         let read = read.with_context(|| format!("the store did not answer within {READ_MAX:?}"))?;

@@ -26,7 +26,8 @@ impl EventTable {
                  AND match(concat('events.scored.', tenant, '.', category, '.', severity), ?) \
                  ORDER BY stored_at, tenant, id LIMIT ?",
             )
-            .bind(slice.since.as_micros())
+            // Rows of no message have the time 0.
+            .bind(slice.since.as_micros().max(1))
             .bind(slice.until.as_micros())
             .bind(pattern(slice.filters))
             // One more tells whether there are more.
