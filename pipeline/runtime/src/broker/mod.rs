@@ -289,7 +289,8 @@ impl Broker {
     }
 
     /// How much the clocks of the broker's servers and ours may differ.
-    pub(crate) const fn clock_skew(&self) -> Duration {
+    #[must_use]
+    pub const fn clock_skew(&self) -> Duration {
         self.clock_skew
     }
 
