@@ -183,13 +183,13 @@ async fn a_process_that_is_killed_on_the_way_loses_nothing() {
     drop(up);
 
     // It dies when the first events are in CATCHUP, and that is not noted.
+    bed.splunk.index().disabled = false;
     let up = bed.up().set("HEADRACE_CRASH_AT", "before_caught_up:1").start().await;
     up.ended().await;
     drop(up);
 
     let up = bed.up().start().await;
     let stored = Stored::of(up.ready()).await;
-    bed.splunk.index().disabled = false;
     bed.until_splunk_has(&ids, &up).await;
     until("it has caught up", &up, async || metric(&up, SET_ASIDE).await == 0.0).await;
     stored.settled().await;
