@@ -1,7 +1,7 @@
 //! Records that are sent to us: who may send them, and the answers.
 //!
-//! The token is in the head of a request, so a stranger's body is only thrown away. No answer tells anything of the tokens, and
-//! none quotes a record.
+//! The token is in the head of a request, so a stranger's body is only thrown away. No answer tells anything of the
+//! tokens, and none quotes a record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

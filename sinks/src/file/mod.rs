@@ -2,9 +2,9 @@
 //! that tail files.
 //!
 //! The files may be parted into folders by tenant and day. A batch then holds what belongs into one of them, so that a call
-//! writes and syncs one file. A batch counts as delivered once it is on disk (fsync). The file is the delivery log: it holds every record at least
-//! once, with its stable id. Every line in it is whole: when a crash leaves half a line, the next start cuts it off.
-//! [`writer`] handles the files themselves.
+//! writes and syncs one file. A batch counts as delivered once it is on disk (fsync). The file is the delivery log: it
+//! holds every record at least once, with its stable id. Every line in it is whole: when a crash leaves half a line, the
+//! next start cuts it off. [`writer`] handles the files themselves.
 
 mod config;
 mod writer;

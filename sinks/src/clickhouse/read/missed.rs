@@ -12,8 +12,8 @@ use crate::clickhouse::classify::fault;
 const SCORED: &str = "scored";
 
 impl EventTable {
-    /// The events of `slice`, in the order in which they were stored. Rows that were made from no message of EVENTS are
-    /// not among them: no sink was ever to get those.
+    /// The events of `slice`, in the order in which they were stored. Rows that a replay added are not among them: they
+    /// were made from RAW, and nobody noted when EVENTS stored them.
     ///
     /// # Errors
     /// Transient when the server is away, broken when a person must act.
