@@ -167,7 +167,7 @@ fn need(config: &Config, roles: &[Role], message_max: usize) -> Need {
     }
     if roles.contains(&Role::Collect) {
         // What cannot be set up is told at the start.
-        let pulls = sources::pulls(&config.ingest, &config.tenants).unwrap_or_default();
+        let pulls = sources::pulls(&config.ingest, config.for_sources()).unwrap_or_default();
         needs.extend(pulls.iter().map(|pull| Need::new(pull.page_bytes_max(), 0)));
     }
     if roles.contains(&Role::Pipeline) {

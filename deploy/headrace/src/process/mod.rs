@@ -218,7 +218,7 @@ impl Builder<'_> {
 
     /// Starts a task for each source that must be asked.
     fn collect(&mut self, config: &Config) -> anyhow::Result<()> {
-        for pull in sources::pulls(&config.ingest, &config.tenants)? {
+        for pull in sources::pulls(&config.ingest, config.for_sources())? {
             let broker = self.brokers.need(User::Collect)?;
             let collector = Collector::new(pull, broker, self.policy, config.collect.lease(), &self.health);
             let collector = Arc::new(collector);
