@@ -107,7 +107,7 @@ impl Default for Config {
             migrate: true,
             batch_events_max: 25_000,
             batch_bytes_max: 32 << 20,
-            linger_ms: 500,
+            linger_ms: 1_000,
             insert_timeout_s: 10,
             clock_skew_ms: 2_000,
         }
