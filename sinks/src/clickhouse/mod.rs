@@ -44,7 +44,7 @@ pub use self::write::gaps::{Gaps, GapsRow};
 use self::write::insert::{Table, Times};
 pub use self::write::rewrite::{ITEMS_MAX, Rewrite, Unproven, Written};
 use self::write::{migrate, side};
-use crate::kind::{Kind, Part};
+use crate::kind::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Kind, LINGER_MAX_MS, Part};
 
 /// The environment variable with the file of CAs to trust instead of the system's.
 const TRUSTED: &str = "SSL_CERT_FILE";
@@ -77,13 +77,13 @@ pub struct Config {
     /// the first with `headrace check --migrate`.
     pub migrate: bool,
     /// Most events in one insert. Large ones are far cheaper: 10,000 to 50,000 is best.
-    #[schemars(range(min = 1, max = 1_000_000))]
+    #[schemars(range(min = 1, max = BATCH_EVENTS_MAX))]
     pub batch_events_max: usize,
     /// Most bytes of messages in one insert, with the bodies that they refer to; a larger body is inserted alone.
-    #[schemars(range(min = 1_048_576))]
+    #[schemars(range(min = 1_048_576, max = BATCH_BYTES_MAX))]
     pub batch_bytes_max: usize,
     /// Longest wait for a batch to fill, in milliseconds. Each event waits up to this long.
-    #[schemars(range(min = 10, max = 60_000))]
+    #[schemars(range(min = 10, max = LINGER_MAX_MS))]
     pub linger_ms: u64,
     /// Time the server may spend on one insert, in seconds. The server gets this limit too, so that an insert that we
     /// gave up cannot succeed later.
