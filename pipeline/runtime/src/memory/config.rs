@@ -15,7 +15,8 @@ pub struct Config {
     /// How much a process may hold of messages, bodies and what is made of them, in MB of 1,000,000 bytes. It is divided
     /// among the gateway, the chains and the sinks; with less, they work in smaller batches. The program itself comes on
     /// top: give the process 1.6 times as much. Unset means five eighths of what the machine, the control groups or
-    /// `ulimit` allow, and no less than the process needs.
+    /// `ulimit` allow, and no less than the process needs. `up` leaves room for the servers that it starts: it takes a
+    /// quarter beside ClickHouse, and half beside NATS alone.
     #[schemars(range(min = BUDGET_MIN_MB, max = BUDGET_MAX_MB), example = &320)]
     pub budget_mb: Option<u64>,
 }
