@@ -66,8 +66,8 @@ fn remedy(stream: &str) -> &'static str {
             "deliveries that were not processed yet are missing: `[recover]` asks GitHub for them again, see `headrace gaps`"
         }
         "EVENTS" => {
-            "events that a sink had not delivered yet are missing there: `headrace replay --from 1d` adds the rows that \
-             ClickHouse lacks"
+            "events that a sink had not delivered yet are missing there: `headrace replay --since 1d` adds the rows that \
+             ClickHouse lacks, and then `headrace sinks rewind` brings all rows of a time to another sink"
         }
         "ALERTS" => "alerts that no ticket was made of yet are missing; they are in no other place",
         "DEAD" => "dead letters are gone; their deliveries are in RAW and in the table `raw`",
