@@ -7,6 +7,9 @@
 //! Live messages go first: nothing is brought while many of them wait for the sink. And nothing is brought that the
 //! store, or the sink itself, may still have in hand. The store's rows would be missing from the answer, and the sink's
 //! events would be delivered at the same time in two places.
+//!
+//! A row that makes no event stops nothing: `unreadable` names it in DEAD. No sink uses more of CATCHUP than its share
+//! (`waiting`), so one whose receiver is slow stops no other.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::aside::history::{Order, Row};
 use crate::aside::record::Range;
 use crate::fault::{DeadReason, Fault};
+use crate::message::payload::RawDelivery;
 use crate::observe::component::ComponentMetrics;
 use crate::publish::Publisher;
 use crate::settle::dead_letters::ROW_ORIGIN;
@@ -60,7 +61,9 @@ pub(super) async fn give_up(
 
 fn headers(component: &str, range: &Range, row: &Row, why: &anyhow::Error) -> HeaderMap {
     let Order { tenant, id, event_time } = &row.order;
-    let message_id = format!("{component}/{}/row/{}/{tenant}/{id}", range.made_at.as_micros(), event_time.as_micros());
+    // An id may be longer than a header should be.
+    let (made_at, event_time, hash) = (range.made_at, event_time.as_micros(), RawDelivery::sha256_of(id.as_bytes()));
+    let message_id = format!("{component}/{}/row/{tenant}/{event_time}/{hash}", made_at.as_micros());
     let mut headers = HeaderMap::new();
     for (name, value) in [
         (header::MESSAGE_ID, message_id),
