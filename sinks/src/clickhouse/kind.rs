@@ -56,7 +56,7 @@ impl Kind for Config {
     async fn prepare(&self, name: &str) -> Option<Result<(), Fault>> {
         let claimed = async {
             self.migrate().await?;
-            owner::claim(&self.client(), &self.database, name).await
+            owner::claim(&self.client(), &self.database, name).await.map(|_| ())
         };
         Some(claimed.await)
     }

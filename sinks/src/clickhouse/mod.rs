@@ -35,6 +35,7 @@ use serde::{Deserialize, Serialize};
 pub use self::access::Access;
 use self::access::DEFAULT_USER;
 use self::classify::fault;
+use self::owner::Watch;
 pub use self::read::event::{EventTable, StoredEvent};
 pub use self::read::received::{RawTable, Received};
 pub use self::sink::{Events, Raw};
@@ -43,7 +44,7 @@ pub use self::write::gaps::{Gaps, GapsRow};
 use self::write::insert::{Table, Times};
 pub use self::write::rewrite::{ITEMS_MAX, Rewrite, Unproven, Written};
 use self::write::{migrate, side};
-use crate::kind::Kind as _;
+use crate::kind::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Kind as _, LINGER_MAX_MS};
 
 /// The environment variable with the file of CAs to trust instead of the system's.
 const TRUSTED: &str = "SSL_CERT_FILE";
@@ -76,13 +77,13 @@ pub struct Config {
     /// the first with `headrace check --migrate`.
     pub migrate: bool,
     /// Most events in one insert. Large ones are far cheaper: 10,000 to 50,000 is best.
-    #[schemars(range(min = 1, max = 1_000_000))]
+    #[schemars(range(min = 1, max = BATCH_EVENTS_MAX))]
     pub batch_events_max: usize,
     /// Most bytes of messages in one insert, with the bodies that they refer to; a larger body is inserted alone.
-    #[schemars(range(min = 1_048_576))]
+    #[schemars(range(min = 1_048_576, max = BATCH_BYTES_MAX))]
     pub batch_bytes_max: usize,
     /// Longest wait for a batch to fill, in milliseconds. Each event waits up to this long.
-    #[schemars(range(min = 10, max = 60_000))]
+    #[schemars(range(min = 10, max = LINGER_MAX_MS))]
     pub linger_ms: u64,
     /// Time the server may spend on one insert, in seconds. The server gets this limit too, so that an insert that we
     /// gave up cannot succeed later.
@@ -106,7 +107,7 @@ impl Default for Config {
             migrate: true,
             batch_events_max: 25_000,
             batch_bytes_max: 32 << 20,
-            linger_ms: 500,
+            linger_ms: 1_000,
             insert_timeout_s: 10,
             clock_skew_ms: 2_000,
         }
@@ -196,12 +197,18 @@ impl Config {
     }
 
     fn events_of(&self, instance: &str) -> Events {
-        Events { table: self.table("events", instance), config: self.clone(), instance: instance.to_owned() }
+        Events { table: self.table("events", instance), config: self.clone(), owner: self.watch(instance) }
     }
 
     fn raw_of(&self, instance: &str) -> Raw {
         let table = self.table("raw", &format!("{instance}{RAW_SUFFIX}"));
-        Raw { table, config: self.clone(), instance: instance.to_owned() }
+        Raw { table, config: self.clone(), owner: self.watch(instance) }
+    }
+
+    fn watch(&self, instance: &str) -> Watch {
+        // A call holds messages meanwhile.
+        let limit_s = self.insert_timeout_s.to_string();
+        Watch::new(self.client().with_setting("max_execution_time", limit_s), &self.database, instance)
     }
 
     fn table(&self, name: &str, component: &str) -> Table {
@@ -251,7 +258,7 @@ impl Config {
     pub async fn verify(&self, instance: &str) -> Result<(), Fault> {
         let (client, database) = (self.client(), &self.database);
         migrate::verify(&client, database).await?;
-        owner::verify(&client, database, instance).await
+        owner::verify(&client, database, instance).await.map(|_| ())
     }
 
     /// Makes the tables ready to be filled once more, including those that were dropped.
@@ -341,14 +348,14 @@ impl Config {
         Rewrite::completing(table, Timestamp::default())
     }
 
-    /// Makes the tables ready for the sink `instance`.
-    async fn begin(&self, instance: &str) -> Result<(), Fault> {
+    /// Makes the tables ready for the sink that `owner` is about.
+    async fn begin(&self, owner: &Watch) -> Result<(), Fault> {
         self.reach().await?;
         if !self.migrate {
-            return self.verify(instance).await;
+            migrate::verify(&self.client(), &self.database).await?;
+            return owner.verify().await;
         }
-        let (client, database) = (self.client(), &self.database);
-        migrate::run(&client, database).await?;
-        owner::claim(&client, database, instance).await
+        self.migrate().await?;
+        owner.claim().await
     }
 }

@@ -45,7 +45,7 @@ use headrace_stages::normalize::Verify;
 use tokio::net::TcpListener;
 
 use crate::config::Config;
-use crate::config::memory::{Memory, Takes};
+use crate::config::memory::{Beside, Memory, Takes};
 use crate::nats::connections::Brokers;
 use crate::nats::users::User;
 use crate::process::listeners::Listeners;
@@ -84,16 +84,17 @@ struct Builder<'a> {
 
 impl Process {
     /// Starts the tasks of `roles`. Their ports are in `listeners`, `config` has been validated, and streams and
-    /// buckets exist.
+    /// buckets exist. `beside` is what shares this process's memory.
     pub(crate) async fn start(
         config: &Config,
         roles: &[Role],
         brokers: &Brokers,
         listeners: Listeners,
+        beside: Beside,
     ) -> anyhow::Result<Self> {
         let handle = metrics::install().context("cannot set up metrics")?;
         metrics::tell_build(env!("CARGO_PKG_VERSION"), COMMIT);
-        let memory = Memory::divide(config, roles, brokers.first().message_max())?;
+        let memory = Memory::divide(config, roles, brokers.first().message_max(), beside)?;
         show_budget(memory.budget());
         let mut builder = Builder {
             brokers,

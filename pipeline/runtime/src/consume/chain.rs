@@ -332,10 +332,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
             }
         }
         let outcome = match failed {
-            Some(fault) => {
-                self.settler.health.degraded(fault.to_string());
-                Outcome::Unpublished(fault)
-            }
+            Some(fault) => Outcome::Unpublished(fault),
             None => {
                 crash::pass(Point::AfterPubAck);
                 let metrics = self.settler.metrics.chain();

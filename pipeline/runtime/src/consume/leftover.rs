@@ -1,8 +1,9 @@
 //! The consumers of sinks, and those among them that nobody reads any more.
 //!
 //! A durable consumer keeps its place for ever. That of a sink that was taken out of the configuration holds back its
-//! stream until somebody removes it, so it is told here. The marks on a consumer say that it is ours: consumers of
-//! subscribers are never told. Nothing here removes a consumer by itself, because it may be another process's.
+//! stream until somebody removes it, unless the sink can catch up. So it is told here. The marks on a consumer say that it
+//! is ours: consumers of subscribers are never told. Nothing here removes a consumer by itself, because it may be another
+//! process's.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::aside;
+use crate::broker::progress::time_at;
 use crate::broker::{Broker, Stream};
 use crate::component::subscription::{Owner, WhenBehind};
 use crate::every::every;
@@ -33,7 +35,7 @@ const KIND: &str = "headrace.kind";
 const PERIOD: Duration = Duration::from_secs(60);
 /// A consumer that delivered something within this time is read by somebody, or one on which somebody has said so.
 const QUIET: Duration = Duration::from_secs(60);
-/// The mark with the time at which a process last said that it reads the consumer, in microseconds.
+/// The mark with the time at which a process last said that it reads the consumer, in microseconds, by the broker's clock.
 const READ_AT: &str = "headrace.read_at";
 /// After so long without a sign of its reader, a process says that it reads the consumer.
 const SIGN_AFTER: Duration = Duration::from_secs(8);
@@ -71,10 +73,12 @@ pub struct Found {
     pub pending: u64,
     /// Messages that were delivered and are not settled.
     pub unsettled: u64,
-    /// When it last delivered or settled something; `None` when it never did.
+    /// When it last delivered something; `None` when it never did.
     pub active_at: Option<Timestamp>,
     /// When a process last said that it reads it.
     read_at: Option<Timestamp>,
+    /// When the broker told this. All these times are by the broker's clock.
+    told_at: Timestamp,
     /// Whether somebody asks it for messages at this moment.
     is_asked: bool,
 }
@@ -83,26 +87,26 @@ impl Found {
     /// Whether somebody reads it, as far as the broker can tell.
     #[must_use]
     pub fn is_read(&self) -> bool {
-        let is_recent = |at: Timestamp| Timestamp::now().since(at) < QUIET;
+        let is_recent = |at: Timestamp| self.told_at.since(at) < QUIET;
         self.is_asked || self.active_at.is_some_and(is_recent) || self.read_at.is_some_and(is_recent)
     }
 
-    fn of(info: &Info, component: Component) -> Self {
+    fn of(info: &Info, component: Component, told_at: Timestamp) -> Self {
         Self {
             component,
             pending: info.num_pending,
             unsettled: info.num_ack_pending as u64,
             active_at: active_at(info),
             read_at: read_at(info),
+            told_at,
             is_asked: info.num_waiting > 0,
         }
     }
 }
 
-/// When a consumer last delivered or settled something.
+/// When a consumer last delivered something. When it last settled something tells of no reader: a purge settles, too.
 fn active_at(info: &Info) -> Option<Timestamp> {
-    let times = [info.delivered.last_active, info.ack_floor.last_active].into_iter().flatten();
-    times.max().map(|at| Timestamp::from_unix_nanos(at.unix_timestamp_nanos()))
+    info.delivered.last_active.map(|at| Timestamp::from_unix_nanos(at.unix_timestamp_nanos()))
 }
 
 /// When a process last said that it reads a consumer.
@@ -114,26 +118,28 @@ fn read_at(info: &Info) -> Option<Timestamp> {
 /// none, so a process of another configuration would take its consumer for one that was left behind.
 #[derive(Debug, Default)]
 pub(super) struct Presence {
-    /// Since when there is no sign of a reader.
-    unseen_since: Option<Instant>,
+    /// The last sign of a reader: when the consumer delivered something, and when a process said that it reads it.
+    sign: Option<[Option<Timestamp>; 2]>,
+    /// When we saw it, by our own clock.
+    seen_at: Option<Instant>,
 }
 
 impl Presence {
     /// Writes the time on the consumer with the state `info`, if there was no other sign of a reader for a while.
     pub(super) async fn keep(&mut self, broker: &Broker, stream: Stream, info: &Info) -> anyhow::Result<()> {
-        let is_recent = |at: Timestamp| Timestamp::now().since(at) < SIGN_AFTER;
-        if info.num_waiting > 0 || [active_at(info), read_at(info)].into_iter().flatten().any(is_recent) {
-            self.unseen_since = None;
-            return Ok(());
+        let sign = Some([active_at(info), read_at(info)]);
+        if info.num_waiting > 0 || sign != self.sign {
+            (self.sign, self.seen_at) = (sign, None);
         }
-        if self.unseen_since.get_or_insert_with(Instant::now).elapsed() < SIGN_AFTER {
+        if self.seen_at.get_or_insert_with(Instant::now).elapsed() < SIGN_AFTER {
             return Ok(());
         }
         let cannot = || format!("cannot note on the consumer {} that it is read", info.name);
         // All else stays as it is now, also where another process of another configuration has changed it.
         let config = pull::Config::try_from_consumer_config(info.config.clone());
         let mut config = config.map_err(|error| anyhow::anyhow!(error)).with_context(cannot)?;
-        config.metadata.insert(READ_AT.to_owned(), Timestamp::now().as_micros().to_string());
+        let now = time_at(broker, stream).await.with_context(cannot)?;
+        config.metadata.insert(READ_AT.to_owned(), now.as_micros().to_string());
         // An update, so that a consumer which somebody has just removed is not made anew.
         let stream = broker.jetstream().get_stream_no_info(stream.name()).await.with_context(cannot)?;
         stream.update_consumer(config).await.with_context(cannot)?;
@@ -186,10 +192,11 @@ pub async fn consumers(broker: &Broker, usual: &[Component]) -> anyhow::Result<V
         let cannot = || format!("cannot list the consumers of {}", stream.name());
         let handle = broker.jetstream().get_stream_no_info(stream.name()).await.with_context(cannot)?;
         let infos: Vec<Info> = handle.consumers().try_collect().await.with_context(cannot)?;
+        let now = time_at(broker, stream).await.with_context(cannot)?;
         for info in &infos {
             let Some(component) = component_of(info, stream, usual) else { continue };
             if stream != Stream::CatchUp || !found.iter().any(|own: &Found| own.component.covers(&component)) {
-                found.push(Found::of(info, component));
+                found.push(Found::of(info, component, now));
             }
         }
     }
@@ -280,8 +287,8 @@ impl Told {
                     pending,
                     unsettled,
                     "a sink that is not configured any more has left its consumer, which nobody reads: its stream keeps \
-                     these messages and fills up. Configure the sink again, or remove the consumer with `headrace sinks \
-                     remove {instance}`"
+                     these messages, and fills up if the sink cannot catch up. Configure the sink again, or remove the \
+                     consumer with `headrace sinks remove {instance}`"
                 );
             }
         }
@@ -302,6 +309,33 @@ impl Told {
                 "cannot look for consumers of sinks that are not configured any more; the NATS user of the sinks needs the \
                  right to list consumers, see the page about NATS permissions"
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_reads_is_judged_by_the_brokers_clock_alone() {
+        let at = |seconds| Some(Timestamp::from_seconds(seconds));
+        let is_read = |active_at, read_at, told_at| {
+            let (name, kind) = ("tickets".to_owned(), "jira".to_owned());
+            let component = Component { instance: name.clone(), kind, name, stream: Stream::Alerts };
+            Found { component, pending: 0, unsettled: 0, active_at, read_at, told_at, is_asked: false }.is_read()
+        };
+        // A broker whose clock is years behind ours.
+        let now = Timestamp::from_seconds(1_000_000);
+        for (active_at, read_at, expected) in [
+            (None, None, false),
+            (None, at(999_950), true),
+            (at(999_950), None, true),
+            (at(999_000), at(999_000), false),
+            // Two servers of a cluster may differ by a little.
+            (None, at(1_000_001), true),
+        ] {
+            assert_eq!(is_read(active_at, read_at, now), expected, "{active_at:?}, {read_at:?}");
         }
     }
 }

@@ -22,6 +22,7 @@ use headrace_schemas::{header, subject};
 pub use self::redrive::{Redriven, SentMessages};
 use self::redrive::{content, live_headers};
 use crate::broker::{Broker, Stream};
+use crate::crash::{self, Point};
 use crate::message::body;
 use crate::publish::Publisher;
 
@@ -196,7 +197,9 @@ impl DeadLetters {
         }
         // Remove only after the broker has stored it: a crash between the two costs a duplicate, the other order loses
         // the event.
+        crash::pass(Point::AfterRedrive);
         self.remove(sequence).await?;
+        crash::pass(Point::AfterRedriven);
         Ok(Redriven::Sent)
     }
 
