@@ -2,10 +2,11 @@
 //!
 //! `write` holds all that writes: `write/insert.rs` says how an event gets only one row, and the numbered files in
 //! `write/migrations/` make the tables. `read` holds the queries. `classify.rs` says what failures mean, `owner.rs` whose a
-//! database is.
+//! database is, `kind.rs` what the registry of kinds must know.
 
 mod access;
 mod classify;
+mod kind;
 mod owner;
 mod place;
 mod read;
@@ -13,12 +14,10 @@ mod sink;
 mod told;
 mod write;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use clickhouse::{Client, Compression};
-use headrace_runtime::broker::Stream;
 use headrace_runtime::certificate::{client_trusting, read_ca_file};
 use headrace_runtime::component::batch::BatchPolicy;
 use headrace_runtime::component::sink::SinkOptions;
@@ -45,7 +44,7 @@ pub use self::write::gaps::{Gaps, GapsRow};
 use self::write::insert::{Table, Times};
 pub use self::write::rewrite::{ITEMS_MAX, Rewrite, Unproven, Written};
 use self::write::{migrate, side};
-use crate::kind::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Kind, LINGER_MAX_MS, Part};
+use crate::kind::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Kind as _, LINGER_MAX_MS};
 
 /// The environment variable with the file of CAs to trust instead of the system's.
 const TRUSTED: &str = "SSL_CERT_FILE";
@@ -358,50 +357,5 @@ impl Config {
         }
         self.migrate().await?;
         owner.claim().await
-    }
-}
-
-#[async_trait]
-impl Kind for Config {
-    const NAME: &'static str = "clickhouse";
-    const COMPONENTS: &'static [(&'static str, Stream)] = &[("", Stream::Events), (RAW_SUFFIX, Stream::Raw)];
-    const ONE_AT_A_TIME: Option<&'static str> = Some("more would only make the inserts smaller");
-    const FIRST_IS_STORE: bool = true;
-
-    fn validate(&self, path: &str) -> Vec<Invalid> {
-        let mut problems = Self::validate(self, path);
-        if self.url.is_empty() {
-            let message = "expected an address such as `http://127.0.0.1:8123`, found none; `headrace up` starts a server \
-                           by itself for `[sinks.clickhouse]`";
-            problems.insert(0, Invalid::new(format!("{path}.url"), message));
-        }
-        problems
-    }
-
-    /// Two writers of one table would not see each other's first deliveries. What the spelling of an address hides, the
-    /// database tells the sinks (`owner.rs`).
-    fn place(&self) -> Option<(&'static str, String)> {
-        (!self.url.is_empty()).then(|| ("database", format!("{} {}", self.server(), self.database)))
-    }
-
-    fn parts(&self, name: &str) -> anyhow::Result<Vec<Part>> {
-        let events = Part::events(self.events_of(name), self.event_options());
-        Ok(vec![events, Part::raw(self.raw_of(name), self.raw_options())])
-    }
-
-    async fn check(&self) -> Result<(), Fault> {
-        self.reach().await
-    }
-
-    async fn prepare(&self, name: &str) -> Option<Result<(), Fault>> {
-        let claimed = async {
-            self.migrate().await?;
-            owner::claim(&self.client(), &self.database, name).await.map(|_| ())
-        };
-        Some(claimed.await)
-    }
-
-    fn of_up(_data: &Path, _is_alone: bool) -> Option<Self> {
-        Some(Self::default())
     }
 }

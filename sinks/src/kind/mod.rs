@@ -67,6 +67,12 @@ pub trait Kind: Clone + Debug + Default + Serialize + DeserializeOwned + JsonSch
         None
     }
 
+    /// A hash of where the installation's store keeps what it holds. It stays the same while that does. Only for kinds with
+    /// [`Self::FIRST_IS_STORE`].
+    fn store_place(&self) -> u64 {
+        0
+    }
+
     /// Builds the components of the instance `name`, in the order of [`Self::COMPONENTS`].
     ///
     /// # Errors

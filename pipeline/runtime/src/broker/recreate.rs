@@ -67,7 +67,7 @@ fn remedy(stream: &str) -> &'static str {
         }
         "EVENTS" => {
             "events that a sink had not delivered yet are missing there: `headrace replay --since 1d` adds the rows that \
-             ClickHouse lacks"
+             ClickHouse lacks, and then `headrace sinks rewind` brings all rows of a time to another sink"
         }
         "ALERTS" => "alerts that no ticket was made of yet are missing; they are in no other place",
         "DEAD" => {

@@ -54,8 +54,12 @@ pub struct Component {
 }
 
 impl Component {
-    /// Whether both are one consumer.
-    fn is_same(&self, other: &Self) -> bool {
+    /// Whether `other` is this component, or the part of it that catches up.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        if (self.stream, other.stream) == (Stream::Events, Stream::CatchUp) {
+            return aside::consumer_of(&self.name) == other.name;
+        }
         (&self.name, self.stream) == (&other.name, other.stream)
     }
 }
@@ -146,15 +150,29 @@ impl Presence {
 /// What is written on the consumer of a sink.
 ///
 /// `found` is the consumer as it was. On the store's stands from where on it can give messages back. What a consumer without
-/// that mark was given may have been inserted by an earlier release, which did not note what giving back needs.
+/// that mark was given may have been inserted by an earlier release, which did not note what giving back needs, or into
+/// another store.
 pub(crate) fn marks(owner: &Owner, found: Option<&Info>) -> HashMap<String, String> {
     let mut marks = HashMap::from([(SINK.to_owned(), owner.instance.clone()), (KIND.to_owned(), owner.kind.clone())]);
     match owner.when_behind {
         WhenBehind::Wait => {}
-        WhenBehind::Store => {
-            let marked = found.and_then(|info| info.config.metadata.get(aside::STORE)).cloned();
+        WhenBehind::Store { place } => {
+            let mark = |name: &str| found.and_then(|info| info.config.metadata.get(name));
+            let place = format!("{place:016x}");
+            let is_elsewhere = mark(aside::STORE_PLACE).is_some_and(|marked| *marked != place);
+            // Bodies are not brought once more.
+            if is_elsewhere && found.is_some_and(|info| info.stream_name == Stream::Events.name()) {
+                tracing::warn!(
+                    component = owner.instance,
+                    "this ClickHouse is another one than before, so sinks that are set aside from now on catch up from it, and \
+                     nobody is set aside for what the former one was given. If a sink still misses something, see `headrace \
+                     sinks list`, take the rows of the former one along"
+                );
+            }
+            let marked = mark(aside::STORE).filter(|_| !is_elsewhere).cloned();
             let given = || found.map_or(0, |info| info.delivered.stream_sequence).to_string();
             marks.insert(aside::STORE.to_owned(), marked.unwrap_or_else(given));
+            marks.insert(aside::STORE_PLACE.to_owned(), place);
         }
         WhenBehind::SetAside => {
             marks.insert(aside::CATCHES_UP.to_owned(), aside::YES.to_owned());
@@ -163,18 +181,24 @@ pub(crate) fn marks(owner: &Owner, found: Option<&Info>) -> HashMap<String, Stri
     marks
 }
 
-/// Every consumer of a sink. One without marks, as earlier releases made them, is known by its name among `usual`.
+/// Every consumer of a sink. One without marks, as earlier releases made them, is known by its name among `usual`. One on
+/// CATCHUP belongs to that on EVENTS, and is told only when it is the last that is left.
 ///
 /// # Errors
 /// When the broker does not answer, or our user may not list consumers.
 pub async fn consumers(broker: &Broker, usual: &[Component]) -> anyhow::Result<Vec<Found>> {
     let mut found = Vec::new();
-    for stream in [Stream::Raw, Stream::Events, Stream::Alerts] {
+    for stream in [Stream::Raw, Stream::Events, Stream::Alerts, Stream::CatchUp] {
         let cannot = || format!("cannot list the consumers of {}", stream.name());
         let handle = broker.jetstream().get_stream_no_info(stream.name()).await.with_context(cannot)?;
         let infos: Vec<Info> = handle.consumers().try_collect().await.with_context(cannot)?;
         let now = time_at(broker, stream).await.with_context(cannot)?;
-        found.extend(infos.iter().filter_map(|info| Some(Found::of(info, component_of(info, stream, usual)?, now))));
+        for info in &infos {
+            let Some(component) = component_of(info, stream, usual) else { continue };
+            if stream != Stream::CatchUp || !found.iter().any(|own: &Found| own.component.covers(&component)) {
+                found.push(Found::of(info, component, now));
+            }
+        }
     }
     Ok(found)
 }
@@ -193,6 +217,9 @@ fn component_of(info: &Info, stream: Stream, usual: &[Component]) -> Option<Comp
 /// When the broker does not answer or does not let us.
 pub async fn remove(broker: &Broker, component: &Component) -> anyhow::Result<bool> {
     let (name, stream) = (component.name.as_str(), component.stream.name());
+    if component.stream == Stream::CatchUp {
+        return aside::remove(broker, aside::component_of(name)).await.map(|()| true);
+    }
     // Before the consumer, which is what a second try finds. Retention may write it down again until the consumer is gone.
     if component.stream == Stream::Events {
         aside::remove(broker, name).await?;
@@ -230,7 +257,7 @@ pub async fn watch(
     while turns.next().await {
         match consumers(&broker, &usual).await {
             Ok(mut found) => {
-                found.retain(|found| !configured.iter().any(|own| own.is_same(&found.component)) && !found.is_read());
+                found.retain(|found| !configured.iter().any(|own| own.covers(&found.component)) && !found.is_read());
                 told.tell(&found);
             }
             Err(error) => told.fail(&error),

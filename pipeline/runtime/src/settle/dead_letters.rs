@@ -30,6 +30,8 @@ use crate::publish::Publisher;
 const PAGE: usize = 256;
 /// The broker forgets a reader that was killed, or that rests between two pages, after this time.
 const READER_KEPT: Duration = Duration::from_secs(30);
+/// How the origin of a dead letter begins that names a row of ClickHouse. Others have a stream and a sequence.
+pub(crate) const ROW_ORIGIN: &str = "events@";
 /// The broker's header with the size of a payload that it left out.
 const PAYLOAD_BYTES: &str = "Nats-Msg-Size";
 
@@ -220,6 +222,11 @@ impl DeadLetters {
     /// Why a dead letter cannot be redriven, in words.
     async fn unfit(&self, dead_letter: &DeadLetter) -> anyhow::Result<Option<String>> {
         let own = dead_letter.header(header::DEAD_SUBJECT);
+        if own.is_empty() && dead_letter.header(header::DEAD_ORIGIN).starts_with(ROW_ORIGIN) {
+            return Ok(Some(
+                "it names a row of ClickHouse and was never a message; do what its detail says".to_owned(),
+            ));
+        }
         if !subject::is_live(own) {
             let name = header::DEAD_SUBJECT;
             return Ok(Some(format!("expected the subject that it had in the header {name}, found `{own}`")));

@@ -254,6 +254,6 @@ fn describe(outcome: &Outcome) -> String {
 }
 
 /// `text` for a NATS header: without line breaks, which a header cannot hold, and cut to about a screen.
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     text.chars().take(1_000).map(|char| if char.is_control() { ' ' } else { char }).collect()
 }

@@ -25,6 +25,8 @@ enum Of {
     Earlier,
     /// A table that takes the place of an earlier one.
     Anew(&'static str),
+    /// A table of this release, which it changes. One that somebody dropped is changed when it is made anew.
+    Present(&'static str),
     /// The view of `raw`.
     Conflicts,
     /// A table that keeps statistics of its columns, where the server knows them.
@@ -34,7 +36,7 @@ enum Of {
 }
 
 /// All migrations, in order. One that was released is never changed.
-const MIGRATIONS: [Migration; 16] = [
+const MIGRATIONS: [Migration; 17] = [
     Migration { version: 1, name: "events", sql: include_str!("migrations/0001_events.sql"), of: Of::Earlier },
     Migration { version: 2, name: "raw", sql: include_str!("migrations/0002_raw.sql"), of: Of::Earlier },
     Migration { version: 3, name: "gaps", sql: include_str!("migrations/0003_gaps.sql"), of: Of::Others },
@@ -98,6 +100,12 @@ const MIGRATIONS: [Migration; 16] = [
         of: Of::Others,
     },
     Migration { version: 16, name: "raw_merges", sql: include_str!("migrations/0016_raw_merges.sql"), of: Of::Others },
+    Migration {
+        version: 17,
+        name: "events_received_at",
+        sql: include_str!("migrations/0017_events_received_at.sql"),
+        of: Of::Present("events"),
+    },
 ];
 
 /// The tables and views that they make.
@@ -162,9 +170,10 @@ impl Migration {
                 set_aside(client, table).await?;
                 execute(client, self.sql, self.name).await
             }
+            Of::Present(table) if !is_there(client, table).await? => Ok(()),
             Of::Conflicts => show_conflicts(client, Read::WhatIsThere).await,
             Of::Statistics if !keeps_statistics(client).await? => Ok(()),
-            Of::Statistics | Of::Earlier | Of::Others => execute(client, self.sql, self.name).await,
+            Of::Statistics | Of::Earlier | Of::Present(_) | Of::Others => execute(client, self.sql, self.name).await,
         }
     }
 }
@@ -192,6 +201,11 @@ async fn is_earlier(client: &Client, table: &str) -> Result<bool, Fault> {
     Ok(columns > 0)
 }
 
+async fn is_there(client: &Client, table: &str) -> Result<bool, Fault> {
+    let query = client.query("SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = ?");
+    Ok(query.bind(table).fetch_one::<u64>().await.map_err(|error| fault(error).fault)? > 0)
+}
+
 /// Whether the server keeps statistics of columns unless it is told not to. Some of before 26.4, which make none, do
 /// not know the setting.
 async fn keeps_statistics(client: &Client) -> Result<bool, Fault> {
@@ -211,9 +225,7 @@ pub(super) enum Read {
 
 /// Makes the view of conflicting deliveries.
 pub(super) async fn show_conflicts(client: &Client, read: Read) -> Result<(), Fault> {
-    let query = client.query("SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = 'raw_1'");
-    let tables = query.fetch_one::<u64>().await.map_err(|error| fault(error).fault)?;
-    let sql = conflicts(tables > 0 && read == Read::WhatIsThere);
+    let sql = conflicts(is_there(client, "raw_1").await? && read == Read::WhatIsThere);
     execute(client, &sql, "the view of conflicting deliveries").await
 }
 
