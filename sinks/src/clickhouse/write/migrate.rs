@@ -29,8 +29,8 @@ enum Of {
     Present(&'static str),
     /// The view of `raw`.
     Conflicts,
-    /// A table that keeps statistics of its columns, where the server knows them.
-    Statistics,
+    /// A table of this release, where the server keeps statistics of columns.
+    Statistics(&'static str),
     /// Others.
     Others,
 }
@@ -85,21 +85,26 @@ const MIGRATIONS: [Migration; 17] = [
         version: 13,
         name: "events_statistics",
         sql: include_str!("migrations/0013_events_statistics.sql"),
-        of: Of::Statistics,
+        of: Of::Statistics("events"),
     },
     Migration {
         version: 14,
         name: "raw_statistics",
         sql: include_str!("migrations/0014_raw_statistics.sql"),
-        of: Of::Statistics,
+        of: Of::Statistics("raw"),
     },
     Migration {
         version: 15,
         name: "events_merges",
         sql: include_str!("migrations/0015_events_merges.sql"),
-        of: Of::Others,
+        of: Of::Present("events"),
     },
-    Migration { version: 16, name: "raw_merges", sql: include_str!("migrations/0016_raw_merges.sql"), of: Of::Others },
+    Migration {
+        version: 16,
+        name: "raw_merges",
+        sql: include_str!("migrations/0016_raw_merges.sql"),
+        of: Of::Present("raw"),
+    },
     Migration {
         version: 17,
         name: "events_received_at",
@@ -170,10 +175,10 @@ impl Migration {
                 set_aside(client, table).await?;
                 execute(client, self.sql, self.name).await
             }
-            Of::Present(table) if !is_there(client, table).await? => Ok(()),
+            Of::Present(table) | Of::Statistics(table) if !is_there(client, table).await? => Ok(()),
             Of::Conflicts => show_conflicts(client, Read::WhatIsThere).await,
-            Of::Statistics if !keeps_statistics(client).await? => Ok(()),
-            Of::Statistics | Of::Earlier | Of::Present(_) | Of::Others => execute(client, self.sql, self.name).await,
+            Of::Statistics(_) if !keeps_statistics(client).await? => Ok(()),
+            Of::Statistics(_) | Of::Earlier | Of::Present(_) | Of::Others => execute(client, self.sql, self.name).await,
         }
     }
 }
