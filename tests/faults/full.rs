@@ -5,7 +5,7 @@ use std::io::Write as _;
 use headrace_tests::faults::{Fault, Scenario, SmallDisks, may_mount, run_again, way_to_mount};
 use tempfile::TempDir;
 
-use super::{TURNS, survives_with};
+use super::{Room, TURNS, survives_with};
 
 /// What a stream that is to be full holds, in bytes: filled in some seconds.
 const SMALL_STREAM: u64 = 1 << 20;
@@ -18,7 +18,7 @@ const DISKS: SmallDisks = SmallDisks { bytes: 512 << 20, full_ms: (500, 2_000) }
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_twice_when_a_stream_is_full() {
     let scenario = Scenario { faults: &[Fault::FullStreams], receivers: false, ..Scenario::ONE };
-    survives_with(SMALL_STREAM, 6, 1, 1, scenario).await;
+    survives_with(Room::of(SMALL_STREAM), 6, 1, 1, scenario).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -27,7 +27,8 @@ async fn nothing_is_lost_or_twice_when_a_disk_is_full() {
     const FAULTS: &[Fault] = &[Fault::DiskFullNats, Fault::DiskFullClickHouse];
     if may_mount() {
         let scenario = Scenario { faults: FAULTS, disks: Some(DISKS), ..Scenario::DISKS };
-        return survives_with(STREAM, 7, 1, 2, scenario).await;
+        survives_with(Room::of(STREAM), 7, 1, 2, scenario).await;
+        return;
     }
     // The run inside takes its turn in another process.
     let _turn = TURNS.acquire().await.unwrap();

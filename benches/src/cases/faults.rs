@@ -19,6 +19,13 @@ use crate::servers::PRODUCT;
 /// How many pipeline processes, and how many sink processes, to begin with.
 const WORKERS: usize = 2;
 
+/// For so many seconds of the load EVENTS has room where a sink is to be set aside.
+const EVENTS_S: u64 = 10;
+/// What a delivery takes there, with the records that come beside it, in bytes.
+const EVENT_BYTES: u64 = 1_500;
+/// What EVENTS holds at least, in bytes.
+const EVENTS_BYTES_MIN: u64 = 1 << 20;
+
 /// What the case reports: the promise first, then each scene.
 #[derive(Debug, Serialize)]
 struct Figures {
@@ -34,6 +41,8 @@ struct Figures {
     altered: usize,
     dead: u64,
     injected: usize,
+    set_aside: usize,
+    caught_up: u64,
     faults: BTreeMap<faults::Fault, RecoveryTimes>,
     scenes: Vec<faults::Report>,
 }
@@ -68,6 +77,8 @@ pub(crate) async fn run(options: Faults) -> anyhow::Result<()> {
         altered: sum(|report| report.altered),
         dead: reports.iter().map(|report| report.dead).sum(),
         injected: sum(|report| report.faults.values().map(|times| times.count).sum()),
+        set_aside: sum(|report| report.set_aside),
+        caught_up: reports.iter().map(|report| report.caught_up).sum(),
         faults: RecoveryTimes::all(&reports),
         scenes: reports,
         recipe: options,
@@ -87,6 +98,9 @@ async fn run_scenario(options: &Faults, scene: Scenario, scenes: usize, base: &P
     eprintln!("scene {} in {}", scene.name, dir.display());
     let duration = Duration::from_secs(options.minutes * 60) / u32::try_from(scenes)?;
     let program = std::env::current_exe().context("cannot find this program")?;
+    let stream_bytes_max = if scene.disks.is_some() { 600 << 20 } else { 4 << 30 };
+    let small = (u64::from(options.rate) * EVENT_BYTES * EVENTS_S).clamp(EVENTS_BYTES_MIN, stream_bytes_max);
+    let is_set_aside = scene.faults.contains(&faults::Fault::SetAside);
     let options = Options {
         program: (program, vec![OsString::from(PRODUCT)]),
         dir: dir.clone(),
@@ -97,7 +111,8 @@ async fn run_scenario(options: &Faults, scene: Scenario, scenes: usize, base: &P
         workers: WORKERS,
         // The run is long enough for all kinds.
         kinds_min: 0,
-        stream_bytes_max: if scene.disks.is_some() { 600 << 20 } else { 4 << 30 },
+        stream_bytes_max,
+        events_bytes_max: if is_set_aside { small } else { stream_bytes_max },
     };
     let report = faults::run(&options).await?;
     eprintln!("{report:#?}");

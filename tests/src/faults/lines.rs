@@ -1,5 +1,5 @@
-//! Records that are written to files of a folder, as programs write their logs: half a line at a time, and with files that
-//! are renamed and packed. The role `collect` reads them.
+//! Records that are written line by line, for the role `collect` to read them: to files of a folder, as programs write
+//! their logs, half a line at a time and with files that are renamed and packed; or to objects of a bucket.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -14,7 +14,9 @@ use headrace_schemas::time::Timestamp;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::bucket::{Bucket, Objects};
 use super::history::History;
+use super::scenario::Origin;
 
 /// Lines in a file, before the next one is begun.
 const FILE_LINES: u64 = 100;
@@ -22,6 +24,51 @@ const FILE_LINES: u64 = 100;
 const SHARE: f64 = 0.5;
 /// The most lines in a second: what is tried here is the cursor, not the speed.
 const RATE_MAX: f64 = 200.0;
+/// Objects in a second.
+const OBJECTS_RATE: f64 = 2.0;
+
+/// Where lines are written and read.
+pub(super) enum Place {
+    Folder(PathBuf),
+    Bucket(Bucket),
+}
+
+impl Place {
+    /// Makes a folder in `dir`, or a bucket.
+    pub(super) async fn make(origin: Origin, dir: &Path) -> anyhow::Result<Self> {
+        match origin {
+            Origin::Folder => {
+                let folder = dir.join("in");
+                fs::create_dir(&folder).context("cannot make the folder to read")?;
+                Ok(Self::Folder(folder))
+            }
+            Origin::Bucket => Ok(Self::Bucket(Bucket::start().await?)),
+        }
+    }
+
+    /// The settings by which it is read.
+    pub(super) fn configuration(&self) -> String {
+        match self {
+            Self::Folder(folder) => format!("url = '{}'", folder.display()),
+            Self::Bucket(bucket) => bucket.configuration(),
+        }
+    }
+
+    /// The bucket, if it is one.
+    pub(super) const fn bucket(&self) -> Option<&Bucket> {
+        match self {
+            Self::Folder(_) => None,
+            Self::Bucket(bucket) => Some(bucket),
+        }
+    }
+
+    fn writer(&self, rate: f64) -> Writer {
+        match self {
+            Self::Folder(dir) => Writer::Files(Files { dir: dir.clone(), file: None }),
+            Self::Bucket(bucket) => Writer::Objects(bucket.objects((rate / OBJECTS_RATE).ceil() as usize)),
+        }
+    }
+}
 
 /// A writer under way.
 pub(super) struct Lines {
@@ -30,18 +77,20 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Writes lines into `dir` until [`Lines::finish`] is called, and notes each in `history`.
-    pub(super) fn start(dir: &Path, rate: u32, history: Arc<History>) -> Self {
+    /// Writes lines to `place` until [`Lines::finish`] is called, and notes each in `history`.
+    pub(super) fn start(place: &Place, rate: u32, history: Arc<History>) -> Self {
         let stop = CancellationToken::new();
-        let pause = Duration::from_secs_f64(1.0 / (f64::from(rate) * SHARE).clamp(1.0, RATE_MAX));
-        let (dir, stopped) = (dir.to_owned(), stop.clone());
+        let rate = (f64::from(rate) * SHARE).clamp(1.0, RATE_MAX);
+        let (pause, mut own, stopped) = (Duration::from_secs_f64(1.0 / rate), place.writer(rate), stop.clone());
         let mut writer = JoinSet::new();
         writer.spawn(async move {
-            let mut files = Files { dir, file: None, lines: 0 };
+            let mut lines = 0;
             while tokio::time::timeout(pause, stopped.cancelled()).await.is_err() {
-                files.write(&history)?;
+                own.write(lines, &history)?;
+                lines += 1;
             }
-            Ok(files.lines)
+            own.end(&history);
+            Ok(lines)
         });
         Self { stop, writer }
     }
@@ -54,20 +103,43 @@ impl Lines {
     }
 }
 
-struct Files {
-    dir: PathBuf,
-    file: Option<File>,
-    lines: u64,
+enum Writer {
+    Files(Files),
+    Objects(Objects),
 }
 
-impl Files {
-    fn write(&mut self, history: &History) -> io::Result<()> {
-        let number = self.lines;
+impl Writer {
+    fn write(&mut self, number: u64, history: &History) -> io::Result<()> {
         let now = Timestamp::now();
         let line = format!(
             r#"{{"id":"line-{number}","time":"{now}","kind":"login","tenant":"acme","actor":"mona-{}","ip":"192.0.2.1"}}"#,
             number % 10
         );
+        match self {
+            Self::Files(files) => files.write(number, &line, history),
+            Self::Objects(objects) => {
+                objects.write(number, line, history);
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes what is left.
+    fn end(&mut self, history: &History) {
+        match self {
+            Self::Files(_) => {}
+            Self::Objects(objects) => objects.put(history),
+        }
+    }
+}
+
+struct Files {
+    dir: PathBuf,
+    file: Option<File>,
+}
+
+impl Files {
+    fn write(&mut self, number: u64, line: &str, history: &History) -> io::Result<()> {
         let current = self.dir.join("current.log");
         let file = match &mut self.file {
             Some(file) => file,
@@ -78,18 +150,17 @@ impl Files {
         file.write_all(begin.as_bytes())?;
         file.write_all(format!("{end}\n").as_bytes())?;
         history.note_line(number, line.as_bytes());
-        self.lines += 1;
-        if self.lines.is_multiple_of(FILE_LINES) {
+        let lines = number + 1;
+        if lines.is_multiple_of(FILE_LINES) {
             self.file = None;
-            self.turn(&current)?;
+            self.turn(&current, lines / FILE_LINES)?;
         }
         Ok(())
     }
 
     /// Sets a full file aside: every third under another name of ours, every third under one that is not, every third
     /// also packed.
-    fn turn(&self, current: &Path) -> io::Result<()> {
-        let number = self.lines / FILE_LINES;
+    fn turn(&self, current: &Path, number: u64) -> io::Result<()> {
         let aside = self.dir.join(match number % 3 {
             0 => format!("{number}.log"),
             _ => format!("current.log.{number}"),

@@ -14,7 +14,7 @@ use serde::Serialize;
 pub enum Fault {
     /// `kill -9` of the gateway.
     KillGateway,
-    /// `kill -9` of the process that reads the folder, or of the one that stands by.
+    /// `kill -9` of the process that reads the folder or bucket, or of the one that stands by.
     KillCollect,
     /// `kill -9` of a pipeline process.
     KillPipeline,
@@ -26,7 +26,7 @@ pub enum Fault {
     KillClickHouse,
     /// `kill -9` of everything at once.
     KillAll,
-    /// The processes that read the folder are suspended, one after the other, for longer than the lease.
+    /// The processes that read the folder or bucket are suspended, one after the other, for longer than the lease.
     FreezeCollect,
     /// A pipeline process is suspended for longer than its `ack_wait`, then resumed.
     FreezePipeline,
@@ -36,7 +36,7 @@ pub enum Fault {
     FreezeClickHouse,
     /// The gateway crashes at a named point.
     CrashGateway,
-    /// A process that reads the folder crashes at a named point.
+    /// A process that reads the folder or bucket crashes at a named point.
     CrashCollect,
     /// A pipeline process crashes at a named point.
     CrashPipeline,
@@ -60,6 +60,10 @@ pub enum Fault {
     ReceiversFail,
     /// Splunk and Jira accept no connections for a while.
     ReceiversAway,
+    /// A Splunk takes nothing until its sink is set aside. A process or server is killed while the sink catches up.
+    SetAside,
+    /// The bucket's service refuses some requests, breaks them off or is slow.
+    BucketFails,
     /// The disk under NATS is full for a while.
     DiskFullNats,
     /// The disk under ClickHouse is full for a while.
@@ -72,6 +76,8 @@ pub enum Fault {
     NetworkClickHouse,
     /// The network before the gateway misbehaves.
     NetworkGateway,
+    /// The network to the bucket misbehaves.
+    NetworkBucket,
     /// `kill -9` of the server that leads a stream (only in a cluster).
     KillLeader,
     /// All NATS servers are replaced, one after the other (only in a cluster).

@@ -1,6 +1,6 @@
 //! Two Splunks and Jira as strict stand-ins, and the check of what they must hold in the end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -13,6 +13,14 @@ use crate::standin::jira::{self, Jira};
 use crate::standin::server::{Failure, When, Which};
 use crate::standin::splunk::{self, Splunk};
 
+/// A Splunk that takes nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Absence {
+    /// The component of its sink.
+    pub(super) component: &'static str,
+    is_down: bool,
+}
+
 /// The receivers besides ClickHouse.
 pub(super) struct Receivers {
     splunk: Splunk,
@@ -22,6 +30,9 @@ pub(super) struct Receivers {
 }
 
 impl Receivers {
+    /// The components of the two Splunks. Those of Jira get alerts, which are kept nowhere.
+    pub(super) const CATCHING_UP: [&str; 2] = ["splunk", "archive"];
+
     pub(super) async fn start() -> Self {
         Self { splunk: Splunk::start().await, archive: Splunk::start().await, jira: Jira::start().await }
     }
@@ -72,15 +83,43 @@ impl Receivers {
         tokio::join!(self.splunk.up(), self.archive.up(), self.jira.up());
     }
 
+    /// Which Splunk is to take nothing, and how.
+    pub(super) fn absence(plan: &mut Plan) -> Absence {
+        Absence { component: Self::CATCHING_UP[plan.below(Self::CATCHING_UP.len())], is_down: plan.below(2) == 0 }
+    }
+
+    /// Makes a Splunk refuse connections or its sink's token, until [`Self::come_back`].
+    pub(super) fn leave(&self, absence: Absence) {
+        let splunk = self.splunk(absence);
+        if absence.is_down {
+            splunk.down();
+        } else {
+            splunk.index().disabled = true;
+        }
+    }
+
+    pub(super) async fn come_back(&self, absence: Absence) {
+        let splunk = self.splunk(absence);
+        if absence.is_down {
+            splunk.up().await;
+        } else {
+            splunk.index().disabled = false;
+        }
+    }
+
+    fn splunk(&self, absence: Absence) -> &Splunk {
+        if absence.component == Self::CATCHING_UP[0] { &self.splunk } else { &self.archive }
+    }
+
     /// Checks that each Splunk has every delivery or record of its own that was answered 2xx, and that every alert has
-    /// one ticket.
+    /// one ticket. A Splunk gets events at least once, so one that it has twice is counted and is no fault.
     pub(super) fn verify(&self, history: &History, report: &mut Report) {
-        let ids = |splunk: &Splunk| splunk.ids().into_iter().collect::<BTreeSet<String>>();
-        let (matched, archived) = (ids(&self.splunk), ids(&self.archive));
+        let (matched, archived) = (counts(&self.splunk), counts(&self.archive));
+        report.repeated = matched.values().chain(archived.values()).filter(|count| **count > 1).count();
         for (id, entry) in history.entries().iter().filter(|(_, entry)| entry.is_stored()) {
             report.matching += usize::from(entry.matching);
             let is_record = id.starts_with(RECORDS);
-            if entry.matching && !matched.contains(id) || is_record && !archived.contains(id) {
+            if entry.matching && !matched.contains_key(id) || is_record && !archived.contains_key(id) {
                 report.lost += 1;
                 report.example("not in Splunk", id);
             }
@@ -93,4 +132,13 @@ impl Receivers {
             report.example("tickets for fewer alerts", &tickets.len().to_string());
         }
     }
+}
+
+/// How often a Splunk has each event.
+fn counts(splunk: &Splunk) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for id in splunk.ids() {
+        *counts.entry(id).or_default() += 1;
+    }
+    counts
 }

@@ -30,7 +30,7 @@ pub struct Report {
     pub settle_seconds: f64,
     /// How many ids deliveries were sent under.
     pub sent: usize,
-    /// How many of them are lines that were written to files. Each counts as answered.
+    /// How many of them are lines that were written to files or objects. Each counts as answered.
     pub lines: u64,
     /// How many ids are of records that were sent in requests, several in each.
     pub posted: usize,
@@ -46,6 +46,13 @@ pub struct Report {
     pub matching: usize,
     /// Alerts with tickets in Jira, if it is a receiver.
     pub alerts: usize,
+    /// How often a fault had a sink set aside.
+    pub set_aside: usize,
+    /// How many events were brought to these sinks when they caught up, those included that a death had brought once
+    /// more.
+    pub caught_up: u64,
+    /// Events that a Splunk has more than once. That is allowed: it gets them at least once.
+    pub repeated: usize,
     /// Rows in `events`.
     pub rows: usize,
     /// Answered 2xx, but missing in `events`, in `raw` or in Splunk. Must be 0.
@@ -115,6 +122,9 @@ impl Report {
             refused: 0,
             matching: 0,
             alerts: 0,
+            set_aside: 0,
+            caught_up: 0,
+            repeated: 0,
             rows: 0,
             lost: 0,
             twice: 0,

@@ -13,9 +13,20 @@ pub struct Scenario {
     pub nats_servers: usize,
     /// Whether Splunk and Jira are receivers too, and some deliveries are for them.
     pub receivers: bool,
+    /// Where the role `collect` reads lines.
+    pub origin: Origin,
     /// The file systems of NATS and ClickHouse that can be filled, if each has one of its own. Mounting needs the right
     /// to.
     pub disks: Option<SmallDisks>,
+}
+
+/// Where lines are written, for the role `collect` to read them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The files of a folder.
+    Folder,
+    /// The objects of a bucket.
+    Bucket,
 }
 
 /// Two file systems of one size, for NATS and for ClickHouse.
@@ -58,15 +69,17 @@ impl Scenario {
             Fault::MemoryLimit,
             Fault::ReceiversFail,
             Fault::ReceiversAway,
+            Fault::SetAside,
             Fault::NetworkNats,
             Fault::NetworkClickHouse,
             Fault::NetworkGateway,
         ],
         nats_servers: 1,
         receivers: true,
+        origin: Origin::Folder,
         disks: None,
     };
-    /// Three NATS servers.
+    /// Three NATS servers, and a bucket.
     pub const CLUSTER: Self = Self {
         name: "cluster",
         faults: &[
@@ -78,11 +91,17 @@ impl Scenario {
             Fault::KillSink,
             Fault::KillGateway,
             Fault::KillClickHouse,
+            Fault::KillCollect,
             Fault::KillAll,
+            Fault::FreezeCollect,
+            Fault::CrashCollect,
             Fault::Rescale,
+            Fault::BucketFails,
+            Fault::NetworkBucket,
         ],
         nats_servers: 3,
         receivers: false,
+        origin: Origin::Bucket,
         disks: None,
     };
     /// Disks that fill up.
@@ -91,6 +110,7 @@ impl Scenario {
         faults: &[Fault::DiskFullNats, Fault::DiskFullClickHouse, Fault::KillNats, Fault::KillClickHouse],
         nats_servers: 1,
         receivers: false,
+        origin: Origin::Folder,
         disks: Some(SmallDisks { bytes: 4 << 30, full_ms: (3_000, 15_000) }),
     };
 }

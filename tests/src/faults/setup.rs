@@ -1,13 +1,11 @@
 //! The settings of the servers and processes in a run. They are short, so that a fault need not last long.
 
-use std::net::SocketAddr;
-use std::path::Path;
-
 use super::Options;
 use super::load::{SECRET, WINDOW_S};
 use super::posts::TOKEN;
+use std::net::SocketAddr;
 
-/// After this many seconds another process reads the folder.
+/// After this many seconds another process reads the folder or bucket.
 pub(super) const LEASE_S: u64 = 1;
 /// `ack_wait` of the chains in these runs, in seconds.
 pub(super) const ACK_WAIT_S: u64 = 4;
@@ -23,18 +21,18 @@ pub(super) fn configuration(
     nats: &str,
     clickhouse: SocketAddr,
     gateway: SocketAddr,
-    folder: &Path,
+    read: &str,
     options: &Options,
     more: &str,
 ) -> String {
-    let folder = folder.display();
     let replicas = if options.scenario.nats_servers > 1 { 3 } else { 1 };
-    let limits = format!("max_age_hours = 24, max_bytes = {}", options.stream_bytes_max);
+    let limits = |bytes: u64| format!("max_age_hours = 24, max_bytes = {bytes}");
+    let (limits, of_events) = (limits(options.stream_bytes_max), limits(options.events_bytes_max));
     format!(
         "admin.listen = '127.0.0.1:0'\n\
          nats = {{ url = '{nats}', timeout_ms = 3000, clock_skew_ms = 100 }}\n\
          ingest = {{ listen = '{gateway}', answer_max_ms = 4000, github.secrets = ['{SECRET}'], \
-         ndjson.tokens = ['{TOKEN}'], ndjson.folder = {{ url = '{folder}', interval_s = 1, settle_s = 1, last_line_s = 60 }} }}\n\
+         ndjson.tokens = ['{TOKEN}'], ndjson.folder = {{ {read}, interval_s = 1, settle_s = 1, last_line_s = 60 }} }}\n\
          collect.lease_s = {LEASE_S}\n\
          pipeline.ack_wait_s = {ACK_WAIT_S}\n\
          retry = {{ backoff_min_ms = 200, backoff_max_ms = 2000 }}\n\
@@ -45,7 +43,7 @@ pub(super) fn configuration(
          replicas = {replicas}\n\
          duplicate_window_s = {WINDOW_S}\n\
          raw = {{ {limits} }}\n\
-         events = {{ {limits} }}\n\
+         events = {{ {of_events} }}\n\
          alerts = {{ {limits} }}\n\
          dead = {{ {limits} }}\n"
     )

@@ -1,7 +1,9 @@
 //! The servers and processes of a fault run, and the faults that can be made in them.
 
-mod folder;
+mod aside;
+mod collected;
 mod full;
+mod settled;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -16,8 +18,11 @@ use headrace_runtime::crash::Point;
 use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
+use self::aside::SetAsides;
 use super::Options;
+use super::bucket::Bucket;
 use super::inject::{crash, freeze, kill, misbehave, pause, starve};
+use super::lines::Place;
 use super::load::Load;
 use super::plan::{Fault, Plan};
 use super::process::Process;
@@ -25,7 +30,6 @@ use super::proxy::Proxy;
 use super::receivers::Receivers;
 use super::servers::{Disks, Servers};
 use super::setup::{ACK_WAIT_S, INSERT_S, LEASE_S, SINK_ACK_WAIT_S, configuration};
-use crate::harness::consumed;
 use crate::harness::servers::free_address;
 
 /// The tables that must hold each id once.
@@ -48,11 +52,12 @@ pub(super) struct Testbed {
     client: async_nats::Client,
     http: reqwest::Client,
     gateway_url: String,
-    folder: PathBuf,
+    place: Place,
     /// Deliveries per second.
     rate: u32,
     disks: Option<Disks>,
     receivers: Option<Receivers>,
+    set_asides: SetAsides,
 }
 
 /// Starts processes of Headrace.
@@ -86,9 +91,9 @@ impl Testbed {
         let config = options.dir.join("headrace.toml");
         let receivers = if options.scenario.receivers { Some(Receivers::start().await) } else { None };
         let of_receivers = receivers.as_ref().map(Receivers::configuration).unwrap_or_default();
-        let folder = options.dir.join("in");
-        std::fs::create_dir(&folder).context("cannot make the folder to read")?;
-        let text = configuration(&nats_url, to_clickhouse.address(), gateway_address, &folder, options, &of_receivers);
+        let place = Place::make(options.scenario.origin, &options.dir).await?;
+        let (read, to_clickhouse_address) = (place.configuration(), to_clickhouse.address());
+        let text = configuration(&nats_url, to_clickhouse_address, gateway_address, &read, options, &of_receivers);
         std::fs::write(&config, text).context("cannot write the configuration")?;
 
         let (program, dir) = (options.program.clone(), options.dir.clone());
@@ -118,15 +123,20 @@ impl Testbed {
             client,
             http,
             gateway_url,
-            folder,
+            place,
             rate: options.rate,
             disks,
             receivers,
+            set_asides: SetAsides::default(),
         })
     }
 
     pub(super) const fn receivers(&self) -> Option<&Receivers> {
         self.receivers.as_ref()
+    }
+
+    fn own_receivers(&self) -> anyhow::Result<&Receivers> {
+        self.receivers.as_ref().context("expected receivers for this fault, found none")
     }
 
     pub(super) fn gateway(&self) -> &str {
@@ -173,20 +183,12 @@ impl Testbed {
             }
             Fault::Rescale => self.rescale(plan).await?,
             Fault::SinksAway => self.sinks_away(plan.lasting(5_000, 20_000)).await?,
-            Fault::ReadOnlyClickHouse => {
-                self.with_setting("table_readonly = 1", "table_readonly", plan.lasting(2_000, 10_000)).await?;
-            }
-            Fault::TooManyParts => {
-                self.with_setting("parts_to_throw_insert = 1", "parts_to_throw_insert", plan.lasting(2_000, 10_000))
-                    .await?;
-            }
-            Fault::ReceiversFail => self.receivers.iter().for_each(|receivers| receivers.fail(plan)),
-            Fault::ReceiversAway => {
-                let time = plan.lasting(2_000, 15_000);
-                if let Some(receivers) = &self.receivers {
-                    receivers.away(time).await;
-                }
-            }
+            Fault::ReadOnlyClickHouse => self.with_setting("table_readonly", plan.lasting(2_000, 10_000)).await?,
+            Fault::TooManyParts => self.with_setting("parts_to_throw_insert", plan.lasting(2_000, 10_000)).await?,
+            Fault::ReceiversFail => self.own_receivers()?.fail(plan),
+            Fault::ReceiversAway => self.own_receivers()?.away(plan.lasting(2_000, 15_000)).await,
+            Fault::SetAside => self.set_aside(plan, load).await?,
+            Fault::BucketFails => self.fail_bucket(plan).await?,
             Fault::MemoryLimit => starve(self.clickhouse.pid(), plan.lasting(2_000, 8_000)).await?,
             Fault::DiskFullNats => self.fill_nats(plan, load).await?,
             Fault::DiskFullClickHouse => self.fill_clickhouse(plan).await?,
@@ -194,6 +196,7 @@ impl Testbed {
             Fault::NetworkNats => misbehave(self.to_nats.as_ref(), false, plan).await,
             Fault::NetworkClickHouse => misbehave(Some(&self.to_clickhouse), true, plan).await,
             Fault::NetworkGateway => misbehave(Some(&self.to_gateway), true, plan).await,
+            Fault::NetworkBucket => misbehave(self.place.bucket().map(Bucket::proxy), false, plan).await,
             Fault::KillLeader => self.kill_leader(Stream::ALL[plan.below(3)]).await?,
             Fault::RollingNats => self.roll_nats().await?,
         }
@@ -243,11 +246,11 @@ impl Testbed {
         Ok(())
     }
 
-    /// Gives the tables another `setting` for a while, then their old one. Otherwise ClickHouse works.
-    async fn with_setting(&self, setting: &str, name: &str, time: Duration) -> anyhow::Result<()> {
+    /// Sets `name` of the tables to 1 for a while. Otherwise ClickHouse works.
+    async fn with_setting(&self, name: &str, time: Duration) -> anyhow::Result<()> {
         for table in TABLES {
             self.execute(&format!("SYSTEM STOP MERGES {table}")).await?;
-            self.execute(&format!("ALTER TABLE {table} MODIFY SETTING {setting}")).await?;
+            self.execute(&format!("ALTER TABLE {table} MODIFY SETTING {name} = 1")).await?;
         }
         sleep(time).await;
         for table in TABLES {
@@ -305,35 +308,13 @@ impl Testbed {
 
     /// Ends all impairments.
     pub(super) async fn heal(&self) -> anyhow::Result<()> {
-        self.to_nats.iter().chain([&self.to_clickhouse, &self.to_gateway]).for_each(Proxy::heal);
+        let proxies = self.to_nats.iter().chain(self.place.bucket().map(Bucket::proxy));
+        proxies.chain([&self.to_clickhouse, &self.to_gateway]).for_each(Proxy::heal);
         self.collects.iter().chain(&self.pipelines).chain(&self.sinks).for_each(Process::thaw);
         if self.nats.len() > 1 {
             self.cluster_whole().await?;
         }
         Ok(())
-    }
-
-    /// Waits until every message is settled by every component.
-    pub(super) async fn settled(&self, within: Duration) -> anyhow::Result<()> {
-        let settled = async || self.backlog().await.ok().filter(Vec::is_empty);
-        if let Err(error) = poll::until("every message is settled", within, settled).await {
-            anyhow::bail!("{error}; left: {:?}\n{}", self.backlog().await, self.logs());
-        }
-        Ok(())
-    }
-
-    async fn backlog(&self) -> anyhow::Result<Vec<(String, u64, usize)>> {
-        let mut backlog = Vec::new();
-        for stream in Stream::ALL {
-            let stream = jetstream::new(self.client.clone()).get_stream(stream.name()).await?;
-            backlog.extend(consumed::behind(&stream).await?);
-        }
-        Ok(backlog)
-    }
-
-    pub(super) async fn dead_letters(&self) -> anyhow::Result<u64> {
-        let dead = jetstream::new(self.client.clone()).get_stream(Stream::Dead.name()).await?;
-        Ok(dead.cached_info().state.messages)
     }
 
     pub(super) async fn has_row(&self, id: &str) -> anyhow::Result<bool> {

@@ -153,6 +153,12 @@ impl<P: Protocol> Server<P> {
         *lock(&self.tasks) = Some(tasks);
     }
 
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Its base URL.
     #[must_use]
     pub fn url(&self) -> String {
