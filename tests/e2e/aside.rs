@@ -34,7 +34,7 @@ impl Bed {
         let (splunk, dir) = (Splunk::start().await, TempDir::new().unwrap());
         let text = format!(
             "[streams]\nraw.max_bytes = 8388608\nevents.max_bytes = 1048576\nalerts.max_bytes = 33554432\n\
-             dead.max_bytes = 33554432\n[retry]\nbackoff_max_ms = 1000\n[nats]\nclock_skew_ms = 100\n\
+             dead.max_bytes = 33554432\n[pipeline]\nack_wait_s = 2\n[retry]\nbackoff_max_ms = 1000\n[nats]\nclock_skew_ms = 100\n\
              [sinks.clickhouse]\nlinger_ms = 50\ninsert_timeout_s = 1\nclock_skew_ms = 200\n\
              [sinks.splunk]\nurl = '{}'\ntoken = '{TOKEN}'\nlinger_ms = 50\ntimeout_ms = 500\n\
              [sinks.urgent]\nkind = 'file'\ndir = '{}'\nmin_severity = 'high'\ntimeout_ms = 1000\n\
