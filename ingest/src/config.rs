@@ -16,6 +16,10 @@ const ANSWER_MAX_MS: u64 = 8_000;
 const HEAD_MAX_MS: u64 = 600_000;
 /// GitHub caps payloads at 25 MB.
 const BODY_MAX_BYTES: usize = 25 << 20;
+/// The largest body that may be set, in bytes: a gibibyte. It must be held in memory, more than once.
+const BODY_LARGEST_BYTES: usize = 1 << 30;
+/// The most connections and deliveries that may be set: Linux lets a process open 1,048,576 files at most by default.
+const CONNECTIONS_LARGEST: usize = 1_000_000;
 
 /// The gateway.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -24,7 +28,7 @@ pub struct Config {
     /// Where to listen; port 0 takes any free one. TLS is the load balancer's work.
     pub listen: SocketAddr,
     /// Largest body in bytes; GitHub sends at most 25 MiB.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = BODY_LARGEST_BYTES))]
     pub body_max_bytes: usize,
     /// Every request is answered within this many milliseconds: GitHub waits for 10 s.
     #[schemars(range(min = 100, max = ANSWER_MAX_MS))]
@@ -39,11 +43,11 @@ pub struct Config {
     /// those without a complete head, then those whose body comes slowest, last those whose latest request was
     /// verified. Nobody is dropped while there is room, so a load balancer, whose connections all have one address,
     /// needs no exception.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = CONNECTIONS_LARGEST))]
     pub connections_max: usize,
     /// Most verified deliveries being stored at once. A further one waits for a second and is then answered 503. A
     /// request takes no such place before its body has arrived and its signature is verified.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = CONNECTIONS_LARGEST))]
     pub in_flight_max: usize,
     /// Most bytes of bodies and their records held at once, at least `body_max_bytes`. Less where `memory.budget_mb` allows
     /// no more. A body takes room for what has arrived, never for what is announced. When there is no room for the next bytes, the body that comes slowest is dropped after half a

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use headrace_runtime::config::Invalid;
 use headrace_runtime::message::payload::RawDelivery;
@@ -12,7 +13,7 @@ use crate::github::GitHub;
 use crate::ndjson::Ndjson;
 use crate::receive::Mount;
 use crate::source::pull::Pull;
-use crate::source::{CheckStored, MakeSecret, Source};
+use crate::source::{CheckStored, Common, MakeSecret, Source};
 use crate::tenant::Tenants;
 
 /// Every source, with the place of its settings.
@@ -36,12 +37,12 @@ pub trait Registered: Sync {
     /// [`Source::validate`]; `path` is that of `config`.
     fn validate(&self, config: &Config, path: &str) -> Vec<Invalid>;
     /// [`Source::push`]
-    fn mount(&self, config: &Config, tenants: &Tenants) -> Option<Mount>;
+    fn mount(&self, config: &Config, common: Common<'_>) -> Option<Mount>;
     /// [`Source::pulls`]
     ///
     /// # Errors
     /// When something that it needs cannot be set up.
-    fn pulls(&self, config: &Config, tenants: &Tenants) -> anyhow::Result<Vec<Arc<dyn Pull>>>;
+    fn pulls(&self, config: &Config, common: Common<'_>) -> anyhow::Result<Vec<Arc<dyn Pull>>>;
     /// [`Source::give_secret`]
     ///
     /// # Errors
@@ -66,12 +67,12 @@ impl<S: Source> Registered for Line<S> {
         S::validate((self.settings)(config), &format!("{path}.{}", S::NAME))
     }
 
-    fn mount(&self, config: &Config, tenants: &Tenants) -> Option<Mount> {
-        S::push((self.settings)(config), tenants).map(Mount::of)
+    fn mount(&self, config: &Config, common: Common<'_>) -> Option<Mount> {
+        S::push((self.settings)(config), common).map(Mount::of)
     }
 
-    fn pulls(&self, config: &Config, tenants: &Tenants) -> anyhow::Result<Vec<Arc<dyn Pull>>> {
-        S::pulls((self.settings)(config), tenants)
+    fn pulls(&self, config: &Config, common: Common<'_>) -> anyhow::Result<Vec<Arc<dyn Pull>>> {
+        S::pulls((self.settings)(config), common)
     }
 
     fn give_secret(&self, config: &mut Config, make: &mut MakeSecret<'_>) -> anyhow::Result<()> {
@@ -103,7 +104,8 @@ pub fn validate(config: &Config, path: &str) -> Vec<Invalid> {
 pub fn missing(config: &Config, path: &str) -> Option<Invalid> {
     let message = "expected at least one webhook secret, or a token in `ingest.ndjson.tokens`, found neither; use the \
                    secret that is set at GitHub, or make one with `openssl rand -hex 32`";
-    let is_missing = mounts(config, &Tenants::default()).is_empty();
+    let common = Common { tenants: &Tenants::default(), duplicate_window: Duration::ZERO };
+    let is_missing = mounts(config, common).is_empty();
     is_missing.then(|| Invalid::new(format!("{path}.github.secrets"), message))
 }
 
@@ -114,16 +116,16 @@ pub fn can_check_stored(config: &Config) -> bool {
 }
 
 /// Where requests go.
-pub(crate) fn mounts(config: &Config, tenants: &Tenants) -> Vec<Mount> {
-    configured(config).filter_map(|source| source.mount(config, tenants)).collect()
+pub(crate) fn mounts(config: &Config, common: Common<'_>) -> Vec<Mount> {
+    configured(config).filter_map(|source| source.mount(config, common)).collect()
 }
 
 /// Everything that is asked for, of all sources.
 ///
 /// # Errors
 /// When something that a source needs cannot be set up, such as certificates.
-pub fn pulls(config: &Config, tenants: &Tenants) -> anyhow::Result<Vec<Arc<dyn Pull>>> {
-    let pulls = configured(config).map(|source| source.pulls(config, tenants));
+pub fn pulls(config: &Config, common: Common<'_>) -> anyhow::Result<Vec<Arc<dyn Pull>>> {
+    let pulls = configured(config).map(|source| source.pulls(config, common));
     let pulls: Vec<_> = pulls.collect::<anyhow::Result<Vec<_>>>()?.into_iter().flatten().collect();
     for pull in &pulls {
         let name = pull.name();
@@ -140,8 +142,8 @@ pub fn pulls(config: &Config, tenants: &Tenants) -> anyhow::Result<Vec<Arc<dyn P
 
 /// The sources that others send to, by name, with the paths that each serves.
 #[must_use]
-pub fn pushes(config: &Config, tenants: &Tenants) -> Vec<(&'static str, Vec<String>)> {
-    let mount = |source: &dyn Registered| Some((source.name(), source.mount(config, tenants)?.paths()));
+pub fn pushes(config: &Config, common: Common<'_>) -> Vec<(&'static str, Vec<String>)> {
+    let mount = |source: &dyn Registered| Some((source.name(), source.mount(config, common)?.paths()));
     configured(config).filter_map(mount).collect()
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
+use async_nats::header::HeaderMap;
 use bytes::Bytes;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::crash::{self, Point};
@@ -60,16 +60,24 @@ impl Unfit {
     /// What is unfit in `record`, if anything is.
     fn of(record: &Record) -> Option<Self> {
         let Record { id, kind, headers, .. } = record;
-        let name =
-            headers.iter().map(|(name, _)| name).find(|name| name.is_empty() || name.parse::<HeaderName>().is_err());
-        if let Some(name) = name {
+        if let Some((name, _)) = headers.iter().find(|(name, _)| !is_name(name)) {
             return Some(Self::Name { found: shown(name) });
         }
         let values = headers.iter().map(|(_, value)| ("a header", value.as_str()));
         let mut texts = [("an id", id.as_str()), ("a kind", kind.as_str())].into_iter().chain(values);
-        let (what, found) = texts.find(|(_, text)| text.parse::<HeaderValue>().is_err())?;
+        let (what, found) = texts.find(|(_, text)| !is_value(text))?;
         Some(Self::Value { what, found: shown(found) })
     }
+}
+
+/// Whether it can be the name of a header. Parsing it would copy it.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
+}
+
+/// Whether it can be the value of a header.
+fn is_value(text: &str) -> bool {
+    memchr::memchr2(b'\r', b'\n', text.as_bytes()).is_none()
 }
 
 /// The beginning of a text, for a message.
@@ -181,4 +189,21 @@ impl Store {
 
 fn not_stored(id: &EventId, fault: Fault) -> NotStored {
     if publish::is_full(&fault) { NotStored::Full } else { NotStored::Away { id: id.clone(), fault } }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::header::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    #[test]
+    fn what_the_client_library_refuses_is_refused_before_it_panics() {
+        for char in ('\0'..='\u{17f}').chain(['\u{2028}', '😀']) {
+            let text = format!("a{char}b");
+            assert_eq!(is_name(&text), text.parse::<HeaderName>().is_ok(), "a name with {char:?}");
+            assert_eq!(is_value(&text), text.parse::<HeaderValue>().is_ok(), "a value with {char:?}");
+        }
+        assert!(!is_name("") && is_value(""));
+    }
 }

@@ -112,7 +112,7 @@ impl Sinks {
     #[must_use]
     pub fn owner(&self, instance: &Instance, stream: Stream) -> Owner {
         let when_behind = match stream {
-            _ if instance.is_store() => WhenBehind::Store,
+            _ if instance.is_store() => WhenBehind::Store { place: instance.settings.store_place() },
             Stream::Events if self.has_store() => WhenBehind::SetAside,
             // There is no table of alerts, and of bodies no sink catches up.
             _ => WhenBehind::Wait,

@@ -6,6 +6,7 @@ mod exactly_once;
 mod identity;
 mod large;
 mod lossless;
+mod missed;
 mod moved;
 mod owner;
 mod rewritten;

@@ -163,6 +163,17 @@ async fn earlier_rows_are_moved_once_though_their_mover_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clickhouse_that_is_away_keeps_no_other_from_moving() {
+    let (earlier, nats, dir) = (Earlier::start().await, Nats::start().await, TempDir::new().unwrap());
+    let away = "replay.lease_s = 1
+sinks.away = { kind = 'clickhouse', url = 'http://127.0.0.1:1' }";
+    let process = sinks_with(&nats, &earlier.case.server.url(), dir.path(), "", away).await;
+    until("the earlier table is gone", || !earlier.has("events_1")).await;
+    assert_eq!(earlier.case.query(&format!("{EACH} headrace.events")), "30\t30\n");
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_of_an_earlier_release_are_dropped_with_their_last_row() {
     let earlier = Earlier::start().await;
     let config = earlier.case.with_long_timeout();

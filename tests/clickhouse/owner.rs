@@ -1,11 +1,12 @@
 //! A database is that of one sink, however its address is written and wherever the sinks run.
 
-use headrace_runtime::fault::{Fault, FaultClass};
+use headrace_runtime::component::sink::{BatchResult, Sink as _};
+use headrace_runtime::fault::{Effect, Fault, FaultClass};
 use headrace_sinks::clickhouse::Config;
 use headrace_sinks::kind::Kind as _;
 use headrace_tests::conformance::receiver::Case as _;
 
-use super::ClickHouseCase;
+use super::{ClickHouseCase, MINUTE, assert_all, batch, ready};
 
 /// Begins as the processes of the sink `name` do.
 async fn begin(config: &Config, name: &str) -> Result<(), Fault> {
@@ -50,4 +51,37 @@ async fn a_second_sink_on_a_database_is_refused_however_its_address_is_written()
     case.query("DROP TABLE headrace.owner SYNC");
     begin(&respelt, guest).await.unwrap();
     assert_refused(begin(&config, owner).await, guest);
+}
+
+/// Lets so much time pass for timers that a sink looks at the owner again.
+async fn pass_time() {
+    tokio::time::pause();
+    tokio::time::advance(MINUTE).await;
+    tokio::time::resume();
+}
+
+// On one thread, because only there can time be passed.
+#[tokio::test]
+async fn a_sink_at_work_stops_when_its_database_is_given_to_another_or_to_nobody() {
+    let (case, sink) = ready().await;
+    let refused = async |told: &str| {
+        for _ in 0..2 {
+            let BatchResult::Whole(fault) = sink.deliver(&batch(5..10, false, MINUTE)).await else {
+                panic!("expected it to be refused: {told}")
+            };
+            assert_eq!((fault.class.clone(), fault.effect), (FaultClass::Broken, Effect::None), "{fault}");
+            assert!(fault.to_string().contains(told), "{fault}");
+        }
+    };
+    assert_all(&sink.deliver(&batch(0..5, false, MINUTE)).await, 5);
+    case.query("ALTER TABLE headrace.owner MODIFY COMMENT 'copy'");
+    pass_time().await;
+    refused("is that of the sink `copy`").await;
+    case.query("DROP TABLE headrace.owner SYNC");
+    refused("as it did before, found no such table").await;
+    assert_eq!(case.rows(), 5);
+    // Another process of the sink takes the database back.
+    begin(&case.with_long_timeout(), "clickhouse").await.unwrap();
+    assert_all(&sink.deliver(&batch(5..10, false, MINUTE)).await, 5);
+    assert_eq!(case.rows(), 10);
 }

@@ -1,5 +1,6 @@
 //! `headrace dead`: the real binary on a real nats-server.
 
+mod interrupted;
 mod rows;
 mod tool;
 

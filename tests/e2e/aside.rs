@@ -57,9 +57,14 @@ impl Bed {
 
     /// Runs `headrace sinks` with these arguments.
     async fn sinks(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        self.run(&[&["sinks"], arguments].concat()).await
+    }
+
+    /// Runs `headrace` with these arguments.
+    async fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
         let (config, data) = (self.config(), self.dir.path().join("data"));
         let place = ["--config", config.to_str().unwrap(), "--data-dir", data.to_str().unwrap()];
-        let output = command(PROGRAM, ["sinks"].iter().chain(arguments).chain(&place)).await;
+        let output = command(PROGRAM, arguments.iter().chain(&place)).await;
         (output.status.code(), said(&output) + &complained(&output))
     }
 
@@ -270,5 +275,81 @@ async fn a_sink_is_paused_goes_on_and_is_rewound_by_hand() {
     until("it has all", &up, async || metric(&up, URGENT_SET_ASIDE).await == 0.0).await;
     until("nothing waits", &up, async || stored.count(Stream::CatchUp).await == 0).await;
     assert!(bed.urgent().iter().all(|line| line.contains(&loud)), "{:?}", bed.urgent());
+    up.stop().await;
+}
+
+#[tokio::test]
+async fn all_rows_are_brought_by_hand_and_one_that_makes_no_event_stops_none() {
+    let bed = Bed::new().await;
+    let up = bed.up().start().await;
+    let (hook, stored) = (Hook::of(up.ready()), Stored::of(up.ready()).await);
+    let ids = store(&hook, 3).await;
+    bed.until_splunk_has(&ids, &up).await;
+    let well = async |arguments: &[&str]| {
+        let (code, text) = bed.run(arguments).await;
+        assert_eq!(code, Some(0), "{arguments:?}: {text}");
+    };
+    // What a replay adds was made of RAW, so nobody knows when EVENTS stored it.
+    stored.until_count("SELECT count() FROM events", 3).await;
+    well(&["query", "--write", "TRUNCATE TABLE headrace.events"]).await;
+    well(&["replay", "--since", "1h"]).await;
+    stored.until_count("SELECT countIf(toUnixTimestamp64Micro(stored_at) = 0) FROM events", 3).await;
+    // Since long before there was anything.
+    well(&["sinks", "rewind", "splunk", "--since", "1970-01-02", "--yes"]).await;
+    until("all came once more", &up, async || bed.splunk.ids().len() == 6).await;
+    until("it has caught up", &up, async || bed.listed().await["missed"].is_null()).await;
+
+    // Another release wrote this one, or a person.
+    let strange = ids.first().unwrap();
+    let update = "ALTER TABLE headrace.events UPDATE category = 'weather' WHERE id";
+    well(&["query", "--write", &format!("{update} = '{strange}' SETTINGS mutations_sync = 2")]).await;
+    well(&["sinks", "rewind", "splunk", "--since", "1h", "--yes"]).await;
+    until("the others came once more", &up, async || bed.splunk.ids().len() == 8).await;
+    until("it has caught up", &up, async || bed.listed().await["missed"].is_null()).await;
+    let counts = bed.until_splunk_has(&ids, &up).await;
+    assert!(counts.iter().all(|(id, count)| *count == if id == strange { 2 } else { 3 }), "{counts:?}");
+    assert_eq!(metric(&up, "headrace_dead_letters_total{component=\"splunk\",reason=\"malformed\"}").await, 1.0);
+    let (_, dead) = bed.run(&["dead", "list", "--json"]).await;
+    assert!(dead.contains(strange) && dead.contains("found `weather`; mend the row"), "{dead}");
+    let (code, text) = bed.run(&["dead", "redrive", "--all"]).await;
+    assert!(code == Some(3) && text.contains("is kept: it names a row of ClickHouse"), "{text}");
+    let log = up.log();
+    assert_eq!(log.matches("rows of ClickHouse make no events").count(), 1, "{log}");
+    up.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_asked_for_is_taken_back() {
+    let bed = Bed::new().await;
+    let up = bed.up().start().await;
+    let ids = store(&Hook::of(up.ready()), 3).await;
+    bed.until_splunk_has(&ids, &up).await;
+    // A sink that is paused is brought nothing.
+    let (code, text) = bed.sinks(&["pause", "splunk"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    until("it is paused", &up, async || metric(&up, PAUSED).await == 1.0).await;
+    for (arguments, code, told) in [
+        (&["rewind", "splunk", "--cancel", "--yes"][..], 3, "not to be brought anything"),
+        (&["rewind", "splunk", "--yes"][..], 2, "--since"),
+        (&["rewind", "splunk", "--since", "1h", "--yes"][..], 0, "splunk is brought the events"),
+        (&["rewind", "splunk", "--since", "1h", "--cancel", "--yes"][..], 2, "cannot be used with"),
+        (&["rewind", "splunk", "--cancel"][..], 2, "expected --yes"),
+    ] {
+        let (found, text) = bed.sinks(arguments).await;
+        assert_eq!(found, Some(code), "{arguments:?}: {text}");
+        assert!(text.contains(told), "{arguments:?}: {text}");
+    }
+    assert_eq!(bed.listed().await["missed"]["ranges"][0]["cause"], "rewound");
+    let (code, text) = bed.sinks(&["rewind", "splunk", "--cancel", "--yes"]).await;
+    assert!(code == Some(0) && text.contains("no more of what `rewind` asked for"), "{text}");
+    assert!(bed.listed().await["missed"].is_null());
+    let (code, text) = bed.sinks(&["resume", "splunk"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    until("it has nothing to be brought", &up, async || {
+        metric(&up, SET_ASIDE).await == 0.0 && metric(&up, PAUSED).await == 0.0
+    })
+    .await;
+    let counts = bed.until_splunk_has(&ids, &up).await;
+    assert!(counts.values().all(|count| *count == 1), "{counts:?}");
     up.stop().await;
 }

@@ -3,7 +3,9 @@
 use std::net::TcpListener;
 use std::path::Path;
 
-use headrace_tests::harness::Nats;
+use headrace_local::poll;
+use headrace_runtime::broker::Stream;
+use headrace_tests::harness::{CEILING, Nats};
 use headrace_tests::product::admin::get;
 use headrace_tests::product::hook::{Hook, guid};
 use headrace_tests::product::process::Launch;
@@ -69,4 +71,25 @@ async fn a_process_of_sinks_is_ready_without_their_receivers() {
     let ready_file = sinks.ready_file().to_owned();
     sinks.stop().await;
     assert!(!ready_file.exists(), "a stopped process leaves no ready file");
+}
+
+#[tokio::test]
+async fn a_sink_with_the_longest_waits_that_may_be_set_has_its_consumer() {
+    let (dir, nats) = (TempDir::new().unwrap(), Nats::start().await);
+    let waits = "linger_ms = 60000\ntimeout_ms = 600000\nbreaker.open_ms = 3600000\nretry.backoff_min_ms = 3600000\n\
+                 retry.backoff_max_ms = 3600000\nretry.retry_after_max_s = 86400\n";
+    let sinks = format!(
+        "[sinks.splunk]\nurl = '{REFUSED}'\ntoken = 't'\nbatch_events_max = 1000000\nconcurrency = 64\n{waits}\
+         [sinks.jira]\nurl = '{REFUSED}'\nemail = 'a@b.example'\napi_token = 't'\nproject = 'SEC'\n\
+         index_lag_ms = 3600000\n{waits}[shutdown]\ngrace_s = 1\n"
+    );
+    let text = configuration(&nats.server().url(), REFUSED, dir.path()) + &sinks;
+    let process = Launch::run(PROGRAM, "sinks", &write(dir.path(), &text), dir.path()).start().await;
+    for (stream, component) in [(Stream::Events, "splunk"), (Stream::Alerts, "jira")] {
+        let stream = nats.jetstream().get_stream(stream.name()).await.unwrap();
+        let made =
+            poll::until("the broker takes the consumer", CEILING, async || stream.consumer_info(component).await.ok());
+        made.await.unwrap_or_else(|error| panic!("{component}: {error}: {}", process.log()));
+    }
+    process.stop().await;
 }

@@ -113,6 +113,10 @@ async fn a_record_that_was_ahead_of_the_clock_is_one_row_when_it_comes_again() {
     let (stored, token) = (Stored::of(up.ready()).await, up.ready().tokens["ndjson"].clone());
     let ahead = Timestamp::from_micros(Timestamp::now().as_micros() + 900_000);
     let record = line("ahead", ahead, r#""kind":"login","tenant":"acme""#);
+    // What may be further ahead would come again after the broker has forgotten it, and look new.
+    let further = Timestamp::from_micros(Timestamp::now().as_micros() + 10_000_000);
+    let refused = send(up.ready(), &token, line("further", further, r#""kind":"login","tenant":"acme""#)).await;
+    assert_eq!((refused.status, refused.body["error"].as_str()), (400, Some("time_ahead")), "{}", refused.body);
     assert_eq!(send(up.ready(), &token, record.clone()).await.status, 202);
     stored.until_count(COUNT, 1).await;
     let is_known = async || {

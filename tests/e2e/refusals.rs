@@ -95,7 +95,7 @@ async fn all_problems_of_a_configuration_are_reported_at_once() {
     assert_eq!(code, Some(2), "{log}");
     for problem in [
         format!("{place}:2:17: ingest.answer_max_ms: out of range: expected an integer from 100 to 8000, found 9000"),
-        format!("{place}:4:17: streams.raw.max_age_hours: out of range: expected an integer of at least 1, found 0"),
+        format!("{place}:4:17: streams.raw.max_age_hours: out of range: expected an integer from 1 to 87600, found 0"),
         format!("{place}:7:9: pipeline.lanes: out of range: expected an integer from 1 to 64, found 0"),
         format!("3 problems in {place}"),
     ] {

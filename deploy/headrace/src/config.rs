@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use headrace_ingest::source::Common;
 use headrace_ingest::sources;
 use headrace_local::nats::SyncInterval;
 use headrace_runtime::config::{Invalid, Nats, Retry, Streams};
@@ -223,6 +224,12 @@ impl Config {
         self.sinks.first()
     }
 
+    /// What sources are given besides their own settings.
+    #[must_use]
+    pub fn for_sources(&self) -> Common<'_> {
+        Common { tenants: &self.tenants, duplicate_window: self.streams.duplicate_window() }
+    }
+
     /// The wrong values among those that `roles` use.
     #[must_use]
     pub fn validate(&self, roles: &[crate::role::Role]) -> Vec<Invalid> {
@@ -278,7 +285,7 @@ impl Config {
         }
         // Beside other roles, this one may have nothing to do. Alone, there would be nothing to run. What cannot be set
         // up is told at the start.
-        let is_idle = sources::pulls(&self.ingest, &self.tenants).is_ok_and(|pulls| pulls.is_empty());
+        let is_idle = sources::pulls(&self.ingest, self.for_sources()).is_ok_and(|pulls| pulls.is_empty());
         if roles.len() == 1 && problems.is_empty() && is_idle {
             let message = "expected a source that must be asked for the role `collect`, such as `[ingest.ndjson.folder]`, \
                            found none";

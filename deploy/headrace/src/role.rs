@@ -23,5 +23,9 @@ pub(crate) const ALL_ROLES: [Role; 5] = [Role::Ingest, Role::Collect, Role::Pipe
 pub(crate) const CLICKHOUSE: &str = "clickhouse";
 /// The component that keeps every body there.
 pub(crate) const CLICKHOUSE_RAW: &str = "clickhouse-raw";
-/// The key of the lease of who moves the rows of an earlier release, in the bucket `state`.
-pub(crate) const EARLIER_TABLES_LEASE: &str = "lease.earlier_tables";
+/// The key of the lease of who moves the rows of an earlier release in the ClickHouse of the sink `store`, in the bucket
+/// `state`. The first release with such a lease had it for [`CLICKHOUSE`].
+pub(crate) fn earlier_tables_lease(store: &str) -> String {
+    let key = "lease.earlier_tables";
+    if store == CLICKHOUSE { key.to_owned() } else { format!("{key}.{store}") }
+}

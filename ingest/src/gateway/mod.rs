@@ -23,6 +23,7 @@ use crate::receive::admission::Admission;
 use crate::receive::body::discard;
 use crate::receive::denial_log::DenialLog;
 use crate::receive::{Shared, Signals};
+use crate::source::Common;
 use crate::source::Refusal;
 use crate::sources;
 use crate::tenant::Tenants;
@@ -40,7 +41,8 @@ impl Gateway {
     /// reports to `stores` whether its deliveries are stored.
     #[must_use]
     pub fn new(config: &Config, tenants: &Tenants, broker: &Broker, stores: StoreHealth) -> Self {
-        Self::with(sources::mounts(config, tenants), config, broker, stores)
+        let common = Common { tenants, duplicate_window: broker.duplicate_window() };
+        Self::with(sources::mounts(config, common), config, broker, stores)
     }
 
     /// As [`Self::new`], with `mounts` for sources.

@@ -24,7 +24,7 @@ use headrace_schemas::catalog::Family;
 use headrace_schemas::header;
 use serde_json::json;
 
-use crate::source::{CheckStored, MakeSecret, Push, Receipt, Record, Refusal, Source};
+use crate::source::{CheckStored, Common, MakeSecret, Push, Receipt, Record, Refusal, Source};
 use crate::tenant::Tenants;
 
 use self::config::Config;
@@ -52,8 +52,8 @@ impl Source for GitHub {
         config.validate(path)
     }
 
-    fn push(config: &Config, tenants: &Tenants) -> Option<Webhooks> {
-        Some(Webhooks(Keys::new(config, tenants)))
+    fn push(config: &Config, common: Common<'_>) -> Option<Webhooks> {
+        Some(Webhooks(Keys::new(config, common.tenants)))
     }
 
     fn give_secret(config: &mut Config, make: &mut MakeSecret<'_>) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@
 //! It knows neither where lines come from nor what is in them. A source says what a line becomes ([`Records`]), and
 //! whoever reads keeps its place by [`Line::length`].
 
+mod content;
 mod named;
 mod reader;
 
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
+pub(crate) use self::content::{Content, is_of_content, plain, unpacked};
 pub(crate) use self::named::named;
 pub(crate) use self::reader::{End, HEAD_BYTES_MAX, Line, Lines};
 use crate::source::Record;

@@ -1,6 +1,6 @@
 //! The lines of a stream of bytes, each with its length there. It holds no more than one line of the allowed length.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, ErrorKind};
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
@@ -38,27 +38,39 @@ pub(crate) struct Lines<R> {
     bytes_max: usize,
     /// A line that was given back.
     kept: Option<Line>,
+    /// A line whose end has not come in time.
+    begun: Option<Begun>,
+}
+
+/// A line that is being read.
+#[derive(Default)]
+struct Begun {
+    /// What is kept of it: all of it, or its beginning if it is too long.
+    bytes: Vec<u8>,
+    length: u64,
+    /// Of all its bytes, if it is too long.
+    hash: Option<Sha256>,
 }
 
 impl<R: BufRead> Lines<R> {
     /// The lines of `reader`. Those beyond `bytes_max` are too long.
     pub(crate) const fn new(reader: R, bytes_max: usize) -> Self {
-        Self { reader, bytes_max, kept: None }
+        Self { reader, bytes_max, kept: None, begun: None }
     }
 
-    /// Reads over `bytes` from its beginning. Returns how many there were.
-    pub(crate) fn skip(&mut self, bytes: u64) -> io::Result<u64> {
-        let mut skipped = 0;
-        while skipped < bytes {
+    /// Reads over at most `bytes`, and counts them in `skipped`, also those before an error.
+    pub(crate) fn skip(&mut self, bytes: u64, skipped: &mut u64) -> io::Result<()> {
+        let end = skipped.saturating_add(bytes);
+        while *skipped < end {
             let buffer = self.reader.fill_buf()?;
             if buffer.is_empty() {
                 break;
             }
-            let wanted = usize::try_from(bytes - skipped).unwrap_or(usize::MAX).min(buffer.len());
+            let wanted = usize::try_from(end - *skipped).unwrap_or(usize::MAX).min(buffer.len());
             self.reader.consume(wanted);
-            skipped += wanted as u64;
+            *skipped += wanted as u64;
         }
-        Ok(skipped)
+        Ok(())
     }
 
     /// Gives a line back, to be the next one.
@@ -66,16 +78,22 @@ impl<R: BufRead> Lines<R> {
         self.kept = Some(line);
     }
 
-    /// The next line. `None` at the end. After an error, `so_far` has what was read of it.
+    /// The next line. `None` at the end. After an error, `so_far` has what was read of it. After one of the kind
+    /// `TimedOut`, the next call goes on where this one ended.
     pub(crate) fn next(&mut self, so_far: &mut Vec<u8>) -> io::Result<Option<Line>> {
         so_far.clear();
         if let Some(line) = self.kept.take() {
             return Ok(Some(line));
         }
-        let (mut length, mut hash): (u64, Option<Sha256>) = (0, None);
+        let Begun { bytes, mut length, mut hash } = self.begun.take().unwrap_or_default();
+        *so_far = bytes;
         let end = loop {
             let buffer = match self.reader.fill_buf() {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::TimedOut => {
+                    self.begun = Some(Begun { bytes: std::mem::take(so_far), length, hash });
+                    return Err(error);
+                }
                 filled => filled?,
             };
             if buffer.is_empty() {
@@ -113,7 +131,7 @@ impl<R: BufRead> Lines<R> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::BufReader;
+    use std::io::{BufReader, Read};
 
     use proptest::prelude::{Just, any};
     use proptest::{collection, prop_assert_eq, prop_oneof, proptest};
@@ -140,6 +158,56 @@ mod tests {
             assert_eq!((&*open.bytes, open.length, open.end), (&b"open"[..], 4, End::Open));
         }
         assert_eq!(all(&text, 4_096, 100_000)[0].too_long, None, "as long as it may be");
+    }
+
+    /// Gives a few bytes, and then nothing in time, in turn.
+    struct Halting<'b> {
+        bytes: &'b [u8],
+        is_late: bool,
+    }
+
+    impl Read for Halting<'_> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            let bytes = self.fill_buf()?.read(into)?;
+            self.consume(bytes);
+            Ok(bytes)
+        }
+    }
+
+    impl BufRead for Halting<'_> {
+        fn fill_buf(&mut self) -> io::Result<&[u8]> {
+            if self.is_late {
+                self.is_late = false;
+                return Err(ErrorKind::TimedOut.into());
+            }
+            Ok(&self.bytes[..self.bytes.len().min(3)])
+        }
+
+        fn consume(&mut self, bytes: usize) {
+            self.bytes = &self.bytes[bytes..];
+            self.is_late = true;
+        }
+    }
+
+    #[test]
+    fn a_line_whose_end_does_not_come_in_time_is_read_on_later() {
+        let text = b"a line that is too long\nshort\nopen";
+        for bytes_max in [5, 100] {
+            let mut lines = Lines::new(Halting { bytes: text, is_late: true }, bytes_max);
+            let (mut found, mut late) = (Vec::new(), 0);
+            loop {
+                match lines.next(&mut Vec::new()) {
+                    Ok(Some(line)) => found.push(line),
+                    Ok(None) => break,
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::TimedOut);
+                        late += 1;
+                    }
+                }
+            }
+            assert_eq!(found, all(text, 3, bytes_max));
+            assert!(late > 5, "{late}");
+        }
     }
 
     proptest! {

@@ -19,8 +19,7 @@ use self::push::Collect;
 use self::split::Split;
 use crate::objects::Objects;
 use crate::source::pull::Pull;
-use crate::source::{MakeSecret, Source};
-use crate::tenant::Tenants;
+use crate::source::{Common, MakeSecret, Source};
 
 /// The source's name in subjects and headers.
 const SOURCE: &str = "ndjson";
@@ -41,16 +40,16 @@ impl Source for Ndjson {
         config.iter().flat_map(|own| own.validate(path)).collect()
     }
 
-    fn push(config: &Option<Config>, tenants: &Tenants) -> Option<Collect> {
+    fn push(config: &Option<Config>, common: Common<'_>) -> Option<Collect> {
         let own = config.as_ref().filter(|own| own.has_tokens())?;
-        Some(Collect::new(own, tenants))
+        Some(Collect::new(own, common))
     }
 
-    fn pulls(config: &Option<Config>, tenants: &Tenants) -> anyhow::Result<Vec<Arc<dyn Pull>>> {
+    fn pulls(config: &Option<Config>, common: Common<'_>) -> anyhow::Result<Vec<Arc<dyn Pull>>> {
         let Some((own, folder)) = config.as_ref().and_then(|own| Some((own, own.folder.as_ref()?))) else {
             return Ok(Vec::new());
         };
-        let records = Arc::new(Split::new(own, tenants));
+        let records = Arc::new(Split::new(own, common));
         Ok(vec![match folder.bucket() {
             None => Arc::new(Folder::new(folder, records)),
             Some(bucket) => Arc::new(Objects::new(SOURCE, folder::NAME, folder.objects(bucket), records)?),

@@ -19,9 +19,8 @@ use subtle::ConstantTimeEq as _;
 
 use super::SOURCE;
 use super::config::{Config, RECORD_BYTES};
-use super::split::{BadLine, Split, check_ahead, lines};
-use crate::source::{Push, Receipt, Record, Refusal};
-use crate::tenant::Tenants;
+use super::split::{BadLine, Split, lines};
+use crate::source::{Common, Push, Receipt, Record, Refusal};
 
 /// The path that takes records.
 pub(super) const PATH: &str = "/collect/ndjson";
@@ -99,8 +98,8 @@ impl Tokens {
 }
 
 impl Collect {
-    pub(super) fn new(config: &Config, tenants: &Tenants) -> Self {
-        Self { tokens: Tokens::new(config), split: Split::new(config, tenants), records_max: config.records_max }
+    pub(super) fn new(config: &Config, common: Common<'_>) -> Self {
+        Self { tokens: Tokens::new(config), split: Split::new(config, common), records_max: config.records_max }
     }
 
     fn authorize(&self, headers: &HeaderMap) -> Result<Arc<Covers>, Refusal> {
@@ -161,7 +160,7 @@ impl Push for Collect {
                 return Err(denied("too_many_records", StatusCode::BAD_REQUEST, message));
             }
             let record = self.split.record(line).map_err(|bad| refused(number, &bad))?;
-            check_ahead(&record, now).map_err(|bad| refused(number, &bad))?;
+            self.split.check_ahead(&record, now).map_err(|bad| refused(number, &bad))?;
             if !head.covers(&record.tenant) {
                 let message = format!(
                     "line {number}: the token does not cover the record's tenant; send it with another token, or list \
@@ -218,8 +217,11 @@ const fn denied(code: &'static str, status: StatusCode, message: String) -> Refu
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::ndjson::config::Scoped;
+    use crate::tenant::Tenants;
 
     fn collect() -> Collect {
         let secrets = |texts: &[&str]| texts.iter().map(|text| Secret::new(*text)).collect();
@@ -233,7 +235,7 @@ mod tests {
             records_max: 3,
             ..Config::default()
         };
-        Collect::new(&config, &Tenants::default())
+        Collect::new(&config, Common { tenants: &Tenants::default(), duplicate_window: Duration::from_secs(120) })
     }
 
     fn head(pairs: &[(&str, &str)]) -> Result<Arc<Covers>, &'static str> {

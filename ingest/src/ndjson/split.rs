@@ -15,8 +15,8 @@ use sonic_rs::{JsonType, JsonValueTrait as _, LazyValue, ObjectJsonIter};
 use super::SOURCE;
 use super::config::Config;
 use crate::lines::{Records, Unfit};
-use crate::source::Record;
-use crate::tenant::{TenantMap, Tenants};
+use crate::source::{Common, Record};
+use crate::tenant::TenantMap;
 
 /// The longest id and the longest tenant's name, in bytes.
 const NAME_BYTES_MAX: usize = 200;
@@ -31,10 +31,6 @@ const REASON_BYTES_MAX: usize = 500;
 /// The last moment that nanoseconds in 64 bits can tell, in microseconds: in April 2262.
 const TIME_MICROS_MAX: i64 = i64::MAX / 1_000;
 
-/// How far a record's time may be ahead of the clock that receives it: a quarter of the broker's duplicate window, as it is
-/// by default. What comes again at its time must not be older than the broker remembers
-/// ([`headrace_schemas::id::may_repeat`]).
-const AHEAD_MAX: Duration = Duration::from_secs(30);
 /// A line that is read can wait until its time is no longer ahead. One that is further ahead than this is never taken: a
 /// clock that is so wrong may be wrong by years.
 const AWAITED_MAX: Duration = Duration::from_secs(600);
@@ -48,6 +44,9 @@ pub struct Split {
     tenant: Field,
     default_tenant: Option<String>,
     tenants: TenantMap,
+    /// How far a record's time may be ahead of the clock that receives it: a quarter of the broker's duplicate window. What
+    /// comes again at its time must not be older than the broker remembers ([`headrace_schemas::id::may_repeat`]).
+    ahead_max: Duration,
 }
 
 /// Why a line makes no record.
@@ -101,14 +100,15 @@ fn without_cr(line: Bytes) -> Bytes {
 impl Split {
     /// As configured.
     #[must_use]
-    pub fn new(config: &Config, tenants: &Tenants) -> Self {
+    pub fn new(config: &Config, common: Common<'_>) -> Self {
         Self {
             id: Field::new(&config.id),
             time: Field::new(&config.time),
             kind: Field::new(&config.kind),
             tenant: Field::new(&config.tenant),
             default_tenant: config.default_tenant.clone(),
-            tenants: TenantMap::new(tenants),
+            tenants: TenantMap::new(common.tenants),
+            ahead_max: common.duplicate_window / 4,
         }
     }
 
@@ -145,24 +145,21 @@ impl Split {
             body: line,
         }
     }
-}
 
-/// Checks that the time of `record` is not ahead of its reception, at `now`. Another time of the same record makes another
-/// answer, never another record.
-///
-/// # Errors
-/// By how much it is ahead.
-pub fn check_ahead(record: &Record, now: Timestamp) -> Result<(), BadLine> {
-    let ahead = ahead(record, now);
-    if ahead <= AHEAD_MAX {
-        return Ok(());
+    /// Checks that the time of `record` is not ahead of its reception, at `now`. Another time of the same record makes
+    /// another answer, never another record.
+    ///
+    /// # Errors
+    /// By how much it is ahead.
+    pub fn check_ahead(&self, record: &Record, now: Timestamp) -> Result<(), BadLine> {
+        let ahead = ahead(record, now);
+        if ahead <= self.ahead_max {
+            return Ok(());
+        }
+        let expected = format!("a time at most {} s ahead of the clock here", self.ahead_max.as_secs_f64());
+        let found = format!("one that is {} s ahead; is the sender's clock right?", ahead.as_secs_f64());
+        Err(BadLine::new("time_ahead", expected, found))
     }
-    let expected = format!("a time at most {} s ahead of the clock here", AHEAD_MAX.as_secs());
-    Err(BadLine::new(
-        "time_ahead",
-        expected,
-        format!("one that is {} s ahead; is the sender's clock right?", ahead.as_secs()),
-    ))
 }
 
 fn ahead(record: &Record, now: Timestamp) -> Duration {
@@ -175,10 +172,11 @@ impl Records for Split {
         let record = Self::record(self, line).map_err(never)?;
         let now = Timestamp::now();
         let ahead = ahead(&record, now);
-        if ahead > AHEAD_MAX && ahead <= AWAITED_MAX {
-            return Err(Unfit::Early(ahead - AHEAD_MAX));
+        // With a long window, a time may be allowed that is further ahead than what is waited for.
+        if ahead > self.ahead_max && ahead <= AWAITED_MAX {
+            return Err(Unfit::Early(ahead - self.ahead_max));
         }
-        check_ahead(&record, now).map_err(never)?;
+        self.check_ahead(&record, now).map_err(never)?;
         Ok(record)
     }
 

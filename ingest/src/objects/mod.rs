@@ -2,17 +2,21 @@
 //!
 //! It knows where lines are, and nothing of what is in them: a source gives it [`Records`]. An object never changes once it
 //! is listed. With another tag it is another object, so its content is read anew. `list` finds what to read, `read` reads
-//! it, `position` is the cursor and tells how each object is read once.
+//! it, `trouble` decides what follows when one cannot be read, `position` is the cursor and tells how each object is read
+//! once. `service` makes the requests, `answers` tells what their failures mean.
 //!
 //! It must never take an object for read that was not, and one object that cannot be read must not stop the others.
 
+mod answers;
 pub mod config;
 mod content;
 mod list;
 mod position;
 mod read;
 mod service;
+mod trouble;
 mod wait;
+mod warnings;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,9 +24,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use async_trait::async_trait;
-use futures::TryStreamExt as _;
 use headrace_runtime::fault::Fault;
-use object_store::ObjectStore;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
@@ -31,12 +33,13 @@ use self::config::{Bucket, Config};
 use self::content::PIECES_BYTES_MAX;
 use self::position::Position;
 use self::read::Reader;
-use self::service::Answers;
+use self::service::{Client, Start};
 use crate::lines::{Limits, Records};
 use crate::source::pull::{Cursor, Pace, Page, Pull};
 
-/// The longest page. It ends by itself after the time in [`crate::lines::Limits`] and one request.
-const TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest page. It ends by itself after the time in [`crate::lines::Limits`] and three requests: one for an object, and two
+/// to find out whose trouble it is when that fails.
+const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// What is read, and how.
 #[derive(Clone, Debug)]
@@ -72,8 +75,7 @@ pub(crate) struct Objects {
     name: &'static str,
     of: String,
     settings: Settings,
-    store: Arc<dyn ObjectStore>,
-    answers: Answers,
+    client: Client,
     /// One look at a time.
     reader: Arc<Mutex<Reader>>,
 }
@@ -89,20 +91,9 @@ impl Objects {
         settings: Settings,
         records: Arc<dyn Records>,
     ) -> anyhow::Result<Self> {
-        let (store, answers) = service::build(&settings.bucket, &settings.config)?;
-        Ok(Self::of(source, name, settings, records, store, answers))
-    }
-
-    fn of(
-        source: &'static str,
-        name: &'static str,
-        settings: Settings,
-        records: Arc<dyn Records>,
-        store: Arc<dyn ObjectStore>,
-        answers: Answers,
-    ) -> Self {
-        let reader = Reader::new(settings.clone(), records, Arc::clone(&store), answers.clone());
-        Self { source, name, of: settings.id(), settings, store, answers, reader: Arc::new(Mutex::new(reader)) }
+        let client = Client::new(&settings.bucket, &settings.config)?;
+        let reader = Reader::new(format!("{source}.{name}"), settings.clone(), records, client.clone());
+        Ok(Self { source, name, of: settings.id(), settings, client, reader: Arc::new(Mutex::new(reader)) })
     }
 }
 
@@ -125,10 +116,9 @@ impl Pull for Objects {
     }
 
     async fn check(&self) -> Result<(), Fault> {
-        let folder = &self.settings.bucket.folder;
-        let listed = self.store.list(Some(folder)).try_next().await;
         let operation = || format!("list the bucket {}", self.settings.bucket.told());
-        listed.map(|_| ()).map_err(|error| self.answers.fault(error, &operation()))
+        let listed = self.client.list(Start::Beginning, 1).await;
+        listed.map(|_| ()).map_err(|failure| failure.fault(&operation()))
     }
 
     async fn page(&self, cursor: Option<&Cursor>) -> Result<Page, Fault> {

@@ -4,9 +4,10 @@
 //! replaced is another. Three things tell which were read. A pass does not list again what is behind it. An object that
 //! was last modified at the floor or before was read. Of younger ones that were read, each has a mark.
 //!
-//! A pass over everything may raise the floor when it ends: to `cutoff`, the time of its beginning less the look-back.
-//! Marks at the floor or below are no longer needed then. If there are too many marks before, `cutoff` rises early, so the
-//! look-back is shorter, but not than [`LOOK_BACK_MIN`].
+//! A pass over everything may raise the floor when it ends: to `cutoff`, the time of its beginning less the look-back. That
+//! time is the service's, as those of the objects are: another clock may be wrong. Marks at the floor or below are no longer
+//! needed then. If there are too many marks before, `cutoff` rises early, so the look-back is shorter, but not than
+//! [`LOOK_BACK_MIN`].
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -15,6 +16,8 @@ use std::time::Duration;
 use object_store::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+
+use super::trouble::Trouble;
 
 /// The most objects with a mark.
 pub(super) const MARKS_MAX: usize = 2_000;
@@ -86,8 +89,8 @@ pub(super) struct Aside {
     pub(super) reading: Reading,
     /// When it is tried again, in seconds since the epoch.
     pub(super) again_at: i64,
-    /// Since when it fails, in seconds since the epoch. `None` if it only has a line that is ahead of the clock.
-    pub(super) fails_since: Option<i64>,
+    /// What is wrong with it. `None` if it only has a line that is ahead of the clock.
+    pub(super) trouble: Option<Trouble>,
 }
 
 /// A pass over the names, in their order.
@@ -97,8 +100,11 @@ pub(super) struct Pass {
     pub(super) is_full: bool,
     /// The last name that was dealt with.
     pub(super) after: Option<String>,
+    /// When it began by the service's clock, in seconds since the epoch. `None` until the service has told.
+    #[serde(default)]
+    began_at: Option<i64>,
     /// What was modified then or before needs no mark, in seconds since the epoch.
-    pub(super) cutoff: i64,
+    cutoff: i64,
 }
 
 /// That an object was read.
@@ -133,6 +139,10 @@ pub(super) struct Position {
     pub(super) marks: BTreeMap<String, Mark>,
     /// Objects that are tried again.
     pub(super) aside: Vec<Aside>,
+    /// An object that was read. If it still can be, the right to read is there.
+    pub(super) proof: Option<Object>,
+    /// How many objects were given up.
+    pub(super) given_up: u64,
 }
 
 impl Position {
@@ -140,17 +150,31 @@ impl Position {
         Self { of: of.to_owned(), ..Self::default() }
     }
 
-    /// Begins a pass at the time `now`.
-    pub(super) fn begin(&mut self, now: i64, look_back: Duration, full_every: Duration) {
+    /// Begins a pass at the time `now` of this machine. [`Self::began`] tells the service's.
+    pub(super) fn begin(&mut self, now: i64, full_every: Duration) {
         let is_due = self.full_at.is_none_or(|at| now.saturating_sub(at) >= seconds(full_every) || now < at);
         let is_full = is_due || self.marks.len() >= MARKS_MAX;
-        let cutoff = now.saturating_sub(seconds(look_back));
         let after = if is_full { None } else { self.recent.clone() };
         if is_full {
             self.full_at = Some(now);
             self.marks.values_mut().for_each(|mark| mark.is_seen = false);
         }
-        self.pass = Some(Pass { is_full, after, cutoff });
+        self.pass = Some(Pass { is_full, after, began_at: None, cutoff: i64::MIN });
+    }
+
+    /// Notes that the service's clock was at `clock` when the pass began. Without a clock every object needs a mark.
+    pub(super) fn began(&mut self, clock: Option<i64>, look_back: Duration) {
+        if let Some(pass) = self.pass.as_mut().filter(|pass| pass.began_at.is_none()) {
+            pass.began_at = clock;
+            pass.cutoff = clock.map_or(i64::MIN, |clock| clock.saturating_sub(seconds(look_back)));
+        }
+    }
+
+    /// How far back the pass looks, in seconds, if that is less than `look_back`.
+    pub(super) fn short_look_back(&self, look_back: Duration) -> Option<i64> {
+        let pass = self.pass.as_ref()?;
+        let looked = pass.began_at?.saturating_sub(pass.cutoff);
+        (looked < seconds(look_back)).then_some(looked)
     }
 
     /// Ends the pass: all names were listed.
@@ -173,7 +197,7 @@ impl Position {
     }
 
     /// Notes that an object was read or set aside.
-    pub(super) fn mark(&mut self, object: &Object, now: i64) {
+    pub(super) fn mark(&mut self, object: &Object) {
         self.at = Some(object.path.clone());
         let needless = match &self.pass {
             // One that is still ahead of the pass would be taken for unread.
@@ -184,14 +208,14 @@ impl Position {
             return;
         }
         if self.marks.len() >= MARKS_MAX {
-            self.make_room(now);
+            self.make_room();
         }
         self.marks.insert(object.id.clone(), Mark { modified: object.modified, is_seen: true });
     }
 
-    fn make_room(&mut self, now: i64) {
-        let newest = now.saturating_sub(seconds(LOOK_BACK_MIN));
+    fn make_room(&mut self) {
         if let Some(pass) = self.pass.as_mut().filter(|pass| pass.is_full) {
+            let newest = pass.began_at.map_or(i64::MIN, |began_at| began_at.saturating_sub(seconds(LOOK_BACK_MIN)));
             // Those that were seen are behind this pass, so a higher cutoff does as well as their marks.
             let seen = self.marks.values().filter(|mark| mark.is_seen && mark.modified <= newest);
             let mut times: Vec<i64> = seen.map(|mark| mark.modified).collect();
@@ -229,7 +253,8 @@ mod tests {
 
     /// Reads what a pass over `objects` finds unread.
     fn pass(position: &mut Position, objects: &[Object], now: i64) -> usize {
-        position.begin(now, HOUR, Duration::ZERO);
+        position.begin(now, Duration::ZERO);
+        position.began(Some(now), HOUR);
         let mut read = 0;
         for object in objects {
             if let Some(pass) = &mut position.pass {
@@ -237,7 +262,7 @@ mod tests {
             }
             if !position.knows(object) {
                 read += 1;
-                position.mark(object, now);
+                position.mark(object);
             }
             assert!(position.marks.len() <= MARKS_MAX);
         }
@@ -273,6 +298,16 @@ mod tests {
         assert_eq!(pass(&mut position, &all, NOW), count);
         assert_eq!(pass(&mut position, &all, NOW + 10), 0);
         assert!(position.floor < Some(NOW - 120), "{:?}", position.floor);
+        // While a pass goes on, it tells that it looks back less far than it should.
+        let mut position = Position::default();
+        position.begin(NOW, Duration::ZERO);
+        position.began(Some(NOW), HOUR);
+        assert_eq!(position.short_look_back(HOUR), None);
+        for object in &all {
+            position.pass.iter_mut().for_each(|pass| pass.after = Some(object.path.clone()));
+            position.mark(object);
+        }
+        assert!(position.short_look_back(HOUR).is_some_and(|seconds| (120..3_600).contains(&seconds)));
     }
 
     #[test]
@@ -285,24 +320,55 @@ mod tests {
     }
 
     #[test]
+    fn only_the_services_clock_says_what_is_old() {
+        // This machine's clock is ahead by more than the look-back.
+        let mut position = Position::default();
+        let object = |number, modified| object(number, modified);
+        let read = |position: &mut Position, clock, object: &Object| {
+            position.begin(NOW + 10_000, Duration::ZERO);
+            position.began(clock, HOUR);
+            let is_known = position.knows(object);
+            position.mark(object);
+            position.end();
+            is_known
+        };
+        assert!(!read(&mut position, Some(NOW), &object(1, NOW - 10)));
+        assert_eq!(position.floor, Some(NOW - 3_600));
+        assert!(!read(&mut position, Some(NOW + 60), &object(2, NOW + 50)));
+        // No clock, no floor.
+        let mut position = Position::default();
+        assert!(!read(&mut position, None, &object(1, NOW)));
+        assert_eq!(position.floor, Some(i64::MIN));
+        assert!(!position.knows(&object(2, 0)));
+    }
+
+    #[test]
     fn the_largest_position_is_a_cursor() {
         // The longest name, of characters that JSON writes as six.
         let longest = "\u{1}".repeat(1_024);
         let tag = Some("\"".repeat(TAG_BYTES_MAX));
         let object = Object { path: longest.clone(), id: "f".repeat(24), tag, size: u64::MAX, modified: i64::MIN };
+        let proof = Some(object.clone());
         let reading = Reading { object, offset: u64::MAX, unpacked: Some(u64::MAX) };
-        let aside = Aside { reading: reading.clone(), again_at: i64::MIN, fails_since: Some(i64::MIN) };
+        let aside = Aside { reading: reading.clone(), again_at: i64::MIN, trouble: Some(Trouble::longest()) };
         let mark = Mark { modified: i64::from(u32::MAX) * 10, is_seen: false };
         let position = Position {
             at: Some(longest.clone()),
             of: "f".repeat(64),
             reading: Some(reading),
-            pass: Some(Pass { is_full: true, after: Some(longest.clone()), cutoff: i64::MIN }),
+            pass: Some(Pass {
+                is_full: true,
+                after: Some(longest.clone()),
+                began_at: Some(i64::MIN),
+                cutoff: i64::MIN,
+            }),
             recent: Some(longest),
             full_at: Some(i64::MIN),
             floor: Some(i64::MIN),
             marks: (0..MARKS_MAX).map(|number| (format!("{number:024x}"), mark)).collect(),
             aside: vec![aside; ASIDE_MAX],
+            proof,
+            given_up: u64::MAX,
         };
         let bytes = serde_json::to_vec(&position).unwrap();
         assert!(bytes.len() <= CURSOR_BYTES_MAX, "{}", bytes.len());

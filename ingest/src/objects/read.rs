@@ -1,52 +1,40 @@
-//! Reads a page of lines from the objects of a bucket. All of it blocks.
+//! Reads a page of lines from the objects of a bucket. All of it blocks. What follows from an object that cannot be read is
+//! decided in `trouble`.
 
-use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::anyhow;
 use headrace_runtime::fault::Fault;
 use headrace_schemas::time::Timestamp;
-use object_store::{Error, ObjectStore};
-use sha2::{Digest as _, Sha256};
 use tokio_util::sync::DropGuard;
 
 use super::Settings;
-use super::content::{self, Content};
+use super::answers::{Class, Failure};
+use super::content;
 use super::list::List;
-use super::position::{ASIDE_MAX, Aside, Object, Position, Reading, seconds};
-use super::service::{Answers, Class};
+use super::position::{Aside, Object, Position, Reading, seconds};
+use super::service::Client;
+use super::trouble::{Failing, Trouble};
 use super::wait::Wait;
-use crate::lines::{Gathered, Limits, Place, Records, named};
+use super::warnings::Warnings;
+use crate::lines::{Content, Gathered, Limits, Place, Records, is_of_content, named};
 use crate::source::Record;
-
-/// So much of a packed object is passed over before the page's time is looked at again.
-const PASSED_BYTES: u64 = 8 << 20;
-/// An object is tried so often before it is set aside.
-const TRIES_MAX: u32 = 3;
-/// The most objects of which failures are counted. Beyond that, counting begins anew.
-const FAILING_MAX: usize = 1_000;
-/// The pause between two tries of an object that is set aside.
-const AGAIN_AFTER: Duration = Duration::from_secs(300);
-/// An object that fails for so long becomes a dead letter.
-const GIVEN_UP_AFTER: Duration = Duration::from_secs(86_400);
 
 /// Reads the bucket. It keeps nothing that the position does not have, but for what saves requests.
 pub(super) struct Reader {
-    settings: Settings,
-    records: Arc<dyn Records>,
-    store: Arc<dyn ObjectStore>,
-    answers: Answers,
-    wait: Wait,
-    list: List,
+    /// `<source>.<name>`, for people.
+    pub(super) name: String,
+    pub(super) settings: Settings,
+    pub(super) records: Arc<dyn Records>,
+    pub(super) client: Client,
+    pub(super) wait: Wait,
+    pub(super) list: List,
     /// What bounds a page.
     pub(super) limits: Limits,
     open: Option<Open>,
-    /// How often objects failed, by their ids.
-    failing: HashMap<String, u32>,
-    /// Why an object was set aside last.
-    why: String,
+    pub(super) failing: Failing,
+    warnings: Warnings,
     /// All was read but what is set aside, and nobody was told yet.
     is_to_tell: bool,
 }
@@ -67,10 +55,36 @@ pub(super) struct Page {
 }
 
 /// A page as it is made.
-struct Draft {
-    gathered: Gathered,
-    position: Position,
-    now: i64,
+pub(super) struct Draft {
+    pub(super) gathered: Gathered,
+    pub(super) position: Position,
+    /// This machine's time, in seconds since the epoch.
+    pub(super) now: i64,
+}
+
+/// Where an object that is read was found.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Origin {
+    /// In the listing.
+    Listed,
+    /// It had been begun, or is in the way.
+    Begun,
+    /// Among those that were set aside, with what is wrong with it.
+    Aside(Option<Trouble>),
+}
+
+impl Origin {
+    pub(super) const fn is_aside(self) -> bool {
+        matches!(self, Self::Aside(_))
+    }
+
+    /// What is known to be wrong with the object.
+    pub(super) const fn trouble(self) -> Option<Trouble> {
+        match self {
+            Self::Aside(trouble) => trouble,
+            Self::Listed | Self::Begun => None,
+        }
+    }
 }
 
 /// How the reading of an object ended.
@@ -82,35 +96,30 @@ enum Outcome {
     /// At a line that is ahead of the clock for so long.
     Early(Duration),
     /// With a request that failed.
-    Failed(Error),
+    Failed(Failure),
 }
 
 impl Reader {
-    pub(super) fn new(
-        settings: Settings,
-        records: Arc<dyn Records>,
-        store: Arc<dyn ObjectStore>,
-        answers: Answers,
-    ) -> Self {
+    pub(super) fn new(name: String, settings: Settings, records: Arc<dyn Records>, client: Client) -> Self {
         let wait = Wait::default();
         Self {
-            list: List::new(Arc::clone(&store), wait.clone(), settings.bucket.folder.clone()),
+            name,
+            list: List::new(client.clone(), wait.clone()),
             settings,
             records,
-            store,
-            answers,
+            client,
             wait,
             limits: Limits::default(),
             open: None,
-            failing: HashMap::new(),
-            why: String::new(),
+            failing: Failing::default(),
+            warnings: Warnings::default(),
             is_to_tell: false,
         }
     }
 
     /// Begins a page. When the guard is dropped, nobody wants it any more.
     pub(super) fn begin(&self) -> DropGuard {
-        self.wait.begin()
+        self.wait.begin(self.limits.time)
     }
 
     /// The lines behind `position`.
@@ -144,24 +153,10 @@ impl Reader {
         Ok(Page { records: gathered.records, position, has_more })
     }
 
-    /// What a person must know of the objects that are set aside.
-    fn trouble(&self, position: &Position) -> Option<Fault> {
-        let mut failing = position.aside.iter().filter(|aside| aside.fails_since.is_some());
-        let first = failing.next()?;
-        let count = failing.count() + 1;
-        let path = &first.reading.object.path;
-        Some(Fault::broken(anyhow!(
-            "expected to read every object of {}, found {count} that cannot be read, such as `{path}` ({}); the others are \
-             read; give this account the right to read it, or remove it; a day after it failed first it becomes a dead letter",
-            self.settings.bucket.told(),
-            self.why
-        )))
-    }
-
     /// Fills a page. Returns whether all was read.
     fn fill(&mut self, draft: &mut Draft) -> Result<bool, Fault> {
         if let Some(reading) = draft.position.reading.take() {
-            let stepped = self.step(reading, None, draft);
+            let stepped = self.step(reading, Origin::Begun, draft);
             if stepped.is_err() {
                 // One that is in the way must not keep the others from being tried, and from being given up.
                 let in_the_way = draft.position.reading.take();
@@ -169,7 +164,7 @@ impl Reader {
                 match (in_the_way, &draft.position.reading) {
                     (Some(reading), Some(_)) => {
                         let again_at = draft.now;
-                        draft.position.aside.push(Aside { reading, again_at, fails_since: None });
+                        draft.position.aside.push(Aside { reading, again_at, trouble: None });
                     }
                     (in_the_way, None) => draft.position.reading = in_the_way,
                     (None, Some(_)) => {}
@@ -185,7 +180,7 @@ impl Reader {
             let Some(object) = self.next(&mut draft.position, draft.now)? else { return Ok(true) };
             let is_wanted = object.size > 0 && named(object.name(), &self.settings.suffixes).is_some();
             if is_wanted && !draft.position.knows(&object) {
-                self.step(Reading { object, offset: 0, unpacked: None }, None, draft)?;
+                self.step(Reading { object, offset: 0, unpacked: None }, Origin::Listed, draft)?;
             }
         }
     }
@@ -202,7 +197,7 @@ impl Reader {
             let asides = &mut draft.position.aside;
             if let Some(place) = asides.iter().position(|aside| aside.reading.object.id == id) {
                 let aside = asides.remove(place);
-                self.step(aside.reading, Some(aside.fails_since), draft)?;
+                self.step(aside.reading, Origin::Aside(aside.trouble), draft)?;
             }
         }
         Ok(())
@@ -210,23 +205,30 @@ impl Reader {
 
     /// The next object of the pass. `None` at its end.
     fn next(&mut self, position: &mut Position, now: i64) -> Result<Option<Object>, Fault> {
-        let mut before = None;
+        let (config, mut before) = (&self.settings.config, None);
         if position.pass.is_none() {
             before = Some(position.clone());
-            let config = &self.settings.config;
-            position.begin(now, config.look_back(), config.full_listing());
+            position.begin(now, config.full_listing());
             position.pass.iter().for_each(|pass| self.list.begin(pass));
         }
         let Some(pass) = &mut position.pass else { return Ok(None) };
         let next = match self.list.next(pass) {
             Ok(next) => next,
-            Err(error) => {
-                // A pass that did not begin is nothing to keep.
-                before.into_iter().for_each(|before| *position = before);
-                let operation = format!("list the bucket {}", self.settings.bucket.told());
-                return Err(self.answers.fault(error, &operation));
+            Err(failure) => {
+                match before {
+                    Some(_) if self.list.goes_on() => position.began(self.list.began_at(), config.look_back()),
+                    // A pass that did not begin is nothing to keep.
+                    Some(before) => *position = before,
+                    None => {}
+                }
+                return Err(failure.fault(&format!("list the bucket {}", self.settings.bucket.told())));
             }
         };
+        if before.is_some() {
+            position.began(self.list.began_at(), config.look_back());
+            self.warnings.clocks(self.list.clock(), Timestamp::now().as_micros() / 1_000_000);
+        }
+        self.warnings.look_back(position.short_look_back(config.look_back()), config.look_back_s);
         if next.is_none() {
             position.recent = self.list.recent();
             position.end();
@@ -234,16 +236,31 @@ impl Reader {
         Ok(next)
     }
 
-    /// Reads an object on, as far as the page has room. `aside` is since when it fails, if it was set aside.
-    fn step(&mut self, mut reading: Reading, aside: Option<Option<i64>>, draft: &mut Draft) -> Result<(), Fault> {
+    /// Reads an object on, as far as the page has room.
+    fn step(&mut self, mut reading: Reading, origin: Origin, draft: &mut Draft) -> Result<(), Fault> {
         let Draft { gathered, position, now } = draft;
+        let begun_at = (reading.offset, reading.unpacked);
         match self.object(&mut reading, gathered) {
             Outcome::Done => {
-                self.failing.remove(&reading.object.id);
-                position.mark(&reading.object, *now);
+                self.failing.forget(&reading.object.id);
+                position.mark(&reading.object);
+                position.proof = Some(reading.object);
+                Ok(())
+            }
+            // The page's time was over, but something was read. Or the object came late in the page: then it is the next
+            // one's first.
+            Outcome::Failed(failure)
+                if failure.class == Class::Slow
+                    && (begun_at != (reading.offset, reading.unpacked) || matches!(origin, Origin::Listed)) =>
+            {
+                if !matches!(origin, Origin::Listed) {
+                    self.failing.forget(&reading.object.id);
+                }
+                position.reading = Some(reading);
                 Ok(())
             }
             Outcome::Full => {
+                self.failing.forget(&reading.object.id);
                 position.at = Some(reading.object.path.clone());
                 position.reading = Some(reading);
                 Ok(())
@@ -251,141 +268,42 @@ impl Reader {
             Outcome::Early(wait) => {
                 // At least a second, so that a page does not come back to it at once.
                 let again_at = *now + seconds(wait).saturating_add(1);
-                self.set_aside(Aside { reading, again_at, fails_since: None }, position)
+                self.set_aside(Aside { reading, again_at, trouble: None }, position)
             }
-            Outcome::Failed(error) => self.failed(reading, aside, error, draft),
+            Outcome::Failed(failure) => self.failed(reading, origin, failure, draft),
         }
-    }
-
-    fn failed(
-        &mut self,
-        reading: Reading,
-        aside: Option<Option<i64>>,
-        error: Error,
-        draft: &mut Draft,
-    ) -> Result<(), Fault> {
-        let path = reading.object.path.clone();
-        if self.failing.len() >= FAILING_MAX {
-            self.failing.clear();
-        }
-        let tries = self.failing.entry(reading.object.id.clone()).or_default();
-        *tries += 1;
-        let is_over = *tries >= TRIES_MAX || aside.is_some();
-        let class = self.answers.class(&error);
-        let operation = format!("read the object {path}");
-        let fault = match class {
-            // The service lists it, or cannot be asked.
-            Class::Missing | Class::Replaced => {
-                Fault::transient(anyhow::Error::new(error).context(format!("cannot {operation}")))
-            }
-            Class::Refused | Class::Away => self.answers.fault(error, &operation),
-        };
-        let why = format!("{:#}", fault.source);
-        let why = why.strip_prefix(&format!("cannot {operation}: ")).unwrap_or(&why).to_owned();
-        // Somebody else may have answered in the service's place, so look whether it is still listed. If another object has
-        // its name now, that one is listed by the next pass.
-        if matches!(class, Class::Missing | Class::Replaced)
-            && self.list.shows(&reading.object).is_ok_and(|is_shown| !is_shown)
-        {
-            tracing::debug!(object = path, "an object that was listed is gone");
-            self.failing.remove(&reading.object.id);
-            return Ok(());
-        }
-        // It is only the object's own trouble if the service answers otherwise.
-        let may_be_own = is_over || matches!(class, Class::Refused);
-        if !may_be_own || self.list.try_once().is_err() {
-            match aside {
-                None => draft.position.reading = Some(reading),
-                Some(fails_since) => {
-                    let again_at = draft.now + seconds(AGAIN_AFTER);
-                    draft.position.aside.push(Aside { reading, again_at, fails_since });
-                }
-            }
-            return Err(fault);
-        }
-        let fails_since = aside.flatten().unwrap_or(draft.now);
-        if draft.now - fails_since >= seconds(GIVEN_UP_AFTER) {
-            self.give_up(&reading, &why, draft);
-            return Ok(());
-        }
-        if aside.flatten().is_none() {
-            tracing::warn!(object = path, why, "cannot read an object; it is tried again, and the others are read");
-        }
-        self.why = why;
-        let again_at = draft.now + seconds(AGAIN_AFTER);
-        self.set_aside(Aside { reading, again_at, fails_since: Some(fails_since) }, &mut draft.position)
-    }
-
-    /// Sets an object aside. If there are too many already, it stays in the way.
-    fn set_aside(&self, aside: Aside, position: &mut Position) -> Result<(), Fault> {
-        if position.aside.len() < ASIDE_MAX {
-            position.aside.push(aside);
-            return Ok(());
-        }
-        let is_failing = aside.fails_since.is_some();
-        let told = format!(
-            "expected at most {ASIDE_MAX} objects of {} that cannot be read yet, found more, such as `{}` ({})",
-            self.settings.bucket.told(),
-            aside.reading.object.path,
-            if is_failing { self.why.as_str() } else { "a line's time is ahead of the clock" }
-        );
-        position.reading = Some(aside.reading);
-        Err(if is_failing {
-            Fault::broken(anyhow!("{told}; give this account the right to read them, or remove them"))
-        } else {
-            Fault::transient(anyhow!("{told}; they are waited for"))
-        })
-    }
-
-    fn give_up(&mut self, reading: &Reading, why: &str, draft: &mut Draft) {
-        let Reading { object, offset, .. } = reading;
-        self.failing.remove(&object.id);
-        let place = Place { name: &object.path, offset: *offset };
-        let why = format!("cannot read the object from here on ({why})");
-        draft.gathered.unreadable(&*self.records, place, &[], Sha256::digest(&object.id).into(), &why);
-        draft.position.mark(object, draft.now);
     }
 
     fn object(&mut self, reading: &mut Reading, gathered: &mut Gathered) -> Outcome {
         let Reading { object, offset, unpacked } = reading;
         let packed = named(object.name(), &self.settings.suffixes).unwrap_or_default();
+        let lines_max = self.settings.line_bytes_max;
         let kept = self
             .open
             .take()
             .filter(|open| open.id == object.id && (open.offset == *offset || (packed && open.offset < *offset)));
-        let lines_max = self.settings.line_bytes_max;
-        let opened = kept.map_or_else(
-            || {
-                let content = content::open(&self.store, &self.wait, object, packed, *offset, lines_max)?;
-                Ok(Open { id: object.id.clone(), offset: if packed { 0 } else { *offset }, content })
-            },
-            Ok,
-        );
-        let mut open = match opened {
-            Ok(open) => open,
-            Err(source) => return Outcome::Failed(Error::InvalidPath { source }),
-        };
+        let mut open = kept.unwrap_or_else(|| {
+            let content = content::open(&self.client, &self.wait, object, packed, *offset, lines_max);
+            Open { id: object.id.clone(), offset: if packed { 0 } else { *offset }, content }
+        });
         *unpacked = None;
-        while open.offset < *offset {
-            if gathered.is_full() {
-                // The cursor says so, because a page with more must move it.
-                *unpacked = Some(open.offset);
+        let passed = gathered.pass_over(&mut open.content, &mut open.offset, *offset);
+        if !matches!(passed, Ok(true)) {
+            // The cursor says so, because a page with more must move it.
+            *unpacked = Some(open.offset);
+        }
+        match passed {
+            Ok(true) => {}
+            Ok(false) => {
                 self.open = Some(open);
                 return Outcome::Full;
             }
-            match open.content.skip(PASSED_BYTES.min(*offset - open.offset)) {
-                Ok(0) => break,
-                Ok(passed) => {
-                    open.offset += passed;
-                    gathered.count(passed);
-                }
-                Err(error) => return self.broken(object, *offset, &[], error, gathered),
-            }
+            Err(error) => return self.broken(open, object, *offset, &[], error, gathered),
         }
         let mut so_far = Vec::new();
         loop {
+            open.offset = *offset;
             if gathered.is_full() {
-                open.offset = *offset;
                 self.open = Some(open);
                 return Outcome::Full;
             }
@@ -398,30 +316,30 @@ impl Reader {
                     }
                     *offset += line.length;
                 }
-                Err(error) => return self.broken(object, *offset, &so_far, error, gathered),
+                Err(error) => return self.broken(open, object, *offset, &so_far, error, gathered),
             }
         }
     }
 
-    /// What follows from `error`: a request failed, or a packed object cannot be unpacked from here on.
+    /// What follows from `error`: a request failed, a packed object cannot be unpacked from here on, or the page's time is
+    /// over.
     fn broken(
-        &self,
+        &mut self,
+        open: Open,
         object: &Object,
         offset: u64,
         so_far: &[u8],
         error: io::Error,
         gathered: &mut Gathered,
     ) -> Outcome {
-        let is_of_content =
-            matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData | ErrorKind::UnexpectedEof);
-        if is_of_content {
-            let why = format!("cannot unpack the object from here on ({error})");
-            let place = Place { name: &object.path, offset };
-            gathered.unreadable(&*self.records, place, so_far, Sha256::digest(so_far).into(), &why);
+        if is_of_content(&error) {
+            gathered.cut_off(&*self.records, Place { name: &object.path, offset }, "object", so_far, &error);
             return Outcome::Done;
         }
-        Outcome::Failed(
-            error.downcast::<Error>().unwrap_or_else(|error| Error::Generic { store: "bucket", source: error.into() }),
-        )
+        if error.kind() == ErrorKind::TimedOut {
+            self.open = Some(open);
+        }
+        let failure = error.downcast::<Failure>();
+        Outcome::Failed(failure.unwrap_or_else(|error| Failure::new(Class::Away, error)))
     }
 }

@@ -1,129 +1,126 @@
-//! The client of a bucket's service, and what its failures mean.
-//!
-//! The library's errors do not always say which status the service gave. So each answer's status is noted as it comes.
+//! The client of a bucket's service: the two requests that we make of it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_trait::async_trait;
-use axum::http::{StatusCode, header};
-use headrace_runtime::fault::Fault;
+use bytes::{Bytes, BytesMut};
+use futures::TryStreamExt as _;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
-use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
-};
 use object_store::gcp::GoogleCloudStorageBuilder;
-use object_store::{ClientOptions, Error, ObjectStore, RetryConfig};
+use object_store::list::{PaginatedListOptions, PaginatedListStore};
+use object_store::path::Path;
+use object_store::{ClientOptions, Error, GetOptions, GetRange, ObjectStore, RetryConfig};
 
+use super::answers::{Call, Class, Connector, Failure};
 use super::config::{Bucket, Config, Service};
+use super::position::Object;
 
 /// The longest request. It brings a piece of an object, or a page of a listing.
 const REQUEST_MAX: Duration = Duration::from_secs(20);
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
-/// What a failure means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
-    /// What was asked for is not there.
-    Missing,
-    /// It is not what it was.
-    Replaced,
-    /// We may not, or the service does not understand us.
-    Refused,
-    /// It may go well the next time.
-    Away,
+/// A bucket that is listed page by page.
+trait Store: ObjectStore + PaginatedListStore {}
+impl<S: ObjectStore + PaginatedListStore> Store for S {}
+
+/// Asks the service. One request for each call.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    store: Arc<dyn Store>,
+    /// What the names of the folder begin with. `None` for the whole bucket.
+    prefix: Option<String>,
 }
 
-/// The status of an answer, and for how long it asks to wait.
-type Told = (StatusCode, Option<Duration>);
-
-/// What the last answer told.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Answers(Arc<Mutex<Option<Told>>>);
-
-impl Answers {
-    fn note(&self, answer: Option<Told>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = answer;
-    }
-
-    fn last(&self) -> Option<Told> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What `error` means, which came of the last request.
-    pub(super) fn class(&self, error: &Error) -> Class {
-        match error {
-            Error::NotFound { .. } => return Class::Missing,
-            Error::Precondition { .. } | Error::NotModified { .. } => return Class::Replaced,
-            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } | Error::InvalidPath { .. } => {
-                return Class::Refused;
-            }
-            _ => {}
-        }
-        match self.last().map(|(status, _)| status) {
-            Some(StatusCode::NOT_FOUND) => Class::Missing,
-            Some(StatusCode::PRECONDITION_FAILED | StatusCode::RANGE_NOT_SATISFIABLE) => Class::Replaced,
-            Some(StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT) => Class::Away,
-            Some(status) if status.is_client_error() || status.is_redirection() => Class::Refused,
-            _ => Class::Away,
-        }
-    }
-
-    /// The fault of a request that was to `operation`, and failed with `error`.
-    pub(super) fn fault(&self, error: Error, operation: &str) -> Fault {
-        if let Error::InvalidPath { .. } = error {
-            return Fault::broken(anyhow::Error::new(error).context(format!(
-                "cannot {operation}: expected names without empty parts, `.` and `..`, found another; rename it, or set `url` \
-                 to a folder without it"
-            )));
-        }
-        let class = self.class(&error);
-        let wish = self.last().and_then(|(_, wish)| wish);
-        let error = anyhow::Error::new(error);
-        match class {
-            Class::Away => Fault::transient_after(wish, error.context(format!("cannot {operation}"))),
-            Class::Missing => Fault::broken(error.context(format!(
-                "cannot {operation}: expected a bucket of this name, found none; create it, or correct the `url`, the region \
-                 and the endpoint"
-            ))),
-            Class::Refused | Class::Replaced => Fault::broken(error.context(format!(
-                "cannot {operation}: expected credentials that may list and read it, and the bucket's own region; correct \
-                 them, or give them these rights"
-            ))),
-        }
-    }
-}
-
+/// A part of a listing.
 #[derive(Debug)]
-struct Noting {
-    client: HttpClient,
-    answers: Answers,
+pub(super) struct Part {
+    pub(super) objects: Vec<Object>,
+    /// By which it goes on. `None` at the end.
+    pub(super) token: Option<String>,
+    /// The service's clock, in seconds since the epoch.
+    pub(super) clock: Option<i64>,
 }
 
-#[async_trait]
-impl HttpService for Noting {
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        self.answers.note(None);
-        let response = self.client.execute(request).await?;
-        let wish = response.headers().get(header::RETRY_AFTER);
-        let wish = wish.and_then(|wish| wish.to_str().ok()?.parse().ok()).map(Duration::from_secs);
-        self.answers.note(Some((response.status(), wish)));
-        Ok(response)
+/// Where a part of a listing begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Start<'a> {
+    /// At the first name.
+    Beginning,
+    /// Behind this name.
+    Behind(&'a str),
+    /// Where another part ended.
+    Token(&'a str),
+}
+
+impl Client {
+    /// The client of `bucket`. It does not touch the network.
+    pub(super) fn new(bucket: &Bucket, config: &Config) -> anyhow::Result<Self> {
+        let cannot = || format!("cannot make a client for {} of the settings of its bucket", bucket.told());
+        let store = build(bucket, config).with_context(cannot)?;
+        Ok(Self { store, prefix: Some(format!("{}/", bucket.folder)).filter(|_| !bucket.folder.as_ref().is_empty()) })
+    }
+
+    /// At most `max` names of the folder, and perhaps none although there are more.
+    pub(super) async fn list(&self, from: Start<'_>, max: usize) -> Result<Part, Failure> {
+        let (offset, page_token) = match from {
+            Start::Beginning => (None, None),
+            Start::Behind(name) => (Some(name.to_owned()), None),
+            Start::Token(token) => (None, Some(token.to_owned())),
+        };
+        let call = Call::default();
+        let options = PaginatedListOptions {
+            offset,
+            page_token,
+            max_keys: Some(max),
+            extensions: call.extensions(),
+            ..PaginatedListOptions::default()
+        };
+        let listed = call.run(self.store.list_paginated(self.prefix.as_deref(), options)).await?;
+        let objects = listed.result.objects.into_iter().map(Object::new).collect();
+        let token = listed.page_token.filter(|token| !token.is_empty());
+        Ok(Part { objects, token, clock: call.clock() })
+    }
+
+    /// The bytes of `object` in `range`, which lies in it.
+    pub(super) async fn read(&self, object: &Object, range: Range<u64>) -> Result<Bytes, Failure> {
+        let (call, expected) = (Call::default(), range.end - range.start);
+        let path = call.run(async { Ok(Path::parse(&object.path)?) }).await?;
+        let options = GetOptions {
+            if_match: object.tag.clone(),
+            range: Some(GetRange::Bounded(range)),
+            extensions: call.extensions(),
+            ..GetOptions::default()
+        };
+        let got = call.run(self.store.get_opts(&path, options)).await?;
+        if got.meta.size != object.size {
+            let why = format!("expected {} bytes, as it is listed with, found {}", object.size, got.meta.size);
+            return Err(Failure::new(Class::Replaced, why));
+        }
+        let mut chunks = got.into_stream();
+        let read = async {
+            // Nothing more than was asked for is kept, whatever comes.
+            let mut bytes = BytesMut::with_capacity(usize::try_from(expected).unwrap_or_default());
+            while bytes.len() as u64 <= expected
+                && let Some(chunk) = chunks.try_next().await?
+            {
+                bytes.extend_from_slice(&chunk);
+            }
+            Ok::<_, Error>(bytes)
+        };
+        let bytes = call.run(read).await?;
+        if bytes.len() as u64 != expected {
+            let more = if bytes.len() as u64 > expected { "more" } else { "only" };
+            let why = format!("expected {expected} bytes of it in an answer, found {more} {}", bytes.len());
+            return Err(Failure::new(Class::Garbled, why));
+        }
+        Ok(bytes.freeze())
     }
 }
 
-impl HttpConnector for Answers {
-    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        let client = ReqwestConnector::default().connect(options)?;
-        Ok(HttpClient::new(Noting { client, answers: self.clone() }))
-    }
-}
-
-/// The client of `bucket`. It does not touch the network.
-pub(super) fn build(bucket: &Bucket, config: &Config) -> anyhow::Result<(Arc<dyn ObjectStore>, Answers)> {
-    let answers = Answers::default();
+fn build(bucket: &Bucket, config: &Config) -> object_store::Result<Arc<dyn Store>> {
     let is_plain = config.endpoint.as_ref().is_some_and(|url| url.starts_with("http://"));
     let options = ClientOptions::new()
         .with_timeout(REQUEST_MAX)
@@ -131,35 +128,17 @@ pub(super) fn build(bucket: &Bucket, config: &Config) -> anyhow::Result<(Arc<dyn
         .with_allow_http(is_plain || std::env::var("AWS_ALLOW_HTTP").is_ok_and(|value| value == "true"));
     // The runtime alone decides when to try again.
     let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
-    let store: anyhow::Result<Arc<dyn ObjectStore>> = match bucket.service {
-        Service::S3 => s3(config)
-            .with_bucket_name(&bucket.name)
-            .with_client_options(options)
-            .with_retry(retry)
-            .with_http_connector(answers.clone())
-            .build()
-            .map(|store| Arc::new(store) as _)
-            .map_err(Into::into),
-        Service::Google => google(config)
-            .with_bucket_name(&bucket.name)
-            .with_client_options(options)
-            .with_retry(retry)
-            .with_http_connector(answers.clone())
-            .build()
-            .map(|store| Arc::new(store) as _)
-            .map_err(Into::into),
-        Service::Azure => azure(config)
-            .with_container_name(&bucket.name)
-            .with_client_options(options)
-            .with_retry(retry)
-            .with_http_connector(answers.clone())
-            .build()
-            .map(|store| Arc::new(store) as _)
-            .map_err(Into::into),
-    };
-    let store =
-        store.with_context(|| format!("cannot make a client for {} of the settings of its bucket", bucket.told()))?;
-    Ok((store, answers))
+    // Their builders have methods of the same names, but no trait.
+    macro_rules! built {
+        ($builder:expr) => {
+            $builder.with_client_options(options).with_retry(retry).with_http_connector(Connector).build()?
+        };
+    }
+    Ok(match bucket.service {
+        Service::S3 => Arc::new(built!(s3(config).with_bucket_name(&bucket.name))),
+        Service::Google => Arc::new(built!(google(config).with_bucket_name(&bucket.name))),
+        Service::Azure => Arc::new(built!(azure(config).with_container_name(&bucket.name))),
+    })
 }
 
 fn s3(config: &Config) -> AmazonS3Builder {
@@ -203,4 +182,41 @@ fn azure(config: &Config) -> MicrosoftAzureBuilder {
         builder = builder.with_access_key(config.account_key.expose());
     }
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use headrace_tests::standin::s3::{BUCKET, REGION, S3};
+    use headrace_tests::standin::server::{Failure as Fail, When, Which};
+    use object_store::aws::AmazonS3ConfigKey;
+    use tempfile::NamedTempFile;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_refusal_of_those_who_give_credentials_is_not_taken_for_the_services() {
+        let s3 = S3::start().await;
+        let mut token = NamedTempFile::new().unwrap();
+        token.write_all(b"token").unwrap();
+        let store = AmazonS3Builder::new()
+            .with_endpoint(s3.url())
+            .with_region(REGION)
+            .with_bucket_name(BUCKET)
+            .with_config(AmazonS3ConfigKey::ContainerCredentialsFullUri, format!("{}/credentials", s3.url()))
+            .with_config(AmazonS3ConfigKey::ContainerAuthorizationTokenFile, token.path().display().to_string())
+            .with_client_options(ClientOptions::new().with_allow_http(true))
+            .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
+            .with_http_connector(Connector);
+        let client = Client { store: Arc::new(store.build().unwrap()), prefix: None };
+        for (status, expected) in [(404, Class::NoCredentials), (403, Class::NoCredentials), (503, Class::Away)] {
+            s3.fail_next(1, Fail::Status(status), When::Before, Which::Any);
+            let failure = client.list(Start::Beginning, 1).await.unwrap_err();
+            assert_eq!(failure.class, expected, "{status}: {failure}");
+            let fault = failure.fault("list the bucket s3://logs/").to_string();
+            assert!(!fault.contains("expected a bucket of this name"), "{fault}");
+        }
+        assert_eq!((s3.failures_left(), s3.listed()), (0, 0));
+    }
 }

@@ -8,6 +8,7 @@ pub mod pull;
 mod refusal;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
@@ -52,6 +53,15 @@ pub struct Receipt {
     pub duplicate: bool,
 }
 
+/// What sources are given besides their own settings.
+#[derive(Clone, Copy, Debug)]
+pub struct Common<'c> {
+    /// Which tenant an organization's events belong to.
+    pub tenants: &'c Tenants,
+    /// How long the broker recognizes a repeated message.
+    pub duplicate_window: Duration,
+}
+
 /// A source, for the registry.
 pub trait Source: Send + Sync + 'static {
     /// Its name in subjects, ids, metrics and the configuration, which is that of its folder.
@@ -68,7 +78,7 @@ pub trait Source: Send + Sync + 'static {
     fn validate(config: &Self::Config, path: &str) -> Vec<Invalid>;
 
     /// Takes what is sent to it. `None` if the configuration asks for something else of the source.
-    fn push(_config: &Self::Config, _tenants: &Tenants) -> Option<Self::Push> {
+    fn push(_config: &Self::Config, _common: Common<'_>) -> Option<Self::Push> {
         None
     }
 
@@ -76,7 +86,7 @@ pub trait Source: Send + Sync + 'static {
     ///
     /// # Errors
     /// When something that it needs cannot be set up, such as certificates.
-    fn pulls(_config: &Self::Config, _tenants: &Tenants) -> anyhow::Result<Vec<Arc<dyn Pull>>> {
+    fn pulls(_config: &Self::Config, _common: Common<'_>) -> anyhow::Result<Vec<Arc<dyn Pull>>> {
         Ok(Vec::new())
     }
 

@@ -64,11 +64,15 @@ pub enum Point {
     BeforeMove,
     /// A partition of an earlier release is in place, and also still where it was.
     AfterMove,
+    /// The message of a dead letter is stored again, and the dead letter is still there.
+    AfterRedrive,
+    /// A dead letter is gone, and those of the same message are still there.
+    AfterRedriven,
 }
 
 impl Point {
     /// All points, in the order of an event's way.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::BeforeStore,
         Self::BeforeStoreAck,
         Self::AfterStoreAck,
@@ -92,6 +96,8 @@ impl Point {
         Self::AfterProgress,
         Self::BeforeMove,
         Self::AfterMove,
+        Self::AfterRedrive,
+        Self::AfterRedriven,
     ];
 
     /// The point's name in the variable.
@@ -121,6 +127,8 @@ impl Point {
             Self::AfterProgress => "after_progress",
             Self::BeforeMove => "before_move",
             Self::AfterMove => "after_move",
+            Self::AfterRedrive => "after_redrive",
+            Self::AfterRedriven => "after_redriven",
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 /// Turns that come at once and then once a period. See [`every`].
@@ -30,9 +30,17 @@ impl Turns<'_> {
     }
 }
 
+/// Rests, but not beyond `stop`.
+pub(crate) async fn rest_for(pause: Duration, stop: &CancellationToken) {
+    tokio::select! {
+        () = sleep(pause) => {}
+        () = stop.cancelled() => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use tokio::time::{Instant, sleep};
+    use tokio::time::Instant;
 
     use super::*;
 

@@ -2,10 +2,11 @@
 //!
 //! `write` holds all that writes: `write/insert.rs` says how an event gets only one row, and the numbered files in
 //! `write/migrations/` make the tables. `read` holds the queries. `classify.rs` says what failures mean, `owner.rs` whose a
-//! database is.
+//! database is, `kind.rs` what the registry of kinds must know.
 
 mod access;
 mod classify;
+mod kind;
 mod owner;
 mod place;
 mod read;
@@ -13,12 +14,10 @@ mod sink;
 mod told;
 mod write;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use clickhouse::{Client, Compression};
-use headrace_runtime::broker::Stream;
 use headrace_runtime::certificate::{client_trusting, read_ca_file};
 use headrace_runtime::component::batch::BatchPolicy;
 use headrace_runtime::component::sink::SinkOptions;
@@ -36,6 +35,7 @@ use serde::{Deserialize, Serialize};
 pub use self::access::Access;
 use self::access::DEFAULT_USER;
 use self::classify::fault;
+use self::owner::Watch;
 pub use self::read::event::{EventTable, StoredEvent};
 pub use self::read::received::{RawTable, Received};
 pub use self::sink::{Events, Raw};
@@ -44,7 +44,7 @@ pub use self::write::gaps::{Gaps, GapsRow};
 use self::write::insert::{Table, Times};
 pub use self::write::rewrite::{ITEMS_MAX, Rewrite, Unproven, Written};
 use self::write::{migrate, side};
-use crate::kind::{Kind, Part};
+use crate::kind::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Kind as _, LINGER_MAX_MS};
 
 /// The environment variable with the file of CAs to trust instead of the system's.
 const TRUSTED: &str = "SSL_CERT_FILE";
@@ -77,13 +77,13 @@ pub struct Config {
     /// the first with `headrace check --migrate`.
     pub migrate: bool,
     /// Most events in one insert. Large ones are far cheaper: 10,000 to 50,000 is best.
-    #[schemars(range(min = 1, max = 1_000_000))]
+    #[schemars(range(min = 1, max = BATCH_EVENTS_MAX))]
     pub batch_events_max: usize,
     /// Most bytes of messages in one insert, with the bodies that they refer to; a larger body is inserted alone.
-    #[schemars(range(min = 1_048_576))]
+    #[schemars(range(min = 1_048_576, max = BATCH_BYTES_MAX))]
     pub batch_bytes_max: usize,
     /// Longest wait for a batch to fill, in milliseconds. Each event waits up to this long.
-    #[schemars(range(min = 10, max = 60_000))]
+    #[schemars(range(min = 10, max = LINGER_MAX_MS))]
     pub linger_ms: u64,
     /// Time the server may spend on one insert, in seconds. The server gets this limit too, so that an insert that we
     /// gave up cannot succeed later.
@@ -107,7 +107,7 @@ impl Default for Config {
             migrate: true,
             batch_events_max: 25_000,
             batch_bytes_max: 32 << 20,
-            linger_ms: 500,
+            linger_ms: 1_000,
             insert_timeout_s: 10,
             clock_skew_ms: 2_000,
         }
@@ -197,12 +197,18 @@ impl Config {
     }
 
     fn events_of(&self, instance: &str) -> Events {
-        Events { table: self.table("events", instance), config: self.clone(), instance: instance.to_owned() }
+        Events { table: self.table("events", instance), config: self.clone(), owner: self.watch(instance) }
     }
 
     fn raw_of(&self, instance: &str) -> Raw {
         let table = self.table("raw", &format!("{instance}{RAW_SUFFIX}"));
-        Raw { table, config: self.clone(), instance: instance.to_owned() }
+        Raw { table, config: self.clone(), owner: self.watch(instance) }
+    }
+
+    fn watch(&self, instance: &str) -> Watch {
+        // A call holds messages meanwhile.
+        let limit_s = self.insert_timeout_s.to_string();
+        Watch::new(self.client().with_setting("max_execution_time", limit_s), &self.database, instance)
     }
 
     fn table(&self, name: &str, component: &str) -> Table {
@@ -252,7 +258,7 @@ impl Config {
     pub async fn verify(&self, instance: &str) -> Result<(), Fault> {
         let (client, database) = (self.client(), &self.database);
         migrate::verify(&client, database).await?;
-        owner::verify(&client, database, instance).await
+        owner::verify(&client, database, instance).await.map(|_| ())
     }
 
     /// Makes the tables ready to be filled once more, including those that were dropped.
@@ -342,59 +348,14 @@ impl Config {
         Rewrite::completing(table, Timestamp::default())
     }
 
-    /// Makes the tables ready for the sink `instance`.
-    async fn begin(&self, instance: &str) -> Result<(), Fault> {
+    /// Makes the tables ready for the sink that `owner` is about.
+    async fn begin(&self, owner: &Watch) -> Result<(), Fault> {
         self.reach().await?;
         if !self.migrate {
-            return self.verify(instance).await;
+            migrate::verify(&self.client(), &self.database).await?;
+            return owner.verify().await;
         }
-        let (client, database) = (self.client(), &self.database);
-        migrate::run(&client, database).await?;
-        owner::claim(&client, database, instance).await
-    }
-}
-
-#[async_trait]
-impl Kind for Config {
-    const NAME: &'static str = "clickhouse";
-    const COMPONENTS: &'static [(&'static str, Stream)] = &[("", Stream::Events), (RAW_SUFFIX, Stream::Raw)];
-    const ONE_AT_A_TIME: Option<&'static str> = Some("more would only make the inserts smaller");
-    const FIRST_IS_STORE: bool = true;
-
-    fn validate(&self, path: &str) -> Vec<Invalid> {
-        let mut problems = Self::validate(self, path);
-        if self.url.is_empty() {
-            let message = "expected an address such as `http://127.0.0.1:8123`, found none; `headrace up` starts a server \
-                           by itself for `[sinks.clickhouse]`";
-            problems.insert(0, Invalid::new(format!("{path}.url"), message));
-        }
-        problems
-    }
-
-    /// Two writers of one table would not see each other's first deliveries. What the spelling of an address hides, the
-    /// database tells the sinks (`owner.rs`).
-    fn place(&self) -> Option<(&'static str, String)> {
-        (!self.url.is_empty()).then(|| ("database", format!("{} {}", self.server(), self.database)))
-    }
-
-    fn parts(&self, name: &str) -> anyhow::Result<Vec<Part>> {
-        let events = Part::events(self.events_of(name), self.event_options());
-        Ok(vec![events, Part::raw(self.raw_of(name), self.raw_options())])
-    }
-
-    async fn check(&self) -> Result<(), Fault> {
-        self.reach().await
-    }
-
-    async fn prepare(&self, name: &str) -> Option<Result<(), Fault>> {
-        let claimed = async {
-            self.migrate().await?;
-            owner::claim(&self.client(), &self.database, name).await
-        };
-        Some(claimed.await)
-    }
-
-    fn of_up(_data: &Path, _is_alone: bool) -> Option<Self> {
-        Some(Self::default())
+        self.migrate().await?;
+        owner.claim().await
     }
 }

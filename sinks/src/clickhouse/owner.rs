@@ -2,21 +2,101 @@
 //!
 //! Two sinks that write one table do not see each other's first deliveries, and each event gets two rows. The
 //! configuration cannot always tell: a server has many addresses, and two processes may have two configurations. Only the
-//! sinks look at the owner. A replay and the commands write for it, whoever it is.
+//! sinks look at the owner: when they begin, after each call that failed, and once a minute. A replay and the commands
+//! write for it, whoever it is.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use clickhouse::Client;
+use headrace_runtime::component::sink::BatchResult;
 use headrace_runtime::fault::Fault;
+use tokio::time::Instant;
 
-use super::classify::fault;
+use super::classify::{fault, of_look_up};
 
 /// The table that says whose the database is. It holds no rows.
 const TABLE: &str = "owner";
+/// How often a sink at work looks who the owner is.
+const LOOK_EACH: Duration = Duration::from_secs(60);
 
-/// Makes `sink` the owner of a database that has none. Of two that try, one succeeds.
+/// Looks for a sink at work whether the database is still its own.
+pub(super) struct Watch {
+    client: Client,
+    database: String,
+    sink: String,
+    seen: Mutex<Seen>,
+}
+
+/// What was seen of the owner.
+#[derive(Default)]
+struct Seen {
+    /// It was this sink at least once. An earlier release noted none, so a database without an owner may be in order.
+    was_ours: bool,
+    /// When the database was last seen to be nobody else's. `None` means that the next call must look.
+    at: Option<Instant>,
+}
+
+impl Watch {
+    pub(super) fn new(client: Client, database: &str, sink: &str) -> Self {
+        Self { client, database: database.to_owned(), sink: sink.to_owned(), seen: Mutex::default() }
+    }
+
+    /// Makes the sink the owner of a database that has none. Of two that try, one succeeds.
+    pub(super) async fn claim(&self) -> Result<(), Fault> {
+        let owner = claim(&self.client, &self.database, &self.sink).await?;
+        self.note(owner.as_deref());
+        Ok(())
+    }
+
+    /// Refuses the database of another sink when this one begins. One without an owner is nobody else's.
+    pub(super) async fn verify(&self) -> Result<(), Fault> {
+        let owner = verify(&self.client, &self.database, &self.sink).await?;
+        self.note(owner.as_deref());
+        Ok(())
+    }
+
+    /// Refuses a call when somebody else was made the owner, or the owner is no longer told. It looks when it is time to.
+    pub(super) async fn still_ours(&self) -> Result<(), Fault> {
+        if self.seen().at.is_some_and(|at| at.elapsed() < LOOK_EACH) {
+            return Ok(());
+        }
+        let owner = verify(&self.client, &self.database, &self.sink).await?;
+        if owner.is_none() && self.seen().was_ours {
+            let Self { database, sink, .. } = self;
+            return Err(Fault::broken(anyhow::anyhow!(
+                "expected that the table `{TABLE}` of `{database}` names the sink `{sink}`, as it did before, found no such \
+                 table: another sink may take the database, and then each event would have two rows. If it was dropped to \
+                 hand the database over, take this sink out of the configuration; otherwise start this process again, and \
+                 the sink takes the database back"
+            )));
+        }
+        self.note(owner.as_deref());
+        Ok(())
+    }
+
+    /// Lets the next call look after one that failed as a whole: the address may lead to another server by then.
+    pub(super) fn heed(&self, result: &BatchResult) {
+        if matches!(result, BatchResult::Whole(_) | BatchResult::TooMuch(_)) {
+            self.seen().at = None;
+        }
+    }
+
+    fn note(&self, owner: Option<&str>) {
+        let mut seen = self.seen();
+        *seen = Seen { was_ours: seen.was_ours || owner.is_some(), at: Some(Instant::now()) };
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes `sink` the owner of a database that has none. Of two that try, one succeeds. Returns the owner.
 ///
 /// # Errors
 /// Broken when another sink is the owner.
-pub(super) async fn claim(client: &Client, database: &str, sink: &str) -> Result<(), Fault> {
+pub(super) async fn claim(client: &Client, database: &str, sink: &str) -> Result<Option<String>, Fault> {
     if found(client, database).await?.is_none() {
         let sql = "CREATE TABLE IF NOT EXISTS ? (note String COMMENT 'no row is ever here: the comment of this table names \
                    the sink that writes this database') ENGINE = MergeTree ORDER BY note COMMENT ?";
@@ -29,11 +109,11 @@ pub(super) async fn claim(client: &Client, database: &str, sink: &str) -> Result
     verify(client, database, sink).await
 }
 
-/// Refuses the database of another sink. One without an owner is nobody else's.
+/// Refuses the database of another sink. One without an owner is nobody else's. Returns the owner, if there is one.
 ///
 /// # Errors
 /// Broken when another sink is the owner.
-pub(super) async fn verify(client: &Client, database: &str, sink: &str) -> Result<(), Fault> {
+pub(super) async fn verify(client: &Client, database: &str, sink: &str) -> Result<Option<String>, Fault> {
     match found(client, database).await? {
         Some(owner) if owner != sink => Err(Fault::broken(anyhow::anyhow!(
             "expected a database that only the sink `{sink}` writes, found that `{database}` there is that of the sink \
@@ -41,12 +121,12 @@ pub(super) async fn verify(client: &Client, database: &str, sink: &str) -> Resul
              them another `database`. If `{owner}` is gone or has another name now, hand the database over with \
              `DROP TABLE {database}.{TABLE}`; the sink that looks next takes it"
         ))),
-        _ => Ok(()),
+        owner => Ok(owner),
     }
 }
 
 async fn found(client: &Client, database: &str) -> Result<Option<String>, Fault> {
     let query = client.query("SELECT comment FROM system.tables WHERE database = ? AND name = ?");
     let found = query.bind(database).bind(TABLE).fetch_optional::<String>().await;
-    found.map_err(|error| fault(error).fault)
+    found.map_err(|error| of_look_up(fault(error)).fault)
 }

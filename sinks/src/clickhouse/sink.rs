@@ -8,13 +8,14 @@ use headrace_runtime::message::payload::RawDelivery;
 use headrace_schemas::event::Event;
 
 use super::Config;
-use super::write::insert::Table;
+use super::owner::Watch;
+use super::write::insert::{Rows, Table};
 
 /// Scored events → table `events`.
 pub struct Events {
     pub(super) table: Table,
     pub(super) config: Config,
-    pub(super) instance: String,
+    pub(super) owner: Watch,
 }
 
 #[async_trait]
@@ -22,12 +23,12 @@ impl Sink for Events {
     type Item = Event;
 
     async fn check(&self) -> Result<(), Fault> {
-        self.config.begin(&self.instance).await?;
+        self.config.begin(&self.owner).await?;
         self.table.check_columns::<Event>().await
     }
 
     async fn deliver(&self, batch: &Batch<Event>) -> BatchResult {
-        self.table.deliver(batch).await
+        deliver(&self.table, &self.owner, batch).await
     }
 }
 
@@ -35,7 +36,7 @@ impl Sink for Events {
 pub struct Raw {
     pub(super) table: Table,
     pub(super) config: Config,
-    pub(super) instance: String,
+    pub(super) owner: Watch,
 }
 
 #[async_trait]
@@ -43,11 +44,21 @@ impl Sink for Raw {
     type Item = RawDelivery;
 
     async fn check(&self) -> Result<(), Fault> {
-        self.config.begin(&self.instance).await?;
+        self.config.begin(&self.owner).await?;
         self.table.check_columns::<RawDelivery>().await
     }
 
     async fn deliver(&self, batch: &Batch<RawDelivery>) -> BatchResult {
-        self.table.deliver(batch).await
+        deliver(&self.table, &self.owner, batch).await
     }
+}
+
+/// Inserts `batch`, unless the database is no longer that of the sink.
+async fn deliver<T: Rows>(table: &Table, owner: &Watch, batch: &Batch<T>) -> BatchResult {
+    if let Err(fault) = owner.still_ours().await {
+        return BatchResult::Whole(fault);
+    }
+    let result = table.deliver(batch).await;
+    owner.heed(&result);
+    result
 }

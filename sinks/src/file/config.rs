@@ -2,9 +2,14 @@
 
 use std::path::PathBuf;
 
-use headrace_runtime::config::Invalid;
+use headrace_runtime::config::{Invalid, TIMEOUT_MAX_MS};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+/// The largest file that may be set, in bytes: a tebibyte.
+const ROTATE_BYTES_MAX: u64 = 1 << 40;
+/// The most files set aside that may be kept. A directory with more of them is slow to list.
+const KEEP_FILES_MAX: usize = 1_000_000;
 
 /// By what the files are parted into folders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -30,13 +35,14 @@ pub struct Config {
     pub folders: Vec<Folder>,
     /// A file that has grown to this many bytes is set aside as `events.000001.jsonl` and so on.
     /// Example: 10485760.
-    #[schemars(range(min = 4_096))]
+    #[schemars(range(min = 4_096, max = ROTATE_BYTES_MAX))]
     pub rotate_bytes_max: u64,
     /// How many files set aside are kept of each kind. Older ones are deleted; 0 keeps all. Example: 0.
+    #[schemars(range(max = KEEP_FILES_MAX))]
     pub keep_files_max: usize,
     /// Longest time for one write to the disk, in milliseconds. A write that takes longer is tried again, and other
     /// processes get its records after twice this time. Example: 30000.
-    #[schemars(range(min = 1_000, max = 600_000))]
+    #[schemars(range(min = 1_000, max = TIMEOUT_MAX_MS))]
     pub timeout_ms: u64,
 }
 

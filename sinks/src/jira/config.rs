@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use headrace_runtime::config::Invalid;
+use headrace_runtime::config::{Invalid, TIMEOUT_MAX_MS};
 use headrace_runtime::secret::Secret;
 use headrace_schemas::event::Severity;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::kind::LINGER_MAX_MS;
 use crate::shared::http::check_url;
 use crate::shared::severity;
 
@@ -39,14 +40,15 @@ pub struct Config {
     #[schemars(range(min = 1, max = BATCH_EVENTS_MAX))]
     pub batch_events_max: usize,
     /// Longest wait for a batch to fill, in milliseconds. Example: 200.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = LINGER_MAX_MS))]
     pub linger_ms: u64,
     /// Longest wait for the answer to one request, in milliseconds. Example: 30000.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = TIMEOUT_MAX_MS))]
     pub timeout_ms: u64,
     /// How long Jira's search may miss a ticket that was just created, in milliseconds. After a
     /// creation without a clear answer, this long passes before a ticket that is not found is
     /// created (again). Example: 180000.
+    #[schemars(range(max = INDEX_LAG_MAX_MS))]
     pub index_lag_ms: u64,
     /// A file of CA certificates (PEM) to trust besides the system's. Example:
     /// `/etc/headrace/proxy-ca.pem`.
@@ -74,6 +76,8 @@ impl Default for Config {
 
 /// Alerts in one batch: one search names them all.
 const BATCH_EVENTS_MAX: usize = 50;
+/// The longest lag of Jira's search that may be set, in milliseconds: an hour. Alerts wait for it.
+const INDEX_LAG_MAX_MS: u64 = 3_600_000;
 
 impl Config {
     /// Everything that is wrong with it, found without touching the network. `path` is where it is in

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use headrace_runtime::config::{Invalid, Retry};
+use headrace_runtime::config::{BACKOFF_MAX_MS, Invalid, Retry};
 use headrace_runtime::limit::{self, BreakerPolicy, Limits};
 use headrace_runtime::retry::RetryPolicy;
 use schemars::JsonSchema;
@@ -18,10 +18,10 @@ pub(crate) struct OwnRetry {
     #[schemars(range(min = 1, max = u32::MAX), example = 5)]
     attempts_max: Option<u32>,
     /// Pause after the first failure, in milliseconds; it doubles with each further one.
-    #[schemars(range(min = 1), example = 200)]
+    #[schemars(range(min = 1, max = BACKOFF_MAX_MS), example = 200)]
     backoff_min_ms: Option<u64>,
     /// The longest pause, in milliseconds.
-    #[schemars(range(min = 1), example = 10_000)]
+    #[schemars(range(min = 1, max = BACKOFF_MAX_MS), example = 10_000)]
     backoff_max_ms: Option<u64>,
     /// The longest pause that the receiver may wish for (`Retry-After`), in seconds.
     #[schemars(range(max = 86_400), example = 3_600)]
@@ -60,7 +60,7 @@ pub(crate) struct Breaker {
     #[schemars(range(min = 1, max = 1_000))]
     failures_max: u32,
     /// For how long, in milliseconds. Left out, it is the longest pause after a failure (`backoff_max_ms`).
-    #[schemars(range(min = 1, max = 3_600_000), example = 30_000)]
+    #[schemars(range(min = 1, max = BACKOFF_MAX_MS), example = 30_000)]
     open_ms: Option<u64>,
 }
 

@@ -17,6 +17,7 @@ pub(crate) trait Configured: Any + Debug + Send + Sync {
     fn to_json(&self) -> Value;
     fn validate(&self, path: &str) -> Vec<Invalid>;
     fn place(&self) -> Option<(&'static str, String)>;
+    fn store_place(&self) -> u64;
     fn parts(&self, name: &str) -> anyhow::Result<Vec<Part>>;
     async fn check(&self) -> Result<(), Fault>;
     async fn prepare(&self, name: &str) -> Option<Result<(), Fault>>;
@@ -41,6 +42,10 @@ impl<K: Kind> Configured for K {
 
     fn place(&self) -> Option<(&'static str, String)> {
         Kind::place(self)
+    }
+
+    fn store_place(&self) -> u64 {
+        Kind::store_place(self)
     }
 
     fn parts(&self, name: &str) -> anyhow::Result<Vec<Part>> {

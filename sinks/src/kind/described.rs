@@ -36,7 +36,8 @@ pub(crate) struct Common {
     #[schemars(schema_with = "severities")]
     pub(crate) severities: Vec<Severity>,
     /// Only what this expression holds for, in the syntax of Jinja, over the fields of an event or alert as the sink
-    /// `file` writes them. What subjects can say costs less. Example:
+    /// `file` writes them: `actor.login` and `repository.full_name` of an event, `rule`, `actor` and `repository` of an
+    /// alert. The page about operating lists all. What subjects can say costs less. Example:
     /// `kind == "push" and repository.full_name == "acme/app"`.
     pub(crate) only: Option<String>,
     /// How many calls are made at once, in each process. With more than one, events do not keep their order. Example: 4.

@@ -31,6 +31,13 @@ pub use self::calls::Terms;
 pub(crate) use self::configured::Configured;
 use self::described::{Common, Described};
 
+/// The longest wait for a batch to fill that may be set, in milliseconds: a minute. Every event waits that long.
+pub(crate) const LINGER_MAX_MS: u64 = 60_000;
+/// The most events that a batch may be set to. A worker holds them all.
+pub(crate) const BATCH_EVENTS_MAX: usize = 1_000_000;
+/// The most bytes that a batch may be set to: a gibibyte. A worker holds them all.
+pub(crate) const BATCH_BYTES_MAX: usize = 1 << 30;
+
 /// A kind of sink. It is implemented by the kind's settings.
 #[async_trait]
 pub trait Kind: Clone + Debug + Default + Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
@@ -58,6 +65,12 @@ pub trait Kind: Clone + Debug + Default + Serialize + DeserializeOwned + JsonSch
     /// The setting that no two instances may share, with its value, if there is one.
     fn place(&self) -> Option<(&'static str, String)> {
         None
+    }
+
+    /// A hash of where the installation's store keeps what it holds. It stays the same while that does. Only for kinds with
+    /// [`Self::FIRST_IS_STORE`].
+    fn store_place(&self) -> u64 {
+        0
     }
 
     /// Builds the components of the instance `name`, in the order of [`Self::COMPONENTS`].

@@ -50,8 +50,7 @@ impl Only {
                 ));
             }
             if let Some(unknown) = expression.undeclared_variables(true).iter().find_map(|name| fields.unknown(name)) {
-                let known = fields.beside(&unknown).join(", ");
-                return Err(format!("expected fields of {}, found `{unknown}`; known are {known}", stream.name()));
+                return Err(format!("expected fields of {}, found {}", stream.name(), fields.told(&unknown)));
             }
         }
         match expression.eval(()) {
@@ -153,6 +152,18 @@ impl Fields {
         None
     }
 
+    /// What is wrong with `path`, which is unknown, and what is known in its place.
+    fn told(&self, path: &str) -> String {
+        let beside = self.beside(path);
+        match path.rsplit_once('.') {
+            Some((parent, _)) if beside.is_empty() => {
+                let known = self.beside(parent).join(", ");
+                format!("`{path}`, and `{parent}` is no record; known are {known}")
+            }
+            _ => format!("`{path}`; known are {}", beside.join(", ")),
+        }
+    }
+
     /// The fields of the record in which `path` is missing.
     fn beside(&self, path: &str) -> Vec<&str> {
         let parent = |path: &str| path.rfind('.').map(|end| path[..end].to_owned());
@@ -192,9 +203,26 @@ mod tests {
             let told = check(bad).unwrap_err();
             assert!(told.contains(part), "{bad}: {told}");
         }
+        let told = Only::check("actor.login == 'mona'", [Stream::Alerts]).unwrap_err();
+        let known = "found `actor.login`, and `actor` is no record; known are actor, count, ";
+        assert!(told.contains(known) && told.ends_with(", window_ends_at"), "{told}");
         assert!(Only::check("tenant == 'a'", [Stream::Events, Stream::Alerts]).is_ok());
         assert!(Only::check("kind == 'a'", [Stream::Events, Stream::Alerts]).unwrap_err().contains("ALERTS"));
         assert!(Only::check("tenant == 'a'", [Stream::Events, Stream::Raw]).unwrap_err().contains("RAW"));
+    }
+
+    #[test]
+    fn the_page_names_every_field() {
+        let page = include_str!("../../../deploy/docs/operating.md");
+        for (stream, of) in [(Stream::Events, "| an event |"), (Stream::Alerts, "| an alert |")] {
+            let row = page.lines().find(|line| line.starts_with(of)).unwrap_or_else(|| panic!("no row `{of}`"));
+            let told: BTreeSet<&str> = row.split('`').skip(1).step_by(2).collect();
+            let known: BTreeSet<String> = Fields::of(stream).known;
+            // A record is named by its fields.
+            let is_record = |path: &str| known.iter().any(|known| known.starts_with(&format!("{path}.")));
+            let fields = known.iter().map(String::as_str).filter(|path| !is_record(path));
+            assert_eq!(told, fields.collect(), "{of}");
+        }
     }
 
     #[test]

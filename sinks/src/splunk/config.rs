@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use headrace_runtime::config::Invalid;
+use headrace_runtime::config::{Invalid, TIMEOUT_MAX_MS};
 use headrace_runtime::secret::Secret;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::kind::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, LINGER_MAX_MS};
 use crate::shared::http::check_url;
 
 /// Scored events to Splunk's HTTP Event Collector (HEC). Tried only against a stand-in that follows
@@ -35,18 +36,18 @@ pub struct Config {
     /// cannot pass it on.
     pub compress: bool,
     /// Most events in a batch. Example: 2000.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = BATCH_EVENTS_MAX))]
     pub batch_events_max: usize,
     /// Most bytes in a request, before compression; a larger batch takes several requests, and an
     /// event larger than this is sent alone. Default: 1000000, what Splunk Cloud accepts. Example:
     /// 5000000.
-    #[schemars(range(min = 10_000))]
+    #[schemars(range(min = 10_000, max = BATCH_BYTES_MAX))]
     pub batch_bytes_max: usize,
     /// Longest wait for a batch to fill, in milliseconds. Example: 200.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = LINGER_MAX_MS))]
     pub linger_ms: u64,
     /// Longest wait for the answer to one request, in milliseconds. Example: 30000.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = TIMEOUT_MAX_MS))]
     pub timeout_ms: u64,
     /// A file of CA certificates (PEM) to trust besides the system's. Example:
     /// `/etc/headrace/splunk-ca.pem`.

@@ -1,6 +1,7 @@
 //! The targets. Each takes any bytes, and panics when the result breaks a promise.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use bytes::Bytes;
 use headrace::config::{Config, PREFIX, told};
@@ -9,6 +10,7 @@ use headrace_ingest::github::tenant::{login_of, names_of};
 use headrace_ingest::github::{Claim, Keys, MediaType, form_payload, parse_signature};
 use headrace_ingest::ndjson::config::Config as Ndjson;
 use headrace_ingest::ndjson::split::{Split, lines};
+use headrace_ingest::source::Common;
 use headrace_ingest::tenant::Tenants;
 use headrace_runtime::message::payload::{Product as _, RawDelivery};
 use headrace_runtime::observe::trace::TraceParent;
@@ -138,7 +140,10 @@ pub fn normalize(data: &[u8]) {
 
 /// Lines of newline-delimited JSON. Each is refused, or it becomes a record that every later part can carry.
 pub fn split(data: &[u8]) {
-    static SPLIT: LazyLock<Split> = LazyLock::new(|| Split::new(&Ndjson::default(), &Tenants::default()));
+    static SPLIT: LazyLock<Split> = LazyLock::new(|| {
+        let common = Common { tenants: &Tenants::default(), duplicate_window: Duration::from_secs(120) };
+        Split::new(&Ndjson::default(), common)
+    });
     for (_, line) in lines(&Bytes::copy_from_slice(data)) {
         let Ok(record) = SPLIT.record(line.clone()) else { continue };
         assert_eq!(SPLIT.record(line.clone()).as_ref(), Ok(&record), "a line makes the same record again");

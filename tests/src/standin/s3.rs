@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -48,12 +49,38 @@ struct Object {
     modified: Timestamp,
 }
 
+/// How the bucket is listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Listing {
+    /// As the protocol says.
+    #[default]
+    Sound,
+    /// With the last names first.
+    Unordered,
+    /// Parts without names follow one another, each with the same continuation token.
+    SameToken,
+    /// Parts without names follow one another, each with another continuation token.
+    Endless,
+    /// With blanks at its end, more than anybody should read.
+    Large,
+}
+
 /// The stand-in's data and settings.
 #[derive(Default)]
 pub struct Bucket {
     objects: BTreeMap<String, Object>,
+    /// How it is listed.
+    pub listing: Listing,
+    /// Sizes that the listing tells in place of the true ones.
+    pub listed_sizes: BTreeMap<String, i64>,
+    /// How far the service's clock is ahead of this machine's, in seconds.
+    pub clock_ahead_s: i64,
     /// Objects that the key may not read.
     pub denied: BTreeSet<String>,
+    /// Objects that must be restored before they can be read.
+    pub archived: BTreeSet<String>,
+    /// How long each answer with a piece of these objects takes.
+    pub slow: BTreeMap<String, Duration>,
     /// Objects whose reading always ends in a failure of the service.
     pub failing: BTreeSet<String>,
     /// Whether the key may list the bucket.
@@ -65,7 +92,7 @@ pub struct Bucket {
 impl Bucket {
     /// Stores an object, as PutObject does.
     pub fn put(&mut self, key: &str, body: impl Into<Bytes>) {
-        self.put_at(key, body, Timestamp::now().as_second());
+        self.put_at(key, body, self.now().as_second());
     }
 
     /// Stores an object that S3 says was last modified at `modified`, in seconds since the epoch.
@@ -75,6 +102,11 @@ impl Bucket {
         let tag = format!("\"{}\"", hex::encode(&Sha256::digest(&body)[..16]));
         let modified = Timestamp::from_second(modified).expect("a time of these centuries");
         self.objects.insert(key.to_owned(), Object { body, tag, modified });
+    }
+
+    /// The service's time.
+    fn now(&self) -> Timestamp {
+        Timestamp::from_second(Timestamp::now().as_second() + self.clock_ahead_s).expect("a time of these centuries")
     }
 
     /// Removes an object.
@@ -175,17 +207,28 @@ async fn answer(State(bucket): State<Shared>, method: Method, uri: Uri, headers:
     if let Err((status, code, message)) = signature::check(&method, &uri, &headers) {
         return refuse(status, code, &message);
     }
-    let bucket = lock(&bucket);
     let path = uri.path().trim_start_matches('/');
     let (name, key) = path.split_once('/').unwrap_or((path, ""));
+    let slow = lock(&bucket).slow.get(&*percent_decode_str(key).decode_utf8_lossy()).copied();
+    if let Some(slow) = slow {
+        tokio::time::sleep(slow).await;
+    }
+    let bucket = lock(&bucket);
+    let mut answer = answer_of(&bucket, name, key, &uri, &headers);
+    let date = last_modified(bucket.now()).parse().expect("a date is a header's value");
+    answer.headers_mut().insert(header::DATE, date);
+    answer
+}
+
+fn answer_of(bucket: &Bucket, name: &str, key: &str, uri: &Uri, headers: &HeaderMap) -> Answer {
     if name != BUCKET || bucket.is_gone {
         return refuse(StatusCode::NOT_FOUND, "NoSuchBucket", "The specified bucket does not exist");
     }
     if key.is_empty() {
-        return list(&bucket, uri.query().unwrap_or_default());
+        return list(bucket, uri.query().unwrap_or_default());
     }
     let key = percent_decode_str(key).decode_utf8_lossy();
-    get(&bucket, &key, &headers)
+    get(bucket, &key, headers)
 }
 
 /// ListObjectsV2.
@@ -215,8 +258,25 @@ fn list(bucket: &Bucket, query: &str) -> Answer {
     let after = token.as_deref().or(asked("start-after")).unwrap_or_default();
     let prefix = asked("prefix").unwrap_or_default();
     let mut found = bucket.objects.iter().filter(|(key, _)| key.as_str() > after && key.starts_with(prefix));
-    let page: Vec<_> = found.by_ref().take(keys_max.min(KEYS_MAX)).collect();
+    let mut page: Vec<_> = found.by_ref().take(keys_max.min(KEYS_MAX)).collect();
     let is_truncated = found.next().is_some();
+    let next = page.last().filter(|_| is_truncated).map(|(last, _)| (*last).clone());
+    let next = match bucket.listing {
+        Listing::SameToken => Some("same".to_owned()),
+        Listing::Endless => Some(format!("{}!", token.as_deref().unwrap_or_default())),
+        Listing::Sound | Listing::Unordered | Listing::Large => next,
+    };
+    match bucket.listing {
+        Listing::SameToken | Listing::Endless => page.clear(),
+        Listing::Unordered => page.reverse(),
+        Listing::Sound | Listing::Large => {}
+    }
+    listed(bucket, prefix, keys_max, &page, next.as_deref())
+}
+
+/// An answer to ListObjectsV2, which goes on behind the name `next`.
+fn listed(bucket: &Bucket, prefix: &str, keys_max: usize, page: &[(&String, &Object)], next: Option<&str>) -> Answer {
+    let is_truncated = next.is_some();
     let mut xml = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
          <Name>{BUCKET}</Name><Prefix>{}</Prefix><KeyCount>{}</KeyCount><MaxKeys>{keys_max}</MaxKeys>\
@@ -224,7 +284,7 @@ fn list(bucket: &Bucket, query: &str) -> Answer {
         escape(prefix),
         page.len()
     );
-    for (key, object) in &page {
+    for (key, object) in page {
         let _ = write!(
             xml,
             "<Contents><Key>{}</Key><LastModified>{}</LastModified><ETag>{}</ETag><Size>{}</Size>\
@@ -232,13 +292,16 @@ fn list(bucket: &Bucket, query: &str) -> Answer {
             escape(key),
             object.modified,
             escape(&object.tag),
-            object.body.len()
+            bucket.listed_sizes.get(*key).map_or_else(|| object.body.len().to_string(), i64::to_string)
         );
     }
-    if let Some((last, _)) = page.last().filter(|_| is_truncated) {
-        let _ = write!(xml, "<NextContinuationToken>{}</NextContinuationToken>", URL_SAFE_NO_PAD.encode(last));
+    if let Some(next) = next {
+        let _ = write!(xml, "<NextContinuationToken>{}</NextContinuationToken>", URL_SAFE_NO_PAD.encode(next));
     }
     xml.push_str("</ListBucketResult>");
+    if bucket.listing == Listing::Large {
+        xml.push_str(&" ".repeat(17 << 20));
+    }
     ([(header::CONTENT_TYPE, "application/xml")], xml).into_response()
 }
 
@@ -250,6 +313,10 @@ fn escape(text: &str) -> String {
 fn get(bucket: &Bucket, key: &str, headers: &HeaderMap) -> Answer {
     if bucket.denied.contains(key) {
         return refuse(StatusCode::FORBIDDEN, "AccessDenied", "not authorized to perform: s3:GetObject");
+    }
+    if bucket.archived.contains(key) {
+        let message = "The operation is not valid for the object's storage class";
+        return refuse(StatusCode::FORBIDDEN, "InvalidObjectState", message);
     }
     if bucket.failing.contains(key) {
         return refuse(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", "We encountered an internal error.");

@@ -8,12 +8,13 @@ use async_nats::jetstream::stream::{Config, State};
 use futures::StreamExt as _;
 use headrace_local::poll;
 use headrace_runtime::aside::record::{Cause, Range, Record};
-use headrace_runtime::aside::{Asides, retention};
+use headrace_runtime::aside::{Asides, consumer_of, retention};
 use headrace_runtime::broker::{Broker, Stream};
 use headrace_runtime::component::subscription::{Owner, Start, Subscription, WhenBehind};
 use headrace_runtime::config::{Limits, Streams};
 use headrace_runtime::consume::Subscriber;
 use headrace_runtime::consume::leftover::{self, Component};
+use headrace_schemas::subject::catch_up;
 use headrace_schemas::time::Timestamp;
 use headrace_tests::harness::{CEILING, Nats, streams};
 
@@ -38,10 +39,14 @@ impl Bed {
 
     /// Makes the consumer of a sink, as a process that runs it does.
     async fn consumer(&self, component: &str, when_behind: WhenBehind) {
-        let (instance, kind) = (component.to_owned(), component.to_owned());
+        self.consumer_on(Stream::Events, component, component, when_behind).await;
+    }
+
+    async fn consumer_on(&self, stream: Stream, component: &str, sink: &str, when_behind: WhenBehind) {
+        let (instance, kind) = (sink.to_owned(), sink.to_owned());
         let subscription = Subscription {
             component: component.to_owned(),
-            stream: Stream::Events,
+            stream,
             filters: Vec::new(),
             ack_wait: CEILING,
             unsettled_max: 10_000,
@@ -105,7 +110,7 @@ impl Bed {
 #[tokio::test]
 async fn what_a_sink_misses_is_written_down_before_it_is_purged() {
     let bed = Bed::start().await;
-    bed.consumer(STORE, WhenBehind::Store).await;
+    bed.consumer(STORE, WhenBehind::Store { place: 1 }).await;
     bed.consumer(SINK, WhenBehind::SetAside).await;
     bed.publish(60).await;
     bed.settle(STORE, 60).await;
@@ -160,7 +165,7 @@ async fn only_sinks_that_can_catch_up_are_passed_over() {
     assert_eq!(bed.state().await.first_sequence, 1, "nothing keeps what it would miss");
 
     // The store itself has settled only a part.
-    bed.consumer(STORE, WhenBehind::Store).await;
+    bed.consumer(STORE, WhenBehind::Store { place: 1 }).await;
     bed.settle(STORE, 5).await;
     bed.make_room().await;
     assert_eq!(bed.state().await.first_sequence, 6);
@@ -180,11 +185,69 @@ async fn only_sinks_that_can_catch_up_are_passed_over() {
 }
 
 #[tokio::test]
+async fn a_store_at_another_place_gives_nothing_back_of_what_the_former_was_given() {
+    let bed = Bed::start().await;
+    bed.consumer(STORE, WhenBehind::Store { place: 1 }).await;
+    bed.consumer(SINK, WhenBehind::SetAside).await;
+    bed.publish(40).await;
+    bed.settle(STORE, 40).await;
+    // A process of the same configuration changes nothing, one of another begins anew.
+    for place in [1, 2] {
+        bed.consumer(STORE, WhenBehind::Store { place }).await;
+    }
+    bed.publish(40).await;
+    bed.settle(STORE, 40).await;
+    bed.make_room().await;
+    assert!(bed.state().await.first_sequence == 1 && !bed.record().await.is_behind(), "it would be lost");
+    bed.settle(SINK, 40).await;
+    bed.make_room().await;
+    let first = bed.state().await.first_sequence;
+    assert!((2..=41).contains(&first), "what all have settled makes room: {first}");
+    bed.publish(40).await;
+    bed.settle(STORE, 40).await;
+    bed.make_room().await;
+    assert!(bed.record().await.is_behind(), "the present store gives it back");
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_sink_on_catchup_alone_is_told_and_removed() {
+    let bed = Bed::start().await;
+    let own = consumer_of(SINK);
+    bed.consumer(SINK, WhenBehind::SetAside).await;
+    bed.consumer_on(Stream::CatchUp, &own, SINK, WhenBehind::Wait).await;
+    let subject = catch_up(SINK, "events.scored.acme.code.low");
+    bed.nats.jetstream().publish(subject, "x".into()).await.unwrap().await.unwrap();
+    let asides = Asides::open(&bed.broker).await.unwrap();
+    asides.change(SINK, |record| record.brought = 7).await.unwrap();
+    let told = async || -> Vec<Component> {
+        let found = leftover::consumers(&bed.broker, &[]).await.unwrap();
+        found.into_iter().map(|found| found.component).collect()
+    };
+    let component = |name: &str, stream| Component {
+        instance: SINK.to_owned(),
+        kind: SINK.to_owned(),
+        name: name.to_owned(),
+        stream,
+    };
+    let whole = component(SINK, Stream::Events);
+    assert_eq!(told().await, [whole.clone()], "it belongs to the other");
+    bed.stream().await.delete_consumer(SINK).await.unwrap();
+    let orphan = component(&own, Stream::CatchUp);
+    assert_eq!(told().await, [orphan.clone()]);
+    assert!(whole.covers(&orphan), "a sink that is configured has left nothing behind");
+
+    assert!(leftover::remove(&bed.broker, &orphan).await.unwrap());
+    assert_eq!((told().await, bed.record().await), (vec![], Record::default()));
+    let catch_up = bed.nats.jetstream().get_stream(Stream::CatchUp.name()).await.unwrap();
+    assert_eq!(catch_up.cached_info().state.messages, 0);
+}
+
+#[tokio::test]
 async fn what_becomes_too_old_is_written_down() {
     const AGE: Duration = Duration::from_secs(5);
     let bed = Bed::start().await;
     bed.set_max_age(AGE).await;
-    bed.consumer(STORE, WhenBehind::Store).await;
+    bed.consumer(STORE, WhenBehind::Store { place: 1 }).await;
     bed.consumer(SINK, WhenBehind::SetAside).await;
     bed.make_room().await;
     bed.publish(3).await;
@@ -215,7 +278,7 @@ async fn what_becomes_too_old_is_written_down() {
 #[tokio::test]
 async fn what_expires_while_it_is_delivered_is_written_down() {
     let bed = Bed::start().await;
-    bed.consumer(STORE, WhenBehind::Store).await;
+    bed.consumer(STORE, WhenBehind::Store { place: 1 }).await;
     bed.consumer(SINK, WhenBehind::SetAside).await;
     bed.make_room().await;
     let seen = bed.record().await.seen.unwrap();
@@ -256,13 +319,13 @@ async fn what_an_earlier_release_put_into_the_store_is_waited_for() {
     let found = async || (bed.state().await.first_sequence, bed.record().await.ranges.len());
     assert_eq!(found().await, (11, 0), "the store has no mark yet");
 
-    bed.consumer(STORE, WhenBehind::Store).await;
+    bed.consumer(STORE, WhenBehind::Store { place: 1 }).await;
     bed.settle(STORE, 45).await;
     bed.publish(10).await;
     bed.make_room().await;
     assert_eq!(found().await, (11, 0), "the sink would miss for good what the store has from the earlier release");
     // A second process, or the next start.
-    bed.consumer(STORE, WhenBehind::Store).await;
+    bed.consumer(STORE, WhenBehind::Store { place: 1 }).await;
     bed.settle(SINK, 30).await;
     bed.make_room().await;
     assert_eq!(found().await, (41, 0), "all have settled so much");
@@ -278,7 +341,7 @@ async fn what_an_earlier_release_put_into_the_store_is_waited_for() {
 #[tokio::test]
 async fn the_time_of_a_purge_is_noted_although_its_range_was_known() {
     let bed = Bed::start().await;
-    bed.consumer(STORE, WhenBehind::Store).await;
+    bed.consumer(STORE, WhenBehind::Store { place: 1 }).await;
     bed.consumer(SINK, WhenBehind::SetAside).await;
     bed.publish(85).await;
     bed.settle(STORE, 85).await;

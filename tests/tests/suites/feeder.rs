@@ -7,7 +7,8 @@ use async_nats::jetstream::consumer::{Info, pull};
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use headrace_local::poll;
-use headrace_runtime::aside::feeder::{Fed, Feeder, History, Page, Slice};
+use headrace_runtime::aside::feeder::{Fed, Feeder};
+use headrace_runtime::aside::history::{History, Order, Page, Row, Slice};
 use headrace_runtime::aside::pause::Gate;
 use headrace_runtime::aside::record::{Cause, Range};
 use headrace_runtime::aside::{Asides, consumer_of};
@@ -17,6 +18,7 @@ use headrace_runtime::consume::Subscriber;
 use headrace_runtime::fault::Fault;
 use headrace_runtime::limit::{Limiter, Limits};
 use headrace_runtime::message::payload::Outgoing;
+use headrace_runtime::observe::health::Health;
 use headrace_runtime::state::StateStore;
 use headrace_schemas::event::Event;
 use headrace_schemas::subject;
@@ -44,8 +46,16 @@ impl History for Store {
         self.waiting.lock().unwrap().push(waiting);
         let is_asked_for = slice.since <= self.stored_at && self.stored_at < slice.until;
         let count = if is_asked_for { MISSED } else { 0 };
-        let events = (1..=count).map(|number| (self.stored_at, Event::sample(number))).collect();
-        Ok(Page { events, ..Page::default() })
+        let row = |number: u16| {
+            let (at, id) = (self.stored_at, number.to_string());
+            let order = Order { tenant: "acme".to_owned(), id, event_time: Timestamp::default() };
+            Row { at, order, event: Ok(Event::sample(number)) }
+        };
+        Ok(Page { rows: (1..=count).map(row).collect(), is_cut: false })
+    }
+
+    async fn begins_at(&self) -> Result<Option<Timestamp>, Fault> {
+        Ok(Some(self.stored_at))
     }
 }
 
@@ -80,7 +90,7 @@ fn brought(event: &Event) -> Outgoing {
 async fn a_process_that_takes_over_waits_for_what_another_has_brought() {
     let nats = Arc::new(Nats::start().await);
     let broker = nats.broker().await;
-    consumer(&broker, STORE, Stream::Events, Vec::new(), WhenBehind::Store).await;
+    consumer(&broker, STORE, Stream::Events, Vec::new(), WhenBehind::Store { place: 1 }).await;
     consumer(&broker, SINK, Stream::Events, Vec::new(), WhenBehind::SetAside).await;
     let filters = vec![subject::catch_up_of(SINK)];
     consumer(&broker, &consumer_of(SINK), Stream::CatchUp, filters, WhenBehind::Wait).await;
@@ -95,7 +105,8 @@ async fn a_process_that_takes_over_waits_for_what_another_has_brought() {
     let store = Store { nats: Arc::clone(&nats), stored_at: missed_at, waiting: Arc::clone(&seen) };
     let limiter = Limiter::new(SINK, &Limits::default());
     let call_timeout = Duration::from_secs(1);
-    let fed = Fed { component: SINK.to_owned(), filters: Vec::new(), call_timeout, gate: Gate::default(), limiter };
+    let (component, health) = (SINK.to_owned(), Health::new().register(SINK));
+    let fed = Fed { component, filters: Vec::new(), call_timeout, gate: Gate::default(), limiter, health };
     let feeder = Arc::new(Feeder::new(&broker, Arc::new(store), STORE, fed));
     let workers = Workers::run(1, move |stop| {
         let feeder = Arc::clone(&feeder);

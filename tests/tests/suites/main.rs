@@ -12,6 +12,7 @@ mod miscounted;
 mod ownership;
 mod refusals;
 mod scripted;
+mod shared_catchup;
 mod stage_suite;
 mod standin_github;
 mod standins;

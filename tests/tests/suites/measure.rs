@@ -5,6 +5,7 @@ use headrace_runtime::broker::Stream;
 use headrace_runtime::broker::measure::Measure;
 use headrace_runtime::component::subscription::Subscription;
 use headrace_runtime::consume::Subscriber;
+use headrace_runtime::http::admin;
 use headrace_runtime::message::payload::RawDelivery;
 use headrace_runtime::observe::metrics;
 use headrace_tests::harness::samples::Sample as _;
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 const COMPONENT: &str = "measured";
 const AGE: &str = r#"headrace_consumer_oldest_unsettled_seconds{component="measured",stream="RAW"}"#;
+const WAITING: &str = r#"headrace_consumer_lag{component="measured"}"#;
 const DEAD: &str = r#"headrace_dead_letters_waiting{component="measured"}"#;
 
 /// The only test of this program that reads the process's metrics: there is one recorder for all.
@@ -54,6 +56,21 @@ async fn what_vanished_shows_nothing_though_the_task_began_anew() {
     let dead = nats.jetstream().get_stream(Stream::Dead.name()).await.unwrap();
     dead.delete_message(sequence).await.unwrap();
     until_shown(&measure, &show, DEAD, 0.0).await;
+
+    nats.publish(RawDelivery::sample(2).message()).await;
+    // The broker refuses a consumer whose filters overlap.
+    let refused = Subscription {
+        component: "refused".to_owned(),
+        filters: ["raw.>", "raw.acme.>"].map(str::to_owned).to_vec(),
+        ..subscription.clone()
+    };
+    assert!(Subscriber::open(&broker, &refused).await.is_err());
+    let all = vec![(broker.clone(), refused), (broker.clone(), subscription)];
+    let shown = async || sample(&show(), WAITING).filter(|waiting| *waiting > 0.0);
+    tokio::select! {
+        shown = poll::until("what waits for the other is shown", CEILING, shown) => { shown.unwrap(); }
+        ended = admin::measure_lag(all, metrics.clone(), CancellationToken::new()) => panic!("it ended: {ended:?}"),
+    }
 }
 
 /// Starts the task, waits until `series` shows `expected`, and cuts the task off.

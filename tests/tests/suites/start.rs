@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, pull};
+use headrace_local::poll;
 use headrace_runtime::broker::Stream;
 use headrace_runtime::component::subscription::{Owner, Start, Subscription, WhenBehind};
 use headrace_runtime::consume::Subscriber;
 use headrace_runtime::consume::leftover::{self, Component};
 use headrace_schemas::alert::Alert;
+use headrace_schemas::time::Timestamp;
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::harness::{CEILING, Nats};
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 /// The sink of these tests, and its only component.
 const TICKETS: &str = "tickets";
@@ -147,4 +150,26 @@ async fn only_consumers_of_sinks_are_listed_and_a_removed_sink_is_a_new_one() {
     assert!(leftover::remove(&broker, &component(TICKETS)).await.unwrap());
     assert!(!leftover::remove(&broker, &component(TICKETS)).await.unwrap(), "it is gone");
     waits(&mut open(&nats).await, 0).await;
+}
+
+#[tokio::test]
+async fn a_purge_is_no_sign_of_a_reader() {
+    let nats = Nats::start().await;
+    let mut subscriber = open(&nats).await;
+    publish(&nats, 0..5).await;
+    let (taken, _) = subscriber.gather(5, 1 << 20, CEILING, &CancellationToken::new()).await.unwrap();
+    assert_eq!(taken.len(), 5);
+    drop(subscriber);
+    let stream = nats.jetstream().get_stream(Stream::Alerts.name()).await.unwrap();
+    stream.purge().await.unwrap();
+    let settled = async || {
+        let info = stream.consumer_info(TICKETS).await.unwrap();
+        (info.num_ack_pending == 0).then_some(info)
+    };
+    let info = poll::until("the purge settles what was taken", CEILING, settled).await.unwrap();
+    // Retention purges a busy stream every few seconds.
+    assert!(info.ack_floor.last_active > info.delivered.last_active, "{info:?}");
+    let delivered = info.delivered.last_active.unwrap().unix_timestamp_nanos();
+    let [found] = leftover::consumers(&nats.broker().await, &[]).await.unwrap().try_into().unwrap();
+    assert_eq!(found.active_at, Some(Timestamp::from_unix_nanos(delivered)));
 }

@@ -53,18 +53,21 @@ pub enum SinksAction {
     Resume(One),
     /// Bring a sink the events of a time once more, from ClickHouse, with the same ids. Its receiver gets them in addition
     /// to those that it has. Only for sinks of events, not for alerts.
-    #[command(after_help = format!("Example:\n  headrace sinks rewind splunk --since 2026-01-31T08:00:00Z --until 2026-01-31T09:00:00Z\n\n{EXIT_CODES}"))]
+    #[command(after_help = format!("Examples:\n  headrace sinks rewind splunk --since 2026-01-31T08:00:00Z --until 2026-01-31T09:00:00Z\n  headrace sinks rewind splunk --cancel\n\n{EXIT_CODES}"))]
     Rewind {
         /// Which sink.
         #[command(flatten)]
         one: One,
         /// Events that were processed then or later: how long ago (`90m`, `24h`, `7d`), a day (`2026-01-31`, from midnight
         /// UTC), or `2026-01-31T08:15:30Z`.
-        #[arg(long, value_name = "TIME", value_parser = time::parse)]
-        since: Timestamp,
+        #[arg(long, value_name = "TIME", value_parser = time::parse, required_unless_present = "cancel")]
+        since: Option<Timestamp>,
         /// Events that were processed before then, in the same forms. Without it, until now.
         #[arg(long, value_name = "TIME", value_parser = time::parse)]
         until: Option<Timestamp>,
+        /// Take back what was asked for in this way and was not brought yet. What the sink has missed is brought all the same.
+        #[arg(long, conflicts_with_all = ["since", "until"])]
+        cancel: bool,
         /// Do not ask. Required where nobody can answer.
         #[arg(long)]
         yes: bool,

@@ -167,7 +167,7 @@ async fn servers(config: &Config, arguments: &Check, roles: &[Role], report: &mu
         Box::pin(other_sinks(config, arguments, report)).await?;
     }
     if roles.contains(&Role::Collect) {
-        for pull in sources::pulls(&config.ingest, &config.tenants)? {
+        for pull in sources::pulls(&config.ingest, config.for_sources())? {
             report.of(&format!("source {}", collect::name_of(&*pull)), pull.check()).await?;
         }
     }

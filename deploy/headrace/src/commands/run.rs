@@ -7,6 +7,7 @@ use headrace_runtime::retry::retry_within;
 use crate::cli::global::Global;
 use crate::cli::serve::Run;
 use crate::config::Config;
+use crate::config::memory::Beside;
 use crate::installation::locate::Purpose;
 use crate::installation::ready::{Ready, ReadyFiles};
 use crate::nats::connections::Brokers;
@@ -37,7 +38,7 @@ pub(crate) async fn run(arguments: Run, global: Global) -> anyhow::Result<()> {
         () = stop.signalled() => return Ok(()),
     };
     let process = tokio::select! {
-        process = Process::start(&config, &roles, &brokers, listeners) => process?,
+        process = Process::start(&config, &roles, &brokers, listeners, Beside::Nothing) => process?,
         () = stop.signalled() => return Ok(()),
     };
     let told = tokio::select! {

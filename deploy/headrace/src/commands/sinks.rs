@@ -35,9 +35,13 @@ pub(crate) async fn sinks(arguments: Sinks, global: Global) -> anyhow::Result<()
         SinksAction::List { place, json } => list::list(&Opened::open(&place).await?, json),
         SinksAction::Pause(one) => behind::pause(&one, global).await,
         SinksAction::Resume(one) => behind::resume(&one, global).await,
-        SinksAction::Rewind { one, since, until, yes } => {
+        SinksAction::Rewind { one, since, until, yes, .. } => {
             ensure_answer(yes)?;
-            behind::rewind(&one, (since, until), yes, global).await
+            // Without a time it is `--cancel`, as the arguments say.
+            match since {
+                Some(since) => behind::rewind(&one, (since, until), yes, global).await,
+                None => behind::cancel(&one, yes, global).await,
+            }
         }
         SinksAction::Remove { name, place, json, yes } => {
             ensure_answer(yes)?;
@@ -137,12 +141,15 @@ impl Opened {
         }
         let record = self.records.get(&component.name).filter(|record| record.is_behind())?;
         let is_recent = |at: Timestamp| Timestamp::now().since(at) < CATCHING_UP;
-        Some(if record.brought_at.is_some_and(is_recent) { "catching up" } else { "set aside" })
+        Some(match record.brought_at {
+            Some(at) if is_recent(at) => "catching up",
+            _ if record.ranges.is_empty() => "rewound",
+            _ => "set aside",
+        })
     }
 
     fn is_configured(&self, found: &Found) -> bool {
-        let Component { name, stream, .. } = &found.component;
-        self.configured.iter().any(|own| (&own.name, own.stream) == (name, *stream))
+        self.configured.iter().any(|own| own.covers(&found.component))
     }
 
     /// The consumers of the sink `name`, if it may be removed.

@@ -136,11 +136,11 @@ impl Row {
 /// The sources of the configuration, and what else was read.
 fn rows(config: &Config, mut progress: BTreeMap<String, Progress>) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for (source, paths) in registry::pushes(&config.ingest, &config.tenants) {
+    for (source, paths) in registry::pushes(&config.ingest, config.for_sources()) {
         let (source, name) = (source.to_owned(), "-".to_owned());
         rows.push(Row { source, name, form: Form::Sent(paths), progress: Progress::default() });
     }
-    for pull in registry::pulls(&config.ingest, &config.tenants)? {
+    for pull in registry::pulls(&config.ingest, config.for_sources())? {
         let progress = progress.remove(&name_of(&*pull)).unwrap_or_default();
         let (source, name) = (pull.source().to_owned(), pull.name().to_owned());
         rows.push(Row { source, name, form: Form::Asked, progress });

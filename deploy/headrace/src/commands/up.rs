@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use crate::cli::global::Global;
 use crate::cli::serve::Up;
 use crate::config::Config;
+use crate::config::memory::Beside;
 use crate::installation::ancestors;
 use crate::installation::data_dir::DataDir;
 use crate::installation::data_dir::{CLICKHOUSE_PASSWORD, CLICKHOUSE_READER_PASSWORD, CLICKHOUSE_USER};
@@ -81,7 +82,7 @@ pub(crate) async fn up(arguments: Up, global: Global) -> anyhow::Result<()> {
     let starting = async {
         let brokers = Brokers::connect(&config, &ALL_ROLES, "headrace up").await?;
         brokers.first().ensure_topology(&config.streams).await?;
-        Process::start(&config, &ALL_ROLES, &brokers, listeners).await
+        Process::start(&config, &ALL_ROLES, &brokers, listeners, servers.beside()).await
     };
     let process = tokio::select! {
         process = starting => process?,
@@ -242,6 +243,15 @@ fn clickhouse_url(server: &clickhouse::Running, data: &DataDir) -> anyhow::Resul
 }
 
 impl Servers {
+    /// What shares this process's memory.
+    const fn beside(&self) -> Beside {
+        match (&self.nats, &self.clickhouse) {
+            (_, Some(_)) => Beside::ClickHouse,
+            (Some(_), None) => Beside::Nats,
+            (None, None) => Beside::Nothing,
+        }
+    }
+
     fn pids(&self) -> BTreeMap<String, u32> {
         let nats = self.nats.as_ref().and_then(nats::Running::pid).map(|pid| ("nats".to_owned(), pid));
         let clickhouse = self.clickhouse.as_ref().and_then(clickhouse::Running::pid);

@@ -4,6 +4,7 @@
 //! [`headrace_runtime::memory`], with the reasons why nobody waits for ever.
 
 use anyhow::Context as _;
+use headrace_ingest::github::recovery;
 use headrace_ingest::sources;
 use headrace_runtime::aside::feeder;
 use headrace_runtime::broker::{HEADER_ROOM_BYTES, Stream};
@@ -37,6 +38,29 @@ const REPLAY_BYTES_MAX: usize = 64 << 20;
 /// batches cost more.
 const REPLAY_DELIVERIES_MIN: usize = 500;
 
+/// What else lives on the memory that this process may have: the servers that `up` starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beside {
+    /// Nothing.
+    Nothing,
+    /// A NATS server, for which a fifth is left.
+    Nats,
+    /// An embedded ClickHouse, which takes up to half, and perhaps a NATS server, for which a tenth is left.
+    ClickHouse,
+}
+
+impl Beside {
+    /// The budget that leaves room for it, where `limit` bytes are allowed in all. A process takes 1.6 times its budget: the
+    /// rest is for the program, what the allocator keeps, and the buffers of connections.
+    const fn budget(self, limit: usize) -> usize {
+        match self {
+            Self::Nothing => limit / 8 * 5,
+            Self::Nats => limit / 2,
+            Self::ClickHouse => limit / 4,
+        }
+    }
+}
+
 /// The budget of a process, divided.
 #[derive(Clone, Copy)]
 pub(crate) struct Memory<'c> {
@@ -69,9 +93,14 @@ impl<'c> Memory<'c> {
     ///
     /// # Errors
     /// When the configured budget is too small.
-    pub(crate) fn divide(config: &'c Config, roles: &[Role], message_max: usize) -> anyhow::Result<Self> {
+    pub(crate) fn divide(
+        config: &'c Config,
+        roles: &[Role],
+        message_max: usize,
+        beside: Beside,
+    ) -> anyhow::Result<Self> {
         let need = need(config, roles, message_max);
-        let division = divided(config, need)
+        let division = divided(config, need, beside)
             .context("expected a higher `memory.budget_mb`, or processes of their own for the roles")?;
         let (budget_mb, most_mb) = (division.bytes / 1_000_000, need.most.div_ceil(1_000_000));
         tracing::info!(budget_mb, most_mb, "memory is divided; beyond `most_mb` a larger budget is of no use");
@@ -125,7 +154,7 @@ pub(crate) fn replay(config: &Config, deliveries_max: usize) -> anyhow::Result<R
     // Only one body at a time is read or written, and then it is there more than once.
     let fixed = Need::new(page + body.saturating_mul(BODY_COPIES_DELIVERED - 1), 0);
     let need = fixed.and(bodies).and(deliveries.times(Event::decoded_bytes(EVENT_MESSAGE_BYTES)));
-    let division = divided(config, need).context("a replay needs a higher `memory.budget_mb`")?;
+    let division = divided(config, need, Beside::Nothing).context("a replay needs a higher `memory.budget_mb`")?;
     Ok(ReplayBatch { deliveries_max: division.of(deliveries), bytes_max: division.of(bodies) })
 }
 
@@ -140,15 +169,14 @@ pub(super) fn validate(config: &Config, roles: &[Role]) -> Option<Invalid> {
 }
 
 /// Divides the configured budget, or the default one, among those who need `need` in all.
-fn divided(config: &Config, need: Need) -> Result<Division, TooSmall> {
-    Division::new(config.memory.budget().unwrap_or_else(|| default_budget(need.least)), need)
+fn divided(config: &Config, need: Need, beside: Beside) -> Result<Division, TooSmall> {
+    Division::new(config.memory.budget().unwrap_or_else(|| default_budget(need.least, beside)), need)
 }
 
-/// Five eighths of what this process may have. The rest is for the program, what the allocator keeps, and the buffers of
-/// connections.
-fn default_budget(least: usize) -> usize {
+/// The budget that nobody set.
+fn default_budget(least: usize, beside: Beside) -> usize {
     let limit = limit().unwrap_or(usize::MAX);
-    let budget = limit / 8 * 5;
+    let budget = beside.budget(limit);
     if budget < least {
         let (limit_mb, least_mb) = (limit / 1_000_000, least.div_ceil(1_000_000));
         tracing::warn!(
@@ -167,7 +195,7 @@ fn need(config: &Config, roles: &[Role], message_max: usize) -> Need {
     }
     if roles.contains(&Role::Collect) {
         // What cannot be set up is told at the start.
-        let pulls = sources::pulls(&config.ingest, &config.tenants).unwrap_or_default();
+        let pulls = sources::pulls(&config.ingest, config.for_sources()).unwrap_or_default();
         needs.extend(pulls.iter().map(|pull| Need::new(pull.page_bytes_max(), 0)));
     }
     if roles.contains(&Role::Pipeline) {
@@ -191,6 +219,9 @@ fn need(config: &Config, roles: &[Role], message_max: usize) -> Need {
                 }
             }
         }
+    }
+    if let Some(recover) = config.recover.as_ref().filter(|_| roles.contains(&Role::Recover)) {
+        needs.push(Need::new(recovery::bytes_max(recover), 0));
     }
     needs.into_iter().fold(Need::default(), Need::and)
 }
@@ -231,4 +262,30 @@ fn sink(config: &Config, takes: Takes, options: &SinkOptions, message_max: usize
     };
     let (workers, events_max, bytes_max) = (options.workers, batching.events_max, batching.bytes_max);
     Reader { workers, events_max, bytes_max, message_max, values, room: Room::Own }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_up_starts_beside_itself_leaves_it_less() {
+        let limit = 8_000_000_000;
+        let budgets = [Beside::Nothing, Beside::Nats, Beside::ClickHouse].map(|beside| beside.budget(limit));
+        assert_eq!(budgets, [5_000_000_000, 4_000_000_000, 2_000_000_000]);
+        // The process takes 1.6 times its budget, and the embedded ClickHouse up to half of the machine.
+        assert!(budgets[2] / 10 * 16 + limit / 2 < limit, "nothing is left to NATS");
+    }
+
+    #[test]
+    fn each_hook_that_is_looked_after_needs_memory() {
+        let hook = "[[recover.hooks]]\nkind = 'organization'\norganization = 'acme'\nhook_id = 7\ntoken = 't'\n";
+        let least = |hooks: usize, roles: &[Role]| {
+            let config: Config = toml::from_str(&format!("[recover]\n{}", hook.repeat(hooks))).unwrap();
+            need(&config, roles, MESSAGE_MAX_USUAL).least
+        };
+        let (one, two) = (least(1, &[Role::Recover]), least(2, &[Role::Recover]));
+        assert!((30_000_000..50_000_000).contains(&one) && two == 2 * one, "{one}, {two}");
+        assert_eq!(least(1, &[Role::Collect]), 0, "another process looks after it");
+    }
 }

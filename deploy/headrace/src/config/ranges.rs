@@ -78,6 +78,18 @@ fn each_range_is_enforced_with_its_place_and_printed() {
 }
 
 #[test]
+fn every_number_has_an_upper_bound() {
+    // The largest integer of TOML, taken as a wait, is one that the broker refuses or that overflows a clock. Ids have no
+    // bound, and stand only in lists.
+    let schema: Value = serde_json::from_str(&json_schema::<Config>()).unwrap();
+    let mut ranges = BTreeMap::new();
+    add_ranges(&schema, &schema, "", &mut ranges);
+    ranges.remove("streams.replicas");
+    let unbounded: Vec<&String> = ranges.iter().filter(|(_, (_, max))| max.is_none()).map(|(key, _)| key).collect();
+    assert!(unbounded.is_empty(), "{unbounded:?}");
+}
+
+#[test]
 fn ranges_are_what_their_fields_say() {
     let schema: Value = serde_json::from_str(&json_schema::<Config>()).unwrap();
     let mut ranges = BTreeMap::new();
@@ -85,11 +97,12 @@ fn ranges_are_what_their_fields_say() {
     // One of each form, so that the walk is known to find them.
     for (key, range) in [
         ("ingest.answer_max_ms", (Some(100), Some(8_000))),
-        ("streams.raw.max_bytes", (Some(1 << 20), None)),
+        ("streams.raw.max_bytes", (Some(1 << 20), Some(1 << 50))),
         ("recover.budget_per_hour", (Some(1), Some(100_000))),
         ("sinks.jira.batch_events_max", (Some(1), Some(50))),
-        ("sinks.file.keep_files_max", (Some(0), None)),
+        ("sinks.file.keep_files_max", (Some(0), Some(1_000_000))),
         ("nats.clock_skew_ms", (Some(10), Some(60_000))),
+        ("sinks.splunk.timeout_ms", (Some(1), Some(600_000))),
     ] {
         assert_eq!(ranges.get(key), Some(&range), "{key}");
     }

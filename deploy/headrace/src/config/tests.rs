@@ -266,7 +266,7 @@ fn problems_of_an_instance_have_their_place() {
         (dr.replace("url", "ulr"), vec!["h.toml:4:1: sinks.splunk_dr.ulr: unknown key; did you mean `url`?"]),
         (
             format!("{dr}linger_ms = 0\n"),
-            vec!["h.toml:6:13: sinks.splunk_dr.linger_ms: out of range: expected an integer of at least 1, found 0"],
+            vec!["h.toml:6:13: sinks.splunk_dr.linger_ms: out of range: expected an integer from 1 to 60000, found 0"],
         ),
         (
             dr.replace("http://b", "ftp"),

@@ -32,7 +32,7 @@ impl Brokers {
             users.extend(match role {
                 Role::Ingest => vec![User::Ingest],
                 // Without a source that must be asked, the role does nothing.
-                Role::Collect if sources::pulls(&config.ingest, &config.tenants)?.is_empty() => Vec::new(),
+                Role::Collect if sources::pulls(&config.ingest, config.for_sources())?.is_empty() => Vec::new(),
                 Role::Collect => vec![User::Collect],
                 Role::Pipeline => vec![User::Pipeline, User::Retention],
                 Role::Sinks => vec![User::Sinks],

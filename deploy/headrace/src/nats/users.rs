@@ -13,7 +13,7 @@ use headrace_runtime::settle::trials;
 use headrace_sinks::instances::usual_components;
 use headrace_stages::chains;
 
-use crate::role::{CLICKHOUSE, CLICKHOUSE_RAW, EARLIER_TABLES_LEASE};
+use crate::role::{CLICKHOUSE, CLICKHOUSE_RAW, earlier_tables_lease};
 
 /// A user of NATS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -137,21 +137,24 @@ fn retention() -> Rights {
 
 fn sinks(further: &[Component]) -> Rights {
     // To see which sinks are paused, and to note how far they have caught up.
-    let mut rights = Rights::of(User::Sinks).read_bodies().keep(ASIDES).look_at(Stream::CatchUp);
-    for stream in [Stream::Raw, Stream::Events, Stream::Alerts] {
+    let mut rights = Rights::of(User::Sinks).read_bodies().keep(ASIDES);
+    for stream in [Stream::Raw, Stream::Events, Stream::Alerts, Stream::CatchUp] {
         rights = rights.look_at(stream);
         // To tell what a sink that was taken out has left behind.
         rights = rights.ask([format!("CONSUMER.LIST.{}", stream.name())]);
     }
-    for Component { name, stream, .. } in usual_components().iter().chain(further) {
+    for Component { instance, kind, name, stream } in usual_components().iter().chain(further) {
         rights = rights.consume(*stream, name).give_up(name).note_progress(name);
         // The store does not catch up: the others do so from it.
         if *stream == Stream::Events && name != CLICKHOUSE {
             rights = rights.catch_up(name);
         }
+        // One process moves the rows of an earlier release.
+        if *stream == Stream::Events && kind == CLICKHOUSE {
+            rights = rights.keep_key(STATE, &earlier_tables_lease(instance));
+        }
     }
-    // One process moves the rows of an earlier release.
-    rights.keep_key(STATE, EARLIER_TABLES_LEASE)
+    rights
 }
 
 fn recover() -> Rights {

@@ -1,6 +1,6 @@
 //! Moves the rows of an earlier release into the present tables, beside the sinks, and ends when there are none left.
 //!
-//! Of several processes one does it, the one with a lease. [`Mover`] has the steps and says why each may be repeated.
+//! Each ClickHouse has a task and a lease of its own. Of several processes one does it, the one with the lease. [`Mover`] has the steps and says why each may be repeated.
 
 use std::time::Duration;
 
@@ -14,39 +14,40 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::role::EARLIER_TABLES_LEASE;
+use crate::role::earlier_tables_lease;
 
 /// How often to ask whether the present tables are made.
 const ASK_EVERY: Duration = Duration::from_secs(2);
 /// How often to look whether the last rows of `raw_1` have expired.
 const LOOK_EVERY: Duration = Duration::from_secs(3_600);
 
-/// The tables of earlier releases, in each ClickHouse.
+/// The tables of earlier releases in one ClickHouse.
 pub(crate) struct EarlierTables {
     broker: Broker,
     ttl: Duration,
     /// Our name as the holder of the lease.
     holder: String,
-    stores: Vec<Store>,
-}
-
-/// A ClickHouse.
-struct Store {
-    name: String,
+    /// The name of the sink whose ClickHouse it is.
+    store: String,
     config: clickhouse::Config,
     mover: Mover,
 }
 
 impl EarlierTables {
-    /// `None` when this process may change the tables of none.
-    pub(crate) fn of(config: &Config, broker: &Broker) -> Option<Self> {
-        let holder = hex::encode(rand::random::<[u8; 8]>());
-        let store = |(name, config): (&str, &clickhouse::Config)| {
-            Some(Store { name: name.to_owned(), config: config.clone(), mover: config.mover(&holder)? })
-        };
-        let stores: Vec<Store> = config.sinks.of_kind().filter_map(store).collect();
+    /// Those of each ClickHouse whose tables this process may change.
+    pub(crate) fn of(config: &Config, broker: &Broker) -> Vec<Self> {
         let ttl = config.replay.lease();
-        (!stores.is_empty()).then(|| Self { broker: broker.clone(), ttl, holder, stores })
+        let tables = |(name, config): (&str, &clickhouse::Config)| {
+            let holder = hex::encode(rand::random::<[u8; 8]>());
+            let mover = config.mover(&holder)?;
+            Some(Self { broker: broker.clone(), ttl, holder, store: name.to_owned(), config: config.clone(), mover })
+        };
+        config.sinks.of_kind().filter_map(tables).collect()
+    }
+
+    /// The name of the sink.
+    pub(crate) fn store(&self) -> &str {
+        &self.store
     }
 
     /// Moves what there is.
@@ -54,14 +55,11 @@ impl EarlierTables {
     /// # Errors
     /// When a server does not answer or refuses; it may be called again.
     pub(crate) async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
-        for store in &self.stores {
-            // The tables get their earlier names when the present ones are made. The sinks do that, and tell what hinders
-            // them.
-            while store.config.verify(&store.name).await.is_err() {
-                tokio::select! {
-                    () = sleep(ASK_EVERY) => {}
-                    () = stop.cancelled() => return Ok(()),
-                }
+        // The tables get their earlier names when the present ones are made. The sink does that, and tells what hinders it.
+        while self.config.verify(&self.store).await.is_err() {
+            tokio::select! {
+                () = sleep(ASK_EVERY) => {}
+                () = stop.cancelled() => return Ok(()),
             }
         }
         if !self.is_needed().await? {
@@ -69,17 +67,13 @@ impl EarlierTables {
         }
         // Another process that has the lease lets us end, too.
         let done = stop.child_token();
-        let lease = Lease::new(StateStore::open(&self.broker).await?, EARLIER_TABLES_LEASE, &self.holder, self.ttl);
+        let key = earlier_tables_lease(&self.store);
+        let lease = Lease::new(StateStore::open(&self.broker).await?, key, &self.holder, self.ttl);
         lead(lease, &Moving { tables: self, done: &done }, &done).await
     }
 
     async fn is_needed(&self) -> anyhow::Result<bool> {
-        for store in &self.stores {
-            if store.mover.is_needed().await.map_err(|fault| fault.source)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        self.mover.is_needed().await.map_err(|fault| fault.source)
     }
 }
 
@@ -111,32 +105,29 @@ impl Job for Moving<'_> {
 
 impl Moving<'_> {
     async fn move_all(&self) -> anyhow::Result<()> {
-        for Store { name, config, mover } in &self.tables.stores {
-            mover.take_over().await.map_err(|fault| fault.source)?;
-            // A process of an earlier release may have been inserting when its table was renamed.
-            sleep(config.insert_limit() + config.clock_skew() * 2).await;
-            let partitions = mover.partitions().await.map_err(|fault| fault.source)?;
-            if !partitions.is_empty() {
-                tracing::info!(
-                    component = name,
-                    partitions = partitions.len(),
-                    "moving the events of an earlier release into the present table, the newest month first"
-                );
-            }
-            tell_earlier_partitions(name, partitions.len());
-            for (done, month) in (1..).zip(&partitions) {
-                let rows = mover.move_partition(*month).await.map_err(|fault| fault.source)?;
-                let left = partitions.len() - done;
-                tell_earlier_partitions(name, left);
-                tracing::info!(component = name, month, rows, left, "events of a month moved");
-            }
-            mover.drop_empty().await.map_err(|fault| fault.source)?;
+        let EarlierTables { store, config, mover, .. } = self.tables;
+        mover.take_over().await.map_err(|fault| fault.source)?;
+        // A process of an earlier release may have been inserting when its table was renamed.
+        sleep(config.insert_limit() + config.clock_skew() * 2).await;
+        let partitions = mover.partitions().await.map_err(|fault| fault.source)?;
+        if !partitions.is_empty() {
+            tracing::info!(
+                component = store,
+                partitions = partitions.len(),
+                "moving the events of an earlier release into the present table, the newest month first"
+            );
         }
+        tell_earlier_partitions(store, partitions.len());
+        for (done, month) in (1..).zip(&partitions) {
+            let rows = mover.move_partition(*month).await.map_err(|fault| fault.source)?;
+            let left = partitions.len() - done;
+            tell_earlier_partitions(store, left);
+            tracing::info!(component = store, month, rows, left, "events of a month moved");
+        }
+        mover.drop_empty().await.map_err(|fault| fault.source)?;
         while self.tables.is_needed().await? {
             sleep(LOOK_EVERY).await;
-            for Store { mover, .. } in &self.tables.stores {
-                mover.drop_empty().await.map_err(|fault| fault.source)?;
-            }
+            mover.drop_empty().await.map_err(|fault| fault.source)?;
         }
         self.done.cancel();
         Ok(())

@@ -4,6 +4,7 @@ mod catch_up;
 mod earlier;
 pub(crate) mod listeners;
 mod recover;
+mod sinks;
 pub(crate) mod started;
 pub(crate) mod stop;
 pub(crate) mod telemetry;
@@ -18,22 +19,17 @@ use headrace_ingest as ingest;
 use headrace_ingest::collect::Collector;
 use headrace_ingest::gateway::Gateway;
 use headrace_ingest::sources::{self, StoredCheck};
-use headrace_runtime::aside::pause::{Gate, Keeper};
-use headrace_runtime::aside::{pause, retention};
+use headrace_runtime::aside::retention;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::broker::measure::Measure;
 use headrace_runtime::broker::recreate;
-use headrace_runtime::component::sink::{BoxedSink, SinkOptions};
 use headrace_runtime::component::stage::BoxedStage;
-use headrace_runtime::component::subscription::{Owner, Subscription};
+use headrace_runtime::component::subscription::Subscription;
 use headrace_runtime::consume::chain::{ChainLoop, Pace};
-use headrace_runtime::consume::leftover;
-use headrace_runtime::consume::sink::SinkLoop;
 use headrace_runtime::http::admin::{self, Admin};
-use headrace_runtime::limit::Limiter;
 use headrace_runtime::memory::{Share, show_budget};
 use headrace_runtime::message::payload::{Payload, Product};
-use headrace_runtime::observe::health::{ComponentHealth, Health};
+use headrace_runtime::observe::health::Health;
 use headrace_runtime::observe::metrics;
 use headrace_runtime::publish::store_health::{self, StoreHealth};
 use headrace_runtime::retry::RetryPolicy;
@@ -43,18 +39,15 @@ use headrace_runtime::state::StateStore;
 use headrace_runtime::supervisor::{Group, Supervisor};
 use headrace_schemas::alert::Alert;
 use headrace_schemas::event::Event;
-use headrace_sinks::instances::usual_components;
-use headrace_sinks::kind::AnySink;
 use headrace_stages::alert::Alerts;
 use headrace_stages::chains::{self, Stages};
 use headrace_stages::normalize::Verify;
 use tokio::net::TcpListener;
 
 use crate::config::Config;
-use crate::config::memory::{Memory, Takes};
+use crate::config::memory::{Beside, Memory, Takes};
 use crate::nats::connections::Brokers;
 use crate::nats::users::User;
-use crate::process::earlier::EarlierTables;
 use crate::process::listeners::Listeners;
 use crate::role::Role;
 
@@ -89,30 +82,19 @@ struct Builder<'a> {
     sinks: BTreeSet<String>,
 }
 
-/// How a sink's component is run.
-#[derive(Clone)]
-struct Run {
-    component: String,
-    owner: Owner,
-    options: SinkOptions,
-    gate: Gate,
-    retry: RetryPolicy,
-    /// When its receiver may be called.
-    limiter: Limiter,
-}
-
 impl Process {
     /// Starts the tasks of `roles`. Their ports are in `listeners`, `config` has been validated, and streams and
-    /// buckets exist.
+    /// buckets exist. `beside` is what shares this process's memory.
     pub(crate) async fn start(
         config: &Config,
         roles: &[Role],
         brokers: &Brokers,
         listeners: Listeners,
+        beside: Beside,
     ) -> anyhow::Result<Self> {
         let handle = metrics::install().context("cannot set up metrics")?;
         metrics::tell_build(env!("CARGO_PKG_VERSION"), COMMIT);
-        let memory = Memory::divide(config, roles, brokers.first().message_max())?;
+        let memory = Memory::divide(config, roles, brokers.first().message_max(), beside)?;
         show_budget(memory.budget());
         let mut builder = Builder {
             brokers,
@@ -218,7 +200,7 @@ impl Builder<'_> {
 
     /// Starts a task for each source that must be asked.
     fn collect(&mut self, config: &Config) -> anyhow::Result<()> {
-        for pull in sources::pulls(&config.ingest, &config.tenants)? {
+        for pull in sources::pulls(&config.ingest, config.for_sources())? {
             let broker = self.brokers.need(User::Collect)?;
             let collector = Collector::new(pull, broker, self.policy, config.collect.lease(), &self.health);
             let collector = Arc::new(collector);
@@ -308,54 +290,6 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Starts every configured sink, and looks for what others have left behind.
-    fn sinks(&mut self, config: &Config) -> anyhow::Result<()> {
-        let broker = self.brokers.need(User::Sinks)?;
-        let (history, mut keepers) = (catch_up::history(config), Vec::new());
-        for instance in config.sinks.iter() {
-            let parts = instance.parts().with_context(|| format!("cannot set up the sink `{}`", instance.name()))?;
-            let (keeper, gate) = Keeper::new(instance.name());
-            keepers.push(keeper);
-            for (component, part) in parts {
-                let (component, owner) = (component.name, config.sinks.owner(instance, component.stream));
-                let terms = instance.terms(&config.retry);
-                let limiter = Limiter::new(&component, &terms.limits);
-                let run =
-                    Run { component, owner, options: part.options, gate: gate.clone(), retry: terms.retry, limiter };
-                match part.sink {
-                    AnySink::Raw(sink) => _ = self.sink(broker, run, sink),
-                    AnySink::Events(sink) => {
-                        let health = self.sink(broker, run.clone(), sink.clone());
-                        self.catch_up(broker, run, sink, health, history.as_ref());
-                    }
-                    AnySink::Alerts(sink) => _ = self.sink(broker, run, sink),
-                }
-            }
-        }
-        let (paused, keepers) = (broker.clone(), Arc::new(keepers));
-        self.supervisor.spawn(Group::Service, "paused", move |stop| {
-            let (broker, keepers) = (paused.clone(), Arc::clone(&keepers));
-            async move { pause::watch(broker, &keepers, stop).await }
-        });
-        let (broker, configured) = (broker.clone(), config.sinks.components());
-        self.supervisor.spawn(Group::Service, "leftover", move |stop| {
-            leftover::watch(broker.clone(), configured.clone(), usual_components(), stop)
-        });
-        self.earlier(config)?;
-        Ok(())
-    }
-
-    /// Starts the task that moves the rows of an earlier release, if this process may change tables.
-    fn earlier(&mut self, config: &Config) -> anyhow::Result<()> {
-        let Some(tables) = EarlierTables::of(config, self.brokers.need(User::Sinks)?) else { return Ok(()) };
-        let tables = Arc::new(tables);
-        self.supervisor.spawn(Group::Service, "earlier tables", move |stop| {
-            let tables = Arc::clone(&tables);
-            async move { tables.run(stop).await }
-        });
-        Ok(())
-    }
-
     fn recover(&mut self, config: &Config) -> anyhow::Result<()> {
         if config.recover.is_none() {
             return Ok(());
@@ -368,35 +302,6 @@ impl Builder<'_> {
             async move { recover.run(stop).await }
         });
         Ok(())
-    }
-
-    fn sink<T: Payload>(&mut self, broker: &Broker, run: Run, sink: BoxedSink<T>) -> ComponentHealth {
-        let Run { component, owner, options, gate, retry, limiter } = run;
-        let component = component.as_str();
-        let health = self.health.register(component);
-        let memory = self.memory.sink(component, Takes::of(T::STREAM), &options);
-        let settler = Settler::new(component, broker, retry, health.clone()).within(memory);
-        self.sinks.insert(component.to_owned());
-        let subscription = Subscription { sink: Some(owner), ..options.subscription(component, T::STREAM) };
-        self.subscriptions.push((broker.clone(), subscription.clone()));
-        let sink = Arc::new(SinkLoop {
-            broker: broker.clone(),
-            subscription,
-            sink,
-            batching: options.batching,
-            call_timeout: options.call_timeout,
-            limiter,
-            settler,
-            gate,
-        });
-        for worker in 0..options.workers {
-            let sink = Arc::clone(&sink);
-            self.supervisor.spawn(Group::Sinks, format!("{component}/{worker}"), move |stop| {
-                let sink = Arc::clone(&sink);
-                async move { sink.run_worker(stop).await }
-            });
-        }
-        health
     }
 
     fn settler(&self, component: &str, broker: &Broker) -> Settler {

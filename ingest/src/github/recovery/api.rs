@@ -31,7 +31,7 @@ use super::lookup::DeliveryKey;
 /// Deliveries on a page. GitHub gives no more.
 const PAGE: usize = 100;
 /// Most bytes of an answer. A page of deliveries is about 40 KB.
-const ANSWER_BYTES_MAX: usize = 4 << 20;
+pub(super) const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// How often to try to get a page before the run is given up. Waiting for a rate limit does not count as a try.
 const PAGE_RETRIES: RetryPolicy = RetryPolicy {
     attempts_max: 5,

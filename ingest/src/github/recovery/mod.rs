@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use futures::future::join_all;
 use headrace_runtime::broker::Broker;
+use headrace_runtime::memory::{Account, Held};
 use headrace_runtime::observe::health::{ComponentHealth, Health};
 use headrace_runtime::observe::metrics::RECOVERY_LEADER;
 use headrace_runtime::state::StateStore;
@@ -35,12 +36,13 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::answer::ApiError;
-use self::api::Api;
+use self::api::{ANSWER_BYTES_MAX, Api};
 use self::config::Config;
 use self::config::HookName;
 use self::lookup::DeliveryStore;
 use self::report::{Exporter, Report};
-use self::worker::{Shared, Worker};
+use self::scan::{AGAIN_BYTES, AGAIN_MAX};
+use self::worker::{ASKED_BYTES, ASKED_MAX, Shared, Worker};
 use crate::tenant::{TenantMap, Tenants};
 
 /// The first part of the name of each of this role's components; there is one per hook.
@@ -49,6 +51,22 @@ pub const COMPONENT: &str = "recover";
 const LEASE: &str = "lease";
 /// The key of the budget of redeliveries in the bucket `recovery`.
 const BUDGET: &str = "budget";
+
+/// What a page of deliveries takes: the answer as it is gathered, the answer whole, and the rows in it.
+const PAGE_COPIES: usize = 3;
+/// What a delivery takes that is due.
+const DUE_BYTES: usize = 192;
+
+/// The most bytes of memory that looking after the configured hooks takes. A run for each may be under way at once.
+#[must_use]
+pub fn bytes_max(config: &Config) -> usize {
+    config.hooks.len().saturating_mul(hook_bytes_max(config))
+}
+
+fn hook_bytes_max(config: &Config) -> usize {
+    let remembered = AGAIN_MAX * AGAIN_BYTES + ASKED_MAX * ASKED_BYTES;
+    ANSWER_BYTES_MAX * PAGE_COPIES + remembered + config.budget_per_run * DUE_BYTES
+}
 
 /// The role, ready to run.
 pub struct Recover {
@@ -60,6 +78,8 @@ pub struct Recover {
     /// The sink that fills the delivery store from RAW.
     filled_by: &'static str,
     hooks: Vec<ComponentHealth>,
+    /// What the runs for each hook may hold, which is set aside while this process works.
+    accounts: Vec<Account>,
 }
 
 /// The names of the configured hooks.
@@ -102,8 +122,12 @@ impl Recover {
             component
         };
         let hooks = config.hooks.iter().map(register).collect();
+        let account = |own: &config::Hook| {
+            Account::new(&format!("{COMPONENT}:{}", HookName::new(own).name), hook_bytes_max(config))
+        };
+        let accounts = config.hooks.iter().map(account).collect();
         let (config, tenants) = (config.clone(), TenantMap::new(tenants));
-        Self { config, tenants, broker: broker.clone(), deliveries, exporter, filled_by, hooks }
+        Self { config, tenants, broker: broker.clone(), deliveries, exporter, filled_by, hooks, accounts }
     }
 
     /// Runs until `stop`. It works while it holds the lease, and stands by otherwise.
@@ -120,6 +144,8 @@ impl Recover {
 
     /// Looks after all hooks concurrently. Ends only by failing or being dropped.
     async fn lead(&self, store: &StateStore) -> anyhow::Result<()> {
+        let bytes = hook_bytes_max(&self.config);
+        let _held: Vec<Held> = self.accounts.iter().map(|account| account.note(bytes)).collect();
         let shared = Shared {
             config: &self.config,
             broker: &self.broker,

@@ -13,6 +13,12 @@ use super::classify::{Attempts, DeliveryState, RedeliveryRequest, Times, classif
 use super::lookup::{DeliveryKey, Reader};
 use super::proof::{Slot, SlotState};
 
+/// Most redeliveries of a list that are remembered until the first attempt is listed. The others are taken for deliveries
+/// that nobody asked for again; each may cost one needless request.
+pub(super) const AGAIN_MAX: usize = 50_000;
+/// What remembering one takes, in bytes: a GUID of 36 bytes and a time, in a map that may be half empty.
+pub(super) const AGAIN_BYTES: usize = 256;
+
 /// What a scan needs to know.
 pub(super) struct Criteria<'a> {
     /// The times to classify by; `now` is when the run began.
@@ -43,12 +49,11 @@ pub(super) struct Scan {
 
 /// Lists deliveries down to the floor and classifies them.
 ///
-/// It holds a page, the redeliveries in the list (as many as the budget of the hours that it covers) and `budget`
-/// deliveries that are due.
+/// It holds a page, at most [`AGAIN_MAX`] redeliveries and `budget` deliveries that are due.
 pub(super) async fn scan(api: &mut Api, reader: &mut Reader<'_>, criteria: &Criteria<'_>) -> Result<Scan, ApiError> {
     let mut found = Scan { slots: BTreeMap::new(), due: VecDeque::new() };
     // A redelivery is newer than its first attempt, so the list shows it earlier.
-    let mut again: HashMap<String, Vec<Row>> = HashMap::new();
+    let mut again = Redeliveries::default();
     let mut listed_before: HashSet<u64> = HashSet::new();
     let mut cursor = None;
     loop {
@@ -59,7 +64,7 @@ pub(super) async fn scan(api: &mut Api, reader: &mut Reader<'_>, criteria: &Crit
         // Two pages may overlap by the row that the cursor names.
         for row in page.rows.into_iter().filter(|row| !listed_before.contains(&row.id)) {
             if row.redelivery {
-                again.entry(row.guid.clone()).or_default().push(row);
+                again.add(row);
             } else if Slot::of(row.delivered_at) >= criteria.floor {
                 first_attempts.push(row);
             }
@@ -72,6 +77,39 @@ pub(super) async fn scan(api: &mut Api, reader: &mut Reader<'_>, criteria: &Crit
         (cursor, listed_before) = (page.next, ids);
     }
     Ok(found)
+}
+
+/// The redeliveries of a list whose first attempts are not listed yet, by GUID.
+#[derive(Default)]
+struct Redeliveries {
+    of: HashMap<String, Redelivered>,
+    count: usize,
+}
+
+/// The redeliveries of one delivery.
+#[derive(Default)]
+struct Redelivered {
+    at: Vec<Timestamp>,
+    succeeded: bool,
+}
+
+impl Redeliveries {
+    fn add(&mut self, row: Row) {
+        if self.count == AGAIN_MAX {
+            return;
+        }
+        self.count += 1;
+        let succeeded = row.succeeded();
+        let redelivered = self.of.entry(row.guid).or_default();
+        redelivered.at.push(row.delivered_at);
+        redelivered.succeeded |= succeeded;
+    }
+
+    fn take(&mut self, guid: &str) -> Redelivered {
+        let redelivered = self.of.remove(guid).unwrap_or_default();
+        self.count -= redelivered.at.len();
+        redelivered
+    }
 }
 
 /// A person must mend a hook that cannot be listed.
@@ -89,7 +127,7 @@ impl Scan {
     async fn classify_all(
         &mut self,
         rows: Vec<Row>,
-        again: &mut HashMap<String, Vec<Row>>,
+        again: &mut Redeliveries,
         reader: &mut Reader<'_>,
         criteria: &Criteria<'_>,
     ) {
@@ -98,12 +136,8 @@ impl Scan {
         let sought: Vec<DeliveryKey> = rows.iter().map(Row::key).collect();
         let stored = reader.read(&sought, first, last, criteria.times.now).await;
         for (row, sought) in rows.into_iter().zip(sought) {
-            let repeats = again.remove(&row.guid).unwrap_or_default();
-            let attempts = Attempts {
-                first: row.delivered_at,
-                again: repeats.iter().map(|repeat| repeat.delivered_at).collect(),
-                succeeded: row.succeeded() || repeats.iter().any(Row::succeeded),
-            };
+            let Redelivered { at, succeeded } = again.take(&row.guid);
+            let attempts = Attempts { first: row.delivered_at, again: at, succeeded: row.succeeded() || succeeded };
             let sent_last = attempts.again.iter().copied().fold(attempts.first, Timestamp::max);
             let record = reader.record(&stored, &sought, sent_last);
             let asked = criteria.asked.get(&row.guid);
@@ -152,5 +186,39 @@ impl Scan {
         let slot_state = self.slots.entry(due.slot).or_default();
         slot_state.counts.refused += u64::from(refused);
         slot_state.look_again(look_again_at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn redelivery(number: usize, status_code: u16) -> Row {
+        Row {
+            id: number as u64,
+            guid: format!("guid-{number}"),
+            delivered_at: Timestamp::from_micros(number as i64),
+            redelivery: true,
+            event: "push".to_owned(),
+            status_code: Some(status_code),
+        }
+    }
+
+    #[test]
+    fn no_more_redeliveries_are_remembered_than_there_is_room_for() {
+        let mut again = Redeliveries::default();
+        (0..AGAIN_MAX + 10).for_each(|number| again.add(redelivery(number, 502)));
+        assert_eq!((again.of.len(), again.count), (AGAIN_MAX, AGAIN_MAX));
+        assert!(again.take(&format!("guid-{AGAIN_MAX}")).at.is_empty(), "it came when there was no room");
+        let first = again.take("guid-0");
+        assert_eq!((first.at, first.succeeded, again.count), (vec![Timestamp::from_micros(0)], false, AGAIN_MAX - 1));
+        // Each attempt counts, also several of one delivery.
+        let several = [redelivery(AGAIN_MAX, 502), redelivery(AGAIN_MAX, 202)];
+        several.into_iter().for_each(|row| again.add(row));
+        let found = again.take(&format!("guid-{AGAIN_MAX}"));
+        assert_eq!((found.at.len(), found.succeeded, again.count), (1, false, AGAIN_MAX - 1));
+        [502, 202].into_iter().for_each(|status| again.add(redelivery(1, status)));
+        let found = again.take("guid-1");
+        assert_eq!((found.at.len(), found.succeeded), (2, false), "there was room for one of the two");
     }
 }

@@ -28,8 +28,10 @@ use tokio::time::sleep;
 const BUDGET_STEP: usize = 20;
 /// After this many refusals or failures in a row, a run leaves the other deliveries to the next run.
 const FAILURES_MAX: usize = 20;
-/// Most GUIDs remembered, at about 100 bytes each. The oldest are forgotten; each may cost one needless request.
-const ASKED_MAX: usize = 50_000;
+/// Most GUIDs remembered. The oldest are forgotten; each may cost one needless request.
+pub(super) const ASKED_MAX: usize = 50_000;
+/// What remembering one takes, in bytes: a GUID of 36 bytes, in a map that may be half empty.
+pub(super) const ASKED_BYTES: usize = 192;
 
 /// A run's proof counts as current for three intervals and this margin.
 const CURRENT_MARGIN: Duration = Duration::from_secs(60);

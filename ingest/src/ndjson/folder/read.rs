@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, Metadata};
-use std::io::{self, BufRead, BufReader, ErrorKind, Seek as _, SeekFrom};
+use std::io::{self, BufReader, ErrorKind, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use flate2::read::MultiGzDecoder;
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat, openat2};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
@@ -17,7 +16,7 @@ use super::config::Config;
 use super::position::{At, Mark, Position, Stage};
 use super::scan::{Denied, Found, Scan, id_of, scan, text_of};
 use super::warnings::Warnings;
-use crate::lines::{End, Gathered, Limits, Lines, Place, Records};
+use crate::lines::{Content, End, Gathered, Limits, Place, Records, is_of_content, plain, unpacked};
 use crate::source::Record;
 
 /// So many bytes before an offset tell whether the file is still the one that was read.
@@ -25,10 +24,6 @@ const CHECKED_BYTES: u64 = 64;
 /// The most files that are remembered as denied. Beyond that, they are tried again.
 const DENIED_MAX: usize = 10_000;
 const BUFFER_BYTES: usize = 64 << 10;
-/// So much of a packed file is passed over before the page's time is looked at again.
-const PASSED_BYTES: u64 = 8 << 20;
-
-type Reading = Lines<Box<dyn BufRead + Send>>;
 
 /// Reads the folder. It keeps nothing that the position does not have, but for warnings and a packed file that is open.
 pub(super) struct Reader {
@@ -47,7 +42,7 @@ struct Open {
     id: String,
     modified: i64,
     offset: u64,
-    lines: Reading,
+    lines: Content,
 }
 
 /// A file that is being read.
@@ -202,38 +197,24 @@ impl Reader {
         mut file: File,
         offset: u64,
         draft: &mut Draft,
-    ) -> io::Result<Option<Reading>> {
+    ) -> io::Result<Option<Content>> {
         let lines_max = self.config.line_bytes_max;
         let Opened { found, modified, .. } = opened;
         if !found.packed {
             file.seek(SeekFrom::Start(offset))?;
-            return Ok(Some(Lines::new(Box::new(BufReader::with_capacity(BUFFER_BYTES, file)), lines_max)));
+            return Ok(Some(plain(BufReader::with_capacity(BUFFER_BYTES, file), lines_max)));
         }
         let is_same = |open: &Open| open.id == found.id && open.modified == *modified && open.offset <= offset;
         let mut open = self.open.take().filter(is_same).unwrap_or_else(|| {
-            let unpacked = MultiGzDecoder::new(BufReader::with_capacity(BUFFER_BYTES, file));
-            let buffered = BufReader::with_capacity(BUFFER_BYTES, unpacked);
-            Open {
-                id: found.id.clone(),
-                modified: *modified,
-                offset: 0,
-                lines: Lines::new(Box::new(buffered), lines_max),
-            }
+            let lines = unpacked(BufReader::with_capacity(BUFFER_BYTES, file), lines_max);
+            Open { id: found.id.clone(), modified: *modified, offset: 0, lines }
         });
         draft.position.unpacked = None;
-        while open.offset < offset {
-            if draft.gathered.is_full() {
-                // The cursor says so, because a page with more must move it.
-                draft.position.unpacked = Some(open.offset);
-                self.open = Some(open);
-                return Ok(None);
-            }
-            let passed = open.lines.skip(PASSED_BYTES.min(offset - open.offset))?;
-            if passed == 0 {
-                break;
-            }
-            open.offset += passed;
-            draft.gathered.count(passed);
+        if !draft.gathered.pass_over(&mut open.lines, &mut open.offset, offset)? {
+            // The cursor says so, because a page with more must move it.
+            draft.position.unpacked = Some(open.offset);
+            self.open = Some(open);
+            return Ok(None);
         }
         Ok(Some(open.lines))
     }
@@ -241,7 +222,7 @@ impl Reader {
     fn read(
         &self,
         opened: &Opened<'_>,
-        lines: &mut Reading,
+        lines: &mut Content,
         offset: &mut u64,
         gathered: &mut Gathered,
     ) -> io::Result<Stage> {
@@ -290,9 +271,8 @@ impl Reader {
         if error.kind() == ErrorKind::UnexpectedEof && !found.is_quiet {
             return Stage::Waiting;
         }
-        let why = format!("cannot unpack the file from here on ({error})");
         let place = Place { name: &found.key.path, offset: *offset };
-        gathered.unreadable(&*self.records, place, so_far, Sha256::digest(so_far).into(), &why);
+        gathered.cut_off(&*self.records, place, "file", so_far, error);
         *offset += so_far.len() as u64;
         Stage::Done
     }
@@ -354,11 +334,6 @@ fn check(file: &File, offset: u64) -> io::Result<u32> {
     file.read_exact_at(bytes, begin)?;
     let hash = Sha256::digest(bytes);
     Ok(u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]))
-}
-
-/// Whether what a file holds is to blame for a failure to unpack it, not the disk or the network that it is on.
-fn is_of_content(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData | ErrorKind::UnexpectedEof)
 }
 
 fn modified(metadata: &Metadata) -> i64 {

@@ -18,6 +18,7 @@ use super::*;
 use crate::lines::Limits;
 use crate::ndjson::config::Config as Ndjson;
 use crate::ndjson::split::Split;
+use crate::source::Common;
 use crate::source::pull::CURSOR_BYTES_MAX;
 use crate::tenant::Tenants;
 
@@ -89,7 +90,8 @@ impl Bed {
 }
 
 fn folder(config: &Config) -> Folder {
-    Folder::new(config, Arc::new(Split::new(&Ndjson::default(), &Tenants::default())))
+    let common = Common { tenants: &Tenants::default(), duplicate_window: Duration::from_secs(120) };
+    Folder::new(config, Arc::new(Split::new(&Ndjson::default(), common)))
 }
 
 fn line(number: usize) -> String {

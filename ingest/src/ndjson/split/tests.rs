@@ -1,9 +1,14 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::tenant::Tenants;
+
+fn within(duplicate_window: Duration) -> Split {
+    Split::new(&Config::default(), Common { tenants: &Tenants::default(), duplicate_window })
+}
 
 fn split() -> Split {
-    Split::new(&Config::default(), &Tenants::default())
+    within(Duration::from_secs(120))
 }
 
 fn record(line: &str) -> Result<Record, &'static str> {
@@ -145,19 +150,40 @@ fn a_time_is_told_by_its_form_and_size() {
 }
 
 #[test]
-fn a_time_may_be_a_little_ahead() {
+fn a_time_may_be_ahead_by_a_quarter_of_the_duplicate_window() {
     let now = Timestamp::from_seconds(1_772_366_400);
-    let ahead = |seconds: i64| {
-        let record = record(&with("1", &(1_772_366_400 + seconds).to_string())).unwrap();
-        check_ahead(&record, now).map_err(|bad| (bad.code, bad.to_string()))
+    for (window_s, allowed_s) in [(120, 30), (40, 10), (3_600, 900)] {
+        let split = within(Duration::from_secs(window_s));
+        let ahead = |seconds: i64| {
+            let record = record(&with("1", &(1_772_366_400 + seconds).to_string())).unwrap();
+            split.check_ahead(&record, now).map_err(|bad| (bad.code, bad.to_string()))
+        };
+        assert_eq!((ahead(-1_000_000_000), ahead(0), ahead(allowed_s)), (Ok(()), Ok(()), Ok(())), "{window_s}");
+        let (code, words) = ahead(allowed_s + 1).unwrap_err();
+        assert_eq!(code, "time_ahead", "{window_s}");
+        let expected = format!(
+            "expected a time at most {allowed_s} s ahead of the clock here, found one that is {} s",
+            allowed_s + 1
+        );
+        assert!(words.starts_with(&expected), "{words}");
+    }
+    let (_, words) = {
+        let record = record(&with("1", "1772366401")).unwrap();
+        within(Duration::from_secs(2)).check_ahead(&record, now).map_err(|bad| (bad.code, bad.to_string())).unwrap_err()
     };
-    assert_eq!((ahead(-1_000_000_000), ahead(0), ahead(30)), (Ok(()), Ok(()), Ok(())));
-    let (code, words) = ahead(31).unwrap_err();
-    assert_eq!(code, "time_ahead");
-    assert!(
-        words.starts_with("expected a time at most 30 s ahead of the clock here, found one that is 31 s"),
-        "{words}"
-    );
+    assert!(words.starts_with("expected a time at most 0.5 s ahead"), "{words}");
+}
+
+#[test]
+fn a_line_waits_until_it_is_ahead_by_no_more_than_a_quarter_of_the_window() {
+    let line = |seconds: i64| {
+        let at = Timestamp::now().as_micros() / 1_000_000 + seconds;
+        Bytes::from(with("1", &at.to_string()))
+    };
+    let read = |window_s: u64, seconds: i64| Records::record(&within(Duration::from_secs(window_s)), line(seconds));
+    assert!(matches!(read(40, 25), Err(Unfit::Early(wait)) if wait <= Duration::from_secs(15)));
+    assert!(read(120, 25).is_ok());
+    assert!(matches!(read(40, 1_000), Err(Unfit::Never(_))));
 }
 
 #[test]
@@ -188,7 +214,7 @@ fn fields_are_where_the_settings_say() {
         ..Config::default()
     };
     let tenants = Tenants { by_login: [("acme-eu".to_owned(), "acme".to_owned())].into() };
-    let split = Split::new(&config, &tenants);
+    let split = Split::new(&config, Common { tenants: &tenants, duplicate_window: Duration::from_secs(120) });
     let found = |line: &'static str| {
         let record = split.record(Bytes::from_static(line.as_bytes())).map_err(|bad| bad.to_string())?;
         Ok((record.id.as_str().to_owned(), record.kind, record.tenant))

@@ -7,30 +7,39 @@
 //! Live messages go first: nothing is brought while many of them wait for the sink. And nothing is brought that the
 //! store, or the sink itself, may still have in hand. The store's rows would be missing from the answer, and the sink's
 //! events would be delivered at the same time in two places.
+//!
+//! A row that makes no event stops nothing: `unreadable` names it in DEAD. No sink uses more of CATCHUP than its share
+//! (`waiting`), so one whose receiver is slow stops no other.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_trait::async_trait;
 use headrace_schemas::event::Event;
 use headrace_schemas::subject;
 use headrace_schemas::time::Timestamp;
 use metrics::{Counter, Gauge, counter, gauge};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::aside::history::{History, Page, Row, Slice, Wanted};
+use crate::aside::pace::{PAGE_EVENTS, Pace};
 use crate::aside::pause::Gate;
-use crate::aside::record::{Range, Record};
+use crate::aside::record::{Cause, Range, Record};
+use crate::aside::unreadable::give_up;
+use crate::aside::waiting::{Waiting, bytes_of, share};
 use crate::aside::{Asides, consumer_of};
 use crate::broker::progress::{settled_through, state_of};
 use crate::broker::{Broker, Stream};
 use crate::crash::{self, Point};
-use crate::fault::Fault;
+use crate::every::rest_for;
+use crate::fault::{Fault, FaultClass};
 use crate::limit::Limiter;
 use crate::message::payload::{Outgoing, Product as _};
+use crate::observe::component::ComponentMetrics;
+use crate::observe::health::ComponentHealth;
 use crate::observe::metrics::{CAUGHT_UP, MISSED_SECONDS, SET_ASIDE};
-use crate::publish::{Publisher, is_full};
+use crate::publish::{Publisher, Unconfirmed, is_full};
 
 /// The hand-over of finished events.
 const SCORED: &str = "scored";
@@ -40,11 +49,7 @@ const PERIOD: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(500);
 /// For how long a process that brings messages counts on its lease.
 const LEASE: Duration = Duration::from_secs(4);
-/// The most events that are read at once.
-const PAGE_EVENTS: usize = 2_000;
-/// The same where a moment has more than that.
-const PAGE_EVENTS_MAX: usize = 8 * PAGE_EVENTS;
-/// The most bytes that these may take, in memory.
+/// The most bytes that the events of a page may take, in memory.
 pub const PAGE_BYTES: usize = 4 << 20;
 /// The most events that are on their way to the broker at once.
 const ON_THEIR_WAY_MAX: usize = 256;
@@ -54,44 +59,8 @@ const READ_MAX: Duration = Duration::from_secs(120);
 const WAITING_MAX: u64 = 2_000;
 /// Nothing is brought while so many live messages wait for this sink.
 const LIVE_MAX: u64 = 10_000;
-/// The shortest and the longest slice of time that is read at once.
-const SLICE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(6 * 3_600));
-/// The first slice.
-const SLICE_FIRST: Duration = Duration::from_secs(10);
-
-/// What the store has kept of EVENTS.
-#[async_trait]
-pub trait History: Send + Sync {
-    /// The finished events that were stored in EVENTS within `slice`, in that order.
-    ///
-    /// # Errors
-    /// Transient when the store is away, broken when a person must act.
-    async fn events(&self, slice: &Slice<'_>) -> Result<Page, Fault>;
-}
-
-/// What is asked of the store.
-#[derive(Clone, Copy, Debug)]
-pub struct Slice<'a> {
-    /// Stored then or later.
-    pub since: Timestamp,
-    /// Stored before then.
-    pub until: Timestamp,
-    /// With a subject that one of these filters takes. Empty means all.
-    pub filters: &'a [String],
-    /// The most events to return.
-    pub events_max: usize,
-    /// No further event is returned when they take more bytes than this.
-    pub bytes_max: usize,
-}
-
-/// What the store has of a slice.
-#[derive(Debug, Default)]
-pub struct Page {
-    /// The events, each with the time at which it was stored in EVENTS.
-    pub events: Vec<(Timestamp, Event)>,
-    /// Whether the slice has more.
-    pub is_cut: bool,
-}
+/// No event of the store is that much older than the one that was received first, however clocks differ.
+const BEFORE_FIRST: Duration = Duration::from_secs(86_400);
 
 /// What a feeder must know of its sink's component.
 #[derive(Clone)]
@@ -106,6 +75,8 @@ pub struct Fed {
     pub gate: Gate,
     /// Whether calls to its receiver fail.
     pub limiter: Limiter,
+    /// How it is with catching up; the sink's own health is another.
+    pub health: ComponentHealth,
 }
 
 /// Brings one component what it has missed.
@@ -116,17 +87,10 @@ pub struct Feeder {
     /// The store's component on EVENTS.
     store: String,
     fed: Fed,
+    metrics: ComponentMetrics,
     set_aside: Gauge,
     missed: Gauge,
     caught_up: Counter,
-}
-
-/// What is read next.
-struct Pace {
-    slice: Duration,
-    events_max: usize,
-    /// Which range was last brought from, if any since we have the lease.
-    range: Option<Timestamp>,
 }
 
 /// What a step came to.
@@ -139,6 +103,14 @@ enum Step {
     CaughtUp,
 }
 
+/// What can be brought now.
+struct Room {
+    /// Events of a time before this one.
+    until: Timestamp,
+    /// Bytes of this sink's share of CATCHUP.
+    bytes: usize,
+}
+
 impl Feeder {
     /// A feeder for `fed`, out of `history`, which `store` fills from EVENTS.
     #[must_use]
@@ -149,6 +121,7 @@ impl Feeder {
             broker: broker.clone(),
             history,
             store: store.to_owned(),
+            metrics: ComponentMetrics::new(&fed.component),
             set_aside: gauge!(SET_ASIDE, "component" => component()),
             missed: gauge!(MISSED_SECONDS, "component" => component()),
             caught_up: counter!(CAUGHT_UP, "component" => component()),
@@ -159,8 +132,16 @@ impl Feeder {
     /// Runs until `stop`.
     ///
     /// # Errors
-    /// When the broker or the store does not answer.
+    /// When the broker or the store does not answer, or DEAD takes nothing.
     pub async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        let ended = self.take_turns(&stop).await;
+        if let Err(error) = &ended {
+            self.fed.health.degraded(format!("{error:#}"));
+        }
+        ended
+    }
+
+    async fn take_turns(&self, stop: &CancellationToken) -> anyhow::Result<()> {
         let asides = Asides::open(&self.broker).await?;
         let holder = format!("{:032x}", rand::random::<u128>());
         let mut lease = asides.lease(&self.fed.component, &holder, LEASE);
@@ -169,25 +150,29 @@ impl Feeder {
             self.show(&record);
             if record.is_behind() && lease.claim().await.map_err(|fault| fault.source)? {
                 let worked = tokio::select! {
-                    worked = self.bring_all(&asides, &stop) => worked,
+                    worked = self.bring_all(&asides, stop) => worked,
                     () = lease.keep() => Ok(()),
                 };
                 lease.release().await;
                 worked?;
+            } else {
+                self.fed.health.healthy();
             }
-            rest(PERIOD, &stop).await;
+            rest_for(PERIOD, stop).await;
         }
         Ok(())
     }
 
     async fn bring_all(&self, asides: &Asides, stop: &CancellationToken) -> anyhow::Result<()> {
-        let mut pace = Pace { slice: SLICE_FIRST, events_max: PAGE_EVENTS, range: None };
+        let mut pace = Pace::default();
         while !stop.is_cancelled() {
             let record = asides.record(&self.fed.component).await?;
             self.show(&record);
-            match self.step(asides, &record, &mut pace, stop).await? {
+            let step = self.step(asides, &record, &mut pace, stop).await?;
+            self.fed.health.healthy();
+            match step {
                 Step::Done => {}
-                Step::NotYet => rest(PAUSE, stop).await,
+                Step::NotYet => rest_for(PAUSE, stop).await,
                 Step::CaughtUp => return Ok(()),
             }
         }
@@ -202,55 +187,50 @@ impl Feeder {
         pace: &mut Pace,
         stop: &CancellationToken,
     ) -> anyhow::Result<Step> {
-        let Some(range) = record.ranges.first() else { return Ok(Step::CaughtUp) };
-        // What another process, or another request of a person, brought of it must not meet what comes again.
-        let is_first = pace.range != Some(range.made_at);
-        let Some(bound) = self.bound(record, range, is_first, stop).await? else { return Ok(Step::NotYet) };
-        let until = range.from.plus(pace.slice).min(bound);
+        let Some(range) = record.next() else { return Ok(Step::CaughtUp) };
+        let Some(room) = self.room(record, range, pace, stop).await? else { return Ok(Step::NotYet) };
+        if pace.is_new(range) {
+            pace.begin(range);
+            // A person may ask for all there is, since long before there was anything.
+            let first = self.first(room.until).await?;
+            if first > range.from {
+                self.note(asides, range, first, 0).await?;
+                return Ok(Step::Done);
+            }
+        }
+        let until = pace.until(range, room.until);
         let slice = Slice {
             since: range.from,
             until,
+            after: pace.after(range),
             filters: &self.fed.filters,
-            events_max: pace.events_max,
-            bytes_max: PAGE_BYTES * pace.events_max.div_ceil(PAGE_EVENTS),
+            wanted: if range.cause == Cause::Rewound { Wanted::All } else { Wanted::Streamed },
+            events_max: PAGE_EVENTS,
+            bytes_max: PAGE_BYTES.min(room.bytes),
         };
-        let read = timeout(READ_MAX, self.history.events(&slice)).await;
-        let read = read.with_context(|| format!("the store did not answer within {READ_MAX:?}"))?;
-        let Page { mut events, is_cut } = read.map_err(|fault| fault.source).context("cannot read what was missed")?;
-        let mut reached = until;
-        if is_cut {
-            // Of the last moment there may be more, so begin with it next time.
-            reached = events.last().map_or(range.from, |(stored_at, _)| *stored_at);
-            if reached > range.from {
-                events.retain(|(stored_at, _)| *stored_at < reached);
-            }
-        }
-        let count = events.len();
-        let stored = self.bring(range, &events).await?;
-        let is_full = stored < count;
-        if is_full {
-            // Of the moment of the first one that was not stored, others may be.
-            reached = events[stored].0;
-        }
+        let Page { mut rows, is_cut } = read(self.history.events(&slice)).await?;
+        let brought = self.bring(range, &mut rows, &mut pace.waiting).await?;
+        let is_full = brought < rows.len();
+        let reached = if is_full || is_cut { pace.stop_at(range, &rows[..brought]) } else { until };
         crash::pass(Point::BeforeCaughtUp);
-        self.note(asides, range, reached, stored as u64).await?;
-        pace.range = Some(range.made_at);
+        let events = rows[..brought].iter().filter(|row| row.event.is_ok()).count();
+        self.note(asides, range, reached, events as u64).await?;
         if is_full {
-            // Messages that other sinks have not taken fill the stream.
+            // What other sinks have not taken fills the stream.
             return Ok(Step::NotYet);
         }
-        pace.adapt(count, is_cut, reached > range.from);
+        pace.adapt(rows.len(), is_cut);
         Ok(Step::Done)
     }
 
-    /// Up to when events can be brought now; `None` when none can.
-    async fn bound(
+    /// What can be brought of `range` now; `None` when nothing can.
+    async fn room(
         &self,
         record: &Record,
         range: &Range,
-        is_first: bool,
+        pace: &mut Pace,
         stop: &CancellationToken,
-    ) -> anyhow::Result<Option<Timestamp>> {
+    ) -> anyhow::Result<Option<Room>> {
         // A call that began before a purge may still take effect. A look-up could not be believed before it has ended.
         let settled_after = self.fed.call_timeout + self.broker.clock_skew();
         if record.taken_at.is_some_and(|taken_at| Timestamp::now().since(taken_at) < settled_after) {
@@ -262,60 +242,89 @@ impl Feeder {
         }
         let (component, own) = (self.fed.component.as_str(), consumer_of(&self.fed.component));
         // The sink's loop makes the consumer.
-        let Some(waiting) = state_of(&self.broker, Stream::CatchUp, &own).await? else { return Ok(None) };
+        let Some(info) = state_of(&self.broker, Stream::CatchUp, &own).await? else { return Ok(None) };
         let Some(live) = state_of(&self.broker, Stream::Events, component).await? else { return Ok(None) };
-        let waiting = waiting.num_pending.saturating_add(waiting.num_ack_pending as u64);
-        if waiting >= WAITING_MAX || (is_first && waiting > 0) || live.num_pending >= LIVE_MAX {
+        let count = info.num_pending.saturating_add(info.num_ack_pending as u64);
+        // What another process, or another request of a person, brought of it must not meet what comes again.
+        if count >= WAITING_MAX || (pace.is_new(range) && count > 0) || live.num_pending >= LIVE_MAX {
             return Ok(None);
         }
-        let mut bound = range.until;
+        pace.waiting.settled(if count == 0 { u64::MAX } else { info.ack_floor.stream_sequence });
+        let (waiting, share) = (pace.waiting.bytes(), share(&self.broker).await?);
+        // A page for less than half of it would cost a query for next to nothing.
+        if waiting > 0 && waiting >= share / 2 {
+            return Ok(None);
+        }
+        let mut until = range.until;
         for reader in [self.store.as_str(), component] {
             let Some(settled) = settled_through(&self.broker, Stream::Events, reader).await? else { return Ok(None) };
             // A message that is still to be settled may have an earlier time than one before it.
-            bound = bound.min(settled.minus(self.broker.clock_skew()));
+            until = until.min(settled.minus(self.broker.clock_skew()));
         }
-        Ok((bound > range.from).then_some(bound))
+        Ok((until > range.from).then(|| Room { until, bytes: share.saturating_sub(waiting) }))
     }
 
-    /// Publishes `events`, a few at a time. Returns how many are stored: all, or those before the first for which there was
-    /// no room.
-    async fn bring(&self, range: &Range, events: &[(Timestamp, Event)]) -> anyhow::Result<usize> {
-        let mut stored = 0;
-        for part in events.chunks(ON_THEIR_WAY_MAX) {
+    /// A time before which the store has no event, at most `bound`.
+    async fn first(&self, bound: Timestamp) -> anyhow::Result<Timestamp> {
+        let begins_at = read(self.history.begins_at()).await?;
+        Ok(begins_at.map_or(bound, |at| at.minus(BEFORE_FIRST)).min(bound))
+    }
+
+    /// Publishes the events of `rows`, a few at a time, and gives up the rows that make none. Returns for how many of the
+    /// rows that is done: all, or those before the first for which there was no room.
+    async fn bring(&self, range: &Range, rows: &mut [Row], waiting: &mut Waiting) -> anyhow::Result<usize> {
+        let mut done = 0;
+        for part in rows.chunks_mut(ON_THEIR_WAY_MAX) {
             let mut unconfirmed = Vec::with_capacity(part.len());
-            for (_, event) in part {
-                let outgoing = outgoing(&self.fed.component, range, event).map_err(|fault| fault.source)?;
-                unconfirmed.push(self.publisher.send(outgoing, None).await.map_err(|fault| fault.source)?);
-            }
-            let mut has_room = true;
-            for confirmation in unconfirmed {
-                match confirmation.confirmed_or_cut_off().await {
-                    Ok(confirmed) => {
-                        self.caught_up.increment(u64::from(!confirmed.duplicate));
-                        stored += usize::from(has_room);
-                    }
-                    Err(fault) if is_full(&fault) => has_room = false,
+            for (position, row) in part.iter_mut().enumerate() {
+                let Ok(event) = &row.event else { continue };
+                match self.send(range, event).await {
+                    Ok((bytes, sent)) => unconfirmed.push((position, bytes, sent)),
+                    // It makes no message, such as one that is too large for any.
+                    Err(Fault { class: FaultClass::Poison(_), source, .. }) => row.event = Err(source),
                     Err(fault) => return Err(fault.source).context("cannot bring a sink what it missed"),
                 }
             }
-            if !has_room {
+            let mut fitting = part.len();
+            for (position, bytes, sent) in unconfirmed {
+                match sent.confirmed_or_cut_off().await {
+                    Ok(stored) => {
+                        self.caught_up.increment(u64::from(!stored.duplicate));
+                        waiting.note(stored.sequence, bytes);
+                    }
+                    Err(fault) if is_full(&fault) => fitting = fitting.min(position),
+                    Err(fault) => return Err(fault.source).context("cannot bring a sink what it missed"),
+                }
+            }
+            // Only those before the first that had no room: the others come again.
+            let given_up = give_up(&self.publisher, &self.metrics, &self.fed.component, range, &part[..fitting]).await;
+            given_up.map_err(|fault| fault.source).context("DEAD does not take the rows that make no events")?;
+            done += fitting;
+            if fitting < part.len() {
                 break;
             }
         }
-        Ok(stored)
+        Ok(done)
+    }
+
+    /// Sends `event` on its way. Also returns how many bytes it takes.
+    async fn send(&self, range: &Range, event: &Event) -> Result<(usize, Unconfirmed), Fault> {
+        let outgoing = outgoing(&self.fed.component, range, event)?;
+        let bytes = bytes_of(&outgoing);
+        Ok((bytes, self.publisher.send(outgoing, None).await?))
     }
 
     /// Notes that everything before `reached` was brought.
     async fn note(&self, asides: &Asides, range: &Range, reached: Timestamp, count: u64) -> anyhow::Result<()> {
-        let (from, now) = (range.from, Timestamp::now());
-        let component = self.fed.component.as_str();
+        let (component, now) = (self.fed.component.as_str(), Timestamp::now());
         let advance = |record: &mut Record| {
-            record.advance(from, reached, count, now);
-            record.clone()
+            let was_behind = record.is_behind();
+            record.advance(range, reached, count, now);
+            (was_behind, record.clone())
         };
-        let record = asides.change(component, advance).await?;
+        let (was_behind, record) = asides.change(component, advance).await?;
         self.show(&record);
-        if !record.is_behind() {
+        if was_behind && !record.is_behind() {
             let brought = record.brought;
             tracing::info!(component, brought, "this sink has caught up: what it had missed was brought to it");
         }
@@ -328,18 +337,11 @@ impl Feeder {
     }
 }
 
-impl Pace {
-    /// Chooses the next slice so that it fills about half a page.
-    fn adapt(&mut self, count: usize, is_cut: bool, has_moved: bool) {
-        let (min, max) = SLICE;
-        if is_cut {
-            self.slice = (self.slice / 2).max(min);
-            // A whole page of one moment: only a larger one brings us further.
-            self.events_max = if has_moved { PAGE_EVENTS } else { (self.events_max * 2).min(PAGE_EVENTS_MAX) };
-        } else if count < PAGE_EVENTS / 4 {
-            (self.slice, self.events_max) = ((self.slice * 2).min(max), PAGE_EVENTS);
-        }
-    }
+/// What the store answers, within a time.
+async fn read<T>(asked: impl Future<Output = Result<T, Fault>>) -> anyhow::Result<T> {
+    let read = timeout(READ_MAX, asked).await;
+    let read = read.with_context(|| format!("the store did not answer within {READ_MAX:?}"))?;
+    read.map_err(|fault| fault.source).context("cannot read what was missed")
 }
 
 /// The message for `component` that brings `event`.
@@ -351,33 +353,4 @@ fn outgoing(component: &str, range: &Range, event: &Event) -> Result<Outgoing, F
         message_id: format!("{component}/{}/{}", range.made_at.as_micros(), outgoing.message_id),
         ..outgoing
     })
-}
-
-async fn rest(pause: Duration, stop: &CancellationToken) {
-    tokio::select! {
-        () = sleep(pause) => {}
-        () = stop.cancelled() => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slices_follow_how_many_events_there_are() {
-        let mut pace = Pace { slice: SLICE_FIRST, events_max: PAGE_EVENTS, range: None };
-        pace.adapt(3, false, true);
-        assert_eq!(pace.slice, SLICE_FIRST * 2);
-        pace.adapt(PAGE_EVENTS / 2, false, true);
-        assert_eq!(pace.slice, SLICE_FIRST * 2);
-        pace.adapt(PAGE_EVENTS, true, true);
-        assert_eq!((pace.slice, pace.events_max), (SLICE_FIRST, PAGE_EVENTS));
-        pace.adapt(PAGE_EVENTS, true, false);
-        assert_eq!(pace.events_max, PAGE_EVENTS * 2);
-        (0..64).for_each(|_| pace.adapt(0, false, true));
-        assert_eq!((pace.slice, pace.events_max), (SLICE.1, PAGE_EVENTS));
-        (0..64).for_each(|_| pace.adapt(PAGE_EVENTS, true, true));
-        assert_eq!(pace.slice, SLICE.0);
-    }
 }

@@ -11,10 +11,14 @@
 
 mod expiry;
 pub mod feeder;
+pub mod history;
+mod pace;
 pub mod pause;
 pub mod record;
 pub mod retention;
 mod store;
+mod unreadable;
+mod waiting;
 
 pub use self::store::{Asides, remove};
 
@@ -23,11 +27,21 @@ pub(crate) const CATCHES_UP: &str = "headrace.catches_up";
 /// The mark of the consumer of the store from which the others catch up: the sequence after which it can give messages
 /// back.
 pub(crate) const STORE: &str = "headrace.store";
+/// The mark of the same consumer that tells where the store is.
+pub(crate) const STORE_PLACE: &str = "headrace.store_place";
 /// The value of the former.
 pub(crate) const YES: &str = "yes";
+
+/// What follows a component's name in that of its consumer on CATCHUP.
+const CONSUMER_SUFFIX: &str = "-catchup";
 
 /// The durable consumer that brings a component what it has missed.
 #[must_use]
 pub fn consumer_of(component: &str) -> String {
-    format!("{component}-catchup")
+    format!("{component}{CONSUMER_SUFFIX}")
+}
+
+/// The component of the durable consumer `name` on CATCHUP.
+pub(crate) fn component_of(name: &str) -> &str {
+    name.strip_suffix(CONSUMER_SUFFIX).unwrap_or(name)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use headrace_schemas::time::Timestamp;
 use metrics::gauge;
 use tokio::sync::watch::{self, Receiver, Sender};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::aside::Asides;
@@ -17,6 +18,8 @@ use crate::observe::metrics::PAUSED;
 
 /// How often to look.
 const PERIOD: Duration = Duration::from_secs(2);
+/// How long the gates stay closed while nobody can tell which sinks are paused. A broker may be choosing its leader.
+const UNKNOWN_MAX: Duration = Duration::from_secs(30);
 
 /// Whether a sink may take messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,28 +106,47 @@ impl Keeper {
 /// # Errors
 /// Never: when the broker does not answer, the gates stay as they are.
 pub async fn watch(broker: Broker, keepers: &[Keeper], stop: CancellationToken) -> anyhow::Result<()> {
-    let mut turns = every(PERIOD, &stop);
-    let mut has_failed = false;
+    let (mut turns, mut looks) = (every(PERIOD, &stop), Looks::begin());
     while turns.next().await {
-        match look(&broker, keepers).await {
-            Ok(()) => has_failed = false,
-            Err(error) if !has_failed => {
-                has_failed = true;
+        let looked = look(&broker, keepers).await;
+        looks.note(keepers, looked);
+    }
+    Ok(())
+}
+
+/// How looking goes.
+struct Looks {
+    began: Instant,
+    has_failed: bool,
+}
+
+impl Looks {
+    fn begin() -> Self {
+        Self { began: Instant::now(), has_failed: false }
+    }
+
+    /// Notes how a look ended, which set the gates of `keepers` if it succeeded.
+    fn note(&mut self, keepers: &[Keeper], looked: anyhow::Result<()>) {
+        match looked {
+            Ok(()) => self.has_failed = false,
+            Err(error) if !self.has_failed => {
+                self.has_failed = true;
                 tracing::warn!(
                     error = format!("{error:#}"),
-                    "cannot look which sinks are paused; they go on as they are. The NATS user of the sinks needs the right to \
-                     the bucket `asides`, see the page about NATS permissions"
+                    "cannot look which sinks are paused; they go on as they are, and those of a process that has just begun wait \
+                     for up to half a minute. The NATS user of the sinks needs the right to the bucket `asides`, see the page \
+                     about NATS permissions"
                 );
             }
             Err(_) => {}
         }
-        // A sink must not stand still because nobody can tell whether it is paused.
-        keepers
-            .iter()
-            .filter(|keeper| *keeper.state.borrow() == State::Unknown)
-            .for_each(|keeper| keeper.set(State::Open));
+        // A sink must not stand still for ever because nobody can tell whether it is paused. But a broker that is slow must not
+        // let a paused one run.
+        if self.began.elapsed() >= UNKNOWN_MAX {
+            let unknown = keepers.iter().filter(|keeper| *keeper.state.borrow() == State::Unknown);
+            unknown.for_each(|keeper| keeper.set(State::Open));
+        }
     }
-    Ok(())
 }
 
 async fn look(broker: &Broker, keepers: &[Keeper]) -> anyhow::Result<()> {
@@ -140,6 +162,30 @@ mod tests {
     use futures::FutureExt as _;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sink_does_not_run_because_the_broker_is_slow_to_tell_that_it_is_paused() {
+        let ((keeper, gate), stop) = (Keeper::new("splunk"), CancellationToken::new());
+        let (keepers, mut looks) = ([keeper], Looks::begin());
+        looks.note(&keepers, Err(anyhow::anyhow!("no leader yet")));
+        tokio::time::advance(UNKNOWN_MAX - PERIOD).await;
+        looks.note(&keepers, Err(anyhow::anyhow!("no leader yet")));
+        assert!(gate.opened(&stop).now_or_never().is_none(), "it runs");
+        let since = Timestamp::from_seconds(7);
+        keepers[0].set(State::Paused(since));
+        looks.note(&keepers, Ok(()));
+        tokio::time::advance(UNKNOWN_MAX).await;
+        looks.note(&keepers, Err(anyhow::anyhow!("no leader once more")));
+        assert_eq!(gate.paused_since(&stop).await, Some(since), "it stays as it was told");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sink_runs_in_the_end_when_nobody_can_tell() {
+        let ((keeper, gate), mut looks) = (Keeper::new("splunk"), Looks::begin());
+        tokio::time::advance(UNKNOWN_MAX).await;
+        looks.note(&[keeper], Err(anyhow::anyhow!("no right")));
+        gate.opened(&CancellationToken::new()).await;
+    }
 
     #[tokio::test]
     async fn a_worker_waits_until_its_sink_runs() {

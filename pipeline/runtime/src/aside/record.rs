@@ -1,6 +1,7 @@
 //! What a component has missed: ranges of EVENTS, by the times at which the broker stored the messages.
 //!
-//! Ranges are never made smaller than what was missed. Two that touch become one.
+//! Ranges are never made smaller than what was missed. Two that touch become one. What a person asked for by `rewind` is kept
+//! apart: a person may take it back, and never what was missed.
 
 use headrace_schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -67,6 +68,8 @@ pub struct Seen {
 pub struct Record {
     /// What is still missed, in order and without overlaps.
     pub ranges: Vec<Range>,
+    /// What a person asked for and was not brought yet, in order and without overlaps. It may overlap what is missed.
+    pub rewound: Vec<Range>,
     /// When a purge last took messages from the component.
     pub taken_at: Option<Timestamp>,
     /// When events were last brought.
@@ -78,61 +81,93 @@ pub struct Record {
 }
 
 impl Record {
-    /// Whether something is missed.
+    /// Whether something is to be brought: missed, or asked for.
     #[must_use]
     pub fn is_behind(&self) -> bool {
-        !self.ranges.is_empty()
+        self.next().is_some()
     }
 
-    /// The seconds of the stream that are still missed.
+    /// What is brought first. What was missed goes before what a person asked for.
+    #[must_use]
+    pub fn next(&self) -> Option<&Range> {
+        self.all().next()
+    }
+
+    /// Everything that is to be brought.
+    pub fn all(&self) -> impl Iterator<Item = &Range> {
+        self.ranges.iter().chain(&self.rewound)
+    }
+
+    /// The seconds of the stream that are still to be brought.
     #[must_use]
     pub fn missed_seconds(&self) -> f64 {
-        self.ranges.iter().map(|range| range.until.since(range.from).as_secs_f64()).sum()
+        self.all().map(|range| range.until.since(range.from).as_secs_f64()).sum()
     }
 
     /// The share that was brought already, from 0 to 1, of the ranges that are still there.
     #[must_use]
     pub fn progress(&self) -> f64 {
-        let whole: f64 = self.ranges.iter().map(|range| range.until.since(range.since).as_secs_f64()).sum();
+        let whole: f64 = self.all().map(|range| range.until.since(range.since).as_secs_f64()).sum();
         if whole > 0.0 { 1.0 - self.missed_seconds() / whole } else { 0.0 }
     }
 
-    /// Adds a range. Returns whether the record had none before.
+    /// Adds a range. Returns whether there was none of its sort before, missed or asked for.
     pub fn add(&mut self, range: Range) -> bool {
-        let is_first = self.ranges.is_empty();
-        if is_first {
+        if !self.is_behind() {
             self.brought = 0;
         }
+        let ranges = self.of_cause(range.cause);
+        let is_first = ranges.is_empty();
         let mut added = range;
         // One that was united with others may touch further ones.
-        while let Some(at) = self.ranges.iter().position(|other| touch(other, &added)) {
-            added = united(self.ranges.remove(at), added);
+        while let Some(at) = ranges.iter().position(|other| touch(other, &added)) {
+            added = united(ranges.remove(at), added);
         }
-        let at = self.ranges.partition_point(|other| other.since <= added.since);
-        self.ranges.insert(at, added);
-        while self.ranges.len() > RANGES_MAX {
-            self.unite_nearest();
+        let at = ranges.partition_point(|other| other.since <= added.since);
+        ranges.insert(at, added);
+        while ranges.len() > RANGES_MAX {
+            unite_nearest(ranges);
         }
         is_first
     }
 
-    /// Notes that everything stored in `[from, to)` was brought, `count` events. It counts only for a range that still
-    /// begins at `from`: another may have been united with it meanwhile.
-    pub fn advance(&mut self, from: Timestamp, to: Timestamp, count: u64, now: Timestamp) {
-        for range in self.ranges.iter_mut().filter(|range| range.from == from) {
-            range.from = to.min(range.until);
+    /// Notes that everything of `range` before `to` was brought, `count` events. It counts only while the range still
+    /// begins where `range` does: another may have been united with it meanwhile.
+    pub fn advance(&mut self, range: &Range, to: Timestamp, count: u64, now: Timestamp) {
+        let ranges = self.of_cause(range.cause);
+        for own in ranges.iter_mut().filter(|own| own.from == range.from) {
+            own.from = to.min(own.until);
         }
-        self.ranges.retain(|range| range.from < range.until);
+        ranges.retain(|own| own.from < own.until);
         (self.brought, self.brought_at) = (self.brought + count, Some(now));
     }
 
-    fn unite_nearest(&mut self) {
-        let gap = |pair: &[Range]| pair[1].since.since(pair[0].until);
-        let nearest = self.ranges.windows(2).enumerate().min_by_key(|(_, pair)| gap(pair));
-        if let Some((at, _)) = nearest {
-            let (one, other) = (self.ranges.remove(at), self.ranges.remove(at));
-            self.ranges.insert(at, united(one, other));
+    /// The same, with what a person asked for apart from what was missed. It was not, at first.
+    #[must_use]
+    pub(super) fn parted(mut self) -> Self {
+        self.rewound.extend(self.ranges.extract_if(.., |range| range.cause == Cause::Rewound));
+        self
+    }
+
+    /// Forgets what a person asked for. What was missed stays. Returns what is forgotten.
+    pub fn cancel(&mut self) -> Vec<Range> {
+        std::mem::take(&mut self.rewound)
+    }
+
+    const fn of_cause(&mut self, cause: Cause) -> &mut Vec<Range> {
+        match cause {
+            Cause::Full | Cause::Age => &mut self.ranges,
+            Cause::Rewound => &mut self.rewound,
         }
+    }
+}
+
+fn unite_nearest(ranges: &mut Vec<Range>) {
+    let gap = |pair: &[Range]| pair[1].since.since(pair[0].until);
+    let nearest = ranges.windows(2).enumerate().min_by_key(|(_, pair)| gap(pair));
+    if let Some((at, _)) = nearest {
+        let (one, other) = (ranges.remove(at), ranges.remove(at));
+        ranges.insert(at, united(one, other));
     }
 }
 
@@ -201,20 +236,42 @@ mod tests {
     }
 
     #[test]
+    fn what_was_asked_for_is_taken_back_and_what_was_missed_is_not() {
+        let mut record = Record::default();
+        let rewound = |since, until| Range { cause: Cause::Rewound, ..range(since, until, None) };
+        assert!(record.add(rewound(0, 100)));
+        assert!(record.add(range(10, 20, Some((1, 5)))), "the first that is missed");
+        assert!(!record.add(rewound(100, 110)));
+        assert_eq!((spans(&record), record.rewound.len()), (vec![(10, 10, 20)], 1));
+        assert_eq!(record.next().map(|next| next.cause), Some(Cause::Full));
+        let next = record.next().cloned().unwrap();
+        record.advance(&next, at(20), 1, at(120));
+        assert_eq!(record.next().map(|next| next.cause), Some(Cause::Rewound));
+        record.add(range(30, 40, Some((7, 9))));
+        assert_eq!(record.cancel().len(), 1);
+        assert!(record.is_behind() && record.rewound.is_empty());
+        assert_eq!(spans(&record), [(30, 30, 40)]);
+        assert_eq!(record.cancel(), []);
+        record.ranges.push(rewound(50, 60));
+        let record = record.parted();
+        assert_eq!((record.ranges.len(), record.rewound.len()), (1, 1));
+    }
+
+    #[test]
     fn what_was_brought_is_not_missed_any_more() {
         let mut record = Record::default();
         record.add(range(10, 20, None));
         record.add(range(30, 40, None));
-        record.advance(at(10), at(15), 7, at(100));
+        record.advance(&range(10, 99, None), at(15), 7, at(100));
         assert_eq!(spans(&record), [(10, 15, 20), (30, 30, 40)]);
         assert!((record.missed_seconds() - 15.0).abs() < 0.01 && (record.progress() - 0.25).abs() < 0.01);
         record.add(range(20, 22, None));
         assert_eq!(spans(&record), [(10, 15, 22), (30, 30, 40)]);
-        record.advance(at(10), at(18), 3, at(101));
+        record.advance(&range(10, 99, None), at(18), 3, at(101));
         assert_eq!(spans(&record)[0], (10, 15, 22), "of a state that another process has changed since");
-        record.advance(at(15), at(30), 3, at(102));
+        record.advance(&range(15, 99, None), at(30), 3, at(102));
         assert_eq!(spans(&record), [(30, 30, 40)]);
-        record.advance(at(30), at(40), 1, at(103));
+        record.advance(&range(30, 99, None), at(40), 1, at(103));
         assert!(!record.is_behind());
         assert_eq!((record.brought, record.brought_at), (14, Some(at(103))));
     }
@@ -223,7 +280,7 @@ mod tests {
     fn what_is_asked_for_again_has_another_key() {
         let mut record = Record::default();
         record.add(range(10, 20, None));
-        record.advance(at(10), at(15), 1, at(100));
+        record.advance(&range(10, 99, None), at(15), 1, at(100));
         let known = record.ranges[0].made_at;
         record.add(Range { made_at: at(200), ..range(16, 18, None) });
         assert_eq!(record.ranges[0].made_at, known, "nothing of it was brought");

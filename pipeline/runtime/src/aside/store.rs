@@ -60,12 +60,12 @@ impl Asides {
 
     async fn read(&self, component: &str) -> anyhow::Result<(Record, Option<Entry>)> {
         let entry = self.0.load(&record_key(component)).await.map_err(|fault| fault.source)?;
-        let record = entry.as_ref().map(|entry| serde_json::from_slice(&entry.value)).transpose();
+        let record = entry.as_ref().map(|entry| serde_json::from_slice::<Record>(&entry.value)).transpose();
         // To begin with an empty record would forget what is missed.
         let record = record.with_context(|| {
             format!("expected the record of what {component} has missed, found something else in the bucket `asides`")
         })?;
-        Ok((record.unwrap_or_default(), entry))
+        Ok((record.map(Record::parted).unwrap_or_default(), entry))
     }
 
     /// Since when a person has the sink `instance` paused; `None` when it runs.
@@ -110,12 +110,14 @@ impl Asides {
     }
 }
 
-/// Removes what is kept for the catching up of `component`: its record, its consumer on CATCHUP and what waits there.
+/// Removes what is kept for the catching up of `component`: its record, its consumer on CATCHUP and what waits there. The
+/// record goes first, so that nothing more is brought, and once more at the end: who was bringing something noted it.
 ///
 /// # Errors
 /// When the broker does not answer or does not let us.
 pub async fn remove(broker: &Broker, component: &str) -> anyhow::Result<()> {
-    Asides::open(broker).await?.forget(component).await?;
+    let asides = Asides::open(broker).await?;
+    asides.forget(component).await?;
     let (name, stream) = (consumer_of(component), Stream::CatchUp.name());
     let handle = broker.jetstream().get_stream_no_info(stream).await.context("cannot open the stream CATCHUP")?;
     match handle.delete_consumer(&name).await {
@@ -126,7 +128,8 @@ pub async fn remove(broker: &Broker, component: &str) -> anyhow::Result<()> {
     let purged = handle.purge().filter(subject::catch_up_of(component)).await;
     purged.with_context(|| format!("cannot purge what waits for {component} in {stream}"))?;
     let state = StateStore::open(broker).await?;
-    state.forget(&epoch_key(&name)).await.map_err(|fault| fault.source)
+    state.forget(&epoch_key(&name)).await.map_err(|fault| fault.source)?;
+    asides.forget(component).await
 }
 
 fn is_absent(kind: &ConsumerErrorKind) -> bool {

@@ -7,6 +7,7 @@ use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use headrace_schemas::time::Timestamp;
+use serde_json::Value;
 
 use crate::broker::{Broker, Stream};
 
@@ -34,6 +35,14 @@ pub async fn unsettled(broker: &Broker, stream: Stream, component: &str, sequenc
     // The server confirms a message a moment before it counts it as pending.
     let waiting = info.num_pending.saturating_add(info.num_ack_pending as u64).max(1);
     Ok(Some(sequence.saturating_sub(info.ack_floor.stream_sequence).min(waiting)))
+}
+
+/// The time by the clock of the broker's server that looks after `stream`.
+pub(crate) async fn time_at(broker: &Broker, stream: Stream) -> anyhow::Result<Timestamp> {
+    // The client leaves out this field of the answer.
+    let told: Value = broker.jetstream().request(format!("STREAM.INFO.{}", stream.name()), &()).await?;
+    let time = told["ts"].as_str().and_then(Timestamp::parse);
+    time.with_context(|| format!("expected the broker's time with the state of {}, found none", stream.name()))
 }
 
 /// What the broker knows about the component's consumer; `None` when the component has never run.

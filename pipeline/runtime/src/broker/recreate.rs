@@ -1,8 +1,8 @@
 //! Watches the streams and buckets. When somebody deletes one, this makes it anew without a restart and logs an error.
 //!
-//! What the stream held is lost; this code cannot bring it back. Effects still happen exactly once: the consumers of
-//! the new stream have a new incarnation, and its messages are suspects for as long as the broker may not recognize
-//! duplicates of lost ones ([`crate::message::incarnation`]).
+//! What the stream held is lost; this code cannot bring it back. Rows are still made once: the consumers of the new
+//! stream have a new incarnation, and its messages are suspects for as long as the broker may not recognize duplicates of
+//! lost ones ([`crate::message::incarnation`]). Without the bucket `state`, an open alert may make a second ticket.
 
 use std::time::Duration;
 
@@ -66,11 +66,14 @@ fn remedy(stream: &str) -> &'static str {
             "deliveries that were not processed yet are missing: `[recover]` asks GitHub for them again, see `headrace gaps`"
         }
         "EVENTS" => {
-            "events that a sink had not delivered yet are missing there: `headrace replay --from 1d` adds the rows that \
-             ClickHouse lacks"
+            "events that a sink had not delivered yet are missing there: `headrace replay --since 1d` adds the rows that \
+             ClickHouse lacks, and then `headrace sinks rewind` brings all rows of a time to another sink"
         }
         "ALERTS" => "alerts that no ticket was made of yet are missing; they are in no other place",
-        "DEAD" => "dead letters are gone; their deliveries are in RAW and in the table `raw`",
+        "DEAD" => {
+            "dead letters are gone; their deliveries are in RAW while it keeps them, and in the table `raw` unless it was \
+             `clickhouse-raw` that gave them up"
+        }
         OBJ_BODIES => "bodies over the broker's `max_payload` that were not processed yet are missing",
         KV_STATE => "open alerts begin anew, which may file a second ticket",
         KV_ASIDES => {

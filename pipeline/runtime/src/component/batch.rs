@@ -18,8 +18,8 @@ pub struct Item<T> {
     pub redelivered: bool,
     /// Sequence of its message in the stream.
     pub sequence: u64,
-    /// When the broker stored its message, by the broker's clock. Zero when the item was not made of a message of its
-    /// own stream.
+    /// When the broker stored its message, by the broker's clock: in the item's own stream, or in CATCHUP if it is brought once
+    /// more. Zero when the item was not made of a message.
     pub stored_at: Timestamp,
 }
 

@@ -43,7 +43,10 @@ pub enum WhenBehind {
     /// The stream waits for it.
     Wait,
     /// The stream waits for it, because it is the store from which the others catch up.
-    Store,
+    Store {
+        /// Where the store is: a hash of its address and its database.
+        place: u64,
+    },
     /// It is set aside, and catches up from the store later.
     SetAside,
 }

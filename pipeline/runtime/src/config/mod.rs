@@ -15,6 +15,18 @@ use crate::config::address::{Address, Login};
 use crate::retry::RetryPolicy;
 use crate::secret::{Secret, redact_url};
 
+/// The most hours that a stream may keep a message: ten years. The broker counts in nanoseconds, and has no room for
+/// three hundred.
+const AGE_MAX_HOURS: u64 = 87_600;
+/// The most bytes that a stream may be allowed: a pebibyte.
+const STREAM_BYTES_MAX: u64 = 1 << 50;
+/// The longest pause between attempts that may be set, in milliseconds: an hour. What is mended is noticed after the
+/// pause, so a longer one would look like a fault.
+pub const BACKOFF_MAX_MS: u64 = 3_600_000;
+/// The longest wait for one answer that may be set, in milliseconds: ten minutes. Load balancers and receivers close a
+/// connection sooner. Until this has passed, nobody else takes over the work of a process that died.
+pub const TIMEOUT_MAX_MS: u64 = 600_000;
+
 /// A value that parses but cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
@@ -56,10 +68,11 @@ pub struct Nats {
     /// A file of CA certificates (PEM) to trust instead of the system's. Example: `/etc/headrace/nats-ca.pem`.
     pub ca_path: Option<PathBuf>,
     /// How long to wait for a connection and for each confirmation, in milliseconds.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = TIMEOUT_MAX_MS))]
     pub timeout_ms: u64,
     /// How long `run` waits at its start until NATS answers and has its streams, in seconds. Then it ends with an
     /// error. Once started, it waits for ever.
+    #[schemars(range(max = 86_400))]
     pub start_wait_s: u64,
     /// How much the clocks of the broker's servers and ours may differ, in milliseconds. After a restart of the broker
     /// a sink waits this much longer before it believes a look-up. Example: 5000.
@@ -294,10 +307,10 @@ mod partial {
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Messages older than this many hours are removed.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = AGE_MAX_HOURS))]
     pub max_age_hours: u64,
     /// The stream holds at most this many bytes.
-    #[schemars(range(min = 1_048_576))]
+    #[schemars(range(min = 1_048_576, max = STREAM_BYTES_MAX))]
     pub max_bytes: u64,
 }
 
@@ -316,9 +329,10 @@ pub struct Retry {
     #[schemars(range(min = 1, max = u32::MAX))]
     pub attempts_max: u32,
     /// Pause after the first failure, in milliseconds; it doubles with each further one.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = BACKOFF_MAX_MS))]
     pub backoff_min_ms: u64,
-    /// The longest pause, in milliseconds; no less than `backoff_min_ms`.
+    /// The longest pause, in milliseconds; no less than `backoff_min_ms`. What is mended is noticed after it.
+    #[schemars(range(max = BACKOFF_MAX_MS))]
     pub backoff_max_ms: u64,
     /// The longest pause that a receiver may wish for (`Retry-After`), in seconds. Example: 60.
     #[schemars(range(max = 86_400))]

@@ -5,17 +5,18 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::join_all;
 use headrace_schemas::time::Timestamp;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
 use crate::component::stage::{BoxedStage, Verdict};
 use crate::component::subscription::Subscription;
 use crate::consume::Subscriber;
+use crate::consume::conflicts::{Known, conflicts};
 use crate::consume::hold::{prolong_when_due, while_held};
 use crate::consume::read::{read_all, room_for, room_of, within};
 use crate::consume::trial::{self, Group, begin, close, end, plan};
 use crate::crash::{self, Point};
+use crate::every::rest_for;
 use crate::fault::panics::caught;
 use crate::fault::{Effect, Fault, FaultClass, miscounted};
 use crate::memory::{BODY_COPIES_READ, Held};
@@ -169,7 +170,8 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         if pause.is_none() && published {
             self.settler.health.healthy();
         }
-        self.count_conflicts(known.into_iter().flatten().collect()).await;
+        let conflicts = conflicts::<Out>(&self.broker, known.into_iter().flatten()).await;
+        self.settler.metrics.chain().conflicts.increment(conflicts);
         pause
     }
 
@@ -330,10 +332,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
             }
         }
         let outcome = match failed {
-            Some(fault) => {
-                self.settler.health.degraded(fault.to_string());
-                Outcome::Unpublished(fault)
-            }
+            Some(fault) => Outcome::Unpublished(fault),
             None => {
                 crash::pass(Point::AfterPubAck);
                 let metrics = self.settler.metrics.chain();
@@ -343,28 +342,6 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
             }
         };
         (outcome, known)
-    }
-
-    /// Counts the products that the broker dropped although they were made of other content than the one that it has.
-    /// The messages are settled by now: a crash before this counts one too few, and one that makes them come again
-    /// counts one too many.
-    async fn count_conflicts(&self, known: Vec<Known>) {
-        let is_other = |Known { sequence, content }: Known| async move {
-            match self.broker.payload_at(Out::TO, sequence).await {
-                Ok(stored) => Out::content_of(&stored).is_some_and(|stored| stored != content),
-                Err(error) => {
-                    tracing::debug!(%error, "cannot tell what the broker has in the place of a product");
-                    false
-                }
-            }
-        };
-        // As many requests at once as a slice has messages.
-        let others = join_all(known.into_iter().map(is_other)).await;
-        self.settler
-            .metrics
-            .chain()
-            .conflicts
-            .increment(others.into_iter().filter(|is_other| *is_other).count() as u64);
     }
 
     async fn give_back(&self, messages: &[Delivered]) {
@@ -379,25 +356,11 @@ struct Sent {
     content: Option<Content<String>>,
 }
 
-/// A product that the broker dropped, because at `sequence` it has one with the same deduplication key.
-struct Known {
-    sequence: u64,
-    content: Content<String>,
-}
-
 /// What becomes of a message whose product could not be sent. The broker's trouble is not the event's fault. But a
 /// product that is larger than any message can never be sent.
 fn unsent(fault: Fault) -> Outcome {
     match fault.class {
         FaultClass::Poison(_) => Outcome::Failed(fault),
         FaultClass::Transient { .. } | FaultClass::Broken => Outcome::Unpublished(fault),
-    }
-}
-
-/// Rests, but not beyond `stop`.
-pub(crate) async fn rest_for(pause: Duration, stop: &CancellationToken) {
-    tokio::select! {
-        () = sleep(pause) => {}
-        () = stop.cancelled() => {}
     }
 }

@@ -1,8 +1,9 @@
 //! The consumers of sinks, and those among them that nobody reads any more.
 //!
 //! A durable consumer keeps its place for ever. That of a sink that was taken out of the configuration holds back its
-//! stream until somebody removes it, so it is told here. The marks on a consumer say that it is ours: consumers of
-//! subscribers are never told. Nothing here removes a consumer by itself, because it may be another process's.
+//! stream until somebody removes it, unless the sink can catch up. So it is told here. The marks on a consumer say that it
+//! is ours: consumers of subscribers are never told. Nothing here removes a consumer by itself, because it may be another
+//! process's.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::aside;
+use crate::broker::progress::time_at;
 use crate::broker::{Broker, Stream};
 use crate::component::subscription::{Owner, WhenBehind};
 use crate::every::every;
@@ -33,7 +35,7 @@ const KIND: &str = "headrace.kind";
 const PERIOD: Duration = Duration::from_secs(60);
 /// A consumer that delivered something within this time is read by somebody, or one on which somebody has said so.
 const QUIET: Duration = Duration::from_secs(60);
-/// The mark with the time at which a process last said that it reads the consumer, in microseconds.
+/// The mark with the time at which a process last said that it reads the consumer, in microseconds, by the broker's clock.
 const READ_AT: &str = "headrace.read_at";
 /// After so long without a sign of its reader, a process says that it reads the consumer.
 const SIGN_AFTER: Duration = Duration::from_secs(8);
@@ -52,8 +54,12 @@ pub struct Component {
 }
 
 impl Component {
-    /// Whether both are one consumer.
-    fn is_same(&self, other: &Self) -> bool {
+    /// Whether `other` is this component, or the part of it that catches up.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        if (self.stream, other.stream) == (Stream::Events, Stream::CatchUp) {
+            return aside::consumer_of(&self.name) == other.name;
+        }
         (&self.name, self.stream) == (&other.name, other.stream)
     }
 }
@@ -67,10 +73,12 @@ pub struct Found {
     pub pending: u64,
     /// Messages that were delivered and are not settled.
     pub unsettled: u64,
-    /// When it last delivered or settled something; `None` when it never did.
+    /// When it last delivered something; `None` when it never did.
     pub active_at: Option<Timestamp>,
     /// When a process last said that it reads it.
     read_at: Option<Timestamp>,
+    /// When the broker told this. All these times are by the broker's clock.
+    told_at: Timestamp,
     /// Whether somebody asks it for messages at this moment.
     is_asked: bool,
 }
@@ -79,26 +87,26 @@ impl Found {
     /// Whether somebody reads it, as far as the broker can tell.
     #[must_use]
     pub fn is_read(&self) -> bool {
-        let is_recent = |at: Timestamp| Timestamp::now().since(at) < QUIET;
+        let is_recent = |at: Timestamp| self.told_at.since(at) < QUIET;
         self.is_asked || self.active_at.is_some_and(is_recent) || self.read_at.is_some_and(is_recent)
     }
 
-    fn of(info: &Info, component: Component) -> Self {
+    fn of(info: &Info, component: Component, told_at: Timestamp) -> Self {
         Self {
             component,
             pending: info.num_pending,
             unsettled: info.num_ack_pending as u64,
             active_at: active_at(info),
             read_at: read_at(info),
+            told_at,
             is_asked: info.num_waiting > 0,
         }
     }
 }
 
-/// When a consumer last delivered or settled something.
+/// When a consumer last delivered something. When it last settled something tells of no reader: a purge settles, too.
 fn active_at(info: &Info) -> Option<Timestamp> {
-    let times = [info.delivered.last_active, info.ack_floor.last_active].into_iter().flatten();
-    times.max().map(|at| Timestamp::from_unix_nanos(at.unix_timestamp_nanos()))
+    info.delivered.last_active.map(|at| Timestamp::from_unix_nanos(at.unix_timestamp_nanos()))
 }
 
 /// When a process last said that it reads a consumer.
@@ -110,26 +118,28 @@ fn read_at(info: &Info) -> Option<Timestamp> {
 /// none, so a process of another configuration would take its consumer for one that was left behind.
 #[derive(Debug, Default)]
 pub(super) struct Presence {
-    /// Since when there is no sign of a reader.
-    unseen_since: Option<Instant>,
+    /// The last sign of a reader: when the consumer delivered something, and when a process said that it reads it.
+    sign: Option<[Option<Timestamp>; 2]>,
+    /// When we saw it, by our own clock.
+    seen_at: Option<Instant>,
 }
 
 impl Presence {
     /// Writes the time on the consumer with the state `info`, if there was no other sign of a reader for a while.
     pub(super) async fn keep(&mut self, broker: &Broker, stream: Stream, info: &Info) -> anyhow::Result<()> {
-        let is_recent = |at: Timestamp| Timestamp::now().since(at) < SIGN_AFTER;
-        if info.num_waiting > 0 || [active_at(info), read_at(info)].into_iter().flatten().any(is_recent) {
-            self.unseen_since = None;
-            return Ok(());
+        let sign = Some([active_at(info), read_at(info)]);
+        if info.num_waiting > 0 || sign != self.sign {
+            (self.sign, self.seen_at) = (sign, None);
         }
-        if self.unseen_since.get_or_insert_with(Instant::now).elapsed() < SIGN_AFTER {
+        if self.seen_at.get_or_insert_with(Instant::now).elapsed() < SIGN_AFTER {
             return Ok(());
         }
         let cannot = || format!("cannot note on the consumer {} that it is read", info.name);
         // All else stays as it is now, also where another process of another configuration has changed it.
         let config = pull::Config::try_from_consumer_config(info.config.clone());
         let mut config = config.map_err(|error| anyhow::anyhow!(error)).with_context(cannot)?;
-        config.metadata.insert(READ_AT.to_owned(), Timestamp::now().as_micros().to_string());
+        let now = time_at(broker, stream).await.with_context(cannot)?;
+        config.metadata.insert(READ_AT.to_owned(), now.as_micros().to_string());
         // An update, so that a consumer which somebody has just removed is not made anew.
         let stream = broker.jetstream().get_stream_no_info(stream.name()).await.with_context(cannot)?;
         stream.update_consumer(config).await.with_context(cannot)?;
@@ -140,15 +150,29 @@ impl Presence {
 /// What is written on the consumer of a sink.
 ///
 /// `found` is the consumer as it was. On the store's stands from where on it can give messages back. What a consumer without
-/// that mark was given may have been inserted by an earlier release, which did not note what giving back needs.
+/// that mark was given may have been inserted by an earlier release, which did not note what giving back needs, or into
+/// another store.
 pub(crate) fn marks(owner: &Owner, found: Option<&Info>) -> HashMap<String, String> {
     let mut marks = HashMap::from([(SINK.to_owned(), owner.instance.clone()), (KIND.to_owned(), owner.kind.clone())]);
     match owner.when_behind {
         WhenBehind::Wait => {}
-        WhenBehind::Store => {
-            let marked = found.and_then(|info| info.config.metadata.get(aside::STORE)).cloned();
+        WhenBehind::Store { place } => {
+            let mark = |name: &str| found.and_then(|info| info.config.metadata.get(name));
+            let place = format!("{place:016x}");
+            let is_elsewhere = mark(aside::STORE_PLACE).is_some_and(|marked| *marked != place);
+            // Bodies are not brought once more.
+            if is_elsewhere && found.is_some_and(|info| info.stream_name == Stream::Events.name()) {
+                tracing::warn!(
+                    component = owner.instance,
+                    "this ClickHouse is another one than before, so sinks that are set aside from now on catch up from it, and \
+                     nobody is set aside for what the former one was given. If a sink still misses something, see `headrace \
+                     sinks list`, take the rows of the former one along"
+                );
+            }
+            let marked = mark(aside::STORE).filter(|_| !is_elsewhere).cloned();
             let given = || found.map_or(0, |info| info.delivered.stream_sequence).to_string();
             marks.insert(aside::STORE.to_owned(), marked.unwrap_or_else(given));
+            marks.insert(aside::STORE_PLACE.to_owned(), place);
         }
         WhenBehind::SetAside => {
             marks.insert(aside::CATCHES_UP.to_owned(), aside::YES.to_owned());
@@ -157,17 +181,24 @@ pub(crate) fn marks(owner: &Owner, found: Option<&Info>) -> HashMap<String, Stri
     marks
 }
 
-/// Every consumer of a sink. One without marks, as earlier releases made them, is known by its name among `usual`.
+/// Every consumer of a sink. One without marks, as earlier releases made them, is known by its name among `usual`. One on
+/// CATCHUP belongs to that on EVENTS, and is told only when it is the last that is left.
 ///
 /// # Errors
 /// When the broker does not answer, or our user may not list consumers.
 pub async fn consumers(broker: &Broker, usual: &[Component]) -> anyhow::Result<Vec<Found>> {
     let mut found = Vec::new();
-    for stream in [Stream::Raw, Stream::Events, Stream::Alerts] {
+    for stream in [Stream::Raw, Stream::Events, Stream::Alerts, Stream::CatchUp] {
         let cannot = || format!("cannot list the consumers of {}", stream.name());
         let handle = broker.jetstream().get_stream_no_info(stream.name()).await.with_context(cannot)?;
         let infos: Vec<Info> = handle.consumers().try_collect().await.with_context(cannot)?;
-        found.extend(infos.iter().filter_map(|info| Some(Found::of(info, component_of(info, stream, usual)?))));
+        let now = time_at(broker, stream).await.with_context(cannot)?;
+        for info in &infos {
+            let Some(component) = component_of(info, stream, usual) else { continue };
+            if stream != Stream::CatchUp || !found.iter().any(|own: &Found| own.component.covers(&component)) {
+                found.push(Found::of(info, component, now));
+            }
+        }
     }
     Ok(found)
 }
@@ -186,6 +217,9 @@ fn component_of(info: &Info, stream: Stream, usual: &[Component]) -> Option<Comp
 /// When the broker does not answer or does not let us.
 pub async fn remove(broker: &Broker, component: &Component) -> anyhow::Result<bool> {
     let (name, stream) = (component.name.as_str(), component.stream.name());
+    if component.stream == Stream::CatchUp {
+        return aside::remove(broker, aside::component_of(name)).await.map(|()| true);
+    }
     // Before the consumer, which is what a second try finds. Retention may write it down again until the consumer is gone.
     if component.stream == Stream::Events {
         aside::remove(broker, name).await?;
@@ -223,7 +257,7 @@ pub async fn watch(
     while turns.next().await {
         match consumers(&broker, &usual).await {
             Ok(mut found) => {
-                found.retain(|found| !configured.iter().any(|own| own.is_same(&found.component)) && !found.is_read());
+                found.retain(|found| !configured.iter().any(|own| own.covers(&found.component)) && !found.is_read());
                 told.tell(&found);
             }
             Err(error) => told.fail(&error),
@@ -253,8 +287,8 @@ impl Told {
                     pending,
                     unsettled,
                     "a sink that is not configured any more has left its consumer, which nobody reads: its stream keeps \
-                     these messages and fills up. Configure the sink again, or remove the consumer with `headrace sinks \
-                     remove {instance}`"
+                     these messages, and fills up if the sink cannot catch up. Configure the sink again, or remove the \
+                     consumer with `headrace sinks remove {instance}`"
                 );
             }
         }
@@ -275,6 +309,33 @@ impl Told {
                 "cannot look for consumers of sinks that are not configured any more; the NATS user of the sinks needs the \
                  right to list consumers, see the page about NATS permissions"
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_reads_is_judged_by_the_brokers_clock_alone() {
+        let at = |seconds| Some(Timestamp::from_seconds(seconds));
+        let is_read = |active_at, read_at, told_at| {
+            let (name, kind) = ("tickets".to_owned(), "jira".to_owned());
+            let component = Component { instance: name.clone(), kind, name, stream: Stream::Alerts };
+            Found { component, pending: 0, unsettled: 0, active_at, read_at, told_at, is_asked: false }.is_read()
+        };
+        // A broker whose clock is years behind ours.
+        let now = Timestamp::from_seconds(1_000_000);
+        for (active_at, read_at, expected) in [
+            (None, None, false),
+            (None, at(999_950), true),
+            (at(999_950), None, true),
+            (at(999_000), at(999_000), false),
+            // Two servers of a cluster may differ by a little.
+            (None, at(1_000_001), true),
+        ] {
+            assert_eq!(is_read(active_at, read_at, now), expected, "{active_at:?}, {read_at:?}");
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod begin;
 pub mod chain;
+mod conflicts;
 mod duplicates;
 mod hold;
 pub mod leftover;

@@ -101,26 +101,57 @@ async fn metrics(Shared(admin): Shared<Admin>) -> Response {
 
 /// Measures the backlog of `subscriptions` until `stop`, each over the connection of its role, and does the recorder's
 /// upkeep.
+/// One that cannot be measured keeps no other from it.
 ///
 /// # Errors
-/// When the broker does not answer.
+/// Never: what could not be measured is tried again.
 pub async fn measure_lag(
     subscriptions: Vec<(Broker, Subscription)>,
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut subscribers = Vec::new();
-    for (broker, subscription) in &subscriptions {
-        subscribers.push((subscription.component.clone(), Subscriber::open(broker, subscription).await?));
-    }
+    let measured = |(broker, subscription)| Measured { broker, subscription, subscriber: None, has_failed: false };
+    let mut all: Vec<Measured> = subscriptions.into_iter().map(measured).collect();
     let mut turns = every(LAG_PERIOD, &stop);
     while turns.next().await {
-        for (component, subscriber) in &mut subscribers {
-            let (waiting, unsettled) = subscriber.backlog().await?;
-            gauge!(LAG, "component" => component.clone()).set(waiting as f64);
-            gauge!(PENDING, "component" => component.clone()).set(unsettled as f64);
+        let mut failed: Option<(Vec<&str>, anyhow::Error)> = None;
+        for one in &mut all {
+            let error = one.measure().await.err();
+            let had_failed = std::mem::replace(&mut one.has_failed, error.is_some());
+            if let Some(error) = error.filter(|_| !had_failed) {
+                failed.get_or_insert_with(|| (Vec::new(), error)).0.push(&one.subscription.component);
+            }
+        }
+        if let Some((components, error)) = failed {
+            let (components, error) = (components.join(", "), format!("{error:#}"));
+            tracing::warn!(components, error, "cannot measure what waits for these; their metrics stay as they are");
         }
         metrics.run_upkeep();
     }
     Ok(())
+}
+
+/// A consumer whose backlog is measured.
+struct Measured {
+    broker: Broker,
+    subscription: Subscription,
+    /// `None` until it could be opened.
+    subscriber: Option<Subscriber>,
+    has_failed: bool,
+}
+
+impl Measured {
+    async fn measure(&mut self) -> anyhow::Result<()> {
+        let mut subscriber = match self.subscriber.take() {
+            Some(subscriber) => subscriber,
+            None => Subscriber::open(&self.broker, &self.subscription).await?,
+        };
+        let (waiting, unsettled) = subscriber.backlog().await?;
+        // Only one that answers is kept: a consumer that is gone must be made anew.
+        self.subscriber = Some(subscriber);
+        let component = || self.subscription.component.clone();
+        gauge!(LAG, "component" => component()).set(waiting as f64);
+        gauge!(PENDING, "component" => component()).set(unsettled as f64);
+        Ok(())
+    }
 }

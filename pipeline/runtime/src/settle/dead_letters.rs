@@ -22,6 +22,7 @@ use headrace_schemas::{header, subject};
 pub use self::redrive::{Redriven, SentMessages};
 use self::redrive::{content, live_headers};
 use crate::broker::{Broker, Stream};
+use crate::crash::{self, Point};
 use crate::message::body;
 use crate::publish::Publisher;
 
@@ -29,6 +30,8 @@ use crate::publish::Publisher;
 const PAGE: usize = 256;
 /// The broker forgets a reader that was killed, or that rests between two pages, after this time.
 const READER_KEPT: Duration = Duration::from_secs(30);
+/// How the origin of a dead letter begins that names a row of ClickHouse. Others have a stream and a sequence.
+pub(crate) const ROW_ORIGIN: &str = "events@";
 /// The broker's header with the size of a payload that it left out.
 const PAYLOAD_BYTES: &str = "Nats-Msg-Size";
 
@@ -194,7 +197,9 @@ impl DeadLetters {
         }
         // Remove only after the broker has stored it: a crash between the two costs a duplicate, the other order loses
         // the event.
+        crash::pass(Point::AfterRedrive);
         self.remove(sequence).await?;
+        crash::pass(Point::AfterRedriven);
         Ok(Redriven::Sent)
     }
 
@@ -217,6 +222,11 @@ impl DeadLetters {
     /// Why a dead letter cannot be redriven, in words.
     async fn unfit(&self, dead_letter: &DeadLetter) -> anyhow::Result<Option<String>> {
         let own = dead_letter.header(header::DEAD_SUBJECT);
+        if own.is_empty() && dead_letter.header(header::DEAD_ORIGIN).starts_with(ROW_ORIGIN) {
+            return Ok(Some(
+                "it names a row of ClickHouse and was never a message; do what its detail says".to_owned(),
+            ));
+        }
         if !subject::is_live(own) {
             let name = header::DEAD_SUBJECT;
             return Ok(Some(format!("expected the subject that it had in the header {name}, found `{own}`")));

@@ -94,8 +94,8 @@ impl Settler {
                     crash::pass(Point::AfterAck);
                 }
                 Settlement::Nak { delay } => {
-                    if let Outcome::Unread(_) | Outcome::Unpublished(_) | Outcome::Untried(_) = outcome {
-                        degraded.get_or_insert_with(|| describe(&outcome));
+                    if let Outcome::Unread(fault) | Outcome::Unpublished(fault) | Outcome::Untried(fault) = &outcome {
+                        degraded.get_or_insert_with(|| fault.to_string());
                     }
                     self.log_retry(message, &outcome, delay);
                     if !matches!(outcome, Outcome::Untried(_)) {
@@ -255,6 +255,6 @@ fn describe(outcome: &Outcome) -> String {
 }
 
 /// `text` for a NATS header: without line breaks, which a header cannot hold, and cut to about a screen.
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     text.chars().take(1_000).map(|char| if char.is_control() { ' ' } else { char }).collect()
 }

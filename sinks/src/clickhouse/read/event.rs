@@ -5,6 +5,7 @@
 //! empty text is none, and all that the rules say belongs to the first of them.
 
 use clickhouse::{Client, Row};
+use headrace_runtime::aside::history::Order;
 use headrace_runtime::fault::Fault;
 use headrace_schemas::event::{
     Actor, Assessment, Category, Change, Criticality, Enrichment, Event, Network, Organization, Outcome, RawReference,
@@ -115,6 +116,18 @@ impl StoredEvent {
     #[must_use]
     pub const fn stored_at(&self) -> Timestamp {
         Timestamp::from_micros(self.stored_at)
+    }
+
+    /// The time by which a slice of the table has the row: when EVENTS stored its event, or, for a row that was not made from
+    /// there, when its delivery was received.
+    pub(super) const fn moment(&self) -> Timestamp {
+        Timestamp::from_micros(if self.stored_at == 0 { self.received_at } else { self.stored_at })
+    }
+
+    /// The row's place among those of its moment.
+    pub(super) fn order(&self) -> Order {
+        let event_time = Timestamp::from_micros(self.event_time);
+        Order { tenant: self.tenant.clone(), id: self.id.clone(), event_time }
     }
 
     /// The event that the row was made of.

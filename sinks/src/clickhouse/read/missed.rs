@@ -1,9 +1,11 @@
-//! What a sink has missed, out of the table `events`: a slice of the stream EVENTS by the times at which it was stored.
+//! What a sink has missed, out of the table `events`: a slice of the stream EVENTS by the times at which it was stored. Rows
+//! that were not made from there have no such time. Who asks for all gets these by the time of reception.
 
-use headrace_runtime::aside::feeder::{Page, Slice};
+use headrace_runtime::aside::history::{Order, Page, Row, Slice, Wanted};
 use headrace_runtime::fault::Fault;
 use headrace_runtime::message::payload::{Payload as _, Product as _};
 use headrace_schemas::event::Event;
+use headrace_schemas::time::Timestamp;
 
 use super::event::{EventTable, StoredEvent};
 use crate::clickhouse::classify::fault;
@@ -12,42 +14,79 @@ use crate::clickhouse::classify::fault;
 const SCORED: &str = "scored";
 
 impl EventTable {
-    /// The events of `slice`, in the order in which they were stored. Rows that a replay added are not among them: they
-    /// were made from RAW, and nobody noted when EVENTS stored them.
+    /// The events of `slice`, in order.
     ///
     /// # Errors
     /// Transient when the server is away, broken when a person must act.
     pub async fn stored(&self, slice: &Slice<'_>) -> Result<Page, Fault> {
-        let query = self
-            .client
-            .query(
-                "SELECT ?fields FROM events WHERE events.stored_at >= fromUnixTimestamp64Micro(?) \
-                 AND events.stored_at < fromUnixTimestamp64Micro(?) \
-                 AND match(concat('events.scored.', tenant, '.', category, '.', severity), ?) \
-                 ORDER BY stored_at, tenant, id LIMIT ?",
-            )
-            // Rows of no message have the time 0.
-            .bind(slice.since.as_micros().max(1))
-            .bind(slice.until.as_micros())
-            .bind(pattern(slice.filters))
+        let parts = match slice.wanted {
+            Wanted::Streamed => vec![part(slice, "stored_at", "")],
+            // Two parts, because ClickHouse passes over granules by one index or the other, and by none for an OR.
+            Wanted::All => vec![
+                part(slice, "stored_at", ""),
+                part(slice, "received_at", "stored_at = fromUnixTimestamp64Micro(0) AND "),
+            ],
+        };
+        let sql = format!(
+            "SELECT ?fields FROM ({}) ORDER BY if(toUnixTimestamp64Micro(stored_at) = 0, received_at, stored_at), tenant, id, \
+             event_time LIMIT {}",
+            parts.join(" UNION ALL "),
             // One more tells whether there are more.
-            .bind(slice.events_max.saturating_add(1))
-            .with_setting("use_query_condition_cache", "0");
+            slice.events_max.saturating_add(1)
+        );
+        let mut query = self.client.query(&sql).with_setting("use_query_condition_cache", "0");
+        for _ in &parts {
+            query = query.bind(pattern(slice.filters));
+            if let Some(Order { tenant, id, .. }) = slice.after {
+                query = query.bind(tenant).bind(id);
+            }
+        }
         let mut rows = query.fetch::<StoredEvent>().map_err(|error| fault(error).fault)?;
         let (mut page, mut bytes) = (Page::default(), 0_usize);
         while let Some(row) = rows.next().await.map_err(|error| fault(error).fault)? {
-            if page.events.len() == slice.events_max || bytes >= slice.bytes_max {
+            if page.rows.len() == slice.events_max || bytes >= slice.bytes_max {
                 page.is_cut = true;
                 break;
             }
-            let stored_at = row.stored_at();
-            let event = row.into_event().map_err(Fault::broken)?;
-            let written = event.write(SCORED)?.payload.len();
-            bytes = bytes.saturating_add(Event::decoded_bytes(written));
-            page.events.push((stored_at, event));
+            let (at, order) = (row.moment(), row.order());
+            let event = row.into_event().and_then(|event| {
+                let written = event.write(SCORED).map_err(|fault| fault.source)?.payload.len();
+                bytes = bytes.saturating_add(Event::decoded_bytes(written));
+                Ok(event)
+            });
+            page.rows.push(Row { at, order, event });
         }
         Ok(page)
     }
+
+    /// When the first delivery was received of which the table has a row. It asks for what parts say of themselves.
+    ///
+    /// # Errors
+    /// Transient when the server is away, broken when a person must act.
+    pub async fn begins_at(&self) -> Result<Option<Timestamp>, Fault> {
+        let query = self.client.query("SELECT count(), toUnixTimestamp64Micro(min(received_at)) FROM events");
+        let (rows, first) = query.fetch_one::<(u64, i64)>().await.map_err(|error| fault(error).fault)?;
+        Ok((rows > 0).then(|| Timestamp::from_micros(first)))
+    }
+}
+
+/// The query for the rows of `slice` by the time `column`, where `condition` holds. It binds the pattern of the filters, and
+/// then tenant and id of what it comes after.
+fn part(slice: &Slice<'_>, column: &str, condition: &str) -> String {
+    // Rows of no message have the time 0.
+    let (since, until) = (slice.since.as_micros().max(1), slice.until.as_micros());
+    let after = slice.after.map_or_else(String::new, |Order { event_time, .. }| {
+        format!(
+            " AND ({column}, tenant, id, event_time) > (fromUnixTimestamp64Micro({since}, 'UTC'), ?, ?, \
+             fromUnixTimestamp64Micro({}, 'UTC'))",
+            event_time.as_micros()
+        )
+    });
+    format!(
+        "SELECT * FROM events WHERE {condition}{column} >= fromUnixTimestamp64Micro({since}) \
+         AND {column} < fromUnixTimestamp64Micro({until}) \
+         AND match(concat('events.scored.', tenant, '.', category, '.', severity), ?){after}"
+    )
 }
 
 /// The regular expression for the subjects that one of `filters` takes.

@@ -1,6 +1,6 @@
-//! `headrace sinks pause`, `resume`, `rewind`.
+//! `headrace sinks pause`, `resume`, `rewind`, `rewind --cancel`.
 
-use headrace_runtime::aside::record::{Cause, Range};
+use headrace_runtime::aside::record::{Cause, Range, Record};
 use headrace_runtime::consume::leftover::Component;
 use headrace_schemas::time::Timestamp;
 use serde_json::json;
@@ -58,6 +58,39 @@ pub(super) async fn rewind(
         output::line(format_args!(
             "{name} is brought the events from {since} to {until}; `headrace sinks list` shows how far"
         ))?;
+    }
+    Ok(())
+}
+
+/// Takes back what was asked for by `rewind` and was not brought yet.
+pub(super) async fn cancel(one: &One, yes: bool, global: Global) -> anyhow::Result<()> {
+    let opened = Opened::open(&one.place).await?;
+    let component = opened.catches_up(&one.name)?;
+    let name = component.name.as_str();
+    let rewound = |record: &Record| record.rewound.clone();
+    let asked_for = opened.records.get(name).map(rewound).unwrap_or_default();
+    if asked_for.is_empty() {
+        return Err(exit::missing(format!("{name} is not to be brought anything that `rewind` asked for")));
+    }
+    opened.target.note(&format!("taking back what {name} was to be brought once more"), global);
+    for Range { from, until, .. } in &asked_for {
+        output::note(format_args!("{from} to {until}"));
+    }
+    if !yes && !is_confirmed("What it has missed and what is on its way still comes, and this does not. Take it back?")?
+    {
+        return Err(exit::missing("nothing was changed"));
+    }
+    let cancelled = opened.asides.change(name, Record::cancel).await?;
+    if one.json {
+        let ranges: Vec<_> =
+            cancelled.iter().map(|range| json!({ "since": range.from, "until": range.until })).collect();
+        let installation = opened.target.json();
+        let report = json!({
+            "sink": component.instance, "component": name, "cancelled": ranges, "installation": installation,
+        });
+        output::line(report)?;
+    } else {
+        output::line(format_args!("{name} is brought no more of what `rewind` asked for"))?;
     }
     Ok(())
 }

@@ -46,10 +46,10 @@ pub(super) fn list(opened: &Opened, json: bool) -> anyhow::Result<()> {
 
 /// What is missed, in one line.
 fn missed(record: &Record) -> String {
-    let (Some(first), Some(last)) = (record.ranges.first(), record.ranges.last()) else { return "-".to_owned() };
-    let (from, until, progress) = (first.from, last.until, record.progress() * 100.0);
+    let from = record.all().map(|range| range.from).min();
+    let (Some(from), Some(until)) = (from, record.all().map(|range| range.until).max()) else { return "-".to_owned() };
     let times = |count: usize| if count == 1 { String::new() } else { format!(" in {count} ranges") };
-    format!("{from} to {until}{}, {progress:.0} % brought", times(record.ranges.len()))
+    format!("{from} to {until}{}, {:.0} % brought", times(record.all().count()), record.progress() * 100.0)
 }
 
 fn summary(row: &Row<'_>) -> Value {
@@ -80,7 +80,7 @@ fn missed_json(record: &Record) -> Value {
         })
     };
     json!({
-        "ranges": record.ranges.iter().map(range).collect::<Vec<_>>(),
+        "ranges": record.all().map(range).collect::<Vec<_>>(),
         "seconds": record.missed_seconds(),
         "brought": record.brought,
         "progress": record.progress(),

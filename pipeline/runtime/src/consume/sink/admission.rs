@@ -4,8 +4,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::SinkLoop;
 use crate::component::sink::{BatchResult, Sink};
-use crate::consume::chain::rest_for;
 use crate::consume::sub_batch::SubBatch;
+use crate::every::rest_for;
 use crate::fault::{DeadReason, Effect, Fault, FaultClass};
 use crate::limit::{Answer, Pass};
 use crate::settle::Outcome;

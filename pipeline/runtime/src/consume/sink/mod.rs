@@ -11,6 +11,7 @@ mod admission;
 mod answer;
 mod ownership;
 mod refused;
+mod settled;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -19,27 +20,26 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::answer::Progress;
-use self::refused::{RefusedItem, name_of};
+use self::refused::RefusedItem;
 use crate::aside::pause::Gate;
 use crate::broker::Broker;
 use crate::component::batch::{Batch, BatchPolicy};
-use crate::component::sink::{BatchResult, Sink, Taken};
+use crate::component::sink::{BatchResult, Sink};
 use crate::component::subscription::Subscription;
 use crate::consume::Subscriber;
-use crate::consume::chain::rest_for;
 use crate::consume::hold::{prolong_when_due, while_held};
 use crate::consume::read::{read_all, room_for, room_of, within};
 use crate::consume::sub_batch::{Ownership, Parts, SubBatch};
 use crate::consume::trial::{self, Group, begin, close, end, plan};
 use crate::crash::{self, Point};
+use crate::every::rest_for;
 use crate::fault::panics::caught;
 use crate::fault::{DiscardReason, Effect, Fault, FaultClass};
 use crate::limit::{Limiter, Pass};
 use crate::memory::BODY_COPIES_DELIVERED;
 use crate::message::Delivered;
 use crate::message::incarnation::Incarnation;
-use crate::message::payload::Payload;
-use crate::observe::metrics::{seconds, seconds_since};
+use crate::observe::metrics::seconds;
 use crate::settle::Outcome;
 use crate::settle::settler::Settler;
 
@@ -271,95 +271,6 @@ impl<S: Sink> SinkLoop<S> {
             pass.answered(answer);
         }
         result
-    }
-
-    /// Settles each item after its result. The refused ones are kept in `progress`. Returns how long the consumer must
-    /// rest, when it must.
-    async fn settle_each(
-        &self,
-        sub_batch: SubBatch<S::Item>,
-        results: Vec<Result<Taken, Fault>>,
-        progress: &mut Progress,
-    ) -> Option<Duration> {
-        let (mut delivered, mut known, mut unanswered) = (Vec::new(), 0, None);
-        let (mut settled, mut outcomes) = (Vec::with_capacity(results.len()), Vec::with_capacity(results.len()));
-        let items = sub_batch.messages.into_iter().zip(sub_batch.batch.into_items());
-        for ((message, item), result) in items.zip(results) {
-            outcomes.push(match result {
-                Ok(taken) => {
-                    self.settler.metrics.sink().deliver_seconds.record(seconds_since(item.value.received_at()));
-                    match taken {
-                        Taken::Now => delivered.push(item),
-                        Taken::Before => known += 1,
-                    }
-                    Outcome::Done
-                }
-                Err(fault @ Fault { class: FaultClass::Poison(_), .. }) => {
-                    let name = name_of(&item.value);
-                    // Several messages of an event count as one item.
-                    let is_known = progress.refused.iter().any(|refused| refused.name == name);
-                    let proven = !is_known && self.settler.refusals.refused(&name);
-                    progress.refused.push(RefusedItem { message, name, fault, proven });
-                    continue;
-                }
-                Err(fault) => {
-                    unanswered = Some(fault.to_string());
-                    Outcome::Failed(fault)
-                }
-            });
-            settled.push(message);
-        }
-        let pause = self.settler.settle_all(settled.iter().zip(outcomes).collect()).await;
-        self.settler.metrics.sink().delivered.increment((delivered.len() + known) as u64);
-        if !delivered.is_empty() {
-            self.settler.refusals.accepted(delivered.iter().map(|item| name_of(&item.value)));
-        }
-        match (delivered.is_empty(), unanswered, pause) {
-            // Already reported as broken by the settler.
-            (_, _, Some(_)) => {}
-            (true, Some(why), None) => self.settler.health.degraded(why),
-            (true, None, None) if known > 0 => self.healthy_unless_refused(),
-            // A refusal alone does not tell how the receiver is.
-            (true, None, None) => {}
-            (false, _, None) => self.settler.health.healthy(),
-        }
-        pause
-    }
-
-    /// Settles the messages of items whose effects were there before.
-    async fn settle_known(&self, sub_batch: &SubBatch<S::Item>) {
-        for item in sub_batch.batch.items() {
-            self.settler.metrics.sink().deliver_seconds.record(seconds_since(item.value.received_at()));
-        }
-        self.settler.settle_all(sub_batch.messages.iter().map(|message| (message, Outcome::Done)).collect()).await;
-        self.settler.metrics.sink().delivered.increment(sub_batch.messages.len() as u64);
-        self.healthy_unless_refused();
-    }
-
-    /// The receiver answered, and took nothing. It may still refuse everything.
-    fn healthy_unless_refused(&self) {
-        if !self.settler.refusals.are_open() {
-            self.settler.health.healthy();
-        }
-    }
-
-    async fn give_back(&self, messages: &[Delivered], outcome: impl Fn() -> Outcome) {
-        self.settle_ours(messages.iter().map(|message| (message, outcome())).collect()).await;
-    }
-
-    /// Settles the messages that are still ours. Returns how long the consumer must rest, when it must.
-    async fn settle_ours(&self, outcomes: Vec<(&Delivered, Outcome)>) -> Option<Duration> {
-        let mut ours = Vec::with_capacity(outcomes.len());
-        for (message, outcome) in outcomes {
-            // Never answer for an expired message: the broker would accept the answer although another process has the
-            // message.
-            if !message.is_held(self.subscription.ack_wait) {
-                self.settler.expire(message);
-            } else {
-                ours.push((message, outcome));
-            }
-        }
-        self.settler.settle_all(ours).await
     }
 
     fn report(&self, fault: &Fault) {

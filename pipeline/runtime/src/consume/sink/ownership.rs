@@ -84,7 +84,8 @@ impl<S: Sink> SinkLoop<S> {
     fn may_be_set_aside(&self) -> bool {
         let Subscription { sink, stream, .. } = &self.subscription;
         // Another process may have another configuration, by which this sink catches up.
-        *stream == Stream::Events && sink.as_ref().is_some_and(|owner| owner.when_behind != WhenBehind::Store)
+        *stream == Stream::Events
+            && sink.as_ref().is_some_and(|owner| !matches!(owner.when_behind, WhenBehind::Store { .. }))
     }
 
     /// Keeps the messages whose look-up can be believed now, and gives the others back.
