@@ -8,7 +8,7 @@ use headrace_runtime::broker::Stream;
 use headrace_tests::harness::CEILING;
 use headrace_tests::product::admin::{get, sample};
 use headrace_tests::product::hook::{Hook, answer, guid};
-use headrace_tests::product::process::{Launch, Running, command, complained, said};
+use headrace_tests::product::process::{Launch, Running, command, complained, gone, said};
 use headrace_tests::product::stored::Stored;
 use headrace_tests::standin::splunk::{Splunk, TOKEN};
 use serde_json::Value;
@@ -34,7 +34,7 @@ impl Bed {
         let (splunk, dir) = (Splunk::start().await, TempDir::new().unwrap());
         let text = format!(
             "[streams]\nraw.max_bytes = 8388608\nevents.max_bytes = 1048576\nalerts.max_bytes = 33554432\n\
-             dead.max_bytes = 33554432\n[retry]\nbackoff_max_ms = 1000\n[nats]\nclock_skew_ms = 100\n\
+             dead.max_bytes = 33554432\n[pipeline]\nack_wait_s = 2\n[retry]\nbackoff_max_ms = 1000\n[nats]\nclock_skew_ms = 100\n\
              [sinks.clickhouse]\nlinger_ms = 50\ninsert_timeout_s = 1\nclock_skew_ms = 200\n\
              [sinks.splunk]\nurl = '{}'\ntoken = '{TOKEN}'\nlinger_ms = 50\ntimeout_ms = 500\n\
              [sinks.urgent]\nkind = 'file'\ndir = '{}'\nmin_severity = 'high'\ntimeout_ms = 1000\n\
@@ -128,6 +128,14 @@ async fn until(what: &str, running: &Running, condition: impl AsyncFn() -> bool)
     waited.unwrap_or_else(|error| panic!("{error}: {}", running.log()));
 }
 
+/// Waits until a process has died, and the servers that it had started.
+async fn died(up: &Running) {
+    up.ended().await;
+    for pid in up.ready().pids.values() {
+        gone(*pid).await;
+    }
+}
+
 #[tokio::test]
 async fn a_sink_that_is_down_delays_nobody_and_catches_up() {
     let bed = Bed::new().await;
@@ -183,14 +191,14 @@ async fn a_process_that_is_killed_on_the_way_loses_nothing() {
             Err(_) => break,
         }
     }
-    up.ended().await;
+    died(&up).await;
     assert!(ids.len() < EVENTS_MAX, "nothing was purged: {}", up.log());
     drop(up);
 
     // It dies when the first events are in CATCHUP, and that is not noted.
     bed.splunk.index().disabled = false;
     let up = bed.up().set("HEADRACE_CRASH_AT", "before_caught_up:1").start().await;
-    up.ended().await;
+    died(&up).await;
     drop(up);
 
     let up = bed.up().start().await;

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::message::Message;
 use async_nats::jetstream::stream::{Config, State};
 use futures::StreamExt as _;
 use headrace_local::poll;
-use headrace_runtime::aside::record::{Cause, Record};
+use headrace_runtime::aside::record::{Cause, Range, Record};
 use headrace_runtime::aside::{Asides, consumer_of, retention};
 use headrace_runtime::broker::{Broker, Stream};
 use headrace_runtime::component::subscription::{Owner, Start, Subscription, WhenBehind};
@@ -69,16 +70,20 @@ impl Bed {
         }
     }
 
+    /// Takes the next `count` messages of a consumer.
+    async fn take(&self, component: &str, count: usize) -> Vec<Message> {
+        let consumer = self.stream().await.get_consumer::<pull::Config>(component).await.unwrap();
+        let messages = consumer.fetch().max_messages(count).messages().await.unwrap();
+        let taken: Vec<Message> = messages.map(Result::unwrap).collect().await;
+        assert_eq!(taken.len(), count, "{component}");
+        taken
+    }
+
     /// Settles the next `count` messages of a consumer.
     async fn settle(&self, component: &str, count: usize) {
-        let consumer = self.stream().await.get_consumer::<pull::Config>(component).await.unwrap();
-        let mut messages = consumer.fetch().max_messages(count).messages().await.unwrap();
-        let mut settled = 0;
-        while let Some(message) = messages.next().await {
-            message.unwrap().double_ack().await.unwrap();
-            settled += 1;
+        for message in self.take(component, count).await {
+            message.double_ack().await.unwrap();
         }
-        assert_eq!(settled, count, "{component}");
     }
 
     /// The time at which the message `sequence` was stored.
@@ -196,7 +201,8 @@ async fn a_store_at_another_place_gives_nothing_back_of_what_the_former_was_give
     assert!(bed.state().await.first_sequence == 1 && !bed.record().await.is_behind(), "it would be lost");
     bed.settle(SINK, 40).await;
     bed.make_room().await;
-    assert!(bed.state().await.first_sequence > 30);
+    let first = bed.state().await.first_sequence;
+    assert!((2..=41).contains(&first), "what all have settled makes room: {first}");
     bed.publish(40).await;
     bed.settle(STORE, 40).await;
     bed.make_room().await;
@@ -267,4 +273,89 @@ async fn what_becomes_too_old_is_written_down() {
     let record = bed.record().await;
     let is_noted = record.ranges.iter().any(|range| range.from <= first && range.until > last);
     assert!(is_noted, "{record:?}");
+}
+
+#[tokio::test]
+async fn what_expires_while_it_is_delivered_is_written_down() {
+    let bed = Bed::start().await;
+    bed.consumer(STORE, WhenBehind::Store { place: 1 }).await;
+    bed.consumer(SINK, WhenBehind::SetAside).await;
+    bed.make_room().await;
+    let seen = bed.record().await.seen.unwrap();
+
+    // Then nobody looks until they are gone.
+    bed.set_max_age(Duration::ZERO).await;
+    bed.publish(3).await;
+    bed.settle(STORE, 3).await;
+    let _held = bed.take(SINK, 3).await;
+    bed.set_max_age(Duration::from_secs(1)).await;
+    let counts_as_settled = async || {
+        let info = bed.stream().await.consumer_info(SINK).await.unwrap();
+        (bed.state().await.messages == 0 && info.ack_floor.stream_sequence == 3).then_some(())
+    };
+    poll::until("they are gone, and the broker counts them as settled", CEILING, counts_as_settled).await.unwrap();
+    let looked_at = Timestamp::now();
+    bed.make_room().await;
+    let record = bed.record().await;
+    assert_eq!(record.ranges.len(), 1, "{record:?}");
+    let range = &record.ranges[0];
+    assert_eq!((range.sequences, range.cause), (Some((1, 3)), Cause::Age));
+    // A later message may have an earlier time.
+    let skew = bed.broker.clock_skew();
+    assert_eq!((range.since, range.from), (seen.stored_at.minus(skew), seen.stored_at.minus(skew)));
+    assert!(range.until >= looked_at.plus(skew), "{range:?}");
+}
+
+#[tokio::test]
+async fn what_an_earlier_release_put_into_the_store_is_waited_for() {
+    let bed = Bed::start().await;
+    let earlier = pull::Config { durable_name: Some(STORE.to_owned()), ..pull::Config::default() };
+    bed.stream().await.create_consumer(earlier).await.unwrap();
+    bed.consumer(SINK, WhenBehind::SetAside).await;
+    bed.publish(85).await;
+    bed.settle(STORE, 40).await;
+    bed.settle(SINK, 10).await;
+    bed.make_room().await;
+    let found = async || (bed.state().await.first_sequence, bed.record().await.ranges.len());
+    assert_eq!(found().await, (11, 0), "the store has no mark yet");
+
+    bed.consumer(STORE, WhenBehind::Store { place: 1 }).await;
+    bed.settle(STORE, 45).await;
+    bed.publish(10).await;
+    bed.make_room().await;
+    assert_eq!(found().await, (11, 0), "the sink would miss for good what the store has from the earlier release");
+    // A second process, or the next start.
+    bed.consumer(STORE, WhenBehind::Store { place: 1 }).await;
+    bed.settle(SINK, 30).await;
+    bed.make_room().await;
+    assert_eq!(found().await, (41, 0), "all have settled so much");
+
+    bed.publish(35).await;
+    bed.settle(STORE, 45).await;
+    bed.make_room().await;
+    let (first, ranges) = found().await;
+    assert!(first > 41 && ranges == 1, "the store can give back what it got since: {first}, {ranges} ranges");
+    assert_eq!(bed.record().await.ranges[0].sequences, Some((41, first - 1)));
+}
+
+#[tokio::test]
+async fn the_time_of_a_purge_is_noted_although_its_range_was_known() {
+    let bed = Bed::start().await;
+    bed.consumer(STORE, WhenBehind::Store { place: 1 }).await;
+    bed.consumer(SINK, WhenBehind::SetAside).await;
+    bed.publish(85).await;
+    bed.settle(STORE, 85).await;
+    // As a process leaves it that dies before the purge.
+    let hour = Duration::from_secs(3_600);
+    let (since, until) = (Timestamp::now().minus(hour), Timestamp::now().plus(hour));
+    let range = Range { since, until, from: since, sequences: Some((1, 85)), made_at: since, cause: Cause::Full };
+    let asides = Asides::open(&bed.broker).await.unwrap();
+    let write = |record: &mut Record| (record.ranges, record.taken_at) = (vec![range.clone()], Some(since));
+    asides.change(SINK, write).await.unwrap();
+    let began_at = Timestamp::now();
+    bed.make_room().await;
+    assert!(bed.state().await.first_sequence > 1, "it was purged");
+    let record = bed.record().await;
+    assert_eq!(record.ranges, [range]);
+    assert!(record.taken_at.is_some_and(|taken_at| taken_at >= began_at), "{record:?}");
 }

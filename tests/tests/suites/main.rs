@@ -4,6 +4,7 @@
 mod aside;
 mod bad_products;
 mod calls;
+mod feeder;
 mod log_storm;
 mod lost_marks;
 mod measure;

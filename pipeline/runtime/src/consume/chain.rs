@@ -72,7 +72,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
     /// # Errors
     /// When the broker refuses the consumer; the supervisor starts the worker again.
     pub async fn run_worker(&self, stop: CancellationToken) -> anyhow::Result<()> {
-        self.settler.telling(Box::pin(self.take_and_work(stop))).await
+        self.settler.beside(Box::pin(self.take_and_work(stop))).await
     }
 
     async fn take_and_work(&self, stop: CancellationToken) -> anyhow::Result<()> {

@@ -119,7 +119,6 @@ pub(crate) async fn plan(settler: &Settler, ack_wait: Duration, messages: Vec<De
         }
     };
     let places: Vec<_> = questionable.iter().map(|message| (message.sequence, message.stored_at)).collect();
-    let closes: Vec<Mark> = places.iter().filter_map(|&(sequence, at)| marks.of(sequence, at).cloned()).collect();
     let (mut tried, mut given_up) = (Vec::new(), Vec::new());
     for (message, verdict) in questionable.into_iter().zip(judge(&places, &marks)) {
         match verdict {
@@ -132,9 +131,11 @@ pub(crate) async fn plan(settler: &Settler, ack_wait: Duration, messages: Vec<De
     tried.sort_by_key(|((size, deaths), _)| (Reverse(*size), *deaths));
     let (wanted, tried): (Vec<_>, Vec<_>) = tried.into_iter().unzip();
     plan.groups = groups(&wanted);
-    if let Some(last) = plan.groups.back_mut() {
-        last.closes = closes.into_iter().filter(|mark| mark.size > 1).collect();
-        last.closes.dedup();
+    // Also those of what is given up: it may be all that was left of its groups.
+    let closes = marks.of_groups(&places);
+    match plan.groups.back_mut() {
+        Some(last) => last.closes = closes,
+        None => settler.trials.remove(closes).await,
     }
     messages.extend(tried);
     (messages, plan)

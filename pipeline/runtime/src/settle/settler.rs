@@ -234,9 +234,10 @@ impl Settler {
         self.told.note(kind, more(Fared::new(&self.component, kind, message)));
     }
 
-    /// Runs `work`, and meanwhile tells in time what is left to tell of its messages.
-    pub(crate) async fn telling<T>(&self, work: impl Future<Output = T>) -> T {
-        self.told.beside(work).await
+    /// Runs a worker's `work`. Meanwhile it tells in time what is left to tell of its messages, and removes marks of trials
+    /// that could not be removed.
+    pub(crate) async fn beside<T>(&self, work: impl Future<Output = T>) -> T {
+        self.told.beside(self.trials.beside(work)).await
     }
 }
 

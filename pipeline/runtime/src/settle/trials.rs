@@ -5,18 +5,21 @@
 //! process knows nothing. Questionable messages are worked on after the others, in small groups
 //! (`consume/trial.rs`). Before a group's turn its *mark* is written to the state, and with its outcome the mark is
 //! removed. A mark that is there all the same was left by a process that died. Its messages then come in smaller groups,
-//! down to one by one. A message that was alone in [`TRIALS_MAX`] such marks is dead-lettered.
+//! down to one by one. A message that was alone in [`TRIALS_MAX`] such marks is dead-lettered. A mark that could not be
+//! removed is removed later, also when no more messages come ([`Trials::beside`]).
 //!
 //! A process has one trial at a time, over all its components. Otherwise an innocent message of one would be blamed for
 //! the death on another's.
 
 use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use headrace_schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::sleep;
 
 use crate::broker::Broker;
 use crate::fault::{DeadReason, Fault};
@@ -31,6 +34,8 @@ pub(crate) const TRIALS_MAX: u32 = 2;
 const MARKS_MAX: usize = 64;
 /// How often to write marks that other workers change at the same time.
 const WRITES_MAX: usize = 32;
+/// How often to try again what could not be done to the marks.
+const AGAIN_EVERY: Duration = Duration::from_secs(2);
 
 /// Whose turn it is in this process.
 static TURN: Semaphore = Semaphore::const_new(1);
@@ -97,6 +102,12 @@ impl Marks {
         own.min_by_key(|mark| (mark.size, Reverse(mark.trials)))
     }
 
+    /// The marks of all groups that one of the messages at `places` was in.
+    pub(crate) fn of_groups(&self, places: &[(u64, Timestamp)]) -> Vec<Mark> {
+        let holds = |mark: &&Mark| places.iter().any(|&(sequence, stored_at)| mark.holds(sequence, stored_at));
+        self.0.iter().filter(|mark| !mark.is_alone()).filter(holds).cloned().collect()
+    }
+
     fn add(&mut self, mark: Mark) {
         self.remove(&mark);
         self.0.push(mark);
@@ -136,6 +147,10 @@ impl Left {
     fn forget(&mut self, applied: &Self) {
         applied.done.0.iter().for_each(|mark| self.done.remove(mark));
         applied.unclear.0.iter().for_each(|mark| self.unclear.remove(mark));
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.done.0.is_empty() && self.unclear.0.is_empty()
     }
 
     fn apply(&self, marks: &mut Marks) {
@@ -192,7 +207,7 @@ impl Trials {
         self.remove(vec![trial.mark]).await;
     }
 
-    /// Removes `marks`. What cannot be removed now is removed with the next change.
+    /// Removes `marks`. What cannot be removed now is removed with the next change, or by [`Self::beside`].
     pub(crate) async fn remove(&self, marks: Vec<Mark>) {
         if marks.is_empty() {
             return;
@@ -201,7 +216,30 @@ impl Trials {
         self.tidy().await;
     }
 
-    /// Does what is left to do. What fails is done with the next change.
+    /// Runs a worker's `work` to its end. Meanwhile it does again and again what is left to do, because a worker to which
+    /// no messages come changes nothing. Several may run this at once.
+    pub(crate) async fn beside<T>(&self, work: impl Future<Output = T>) -> T {
+        tokio::select! {
+            done = work => done,
+            never = self.tidy_in_time() => never,
+        }
+    }
+
+    async fn tidy_in_time<T>(&self) -> T {
+        loop {
+            sleep(AGAIN_EVERY).await;
+            if self.left().is_empty() {
+                continue;
+            }
+            // A trial that begins meanwhile could leave something to do about the same messages.
+            let _turn = TURN.acquire().await;
+            if !self.left().is_empty() {
+                self.tidy().await;
+            }
+        }
+    }
+
+    /// Does what is left to do. What fails stays left.
     async fn tidy(&self) {
         if let Err(fault) = self.change(|_| {}).await {
             tracing::debug!(%fault, key = self.key, "marks of trials are not removed yet");

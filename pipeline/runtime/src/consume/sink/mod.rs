@@ -69,7 +69,7 @@ impl<S: Sink> SinkLoop<S> {
     /// # Errors
     /// When the broker refuses the consumer; the supervisor starts the worker again.
     pub async fn run_worker(&self, stop: CancellationToken) -> anyhow::Result<()> {
-        self.settler.telling(Box::pin(self.take_and_deliver(stop))).await
+        self.settler.beside(Box::pin(self.take_and_deliver(stop))).await
     }
 
     async fn take_and_deliver(&self, stop: CancellationToken) -> anyhow::Result<()> {
