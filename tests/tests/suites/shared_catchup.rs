@@ -21,9 +21,9 @@ use headrace_schemas::event::Event;
 use headrace_schemas::id::EventId;
 use headrace_schemas::subject::catch_up_of;
 use headrace_schemas::time::Timestamp;
+use headrace_tests::conformance::Workers;
 use headrace_tests::harness::samples::Sample as _;
 use headrace_tests::harness::{CEILING, Nats, until};
-use tokio_util::sync::CancellationToken;
 
 const STORE: &str = "clickhouse";
 /// The events of the store. Together they are much larger than CATCHUP.
@@ -90,7 +90,7 @@ async fn set_aside(broker: &Broker, sink: &str) {
 }
 
 /// Brings `sink` what it has missed.
-fn feed(broker: &Broker, sink: &str, health: &Health) {
+fn feed(broker: &Broker, sink: &str, health: &Health) -> Workers {
     let fed = Fed {
         component: sink.to_owned(),
         filters: Vec::new(),
@@ -99,8 +99,11 @@ fn feed(broker: &Broker, sink: &str, health: &Health) {
         limiter: Limiter::new(sink, &Limits::default()),
         health: health.register(sink),
     };
-    let feeder = Feeder::new(broker, Arc::new(Filled), STORE, fed);
-    tokio::spawn(async move { feeder.run(CancellationToken::new()).await });
+    let feeder = Arc::new(Feeder::new(broker, Arc::new(Filled), STORE, fed));
+    Workers::run(1, move |stop| {
+        let feeder = Arc::clone(&feeder);
+        async move { feeder.run(stop).await }
+    })
 }
 
 #[tokio::test]
@@ -116,9 +119,10 @@ async fn a_sink_that_takes_nothing_leaves_the_others_their_room() {
         sink: None,
     };
     Subscriber::open(&broker, &store).await.unwrap();
+    let mut workers = Vec::new();
     for sink in ["slow", "splunk"] {
         set_aside(&broker, sink).await;
-        feed(&broker, sink, &health);
+        workers.push(feed(&broker, sink, &health));
     }
     let stream = nats.jetstream().get_stream(Stream::CatchUp.name()).await.unwrap();
     let consumer = stream.get_consumer::<pull::Config>(&consumer_of("splunk")).await.unwrap();
@@ -144,4 +148,7 @@ async fn a_sink_that_takes_nothing_leaves_the_others_their_room() {
     assert_eq!((of("splunk"), dead_letters.len() - of("slow")), (1, 1), "{dead_letters:?}");
     assert_eq!((dead_letters[0].reason.as_str(), dead_letters[0].id.as_str()), ("malformed", "ndjson:00700"));
     assert!(dead_letters[0].detail.starts_with("no such word; mend the row"), "{}", dead_letters[0].detail);
+    for worker in workers {
+        worker.stop().await;
+    }
 }
