@@ -42,6 +42,7 @@ pub use self::sink::{Events, Raw};
 pub use self::write::earlier::Mover;
 pub use self::write::gaps::{Gaps, GapsRow};
 use self::write::insert::{Table, Times};
+use self::write::migrate::Migrator;
 pub use self::write::rewrite::{ITEMS_MAX, Rewrite, Unproven, Written};
 use self::write::{migrate, side};
 use crate::kind::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Kind as _, LINGER_MAX_MS};
@@ -197,12 +198,21 @@ impl Config {
     }
 
     fn events_of(&self, instance: &str) -> Events {
-        Events { table: self.table("events", instance), config: self.clone(), owner: self.watch(instance) }
+        Events {
+            table: self.table("events", instance),
+            config: self.clone(),
+            migrator: self.migrator(),
+            owner: self.watch(instance),
+        }
     }
 
     fn raw_of(&self, instance: &str) -> Raw {
         let table = self.table("raw", &format!("{instance}{RAW_SUFFIX}"));
-        Raw { table, config: self.clone(), owner: self.watch(instance) }
+        Raw { table, config: self.clone(), migrator: self.migrator(), owner: self.watch(instance) }
+    }
+
+    fn migrator(&self) -> Migrator {
+        Migrator::new(self.client(), &self.database)
     }
 
     fn watch(&self, instance: &str) -> Watch {
@@ -349,13 +359,13 @@ impl Config {
     }
 
     /// Makes the tables ready for the sink that `owner` is about.
-    async fn begin(&self, owner: &Watch) -> Result<(), Fault> {
+    async fn begin(&self, migrator: &Migrator, owner: &Watch) -> Result<(), Fault> {
         self.reach().await?;
         if !self.migrate {
             migrate::verify(&self.client(), &self.database).await?;
             return owner.verify().await;
         }
-        self.migrate().await?;
+        migrator.run().await?;
         owner.claim().await
     }
 }

@@ -10,11 +10,13 @@ use headrace_schemas::event::Event;
 use super::Config;
 use super::owner::Watch;
 use super::write::insert::{Rows, Table};
+use super::write::migrate::Migrator;
 
 /// Scored events → table `events`.
 pub struct Events {
     pub(super) table: Table,
     pub(super) config: Config,
+    pub(super) migrator: Migrator,
     pub(super) owner: Watch,
 }
 
@@ -23,7 +25,7 @@ impl Sink for Events {
     type Item = Event;
 
     async fn check(&self) -> Result<(), Fault> {
-        self.config.begin(&self.owner).await?;
+        self.config.begin(&self.migrator, &self.owner).await?;
         self.table.check_columns::<Event>().await
     }
 
@@ -36,6 +38,7 @@ impl Sink for Events {
 pub struct Raw {
     pub(super) table: Table,
     pub(super) config: Config,
+    pub(super) migrator: Migrator,
     pub(super) owner: Watch,
 }
 
@@ -44,7 +47,7 @@ impl Sink for Raw {
     type Item = RawDelivery;
 
     async fn check(&self) -> Result<(), Fault> {
-        self.config.begin(&self.owner).await?;
+        self.config.begin(&self.migrator, &self.owner).await?;
         self.table.check_columns::<RawDelivery>().await
     }
 

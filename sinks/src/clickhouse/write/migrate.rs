@@ -6,8 +6,13 @@
 //! The tables `events` and `raw` were made anew in another order. Those of earlier releases are renamed, with all their
 //! rows, to `events_1` and `raw_1`. They are never dropped here: a process of an earlier release may be inserting.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use clickhouse::Client;
 use headrace_runtime::fault::Fault;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use crate::clickhouse::classify::fault;
 
@@ -116,27 +121,91 @@ const MIGRATIONS: [Migration; 17] = [
 /// The tables and views that they make.
 const TABLES: [&str; 4] = ["events", "raw", "gaps", "conflicting_deliveries"];
 
+/// The longest that all migrations may take at once.
+const MIGRATION_MAX: Duration = Duration::from_mins(10);
+
+/// Migrates for a sink.
+pub(crate) struct Migrator {
+    client: Client,
+    database: String,
+    /// Held while it migrates.
+    turn: Arc<Mutex<()>>,
+}
+
+impl Migrator {
+    pub(crate) fn new(client: Client, database: &str) -> Self {
+        Self { client, database: database.to_owned(), turn: Arc::default() }
+    }
+
+    /// As [`run`], which goes on when nobody waits for it any more: a sink may be checked for no longer than a call may
+    /// last, and on a slow server it would never come to the last migration. Only one goes on at once.
+    #[expect(clippy::disallowed_methods, reason = "it ends by itself, and nobody need restart it")]
+    pub(crate) async fn run(&self) -> Result<(), Fault> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let (client, database) = (self.client.clone(), self.database.clone());
+        let migrated = tokio::spawn(async move {
+            let _turn = turn;
+            timeout(MIGRATION_MAX, run(&client, &database)).await
+        });
+        match migrated.await {
+            Ok(Ok(migrated)) => migrated,
+            Ok(Err(_)) => {
+                let max_s = MIGRATION_MAX.as_secs();
+                Err(Fault::transient(anyhow::anyhow!(
+                    "expected the tables to be migrated within {max_s} s, found that they are not"
+                )))
+            }
+            Err(error) => Err(Fault::transient(error)),
+        }
+    }
+}
+
 /// Creates the database and applies what is missing.
 pub(crate) async fn run(client: &Client, database: &str) -> Result<(), Fault> {
-    let outside = client.clone().with_database("default");
-    // Name the engine `Atomic`: the embedded server has another default engine for databases.
-    execute(&outside, &format!("CREATE DATABASE IF NOT EXISTS {database} ENGINE = Atomic"), "the database").await?;
-    let log = "CREATE TABLE IF NOT EXISTS migrations (version UInt32, name String, applied_at DateTime DEFAULT now()) \
-               ENGINE = ReplacingMergeTree ORDER BY version COMMENT 'which migrations were applied'";
-    execute(client, log, "the table of migrations").await?;
-    let applied = applied(client).await?;
+    let applied = applied_so_far(client, database).await?;
     refuse_newer(&applied)?;
-    let is_upgrade = is_earlier(client, "events").await? || is_earlier(client, "raw").await?;
-    for migration in MIGRATIONS.iter().filter(|migration| !applied.contains(&migration.version)) {
-        if is_upgrade || migration.of != Of::Earlier {
-            migration.apply(client).await?;
-        }
-        let record =
-            format!("INSERT INTO migrations (version, name) VALUES ({}, '{}')", migration.version, migration.name);
-        execute(client, &record, "the record of a migration").await?;
+    let missing: Vec<&Migration> =
+        MIGRATIONS.iter().filter(|migration| !applied.contains(&migration.version)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let is_upgrade = is_earlier(client, &["events", "raw"]).await?;
+    let (needed, needless): (Vec<_>, Vec<_>) =
+        missing.into_iter().partition(|migration| is_upgrade || migration.of != Of::Earlier);
+    record(client, &needless).await?;
+    for migration in needed {
+        migration.apply(client).await?;
+        record(client, &[migration]).await?;
         tracing::info!(version = migration.version, name = migration.name, database, "ClickHouse migration applied");
     }
     Ok(())
+}
+
+/// The migrations that were applied, after the table that tells was made.
+async fn applied_so_far(client: &Client, database: &str) -> Result<Vec<u32>, Fault> {
+    // Not in our database, which may not exist yet.
+    let outside = client.clone().with_database("default");
+    let query = outside.query("SELECT count() FROM system.tables WHERE database = ? AND name = 'migrations'");
+    let tables = query.bind(database).fetch_one::<u64>().await.map_err(|error| fault(error).fault)?;
+    if tables == 0 {
+        // Name the engine `Atomic`: the embedded server has another default engine for databases.
+        execute(&outside, &format!("CREATE DATABASE IF NOT EXISTS {database} ENGINE = Atomic"), "the database").await?;
+        let log = "CREATE TABLE IF NOT EXISTS migrations (version UInt32, name String, applied_at DateTime DEFAULT now()) \
+                   ENGINE = ReplacingMergeTree ORDER BY version COMMENT 'which migrations were applied'";
+        execute(client, log, "the table of migrations").await?;
+    }
+    applied(client).await
+}
+
+/// Notes that `migrations` were applied, or are not needed here.
+async fn record(client: &Client, migrations: &[&Migration]) -> Result<(), Fault> {
+    if migrations.is_empty() {
+        return Ok(());
+    }
+    let values: Vec<String> =
+        migrations.iter().map(|migration| format!("({}, '{}')", migration.version, migration.name)).collect();
+    let record = format!("INSERT INTO migrations (version, name) VALUES {}", values.join(", "));
+    execute(client, &record, "the record of a migration").await
 }
 
 /// As [`run`], and also makes tables anew that were dropped after their migration had been recorded.
@@ -185,24 +254,24 @@ impl Migration {
 
 /// Renames a table of an earlier release, so that the new one can be made.
 async fn set_aside(client: &Client, table: &str) -> Result<(), Fault> {
-    if !is_earlier(client, table).await? {
+    if !is_earlier(client, &[table]).await? {
         return Ok(());
     }
     let renamed =
         execute(client, &format!("RENAME TABLE {table} TO {table}_1"), "the new place of an earlier table").await;
     // Another process may have been faster.
-    if renamed.is_err() && !is_earlier(client, table).await? {
+    if renamed.is_err() && !is_earlier(client, &[table]).await? {
         return Ok(());
     }
     renamed
 }
 
-/// Whether `table` is there as an earlier release made it.
-async fn is_earlier(client: &Client, table: &str) -> Result<bool, Fault> {
+/// Whether one of `tables` is there as an earlier release made it.
+async fn is_earlier(client: &Client, tables: &[&str]) -> Result<bool, Fault> {
     let query = client.query(
-        "SELECT count() FROM system.columns WHERE database = currentDatabase() AND table = ? AND name = 'valid_until'",
+        "SELECT count() FROM system.columns WHERE database = currentDatabase() AND table IN ? AND name = 'valid_until'",
     );
-    let columns = query.bind(table).fetch_one::<u64>().await.map_err(|error| fault(error).fault)?;
+    let columns = query.bind(tables).fetch_one::<u64>().await.map_err(|error| fault(error).fault)?;
     Ok(columns > 0)
 }
 
