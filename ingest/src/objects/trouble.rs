@@ -24,15 +24,13 @@ const TRIES_MAX: u32 = 3;
 const SLOW_MAX: u32 = 5;
 /// The most objects of which failures are counted. Beyond that, counting begins anew.
 const FAILING_MAX: usize = 1_000;
-/// The pause after the first try of an object that is set aside. Later ones are twice as long, up to the longest.
-const AGAIN_AFTER: Duration = Duration::from_secs(300);
+/// The pause after the first try of an object that is set aside. It is short, because an outage that ended in the middle of
+/// the tries looks like an object's own trouble. Later ones are twice as long, up to the longest.
+const AGAIN_AFTER: Duration = Duration::from_secs(10);
 const AGAIN_AFTER_MAX: Duration = Duration::from_secs(3_600);
 /// An object becomes a dead letter after so many tries that count, and not before it has failed for so long.
 const GIVEN_UP_TRIES: u32 = 100;
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(7 * 86_400);
-/// The most archived objects that are set aside. Further ones become dead letters at once: a bucket may have millions, and
-/// they must not stop the others.
-const ARCHIVED_MAX: usize = ASIDE_MAX / 2;
 
 /// What is wrong with an object that is set aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,7 +97,7 @@ impl Trouble {
             // Restoring takes hours.
             Kind::Archived => AGAIN_AFTER_MAX,
             Kind::Denied | Kind::Failing => {
-                AGAIN_AFTER_MAX.min(AGAIN_AFTER * 2_u32.pow(self.tries.saturating_sub(1).min(8)))
+                AGAIN_AFTER_MAX.min(AGAIN_AFTER * 2_u32.pow(self.tries.saturating_sub(1).min(9)))
             }
         };
         seconds(pause)
@@ -212,8 +210,7 @@ impl Reader {
         };
         let old = origin.trouble();
         let trouble = Trouble::tried(old, Kind::of(class), is_own, draft.now);
-        let is_many = old.is_none() && trouble.kind == Kind::Archived && archived(&draft.position) >= ARCHIVED_MAX;
-        if is_many || (is_own && trouble.is_hopeless(draft.now)) {
+        if is_own && trouble.is_hopeless(draft.now) {
             self.give_up(&reading, trouble, &why, draft);
             return Ok(());
         }
@@ -318,11 +315,6 @@ fn put_back(reading: Reading, origin: Origin, draft: &mut Draft, fault: Fault) -
     fault
 }
 
-fn archived(position: &Position) -> usize {
-    let is_archived = |aside: &&Aside| aside.trouble.is_some_and(|trouble| trouble.kind == Kind::Archived);
-    position.aside.iter().filter(is_archived).count()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -339,7 +331,7 @@ mod tests {
             pauses.push(trouble.pause());
             now += trouble.pause();
         }
-        assert_eq!(pauses[..6], [300, 600, 1_200, 2_400, 3_600, 3_600]);
+        assert_eq!(pauses[..6], [10, 20, 40, 80, 160, 320]);
         assert!((week..week + 7_200).contains(&now), "{now}");
         assert!(pauses.len() > 100, "{}", pauses.len());
         assert!(!others.unwrap().is_hopeless(i64::MAX), "rights that lapse for all give nothing up");

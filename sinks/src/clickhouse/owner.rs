@@ -75,11 +75,15 @@ impl Watch {
         Ok(())
     }
 
-    /// Lets the next call look after one that failed as a whole: the address may lead to another server by then.
-    pub(super) fn heed(&self, result: &BatchResult) {
-        if matches!(result, BatchResult::Whole(_) | BatchResult::TooMuch(_)) {
-            self.seen().at = None;
+    /// Makes a call. The next one looks if this one fails as a whole, or has no more time: the address may lead to another
+    /// server by then.
+    pub(super) async fn during(&self, call: impl Future<Output = BatchResult>) -> BatchResult {
+        let at = self.seen().at.take();
+        let result = call.await;
+        if !matches!(result, BatchResult::Whole(_) | BatchResult::TooMuch(_)) {
+            self.seen().at = at;
         }
+        result
     }
 
     fn note(&self, owner: Option<&str>) {

@@ -61,7 +61,5 @@ async fn deliver<T: Rows>(table: &Table, owner: &Watch, batch: &Batch<T>) -> Bat
     if let Err(fault) = owner.still_ours().await {
         return BatchResult::Whole(fault);
     }
-    let result = table.deliver(batch).await;
-    owner.heed(&result);
-    result
+    owner.during(table.deliver(batch)).await
 }

@@ -84,7 +84,7 @@ async fn set_aside(broker: &Broker, sink: &str) {
             Subscription { component, stream, filters, ack_wait: CEILING, unsettled_max: 10_000, sink: None };
         Subscriber::open(broker, &subscription).await.unwrap();
     }
-    let (since, until) = (Timestamp::from_seconds(1), Timestamp::from_seconds(STORED + EVENTS));
+    let (since, until) = (Timestamp::from_seconds(STORED), Timestamp::from_seconds(STORED + EVENTS));
     let range = Range { since, until, from: since, sequences: None, made_at: until, cause: Cause::Full };
     Asides::open(broker).await.unwrap().change(sink, |record| record.add(range.clone())).await.unwrap();
 }

@@ -191,11 +191,20 @@ impl Feeder {
         let Some(room) = self.room(record, range, pace, stop).await? else { return Ok(Step::NotYet) };
         if pace.is_new(range) {
             pace.begin(range);
-            // A person may ask for all there is, since long before there was anything.
             let first = self.first(room.until).await?;
-            if first > range.from {
+            // A person may ask for all there is, since long before there was anything.
+            if range.cause == Cause::Rewound && first > range.from {
                 self.note(asides, range, first, 0).await?;
                 return Ok(Step::Done);
+            }
+            if first >= range.until {
+                // To go on would strike it out as brought.
+                let Range { from, until, .. } = range;
+                anyhow::bail!(
+                    "expected in the table `events` what this sink missed from {from} to {until}, found that its first row is \
+                     later; if the rows are elsewhere, take them into this table, and they are brought; if they are lost, \
+                     `headrace sinks remove` forgets what was missed"
+                );
             }
         }
         let until = pace.until(range, room.until);
@@ -236,8 +245,10 @@ impl Feeder {
         if record.taken_at.is_some_and(|taken_at| Timestamp::now().since(taken_at) < settled_after) {
             return Ok(None);
         }
-        // While calls fail, its messages would only take the room of other sinks' messages.
-        if self.fed.gate.paused_since(stop).await.is_some() || self.fed.limiter.open_until().is_some() {
+        // While calls fail, its messages would only take the room of other sinks' messages. Afterwards one of them may be the
+        // call that decides: perhaps there are no others.
+        let is_open = self.fed.limiter.open_until().is_some_and(|(until, _)| until > Timestamp::now());
+        if is_open || self.fed.gate.paused_since(stop).await.is_some() {
             return Ok(None);
         }
         let (component, own) = (self.fed.component.as_str(), consumer_of(&self.fed.component));
