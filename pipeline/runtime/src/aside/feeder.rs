@@ -202,8 +202,8 @@ impl Feeder {
                 let Range { from, until, .. } = range;
                 anyhow::bail!(
                     "expected in the table `events` what this sink missed from {from} to {until}, found that its first row is \
-                     later; if the rows are elsewhere, take them into this table, and they are brought; if they are lost, \
-                     `headrace sinks remove` forgets what was missed"
+                     later; if the rows are elsewhere, take them into this table, and they are brought; if they are lost, take \
+                     the sink out of the configuration and run `headrace sinks remove`, which forgets what was missed"
                 );
             }
         }
