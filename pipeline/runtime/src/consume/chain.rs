@@ -149,18 +149,17 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         let (readable, inputs, mut pause) = self.read_all(messages, waiting).await;
         let verdicts = self.process(&readable, inputs).await;
         let sent = self.send_all(publisher, readable, verdicts).await;
-        // Await them together: then all confirmations that are lost with a server cost one timeout.
-        let confirmed = join_all(sent.into_iter().map(|(message, received_at, on_its_way)| async move {
-            match on_its_way {
-                Ok(on_their_way) => {
-                    let (outcome, known) = self.confirm(on_their_way, received_at).await;
-                    ((message, outcome), known)
-                }
-                Err(outcome) => ((message, outcome), Vec::new()),
-            }
-        }));
-        let (settled, known): (Vec<(Delivered, Outcome)>, Vec<Vec<Known>>) = confirmed.await.into_iter().unzip();
-        let (messages, outcomes): (Vec<Delivered>, Vec<Outcome>) = settled.into_iter().unzip();
+        let (mut messages, mut outcomes) = (Vec::with_capacity(sent.len()), Vec::with_capacity(sent.len()));
+        let mut known = Vec::new();
+        // One after the other, as they come: the time of each counts from its sending, so all that are lost with a server
+        // cost one timeout.
+        for (message, received_at, on_its_way) in sent {
+            outcomes.push(match on_its_way {
+                Ok(on_their_way) => self.confirm(on_their_way, received_at, &mut known).await,
+                Err(outcome) => outcome,
+            });
+            messages.push(message);
+        }
         // A slice whose messages have all expired proves nothing.
         let published = !outcomes.is_empty() && !outcomes.iter().any(|it| matches!(it, Outcome::Unpublished(_)));
         // Ack only after the PubAck: a crash between the two costs a duplicate that the broker's
@@ -170,7 +169,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         if pause.is_none() && published {
             self.settler.health.healthy();
         }
-        let conflicts = conflicts::<Out>(&self.broker, known.into_iter().flatten()).await;
+        let conflicts = conflicts::<Out>(&self.broker, known.into_iter()).await;
         self.settler.metrics.chain().conflicts.increment(conflicts);
         pause
     }
@@ -316,22 +315,18 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
         Ok(on_their_way)
     }
 
-    /// Waits until the broker has confirmed the products of a message. Also returns the products that the broker had
-    /// already.
-    async fn confirm(&self, sent: Vec<Sent>, received_at: Timestamp) -> (Outcome, Vec<Known>) {
-        let confirmed = |sent: Sent| async { (sent.unconfirmed.confirmed_or_cut_off().await, sent.content) };
-        let results = join_all(sent.into_iter().map(confirmed)).await;
-        let mut known = Vec::new();
-        let published = results.len() as u64;
+    /// Waits until the broker has confirmed the products of a message. Adds to `known` those that it had already.
+    async fn confirm(&self, sent: Vec<Sent>, received_at: Timestamp, known: &mut Vec<Known>) -> Outcome {
+        let published = sent.len() as u64;
         let mut failed: Option<Fault> = None;
-        for (result, content) in results {
-            match (result, content) {
+        for Sent { unconfirmed, content } in sent {
+            match (unconfirmed.confirmed_or_cut_off().await, content) {
                 (Ok(Stored { sequence, duplicate: true }), Some(content)) => known.push(Known { sequence, content }),
                 (Ok(_), _) => {}
                 (Err(fault), _) => failed = failed.or(Some(fault)),
             }
         }
-        let outcome = match failed {
+        match failed {
             Some(fault) => Outcome::Unpublished(fault),
             None => {
                 crash::pass(Point::AfterPubAck);
@@ -340,8 +335,7 @@ impl<In: Payload, Out: Product> ChainLoop<In, Out> {
                 metrics.publish_seconds.record(seconds_since(received_at));
                 Outcome::Done
             }
-        };
-        (outcome, known)
+        }
     }
 
     async fn give_back(&self, messages: &[Delivered]) {
