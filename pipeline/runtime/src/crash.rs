@@ -150,16 +150,16 @@ static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
 
 /// Passes `point`; the process may end here when a test asked for it.
 pub fn pass(point: Point) {
-    pass_with(point, None);
+    pass_with(point, || None);
 }
 
-/// Passes `point` with the event of this id.
-pub fn pass_with(point: Point, event: Option<&str>) {
+/// Passes `point` with the event whose id `event` tells.
+pub fn pass_with<'e>(point: Point, event: impl FnOnce() -> Option<&'e str>) {
     let Some(plan) = PLAN.get_or_init(|| plan(&std::env::var(VARIABLE).ok()?)) else { return };
     let ends = plan.point == point
         && match &plan.end {
             End::Passing(left) => left.fetch_sub(1, Ordering::Relaxed) == 1,
-            End::Event(id) => event == Some(id),
+            End::Event(id) => event() == Some(id),
         };
     if ends {
         // SIGKILL to ourselves: no destructor runs, no buffer is flushed, exactly as from outside.

@@ -312,6 +312,10 @@ impl Broker {
         }
     }
 
+    pub(crate) const fn client(&self) -> &async_nats::Client {
+        &self.client
+    }
+
     pub(crate) const fn jetstream(&self) -> &jetstream::Context {
         &self.jetstream
     }

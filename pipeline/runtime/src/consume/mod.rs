@@ -34,8 +34,8 @@ use crate::broker::{Broker, Stream};
 use crate::component::subscription::Subscription;
 use crate::consume::duplicates::Position;
 use crate::consume::pull::Pull;
-use crate::message::Delivered;
 use crate::message::incarnation::{Forgotten, Incarnation};
+use crate::message::{Delivered, Intake};
 use crate::moment::Moment;
 
 /// How long a request for messages stays open at the broker, at most.
@@ -52,6 +52,7 @@ pub struct Subscriber {
     /// The longest that a request for messages may stay open.
     open_max: Duration,
     open: Option<(Pull, Moment)>,
+    intake: Intake,
     config: ObservedConfig,
     config_seen_at: Instant,
     /// What is kept known of it. `None` unless it is a sink's.
@@ -99,7 +100,19 @@ impl Subscriber {
         let (stream, broker) = (subscription.stream, broker.clone());
         // A message counts as ours from the moment of the request, so a request may use up at most half of `ack_wait`.
         let open_max = subscription.ack_wait / 2;
-        Ok(Self { consumer, stream, broker, incarnation: None, open_max, open: None, config, config_seen_at, kept })
+        let intake = Intake::new(stream, &broker);
+        Ok(Self {
+            consumer,
+            stream,
+            broker,
+            incarnation: None,
+            open_max,
+            open: None,
+            intake,
+            config,
+            config_seen_at,
+            kept,
+        })
     }
 
     /// Waits for a message and returns it with those that are there by then: at most `max` messages, and a request of
@@ -129,7 +142,7 @@ impl Subscriber {
                 self.open = None;
                 break;
             };
-            taken.push(Delivered::new(message?, *requested_at, Forgotten::NOTHING)?);
+            taken.push(self.intake.take(message?, *requested_at, Forgotten::NOTHING)?);
             next = if taken.len() < max { pull.next().now_or_never() } else { None };
         }
         Ok(taken)
@@ -158,7 +171,7 @@ impl Subscriber {
                 () = stop.cancelled() => break,
             };
             let Some(message) = next else { break };
-            taken.push(Delivered::new(message?, requested_at, incarnation.forgotten())?);
+            taken.push(self.intake.take(message?, requested_at, incarnation.forgotten())?);
         }
         Ok((taken, incarnation))
     }

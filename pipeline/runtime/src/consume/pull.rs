@@ -12,7 +12,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::jetstream::consumer::Consumer;
 use async_nats::jetstream::consumer::pull::{BatchConfig, Config};
-use async_nats::jetstream::{self, Context};
 use async_nats::{Message, StatusCode, Subject, Subscriber};
 use futures::StreamExt as _;
 use tokio::time::{Instant, Sleep, sleep};
@@ -29,7 +28,6 @@ const NOT_SENT: &str = "Nats-Pending-Messages";
 /// An open request.
 pub(crate) struct Pull {
     subscriber: Subscriber,
-    context: Context,
     max: usize,
     taken: usize,
     /// How many messages the server has sent, once it has said so.
@@ -49,22 +47,21 @@ impl Pull {
         (max, bytes_max): (usize, usize),
         open: Duration,
     ) -> anyhow::Result<Self> {
-        let context = broker.jetstream();
-        let client = context.client();
+        let client = broker.client();
         let disconnects = broker.disconnects();
         let inbox = Subject::from(client.new_inbox());
         let subscriber = client.subscribe(inbox.clone()).await.context("cannot ask for messages")?;
         let config = BatchConfig { batch: max, max_bytes: bytes_max, expires: Some(open), ..Default::default() };
         consumer.request_batch(config, inbox).await.context("cannot ask for messages")?;
         let ends = Box::pin(sleep(open + WORD_WAIT));
-        Ok(Self { subscriber, context: context.clone(), max, taken: 0, sent: None, ends, disconnects })
+        Ok(Self { subscriber, max, taken: 0, sent: None, ends, disconnects })
     }
 
     /// The next message; `None` at the end. Dropping the wait for it loses nothing.
     ///
     /// # Errors
     /// When the broker ends the request before it brought anything.
-    pub(crate) async fn next(&mut self) -> Option<anyhow::Result<jetstream::Message>> {
+    pub(crate) async fn next(&mut self) -> Option<anyhow::Result<Message>> {
         while self.taken < self.sent.unwrap_or(self.max) {
             let message = tokio::select! {
                 // Take what has come first, however late we ask.
@@ -76,7 +73,7 @@ impl Pull {
             };
             if message.status.is_none_or(|status| status == StatusCode::OK) {
                 self.taken += 1;
-                return Some(Ok(jetstream::Message { context: self.context.clone(), message }));
+                return Some(Ok(message));
             }
             match self.word(&message) {
                 Ok(()) => {}

@@ -49,7 +49,14 @@ pub(crate) async fn read_all<T: Payload>(messages: &[Delivered], broker: &Broker
     let away = AtomicBool::new(false);
     let mut values = Vec::with_capacity(messages.len());
     for chunk in messages.chunks(FETCHED_AT_ONCE) {
-        values.extend(join_all(chunk.iter().map(|message| read(message, broker, &away).boxed())).await);
+        if chunk.iter().any(Delivered::refers_to_body) {
+            values.extend(join_all(chunk.iter().map(|message| read(message, broker, &away).boxed())).await);
+            continue;
+        }
+        // Nothing to wait for.
+        for message in chunk {
+            values.push(read(message, broker, &away).await);
+        }
     }
     values
 }
@@ -58,7 +65,7 @@ async fn read<T: Payload>(message: &Delivered, broker: &Broker, away: &AtomicBoo
     if message.refers_to_body() && away.load(Ordering::Relaxed) {
         return Err(Outcome::Unread(Fault::transient(anyhow::anyhow!("not read, because another body did not come"))));
     }
-    crash::pass_with(Point::BeforeRead, message.header(header::ID));
+    crash::pass_with(Point::BeforeRead, || message.header(header::ID));
     caught("reading it", T::read(message, broker)).await.unwrap_or_else(Err).map_err(|fault| {
         // The broker is to blame, not the event, so this counts as no attempt.
         if is_unanswered(&fault) {

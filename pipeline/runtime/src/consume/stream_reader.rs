@@ -17,8 +17,8 @@ use headrace_schemas::{header, subject};
 use tokio::time::timeout;
 
 use crate::broker::{Broker, Stream};
-use crate::message::Delivered;
 use crate::message::incarnation::Forgotten;
+use crate::message::{Delivered, Intake};
 use crate::moment::Moment;
 
 /// The most messages of a page.
@@ -88,6 +88,7 @@ pub struct StreamReader {
     /// The last sequence that was read; `None` before the first page.
     read: Option<u64>,
     reader: Option<Reader>,
+    intake: Intake,
     timeout: Duration,
 }
 
@@ -104,7 +105,8 @@ impl StreamReader {
     /// When the broker does not answer.
     pub async fn open(broker: &Broker, window: &Window, after: Option<u64>, last: u64) -> anyhow::Result<Self> {
         let stream = open(broker).await?;
-        Ok(Self { stream, window: window.clone(), last, read: after, reader: None, timeout: broker.timeout() })
+        let intake = Intake::new(Stream::Raw, broker);
+        Ok(Self { stream, window: window.clone(), last, read: after, reader: None, intake, timeout: broker.timeout() })
     }
 
     /// The last sequence that was read.
@@ -164,7 +166,7 @@ impl StreamReader {
         Ok(Reader { consumer, brought: 0 })
     }
 
-    async fn fetch(&self, reader: &mut Reader) -> anyhow::Result<Vec<Delivered>> {
+    async fn fetch(&mut self, reader: &mut Reader) -> anyhow::Result<Vec<Delivered>> {
         let requested_at = Moment::now();
         let request = reader.consumer.fetch().max_messages(PAGE).max_bytes(PAGE_BYTES).messages();
         let mut messages = request.await.context("cannot ask for a page of RAW")?;
@@ -181,7 +183,7 @@ impl StreamReader {
                 message.info().map_err(|error| anyhow::anyhow!("cannot read RAW: {error}"))?.consumer_sequence;
             anyhow::ensure!(brought == reader.brought + 1, "messages of RAW were lost on the way");
             reader.brought = brought;
-            page.push(Delivered::new(message, requested_at, Forgotten::NOTHING)?);
+            page.push(self.intake.take(message.message, requested_at, Forgotten::NOTHING)?);
         }
     }
 

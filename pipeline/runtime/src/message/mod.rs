@@ -5,19 +5,20 @@ pub mod incarnation;
 #[cfg(test)]
 mod measured;
 pub mod payload;
+mod raw_headers;
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_nats::jetstream::message::Acker;
 use async_nats::jetstream::{self, AckKind};
-use async_nats::{HeaderMap, Subject};
+use async_nats::{HeaderMap, HeaderName, Message, Subject};
 use bytes::Bytes;
 use headrace_schemas::header;
 use headrace_schemas::id;
 use headrace_schemas::time::Timestamp;
 
-use crate::broker::Stream;
+use crate::broker::{Broker, Stream};
 use crate::message::incarnation::Forgotten;
 use crate::message::payload::Payload;
 use crate::moment::Moment;
@@ -28,46 +29,90 @@ const BODY_BYTES_UNTOLD: usize = 25 << 20;
 
 /// A message, with what JetStream says about its delivery.
 pub struct Delivered {
-    message: async_nats::Message,
-    acker: jetstream::message::Acker,
+    message: Message,
+    broker: Arc<Broker>,
     /// Which delivery this is.
     pub attempt: Attempt,
     /// The message's sequence in its stream.
     pub sequence: u64,
     /// When the broker stored it, by the broker's clock.
     pub stored_at: Timestamp,
-    stream: String,
+    stream: Stream,
+    refers_to_body: bool,
+    is_redriven: bool,
     forgotten: Forgotten,
     /// No later than the moment from which JetStream counts `ack_wait`.
     held_since: Mutex<Moment>,
 }
 
-impl Delivered {
+/// Takes over the messages of a stream.
+pub(crate) struct Intake {
+    stream: Stream,
+    /// What answers a message. The client library gives each message a context of its own, whose dozen reference counts
+    /// all threads share.
+    broker: Arc<Broker>,
+    /// Reads the reply subject of the message that is in it.
+    reader: jetstream::Message,
+}
+
+impl Intake {
+    pub(crate) fn new(stream: Stream, broker: &Broker) -> Self {
+        let reader = jetstream::Message { message: nothing(), context: broker.jetstream().clone() };
+        Self { stream, broker: Arc::new(broker.clone()), reader }
+    }
+
     /// Takes a message over. `requested_at` is when we asked for it: JetStream cannot have delivered it earlier. The
     /// time of reading would not do, because a process that was stopped may read it much later.
     ///
     /// # Errors
     /// When its reply subject is not JetStream's.
-    pub(crate) fn new(message: jetstream::Message, requested_at: Moment, forgotten: Forgotten) -> anyhow::Result<Self> {
-        let info =
-            message.info().map_err(|error| anyhow::anyhow!("a message without JetStream's reply subject: {error}"))?;
+    pub(crate) fn take(
+        &mut self,
+        message: Message,
+        requested_at: Moment,
+        forgotten: Forgotten,
+    ) -> anyhow::Result<Delivered> {
+        self.reader.message = message;
+        let info = self.reader.info();
+        let info = info.map_err(|error| anyhow::anyhow!("a message without JetStream's reply subject: {error}"))?;
         let attempt = Attempt(u32::try_from(info.delivered).unwrap_or(u32::MAX));
         let sequence = info.stream_sequence;
-        let stream = info.stream.to_owned();
         let stored_at = Timestamp::from_unix_nanos(info.published.unix_timestamp_nanos());
-        let (message, acker) = message.split();
-        Ok(Self {
+        let message = std::mem::replace(&mut self.reader.message, nothing());
+        // One look at all of them costs less than one look-up.
+        let names = message.headers.iter().flat_map(HeaderMap::iter).map(|(name, _)| -> &str { name.as_ref() });
+        let (mut refers_to_body, mut is_redriven) = (false, false);
+        for name in names {
+            refers_to_body |= name == header::BODY_OBJECT;
+            is_redriven |= name == header::REDRIVES;
+        }
+        Ok(Delivered {
             message,
-            acker,
+            broker: Arc::clone(&self.broker),
             attempt,
             sequence,
             stored_at,
-            stream,
+            stream: self.stream,
+            refers_to_body,
+            is_redriven,
             forgotten,
             held_since: Mutex::new(requested_at),
         })
     }
+}
 
+/// A message without anything.
+const fn nothing() -> Message {
+    let subject = Subject::from_static("");
+    Message { subject, reply: None, payload: Bytes::new(), headers: None, status: None, description: None, length: 0 }
+}
+
+/// The first value of a header. A name that is not static would be copied for the look-up.
+fn header_of<'m>(message: &'m Message, name: &'static str) -> Option<&'m str> {
+    message.headers.as_ref()?.get(HeaderName::from_static(name)).map(async_nats::HeaderValue::as_str)
+}
+
+impl Delivered {
     /// The message's subject.
     #[must_use]
     pub const fn subject(&self) -> &Subject {
@@ -88,13 +133,13 @@ impl Delivered {
 
     /// One header's first value.
     #[must_use]
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers()?.get(name).map(async_nats::HeaderValue::as_str)
+    pub fn header(&self, name: &'static str) -> Option<&str> {
+        header_of(&self.message, name)
     }
 
     /// Whether the message refers to a body in the bucket `bodies`.
-    pub(crate) fn refers_to_body(&self) -> bool {
-        self.header(header::BODY_OBJECT).is_some()
+    pub(crate) const fn refers_to_body(&self) -> bool {
+        self.refers_to_body
     }
 
     /// How many bytes are held once the message is read: its payload, or the body that it refers to.
@@ -109,7 +154,7 @@ impl Delivered {
     /// Stream and sequence, as `RAW:42`.
     #[must_use]
     pub fn origin(&self) -> String {
-        format!("{}:{}", self.stream, self.sequence)
+        format!("{}:{}", self.stream.name(), self.sequence)
     }
 
     /// Whether an effect of this message may exist already, so that it must be looked up first.
@@ -141,8 +186,8 @@ impl Delivered {
     }
 
     /// Whether it was redriven from DEAD.
-    pub(crate) fn is_redriven(&self) -> bool {
-        self.header(header::REDRIVES).is_some()
+    pub(crate) const fn is_redriven(&self) -> bool {
+        self.is_redriven
     }
 
     /// Whether somebody may have worked on this message before: in an earlier delivery or, when it was redriven, on the
@@ -152,7 +197,7 @@ impl Delivered {
         self.attempt.is_repeat()
             || self.is_of_earlier_incarnation()
             || self.is_redriven()
-            || self.stream == Stream::CatchUp.name()
+            || self.stream == Stream::CatchUp
     }
 
     /// Whether it was stored before the consumer's present incarnation.
@@ -189,7 +234,8 @@ impl Delivered {
 
     /// Sends an acknowledgement of any kind without waiting for the server. A lost one costs a redelivery.
     pub(crate) async fn answer(&self, kind: AckKind) {
-        if let Err(error) = self.acker.ack_with(kind).await {
+        let Some(reply) = self.message.reply.clone() else { return };
+        if let Err(error) = self.broker.client().publish(reply, kind.into()).await {
             tracing::debug!(%error, origin = self.origin(), "acknowledgement not sent; the message comes again");
         }
     }
@@ -197,7 +243,8 @@ impl Delivered {
     /// Sends an acknowledgement, and waits until the server has taken it and all those sent before. Returns whether it
     /// has.
     pub(crate) async fn answer_confirmed(&self, kind: AckKind) -> bool {
-        self.acker.double_ack_with(kind).await.is_ok()
+        let acker = Acker::new(self.broker.jetstream().clone(), self.message.reply.clone());
+        acker.double_ack_with(kind).await.is_ok()
     }
 
     /// The `traceparent` that came with it.

@@ -1,8 +1,9 @@
 //! What travels in messages, as typed values: read from a [`Delivered`], written as an [`Outgoing`].
 
-use async_nats::{HeaderMap, HeaderValue};
+use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt as _;
 use headrace_schemas::alert::Alert;
 use headrace_schemas::codec;
 use headrace_schemas::event::Event;
@@ -16,6 +17,7 @@ use crate::broker::{Broker, Stream};
 use crate::fault::{DeadReason, Fault};
 use crate::message::Delivered;
 use crate::message::body;
+use crate::message::raw_headers::RawHeaders;
 
 /// A value that a message carries.
 #[async_trait]
@@ -165,38 +167,32 @@ impl Payload for RawDelivery {
     const STREAM: Stream = Stream::Raw;
 
     async fn read(message: &Delivered, broker: &Broker) -> Result<Self, Fault> {
-        let required = |name: &'static str| {
-            message.header(name).map(str::to_owned).ok_or_else(|| {
-                Fault::poison(
-                    DeadReason::MissingHeader,
-                    anyhow::anyhow!("expected the header {name} on every message of RAW, found none"),
-                )
-            })
-        };
-        let received_at = required(header::RECEIVED_AT)?;
+        let RawHeaders { id, source, event, event_time, received_at, sha256, object, original } =
+            RawHeaders::of(message);
+        let received_at = required(header::RECEIVED_AT, received_at)?;
         let received_at = received_at.parse().map(Timestamp::from_micros).map_err(|_| {
             let problem =
                 anyhow::anyhow!("expected microseconds in the header {}, found `{received_at}`", header::RECEIVED_AT);
             Fault::poison(DeadReason::MissingHeader, problem)
         })?;
-        let id = EventId::from_stored(required(header::ID)?);
-        let told = message.header(header::EVENT_TIME).and_then(|micros| micros.parse().ok());
-        let event_time = told.map(Timestamp::from_micros).or_else(|| id.created_at());
-        let body = match message.header(header::BODY_OBJECT) {
-            Some(object) => body::fetch(broker, object).await?,
+        let id = EventId::from_stored(required(header::ID, id)?.to_owned());
+        let event_time = event_time.and_then(|micros| micros.parse().ok()).map(Timestamp::from_micros);
+        let event_time = event_time.or_else(|| id.created_at());
+        let body = match object {
+            // Boxed, because it is rare and would make every message's future large.
+            Some(object) => body::fetch(broker, object).boxed().await?,
             None => message.payload().clone(),
         };
         // The gateway computes the hash. A message of another writer, or of an earlier release, may lack it.
-        let told = message.header(header::BODY_SHA256).filter(|text| is_sha256(text));
-        let sha256 = told.map_or_else(|| Self::sha256_of(&body), str::to_owned);
+        let sha256 = sha256.filter(|text| is_sha256(text)).map_or_else(|| Self::sha256_of(&body), str::to_owned);
         Ok(Self {
             id,
             tenant: subject::tenant_of(message.subject()).to_owned(),
-            source: required(header::SOURCE)?,
-            event: required(header::EVENT)?,
+            source: required(header::SOURCE, source)?.to_owned(),
+            event: required(header::EVENT, event)?.to_owned(),
             received_at,
             event_time,
-            headers: original_headers(message),
+            headers: original,
             body,
             sha256,
             sequence: message.sequence,
@@ -234,20 +230,11 @@ fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-fn original_headers(message: &Delivered) -> Vec<(String, String)> {
-    let Some(headers) = message.headers() else { return Vec::new() };
-    let own = |name: &str| {
-        let prefix = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-        prefix("Headrace-") || prefix("Nats-") || name == header::TRACEPARENT
-    };
-    let mut original: Vec<(String, String)> = headers
-        .iter()
-        .filter(|(name, _)| !own(name.as_ref()))
-        .flat_map(|(name, values)| values.iter().map(|value| (name.to_string(), value.as_str().to_owned())))
-        .collect();
-    // The client library keeps headers in a random order. Sorted, a delivery that is read twice is the same both times.
-    original.sort();
-    original
+fn required<'h>(name: &'static str, value: Option<&'h str>) -> Result<&'h str, Fault> {
+    value.ok_or_else(|| {
+        let problem = anyhow::anyhow!("expected the header {name} on every message of RAW, found none");
+        Fault::poison(DeadReason::MissingHeader, problem)
+    })
 }
 
 #[async_trait]
@@ -360,7 +347,7 @@ fn id_header(id: &str) -> Result<HeaderMap, Fault> {
         )
     };
     let mut headers = HeaderMap::new();
-    headers.insert(header::ID, id.parse::<HeaderValue>().map_err(problem)?);
+    headers.insert(HeaderName::from_static(header::ID), id.parse::<HeaderValue>().map_err(problem)?);
     Ok(headers)
 }
 

@@ -12,7 +12,8 @@ impl TraceParent {
     pub fn generate() -> Self {
         let (trace, span): (u128, u64) = (rand::random(), rand::random());
         // All-zero ids are invalid; the lowest bit costs nothing.
-        Self(format!("00-{:032x}-{:016x}-01", trace | 1, span | 1))
+        let (trace, span) = ((trace | 1).to_be_bytes(), (span | 1).to_be_bytes());
+        Self(["00-", &hex::encode(trace), "-", &hex::encode(span), "-01"].concat())
     }
 
     /// Reads a received header; `None` when it is not a valid version 00 value.

@@ -5,10 +5,10 @@ pub mod store_health;
 
 use std::pin::Pin;
 
-use async_nats::HeaderMap;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, ErrorCode};
+use async_nats::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use headrace_schemas::header;
 use tokio::time::{Instant, timeout_at};
@@ -112,9 +112,9 @@ impl Publisher {
     /// Transient when it could not be handed to the connection.
     pub async fn send(&self, outgoing: Outgoing, traceparent: Option<&str>) -> Result<Unconfirmed, Fault> {
         let Outgoing { subject, message_id, payload, mut headers } = outgoing;
-        headers.insert(header::MESSAGE_ID, message_id);
+        headers.insert(HeaderName::from_static(header::MESSAGE_ID), message_id);
         if let Some(traceparent) = traceparent {
-            headers.insert(header::TRACEPARENT, traceparent);
+            headers.insert(HeaderName::from_static(header::TRACEPARENT), traceparent);
         }
         self.send_headers(subject, headers, payload).await
     }
