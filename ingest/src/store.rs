@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 
-use async_nats::header::HeaderMap;
+use async_nats::header::{HeaderMap, HeaderName};
 use bytes::Bytes;
+use futures::FutureExt as _;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::crash::{self, Point};
 use headrace_runtime::fault::Fault;
@@ -138,15 +139,17 @@ impl Store {
         let away = |fault: Fault| not_stored(&id, fault);
         let sha256 = digest::sha256(&record.body).await;
         let bytes = record.body.len() as u64;
-        let object = record.id.body_object(&record.tenant, &sha256);
+        let is_large = record.body.len() > self.broker.payload_max();
+        let object = is_large.then(|| record.id.body_object(&record.tenant, &sha256));
         let (mut outgoing, body) = self.outgoing(record, arrival.received_at, &sha256);
-        if body.len() > self.broker.payload_max() {
+        if let Some(object) = object {
             // Claim check. Store the object first: a reference in RAW must never point at nothing.
             if !self.broker.is_connected() {
                 return Err(away(Fault::transient(anyhow::anyhow!("no connection to NATS"))));
             }
-            self.publisher.store_body(&object, &body).await.map_err(away)?;
-            outgoing.headers.insert(header::BODY_OBJECT, object.as_str());
+            // Boxed, because it is rare and would make every request's future large.
+            self.publisher.store_body(&object, &body).boxed().await.map_err(away)?;
+            outgoing.headers.insert(header::BODY_OBJECT, object);
             outgoing.headers.insert(header::BODY_BYTES, bytes.to_string());
         } else {
             outgoing.payload = body;
@@ -170,16 +173,18 @@ impl Store {
     fn outgoing(&self, record: Record, received_at: Timestamp, sha256: &str) -> (Outgoing, Bytes) {
         let Record { id, event_time, kind, tenant, headers: kept, body } = record;
         let mut headers = HeaderMap::new();
-        headers.insert(header::ID, id.as_str());
-        headers.insert(header::SOURCE, self.source);
-        headers.insert(header::EVENT, kind.as_str());
-        headers.insert(header::RECEIVED_AT, received_at.as_micros().to_string());
+        // A name that is not static would be copied.
+        let mut insert = |name, value: String| headers.insert(HeaderName::from_static(name), value);
+        insert(header::ID, id.as_str().to_owned());
+        insert(header::SOURCE, self.source.to_owned());
+        insert(header::EVENT, kind.clone());
+        insert(header::RECEIVED_AT, received_at.as_micros().to_string());
         if let Some(event_time) = event_time {
-            headers.insert(header::EVENT_TIME, event_time.as_micros().to_string());
+            insert(header::EVENT_TIME, event_time.as_micros().to_string());
         }
-        headers.insert(header::BODY_SHA256, sha256);
+        insert(header::BODY_SHA256, sha256.to_owned());
         for (name, value) in kept {
-            headers.insert(name.as_str(), value.as_str());
+            headers.insert(name, value);
         }
         let subject = subject::raw(&tenant, self.source, &kind);
         let message_id = id.delivery_key(&tenant, &kind, sha256);

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Request;
 use axum::routing::post;
+use futures::FutureExt as _;
 use headrace_runtime::broker::Broker;
 use headrace_runtime::publish::store_health::StoreHealth;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
@@ -96,7 +97,8 @@ impl<P: Push> Mounted for Mounting<P> {
             let (receiver, own) = (Arc::clone(&receiver), Arc::<str>::from(path.as_str()));
             let handler = move |request: Request| {
                 let (receiver, path) = (Arc::clone(&receiver), Arc::clone(&own));
-                async move { receiver.receive(&path, request).await }
+                // Boxed at once: the layers around it would move all of it.
+                async move { receiver.receive(&path, request).await }.boxed()
             };
             router.route(&path, post(handler))
         })

@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures::FutureExt as _;
 use headrace_runtime::http::connections::Connection;
 use headrace_runtime::observe::metrics::seconds_since;
 use headrace_runtime::observe::trace::TraceParent;
@@ -78,7 +79,12 @@ impl<P: Push> Receiver<P> {
         let _under_way = InFlight::begin(&self.shared.signals.in_flight);
         let arrival = Arrival { received_at, traceparent: &traceparent };
         let incoming = Incoming { path, headers: &headers, connection, deadline, arrival };
-        match self.take(&incoming, &mut body).instrument(span).await {
+        let taken = if span.is_disabled() {
+            self.take(&incoming, &mut body).await
+        } else {
+            self.take(&incoming, &mut body).instrument(span).boxed().await
+        };
+        match taken {
             Ok(receipts) => {
                 self.count(&receipts);
                 self.source.answer(&receipts)
@@ -89,7 +95,7 @@ impl<P: Push> Receiver<P> {
                     let name = self.source.name(&headers);
                     self.shared.denials.add(P::NAME, code, name, connection.map(Connection::peer));
                 }
-                discard(&mut body, &headers, deadline).await;
+                discard(&mut body, &headers, deadline).boxed().await;
                 refusal.into_response()
             }
         }
@@ -112,7 +118,8 @@ impl<P: Push> Receiver<P> {
         let _slot = self.shared.admission.slot(deadline).await?;
         let body = match encoding {
             Encoding::Identity => body,
-            Encoding::Gzip => unpack::gzip(body, &mut reservation, &self.shared.config, deadline).await?,
+            // Boxed, as all that is rare: it would make every request's future large.
+            Encoding::Gzip => unpack::gzip(body, &mut reservation, &self.shared.config, deadline).boxed().await?,
         };
         let records = self.split(head, sender, body, &mut reservation, deadline).await?;
         self.store(records, arrival, deadline).await
