@@ -41,7 +41,7 @@ enum Of {
 }
 
 /// All migrations, in order. One that was released is never changed.
-const MIGRATIONS: [Migration; 17] = [
+const MIGRATIONS: [Migration; 19] = [
     Migration { version: 1, name: "events", sql: include_str!("migrations/0001_events.sql"), of: Of::Earlier },
     Migration { version: 2, name: "raw", sql: include_str!("migrations/0002_raw.sql"), of: Of::Earlier },
     Migration { version: 3, name: "gaps", sql: include_str!("migrations/0003_gaps.sql"), of: Of::Others },
@@ -114,6 +114,18 @@ const MIGRATIONS: [Migration; 17] = [
         version: 17,
         name: "events_received_at",
         sql: include_str!("migrations/0017_events_received_at.sql"),
+        of: Of::Present("events"),
+    },
+    Migration {
+        version: 18,
+        name: "raw_parts",
+        sql: include_str!("migrations/0018_raw_parts.sql"),
+        of: Of::Present("raw"),
+    },
+    Migration {
+        version: 19,
+        name: "events_merge_base",
+        sql: include_str!("migrations/0019_events_merge_base.sql"),
         of: Of::Present("events"),
     },
 ];
