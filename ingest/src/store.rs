@@ -179,7 +179,8 @@ impl Store {
         insert(header::SOURCE, self.source.to_owned());
         insert(header::EVENT, kind.clone());
         insert(header::RECEIVED_AT, received_at.as_micros().to_string());
-        if let Some(event_time) = event_time {
+        // An id may tell it itself.
+        if let Some(event_time) = event_time.filter(|time| Some(*time) != id.created_at()) {
             insert(header::EVENT_TIME, event_time.as_micros().to_string());
         }
         insert(header::BODY_SHA256, sha256.to_owned());

@@ -14,7 +14,8 @@ pub const SOURCE: &str = "Headrace-Source";
 /// The source's name of the event kind: `push`.
 pub const EVENT: &str = "Headrace-Event";
 /// The time that the source gave with the id: microseconds since the Unix epoch, decimal. It depends on nothing but what
-/// was delivered, so it is the same whenever that is delivered again. Absent when the source gave none.
+/// was delivered, so it is the same whenever that is delivered again. Absent when the source gave none, or when the id tells
+/// it itself ([`crate::id::EventId::created_at`]).
 pub const EVENT_TIME: &str = "Headrace-Event-Time";
 /// When the gateway received it: microseconds since the Unix epoch, decimal.
 pub const RECEIVED_AT: &str = "Headrace-Received-At";

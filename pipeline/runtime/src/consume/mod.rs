@@ -53,6 +53,8 @@ pub struct Subscriber {
     open_max: Duration,
     open: Option<(Pull, Moment)>,
     intake: Intake,
+    /// How many messages the last batch had. The next is about as large.
+    taken: usize,
     config: ObservedConfig,
     config_seen_at: Instant,
     /// What is kept known of it. `None` unless it is a sink's.
@@ -109,6 +111,7 @@ impl Subscriber {
             open_max,
             open: None,
             intake,
+            taken: 0,
             config,
             config_seen_at,
             kept,
@@ -164,7 +167,7 @@ impl Subscriber {
         let incarnation = self.incarnation().await?;
         let requested_at = Moment::now();
         let mut pull = self.request(max, bytes_max, linger.min(self.open_max)).await?;
-        let mut taken = Vec::new();
+        let mut taken = Vec::with_capacity(self.taken.min(max));
         loop {
             let next = tokio::select! {
                 next = pull.next() => next,
@@ -173,6 +176,7 @@ impl Subscriber {
             let Some(message) = next else { break };
             taken.push(self.intake.take(message?, requested_at, incarnation.forgotten())?);
         }
+        self.taken = taken.len();
         Ok((taken, incarnation))
     }
 

@@ -22,19 +22,21 @@ pub(crate) struct SubBatch<T> {
 pub(crate) struct Parts<T> {
     places: HashMap<(bool, Key), usize>,
     parts: Vec<SubBatch<T>>,
-}
-
-impl<T> Default for Parts<T> {
-    fn default() -> Self {
-        Self { places: HashMap::new(), parts: Vec::new() }
-    }
+    /// How many messages there are in all. Nearly always most of them are in the first part.
+    count: usize,
 }
 
 impl<T> Parts<T> {
+    /// For `count` messages.
+    pub(crate) fn of(count: usize) -> Self {
+        Self { places: HashMap::new(), parts: Vec::new(), count }
+    }
+
     pub(crate) fn push(&mut self, key: Key, message: Delivered, value: T, suspect: bool) {
         let place = *self.places.entry((suspect, key)).or_insert(self.parts.len());
         if place == self.parts.len() {
-            self.parts.push(SubBatch::empty());
+            let count = if self.parts.is_empty() { self.count } else { 0 };
+            self.parts.push(SubBatch::with_capacity(count));
         }
         self.parts[place].push(message, value, suspect);
     }
@@ -57,7 +59,12 @@ pub(crate) enum Ownership {
 
 impl<T> SubBatch<T> {
     pub(crate) fn empty() -> Self {
-        Self { messages: Vec::new(), batch: Batch::new(Vec::new(), Duration::ZERO), effect: Effect::None }
+        Self::with_capacity(0)
+    }
+
+    fn with_capacity(count: usize) -> Self {
+        let batch = Batch::new(Vec::with_capacity(count), Duration::ZERO);
+        Self { messages: Vec::with_capacity(count), batch, effect: Effect::None }
     }
 
     pub(crate) fn push(&mut self, message: Delivered, value: T, suspect: bool) {

@@ -29,7 +29,8 @@ const BODY_BYTES_UNTOLD: usize = 25 << 20;
 
 /// A message, with what JetStream says about its delivery.
 pub struct Delivered {
-    message: Message,
+    /// Boxed, because a delivery is moved from list to list.
+    message: Box<Message>,
     broker: Arc<Broker>,
     /// Which delivery this is.
     pub attempt: Attempt,
@@ -87,7 +88,7 @@ impl Intake {
             is_redriven |= name == header::REDRIVES;
         }
         Ok(Delivered {
-            message,
+            message: Box::new(message),
             broker: Arc::clone(&self.broker),
             attempt,
             sequence,

@@ -155,7 +155,7 @@ impl<S: Sink> SinkLoop<S> {
         let held: Vec<&Delivered> = messages.iter().chain(waiting).collect();
         let values = while_held(&held, self.subscription.ack_wait, read_all::<S::Item>(&messages, &self.broker)).await;
         let window = self.broker.duplicate_window();
-        let mut parts = Parts::default();
+        let mut parts = Parts::of(messages.len());
         let (mut settled, mut outcomes) = (Vec::new(), Vec::new());
         for (message, value) in messages.into_iter().zip(values) {
             let outcome = match value {

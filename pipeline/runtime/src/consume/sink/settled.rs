@@ -24,8 +24,8 @@ impl<S: Sink> SinkLoop<S> {
     ) -> Option<Duration> {
         let (mut delivered, mut known, mut unanswered) = (Vec::new(), 0, None);
         let (mut settled, mut outcomes) = (Vec::with_capacity(results.len()), Vec::with_capacity(results.len()));
-        let items = sub_batch.messages.into_iter().zip(sub_batch.batch.into_items());
-        for ((message, item), result) in items.zip(results) {
+        let SubBatch { messages, batch, .. } = sub_batch;
+        for ((message, item), result) in messages.into_iter().zip(batch.items()).zip(results) {
             outcomes.push(match result {
                 Ok(taken) => {
                     self.settler.metrics.sink().deliver_seconds.record(seconds_since(item.value.received_at()));
