@@ -5,6 +5,8 @@ use headrace_runtime::fault::{Effect, Fault, FaultClass};
 use headrace_sinks::clickhouse::Config;
 use headrace_sinks::kind::Kind as _;
 use headrace_tests::conformance::receiver::Case as _;
+use headrace_tests::standin::server::{Failure, When, Which};
+use tokio::time::timeout;
 
 use super::{ClickHouseCase, MINUTE, assert_all, batch, ready};
 
@@ -84,4 +86,27 @@ async fn a_sink_at_work_stops_when_its_database_is_given_to_another_or_to_nobody
     begin(&case.with_long_timeout(), "clickhouse").await.unwrap();
     assert_all(&sink.deliver(&batch(5..10, false, MINUTE)).await, 5);
     assert_eq!(case.rows(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_stays_as_it_is_when_the_server_does_not_tell_the_owner() {
+    let (case, _) = ready().await;
+    let config = case.with_long_timeout();
+    // It has not looked yet, so its first call does.
+    let (sink, call_timeout) = (config.events(), config.event_options().call_timeout);
+    case.proxy.fail_next(1, Failure::Hang, When::Before, Which::Any);
+    // As the runtime calls it. What that cuts off may have had its effect, and becomes suspect.
+    match timeout(call_timeout, sink.deliver(&batch(0..5, false, MINUTE))).await {
+        Ok(BatchResult::Whole(fault)) => {
+            let transient = FaultClass::Transient { retry_after: None };
+            assert_eq!((fault.class.clone(), fault.effect), (transient, Effect::None), "{fault}");
+            assert!(fault.to_string().contains("which sink writes `headrace`, found no answer"), "{fault}");
+        }
+        Ok(result) => panic!("expected it to be put off, found {result:?}"),
+        Err(_) => panic!("expected an answer within the time of a call, found none"),
+    }
+    assert_eq!(case.rows(), 0);
+    // The next call looks again.
+    assert_all(&sink.deliver(&batch(0..5, false, MINUTE)).await, 5);
+    assert_eq!(case.rows(), 5);
 }

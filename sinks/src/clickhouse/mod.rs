@@ -159,7 +159,8 @@ impl Config {
     }
 
     fn options(&self, filters: Vec<String>) -> SinkOptions {
-        // A call may look up and then insert.
+        // A call may look up and then insert. Now and then it looks at the owner before that, for no longer than an
+        // insert may last.
         let call_timeout = self.insert_limit() * 2 + self.clock_skew();
         SinkOptions {
             filters,
@@ -218,7 +219,8 @@ impl Config {
     fn watch(&self, instance: &str) -> Watch {
         // A call holds messages meanwhile.
         let limit_s = self.insert_timeout_s.to_string();
-        Watch::new(self.client().with_setting("max_execution_time", limit_s), &self.database, instance)
+        let client = self.client().with_setting("max_execution_time", limit_s);
+        Watch::new(client, &self.database, instance, self.insert_limit())
     }
 
     fn table(&self, name: &str, component: &str) -> Table {

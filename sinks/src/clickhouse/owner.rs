@@ -11,7 +11,7 @@ use std::time::Duration;
 use clickhouse::Client;
 use headrace_runtime::component::sink::BatchResult;
 use headrace_runtime::fault::Fault;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::classify::{fault, of_look_up};
 
@@ -19,12 +19,15 @@ use super::classify::{fault, of_look_up};
 const TABLE: &str = "owner";
 /// How often a sink at work looks who the owner is.
 const LOOK_EACH: Duration = Duration::from_secs(60);
+/// The longest that a call may wait for that look. The runtime counts the look as part of the call.
+const LOOK_MAX: Duration = Duration::from_secs(2);
 
 /// Looks for a sink at work whether the database is still its own.
 pub(super) struct Watch {
     client: Client,
     database: String,
     sink: String,
+    look_max: Duration,
     seen: Mutex<Seen>,
 }
 
@@ -38,8 +41,10 @@ struct Seen {
 }
 
 impl Watch {
-    pub(super) fn new(client: Client, database: &str, sink: &str) -> Self {
-        Self { client, database: database.to_owned(), sink: sink.to_owned(), seen: Mutex::default() }
+    /// `insert_limit` is the time of an insert. A look never takes more of a call than that.
+    pub(super) fn new(client: Client, database: &str, sink: &str, insert_limit: Duration) -> Self {
+        let (database, sink) = (database.to_owned(), sink.to_owned());
+        Self { client, database, sink, look_max: LOOK_MAX.min(insert_limit), seen: Mutex::default() }
     }
 
     /// Makes the sink the owner of a database that has none. Of two that try, one succeeds.
@@ -57,11 +62,13 @@ impl Watch {
     }
 
     /// Refuses a call when somebody else was made the owner, or the owner is no longer told. It looks when it is time to.
+    /// Transient when the server does not answer: nothing was sent, so the batch goes again unchanged.
     pub(super) async fn still_ours(&self) -> Result<(), Fault> {
         if self.seen().at.is_some_and(|at| at.elapsed() < LOOK_EACH) {
             return Ok(());
         }
-        let owner = verify(&self.client, &self.database, &self.sink).await?;
+        let looked = timeout(self.look_max, verify(&self.client, &self.database, &self.sink)).await;
+        let owner = looked.unwrap_or_else(|_| Err(self.no_answer()))?;
         if owner.is_none() && self.seen().was_ours {
             let Self { database, sink, .. } = self;
             return Err(Fault::broken(anyhow::anyhow!(
@@ -84,6 +91,14 @@ impl Watch {
             self.seen().at = at;
         }
         result
+    }
+
+    fn no_answer(&self) -> Fault {
+        let Self { database, look_max, .. } = self;
+        let max_ms = look_max.as_millis();
+        Fault::transient(anyhow::anyhow!(
+            "expected ClickHouse to tell within {max_ms} ms which sink writes `{database}`, found no answer"
+        ))
     }
 
     fn note(&self, owner: Option<&str>) {
