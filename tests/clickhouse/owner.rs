@@ -110,3 +110,27 @@ async fn a_batch_stays_as_it_is_when_the_server_does_not_tell_the_owner() {
     assert_all(&sink.deliver(&batch(0..5, false, MINUTE)).await, 5);
     assert_eq!(case.rows(), 5);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_was_handed_over_is_taken_back_by_a_new_process_alone() {
+    let case = ClickHouseCase::start().await;
+    let config = case.with_long_timeout();
+    // Two processes. The part for events has begun in each, that for bodies not yet: a person may have it paused.
+    let processes = [&config, &Config { migrate: false, ..config.clone() }].map(|own| own.parts("clickhouse").unwrap());
+    for parts in &processes {
+        parts[0].check().await.unwrap();
+    }
+    case.query("DROP TABLE headrace.owner SYNC");
+    // Each worker that begins again checks first.
+    for part in processes.iter().flatten().chain(&processes[0]) {
+        let fault = part.check().await.expect_err("the database may belong to another by now");
+        assert_eq!(fault.class, FaultClass::Broken, "{fault}");
+        assert!(fault.to_string().contains("as it did before, found no such table"), "{fault}");
+    }
+    let owners = "SELECT count() FROM system.tables WHERE database = 'headrace' AND name = 'owner'";
+    assert_eq!(case.query(owners), "0\n");
+    begin(&config, "clickhouse").await.unwrap();
+    for part in processes.iter().flatten() {
+        part.check().await.unwrap();
+    }
+}

@@ -45,8 +45,9 @@ impl Kind for Config {
     }
 
     fn parts(&self, name: &str) -> anyhow::Result<Vec<Part>> {
-        let events = Part::events(self.events_of(name), self.event_options());
-        Ok(vec![events, Part::raw(self.raw_of(name), self.raw_options())])
+        let owner = self.watch(name);
+        let raw = Part::raw(self.raw_of(name, owner.of_other_part()), self.raw_options());
+        Ok(vec![Part::events(self.events_of(name, owner), self.event_options()), raw])
     }
 
     async fn check(&self) -> Result<(), Fault> {

@@ -189,27 +189,22 @@ impl Config {
     /// The sink for events.
     #[must_use]
     pub fn events(&self) -> Events {
-        self.events_of(Self::NAME)
+        self.events_of(Self::NAME, self.watch(Self::NAME))
     }
 
     /// The sink for bodies.
     #[must_use]
     pub fn raw(&self) -> Raw {
-        self.raw_of(Self::NAME)
+        self.raw_of(Self::NAME, self.watch(Self::NAME))
     }
 
-    fn events_of(&self, instance: &str) -> Events {
-        Events {
-            table: self.table("events", instance),
-            config: self.clone(),
-            migrator: self.migrator(),
-            owner: self.watch(instance),
-        }
+    fn events_of(&self, instance: &str, owner: Watch) -> Events {
+        Events { table: self.table("events", instance), config: self.clone(), migrator: self.migrator(), owner }
     }
 
-    fn raw_of(&self, instance: &str) -> Raw {
+    fn raw_of(&self, instance: &str, owner: Watch) -> Raw {
         let table = self.table("raw", &format!("{instance}{RAW_SUFFIX}"));
-        Raw { table, config: self.clone(), migrator: self.migrator(), owner: self.watch(instance) }
+        Raw { table, config: self.clone(), migrator: self.migrator(), owner }
     }
 
     fn migrator(&self) -> Migrator {

@@ -4,8 +4,12 @@
 //! configuration cannot always tell: a server has many addresses, and two processes may have two configurations. Only the
 //! sinks look at the owner: when they begin, after each call that failed, and once a minute. A replay and the commands
 //! write for it, whoever it is.
+//!
+//! An operator hands a database over by dropping that table. A process whose sink was the owner must never make it anew:
+//! its workers begin again after errors, and would take back what was handed over.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use clickhouse::Client;
@@ -28,48 +32,67 @@ pub(super) struct Watch {
     database: String,
     sink: String,
     look_max: Duration,
-    seen: Mutex<Seen>,
-}
-
-/// What was seen of the owner.
-#[derive(Default)]
-struct Seen {
-    /// It was this sink at least once. An earlier release noted none, so a database without an owner may be in order.
-    was_ours: bool,
+    /// The sink was the owner at least once in this process. An earlier release noted none, so a database without an owner
+    /// may be in order.
+    was_ours: Arc<AtomicBool>,
     /// When the database was last seen to be nobody else's. `None` means that the next call must look.
-    at: Option<Instant>,
+    seen_at: Mutex<Option<Instant>>,
 }
 
 impl Watch {
     /// `insert_limit` is the time of an insert. A look never takes more of a call than that.
     pub(super) fn new(client: Client, database: &str, sink: &str, insert_limit: Duration) -> Self {
         let (database, sink) = (database.to_owned(), sink.to_owned());
-        Self { client, database, sink, look_max: LOOK_MAX.min(insert_limit), seen: Mutex::default() }
+        let look_max = LOOK_MAX.min(insert_limit);
+        Self { client, database, sink, look_max, was_ours: Arc::default(), seen_at: Mutex::default() }
     }
 
-    /// Makes the sink the owner of a database that has none. Of two that try, one succeeds.
+    /// The same for another part of the sink in this process. It looks for itself, and knows when the other was the owner:
+    /// it may begin much later, because a person had it paused.
+    pub(super) fn of_other_part(&self) -> Self {
+        let Self { client, database, sink, look_max, was_ours, seen_at: _ } = self;
+        let (client, database, sink) = (client.clone(), database.clone(), sink.clone());
+        Self { client, database, sink, look_max: *look_max, was_ours: Arc::clone(was_ours), seen_at: Mutex::default() }
+    }
+
+    /// Makes the sink the owner of a database that has none, unless it was the owner before. Of two that try, one succeeds.
     pub(super) async fn claim(&self) -> Result<(), Fault> {
+        if self.was_ours() {
+            return self.verify().await;
+        }
         let owner = claim(&self.client, &self.database, &self.sink).await?;
-        self.note(owner.as_deref());
-        Ok(())
+        self.accept(owner.as_deref())
     }
 
-    /// Refuses the database of another sink when this one begins. One without an owner is nobody else's.
+    /// Refuses the database of another sink. One without an owner is nobody else's, unless this sink was the owner.
     pub(super) async fn verify(&self) -> Result<(), Fault> {
         let owner = verify(&self.client, &self.database, &self.sink).await?;
-        self.note(owner.as_deref());
-        Ok(())
+        self.accept(owner.as_deref())
     }
 
     /// Refuses a call when somebody else was made the owner, or the owner is no longer told. It looks when it is time to.
     /// Transient when the server does not answer: nothing was sent, so the batch goes again unchanged.
     pub(super) async fn still_ours(&self) -> Result<(), Fault> {
-        if self.seen().at.is_some_and(|at| at.elapsed() < LOOK_EACH) {
+        if self.seen_at().is_some_and(|at| at.elapsed() < LOOK_EACH) {
             return Ok(());
         }
-        let looked = timeout(self.look_max, verify(&self.client, &self.database, &self.sink)).await;
-        let owner = looked.unwrap_or_else(|_| Err(self.no_answer()))?;
-        if owner.is_none() && self.seen().was_ours {
+        timeout(self.look_max, self.verify()).await.unwrap_or_else(|_| Err(self.no_answer()))
+    }
+
+    /// Makes a call. The next one looks if this one fails as a whole, or has no more time: the address may lead to another
+    /// server by then.
+    pub(super) async fn during(&self, call: impl Future<Output = BatchResult>) -> BatchResult {
+        let at = self.seen_at().take();
+        let result = call.await;
+        if !matches!(result, BatchResult::Whole(_) | BatchResult::TooMuch(_)) {
+            *self.seen_at() = at;
+        }
+        result
+    }
+
+    /// Notes the owner that was found. Refuses none where this sink was the owner.
+    fn accept(&self, owner: Option<&str>) -> Result<(), Fault> {
+        if owner.is_none() && self.was_ours() {
             let Self { database, sink, .. } = self;
             return Err(Fault::broken(anyhow::anyhow!(
                 "expected that the table `{TABLE}` of `{database}` names the sink `{sink}`, as it did before, found no such \
@@ -78,19 +101,9 @@ impl Watch {
                  the sink takes the database back"
             )));
         }
-        self.note(owner.as_deref());
+        self.was_ours.fetch_or(owner.is_some(), Ordering::Relaxed);
+        *self.seen_at() = Some(Instant::now());
         Ok(())
-    }
-
-    /// Makes a call. The next one looks if this one fails as a whole, or has no more time: the address may lead to another
-    /// server by then.
-    pub(super) async fn during(&self, call: impl Future<Output = BatchResult>) -> BatchResult {
-        let at = self.seen().at.take();
-        let result = call.await;
-        if !matches!(result, BatchResult::Whole(_) | BatchResult::TooMuch(_)) {
-            self.seen().at = at;
-        }
-        result
     }
 
     fn no_answer(&self) -> Fault {
@@ -101,13 +114,12 @@ impl Watch {
         ))
     }
 
-    fn note(&self, owner: Option<&str>) {
-        let mut seen = self.seen();
-        *seen = Seen { was_ours: seen.was_ours || owner.is_some(), at: Some(Instant::now()) };
+    fn was_ours(&self) -> bool {
+        self.was_ours.load(Ordering::Relaxed)
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn seen_at(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.seen_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
