@@ -13,6 +13,8 @@ use headrace_schemas::time::Timestamp;
 use headrace_sinks::clickhouse::{Config, GapsRow, Received};
 use headrace_tests::conformance::receiver::Case as _;
 use headrace_tests::harness::samples::Sample as _;
+use headrace_tests::standin::clickhouse::{Proxy, start_before};
+use headrace_tests::standin::server::Server;
 
 use super::{ClickHouseCase, MINUTE, assert_all};
 
@@ -25,6 +27,8 @@ const RECORD: &str = "CREATE TABLE IF NOT EXISTS migrations (version UInt32, nam
 const FRESH: &str = "fresh";
 /// The migrations before which a table is renamed.
 const MADE_ANEW: [(u32, &str); 2] = [(10, "events"), (11, "raw")];
+/// A setting that not every server has, and the migrations that need it.
+const STATISTICS: (&str, [u32; 2]) = ("auto_statistics_types", [13, 14]);
 /// A body that comes later under a known id.
 const OTHER_BODY: &str = r#"{"action":"publicized","body":"other"}"#;
 
@@ -327,4 +331,45 @@ async fn tables_of_a_later_release_are_refused_and_left_alone() {
     }
     assert_broken(upgrade.config.migrate().await, &told);
     assert_eq!((upgrade.rows(&columns), upgrade.record(), shape(&case, &database)), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_server_has_no_setting_for_is_applied_when_it_was_upgraded() {
+    let (case, (setting, needing)) = (ClickHouseCase::start().await, STATISTICS);
+    let asked = |server: &Server<Proxy>| {
+        let bodies = server.recorded().into_iter().map(|request| request.body);
+        bodies.filter(|body| String::from_utf8_lossy(body).contains(setting)).count()
+    };
+    let record = || case.query_in(FRESH, "SELECT version, applied_at FROM migrations ORDER BY version, applied_at");
+    let versions = || case.query_in(FRESH, "SELECT version FROM migrations ORDER BY version");
+    let lines = |versions: Vec<u32>| versions.iter().map(|version| format!("{version}\n")).collect::<String>();
+    let with_setting = format!(
+        "SELECT name FROM system.tables WHERE database = '{FRESH}' AND position(engine_full, '{setting}') > 0 ORDER BY name"
+    );
+    let without: Vec<u32> = migrations().into_keys().filter(|version| !needing.contains(version)).collect();
+    let earlier = start_before(&case.server.url(), setting).await;
+    let after = of(&case, FRESH);
+    let before = Config { url: earlier.url(), ..after.clone() };
+
+    // Later migrations are recorded, and each start asks once for these.
+    for start in 1..=2 {
+        before.events().check().await.unwrap();
+        assert_eq!((versions(), asked(&earlier)), (lines(without.clone()), start));
+    }
+    case.query(&format!("DROP TABLE {FRESH}.raw SYNC"));
+    before.restore().await.unwrap();
+    for server in [&before, &after] {
+        Config { migrate: false, ..server.clone() }.raw().check().await.unwrap();
+    }
+    assert_eq!((versions(), case.query(&with_setting)), (lines(without), String::new()));
+
+    after.events().check().await.unwrap();
+    let all = lines(migrations().into_keys().collect());
+    assert_eq!((versions(), case.query(&with_setting)), (all, "events\nraw\n".to_owned()));
+    let (record_then, asked_then) = (record(), asked(&case.proxy));
+    after.raw().check().await.unwrap();
+    assert_eq!((record(), asked(&case.proxy)), (record_then, asked_then), "a later start does and asks nothing");
+    // A process that still meets the server of before changes nothing either.
+    before.events().check().await.unwrap();
+    assert_eq!(versions(), lines(migrations().into_keys().collect()));
 }

@@ -32,17 +32,23 @@ impl Protocol for Proxy {
 
 /// A proxy to the server at `url`.
 pub async fn start(url: &str) -> Server<Proxy> {
-    start_with(url, None).await
+    start_with(url, None, None).await
+}
+
+/// A proxy to the server at `url`, which then seems to be of before `word`: what is asked with it is asked with a word that
+/// no server knows.
+pub async fn start_before(url: &str, word: &'static str) -> Server<Proxy> {
+    start_with(url, None, Some(word)).await
 }
 
 /// A proxy to the server at `url`. It answers an insert of more than `bytes_max` bytes like a server that lacks memory.
 /// With [`When::After`], the rows are stored all the same.
 pub async fn start_small(url: &str, bytes_max: usize, when: When) -> Server<Proxy> {
-    start_with(url, Some((bytes_max, when))).await
+    start_with(url, Some((bytes_max, when)), None).await
 }
 
-async fn start_with(url: &str, small: Option<(usize, When)>) -> Server<Proxy> {
-    let state = Upstream { client: Client::new(), server: url.to_owned(), small };
+async fn start_with(url: &str, small: Option<(usize, When)>, unknown: Option<&'static str>) -> Server<Proxy> {
+    let state = Upstream { client: Client::new(), server: url.to_owned(), small, unknown };
     Server::start(Proxy, Router::new().fallback(pass).with_state(state)).await
 }
 
@@ -53,16 +59,22 @@ struct Upstream {
     server: String,
     /// The largest insert, and when a larger one fails.
     small: Option<(usize, When)>,
+    /// The word that it seems not to know.
+    unknown: Option<&'static str>,
 }
 
 async fn pass(
-    State(Upstream { client, server, small }): State<Upstream>,
+    State(Upstream { client, server, small, unknown }): State<Upstream>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let body = match (unknown, std::str::from_utf8(&body)) {
+        (Some(word), Ok(text)) => Bytes::from(text.replace(word, "unknown_to_this_server")),
+        _ => body,
+    };
     let too_much = small.filter(|(bytes_max, _)| Proxy.is_delivery(&method, &uri) && body.len() > *bytes_max);
     let refusal = "Code: 241. DB::Exception: Memory limit exceeded. (MEMORY_LIMIT_EXCEEDED)";
     if let Some((_, When::Before)) = too_much {

@@ -1,7 +1,8 @@
 //! Brings the tables to this release's version: numbered SQL files, each applied once and recorded.
 //!
 //! Every file can be applied twice without harm: two processes may begin at the same time, and ClickHouse has no
-//! transactions over statements.
+//! transactions over statements. What counts is the set of recorded versions, not the highest: a server may lack what one of
+//! them needs, and get it with an upgrade of its own.
 //!
 //! The tables `events` and `raw` were made anew in another order. Those of earlier releases are renamed, with all their
 //! rows, to `events_1` and `raw_1`. They are never dropped here: a process of an earlier release may be inserting.
@@ -34,7 +35,8 @@ enum Of {
     Present(&'static str),
     /// The view of `raw`.
     Conflicts,
-    /// A table of this release, where the server keeps statistics of columns.
+    /// The statistics of columns of a table of this release. A server that does not know them makes none: it needs this
+    /// when it was upgraded, and it is not recorded before that.
     Statistics(&'static str),
     /// Others.
     Others,
@@ -176,8 +178,7 @@ impl Migrator {
 pub(crate) async fn run(client: &Client, database: &str) -> Result<(), Fault> {
     let applied = applied_so_far(client, database).await?;
     refuse_newer(&applied)?;
-    let missing: Vec<&Migration> =
-        MIGRATIONS.iter().filter(|migration| !applied.contains(&migration.version)).collect();
+    let missing = known_to(client, missing_in(&applied).collect()).await?;
     if missing.is_empty() {
         return Ok(());
     }
@@ -191,6 +192,19 @@ pub(crate) async fn run(client: &Client, database: &str) -> Result<(), Fault> {
         tracing::info!(version = migration.version, name = migration.name, database, "ClickHouse migration applied");
     }
     Ok(())
+}
+
+/// The migrations that are not recorded.
+fn missing_in(applied: &[u32]) -> impl Iterator<Item = &'static Migration> {
+    MIGRATIONS.iter().filter(|migration| !applied.contains(&migration.version))
+}
+
+/// Those of `migrations` that the server has the means for. It is asked only if one needs more than each server has.
+async fn known_to(client: &Client, mut migrations: Vec<&'static Migration>) -> Result<Vec<&'static Migration>, Fault> {
+    if migrations.iter().any(|migration| migration.is_of_statistics()) && !knows_statistics(client).await? {
+        migrations.retain(|migration| !migration.is_of_statistics());
+    }
+    Ok(migrations)
 }
 
 /// The migrations that were applied, after the table that tells was made.
@@ -227,7 +241,8 @@ pub(crate) async fn restore(client: &Client, database: &str) -> Result<(), Fault
     let tables = query.bind(database).bind(TABLES.as_slice()).fetch_one::<u64>().await;
     let tables = tables.map_err(|error| fault(error).fault)?;
     if tables < TABLES.len() as u64 {
-        for migration in MIGRATIONS.iter().filter(|migration| migration.of != Of::Earlier) {
+        let present = MIGRATIONS.iter().filter(|migration| migration.of != Of::Earlier).collect();
+        for migration in known_to(client, present).await? {
             migration.apply(client).await?;
         }
         tracing::info!(database, "tables that were missing in ClickHouse are made anew");
@@ -235,11 +250,15 @@ pub(crate) async fn restore(client: &Client, database: &str) -> Result<(), Fault
     Ok(())
 }
 
-/// Checks that all migrations were applied, whoever applies them here.
+/// Checks that all migrations were applied, whoever applies them here. Those of statistics may be missing alone: a server
+/// that was upgraded must stop no sink, and without them it only works more.
 pub(crate) async fn verify(client: &Client, database: &str) -> Result<(), Fault> {
     let applied = applied(client).await?;
     refuse_newer(&applied)?;
-    match MIGRATIONS.iter().find(|migration| !applied.contains(&migration.version)) {
+    if missing_in(&applied).all(Migration::is_of_statistics) {
+        return Ok(());
+    }
+    match known_to(client, missing_in(&applied).collect()).await?.first() {
         None => Ok(()),
         Some(missing) => Err(Fault::broken(anyhow::anyhow!(
             "the database {database} lacks migration {} ({}); set `sinks.clickhouse.migrate = true` for one start, or apply it by hand",
@@ -250,6 +269,10 @@ pub(crate) async fn verify(client: &Client, database: &str) -> Result<(), Fault>
 }
 
 impl Migration {
+    const fn is_of_statistics(&self) -> bool {
+        matches!(self.of, Of::Statistics(_))
+    }
+
     async fn apply(&self, client: &Client) -> Result<(), Fault> {
         match self.of {
             Of::Anew(table) => {
@@ -258,7 +281,6 @@ impl Migration {
             }
             Of::Present(table) | Of::Statistics(table) if !is_there(client, table).await? => Ok(()),
             Of::Conflicts => show_conflicts(client, Read::WhatIsThere).await,
-            Of::Statistics(_) if !keeps_statistics(client).await? => Ok(()),
             Of::Statistics(_) | Of::Earlier | Of::Present(_) | Of::Others => execute(client, self.sql, self.name).await,
         }
     }
@@ -294,7 +316,7 @@ async fn is_there(client: &Client, table: &str) -> Result<bool, Fault> {
 
 /// Whether the server keeps statistics of columns unless it is told not to. Some of before 26.4, which make none, do
 /// not know the setting.
-async fn keeps_statistics(client: &Client) -> Result<bool, Fault> {
+async fn knows_statistics(client: &Client) -> Result<bool, Fault> {
     let query = client.query("SELECT count() FROM system.merge_tree_settings WHERE name = 'auto_statistics_types'");
     let settings = query.fetch_one::<u64>().await.map_err(|error| fault(error).fault)?;
     Ok(settings > 0)
