@@ -42,94 +42,49 @@ enum Of {
     Others,
 }
 
+/// Makes migrations of lines with the number and the name, as they stand in the name of the file, and what it concerns.
+macro_rules! migrations {
+    ($(($number:literal, $name:literal, $of:expr)),* $(,)?) => {
+        [$(Migration {
+            version: version($number),
+            name: $name,
+            sql: include_str!(concat!("migrations/", $number, "_", $name, ".sql")),
+            of: $of,
+        }),*]
+    };
+}
+
+/// The version that the digits in the name of a file tell.
+const fn version(digits: &str) -> u32 {
+    match u32::from_str_radix(digits, 10) {
+        Ok(version) => version,
+        Err(_) => panic!("expected digits as the number of a migration"),
+    }
+}
+
 /// All migrations, in order. One that was released is never changed.
-const MIGRATIONS: [Migration; 19] = [
-    Migration { version: 1, name: "events", sql: include_str!("migrations/0001_events.sql"), of: Of::Earlier },
-    Migration { version: 2, name: "raw", sql: include_str!("migrations/0002_raw.sql"), of: Of::Earlier },
-    Migration { version: 3, name: "gaps", sql: include_str!("migrations/0003_gaps.sql"), of: Of::Others },
-    Migration { version: 4, name: "raw_sha256", sql: include_str!("migrations/0004_raw_sha256.sql"), of: Of::Earlier },
-    Migration {
-        version: 5,
-        name: "conflicting_deliveries",
-        sql: include_str!("migrations/0005_conflicting_deliveries.sql"),
-        of: Of::Earlier,
-    },
+const MIGRATIONS: [Migration; 19] = migrations![
+    ("0001", "events", Of::Earlier),
+    ("0002", "raw", Of::Earlier),
+    ("0003", "gaps", Of::Others),
+    ("0004", "raw_sha256", Of::Earlier),
+    ("0005", "conflicting_deliveries", Of::Earlier),
     // A statement changes one table. `IF EXISTS`, so that a column that somebody dropped stops no process.
-    Migration {
-        version: 6,
-        name: "events_comments",
-        sql: include_str!("migrations/0006_events_comments.sql"),
-        of: Of::Earlier,
-    },
-    Migration {
-        version: 7,
-        name: "raw_comments",
-        sql: include_str!("migrations/0007_raw_comments.sql"),
-        of: Of::Earlier,
-    },
-    Migration {
-        version: 8,
-        name: "conflicting_deliveries_comments",
-        sql: include_str!("migrations/0008_conflicting_deliveries_comments.sql"),
-        of: Of::Earlier,
-    },
-    Migration {
-        version: 9,
-        name: "migrations_comments",
-        sql: include_str!("migrations/0009_migrations_comments.sql"),
-        of: Of::Others,
-    },
-    Migration { version: 10, name: "events", sql: include_str!("migrations/0010_events.sql"), of: Of::Anew("events") },
-    Migration { version: 11, name: "raw", sql: include_str!("migrations/0011_raw.sql"), of: Of::Anew("raw") },
-    Migration {
-        version: 12,
-        name: "conflicting_deliveries",
-        sql: include_str!("migrations/0012_conflicting_deliveries.sql"),
-        of: Of::Conflicts,
-    },
+    ("0006", "events_comments", Of::Earlier),
+    ("0007", "raw_comments", Of::Earlier),
+    ("0008", "conflicting_deliveries_comments", Of::Earlier),
+    ("0009", "migrations_comments", Of::Others),
+    ("0010", "events", Of::Anew("events")),
+    ("0011", "raw", Of::Anew("raw")),
+    ("0012", "conflicting_deliveries", Of::Conflicts),
     // Nobody asks for these statistics, and they took a tenth of the server's work for a row.
-    Migration {
-        version: 13,
-        name: "events_statistics",
-        sql: include_str!("migrations/0013_events_statistics.sql"),
-        of: Of::Statistics("events"),
-    },
-    Migration {
-        version: 14,
-        name: "raw_statistics",
-        sql: include_str!("migrations/0014_raw_statistics.sql"),
-        of: Of::Statistics("raw"),
-    },
-    Migration {
-        version: 15,
-        name: "events_merges",
-        sql: include_str!("migrations/0015_events_merges.sql"),
-        of: Of::Present("events"),
-    },
-    Migration {
-        version: 16,
-        name: "raw_merges",
-        sql: include_str!("migrations/0016_raw_merges.sql"),
-        of: Of::Present("raw"),
-    },
-    Migration {
-        version: 17,
-        name: "events_received_at",
-        sql: include_str!("migrations/0017_events_received_at.sql"),
-        of: Of::Present("events"),
-    },
-    Migration {
-        version: 18,
-        name: "raw_parts",
-        sql: include_str!("migrations/0018_raw_parts.sql"),
-        of: Of::Present("raw"),
-    },
-    Migration {
-        version: 19,
-        name: "events_merge_base",
-        sql: include_str!("migrations/0019_events_merge_base.sql"),
-        of: Of::Present("events"),
-    },
+    ("0013", "events_statistics", Of::Statistics("events")),
+    ("0014", "raw_statistics", Of::Statistics("raw")),
+    ("0015", "events_merges", Of::Present("events")),
+    ("0016", "raw_merges", Of::Present("raw")),
+    ("0017", "events_received_at", Of::Present("events")),
+    ("0018", "raw_parts", Of::Present("raw")),
+    ("0019", "events_merge_base", Of::Present("events")),
 ];
 
 /// The tables and views that they make.
