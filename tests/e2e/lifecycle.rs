@@ -1,5 +1,6 @@
 //! How processes end, and what commands report about a process that has ended.
 
+use std::fs::File;
 use std::path::Path;
 
 use headrace_local::poll;
@@ -61,6 +62,27 @@ async fn commands_report_that_up_was_killed() {
     for arguments in commands {
         refused(arguments, &data, pid).await;
     }
+}
+
+#[tokio::test]
+async fn up_waits_for_the_clickhouse_of_one_that_was_killed() {
+    let dir = TempDir::new().unwrap();
+    let up = Launch::up(PROGRAM, dir.path()).start().await;
+    let (log, killed) = (dir.path().join("up.log"), up.ready().pids["clickhouse"]);
+    up.kill().await;
+    // How long the server takes to end is chance. So the test holds the server's lock in its place.
+    let lock = File::open(dir.path().join("data/clickhouse/headrace.lock")).unwrap();
+    let taken = poll::until("the killed server's lock is free", CEILING, async || lock.try_lock().ok()).await;
+    taken.unwrap();
+    let ends = async {
+        let told = async || std::fs::read_to_string(&log).unwrap().contains("still ending").then_some(());
+        poll::until("it says for whom it waits", CEILING, told).await.unwrap();
+        lock.unlock().unwrap();
+    };
+    let (up, ()) = tokio::join!(Launch::up(PROGRAM, dir.path()).start(), ends);
+    let names = |line: &str| line.contains("still ending") && line.contains(&killed.to_string());
+    assert!(up.log().lines().any(names), "process {killed} is not named in {}", up.log());
+    up.stop().await;
 }
 
 async fn refused(arguments: &[&str], data: &Path, pid: u32) {

@@ -46,6 +46,8 @@ use super::engine::{Connection, Engine, EngineError};
 use super::memory::Memory;
 use super::policy::Policies;
 
+/// The file in the data directory on which a server holds a lock for as long as its process lives. Its text is the process id.
+pub const LOCK: &str = "headrace.lock";
 /// The server's name in its answers.
 const DISPLAY_NAME: &str = "headrace";
 
@@ -295,7 +297,7 @@ fn open(library: &Path, data_dir: &Path, memory: &Memory) -> Result<Opened, Serv
 fn lock(data_dir: &Path) -> Result<File, ServeError> {
     let unusable = |source| ServeError::DataDir { path: data_dir.into(), source };
     fs::create_dir_all(data_dir).map_err(unusable)?;
-    let path = data_dir.join("headrace.lock");
+    let path = data_dir.join(LOCK);
     let mut file = File::options().create(true).truncate(false).read(true).write(true).open(&path).map_err(unusable)?;
     match file.try_lock() {
         Ok(()) => {}

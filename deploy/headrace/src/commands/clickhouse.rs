@@ -19,7 +19,7 @@ use crate::process::stop::stop_signal;
 use crate::process::telemetry;
 
 /// The lock of the server and the log that `up` keeps of it. Only one of them may be there.
-const MARKS: [&str; 2] = ["headrace.lock", "headrace-clickhouse.log"];
+const MARKS: [&str; 2] = [front::LOCK, "headrace-clickhouse.log"];
 
 /// Serves until it is told to stop. Call it before this process has a second thread: only threads that start later are
 /// confined.

@@ -27,6 +27,7 @@ use crate::config::memory::Beside;
 use crate::installation::ancestors;
 use crate::installation::data_dir::DataDir;
 use crate::installation::data_dir::{CLICKHOUSE_PASSWORD, CLICKHOUSE_READER_PASSWORD, CLICKHOUSE_USER};
+use crate::installation::killed;
 use crate::installation::last_up::LastUp;
 use crate::installation::locate::Purpose;
 use crate::installation::ready::{READY_FILE, Ready, ReadyFiles};
@@ -192,6 +193,12 @@ async fn start_servers(config: &Config, data: &DataDir) -> anyhow::Result<Server
     // Both are in one cache.
     if let Some(program) = nats_program.as_ref().or(library.as_ref()) {
         ancestors::warn_of_cache(program)?;
+    }
+    if own_clickhouse {
+        let own = [own_nats.then_some(config.local.nats_listen), Some(config.local.clickhouse_listen)];
+        // Port 0 takes a free one.
+        let ports: Vec<_> = own.into_iter().flatten().filter(|listen| listen.port() != 0).collect();
+        killed::have_ended(&data.join("clickhouse"), &ports).await?;
     }
     let nats = async {
         let Some(program) = nats_program else { return anyhow::Ok(None) };

@@ -4,6 +4,7 @@ pub(crate) mod ancestors;
 pub(crate) mod contexts;
 pub(crate) mod data_dir;
 pub(crate) mod kept;
+pub(crate) mod killed;
 pub(crate) mod last_up;
 pub(crate) mod locate;
 mod opened;
