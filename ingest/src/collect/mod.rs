@@ -42,9 +42,9 @@ use crate::store::{Arrival, NotStored, Store};
 /// The first part of the name of each of this role's components; there is one for each source that is asked.
 pub const COMPONENT: &str = "collect";
 
-/// How long to wait when the hour's budget is used up. The budget is counted by minute.
 /// After this time without a failure, the next one counts as the first.
 const RECOVERED_AFTER: Duration = Duration::from_secs(60);
+/// How long to wait when the hour's budget is used up. The budget is counted by minute.
 const BUDGET_PAUSE: Duration = Duration::from_secs(60);
 
 /// `<source>.<name>` of a source that is asked.
