@@ -118,14 +118,7 @@ impl Process {
         };
         let mut gateway_address = None;
         if let Some(((listener, address), stores)) = gateway {
-            for respelt in config.tenants.respelt() {
-                tracing::warn!(tenant = respelt.tenant, token = respelt.token, "{respelt}");
-            }
-            let ingest = ingest::config::Config { in_flight_max_bytes: memory.gateway(), ..config.ingest.clone() };
-            let gateway = Gateway::new(&ingest, &config.tenants, brokers.need(User::Ingest)?, stores);
-            builder.listen(Group::Ingest, "gateway", listener, move |listener, stop| {
-                gateway.clone().serve(listener, stop)
-            });
+            builder.ingest(config, listener, stores)?;
             gateway_address = Some(address);
         }
         if roles.contains(&Role::Collect) {
@@ -196,6 +189,17 @@ impl Builder<'_> {
                 serve(listener, stop).await
             }
         });
+    }
+
+    /// Starts the gateway. It tells `stores` what came of its attempts to store.
+    fn ingest(&mut self, config: &Config, listener: std::net::TcpListener, stores: StoreHealth) -> anyhow::Result<()> {
+        for respelt in config.tenants.respelt() {
+            tracing::warn!(tenant = respelt.tenant, token = respelt.token, "{respelt}");
+        }
+        let ingest = ingest::config::Config { in_flight_max_bytes: self.memory.gateway(), ..config.ingest.clone() };
+        let gateway = Gateway::new(&ingest, &config.tenants, self.brokers.need(User::Ingest)?, stores);
+        self.listen(Group::Ingest, "gateway", listener, move |listener, stop| gateway.clone().serve(listener, stop));
+        Ok(())
     }
 
     /// Starts a task for each source that must be asked.
