@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{Info, pull};
+use async_nats::jetstream::stream;
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use headrace_local::poll;
@@ -18,7 +19,7 @@ use headrace_runtime::consume::Subscriber;
 use headrace_runtime::fault::Fault;
 use headrace_runtime::limit::{Limiter, Limits};
 use headrace_runtime::message::payload::Outgoing;
-use headrace_runtime::observe::health::Health;
+use headrace_runtime::observe::health::{Health, State};
 use headrace_runtime::state::StateStore;
 use headrace_schemas::event::Event;
 use headrace_schemas::subject;
@@ -31,11 +32,15 @@ const SINK: &str = "splunk";
 const STORE: &str = "clickhouse";
 /// How many events the store has of what the sink missed.
 const MISSED: u16 = 3;
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
 
 /// A store that notes how many messages wait for the sink when it is asked.
+#[derive(Clone)]
 struct Store {
     nats: Arc<Nats>,
-    stored_at: Timestamp,
+    /// When EVENTS stored its rows, if it has any. They were received at that time, too.
+    stored_at: Arc<Mutex<Option<Timestamp>>>,
     waiting: Arc<Mutex<Vec<u64>>>,
 }
 
@@ -44,40 +49,56 @@ impl History for Store {
     async fn events(&self, slice: &Slice<'_>) -> Result<Page, Fault> {
         let waiting = waiting(&self.nats).await;
         self.waiting.lock().unwrap().push(waiting);
-        let is_asked_for = slice.since <= self.stored_at && self.stored_at < slice.until;
-        let count = if is_asked_for { MISSED } else { 0 };
+        let stored_at = *self.stored_at.lock().unwrap();
+        let Some(at) = stored_at.filter(|at| (slice.since..slice.until).contains(at)) else {
+            return Ok(Page::default());
+        };
         let row = |number: u16| {
-            let (at, id) = (self.stored_at, number.to_string());
+            let id = number.to_string();
             let order = Order { tenant: "acme".to_owned(), id, event_time: Timestamp::default() };
             Row { at, order, event: Ok(Event::sample(number)) }
         };
-        Ok(Page { rows: (1..=count).map(row).collect(), is_cut: false })
+        Ok(Page { rows: (1..=MISSED).map(row).collect(), is_cut: false })
     }
 
     async fn begins_at(&self) -> Result<Option<Timestamp>, Fault> {
-        Ok(Some(self.stored_at))
+        Ok(*self.stored_at.lock().unwrap())
     }
 }
 
 /// The messages of CATCHUP that the sink has not settled.
 async fn waiting(nats: &Nats) -> u64 {
-    let stream = nats.jetstream().get_stream(Stream::CatchUp.name()).await.unwrap();
-    let info: Info = stream.consumer_info(consumer_of(SINK)).await.unwrap();
+    let info = catch_up_of(nats).await;
     info.num_pending + info.num_ack_pending as u64
 }
 
-/// Makes a consumer, as a process that runs the component does.
-async fn consumer(broker: &Broker, component: &str, stream: Stream, filters: Vec<String>, when_behind: WhenBehind) {
+async fn catch_up_of(nats: &Nats) -> Info {
+    let stream = nats.jetstream().get_stream(Stream::CatchUp.name()).await.unwrap();
+    stream.consumer_info(consumer_of(SINK)).await.unwrap()
+}
+
+/// What a component takes, where a process that runs it makes the consumer.
+fn subscription(component: &str, stream: Stream, filters: Vec<String>, when_behind: WhenBehind) -> Subscription {
     let (instance, kind) = (component.to_owned(), component.to_owned());
-    let subscription = Subscription {
+    Subscription {
         component: component.to_owned(),
         stream,
         filters,
         ack_wait: CEILING,
         unsettled_max: 1_000,
         sink: Some(Owner { instance, kind, start: Start::Stored, when_behind }),
-    };
-    Subscriber::open(broker, &subscription).await.unwrap();
+    }
+}
+
+/// What the sink takes of EVENTS.
+fn live() -> Subscription {
+    subscription(SINK, Stream::Events, Vec::new(), WhenBehind::SetAside)
+}
+
+/// What it takes to catch up.
+fn catching_up() -> Subscription {
+    let filters = vec![subject::catch_up_of(SINK)];
+    subscription(&consumer_of(SINK), Stream::CatchUp, filters, WhenBehind::Wait)
 }
 
 /// A message that another process has brought to the sink.
@@ -86,47 +107,147 @@ fn brought(event: &Event) -> Outgoing {
     Outgoing { subject: subject::catch_up(SINK, &message.subject), ..message }
 }
 
+/// The range that ends at `until` and is so long.
+fn range(until: Timestamp, length: Duration) -> Range {
+    let since = until.minus(length);
+    Range { since, until, from: since, sequences: None, made_at: since, cause: Cause::Full }
+}
+
+/// A broker with the consumers of the store and of the sink.
+struct Bed {
+    nats: Arc<Nats>,
+    broker: Broker,
+    asides: Asides,
+    health: Health,
+}
+
+impl Bed {
+    async fn start() -> Self {
+        let nats = Arc::new(Nats::start().await);
+        let broker = nats.broker().await;
+        let store = subscription(STORE, Stream::Events, Vec::new(), WhenBehind::Store { place: 1 });
+        for subscription in [store, live(), catching_up()] {
+            Subscriber::open(&broker, &subscription).await.unwrap();
+        }
+        let asides = Asides::open(&broker).await.unwrap();
+        Self { nats, broker, asides, health: Health::new() }
+    }
+
+    /// Has the sink miss `range`.
+    async fn misses(&self, range: &Range) {
+        self.asides.change(SINK, |record| record.add(range.clone())).await.unwrap();
+    }
+
+    /// A store with rows of this time, if any.
+    fn store(&self, stored_at: Option<Timestamp>) -> Store {
+        Store { nats: Arc::clone(&self.nats), stored_at: Arc::new(Mutex::new(stored_at)), waiting: Arc::default() }
+    }
+
+    /// Brings the sink what it missed, out of `store`.
+    fn feed(&self, store: &Store, limiter: &Limiter) -> Workers {
+        let fed = Fed {
+            component: SINK.to_owned(),
+            filters: Vec::new(),
+            call_timeout: Duration::from_secs(1),
+            gate: Gate::default(),
+            limiter: limiter.clone(),
+            health: self.health.register(&consumer_of(SINK)),
+        };
+        let feeder = Arc::new(Feeder::new(&self.broker, Arc::new(store.clone()), STORE, fed));
+        Workers::run(1, move |stop| {
+            let feeder = Arc::clone(&feeder);
+            async move { feeder.run(stop).await }
+        })
+    }
+
+    /// Whether health says `told` of a component that is degraded.
+    fn is_told(&self, component: &str, told: &str) -> bool {
+        matches!(self.health.snapshot().get(component), Some(State::Degraded(why)) if why.contains(told))
+    }
+
+    async fn events(&self) -> stream::Stream {
+        self.nats.jetstream().get_stream(Stream::Events.name()).await.unwrap()
+    }
+
+    /// Waits until nothing is missed any more.
+    async fn caught_up(&self) {
+        let has_all = async || (!self.asides.record(SINK).await.unwrap().is_behind()).then_some(());
+        poll::until("everything was brought", CEILING, has_all).await.unwrap();
+    }
+}
+
+fn no_limits() -> Limiter {
+    Limiter::new(SINK, &Limits::default())
+}
+
 #[tokio::test]
 async fn a_process_that_takes_over_waits_for_what_another_has_brought() {
-    let nats = Arc::new(Nats::start().await);
-    let broker = nats.broker().await;
-    consumer(&broker, STORE, Stream::Events, Vec::new(), WhenBehind::Store { place: 1 }).await;
-    consumer(&broker, SINK, Stream::Events, Vec::new(), WhenBehind::SetAside).await;
-    let filters = vec![subject::catch_up_of(SINK)];
-    consumer(&broker, &consumer_of(SINK), Stream::CatchUp, filters, WhenBehind::Wait).await;
-    nats.publish(brought(&Event::sample(0))).await;
-    let missed_at = Timestamp::now().minus(Duration::from_secs(600));
-    let (since, until) = (missed_at.minus(Duration::from_secs(60)), missed_at.plus(Duration::from_secs(60)));
-    let range = Range { since, until, from: since, sequences: None, made_at: since, cause: Cause::Full };
-    let asides = Asides::open(&broker).await.unwrap();
-    asides.change(SINK, |record| record.add(range.clone())).await.unwrap();
+    let bed = Bed::start().await;
+    bed.nats.publish(brought(&Event::sample(0))).await;
+    let missed_at = Timestamp::now().minus(MINUTE * 10);
+    bed.misses(&range(missed_at.plus(MINUTE), MINUTE * 2)).await;
 
-    let seen = Arc::<Mutex<Vec<u64>>>::default();
-    let store = Store { nats: Arc::clone(&nats), stored_at: missed_at, waiting: Arc::clone(&seen) };
-    let limiter = Limiter::new(SINK, &Limits::default());
-    let call_timeout = Duration::from_secs(1);
-    let (component, health) = (SINK.to_owned(), Health::new().register(SINK));
-    let fed = Fed { component, filters: Vec::new(), call_timeout, gate: Gate::default(), limiter, health };
-    let feeder = Arc::new(Feeder::new(&broker, Arc::new(store), STORE, fed));
-    let workers = Workers::run(1, move |stop| {
-        let feeder = Arc::clone(&feeder);
-        async move { feeder.run(stop).await }
-    });
+    let store = bed.store(Some(missed_at));
+    let workers = bed.feed(&store, &no_limits());
     // It has time to look until it renews its lease.
-    let leases = StateStore::open_asides(&broker).await.unwrap();
+    let leases = StateStore::open_asides(&bed.broker).await.unwrap();
     let lease = async || leases.load(&format!("lease.{SINK}")).await.unwrap().map(|entry| entry.revision);
     let taken = poll::until("it has the lease", CEILING, lease).await.unwrap();
     let renewed = async || lease().await.filter(|revision| *revision > taken);
     poll::until("it has renewed the lease", CEILING, renewed).await.unwrap();
 
-    let stream = nats.jetstream().get_stream(Stream::CatchUp.name()).await.unwrap();
+    let stream = bed.nats.jetstream().get_stream(Stream::CatchUp.name()).await.unwrap();
     let own = stream.get_consumer::<pull::Config>(&consumer_of(SINK)).await.unwrap();
     let mut messages = own.messages().await.unwrap();
     messages.next().await.unwrap().unwrap().double_ack().await.unwrap();
-    let has_all = async || (!asides.record(SINK).await.unwrap().is_behind()).then_some(());
-    poll::until("everything was brought", CEILING, has_all).await.unwrap();
-    let seen = seen.lock().unwrap().clone();
+    bed.caught_up().await;
+    let seen = store.waiting.lock().unwrap().clone();
     assert_eq!(seen[0], 0, "it asked the store while something waited: {seen:?}");
-    assert_eq!(waiting(&nats).await, u64::from(MISSED), "what follows on its own is not waited for: {seen:?}");
+    assert_eq!(waiting(&bed.nats).await, u64::from(MISSED), "what follows on its own is not waited for: {seen:?}");
     workers.stop().await;
+}
+
+/// Checks that nothing of `range` is struck out while the store has the rows of another time only, or none; and that it is
+/// brought when somebody takes its rows into the store.
+async fn is_kept_until_it_is_brought(bed: &Bed, range: Range, others_at: Option<Timestamp>) {
+    bed.misses(&range).await;
+    let store = bed.store(others_at);
+    let workers = bed.feed(&store, &no_limits());
+    let is_told = || bed.is_told(&consumer_of(SINK), "expected in the table `events` what this sink missed");
+    let ranges = async || bed.asides.record(SINK).await.unwrap().ranges;
+    let is_decided = async || (is_told() || ranges().await != [range.clone()]).then_some(());
+    poll::until("it says what is wrong, or goes on", CEILING, is_decided).await.unwrap();
+    assert_eq!(ranges().await, [range.clone()], "something was struck out that the store has no rows of");
+    assert!(is_told() && waiting(&bed.nats).await == 0);
+
+    *store.stored_at.lock().unwrap() = Some(range.until.minus(MINUTE));
+    // What follows in EVENTS is settled by now.
+    bed.events().await.purge().await.unwrap();
+    bed.caught_up().await;
+    assert_eq!(waiting(&bed.nats).await, u64::from(MISSED));
+    workers.stop().await;
+}
+
+#[tokio::test]
+async fn what_an_empty_store_lacks_is_not_struck_out_as_brought() {
+    let bed = Bed::start().await;
+    is_kept_until_it_is_brought(&bed, range(Timestamp::now().minus(MINUTE), HOUR), None).await;
+}
+
+#[tokio::test]
+async fn what_is_older_than_the_store_is_not_struck_out_as_brought() {
+    // Such as a database that was put in the place of another one today.
+    let bed = Bed::start().await;
+    let now = Timestamp::now();
+    is_kept_until_it_is_brought(&bed, range(now.minus(HOUR), HOUR), Some(now.minus(MINUTE))).await;
+}
+
+#[tokio::test]
+async fn what_live_events_follow_closely_is_not_struck_out_as_brought() {
+    let bed = Bed::start().await;
+    bed.nats.publish(Event::sample(0).message()).await;
+    // Nobody has settled this one. So the last moment before it cannot be brought, because clocks differ.
+    let next = bed.nats.messages(Stream::Events).await.remove(0);
+    let until = Timestamp::from_unix_nanos(next.time.unix_timestamp_nanos());
+    is_kept_until_it_is_brought(&bed, range(until, HOUR), None).await;
 }

@@ -191,20 +191,10 @@ impl Feeder {
         let Some(room) = self.room(record, range, pace, stop).await? else { return Ok(Step::NotYet) };
         if pace.is_new(range) {
             pace.begin(range);
-            let first = self.first(room.until).await?;
-            // A person may ask for all there is, since long before there was anything.
-            if range.cause == Cause::Rewound && first > range.from {
+            let first = self.first(range, room.until).await?;
+            if first > range.from {
                 self.note(asides, range, first, 0).await?;
                 return Ok(Step::Done);
-            }
-            if first >= range.until {
-                // To go on would strike it out as brought.
-                let Range { from, until, .. } = range;
-                anyhow::bail!(
-                    "expected in the table `events` what this sink missed from {from} to {until}, found that its first row is \
-                     later; if the rows are elsewhere, take them into this table, and they are brought; if they are lost, take \
-                     the sink out of the configuration and run `headrace sinks remove`, which forgets what was missed"
-                );
             }
         }
         let until = pace.until(range, room.until);
@@ -275,10 +265,26 @@ impl Feeder {
         Ok((until > range.from).then(|| Room { until, bytes: share.saturating_sub(waiting) }))
     }
 
-    /// A time before which the store has no event, at most `bound`.
-    async fn first(&self, bound: Timestamp) -> anyhow::Result<Timestamp> {
+    /// From when on the store is asked for `range`, of which nothing after `bound` is brought yet.
+    ///
+    /// # Errors
+    /// When the sink missed the range and the store begins later: to go on would strike it out as brought.
+    async fn first(&self, range: &Range, bound: Timestamp) -> anyhow::Result<Timestamp> {
         let begins_at = read(self.history.begins_at()).await?;
-        Ok(begins_at.map_or(bound, |at| at.minus(BEFORE_FIRST)).min(bound))
+        if range.cause == Cause::Rewound {
+            // A person may ask for all there is, since long before there was anything.
+            return Ok(begins_at.map_or(bound, |at| at.minus(BEFORE_FIRST)).min(bound).max(range.from));
+        }
+        // An event is received before EVENTS stores it, except for what clocks differ by.
+        let is_later = |at: Timestamp| at.minus(self.broker.clock_skew()) >= range.until;
+        let Range { from, until, .. } = range;
+        anyhow::ensure!(
+            !begins_at.is_none_or(is_later),
+            "expected in the table `events` what this sink missed from {from} to {until}, found that its first row is \
+             later; if the rows are elsewhere, take them into this table, and they are brought; if they are lost, take \
+             the sink out of the configuration and run `headrace sinks remove`, which forgets what was missed"
+        );
+        Ok(range.from)
     }
 
     /// Publishes the events of `rows`, a few at a time, and gives up the rows that make none. Returns for how many of the
