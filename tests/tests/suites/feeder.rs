@@ -1,5 +1,7 @@
 //! When a sink is brought what it missed. On a real broker, with a store that answers as a test says.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,19 +16,23 @@ use headrace_runtime::aside::pause::Gate;
 use headrace_runtime::aside::record::{Cause, Range};
 use headrace_runtime::aside::{Asides, consumer_of};
 use headrace_runtime::broker::{Broker, Stream};
+use headrace_runtime::component::batch::{Batch, BatchPolicy};
+use headrace_runtime::component::sink::{BatchResult, Sink};
 use headrace_runtime::component::subscription::{Owner, Start, Subscription, WhenBehind};
 use headrace_runtime::consume::Subscriber;
+use headrace_runtime::consume::sink::SinkLoop;
 use headrace_runtime::fault::Fault;
-use headrace_runtime::limit::{Limiter, Limits};
+use headrace_runtime::limit::{BreakerPolicy, Limiter, Limits};
 use headrace_runtime::message::payload::Outgoing;
-use headrace_runtime::observe::health::{Health, State};
+use headrace_runtime::observe::health::{ComponentHealth, Health, State};
+use headrace_runtime::settle::settler::Settler;
 use headrace_runtime::state::StateStore;
 use headrace_schemas::event::Event;
 use headrace_schemas::subject;
 use headrace_schemas::time::Timestamp;
-use headrace_tests::conformance::Workers;
+use headrace_tests::conformance::{POLICY, Workers};
 use headrace_tests::harness::samples::Sample as _;
-use headrace_tests::harness::{CEILING, Nats};
+use headrace_tests::harness::{CEILING, Nats, until};
 
 const SINK: &str = "splunk";
 const STORE: &str = "clickhouse";
@@ -160,6 +166,30 @@ impl Bed {
         })
     }
 
+    /// Runs the sink's loop on what `subscription` takes.
+    fn run(
+        &self,
+        subscription: Subscription,
+        receiver: &Receiver,
+        limiter: &Limiter,
+        health: &ComponentHealth,
+    ) -> Workers {
+        let sink = Arc::new(SinkLoop {
+            broker: self.broker.clone(),
+            subscription,
+            sink: receiver.clone(),
+            batching: BatchPolicy { events_max: 1, bytes_max: 1 << 20, linger: CEILING },
+            call_timeout: Duration::from_secs(1),
+            limiter: limiter.clone(),
+            settler: Settler::new(SINK, &self.broker, POLICY, health.clone()),
+            gate: Gate::default(),
+        });
+        Workers::run(1, move |stop| {
+            let sink = Arc::clone(&sink);
+            async move { sink.run_worker(stop).await }
+        })
+    }
+
     /// Whether health says `told` of a component that is degraded.
     fn is_told(&self, component: &str, told: &str) -> bool {
         matches!(self.health.snapshot().get(component), Some(State::Degraded(why)) if why.contains(told))
@@ -250,4 +280,57 @@ async fn what_live_events_follow_closely_is_not_struck_out_as_brought() {
     let next = bed.nats.messages(Stream::Events).await.remove(0);
     let until = Timestamp::from_unix_nanos(next.time.unix_timestamp_nanos());
     is_kept_until_it_is_brought(&bed, range(until, HOUR), None).await;
+}
+
+/// A receiver that is away until it is back.
+#[derive(Clone, Default)]
+struct Receiver {
+    is_back: Arc<AtomicBool>,
+    received: Arc<Mutex<BTreeSet<String>>>,
+}
+
+#[async_trait]
+impl Sink for Receiver {
+    type Item = Event;
+
+    async fn check(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    async fn deliver(&self, batch: &Batch<Event>) -> BatchResult {
+        if !self.is_back.load(Ordering::SeqCst) {
+            return BatchResult::Whole(Fault::transient(anyhow::anyhow!("the receiver is away")));
+        }
+        self.received.lock().unwrap().extend(batch.items().iter().map(|item| item.value.id.to_string()));
+        BatchResult::all(batch.items().len())
+    }
+}
+
+#[tokio::test]
+async fn a_sink_catches_up_although_no_other_call_closes_its_breaker() {
+    let bed = Bed::start().await;
+    let breaker = BreakerPolicy { failures_max: 2, open: Duration::from_millis(100) };
+    let limiter = Limiter::new(SINK, &Limits { breaker, ..Limits::default() });
+    let (receiver, health) = (Receiver::default(), bed.health.register(SINK));
+    let catching_up = bed.run(catching_up(), &receiver, &limiter, &health);
+    // Its check of the receiver is a call, too. It has made it when it asks for messages.
+    let asks = async || (catch_up_of(&bed.nats).await.num_waiting > 0).then_some(());
+    poll::until("the loop that catches up asks for messages", CEILING, asks).await.unwrap();
+    let live = bed.run(live(), &receiver, &limiter, &health);
+    bed.nats.publish(Event::sample(0).message()).await;
+    until("the breaker is open", || bed.is_told(SINK, "no call is made until")).await;
+
+    // The sink is set aside, and so EVENTS has nothing for it with which it would find out that the receiver is back.
+    live.stop().await;
+    bed.events().await.purge().await.unwrap();
+    receiver.is_back.store(true, Ordering::SeqCst);
+    let missed_at = Timestamp::now().minus(MINUTE * 10);
+    bed.misses(&range(missed_at.plus(MINUTE), MINUTE * 2)).await;
+    let feeder = bed.feed(&bed.store(Some(missed_at)), &limiter);
+    bed.caught_up().await;
+    bed.nats.settled(Stream::CatchUp, &consumer_of(SINK)).await;
+    let missed: BTreeSet<String> = (1..=MISSED).map(|number| Event::sample(number).id.to_string()).collect();
+    assert_eq!(*receiver.received.lock().unwrap(), missed);
+    feeder.stop().await;
+    catching_up.stop().await;
 }
