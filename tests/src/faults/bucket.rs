@@ -9,7 +9,7 @@ use super::proxy::Proxy;
 use crate::standin::s3::{ACCESS_KEY_ID, BUCKET, REGION, S3, SECRET_ACCESS_KEY, packed};
 use crate::standin::server::{Failure, When, Which};
 
-/// Requests that fail, one after the other. At the third failure, an object would be set aside for minutes.
+/// Requests that fail, one after the other. At the third failure, an object would be set aside.
 const FAILURES: usize = 2;
 /// One object in this many comes under a name before that of its predecessor.
 const LATE_EVERY: u64 = 10;

@@ -31,7 +31,7 @@ use anyhow::Context as _;
 use tokio::time::Instant;
 
 pub use self::mounts::{may_mount, run_again, way_to_mount};
-pub use self::plan::Fault;
+pub use self::plan::{Death, Fault};
 pub use self::report::{RecoveryTimes, Report};
 pub use self::scenario::{Origin, Scenario, SmallDisks};
 
@@ -129,11 +129,11 @@ async fn run_seed(options: &Options) -> anyhow::Result<Report> {
     report.sent_for(sent_for);
     testbed.heal().await?;
     let settled = Instant::now();
-    // An object that fails again and again is tried once in five minutes.
+    // An object that fails again and again is tried after longer and longer pauses.
     testbed.lines_read(report.lines, RECOVERY_MAX * 2).await;
     testbed.settled(RECOVERY_MAX).await?;
     report.settled(settled.elapsed());
-    (report.set_aside, report.caught_up) = testbed.set_asides();
+    testbed.report_set_asides(&mut report);
     verify::verify(&testbed, &history, &mut report).await?;
     testbed.stop().await;
     Ok(report)

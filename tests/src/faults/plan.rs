@@ -84,6 +84,26 @@ pub enum Fault {
     RollingNats,
 }
 
+/// Who dies while a sink that was set aside catches up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Death {
+    /// The process that brings events, when they are in CATCHUP and that is not noted.
+    Bringer,
+    /// All sink processes: one of them has what was brought.
+    Sinks,
+    /// A pipeline process.
+    Pipeline,
+    /// A NATS server.
+    Nats,
+    /// ClickHouse.
+    ClickHouse,
+}
+
+impl Death {
+    pub(super) const ALL: [Self; 5] = [Self::Bringer, Self::Sinks, Self::Pipeline, Self::Nats, Self::ClickHouse];
+}
+
 /// A random choice of faults, with a seed.
 pub(super) struct Plan {
     random: StdRng,

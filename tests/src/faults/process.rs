@@ -1,6 +1,7 @@
 //! One `headrace run` process of a fault run. It is started again when it ends.
 
 use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -51,14 +52,8 @@ impl Process {
         self.start_again().await
     }
 
-    /// Replaces the process by one that crashes at the n-th passing of `point`. Waits for that crash for at most
-    /// `wait_max`, then starts one that does not crash. Returns false if the process never came to the point.
-    pub(super) async fn crash_at(
-        &mut self,
-        point: Point,
-        passing: u64,
-        wait_max: std::time::Duration,
-    ) -> anyhow::Result<bool> {
+    /// Replaces the process by one that crashes at the n-th passing of `point`.
+    pub(super) async fn arm(&mut self, point: Point, passing: u64) -> anyhow::Result<()> {
         self.end().await;
         let mut arguments = vec![OsString::from(format!("{}={}:{passing}", crash::VARIABLE, point.name()))];
         arguments.push(self.spec.program.clone().into_os_string());
@@ -70,6 +65,18 @@ impl Process {
             log: self.spec.log.clone(),
         };
         self.child = Child::spawn(spec).await.with_context(|| format!("cannot start {}", self.name))?;
+        Ok(())
+    }
+
+    /// The same. Waits for that crash for at most `wait_max`, then starts a process that does not crash. Returns false if
+    /// the process never came to the point.
+    pub(super) async fn crash_at(
+        &mut self,
+        point: Point,
+        passing: u64,
+        wait_max: std::time::Duration,
+    ) -> anyhow::Result<bool> {
+        self.arm(point, passing).await?;
         let crashed = tokio::time::timeout(wait_max, self.child.wait()).await.is_ok();
         if !crashed {
             self.end().await;
@@ -91,6 +98,11 @@ impl Process {
     /// Its exit status, if it has ended.
     pub(super) fn ended(&self) -> Option<String> {
         self.child.exited().map(|status| status.to_string())
+    }
+
+    /// Whether it was killed, or has killed itself at the point where it was to crash.
+    pub(super) fn is_killed(&self) -> bool {
+        self.child.exited().is_some_and(|status| status.signal() == Some(Signal::KILL.as_raw()))
     }
 
     /// The end of its log.

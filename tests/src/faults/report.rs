@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Fault, Options};
+use super::{Death, Fault, Options};
 
 /// A run's report, as recorded under `benches/results/`.
 #[derive(Clone, Debug, Serialize)]
@@ -51,6 +51,8 @@ pub struct Report {
     /// How many events were brought to these sinks when they caught up, those included that a death had brought once
     /// more.
     pub caught_up: u64,
+    /// Who died while one of these sinks was catching up, and how often. A death that came too late is not among them.
+    pub deaths: BTreeMap<Death, usize>,
     /// Events that a Splunk has more than once. That is allowed: it gets them at least once.
     pub repeated: usize,
     /// Rows in `events`.
@@ -124,6 +126,7 @@ impl Report {
             alerts: 0,
             set_aside: 0,
             caught_up: 0,
+            deaths: BTreeMap::new(),
             repeated: 0,
             rows: 0,
             lost: 0,

@@ -1,6 +1,6 @@
 //! The scenarios: which servers and processes run, and which faults happen to them.
 
-use super::Fault;
+use super::{Death, Fault};
 
 /// A set of servers and processes, with the kinds of faults for it.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +15,8 @@ pub struct Scenario {
     pub receivers: bool,
     /// Where the role `collect` reads lines.
     pub origin: Origin,
+    /// Who dies while a sink that was set aside catches up. `None` leaves it to the seed.
+    pub death: Option<Death>,
     /// The file systems of NATS and ClickHouse that can be filled, if each has one of its own. Mounting needs the right
     /// to.
     pub disks: Option<SmallDisks>,
@@ -77,6 +79,7 @@ impl Scenario {
         nats_servers: 1,
         receivers: true,
         origin: Origin::Folder,
+        death: None,
         disks: None,
     };
     /// Three NATS servers, and a bucket.
@@ -102,6 +105,7 @@ impl Scenario {
         nats_servers: 3,
         receivers: false,
         origin: Origin::Bucket,
+        death: None,
         disks: None,
     };
     /// Disks that fill up.
@@ -111,6 +115,7 @@ impl Scenario {
         nats_servers: 1,
         receivers: false,
         origin: Origin::Folder,
+        death: None,
         disks: Some(SmallDisks { bytes: 4 << 30, full_ms: (3_000, 15_000) }),
     };
 }

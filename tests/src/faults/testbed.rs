@@ -127,7 +127,7 @@ impl Testbed {
             rate: options.rate,
             disks,
             receivers,
-            set_asides: SetAsides::default(),
+            set_asides: SetAsides::new(options.scenario.death),
         })
     }
 
@@ -187,7 +187,7 @@ impl Testbed {
             Fault::TooManyParts => self.with_setting("parts_to_throw_insert", plan.lasting(2_000, 10_000)).await?,
             Fault::ReceiversFail => self.own_receivers()?.fail(plan),
             Fault::ReceiversAway => self.own_receivers()?.away(plan.lasting(2_000, 15_000)).await,
-            Fault::SetAside => self.set_aside(plan, load).await?,
+            Fault::SetAside => return self.set_aside(plan, load).await,
             Fault::BucketFails => self.fail_bucket(plan).await?,
             Fault::MemoryLimit => starve(self.clickhouse.pid(), plan.lasting(2_000, 8_000)).await?,
             Fault::DiskFullNats => self.fill_nats(plan, load).await?,

@@ -1,52 +1,49 @@
 //! A Splunk that takes nothing for so long that its sink is set aside, and a death while the sink catches up.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream;
+use headrace_local::poll;
 use headrace_runtime::aside::record::Record;
-use headrace_runtime::broker::ASIDES;
+use headrace_runtime::broker::{ASIDES, Stream};
 use headrace_runtime::crash::Point;
 use tokio::time::{Instant, sleep};
 
 use super::Testbed;
-use crate::faults::inject::{crash, kill};
+use crate::faults::inject::kill;
 use crate::faults::load::Load;
-use crate::faults::plan::Plan;
+use crate::faults::plan::{Death, Plan};
 use crate::faults::receivers::{Absence, Receivers};
+use crate::faults::report::Report;
 use crate::faults::{RECOVERY_MAX, probe};
 
 /// How often to look whether a sink is being brought what it missed. That may take less than a second, and a death must
 /// meet it.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Who dies while a sink catches up.
-#[derive(Clone, Copy, Debug)]
-enum Death {
-    /// The process that brings events, when they are in CATCHUP and that is not noted.
-    Bringer,
-    Sink,
-    Pipeline,
-    Nats,
-    ClickHouse,
-}
-
-impl Death {
-    const ALL: [Self; 5] = [Self::Bringer, Self::Sink, Self::Pipeline, Self::Nats, Self::ClickHouse];
-}
-
 /// What came of all these faults.
-#[derive(Default)]
 pub(super) struct SetAsides {
+    /// Who dies each time, if the seed does not choose.
+    death: Option<Death>,
     count: usize,
     brought: u64,
+    deaths: BTreeMap<Death, usize>,
+}
+
+impl SetAsides {
+    pub(super) const fn new(death: Option<Death>) -> Self {
+        Self { death, count: 0, brought: 0, deaths: BTreeMap::new() }
+    }
 }
 
 impl Testbed {
-    /// Has a sink set aside. Meanwhile the others must go on, and afterwards it must catch up.
-    pub(super) async fn set_aside(&mut self, plan: &mut Plan, load: &Load) -> anyhow::Result<()> {
+    /// Has a sink set aside. Meanwhile the others must go on, and afterwards it must catch up. Returns false if the process
+    /// that was to die at a point had nothing to bring.
+    pub(super) async fn set_aside(&mut self, plan: &mut Plan, load: &Load) -> anyhow::Result<bool> {
         let absence = Receivers::absence(plan);
-        let death = Death::ALL[plan.below(Death::ALL.len())];
+        let death = self.set_asides.death.unwrap_or_else(|| Death::ALL[plan.below(Death::ALL.len())]);
         let component = absence.component;
         // Another fault may have set it aside before.
         self.until_caught_up(component).await?;
@@ -56,17 +53,24 @@ impl Testbed {
         self.until_record(component, "its sink is set aside", is_behind).await?;
         probe(self, load).await.context("while a sink is set aside")?;
         sleep(plan.millis(0, 2_000)).await;
-        self.come_back_and_die(absence, death, plan).await?;
+        let is_met = self.come_back_and_die(absence, death, plan).await?;
         let record = self.until_caught_up(component).await?;
         tracing::info!(component, brought = record.brought, "it has caught up");
         self.set_asides.count += 1;
         self.set_asides.brought += record.brought;
-        Ok(())
+        if is_met {
+            *self.set_asides.deaths.entry(death).or_default() += 1;
+        }
+        // The others die whatever the sink is doing.
+        Ok(is_met || death != Death::Bringer)
     }
 
-    /// How often a sink was set aside, and how many events were brought to these sinks.
-    pub(in crate::faults) const fn set_asides(&self) -> (usize, u64) {
-        (self.set_asides.count, self.set_asides.brought)
+    /// Writes into `report` how often a sink was set aside, how many events were brought to these sinks, and who died
+    /// meanwhile.
+    pub(in crate::faults) fn report_set_asides(&self, report: &mut Report) {
+        let SetAsides { count, brought, deaths, .. } = &self.set_asides;
+        (report.set_aside, report.caught_up) = (*count, *brought);
+        report.deaths.clone_from(deaths);
     }
 
     /// The components that still miss something, with what they miss.
@@ -81,31 +85,28 @@ impl Testbed {
         Ok(behind)
     }
 
-    /// The Splunk takes everything again, and its sink catches up. Meanwhile somebody dies.
-    async fn come_back_and_die(&mut self, absence: Absence, death: Death, plan: &mut Plan) -> anyhow::Result<()> {
-        let is_at_point = matches!(death, Death::Bringer);
-        if is_at_point {
-            // Only one process brings events. It is the first one when the others have ended.
-            for other in &self.sinks[1..] {
-                other.end().await;
-            }
+    /// The Splunk takes everything again, and its sink catches up. Meanwhile somebody dies. Returns false if that came too
+    /// late.
+    async fn come_back_and_die(&mut self, absence: Absence, death: Death, plan: &mut Plan) -> anyhow::Result<bool> {
+        if death == Death::Bringer {
+            self.arm_bringer().await?;
         }
         self.own_receivers()?.come_back(absence).await;
-        if !is_at_point {
-            let has_begun = |record: &Record| record.brought > 0 || !record.is_behind();
-            self.until_record(absence.component, "its sink is brought what it missed", has_begun).await?;
-            sleep(plan.millis(0, 200)).await;
-        }
+        let is_met = match death {
+            Death::Bringer => self.until_bringer_died(absence.component).await?,
+            Death::Sinks | Death::Pipeline | Death::Nats | Death::ClickHouse => {
+                self.until_brought(absence.component).await?;
+                sleep(plan.millis(0, 200)).await;
+                self.is_catching_up(absence.component).await?
+            }
+        };
         match death {
             Death::Bringer => {
-                // If it never comes to the point it is only killed, and the sink catches up all the same.
-                crash(&mut self.sinks[0], &[Point::BeforeCaughtUp], 1, plan).await?;
-                for other in &mut self.sinks[1..] {
-                    other.start_again().await?;
+                for sink in &mut self.sinks {
+                    sink.start_again().await?;
                 }
             }
-            // One of them has what was brought.
-            Death::Sink => {
+            Death::Sinks => {
                 for sink in &mut self.sinks {
                     sink.kill().await?;
                 }
@@ -117,7 +118,45 @@ impl Testbed {
             Death::Nats => kill(self.nats[plan.below(self.nats.len())].pid()),
             Death::ClickHouse => kill(self.clickhouse.pid()),
         }
+        Ok(is_met)
+    }
+
+    /// Leaves a single sink process, which dies in the middle of bringing events. So no other can bring them before.
+    async fn arm_bringer(&mut self) -> anyhow::Result<()> {
+        for other in &self.sinks[1..] {
+            other.end().await;
+        }
+        self.sinks[0].arm(Point::BeforeCaughtUp, 1).await
+    }
+
+    /// Waits until that process has died. Returns false if nothing was left to bring; then it is only killed.
+    async fn until_bringer_died(&self, component: &str) -> anyhow::Result<bool> {
+        let decided = async || {
+            if self.sinks[0].is_killed() {
+                return Some(true);
+            }
+            let record = self.record(component).await.ok()?;
+            (!record.is_behind()).then_some(false)
+        };
+        let decided = poll::until("the process that brings events dies", RECOVERY_MAX, decided).await;
+        let is_dead = decided.with_context(|| self.logs())?;
+        if !is_dead {
+            self.sinks[0].end().await;
+        }
+        Ok(is_dead)
+    }
+
+    /// Waits until `component` was brought something of what it missed.
+    async fn until_brought(&self, component: &str) -> anyhow::Result<()> {
+        let has_begun = |record: &Record| record.brought > 0 || !record.is_behind();
+        self.until_record(component, "its sink is brought what it missed", has_begun).await?;
         Ok(())
+    }
+
+    /// Whether something that `component` missed is not brought, or not delivered.
+    async fn is_catching_up(&self, component: &str) -> anyhow::Result<bool> {
+        let is_behind = self.record(component).await?.is_behind();
+        Ok(is_behind || self.waiting(Stream::CatchUp).await?.next().is_some())
     }
 
     async fn until_caught_up(&self, component: &str) -> anyhow::Result<Record> {

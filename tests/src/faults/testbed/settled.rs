@@ -31,7 +31,7 @@ impl Testbed {
         Ok(left)
     }
 
-    async fn waiting(&self, stream: Stream) -> anyhow::Result<impl Iterator<Item = String>> {
+    pub(super) async fn waiting(&self, stream: Stream) -> anyhow::Result<impl Iterator<Item = String>> {
         let stream = jetstream::new(self.client.clone()).get_stream(stream.name()).await?;
         let behind = consumed::behind(&stream).await?;
         Ok(behind.into_iter().map(|(consumer, waiting, unsettled)| {
