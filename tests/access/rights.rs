@@ -36,6 +36,13 @@ const REQUESTS: [&str; 12] = [
     "$JS.API.DIRECT.GET.RAW",
     "$JS.API.CONSUMER.CREATE.RAW",
 ];
+/// A subject of each stream.
+const RAW: &str = "raw.acme.github.push";
+const EVENT: &str = "events.scored.acme.code.high";
+const ALERT: &str = "alerts.acme.high.rule";
+const DEAD: &str = "dead.normalize.acme";
+/// Everything. A subscriber may subscribe to some of it, and only the admin to all.
+const ALL: [&str; 7] = ["raw.>", "events.>", "alerts.>", "dead.>", "$KV.>", "$O.>", "$JS.>"];
 /// Subjects to which only the admin may subscribe.
 const INBOXES: [&str; 3] = [">", "_INBOX.>", "_INBOX_admin.>"];
 
@@ -83,36 +90,33 @@ async fn subscribes(server: &nats::Running, user: User, allowed: &[&str], refuse
 async fn each_user_may_do_its_work_and_no_more() {
     let dir = TempDir::new().unwrap();
     let server = server(dir.path()).await;
-    let (raw, event, alert, dead) =
-        ("raw.acme.github.push", "events.scored.acme.code.high", "alerts.acme.high.rule", "dead.normalize.acme");
-    let all = ["raw.>", "events.>", "alerts.>", "dead.>", "$KV.>", "$O.>", "$JS.>"];
+    those_who_take_deliveries_in(&server).await;
+    those_who_make_events(&server).await;
+    those_who_deliver(&server).await;
+    those_who_look_after_the_rest(&server).await;
+    server.stop().await;
+}
 
-    let own = [raw, "$O.bodies.C.a", "$O.bodies.M.a"];
-    publishes(
-        &server,
-        User::Ingest,
-        &own,
-        &[event, alert, dead, "$KV.state.a", "$KV.cursors.a", "$JS.API.STREAM.MSG.GET.RAW"],
-    )
-    .await;
-    subscribes(&server, User::Ingest, &["_INBOX_ingest.a"], &all).await;
+async fn those_who_take_deliveries_in(server: &nats::Running) {
+    let own = [RAW, "$O.bodies.C.a", "$O.bodies.M.a"];
+    let refused = [EVENT, ALERT, DEAD, "$KV.state.a", "$KV.cursors.a", "$JS.API.STREAM.MSG.GET.RAW"];
+    publishes(server, User::Ingest, &own, &refused).await;
+    subscribes(server, User::Ingest, &["_INBOX_ingest.a"], &ALL).await;
 
-    let own = [raw, "$O.bodies.C.a", "$O.bodies.M.a", "$KV.cursors.a"];
-    let refused = [event, alert, dead, "$KV.state.a", "$KV.recovery.a", "$JS.API.STREAM.MSG.GET.RAW"];
-    publishes(&server, User::Collect, &own, &refused).await;
-    subscribes(&server, User::Collect, &["_INBOX_collect.a"], &all).await;
+    let own = [RAW, "$O.bodies.C.a", "$O.bodies.M.a", "$KV.cursors.a"];
+    let refused = [EVENT, ALERT, DEAD, "$KV.state.a", "$KV.recovery.a", "$JS.API.STREAM.MSG.GET.RAW"];
+    publishes(server, User::Collect, &own, &refused).await;
+    subscribes(server, User::Collect, &["_INBOX_collect.a"], &ALL).await;
+}
 
-    let own = [event, "events.normalized.acme.code", alert, dead, "dead.alert.acme", "$KV.state.a"];
-    let refused = [raw, "dead.clickhouse.acme", "$O.bodies.M.a", "$KV.recovery.a", "$KV.schemas.a"];
-    publishes(&server, User::Pipeline, &own, &refused).await;
-    subscribes(&server, User::Pipeline, &["_INBOX_pipeline.a"], &all).await;
+async fn those_who_make_events(server: &nats::Running) {
+    let own = [EVENT, "events.normalized.acme.code", ALERT, DEAD, "dead.alert.acme", "$KV.state.a"];
+    let refused = [RAW, "dead.clickhouse.acme", "$O.bodies.M.a", "$KV.recovery.a", "$KV.schemas.a"];
+    publishes(server, User::Pipeline, &own, &refused).await;
+    subscribes(server, User::Pipeline, &["_INBOX_pipeline.a"], &ALL).await;
+}
 
-    let own = ["$JS.API.STREAM.PURGE.RAW", "$JS.API.STREAM.PURGE.EVENTS", "$JS.API.STREAM.PURGE.ALERTS"];
-    let own = [&own[..], &["$KV.asides.a"]].concat();
-    let refused = [raw, event, alert, dead, "catchup.splunk.a", "$JS.API.STREAM.PURGE.CATCHUP", "$KV.state.a"];
-    publishes(&server, User::Retention, &own, &refused).await;
-    subscribes(&server, User::Retention, &["_INBOX_retention.a"], &all).await;
-
+async fn those_who_deliver(server: &nats::Running) {
     let own = [
         "dead.clickhouse.acme",
         "dead.file-alerts.acme",
@@ -124,29 +128,25 @@ async fn each_user_may_do_its_work_and_no_more() {
         "catchup.file-events.events.scored.acme.code.high",
     ];
     let refused = [
-        raw,
-        event,
-        alert,
-        dead,
+        RAW,
+        EVENT,
+        ALERT,
+        DEAD,
         "$KV.state.alert.a",
         "$O.bodies.M.a",
         "$JS.ACK.RAW.normalize.1",
         "catchup.clickhouse.events.scored.acme.code.high",
         "$JS.API.STREAM.PURGE.CATCHUP",
     ];
-    publishes(&server, User::Sinks, &own, &refused).await;
-    subscribes(&server, User::Sinks, &["_INBOX_sinks.a"], &all).await;
-
-    let own = ["$KV.recovery.a", "$JS.API.CONSUMER.INFO.RAW.clickhouse-raw"];
-    publishes(&server, User::Recover, &own, &[raw, event, alert, dead, "$KV.state.a"]).await;
-    subscribes(&server, User::Recover, &["_INBOX_recover.a"], &all).await;
+    publishes(server, User::Sinks, &own, &refused).await;
+    subscribes(server, User::Sinks, &["_INBOX_sinks.a"], &ALL).await;
 
     let own = ["$JS.API.CONSUMER.CREATE.EVENTS.subscriber.events.scored.>", "$JS.ACK.ALERTS.subscriber.1"];
     let refused = [
-        raw,
-        event,
-        alert,
-        dead,
+        RAW,
+        EVENT,
+        ALERT,
+        DEAD,
         "$KV.schemas.a",
         "$JS.API.STREAM.MSG.GET.RAW",
         "$JS.API.CONSUMER.MSG.NEXT.RAW.subscriber",
@@ -155,13 +155,24 @@ async fn each_user_may_do_its_work_and_no_more() {
         "$JS.API.CONSUMER.CREATE.RAW.subscriber",
         "$JS.ACK.EVENTS.clickhouse.1",
     ];
-    publishes(&server, User::Subscriber, &own, &refused).await;
+    publishes(server, User::Subscriber, &own, &refused).await;
     let refused = ["raw.>", "dead.>", "$KV.>", "$O.>", "$JS.>"];
-    subscribes(&server, User::Subscriber, &["events.>", "alerts.>", "_INBOX_subscriber.a"], &refused).await;
+    subscribes(server, User::Subscriber, &["events.>", "alerts.>", "_INBOX_subscriber.a"], &refused).await;
+}
 
-    let mut admin = Wire::of(&server, User::Admin).await;
+async fn those_who_look_after_the_rest(server: &nats::Running) {
+    let own = ["$JS.API.STREAM.PURGE.RAW", "$JS.API.STREAM.PURGE.EVENTS", "$JS.API.STREAM.PURGE.ALERTS"];
+    let own = [&own[..], &["$KV.asides.a"]].concat();
+    let refused = [RAW, EVENT, ALERT, DEAD, "catchup.splunk.a", "$JS.API.STREAM.PURGE.CATCHUP", "$KV.state.a"];
+    publishes(server, User::Retention, &own, &refused).await;
+    subscribes(server, User::Retention, &["_INBOX_retention.a"], &ALL).await;
+
+    let own = ["$KV.recovery.a", "$JS.API.CONSUMER.INFO.RAW.clickhouse-raw"];
+    publishes(server, User::Recover, &own, &[RAW, EVENT, ALERT, DEAD, "$KV.state.a"]).await;
+    subscribes(server, User::Recover, &["_INBOX_recover.a"], &ALL).await;
+
+    let mut admin = Wire::of(server, User::Admin).await;
     assert!(admin.may_publish("$JS.API.STREAM.PURGE.RAW").await && admin.may_subscribe(">").await);
-    server.stop().await;
 }
 
 #[tokio::test]
