@@ -267,13 +267,13 @@ impl Broker {
     /// The largest body that travels as a message; a larger one goes to the bucket `bodies`.
     #[must_use]
     pub fn payload_max(&self) -> usize {
-        self.client.server_info().max_payload.saturating_sub(HEADER_ROOM_BYTES)
+        self.client.max_payload().saturating_sub(HEADER_ROOM_BYTES)
     }
 
     /// The most bytes that a message can have, as a request for messages counts them: with headers and subjects.
     #[must_use]
     pub fn message_max(&self) -> usize {
-        self.client.server_info().max_payload.saturating_add(HEADER_ROOM_BYTES)
+        self.client.max_payload().saturating_add(HEADER_ROOM_BYTES)
     }
 
     /// How long the broker recognizes a repeated message.
