@@ -247,7 +247,7 @@ async fn is_kept_until_it_is_brought(bed: &Bed, range: Range, others_at: Option<
     let ranges = async || bed.asides.record(SINK).await.unwrap().ranges;
     let is_decided = async || (is_told() || ranges().await != [range.clone()]).then_some(());
     poll::until("it says what is wrong, or goes on", CEILING, is_decided).await.unwrap();
-    assert_eq!(ranges().await, [range.clone()], "something was struck out that the store has no rows of");
+    assert_eq!(ranges().await, std::slice::from_ref(&range), "something was struck out that the store has no rows of");
     assert!(is_told() && waiting(&bed.nats).await == 0);
 
     *store.stored_at.lock().unwrap() = Some(range.until.minus(MINUTE));
