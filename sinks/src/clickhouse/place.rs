@@ -19,6 +19,8 @@ pub(crate) const HAS_KEY: &str = "key IN CAST(?, 'Array(UInt64)')";
 pub(crate) const IS_AT: &str = "(toStartOfHour(event_time), tenant, event_time, key) IN (SELECT toStartOfHour(e), t, e, k \
                                 FROM (SELECT fromUnixTimestamp64Micro(x.1, 'UTC') AS e, x.2 AS t, x.3 AS k \
                                 FROM (SELECT arrayJoin(CAST(?, 'Array(Tuple(Int64, String, UInt64))')) AS x)))";
+/// The tables begin their order with the hour.
+const MICROS_PER_HOUR: i64 = 3_600_000_000;
 /// The first time that has no place of its own: 2100.
 const TIME_END: i64 = 4_102_444_800_000_000;
 
@@ -36,6 +38,12 @@ impl<'a> Place<&'a str> {
     /// Where the row of `item` stands.
     pub(crate) fn of(item: &'a impl Payload) -> Self {
         Self { at: time_of(item.event_time()), tenant: item.identity().tenant, key: key_of(item.id()) }
+    }
+
+    /// What sorts rows as the tables do.
+    pub(crate) const fn in_order(self) -> (i64, &'a str, i64, u64) {
+        let Self { at, tenant, key } = self;
+        (at / MICROS_PER_HOUR, tenant, at, key)
     }
 }
 
@@ -152,6 +160,21 @@ mod tests {
             assert_eq!(time_of(Some(Timestamp::from_micros(micros))), expected, "{micros}");
         }
         assert_eq!(time_of(None), 0);
+    }
+
+    #[test]
+    fn places_are_in_the_order_of_the_tables() {
+        let place = |at, tenant, key| Place { at, tenant, key };
+        let hour = MICROS_PER_HOUR;
+        let sorted = [
+            place(hour - 1, "b", 9),
+            place(hour + 5, "a", 2),
+            place(hour + 5, "a", 3),
+            place(hour + 6, "a", 1),
+            place(hour, "b", 0),
+            place(2 * hour, "a", 0),
+        ];
+        assert!(sorted.is_sorted_by_key(|place| place.in_order()));
     }
 
     #[test]

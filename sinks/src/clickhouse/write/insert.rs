@@ -160,6 +160,8 @@ impl Table {
             return BatchResult::AlreadyThere;
         }
         conflicts += unique(&mut items);
+        // The server copies rows that come in another order than the table's, each with its body.
+        items.sort_by_cached_key(|item| Place::of(&item.value).in_order());
         // Read the wall clock first: a process that is stopped between the two must not add what has passed meanwhile.
         match self.insert(&items, Timestamp::now(), batch.valid_for(), |item| item.stored_at).await {
             Ok(()) => {
