@@ -18,6 +18,7 @@ use std::time::Duration;
 use headrace_ingest::config::Config;
 use headrace_runtime::broker::Stream;
 use headrace_schemas::header;
+use headrace_schemas::id::EventId;
 use headrace_tests::harness::Nats;
 use headrace_tests::product::hook::{Answer, Hook, answer, guid, signature};
 use headrace_tests::product::process::{freeze, signal};
@@ -51,6 +52,7 @@ async fn a_delivery_is_stored_as_it_was_sent() {
     assert_eq!(found(header::GITHUB_EVENT), "ping");
     assert_eq!(found(header::ID), format!("github:{guid}"));
     assert_eq!(found(header::CONTENT_TYPE), "application/json");
+    assert!(EventId::github(&guid).created_at().is_some() && message.headers.get(header::EVENT_TIME).is_none());
     assert_eq!((gateway.counted("accepted"), gateway.counted("duplicate")), (1.0, 1.0));
     assert_eq!(gateway.metric("headrace_ingest_verified_total"), 2.0);
 }
