@@ -67,7 +67,7 @@ pub(crate) async fn up(arguments: Up, global: Global) -> anyhow::Result<()> {
     telemetry::install(&loaded.value.log, global.filter())?;
     located.log();
     let mut stop = Stop::listen()?;
-    let data = DataDir::open(located.data_dir())?;
+    let data = DataDir::open(located.data_dir()).await?;
     let ready_files = ReadyFiles::claim([data.join(READY_FILE)].into_iter().chain(arguments.ready_file.clone()))?;
     let secret = complete(&mut loaded, &arguments, &data)?;
     let mut config = loaded.value;

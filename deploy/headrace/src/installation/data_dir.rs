@@ -4,16 +4,21 @@ use std::ffi::OsString;
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use headrace_runtime::secret::Secret;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use tokio::time::{Instant, sleep};
 
 use crate::installation::{last_up, private};
 
-/// How often to try for the lock while other commands check it, which takes them microseconds.
-const TRIES_MAX: u32 = 1_000;
+/// How long to try for the lock. An `up` that was killed holds it until the kernel has ended it, and other commands that
+/// check it hold it for microseconds.
+const LOCKED_MAX: Duration = Duration::from_secs(2);
+/// How often to try.
+const LOCK_EVERY: Duration = Duration::from_millis(10);
 /// The user of the embedded ClickHouse that may write, and the file with its password.
 pub(crate) const CLICKHOUSE_USER: &str = "default";
 pub(crate) const CLICKHOUSE_PASSWORD: &str = "clickhouse-password";
@@ -37,11 +42,11 @@ pub(crate) struct DataDir {
 
 impl DataDir {
     /// Makes the directory if it is absent, and takes it.
-    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn open(path: &Path) -> anyhow::Result<Self> {
         let problem = || format!("cannot use the data directory {}; choose another with --data-dir", path.display());
         let path = private::directory(path, is_of_up).with_context(problem)?;
         let mut lock = open_lock(&path, OFlags::RDWR | OFlags::CREATE).with_context(problem)?;
-        if let Err(refused) = take(&lock) {
+        if let Err(refused) = take(&lock, LOCKED_MAX).await {
             if let TryLockError::Error(error) = refused {
                 return Err(error).with_context(problem);
             }
@@ -100,16 +105,15 @@ impl DataDir {
     }
 }
 
-/// Takes the lock. [`DataDir::is_taken`] of another process may hold it shared for a moment, so try again. Another `up`
-/// holds it exclusively.
-fn take(lock: &File) -> Result<(), TryLockError> {
-    for _ in 0..TRIES_MAX {
+/// Takes the lock, if it becomes free within `max`.
+async fn take(lock: &File, max: Duration) -> Result<(), TryLockError> {
+    let deadline = Instant::now() + max;
+    loop {
         match lock.try_lock() {
-            Err(TryLockError::WouldBlock) if lock.try_lock_shared().is_ok() => std::thread::yield_now(),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(LOCK_EVERY).await,
             told => return told,
         }
     }
-    lock.try_lock()
 }
 
 /// Opens the lock file. While the directory was open to others, they could have put a link there, to a file that they
@@ -154,24 +158,38 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn the_secret_stays_and_a_second_process_is_refused() {
+    #[tokio::test]
+    async fn the_secret_stays_and_a_second_process_is_refused() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("data");
-        let first = DataDir::open(&path).unwrap();
+        let first = DataDir::open(&path).await.unwrap();
         let secret = first.webhook_secret().unwrap();
         assert_eq!(secret.expose().len(), 64);
-        let refused = DataDir::open(&path).err().unwrap().to_string();
+        let refused = DataDir::open(&path).await.err().unwrap().to_string();
         assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
         assert!(DataDir::is_taken(&path));
         drop(first);
         assert!(!DataDir::is_taken(&path));
         assert!(!DataDir::is_taken(parent.path()), "nobody ever was there");
-        assert_eq!(DataDir::open(&path).unwrap().webhook_secret().unwrap().expose(), secret.expose());
+        assert_eq!(DataDir::open(&path).await.unwrap().webhook_secret().unwrap().expose(), secret.expose());
     }
 
-    #[test]
-    fn a_directory_is_taken_when_it_is_empty_or_of_an_earlier_up() {
+    #[tokio::test]
+    async fn a_lock_that_is_about_to_be_free_is_waited_for() {
+        let parent = tempfile::tempdir().unwrap();
+        let first = DataDir::open(parent.path()).await.unwrap();
+        let lock = open_lock(parent.path(), OFlags::RDONLY).unwrap();
+        assert!(matches!(take(&lock, Duration::ZERO).await, Err(TryLockError::WouldBlock)));
+        let ends = async {
+            sleep(10 * LOCK_EVERY).await;
+            drop(first);
+        };
+        let (waited, ()) = tokio::join!(take(&lock, Duration::from_secs(60)), ends);
+        waited.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_directory_is_taken_when_it_is_empty_or_of_an_earlier_up() {
         // Each file with its content; a name that ends in a slash is a directory.
         let cases: [(&[(&str, &str)], bool); 11] = [
             (&[], true),
@@ -196,7 +214,7 @@ mod tests {
                     None => std::fs::write(path.join(name), content).unwrap(),
                 }
             }
-            let refused = DataDir::open(&path).err().map(|error| format!("{error:#}"));
+            let refused = DataDir::open(&path).await.err().map(|error| format!("{error:#}"));
             assert_eq!(refused.is_none(), is_accepted, "{entries:?}: {refused:?}");
             let named = |(name, _): &(&str, &str)| path.join(name).exists();
             assert!(entries.iter().all(named), "{entries:?}");
@@ -207,21 +225,23 @@ mod tests {
         }
     }
 
-    #[test]
-    fn links_and_pipes_in_the_place_of_files_are_neither_followed_nor_waited_for() {
+    #[tokio::test]
+    async fn links_and_pipes_in_the_place_of_files_are_neither_followed_nor_waited_for() {
         let parent = tempfile::tempdir().unwrap();
         let (path, victim) = (parent.path().join("data"), parent.path().join("victim"));
         std::fs::write(&victim, "untouched").unwrap();
-        assert!(DataDir::open(&path).unwrap().webhook_secret().is_ok());
+        assert!(DataDir::open(&path).await.unwrap().webhook_secret().is_ok());
         let lock = path.join(LOCK);
-        let refused = || format!("{:#}", DataDir::open(&path).err().unwrap());
+        let refused = async || format!("{:#}", DataDir::open(&path).await.err().unwrap());
 
         std::fs::remove_file(&lock).unwrap();
         symlink(&victim, &lock).unwrap();
-        assert!(refused().contains("lock to be a regular file"), "{}", refused());
+        let told = refused().await;
+        assert!(told.contains("lock to be a regular file"), "{told}");
         std::fs::remove_file(&lock).unwrap();
         rustix::fs::mknodat(CWD, &lock, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-        assert!(refused().contains("lock to be a regular file"), "{}", refused());
+        let told = refused().await;
+        assert!(told.contains("lock to be a regular file"), "{told}");
         assert!(DataDir::is_taken(&path), "it cannot be checked");
         std::fs::remove_file(&lock).unwrap();
 
@@ -231,7 +251,7 @@ mod tests {
         }
         std::fs::remove_file(path.join(WEBHOOK_SECRET)).unwrap();
         std::fs::write(path.join(CLICKHOUSE_PASSWORD), "kept").unwrap();
-        let data = DataDir::open(&path).unwrap();
+        let data = DataDir::open(&path).await.unwrap();
         assert_eq!(data.webhook_secret().unwrap().expose().len(), 64);
         assert_eq!(std::fs::read_to_string(&victim).unwrap(), "untouched");
     }
