@@ -35,7 +35,7 @@ use crate::crash::{self, Point};
 use crate::every::rest_for;
 use crate::fault::{Fault, FaultClass};
 use crate::limit::Limiter;
-use crate::message::payload::{Outgoing, Product as _};
+use crate::message::payload::{Outgoing, Payload as _, Product as _};
 use crate::observe::component::ComponentMetrics;
 use crate::observe::health::ComponentHealth;
 use crate::observe::metrics::{CAUGHT_UP, MISSED_SECONDS, SET_ASIDE};
@@ -364,10 +364,12 @@ async fn read<T>(asked: impl Future<Output = Result<T, Fault>>) -> anyhow::Resul
 /// The message for `component` that brings `event`.
 fn outgoing(component: &str, range: &Range, event: &Event) -> Result<Outgoing, Fault> {
     let outgoing = event.write(SCORED)?;
+    let event_time = event.event_time().map_or(0, Timestamp::as_micros);
     Ok(Outgoing {
         subject: subject::catch_up(component, &outgoing.subject),
-        // A person may ask for the same time again, and must get it.
-        message_id: format!("{component}/{}/{}", range.made_at.as_micros(), outgoing.message_id),
+        // A person may ask for the same time again, and must get it. An id may come again with another event time, which is
+        // another event; the stream EVENTS forgets an id after a while, and a page may hold both.
+        message_id: format!("{component}/{}/{event_time}/{}", range.made_at.as_micros(), outgoing.message_id),
         ..outgoing
     })
 }
