@@ -93,6 +93,16 @@ async fn a_row_that_makes_no_event_hides_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_a_replay_added_do_not_show_that_the_table_has_what_a_sink_missed() {
+    let (case, table) = filled().await;
+    let just_after = |seconds| at(seconds).plus(std::time::Duration::from_micros(1));
+    assert!(!table.has_before(at(STORED)).await.unwrap() && table.has_before(just_after(STORED)).await.unwrap());
+    case.query("ALTER TABLE headrace.events DELETE WHERE toUnixTimestamp64Micro(stored_at) > 0 SETTINGS mutations_sync = 2");
+    assert!(!table.has_before(at(RECEIVED + 60)).await.unwrap());
+    assert_eq!(table.begins_at().await.unwrap(), Some(at(RECEIVED)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_table_begins_never_and_a_filled_one_with_its_first_reception() {
     let (case, _) = ready().await;
     assert_eq!(case.with_long_timeout().event_table().begins_at().await.unwrap(), None);

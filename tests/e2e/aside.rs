@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use headrace_local::poll;
+use headrace_runtime::aside::record::{Cause, Range, Record};
 use headrace_runtime::broker::Stream;
+use headrace_schemas::time::Timestamp;
 use headrace_tests::harness::CEILING;
 use headrace_tests::product::admin::{get, sample};
 use headrace_tests::product::hook::{Hook, answer, guid};
@@ -318,8 +320,17 @@ async fn all_rows_are_brought_by_hand_and_one_that_makes_no_event_stops_none() {
     up.stop().await;
 }
 
+/// Writes down that Splunk has missed these seconds since 1970.
+async fn misses(stored: &Stored, seconds: [i64; 2]) {
+    let [since, until] = seconds.map(Timestamp::from_seconds);
+    let range = Range { since, until, from: since, sequences: None, made_at: until, cause: Cause::Full };
+    let record = Record { ranges: vec![range], ..Record::default() };
+    let asides = stored.jetstream().get_key_value("asides").await.unwrap();
+    asides.put("missed.splunk", serde_json::to_vec(&record).unwrap().into()).await.unwrap();
+}
+
 #[tokio::test]
-async fn what_was_asked_for_is_taken_back() {
+async fn what_was_asked_for_or_missed_is_given_up() {
     let bed = Bed::new().await;
     let up = bed.up().start().await;
     let ids = store(&Hook::of(up.ready()), 3).await;
@@ -334,6 +345,8 @@ async fn what_was_asked_for_is_taken_back() {
         (&["rewind", "splunk", "--since", "1h", "--yes"][..], 0, "splunk is brought the events"),
         (&["rewind", "splunk", "--since", "1h", "--cancel", "--yes"][..], 2, "cannot be used with"),
         (&["rewind", "splunk", "--cancel"][..], 2, "expected --yes"),
+        (&["skip", "splunk", "--until", "1h"][..], 2, "expected --yes"),
+        (&["skip", "splunk", "--until", "1h", "--yes"][..], 3, "has missed nothing before that time"),
     ] {
         let (found, text) = bed.sinks(arguments).await;
         assert_eq!(found, Some(code), "{arguments:?}: {text}");
@@ -342,6 +355,14 @@ async fn what_was_asked_for_is_taken_back() {
     assert_eq!(bed.listed().await["missed"]["ranges"][0]["cause"], "rewound");
     let (code, text) = bed.sinks(&["rewind", "splunk", "--cancel", "--yes"]).await;
     assert!(code == Some(0) && text.contains("no more of what `rewind` asked for"), "{text}");
+    assert!(bed.listed().await["missed"].is_null());
+    misses(&Stored::of(up.ready()).await, [100, 200]).await;
+    let (code, text) = bed.sinks(&["skip", "splunk", "--until", "1970-01-01T00:02:30Z", "--yes", "--json"]).await;
+    let told: Value = serde_json::from_str(text.lines().find(|line| line.starts_with('{')).unwrap()).unwrap();
+    assert_eq!((code, told["skipped"][0]["until"].as_str()), (Some(0), Some("1970-01-01T00:02:30.000000Z")), "{text}");
+    assert_eq!(bed.listed().await["missed"]["ranges"][0]["brought_until"], "1970-01-01T00:02:30.000000Z");
+    let (code, text) = bed.sinks(&["skip", "splunk", "--until", "1h", "--yes"]).await;
+    assert!(code == Some(0) && text.contains("is not brought what it had missed before that time"), "{text}");
     assert!(bed.listed().await["missed"].is_null());
     let (code, text) = bed.sinks(&["resume", "splunk"]).await;
     assert_eq!(code, Some(0), "{text}");

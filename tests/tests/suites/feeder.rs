@@ -40,6 +40,8 @@ const STORE: &str = "clickhouse";
 const MISSED: u16 = 3;
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
+/// What it says when the store has nothing of a range.
+const LACKS: &str = "expected in the table `events` what this sink missed";
 
 /// A store that notes how many messages wait for the sink when it is asked.
 #[derive(Clone)]
@@ -47,6 +49,8 @@ struct Store {
     nats: Arc<Nats>,
     /// When EVENTS stored its rows, if it has any. They were received at that time, too.
     stored_at: Arc<Mutex<Option<Timestamp>>>,
+    /// Whether it loses them once they were read.
+    is_losing: Arc<AtomicBool>,
     waiting: Arc<Mutex<Vec<u64>>>,
 }
 
@@ -60,16 +64,29 @@ impl History for Store {
             return Ok(Page::default());
         };
         let row = |number: u16| {
-            let id = number.to_string();
-            let order = Order { tenant: "acme".to_owned(), id, event_time: Timestamp::default() };
-            Row { at, order, event: Ok(Event::sample(number)) }
+            let event = stored(number);
+            let (id, event_time) = (event.id.to_string(), event.event_time.unwrap());
+            Row { at, order: Order { tenant: event.tenant.clone(), id, event_time }, event: Ok(event) }
         };
+        if self.is_losing.load(Ordering::SeqCst) {
+            *self.stored_at.lock().unwrap() = None;
+        }
         Ok(Page { rows: (1..=MISSED).map(row).collect(), is_cut: false })
     }
 
     async fn begins_at(&self) -> Result<Option<Timestamp>, Fault> {
         Ok(*self.stored_at.lock().unwrap())
     }
+
+    async fn has_before(&self, at: Timestamp) -> Result<bool, Fault> {
+        Ok(self.stored_at.lock().unwrap().is_some_and(|stored_at| stored_at < at))
+    }
+}
+
+/// The event of row `number`. The last one has the id of the one before it, and another event time.
+fn stored(number: u16) -> Event {
+    let event_time = Some(Timestamp::from_seconds(number.into()));
+    Event { event_time, ..Event::sample(number.min(MISSED - 1)) }
 }
 
 /// The messages of CATCHUP that the sink has not settled.
@@ -146,7 +163,12 @@ impl Bed {
 
     /// A store with rows of this time, if any.
     fn store(&self, stored_at: Option<Timestamp>) -> Store {
-        Store { nats: Arc::clone(&self.nats), stored_at: Arc::new(Mutex::new(stored_at)), waiting: Arc::default() }
+        Store {
+            nats: Arc::clone(&self.nats),
+            stored_at: Arc::new(Mutex::new(stored_at)),
+            is_losing: Arc::default(),
+            waiting: Arc::default(),
+        }
     }
 
     /// Brings the sink what it missed, out of `store`.
@@ -215,7 +237,7 @@ async fn a_process_that_takes_over_waits_for_what_another_has_brought() {
     let bed = Bed::start().await;
     bed.nats.publish(brought(&Event::sample(0))).await;
     let missed_at = Timestamp::now().minus(MINUTE * 10);
-    bed.misses(&range(missed_at.plus(MINUTE), MINUTE * 2)).await;
+    bed.misses(&range(missed_at.plus(MINUTE), MINUTE)).await;
 
     let store = bed.store(Some(missed_at));
     let workers = bed.feed(&store, &no_limits());
@@ -243,14 +265,14 @@ async fn is_kept_until_it_is_brought(bed: &Bed, range: Range, others_at: Option<
     bed.misses(&range).await;
     let store = bed.store(others_at);
     let workers = bed.feed(&store, &no_limits());
-    let is_told = || bed.is_told(&consumer_of(SINK), "expected in the table `events` what this sink missed");
+    let is_told = || bed.is_told(&consumer_of(SINK), LACKS);
     let ranges = async || bed.asides.record(SINK).await.unwrap().ranges;
     let is_decided = async || (is_told() || ranges().await != [range.clone()]).then_some(());
     poll::until("it says what is wrong, or goes on", CEILING, is_decided).await.unwrap();
     assert_eq!(ranges().await, std::slice::from_ref(&range), "something was struck out that the store has no rows of");
     assert!(is_told() && waiting(&bed.nats).await == 0);
 
-    *store.stored_at.lock().unwrap() = Some(range.until.minus(MINUTE));
+    *store.stored_at.lock().unwrap() = Some(range.since);
     // What follows in EVENTS is settled by now.
     bed.events().await.purge().await.unwrap();
     bed.caught_up().await;
@@ -270,6 +292,45 @@ async fn what_is_older_than_the_store_is_not_struck_out_as_brought() {
     let bed = Bed::start().await;
     let now = Timestamp::now();
     is_kept_until_it_is_brought(&bed, range(now.minus(HOUR), HOUR), Some(now.minus(MINUTE))).await;
+}
+
+#[tokio::test]
+async fn what_a_store_lacks_that_begins_within_it_is_not_struck_out_as_brought() {
+    // Such as a database that was made anew while the sink was down.
+    let bed = Bed::start().await;
+    let now = Timestamp::now();
+    is_kept_until_it_is_brought(&bed, range(now.minus(MINUTE), HOUR), Some(now.minus(HOUR / 2))).await;
+}
+
+#[tokio::test]
+async fn what_a_store_loses_meanwhile_is_not_struck_out_as_brought() {
+    let bed = Bed::start().await;
+    let missed = range(Timestamp::now().minus(MINUTE), HOUR);
+    bed.misses(&missed).await;
+    let store = bed.store(Some(missed.since));
+    store.is_losing.store(true, Ordering::SeqCst);
+    let workers = bed.feed(&store, &no_limits());
+    let ranges = async || bed.asides.record(SINK).await.unwrap().ranges;
+    let is_decided = async || (bed.is_told(&consumer_of(SINK), LACKS) || ranges().await.is_empty()).then_some(());
+    poll::until("it says what is wrong, or goes on", CEILING, is_decided).await.unwrap();
+    let left = ranges().await;
+    assert!(matches!(&left[..], [left] if left.from > missed.from && left.until == missed.until), "{left:?}");
+    assert_eq!(waiting(&bed.nats).await, u64::from(MISSED), "what it had before");
+    workers.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_store_lacks_holds_up_nothing_else() {
+    let bed = Bed::start().await;
+    let (lost, kept) = (range(Timestamp::now().minus(HOUR), HOUR), range(Timestamp::now().minus(MINUTE), MINUTE));
+    bed.misses(&lost).await;
+    bed.misses(&kept).await;
+    let workers = bed.feed(&bed.store(Some(kept.since)), &no_limits());
+    let only_lost = async || (bed.asides.record(SINK).await.unwrap().ranges == [lost.clone()]).then_some(());
+    poll::until("the other range was brought", CEILING, only_lost).await.unwrap();
+    until("it says what is wrong", || bed.is_told(&consumer_of(SINK), LACKS)).await;
+    assert_eq!(waiting(&bed.nats).await, u64::from(MISSED));
+    workers.stop().await;
 }
 
 #[tokio::test]
@@ -325,11 +386,11 @@ async fn a_sink_catches_up_although_no_other_call_closes_its_breaker() {
     bed.events().await.purge().await.unwrap();
     receiver.is_back.store(true, Ordering::SeqCst);
     let missed_at = Timestamp::now().minus(MINUTE * 10);
-    bed.misses(&range(missed_at.plus(MINUTE), MINUTE * 2)).await;
+    bed.misses(&range(missed_at.plus(MINUTE), MINUTE)).await;
     let feeder = bed.feed(&bed.store(Some(missed_at)), &limiter);
     bed.caught_up().await;
     bed.nats.settled(Stream::CatchUp, &consumer_of(SINK)).await;
-    let missed: BTreeSet<String> = (1..=MISSED).map(|number| Event::sample(number).id.to_string()).collect();
+    let missed: BTreeSet<String> = (1..=MISSED).map(|number| stored(number).id.to_string()).collect();
     assert_eq!(*receiver.received.lock().unwrap(), missed);
     feeder.stop().await;
     catching_up.stop().await;

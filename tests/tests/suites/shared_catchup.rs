@@ -64,6 +64,10 @@ impl History for Filled {
     async fn begins_at(&self) -> Result<Option<Timestamp>, Fault> {
         Ok(Some(Timestamp::from_seconds(STORED)))
     }
+
+    async fn has_before(&self, at: Timestamp) -> Result<bool, Fault> {
+        Ok(Timestamp::from_seconds(STORED) < at)
+    }
 }
 
 fn order(number: i64) -> Order {

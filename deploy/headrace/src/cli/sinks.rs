@@ -72,6 +72,21 @@ pub enum SinksAction {
         #[arg(long)]
         yes: bool,
     },
+    /// Give up what a sink has missed before a time: it is not brought any more, such as what ClickHouse has lost. What
+    /// `rewind` asked for stays.
+    #[command(after_help = format!("Example:\n  headrace sinks skip splunk --until 2026-01-31T09:00:00Z\n\n{EXIT_CODES}"))]
+    Skip {
+        /// Which sink.
+        #[command(flatten)]
+        one: One,
+        /// What was missed before then: how long ago (`90m`, `24h`, `7d`), a day (`2026-01-31`, from midnight UTC), or
+        /// `2026-01-31T08:15:30Z`.
+        #[arg(long, value_name = "TIME", value_parser = time::parse)]
+        until: Timestamp,
+        /// Do not ask. Required where nobody can answer.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Remove the consumers of a sink that is not configured any more, and the record of what it has missed. What waits for
     /// it then counts as settled. A sink that is given this name later is a new one.
     #[command(after_help = format!("Example:\n  headrace sinks remove splunk_dr\n\n{EXIT_CODES}"))]

@@ -43,6 +43,10 @@ pub(crate) async fn sinks(arguments: Sinks, global: Global) -> anyhow::Result<()
                 None => behind::cancel(&one, yes, global).await,
             }
         }
+        SinksAction::Skip { one, until, yes } => {
+            ensure_answer(yes)?;
+            behind::skip(&one, until, yes, global).await
+        }
         SinksAction::Remove { name, place, json, yes } => {
             ensure_answer(yes)?;
             let opened = Opened::open(&place).await?;

@@ -41,6 +41,10 @@ impl History for Events {
     async fn begins_at(&self) -> Result<Option<Timestamp>, Fault> {
         self.0.begins_at().await
     }
+
+    async fn has_before(&self, at: Timestamp) -> Result<bool, Fault> {
+        self.0.has_before(at).await
+    }
 }
 
 impl Builder<'_> {

@@ -22,7 +22,7 @@ use metrics::{Counter, Gauge, counter, gauge};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::aside::history::{History, Page, Row, Slice, Wanted};
+use crate::aside::history::{History, Page, Row, Slice, Wanted, lacks};
 use crate::aside::pace::{PAGE_EVENTS, Pace};
 use crate::aside::pause::Gate;
 use crate::aside::record::{Cause, Range, Record};
@@ -94,12 +94,13 @@ pub struct Feeder {
 }
 
 /// What a step came to.
+#[derive(Clone, Copy)]
 enum Step {
     /// Something was brought, or there was nothing to bring in this slice.
     Done,
     /// It is not the time for it.
     NotYet,
-    /// Nothing is missed any more.
+    /// Nothing is missed any more that the store has.
     CaughtUp,
 }
 
@@ -169,11 +170,18 @@ impl Feeder {
             let record = asides.record(&self.fed.component).await?;
             self.show(&record);
             let step = self.step(asides, &record, &mut pace, stop).await?;
-            self.fed.health.healthy();
-            match step {
-                Step::Done => {}
-                Step::NotYet => rest_for(PAUSE, stop).await,
-                Step::CaughtUp => return Ok(()),
+            let lacking = record.all().find(|range| pace.passes_over(range)).map(lacks);
+            match (step, lacking) {
+                (Step::CaughtUp, Some(lacking)) => anyhow::bail!(lacking),
+                (Step::CaughtUp, None) => {
+                    self.fed.health.healthy();
+                    return Ok(());
+                }
+                (_, Some(lacking)) => self.fed.health.degraded(lacking),
+                (_, None) => self.fed.health.healthy(),
+            }
+            if matches!(step, Step::NotYet) {
+                rest_for(PAUSE, stop).await;
             }
         }
         Ok(())
@@ -187,10 +195,14 @@ impl Feeder {
         pace: &mut Pace,
         stop: &CancellationToken,
     ) -> anyhow::Result<Step> {
-        let Some(range) = record.next() else { return Ok(Step::CaughtUp) };
+        let Some(range) = record.all().find(|range| !pace.passes_over(range)) else { return Ok(Step::CaughtUp) };
         let Some(room) = self.room(record, range, pace, stop).await? else { return Ok(Step::NotYet) };
         if pace.is_new(range) {
             pace.begin(range);
+            if !self.is_kept(range).await? {
+                pace.pass_over(range);
+                return Ok(Step::Done);
+            }
             let first = self.first(range, room.until).await?;
             if first > range.from {
                 self.note(asides, range, first, 0).await?;
@@ -208,6 +220,11 @@ impl Feeder {
             bytes_max: PAGE_BYTES.min(room.bytes),
         };
         let Page { mut rows, is_cut } = read(self.history.events(&slice)).await?;
+        // Somebody may have emptied the table since the range was begun.
+        if rows.is_empty() && !self.is_kept(range).await? {
+            pace.pass_over(range);
+            return Ok(Step::Done);
+        }
         let brought = self.bring(range, &mut rows, &mut pace.waiting).await?;
         let is_full = brought < rows.len();
         let reached = if is_full || is_cut { pace.stop_at(range, &rows[..brought]) } else { until };
@@ -265,26 +282,24 @@ impl Feeder {
         Ok((until > range.from).then(|| Room { until, bytes: share.saturating_sub(waiting) }))
     }
 
-    /// From when on the store is asked for `range`, of which nothing after `bound` is brought yet.
-    ///
-    /// # Errors
-    /// When the sink missed the range and the store begins later: to go on would strike it out as brought.
-    async fn first(&self, range: &Range, bound: Timestamp) -> anyhow::Result<Timestamp> {
-        let begins_at = read(self.history.begins_at()).await?;
+    /// Whether the store has events as old as the rest of `range`. If not, its beginning was lost or is elsewhere, and to go on
+    /// would strike it out as brought.
+    async fn is_kept(&self, range: &Range) -> anyhow::Result<bool> {
+        // A person may ask for all there is, since long before there was anything.
         if range.cause == Cause::Rewound {
-            // A person may ask for all there is, since long before there was anything.
-            return Ok(begins_at.map_or(bound, |at| at.minus(BEFORE_FIRST)).min(bound).max(range.from));
+            return Ok(true);
         }
-        // An event is received before EVENTS stores it, except for what clocks differ by.
-        let is_later = |at: Timestamp| at.minus(self.broker.clock_skew()) >= range.until;
-        let Range { from, until, .. } = range;
-        anyhow::ensure!(
-            !begins_at.is_none_or(is_later),
-            "expected in the table `events` what this sink missed from {from} to {until}, found that its first row is \
-             later; if the rows are elsewhere, take them into this table, and they are brought; if they are lost, take \
-             the sink out of the configuration and run `headrace sinks remove`, which forgets what was missed"
-        );
-        Ok(range.from)
+        // A range begins with a message, less what clocks differ by. The store got that message, too.
+        read(self.history.has_before(range.from.plus(self.broker.clock_skew() * 2))).await
+    }
+
+    /// From when on the store is asked for `range`, of which nothing after `bound` is brought yet.
+    async fn first(&self, range: &Range, bound: Timestamp) -> anyhow::Result<Timestamp> {
+        if range.cause != Cause::Rewound {
+            return Ok(range.from);
+        }
+        let begins_at = read(self.history.begins_at()).await?;
+        Ok(begins_at.map_or(bound, |at| at.minus(BEFORE_FIRST)).min(bound).max(range.from))
     }
 
     /// Publishes the events of `rows`, a few at a time, and gives up the rows that make none. Returns for how many of the

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use headrace_schemas::event::Event;
 use headrace_schemas::time::Timestamp;
 
+use crate::aside::record::Range;
 use crate::fault::Fault;
 
 /// What the store has kept of EVENTS.
@@ -20,6 +21,12 @@ pub trait History: Send + Sync {
     /// # Errors
     /// As above.
     async fn begins_at(&self) -> Result<Option<Timestamp>, Fault>;
+
+    /// Whether it has an event that EVENTS stored before `at`.
+    ///
+    /// # Errors
+    /// As above.
+    async fn has_before(&self, at: Timestamp) -> Result<bool, Fault>;
 }
 
 /// What is asked of the store.
@@ -79,4 +86,14 @@ pub struct Row {
     pub order: Order,
     /// The event that it was made of, or why it makes none.
     pub event: Result<Event, anyhow::Error>,
+}
+
+/// What to say of a range that the store has nothing of.
+pub(super) fn lacks(Range { from, until, .. }: &Range) -> String {
+    format!(
+        "expected in the table `events` what this sink missed from {from} to {until}, found no row that EVENTS stored as early; \
+         if the rows are elsewhere, take them into this table, and they are brought; `headrace replay` makes those that are \
+         lost anew, and `headrace sinks rewind` brings these; `headrace sinks skip NAME --until {until}` gives up what cannot \
+         be had; other times are brought meanwhile"
+    )
 }

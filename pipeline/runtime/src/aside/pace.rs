@@ -24,11 +24,13 @@ pub(super) struct Pace {
     after: Option<(Timestamp, Order)>,
     /// What was brought and is not settled.
     pub(super) waiting: Waiting,
+    /// Ranges of which the store has nothing.
+    lacking: Vec<Timestamp>,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { slice: SLICE_FIRST, range: None, after: None, waiting: Waiting::default() }
+        Self { slice: SLICE_FIRST, range: None, after: None, waiting: Waiting::default(), lacking: Vec::new() }
     }
 }
 
@@ -41,6 +43,16 @@ impl Pace {
     /// Begins to bring from `range`.
     pub(super) fn begin(&mut self, range: &Range) {
         (self.range, self.after) = (Some(range.made_at), None);
+    }
+
+    /// Passes over `range`, because the store has nothing of it.
+    pub(super) fn pass_over(&mut self, range: &Range) {
+        self.lacking.push(range.made_at);
+    }
+
+    /// Whether `range` is passed over.
+    pub(super) fn passes_over(&self, range: &Range) -> bool {
+        self.lacking.contains(&range.made_at)
     }
 
     /// The end of the next slice of `range`, at most `bound`.

@@ -149,6 +149,20 @@ impl Record {
         self
     }
 
+    /// Forgets what was missed before `until`. What a person asked for stays. Returns what is forgotten.
+    pub fn skip(&mut self, until: Timestamp) -> Vec<Range> {
+        let mut skipped = Vec::new();
+        for own in &mut self.ranges {
+            let to = until.min(own.until);
+            if own.from < to {
+                skipped.push(Range { until: to, ..own.clone() });
+                own.from = to;
+            }
+        }
+        self.ranges.retain(|own| own.from < own.until);
+        skipped
+    }
+
     /// Forgets what a person asked for. What was missed stays. Returns what is forgotten.
     pub fn cancel(&mut self) -> Vec<Range> {
         std::mem::take(&mut self.rewound)
@@ -274,6 +288,19 @@ mod tests {
         record.advance(&range(30, 99, None), at(40), 1, at(103));
         assert!(!record.is_behind());
         assert_eq!((record.brought, record.brought_at), (14, Some(at(103))));
+    }
+
+    #[test]
+    fn what_is_given_up_ends_where_a_person_says() {
+        let mut record = Record::default();
+        record.add(range(10, 20, None));
+        record.add(range(30, 40, None));
+        record.add(Range { cause: Cause::Rewound, ..range(0, 100, None) });
+        record.advance(&range(10, 99, None), at(15), 1, at(100));
+        let spans_of = |ranges: &[Range]| ranges.iter().map(|own| (own.from, own.until)).collect::<Vec<_>>();
+        assert_eq!(record.skip(at(15)), [], "it was brought");
+        assert_eq!(spans_of(&record.skip(at(32))), [(at(15), at(20)), (at(30), at(32))]);
+        assert_eq!((spans(&record), record.rewound.len()), (vec![(30, 32, 40)], 1));
     }
 
     #[test]

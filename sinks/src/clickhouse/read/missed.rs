@@ -68,6 +68,20 @@ impl EventTable {
         let (rows, first) = query.fetch_one::<(u64, i64)>().await.map_err(|error| fault(error).fault)?;
         Ok((rows > 0).then(|| Timestamp::from_micros(first)))
     }
+
+    /// Whether the table has a row of a message that was stored before `at`. An index passes over the granules that have
+    /// none.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn has_before(&self, at: Timestamp) -> Result<bool, Fault> {
+        let query = self.client.query(
+            "SELECT count() FROM (SELECT 1 FROM events WHERE stored_at > fromUnixTimestamp64Micro(0) \
+             AND stored_at < fromUnixTimestamp64Micro(?) LIMIT 1)",
+        );
+        let query = query.with_setting("use_query_condition_cache", "0").bind(at.as_micros());
+        Ok(query.fetch_one::<u64>().await.map_err(|error| fault(error).fault)? > 0)
+    }
 }
 
 /// The query for the rows of `slice` by the time `column`, where `condition` holds. It binds the pattern of the filters, and

@@ -1,4 +1,4 @@
-//! `headrace sinks pause`, `resume`, `rewind`, `rewind --cancel`.
+//! `headrace sinks pause`, `resume`, `rewind`, `rewind --cancel`, `skip`.
 
 use headrace_runtime::aside::record::{Cause, Range, Record};
 use headrace_runtime::consume::leftover::Component;
@@ -64,35 +64,75 @@ pub(super) async fn rewind(
 
 /// Takes back what was asked for by `rewind` and was not brought yet.
 pub(super) async fn cancel(one: &One, yes: bool, global: Global) -> anyhow::Result<()> {
-    let opened = Opened::open(&one.place).await?;
-    let component = opened.catches_up(&one.name)?;
-    let name = component.name.as_str();
-    let rewound = |record: &Record| record.rewound.clone();
-    let asked_for = opened.records.get(name).map(rewound).unwrap_or_default();
-    if asked_for.is_empty() {
-        return Err(exit::missing(format!("{name} is not to be brought anything that `rewind` asked for")));
-    }
-    opened.target.note(&format!("taking back what {name} was to be brought once more"), global);
-    for Range { from, until, .. } in &asked_for {
-        output::note(format_args!("{from} to {until}"));
-    }
-    if !yes && !is_confirmed("What it has missed and what is on its way still comes, and this does not. Take it back?")?
-    {
-        return Err(exit::missing("nothing was changed"));
-    }
-    let cancelled = opened.asides.change(name, Record::cancel).await?;
-    if one.json {
+    let forgetting = Forgetting {
+        none: "is not to be brought anything that `rewind` asked for",
+        begun: "taking back what {} was to be brought once more",
+        question: "What it has missed and what is on its way still comes, and this does not. Take it back?",
+        word: "cancelled",
+        done: "is brought no more of what `rewind` asked for",
+    };
+    forgetting.run(one, yes, global, Record::cancel).await
+}
+
+/// Gives up what was missed before `until` and was not brought yet.
+pub(super) async fn skip(one: &One, until: Timestamp, yes: bool, global: Global) -> anyhow::Result<()> {
+    let forgetting = Forgetting {
+        none: "has missed nothing before that time that is still to be brought",
+        begun: "giving up what {} has missed",
+        question: "It is not brought these events, except by `rewind`. Give them up?",
+        word: "skipped",
+        done: "is not brought what it had missed before that time",
+    };
+    forgetting.run(one, yes, global, |record| record.skip(until)).await
+}
+
+/// The words for a command that forgets ranges.
+struct Forgetting {
+    /// When there is nothing to forget.
+    none: &'static str,
+    /// Before it is done, with the sink's name in the place of `{}`.
+    begun: &'static str,
+    question: &'static str,
+    /// The key in the JSON.
+    word: &'static str,
+    done: &'static str,
+}
+
+impl Forgetting {
+    /// Changes the record with `forget`, which returns what is forgotten.
+    async fn run(
+        &self,
+        one: &One,
+        yes: bool,
+        global: Global,
+        forget: impl Fn(&mut Record) -> Vec<Range>,
+    ) -> anyhow::Result<()> {
+        let opened = Opened::open(&one.place).await?;
+        let component = opened.catches_up(&one.name)?;
+        let name = component.name.as_str();
+        let meant = forget(&mut opened.records.get(name).cloned().unwrap_or_default());
+        if meant.is_empty() {
+            return Err(exit::missing(format!("{name} {}", self.none)));
+        }
+        opened.target.note(&self.begun.replace("{}", name), global);
+        for Range { from, until, .. } in &meant {
+            output::note(format_args!("{from} to {until}"));
+        }
+        if !yes && !is_confirmed(self.question)? {
+            return Err(exit::missing("nothing was changed"));
+        }
+        let forgotten = opened.asides.change(name, forget).await?;
+        if !one.json {
+            output::line(format_args!("{name} {}", self.done))?;
+            return Ok(());
+        }
         let ranges: Vec<_> =
-            cancelled.iter().map(|range| json!({ "since": range.from, "until": range.until })).collect();
-        let installation = opened.target.json();
-        let report = json!({
-            "sink": component.instance, "component": name, "cancelled": ranges, "installation": installation,
-        });
-        output::line(report)?;
-    } else {
-        output::line(format_args!("{name} is brought no more of what `rewind` asked for"))?;
+            forgotten.iter().map(|range| json!({ "since": range.from, "until": range.until })).collect();
+        output::line(json!({
+            "sink": component.instance, "component": name, self.word: ranges, "installation": opened.target.json(),
+        }))?;
+        Ok(())
     }
-    Ok(())
 }
 
 fn tell(opened: &Opened, one: &One, name: &str, (word, is_changed): (&str, bool), told: &str) -> anyhow::Result<()> {
