@@ -128,12 +128,12 @@ impl<S: Sink> SinkLoop<S> {
                         let portion = Portion { waiting: &waiting, group: group.as_ref() };
                         let rest = self.deliver(sub_batches, &portion, incarnation, subscriber, stop).await;
                         pause = pause.max(unread).max(rest);
+                        close(&self.settler, group).await;
                     }
                     Err(fault) => {
                         trial::give_back(&self.settler, self.subscription.ack_wait, &messages, &fault).await;
                     }
                 }
-                close(&self.settler, group).await;
             }
             (messages, is_first) = (waiting, false);
         }
