@@ -101,10 +101,15 @@ async fn note_lost(
     };
     // Once in a while is enough: a note that is too old makes a range larger, never smaller.
     if seen.is_none_or(|seen| ages.now.since(seen.at) >= ages.margin / 4) {
-        let later = |known: Option<Seen>| known.filter(|known| known.sequence > now.sequence).unwrap_or(now);
-        asides.change(name, |record| record.seen = Some(Seen { at: now.at, ..later(record.seen) })).await?;
+        let last = state.last_sequence;
+        asides.change(name, |record| record.seen = Some(Seen { at: now.at, ..later(record.seen, now, last) })).await?;
     }
     Ok(())
+}
+
+/// The later of `known` and `now`. What is known beyond the `last` sequence of the stream is of one before it, as above.
+fn later(known: Option<Seen>, now: Seen, last: u64) -> Seen {
+    known.filter(|known| (now.sequence + 1..=last).contains(&known.sequence)).unwrap_or(now)
 }
 
 /// The sequence of the first message that was stored at `since` or later; behind the last one if none was.
@@ -125,6 +130,15 @@ async fn first_stored_since(handle: &stream::Stream, since: Timestamp) -> anyhow
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_note_of_a_stream_that_was_made_anew_since_is_not_kept() {
+        let seen = |sequence| Seen { sequence, stored_at: Timestamp::from_seconds(1), at: Timestamp::from_seconds(1) };
+        let kept = |known: Option<u64>| later(known.map(seen), seen(5), 9).sequence;
+        // Another process may have written down since what is missed.
+        assert_eq!([None, Some(4), Some(6), Some(9)].map(kept), [5, 5, 6, 9]);
+        assert_eq!(kept(Some(10)), 5);
+    }
 
     #[test]
     fn what_ends_within_a_tenth_of_the_age_or_an_hour_is_due() {
