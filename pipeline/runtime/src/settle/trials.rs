@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use headrace_schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::sleep;
 
 use crate::broker::Broker;
@@ -165,17 +165,20 @@ pub(crate) struct Trials {
     broker: Broker,
     key: String,
     left: Arc<Mutex<Left>>,
+    /// Held during a trial of this component, and while somebody does what is left to do.
+    own: Arc<Semaphore>,
 }
 
 /// Messages on trial. Nothing else in this process is on trial meanwhile.
 pub(crate) struct Trial {
     mark: Mark,
+    _own: OwnedSemaphorePermit,
     _turn: SemaphorePermit<'static>,
 }
 
 impl Trials {
     pub(crate) fn new(component: &str, broker: &Broker) -> Self {
-        Self { broker: broker.clone(), key: key(component), left: Arc::default() }
+        Self { broker: broker.clone(), key: key(component), left: Arc::default(), own: Arc::new(Semaphore::new(1)) }
     }
 
     /// The marks that are there.
@@ -191,7 +194,10 @@ impl Trials {
     /// # Errors
     /// Transient, when the broker does not answer.
     pub(crate) async fn begin(&self, mark: Mark) -> Result<Trial, Fault> {
-        let turn = TURN.acquire().await.map_err(|_| Fault::transient(anyhow::anyhow!("no more trials")))?;
+        let no_more = |_| Fault::transient(anyhow::anyhow!("no more trials"));
+        // Its own first: what waits for that keeps no other component waiting.
+        let own = Arc::clone(&self.own).acquire_owned().await.map_err(no_more)?;
+        let turn = TURN.acquire().await.map_err(no_more)?;
         self.left().supersede(&mark);
         if let Err(fault) = self.change(|marks| marks.add(mark.clone())).await {
             self.left().unclear.add(mark);
@@ -199,7 +205,7 @@ impl Trials {
             self.tidy().await;
             return Err(fault);
         }
-        Ok(Trial { mark, _turn: turn })
+        Ok(Trial { mark, _own: own, _turn: turn })
     }
 
     /// Removes the mark of a trial that its process survived.
@@ -228,11 +234,9 @@ impl Trials {
     async fn tidy_in_time<T>(&self) -> T {
         loop {
             sleep(AGAIN_EVERY).await;
-            if self.left().is_empty() {
-                continue;
-            }
-            // A trial that begins meanwhile could leave something to do about the same messages.
-            let _turn = TURN.acquire().await;
+            // A trial that begins meanwhile could leave something to do about the same messages. One that runs does this by
+            // itself, and another worker may be at it. Other components' trials do not wait for a broker that is silent.
+            let Ok(_own) = self.own.try_acquire() else { continue };
             if !self.left().is_empty() {
                 self.tidy().await;
             }
