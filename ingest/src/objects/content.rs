@@ -10,7 +10,8 @@ use super::service::Client;
 use super::wait::Wait;
 use crate::lines::{Content, plain, unpacked};
 
-/// The most bytes of an object that are held as they came.
+/// The most bytes of an object that are held as they came. What is packed begins with a header that unpacking reads in one
+/// go: after a failure within it, it gives an end in place of the rest. So the header must be within the first piece.
 const PIECE_BYTES: u64 = 2 << 20;
 /// The most bytes of memory that reading takes: a piece, and the chunk that is added to it.
 pub(super) const PIECES_BYTES_MAX: usize = 2 * PIECE_BYTES as usize;
@@ -83,5 +84,22 @@ impl Read for Pieces {
         into[..bytes].copy_from_slice(&buffer[..bytes]);
         self.consume(bytes);
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    #[test]
+    fn the_header_of_what_is_packed_ends_within_a_piece_or_is_refused() {
+        const EXTRA_NAME_AND_COMMENT: u8 = 0b1_1100;
+        let begin =
+            [&[0x1f, 0x8b, 8, EXTRA_NAME_AND_COMMENT, 0, 0, 0, 0, 0, 0, 0xff, 0xff][..], &[0; 0xffff][..]].concat();
+        let piece = Read::chain(Cursor::new(begin), io::repeat(b'x')).take(PIECE_BYTES);
+        let error = unpacked(io::BufReader::new(piece), 1_000).next(&mut Vec::new()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "not for its end, which comes too soon: {error}");
     }
 }
