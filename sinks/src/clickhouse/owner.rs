@@ -8,7 +8,7 @@
 //! An operator hands a database over by dropping that table. A process whose sink was the owner must never make it anew:
 //! its workers begin again after errors, and would take back what was handed over.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,8 +35,30 @@ pub(super) struct Watch {
     /// The sink was the owner at least once in this process. An earlier release noted none, so a database without an owner
     /// may be in order.
     was_ours: Arc<AtomicBool>,
-    /// When the database was last seen to be nobody else's. `None` means that the next call must look.
-    seen_at: Mutex<Option<Instant>>,
+    /// How many calls failed as a whole, or were given no more time.
+    failed: AtomicU64,
+    /// The last look that found the database to be nobody else's.
+    seen: Mutex<Option<Seen>>,
+}
+
+/// A look that found the database to be nobody else's.
+#[derive(Clone, Copy)]
+struct Seen {
+    at: Instant,
+    /// How many calls had failed when it began. It tells nothing of what came after the next failure.
+    failed: u64,
+}
+
+/// A call. It has failed unless it is told otherwise, because the runtime drops a call that has no more time.
+struct Call<'w> {
+    failed: &'w AtomicU64,
+    works: bool,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.failed.fetch_add(u64::from(!self.works), Ordering::Relaxed);
+    }
 }
 
 impl Watch {
@@ -44,15 +66,17 @@ impl Watch {
     pub(super) fn new(client: Client, database: &str, sink: &str, insert_limit: Duration) -> Self {
         let (database, sink) = (database.to_owned(), sink.to_owned());
         let look_max = LOOK_MAX.min(insert_limit);
-        Self { client, database, sink, look_max, was_ours: Arc::default(), seen_at: Mutex::default() }
+        let (was_ours, failed, seen) = (Arc::default(), AtomicU64::default(), Mutex::default());
+        Self { client, database, sink, look_max, was_ours, failed, seen }
     }
 
     /// The same for another part of the sink in this process. It looks for itself, and knows when the other was the owner:
     /// it may begin much later, because a person had it paused.
     pub(super) fn of_other_part(&self) -> Self {
-        let Self { client, database, sink, look_max, was_ours, seen_at: _ } = self;
+        let Self { client, database, sink, look_max, was_ours, failed: _, seen: _ } = self;
         let (client, database, sink) = (client.clone(), database.clone(), sink.clone());
-        Self { client, database, sink, look_max: *look_max, was_ours: Arc::clone(was_ours), seen_at: Mutex::default() }
+        let (failed, seen) = (AtomicU64::default(), Mutex::default());
+        Self { client, database, sink, look_max: *look_max, was_ours: Arc::clone(was_ours), failed, seen }
     }
 
     /// Makes the sink the owner of a database that has none, unless it was the owner before. Of two that try, one succeeds.
@@ -60,37 +84,41 @@ impl Watch {
         if self.was_ours() {
             return self.verify().await;
         }
-        let owner = claim(&self.client, &self.database, &self.sink).await?;
-        self.accept(owner.as_deref())
+        self.note(claim(&self.client, &self.database, &self.sink)).await
     }
 
     /// Refuses the database of another sink. One without an owner is nobody else's, unless this sink was the owner.
     pub(super) async fn verify(&self) -> Result<(), Fault> {
-        let owner = verify(&self.client, &self.database, &self.sink).await?;
-        self.accept(owner.as_deref())
+        self.note(verify(&self.client, &self.database, &self.sink)).await
     }
 
     /// Refuses a call when somebody else was made the owner, or the owner is no longer told. It looks when it is time to.
     /// Transient when the server does not answer: nothing was sent, so the batch goes again unchanged.
     pub(super) async fn still_ours(&self) -> Result<(), Fault> {
-        if self.seen_at().is_some_and(|at| at.elapsed() < LOOK_EACH) {
+        if self.is_seen_within(LOOK_EACH) {
             return Ok(());
         }
         timeout(self.look_max, self.verify()).await.unwrap_or_else(|_| Err(self.no_answer()))
     }
 
-    /// Makes a call. The next one looks if this one fails as a whole, or has no more time: the address may lead to another
-    /// server by then.
+    /// Makes a call. If it fails as a whole, or has no more time, the next one looks: the address may lead to another server
+    /// by then.
     pub(super) async fn during(&self, call: impl Future<Output = BatchResult>) -> BatchResult {
-        let at = self.seen_at().take();
+        let mut own = Call { failed: &self.failed, works: false };
         let result = call.await;
-        if !matches!(result, BatchResult::Whole(_) | BatchResult::TooMuch(_)) {
-            *self.seen_at() = at;
-        }
+        own.works = !matches!(result, BatchResult::Whole(_) | BatchResult::TooMuch(_));
         result
     }
 
-    /// Notes the owner that was found. Refuses none where this sink was the owner.
+    /// Notes what a look finds.
+    async fn note(&self, look: impl Future<Output = Result<Option<String>, Fault>>) -> Result<(), Fault> {
+        let failed = self.failed();
+        let accepted = look.await.and_then(|owner| self.accept(owner.as_deref()));
+        *self.seen() = accepted.is_ok().then(|| Seen { at: Instant::now(), failed });
+        accepted
+    }
+
+    /// Refuses no owner where this sink was the owner.
     fn accept(&self, owner: Option<&str>) -> Result<(), Fault> {
         if owner.is_none() && self.was_ours() {
             let Self { database, sink, .. } = self;
@@ -102,7 +130,6 @@ impl Watch {
             )));
         }
         self.was_ours.fetch_or(owner.is_some(), Ordering::Relaxed);
-        *self.seen_at() = Some(Instant::now());
         Ok(())
     }
 
@@ -118,8 +145,17 @@ impl Watch {
         self.was_ours.load(Ordering::Relaxed)
     }
 
-    fn seen_at(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.seen_at.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether a look within `time` found the database to be nobody else's, and no call has failed since it began.
+    fn is_seen_within(&self, time: Duration) -> bool {
+        self.seen().is_some_and(|seen| seen.at.elapsed() < time && seen.failed == self.failed())
+    }
+
+    fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Option<Seen>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -160,4 +196,53 @@ async fn found(client: &Client, database: &str) -> Result<Option<String>, Fault>
     let query = client.query("SELECT comment FROM system.tables WHERE database = ? AND name = ?");
     let found = query.bind(database).bind(TABLE).fetch_optional::<String>().await;
     found.map_err(|error| of_look_up(fault(error)).fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// No server is asked: the address is none.
+    fn watch() -> Watch {
+        Watch::new(Client::default(), "headrace", "clickhouse", Duration::from_secs(10))
+    }
+
+    async fn look(watch: &Watch) {
+        watch.note(async { Ok(Some("clickhouse".to_owned())) }).await.unwrap();
+    }
+
+    async fn fail(watch: &Watch) {
+        watch.during(async { BatchResult::Whole(Fault::transient(anyhow::anyhow!("no"))) }).await;
+    }
+
+    #[tokio::test]
+    async fn only_a_look_that_begins_after_a_failed_call_makes_up_for_it() {
+        let watch = watch();
+        look(&watch).await;
+        let (tell, told) = oneshot::channel();
+        let works = watch.during(async {
+            told.await.unwrap();
+            BatchResult::AlreadyThere
+        });
+        let fails = async {
+            assert!(watch.is_seen_within(LOOK_EACH), "nothing has failed while a call only lasts");
+            fail(&watch).await;
+            tell.send(()).unwrap();
+        };
+        tokio::join!(works, fails);
+        assert!(!watch.is_seen_within(LOOK_EACH), "the other call worked");
+        look(&watch).await;
+        assert!(watch.is_seen_within(LOOK_EACH));
+
+        let no_time = timeout(Duration::ZERO, watch.during(std::future::pending())).await;
+        assert!(no_time.is_err() && !watch.is_seen_within(LOOK_EACH));
+        let found = async {
+            fail(&watch).await;
+            Ok(Some("clickhouse".to_owned()))
+        };
+        watch.note(found).await.unwrap();
+        assert!(!watch.is_seen_within(LOOK_EACH), "the look began before");
+    }
 }
