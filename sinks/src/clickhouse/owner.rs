@@ -2,8 +2,8 @@
 //!
 //! Two sinks that write one table do not see each other's first deliveries, and each event gets two rows. The
 //! configuration cannot always tell: a server has many addresses, and two processes may have two configurations. Only the
-//! sinks look at the owner: when they begin, after each call that failed, and once a minute. A replay and the commands
-//! write for it, whoever it is.
+//! sinks look at the owner: when they begin, after each call that failed, and once a minute. Where no call has failed and
+//! the server does not answer in time, they go on for another minute. A replay and the commands write for it, whoever it is.
 //!
 //! An operator hands a database over by dropping that table. A process whose sink was the owner must never make it anew:
 //! its workers begin again after errors, and would take back what was handed over.
@@ -23,6 +23,8 @@ use super::classify::{fault, of_look_up};
 const TABLE: &str = "owner";
 /// How often a sink at work looks who the owner is.
 const LOOK_EACH: Duration = Duration::from_secs(60);
+/// How long a look counts when later ones get no answer. A busy server may answer too late for a look, and take the rows.
+const BELIEVED_MAX: Duration = Duration::from_secs(120);
 /// The longest that a call may wait for that look. The runtime counts the look as part of the call.
 const LOOK_MAX: Duration = Duration::from_secs(2);
 
@@ -93,12 +95,17 @@ impl Watch {
     }
 
     /// Refuses a call when somebody else was made the owner, or the owner is no longer told. It looks when it is time to.
-    /// Transient when the server does not answer: nothing was sent, so the batch goes again unchanged.
+    /// Transient when the server has not answered for too long, or after a failed call: nothing was sent, so the batch goes
+    /// again unchanged.
     pub(super) async fn still_ours(&self) -> Result<(), Fault> {
         if self.is_seen_within(LOOK_EACH) {
             return Ok(());
         }
-        timeout(self.look_max, self.verify()).await.unwrap_or_else(|_| Err(self.no_answer()))
+        match timeout(self.look_max, self.verify()).await {
+            Ok(looked) => looked,
+            Err(_) if self.is_seen_within(BELIEVED_MAX) => Ok(()),
+            Err(_) => Err(self.no_answer()),
+        }
     }
 
     /// Makes a call. If it fails as a whole, or has no more time, the next one looks: the address may lead to another server
@@ -201,6 +208,7 @@ async fn found(client: &Client, database: &str) -> Result<Option<String>, Fault>
 #[cfg(test)]
 mod tests {
     use tokio::sync::oneshot;
+    use tokio::time::advance;
 
     use super::*;
 
@@ -244,5 +252,26 @@ mod tests {
         };
         watch.note(found).await.unwrap();
         assert!(!watch.is_seen_within(LOOK_EACH), "the look began before");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_answer_in_time_is_believed_for_a_while_unless_a_call_failed() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = Client::default().with_url(format!("http://{}", silent.local_addr().unwrap()));
+        let watch = Watch { client, ..watch() };
+        let goes_on = async || watch.still_ours().await.is_ok();
+        assert!(!goes_on().await, "nobody has looked");
+        look(&watch).await;
+        advance(LOOK_EACH).await;
+        assert!(goes_on().await);
+        advance(BELIEVED_MAX - LOOK_EACH).await;
+        assert!(!goes_on().await, "it is too long ago");
+
+        look(&watch).await;
+        fail(&watch).await;
+        assert!(!goes_on().await, "a call has failed");
+        look(&watch).await;
+        let taken = watch.note(async { Err(Fault::broken(anyhow::anyhow!("another's"))) }).await;
+        assert!(taken.is_err() && !goes_on().await, "it was another's since");
     }
 }
