@@ -164,6 +164,20 @@ impl Position {
         }
         true
     }
+
+    /// The youngest file that was read to its end, of those that are there.
+    pub(super) fn youngest_done<'m>(&self, marked: &'m Marked) -> Option<&'m String> {
+        let done =
+            marked.keys.iter().filter(|(id, _)| self.files.get(*id).is_some_and(|mark| mark.stage == Stage::Done));
+        done.max_by_key(|(_, key)| *key).map(|(id, _)| id)
+    }
+
+    /// Gives up that file. The floor stays below it, so it is read again: that costs time and doubles nothing.
+    pub(super) fn give_up_youngest(&mut self, marked: &Marked) {
+        if let Some(youngest) = self.youngest_done(marked) {
+            self.files.remove(youngest);
+        }
+    }
 }
 
 #[cfg(test)]

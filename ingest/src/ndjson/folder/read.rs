@@ -104,16 +104,25 @@ impl Reader {
             }
             let is_known = draft.position.files.contains_key(&file.id);
             let unread = found.least.iter().chain([&file.key]).min();
-            if !is_known && !draft.position.make_room(&found.marked, unread) {
+            let has_room = is_known || draft.position.make_room(&found.marked, unread);
+            // One that settled late may be older than all that were read. It takes the place of the youngest of them.
+            let is_oldest = unread == Some(&file.key);
+            if !has_room && !(is_oldest && draft.position.youngest_done(&found.marked).is_some()) {
                 self.warnings.tell(&file.path, "too many files have a line that is not complete; this one has to wait");
                 continue;
             }
             match self.file(&folder, file, &mut draft) {
-                Ok(()) => _ = found.marked.keys.insert(file.id.clone(), file.key.clone()),
+                Ok(()) => {
+                    found.marked.keys.insert(file.id.clone(), file.key.clone());
+                    if !has_room {
+                        draft.position.give_up_youngest(&found.marked);
+                    }
+                }
                 Err(error) => {
                     self.skip(file, &error);
-                    // It is still unread, so nothing younger may be taken for read because of it.
-                    if !is_known && error.kind() != ErrorKind::PermissionDenied {
+                    // It is still unread, so nothing younger may be taken for read because of it. If it has no room, all others
+                    // would wait for it for ever.
+                    if !is_known && has_room && error.kind() != ErrorKind::PermissionDenied {
                         found.least = found.least.take().into_iter().chain([file.key.clone()]).min();
                     }
                 }

@@ -117,3 +117,19 @@ async fn a_line_that_is_ahead_of_the_clock_is_waited_for() {
     ids.sort_unstable();
     assert_eq!(ids, [1, 2, 3, 4, 5, 7]);
 }
+
+#[tokio::test]
+async fn a_packed_file_that_settles_after_many_younger_ones_were_read_is_not_passed_over() {
+    let mut bed = Bed::new();
+    bed.go_on(|config| config.settle_s = NEVER);
+    pack(&bed.path("0.log.gz"), line(5_000).as_bytes());
+    (0..1_200).for_each(|number| bed.append(&format!("{number:04}.log"), &line(number)));
+    let mut found = bed.numbers().await;
+    assert_eq!(found.len(), 1_000, "the others wait for the one that has not settled");
+    bed.go_on(|config| config.settle_s = 0);
+    for _ in 0..3 {
+        found.extend(bed.numbers().await);
+    }
+    assert!((0..1_200).chain([5_000]).all(|number| found.contains(&number)), "{}", found.len());
+    assert_eq!(found.len(), 1_202, "the one whose place it took is read again");
+}
