@@ -1,5 +1,5 @@
-//! Somebody changes the columns of `events` while a sink writes to it. No event is given up for that, and everything goes
-//! on by itself when the table is put right.
+//! Somebody changes the columns of `events` while a sink writes to it, or has a view that fails. No event is given up for
+//! that, and everything goes on by itself when the table is put right.
 
 use headrace_runtime::component::sink::{BatchResult, Sink as _};
 use headrace_runtime::fault::{Effect, FaultClass};
@@ -112,5 +112,20 @@ async fn a_check_and_a_refusal_name_the_wrong_column() {
     case.query("ALTER TABLE headrace.events MODIFY COLUMN risk UInt8");
     sink.check().await.unwrap();
     assert_all(&sink.deliver(&batch(5..10, false, MINUTE)).await, 5);
+    assert_eq!(case.rows(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_a_materialized_view_refuses_are_not_inserted_again() {
+    let (case, sink) = ready().await;
+    assert_all(&sink.deliver(&batch(0..5, false, MINUTE)).await, 5);
+    case.query("CREATE TABLE headrace.mine (number UInt8) ENGINE = MergeTree ORDER BY number");
+    case.query(
+        "CREATE MATERIALIZED VIEW headrace.view TO headrace.mine AS \
+         SELECT toUInt8(concat('no ', id)) AS number FROM headrace.events",
+    );
+    // The table takes the rows before the view refuses them. A refusal would have them sent again in other batches.
+    let result = sink.deliver(&batch(5..10, false, MINUTE)).await;
+    assert!(matches!(result, BatchResult::AlreadyThere), "{result:?}");
     assert_eq!(case.rows(), 10);
 }

@@ -15,7 +15,8 @@
 //!   to another process, so it cannot insert when it goes on.
 //!
 //! A refusal that blames a row is believed only when the table's columns are what the rows need, and what they were when
-//! the client last read them.
+//! the client last read them, and when the table has not taken the rows all the same: a materialized view of somebody's may
+//! refuse what the table has.
 //!
 //! Each [`Name`] is in the table once: in `events` an event time, a tenant and an id, in `raw` also the kind and the body, so
 //! that everything that was sent under one id is kept. `lookup.rs` finds rows by it.
@@ -168,8 +169,36 @@ impl Table {
                 self.conflicts.increment(conflicts);
                 BatchResult::all(count)
             }
+            Err(failure) if matches!(failure.fault.class, FaultClass::Poison(_)) => {
+                self.refused(failure, items, batch).await
+            }
             Err(failure) => self.failed(failure, batch),
         }
+    }
+
+    /// What it means for `batch` that the server refused its `items`. The server has answered, so a look-up can be believed at
+    /// once. Without it, they would go again in other batches, and have second rows.
+    async fn refused<T: Rows>(&self, failure: Failure, mut items: Vec<&Item<T>>, batch: &Batch<T>) -> BatchResult {
+        let Failure { fault, too_much } = failure;
+        let count = items.len();
+        let effect = match self.look_up(&items).await {
+            Ok(stored) => {
+                drop_stored(&mut items, &stored);
+                if items.len() < count { Effect::Possible } else { fault.effect }
+            }
+            Err(_) => Effect::Possible,
+        };
+        if items.is_empty() {
+            tracing::error!(
+                table = self.name,
+                count,
+                cause = format!("{fault}"),
+                "ClickHouse took rows and then refused them: a materialized view that reads the table failed. The table has the \
+                 rows, and the view lacks them; mend the view and fill it from the table"
+            );
+            return BatchResult::AlreadyThere;
+        }
+        self.failed(Failure { fault: fault.with_effect(effect), too_much }, batch)
     }
 
     /// What a failed insert of `batch` means for it.
