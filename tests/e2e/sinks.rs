@@ -70,6 +70,7 @@ async fn a_sink_that_was_taken_out_is_told_listed_and_removed() {
     assert!(table.contains("SINK") && table.contains("left behind"), "{table}");
 
     for (arguments, code, told) in [
+        (&["pause", "splunk_dr"][..], 0, ""),
         (&["remove", "splunk_dr"][..], 2, "expected --yes"),
         (&["remove", "file", "--yes"][..], 1, "found `file` in the configuration"),
         (&["remove", "jira", "--yes"][..], 3, "no sink `jira` has left a consumer behind"),
@@ -82,6 +83,10 @@ async fn a_sink_that_was_taken_out_is_told_listed_and_removed() {
         assert!(text.contains(told), "{arguments:?}: {text}");
     }
     assert_eq!(listed().await, own);
+    // A sink of that name is a new one: it is not paused.
+    up(&dir, &away);
+    let again = [own.as_slice(), [row("splunk_dr", "splunk", "not_started")].as_slice()].concat();
+    assert_eq!(listed().await, again);
     running.stop().await;
 }
 
