@@ -97,7 +97,9 @@ async fn rows_that_a_replay_added_do_not_show_that_the_table_has_what_a_sink_mis
     let (case, table) = filled().await;
     let just_after = |seconds| at(seconds).plus(std::time::Duration::from_micros(1));
     assert!(!table.has_before(at(STORED)).await.unwrap() && table.has_before(just_after(STORED)).await.unwrap());
-    case.query("ALTER TABLE headrace.events DELETE WHERE toUnixTimestamp64Micro(stored_at) > 0 SETTINGS mutations_sync = 2");
+    case.query(
+        "ALTER TABLE headrace.events DELETE WHERE toUnixTimestamp64Micro(stored_at) > 0 SETTINGS mutations_sync = 2",
+    );
     assert!(!table.has_before(at(RECEIVED + 60)).await.unwrap());
     assert_eq!(table.begins_at().await.unwrap(), Some(at(RECEIVED)));
 }

@@ -20,7 +20,7 @@ use headrace_runtime::config::Invalid;
 use headrace_runtime::fault::{DeadReason, Fault};
 use headrace_schemas::event::Event;
 use headrace_schemas::subject;
-use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Url};
 use tokio::time::Instant;
 
@@ -161,6 +161,10 @@ impl Splunk {
             .header(CONTENT_TYPE, "application/json");
         if gzip {
             request = request.header(CONTENT_ENCODING, "gzip");
+        }
+        if body.is_empty() {
+            // The client library tells no length of an empty body, and proxies refuse a POST without one.
+            request = request.header(CONTENT_LENGTH, 0);
         }
         send(request.body(body)).await
     }

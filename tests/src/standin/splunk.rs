@@ -1,7 +1,8 @@
 //! A stand-in for Splunk's HTTP Event Collector.
 //!
 //! It follows Splunk's pages "HTTP Event Collector REST API endpoints" and "Troubleshoot HTTP Event Collector". In a
-//! batch, it indexes the events before a bad one, and must not index the others.
+//! batch, it indexes the events before a bad one, and must not index the others. As proxies before Splunk do, it refuses a
+//! request that does not tell its length.
 
 use std::collections::BTreeSet;
 use std::io::Read as _;
@@ -120,6 +121,9 @@ async fn health(State(index): State<Shared>) -> Response {
 }
 
 async fn event(State(index): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
+    if !headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING) {
+        return (StatusCode::LENGTH_REQUIRED, "<html>Length Required</html>").into_response();
+    }
     let mut index = lock(&index);
     if let Some(refusal) = authorize(&headers, &index) {
         return refusal;
