@@ -26,6 +26,10 @@ pub(super) const ANSWER_BYTES_MAX: usize = 16 << 20;
 const REFUSAL_BYTES_MAX: usize = 4 << 10;
 /// The codes of an object whose content must be restored before it can be read: S3's, and two of Azure.
 const ARCHIVED: [&str; 3] = ["InvalidObjectState", "BlobArchived", "BlobBeingRehydrated"];
+/// What a listing of S3 and Google begins with, and one of Azure.
+const LISTINGS: [&[u8]; 2] = [b"ListBucketResult", b"EnumerationResults"];
+/// That is within so many bytes.
+const LISTING_HEAD_BYTES: usize = 4 << 10;
 /// S3's code for a request whose time is too far from the service's.
 const SKEWED: &str = "RequestTimeTooSkewed";
 
@@ -59,6 +63,8 @@ pub(super) enum Class {
 /// What was told of a request.
 #[derive(Debug, Default)]
 struct Told {
+    /// It asks for a listing.
+    is_listing: bool,
     status: Option<StatusCode>,
     /// The service's own code of a refusal, such as `AccessDenied`.
     code: Option<String>,
@@ -80,6 +86,11 @@ tokio::task_local! {
 pub(super) struct Call(Arc<Mutex<Told>>);
 
 impl Call {
+    /// A request for a listing.
+    pub(super) fn of_listing() -> Self {
+        Self(Arc::new(Mutex::new(Told { is_listing: true, ..Told::default() })))
+    }
+
     /// By what the request is known as ours.
     pub(super) fn extensions(&self) -> Extensions {
         let mut extensions = Extensions::new();
@@ -150,11 +161,13 @@ impl Told {
 /// Whether the answer did not come to its end, so that nothing can be said of what is in it.
 fn is_broken_off(error: &(dyn StdError + 'static)) -> bool {
     let mut causes = std::iter::successors(Some(error), |error| (*error).source());
-    causes.any(|error| error.downcast_ref::<HttpError>().is_some_and(|error| !is_too_large(error)))
+    causes.any(|error| error.downcast_ref::<HttpError>().is_some_and(|error| !is_ours(error)))
 }
 
-fn is_too_large(error: &(dyn StdError + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| (*error).source()).any(|error| error.is::<TooLarge>())
+/// Whether it is an error that is made here, of what came.
+fn is_ours(error: &(dyn StdError + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| (*error).source());
+    causes.any(|error| error.is::<TooLarge>() || error.is::<NoListing>())
 }
 
 /// A request that failed, and what that means.
@@ -222,6 +235,11 @@ impl Failure {
 #[error("expected an answer of at most {max} bytes, found more", max = ANSWER_BYTES_MAX)]
 struct TooLarge;
 
+/// An answer is something else than what was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("expected a listing, found another document")]
+struct NoListing;
+
 /// Makes clients that note answers.
 #[derive(Debug, Default)]
 pub(super) struct Connector;
@@ -255,7 +273,8 @@ impl HttpService for Noting {
             }
             return Ok(HttpResponse::from_parts(parts, text.into()));
         }
-        Ok(response.map(limited))
+        let response = response.map(limited);
+        if own.is_some_and(|call| call.told().is_listing) { listing(response).await } else { Ok(response) }
     }
 }
 
@@ -274,6 +293,18 @@ async fn beginning(body: HttpResponseBody) -> String {
 fn code_of(text: &str) -> Option<&str> {
     let (_, after) = text.split_once("<Code>")?;
     after.split_once("</Code>").map(|(code, _)| code)
+}
+
+/// The listing in `response`. The library takes any XML for one, also a page that somebody answers with in the service's
+/// place, and then the bucket seems to be empty.
+async fn listing(response: HttpResponse) -> Result<HttpResponse, HttpError> {
+    let (parts, body) = response.into_parts();
+    let bytes = body.bytes().await?;
+    let head = &bytes[..bytes.len().min(LISTING_HEAD_BYTES)];
+    if LISTINGS.iter().any(|root| memchr::memmem::find(head, root).is_some()) {
+        return Ok(HttpResponse::from_parts(parts, bytes.into()));
+    }
+    Err(HttpError::new(HttpErrorKind::Decode, NoListing))
 }
 
 /// `body`, up to the largest answer.

@@ -70,7 +70,7 @@ impl Client {
             Start::Behind(name) => (Some(name.to_owned()), None),
             Start::Token(token) => (None, Some(token.to_owned())),
         };
-        let call = Call::default();
+        let call = Call::of_listing();
         let options = PaginatedListOptions {
             offset,
             page_token,

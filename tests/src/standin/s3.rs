@@ -63,6 +63,8 @@ pub enum Listing {
     Endless,
     /// With blanks at its end, more than anybody should read.
     Large,
+    /// Not at all: somebody answers with a page of theirs.
+    Page,
 }
 
 /// The stand-in's data and settings.
@@ -257,6 +259,10 @@ fn list(bucket: &Bucket, query: &str) -> Answer {
     // With a token, `start-after` is ignored.
     let after = token.as_deref().or(asked("start-after")).unwrap_or_default();
     let prefix = asked("prefix").unwrap_or_default();
+    if bucket.listing == Listing::Page {
+        let page = "<html xmlns=\"http://www.w3.org/1999/xhtml\"><body>Sign in</body></html>";
+        return ([(header::CONTENT_TYPE, "application/xhtml+xml")], page).into_response();
+    }
     let mut found = bucket.objects.iter().filter(|(key, _)| key.as_str() > after && key.starts_with(prefix));
     let mut page: Vec<_> = found.by_ref().take(keys_max.min(KEYS_MAX)).collect();
     let is_truncated = found.next().is_some();
@@ -264,12 +270,12 @@ fn list(bucket: &Bucket, query: &str) -> Answer {
     let next = match bucket.listing {
         Listing::SameToken => Some("same".to_owned()),
         Listing::Endless => Some(format!("{}!", token.as_deref().unwrap_or_default())),
-        Listing::Sound | Listing::Unordered | Listing::Large => next,
+        Listing::Sound | Listing::Unordered | Listing::Large | Listing::Page => next,
     };
     match bucket.listing {
         Listing::SameToken | Listing::Endless => page.clear(),
         Listing::Unordered => page.reverse(),
-        Listing::Sound | Listing::Large => {}
+        Listing::Sound | Listing::Large | Listing::Page => {}
     }
     listed(bucket, prefix, keys_max, &page, next.as_deref())
 }

@@ -28,6 +28,7 @@ async fn a_listing_that_is_not_one_is_told_of_and_nothing_is_read_by_it() {
         (Listing::SameToken, "another continuation token"),
         (Listing::Endless, "a name in 100 parts of a listing one after another"),
         (Listing::Large, "an answer of at most 16777216 bytes"),
+        (Listing::Page, "expected a listing"),
     ] {
         bed.s3.bucket().listing = listing;
         let told = told(&mut bed).await;
