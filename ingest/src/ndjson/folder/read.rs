@@ -107,7 +107,8 @@ impl Reader {
             let has_room = is_known || draft.position.make_room(&found.marked, unread);
             // One that settled late may be older than all that were read. It takes the place of the youngest of them.
             let is_oldest = unread == Some(&file.key);
-            if !has_room && !(is_oldest && draft.position.youngest_done(&found.marked).is_some()) {
+            let may_be_read = has_room || (is_oldest && draft.position.youngest_done(&found.marked).is_some());
+            if !may_be_read {
                 self.warnings.tell(&file.path, "too many files have a line that is not complete; this one has to wait");
                 continue;
             }
