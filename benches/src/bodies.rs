@@ -171,6 +171,11 @@ impl Bodies {
         json.into()
     }
 
+    /// The login that the gateway finds in `json`, which is one of these bodies.
+    pub(crate) fn login(&self, json: &[u8]) -> String {
+        login_of(json).unwrap_or_else(|| self.bodies[0].tenant.clone())
+    }
+
     /// Replaces the content of `out` by the request that brings delivery number `index` as `guid`.
     pub(crate) fn request(&self, index: u64, guid: &[u8; guid::LENGTH], out: &mut Vec<u8>) {
         self.write(self.variation.as_ref(), index, guid, out);

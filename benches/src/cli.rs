@@ -74,6 +74,17 @@ pub(crate) enum Variety {
     Repeated,
 }
 
+/// By which sources something old comes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum SuspectsBy {
+    /// A third each: webhooks, posted records, lines of a file in a folder.
+    #[default]
+    All,
+    /// Webhooks alone, as all that is new. Commits that have no other source need it.
+    Webhooks,
+}
+
 /// What to send.
 #[derive(Clone, Debug, Args, Serialize)]
 pub(crate) struct Sending {
@@ -165,6 +176,9 @@ pub(crate) struct Chain {
     /// The ages of these deliveries, in seconds: each order of magnitude as often as any other.
     #[arg(long, value_name = "FROM..TO", default_value = "60..604800")]
     pub(crate) ages: Ages,
+    /// By which sources those of them come that nobody has seen.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) suspects_by: SuspectsBy,
     /// How many rows both tables get before the load, of the last seven days.
     #[arg(long, value_name = "ROWS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=10_000_000_000))]
     pub(crate) prefill: u64,

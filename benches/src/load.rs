@@ -6,10 +6,11 @@
 //! delivery when the last one was answered.
 //!
 //! `generator.rs` sends, `outcome.rs` counts what became of the deliveries. `repetitions.rs` decides which deliveries
-//! are of an earlier time.
+//! are of an earlier time, and `records.rs` sends some of these by other sources.
 
 mod generator;
 mod outcome;
+mod records;
 mod repetitions;
 
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use tokio::time::sleep;
 use self::generator::generate;
 use self::outcome::Counts;
 pub(crate) use self::outcome::Outcome;
+pub(crate) use self::records::Records;
 pub(crate) use self::repetitions::Repetitions;
 use crate::bodies::Bodies;
 use crate::cli::Common;
@@ -49,6 +51,8 @@ pub(crate) struct Plan {
     pub(crate) moments: Option<Arc<Moments>>,
     /// Which deliveries are of an earlier time.
     pub(crate) repetitions: Option<Repetitions>,
+    /// How some of these come by other sources than the webhook, if they do.
+    pub(crate) records: Option<Records>,
 }
 
 impl Plan {
@@ -65,6 +69,7 @@ impl Plan {
             pace,
             moments: None,
             repetitions: None,
+            records: None,
         }
     }
 }

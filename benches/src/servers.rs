@@ -26,6 +26,8 @@ use crate::usage::Meter;
 
 /// With this first argument, this binary is the product.
 pub(crate) const PRODUCT: &str = "headrace";
+/// The bearer token of those who post records.
+pub(crate) const TOKEN: &str = "a-token-of-benches";
 /// The name of a process of all roles.
 pub(crate) const TOGETHER: &str = "product";
 /// How long a role may take until it works, including the first migration.
@@ -114,18 +116,29 @@ pub(crate) struct Product {
     pub(crate) nats: Nats,
     /// What each role is a process of.
     program: PathBuf,
+    /// The folder that it reads, if it takes records at all.
+    pub(crate) folder: Option<PathBuf>,
 }
 
 impl Product {
     /// Starts only the gateway.
     pub(crate) async fn gateway(nats: Nats, tested: &Tested) -> anyhow::Result<Self> {
         let program = program(tested)?;
-        Self { roles: BTreeMap::new(), clickhouse: None, nats, program }.with(&["ingest"]).await
+        Self { roles: BTreeMap::new(), clickhouse: None, nats, program, folder: None }.with(&["ingest"]).await
     }
 
     /// Starts everything.
     pub(crate) async fn everything(nats: Nats, tested: &Tested) -> anyhow::Result<Self> {
         Self::with_clickhouse(nats, tested).await?.with(&["sinks", "pipeline", "ingest"]).await
+    }
+
+    /// Starts everything. It also takes records, posted or as lines in a folder.
+    pub(crate) async fn with_records(nats: Nats, tested: &Tested) -> anyhow::Result<Self> {
+        let mut product = Self::with_clickhouse(nats, tested).await?;
+        let folder = product.nats.dir.path().join("lines");
+        std::fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        product.folder = Some(folder);
+        product.with(&["sinks", "pipeline", "ingest", "collect"]).await
     }
 
     /// Starts everything, all roles in one process that gets no more than `limit_mb` MB from the system.
@@ -149,7 +162,7 @@ impl Product {
         let arguments: Vec<OsString> = vec![PRODUCT.into(), "clickhouse".into(), "--library".into(), library.into()];
         let server = clickhouse::Config::new(&program, arguments, nats.dir.path().join("clickhouse"));
         let clickhouse = Some(clickhouse::start(server).await?);
-        Ok(Self { roles: BTreeMap::new(), clickhouse, nats, program })
+        Ok(Self { roles: BTreeMap::new(), clickhouse, nats, program, folder: None })
     }
 
     async fn with(mut self, roles: &[&'static str]) -> anyhow::Result<Self> {
@@ -175,6 +188,9 @@ impl Product {
         });
         if let Some(url) = self.clickhouse_url() {
             settings["sinks"] = json!({ "clickhouse": { "url": url, "compress": false } });
+        }
+        if let Some(folder) = &self.folder {
+            settings["ingest"]["ndjson"] = json!({ "tokens": [TOKEN], "folder": { "url": folder, "interval_s": 1 } });
         }
         if let Some(limit_mb) = limit_mb {
             // The share that the product takes by itself where a limit is there at its start.
@@ -217,7 +233,7 @@ impl Product {
 
     /// Stops everything, the sources first.
     pub(crate) async fn stop(self) {
-        for role in [TOGETHER, "ingest", "pipeline", "sinks"] {
+        for role in [TOGETHER, "collect", "ingest", "pipeline", "sinks"] {
             if let Some(running) = self.roles.get(role) {
                 running.child.stop(GRACE).await;
             }

@@ -19,9 +19,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::backlog::{Backlog, Waiting};
 use crate::bodies::Bodies;
-use crate::cli::{Chain, Common};
+use crate::cli::{Chain, Common, SuspectsBy};
 use crate::figures::round;
-use crate::load::{Load, Outcome, Pace, Phase, Plan, Repetitions};
+use crate::load::{Load, Outcome, Pace, Phase, Plan, Records, Repetitions};
 use crate::prefill::{Prefilled, prefill};
 use crate::report::{Quantiles, Report, conclude, rate};
 use crate::servers::{Nats, Product};
@@ -32,10 +32,12 @@ use crate::usage::{Cost, Disturbance, Meter, Sample};
 const LOOK: Duration = Duration::from_millis(100);
 /// If a backlog has not shrunk for this long after the load, it never will.
 const STALLED_AFTER: Duration = Duration::from_secs(60);
+/// How long nothing waits once the product has read the last lines of its folder, at which it looks each second.
+const SETTLE: Duration = Duration::from_secs(3);
 /// The product's default for RAW, in bytes.
 const RAW_BYTES_MAX: u64 = 10 << 30;
 /// The product's own processes.
-const OWN_PROCESSES: [&str; 3] = ["gateway", "pipeline", "sinks"];
+const OWN_PROCESSES: [&str; 4] = ["gateway", "collect", "pipeline", "sinks"];
 
 /// What the case reports.
 #[derive(Debug, Serialize)]
@@ -129,7 +131,12 @@ impl Found {
 pub(crate) async fn run(options: Chain) -> anyhow::Result<()> {
     let common = &options.common;
     let bodies = Bodies::load(&common.sending)?;
-    let product = Product::everything(Nats::start(RAW_BYTES_MAX).await?, &common.tested).await?;
+    let nats = Nats::start(RAW_BYTES_MAX).await?;
+    let product = if options.suspects > 0.0 && options.suspects_by == SuspectsBy::All {
+        Product::with_records(nats, &common.tested).await?
+    } else {
+        Product::everything(nats, &common.tested).await?
+    };
     let backlog = Backlog::open(&product.nats.client).await?;
     let tables = Tables::new(&product.clickhouse_url().context("there is no ClickHouse")?);
     let prefilled = match options.prefill {
@@ -141,9 +148,11 @@ pub(crate) async fn run(options: Chain) -> anyhow::Result<()> {
     let pace = if options.rate == 0 { Pace::Permits(Arc::clone(&permits)) } else { Pace::Rate(options.rate) };
     let repetitions = Repetitions::new(options.suspects, options.ages, common.sending.seed);
     let since = Timestamp::now();
-    let load = Load::start(Plan { repetitions, ..Plan::new(product.address()?, &bodies, common, pace) })?;
+    let records = product.folder.as_deref().map(Records::open).transpose()?;
+    let load = Load::start(Plan { repetitions, records, ..Plan::new(product.address()?, &bodies, common, pace) })?;
+    let settle = if product.folder.is_some() { SETTLE } else { Duration::ZERO };
     let watched = tokio::select! {
-        watched = watch(load, &backlog, &meter) => watched,
+        watched = watch(load, &backlog, settle, &meter) => watched,
         // Other loads take no permits, so this does not disturb them.
         error = steer(&permits, &backlog, options.backlog) => Err(error),
     };
@@ -207,8 +216,8 @@ fn problems(outcome: &Outcome, found: &Found) -> Vec<String> {
     problems
 }
 
-/// Marks the window, and waits until the load has ended and the backlog is gone.
-async fn watch(load: Load, backlog: &Backlog, meter: &Meter) -> anyhow::Result<Seen> {
+/// Marks the window, and waits until the load has ended and the backlog is gone, and has been for `settle`.
+async fn watch(load: Load, backlog: &Backlog, settle: Duration, meter: &Meter) -> anyhow::Result<Seen> {
     let before = meter.sample()?;
     load.reached(Phase::Window).await;
     let opened = Mark::take(&load, backlog).await?;
@@ -219,13 +228,11 @@ async fn watch(load: Load, backlog: &Backlog, meter: &Meter) -> anyhow::Result<S
     eprintln!("the load has ended; waiting for {last:?}");
     let (mut changed_at, mut drained_after) = (Instant::now(), None);
     // Wait for alerts too, because their cost belongs to these events.
-    while last != Waiting::default() || drained_after.is_none() {
+    while last != Waiting::default() || drained_after.is_none() || changed_at.elapsed() < settle {
         anyhow::ensure!(changed_at.elapsed() < STALLED_AFTER, "the backlog does not shrink any more: {last:?}");
         sleep(LOOK).await;
         let now = backlog.waiting().await?;
-        if now.rows() == 0 {
-            drained_after = drained_after.or_else(|| Some(closed.at.elapsed()));
-        }
+        drained_after = (now.rows() == 0).then(|| drained_after.unwrap_or_else(|| closed.at.elapsed()));
         if now != last {
             (last, changed_at) = (now, Instant::now());
         }

@@ -144,6 +144,7 @@ pub(crate) async fn run(options: Outage) -> anyhow::Result<()> {
         pace: Pace::Rate(options.rate),
         moments: None,
         repetitions: None,
+        records: None,
     };
     let seen = watch(Load::start(plan)?, &product, &backlog, &meter, &options).await;
     let seen = seen.with_context(|| product.logs())?;

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::outcome::{Counts, Outcome};
+use super::records::{self, Records, Way};
 use super::repetitions::{Origin, Presented};
 use super::{Pace, Phase, Plan, Repetitions};
 use crate::client::Connection;
@@ -34,6 +35,7 @@ const RECONNECT: Duration = Duration::from_millis(50);
 struct Generator {
     plan: Plan,
     repetitions: Option<RefCell<Repetitions>>,
+    records: Option<RefCell<Records>>,
     permits: Option<Arc<Semaphore>>,
     schedule: Schedule,
     next: RefCell<u64>,
@@ -75,6 +77,7 @@ pub(super) async fn generate(
     };
     let generator = Rc::new(Generator {
         repetitions: plan.repetitions.take().map(RefCell::new),
+        records: plan.records.take().map(RefCell::new),
         permits,
         schedule: Schedule { start, opens, closes, due },
         next: RefCell::new(0),
@@ -133,13 +136,26 @@ impl Generator {
     async fn serve(&self, connection: Connection) {
         let mut connection = Some(connection);
         let mut request = Vec::with_capacity(64 << 10);
+        let mut record = Vec::new();
         while let Some((index, due)) = self.next().await {
+            let presented = self.present(index);
+            let way = if self.records.is_some() { Way::of(presented) } else { Way::Webhook };
+            if way != Way::Webhook {
+                records::record(&self.plan.bodies, presented, &mut record);
+            }
+            if way == Way::Line {
+                self.append(index, presented, due, &mut record);
+                continue;
+            }
             let open = match connection.take() {
                 Some(open) => Ok(open),
                 None => Connection::open(self.plan.gateway).await,
             };
-            let presented = self.present(index);
-            self.plan.bodies.request(presented.index, &guid::at(presented.ticks, presented.index), &mut request);
+            if way == Way::Post {
+                records::post(&record, &mut request);
+            } else {
+                self.plan.bodies.request(presented.index, &guid::at(presented.ticks, presented.index), &mut request);
+            }
             self.counts.sent.fetch_add(1, Ordering::Relaxed);
             if let Some(moments) = &self.plan.moments {
                 moments.sent.note(index, moments.stamp(Instant::now()));
@@ -190,14 +206,31 @@ impl Generator {
         }
     }
 
+    /// Adds a line to the file that the product reads. It counts as accepted from then on.
+    fn append(&self, index: u64, presented: Presented, due: Instant, record: &mut Vec<u8>) {
+        self.counts.sent.fetch_add(1, Ordering::Relaxed);
+        let appended = self.records.as_ref().map_or(Ok(()), |records| records.borrow_mut().append(record));
+        match appended {
+            Ok(()) => self.accepted(index, presented, due),
+            Err(error) => {
+                self.counts.broken.fetch_add(1, Ordering::Relaxed);
+                self.problem(format!("line {index}: {error}"));
+            }
+        }
+    }
+
     fn answered(&self, index: u64, presented: Presented, due: Instant, status: u16, connection: &Connection) {
-        let now = Instant::now();
         if !(200..300).contains(&status) {
             self.counts.refused.fetch_add(1, Ordering::Relaxed);
             let answer = format!("{status} {}", reason(connection.body()));
             *self.counts.refused_by.lock().unwrap_or_else(PoisonError::into_inner).entry(answer).or_default() += 1;
             return self.problem(format!("{status} {}", String::from_utf8_lossy(connection.body())));
         }
+        self.accepted(index, presented, due);
+    }
+
+    fn accepted(&self, index: u64, presented: Presented, due: Instant) {
+        let now = Instant::now();
         self.counts.accepted.fetch_add(1, Ordering::Relaxed);
         match presented.origin {
             Origin::Repeated => _ = self.counts.repeated.fetch_add(1, Ordering::Relaxed),
