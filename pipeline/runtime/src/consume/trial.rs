@@ -99,6 +99,26 @@ fn groups(wanted: &[(usize, u32)]) -> VecDeque<Group> {
     groups
 }
 
+/// Has each of `marks` closed after the last of `groups` that has one of its messages. A worker may not come to later
+/// groups, and when the others are settled, nothing would remind it of the mark. `places` are those of all messages of the
+/// groups, in their order. Returns the marks of which no group has a message: they are done with now.
+fn close_after(groups: &mut VecDeque<Group>, places: &[(u64, Timestamp)], marks: Vec<Mark>) -> Vec<Mark> {
+    let mut done = Vec::new();
+    for mark in marks {
+        let last = places.iter().rposition(|&(sequence, stored_at)| mark.holds(sequence, stored_at));
+        let mut end = 0;
+        let ends_behind = |group: &&mut Group| {
+            end += group.size;
+            last.is_some_and(|last| last < end)
+        };
+        match groups.iter_mut().find(ends_behind) {
+            Some(group) => group.closes.push(mark),
+            None => done.push(mark),
+        }
+    }
+    done
+}
+
 /// Puts `messages` in the order in which to work on them. Settles those that are given up, and those of which the broker
 /// does not tell whether they must be.
 pub(crate) async fn plan(settler: &Settler, ack_wait: Duration, messages: Vec<Delivered>) -> (Vec<Delivered>, Plan) {
@@ -129,14 +149,13 @@ pub(crate) async fn plan(settler: &Settler, ack_wait: Duration, messages: Vec<De
     give_up(settler, ack_wait, &marks, given_up).await;
     // The larger the group, the less doubtful are its messages.
     tried.sort_by_key(|((size, deaths), _)| (Reverse(*size), *deaths));
-    let (wanted, tried): (Vec<_>, Vec<_>) = tried.into_iter().unzip();
+    let (wanted, tried): (Vec<_>, Vec<Delivered>) = tried.into_iter().unzip();
     plan.groups = groups(&wanted);
     // Also those of what is given up: it may be all that was left of its groups.
     let closes = marks.of_groups(&places);
-    match plan.groups.back_mut() {
-        Some(last) => last.closes = closes,
-        None => settler.trials.remove(closes).await,
-    }
+    let tried_places: Vec<_> = tried.iter().map(|message| (message.sequence, message.stored_at)).collect();
+    let done = close_after(&mut plan.groups, &tried_places, closes);
+    settler.trials.remove(done).await;
     messages.extend(tried);
     (messages, plan)
 }
@@ -224,6 +243,18 @@ mod tests {
         // Bytes may allow fewer.
         let plan = Plan { usual: 0, groups: groups(&[(3, 0), (3, 0), (3, 0)]) };
         assert_eq!(sizes(plan, 2, 3), [(2, true), (1, true)]);
+    }
+
+    #[test]
+    fn a_mark_is_closed_as_soon_as_none_of_its_messages_is_left_to_be_tried() {
+        let mark = |first: u64, last: u64| Mark { first, last, size: 2, stored_at: place(first).1, trials: 1 };
+        let (early, late, gone) = (mark(1, 3), mark(2, 6), mark(8, 9));
+        let mut groups = groups(&[(2, 0), (2, 0), (2, 0), (1, 0), (1, 0)]);
+        let places: Vec<_> = [1, 2, 3, 6, 7].map(place).into();
+        let marks = vec![early.clone(), late.clone(), gone.clone()];
+        assert_eq!(close_after(&mut groups, &places, marks), [gone]);
+        let closes: Vec<_> = groups.into_iter().map(|group| group.closes).collect();
+        assert_eq!(closes, [vec![], vec![early], vec![late], vec![]]);
     }
 
     #[test]

@@ -73,7 +73,8 @@ impl Mark {
         place(self) == place(other)
     }
 
-    fn holds(&self, sequence: u64, stored_at: Timestamp) -> bool {
+    /// Whether the message was on trial with it.
+    pub(crate) fn holds(&self, sequence: u64, stored_at: Timestamp) -> bool {
         if self.is_alone() {
             return (self.first, self.stored_at) == (sequence, stored_at);
         }
