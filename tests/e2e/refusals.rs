@@ -124,6 +124,17 @@ async fn a_rule_that_could_never_match_is_named_with_its_field() {
 }
 
 #[tokio::test]
+async fn a_folder_of_records_that_holds_the_data_directory_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let config = dir.path().join("headrace.toml");
+    std::fs::write(&config, format!("[ingest.ndjson.folder]\nurl = '{}'\n", dir.path().display())).unwrap();
+    let (code, log) = Launch::up(PROGRAM, dir.path()).argument("--config").argument(&config).refused().await;
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("expected a folder without the data directory") && log.contains("--data-dir"), "{log}");
+    assert!(!dir.path().join("data/nats").exists(), "nothing was started");
+}
+
+#[tokio::test]
 async fn a_warning_names_a_tenant_that_is_escaped() {
     let dir = TempDir::new().unwrap();
     let config = dir.path().join("headrace.toml");

@@ -140,6 +140,7 @@ fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyh
             listen.set_port(port);
         }
     }
+    ensure_unread(config, data)?;
     let mut secret = SecretOrigin::Configured;
     for source in SOURCES {
         source.give_secret(&mut config.ingest, &mut || {
@@ -158,6 +159,18 @@ fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyh
         }
     }
     Ok(secret)
+}
+
+/// Refuses a folder of records that holds the data directory: what is secret there would become rows.
+fn ensure_unread(config: &Config, data: &DataDir) -> anyhow::Result<()> {
+    let folder = config.ingest.ndjson.as_ref().and_then(|ndjson| ndjson.folder.as_ref());
+    let Some(folder) = folder.filter(|folder| folder.reads(data.path())) else { return Ok(()) };
+    anyhow::bail!(
+        "expected a folder without the data directory {} in `ingest.ndjson.folder.url`, found `{}`, which holds it: secrets would \
+         be read as records; choose another folder, or another data directory with --data-dir",
+        data.path().display(),
+        folder.url
+    )
 }
 
 /// The file with the token that `up` makes for a source.

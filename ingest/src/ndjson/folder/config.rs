@@ -1,6 +1,6 @@
 //! Configuration of the folder or bucket that records are read from.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use headrace_runtime::config::Invalid;
@@ -83,6 +83,13 @@ impl Config {
         }
     }
 
+    /// Whether what is in the directory `path` would be read: it is the folder, or below it.
+    #[must_use]
+    pub fn reads(&self, path: &Path) -> bool {
+        let real = |path: &Path| path.canonicalize().ok();
+        real(&self.path()).zip(real(path)).is_some_and(|(folder, path)| path.starts_with(folder))
+    }
+
     /// The bucket, if `url` is one.
     pub(in crate::ndjson) fn bucket(&self) -> Option<Bucket> {
         Bucket::parse(&self.url).and_then(Result::ok)
@@ -141,6 +148,12 @@ mod tests {
         for url in ["", "s3://", "s3://b/a//b", "file://host/share", "https://example.com/", "az://container"] {
             assert_eq!(problems(url), 1, "{url}");
         }
+        let parent = tempfile::tempdir().unwrap();
+        let [folder, below] = ["folder", "folder/below"].map(|name| parent.path().join(name));
+        std::fs::create_dir_all(&below).unwrap();
+        let config = Config { url: folder.join("below/..").display().to_string(), ..Config::default() };
+        assert!(config.reads(&folder) && config.reads(&below) && !config.reads(parent.path()));
+        assert!(!Config { url: "s3://bucket".to_owned(), ..Config::default() }.reads(&below));
         let config = Config { url: "file:///var/a%20b".to_owned(), ..Config::default() };
         assert_eq!(config.path(), PathBuf::from("/var/a b"));
     }
