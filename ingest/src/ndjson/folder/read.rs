@@ -24,6 +24,10 @@ const CHECKED_BYTES: u64 = 64;
 /// The most files that are remembered as denied. Beyond that, they are tried again.
 const DENIED_MAX: usize = 10_000;
 const BUFFER_BYTES: usize = 64 << 10;
+const TOO_MANY: &str = "more files than have a place wait: for the rest of a line, or packed ones until they rest; others are read \
+                        when one of these is done";
+const SET_BACK: &str = "the clock was set back, or files were dated ahead: until it is past the last of these, new files count as \
+                        read; `headrace sources rewind ndjson.folder` reads them";
 
 /// Reads the folder. It keeps nothing that the position does not have, but for warnings and a packed file that is open.
 pub(super) struct Reader {
@@ -86,6 +90,9 @@ impl Reader {
         let suffixes: BTreeSet<&str> = self.config.suffixes.iter().map(String::as_str).collect();
         let suffixes = hash_of(suffixes.into_iter());
         let mut position = position.fit(&folder_id(&self.root), &suffixes);
+        if position.floor.as_ref().is_some_and(|floor| floor.changed > now()) {
+            self.warnings.tell(Path::new("."), SET_BACK);
+        }
         let mut found = self.look(&position)?;
         if found.is_passed_over {
             tracing::info!("a subfolder was moved in; files that were given up are read again");
@@ -109,7 +116,8 @@ impl Reader {
             let is_oldest = unread == Some(&file.key);
             let may_be_read = has_room || (is_oldest && draft.position.youngest_done(&found.marked).is_some());
             if !may_be_read {
-                self.warnings.tell(&file.path, "too many files have a line that is not complete; this one has to wait");
+                // Once for all of them.
+                self.warnings.tell(Path::new("."), TOO_MANY);
                 continue;
             }
             match self.file(&folder, file, &mut draft) {
