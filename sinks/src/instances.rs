@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 
 use crate::KINDS;
 use crate::kind::described::{Common, KIND, table_of};
-use crate::kind::{Configured, Entry, Kind, Part, Terms};
+use crate::kind::{Configured, Entry, Identity, Kind, Part, Terms};
 
 /// The longest name of an instance, in bytes.
 const NAME_BYTES_MAX: usize = 32;
@@ -221,12 +221,12 @@ impl Instance {
         components(&self.name, self.kind)
     }
 
-    /// Builds its components, each with its name.
+    /// Builds its components, each with its name, for the installation with this id.
     ///
     /// # Errors
     /// When something that the settings name cannot be used, such as a file of certificates.
-    pub fn parts(&self) -> anyhow::Result<Vec<(Component, Part)>> {
-        let (components, parts) = (self.components(), self.settings.parts(&self.name)?);
+    pub fn parts(&self, installation: &str) -> anyhow::Result<Vec<(Component, Part)>> {
+        let (components, parts) = (self.components(), self.settings.parts(&self.of(installation))?);
         let are_declared = components.iter().map(|component| component.stream).eq(parts.iter().map(Part::stream));
         anyhow::ensure!(
             are_declared,
@@ -247,9 +247,14 @@ impl Instance {
         self.settings.check().await
     }
 
-    /// Makes what the receiver lacks, such as tables. `None` when there is nothing of the kind to make.
-    pub async fn prepare(&self) -> Option<Result<(), Fault>> {
-        self.settings.prepare(&self.name).await
+    /// Makes what the receiver lacks, such as tables. See [`Kind::prepare`].
+    /// `installation` is the installation's id, if it is known.
+    pub async fn prepare(&self, installation: Option<&str>) -> Option<Result<(), Fault>> {
+        self.settings.prepare(installation.map(|id| self.of(id)).as_ref()).await
+    }
+
+    fn of(&self, installation: &str) -> Identity {
+        Identity { instance: self.name.clone(), installation: installation.to_owned() }
     }
 
     /// What `up` tells a person about it: a word and a text.

@@ -6,9 +6,11 @@ use std::path::Path;
 use headrace_runtime::component::batch::{Batch, Item};
 use headrace_runtime::component::sink::Sink as _;
 use headrace_runtime::message::payload::RawDelivery;
+use headrace_runtime::state::installation;
 use headrace_schemas::event::{Event, RawReference};
 use headrace_schemas::id::EventId;
 use headrace_schemas::time::Timestamp;
+use headrace_sinks::kind::{AnySink, Identity, Kind as _};
 use headrace_tests::conformance::receiver::Case as _;
 use headrace_tests::harness::samples::{Sample as _, guid};
 use headrace_tests::harness::{Nats, until};
@@ -96,8 +98,8 @@ impl Earlier {
             .is_empty()
     }
 
-    /// Presents all events and bodies again. None may become another row.
-    async fn are_recognized(&self) {
+    /// Presents all events and bodies again, as a process of the installation of `nats`. None may become another row.
+    async fn are_recognized(&self, nats: &Nats) {
         let item = |event: &Event| Item {
             value: event.clone(),
             suspect: true,
@@ -105,9 +107,15 @@ impl Earlier {
             sequence: 1,
             stored_at: Timestamp::now(),
         };
-        let config = self.case.with_long_timeout();
+        let installation = installation::id(&nats.broker().await).await.unwrap();
+        let own = Identity { instance: "clickhouse".to_owned(), installation };
+        let parts = self.case.with_long_timeout().parts(&own).unwrap();
+        let mut sinks = parts.into_iter().map(|part| part.sink);
+        let (Some(AnySink::Events(sink)), Some(AnySink::Raw(sink_of_bodies))) = (sinks.next(), sinks.next()) else {
+            panic!("expected the components that the kind declares")
+        };
         let events = Batch::new(self.events.iter().map(item).collect(), MINUTE);
-        assert_all(&config.events().deliver(&events).await, 30);
+        assert_all(&sink.deliver(&events).await, 30);
         let bodies = events.items().iter().zip(0..).map(|(Item { value, .. }, number)| Item {
             value: RawDelivery {
                 id: value.id.clone(),
@@ -121,7 +129,7 @@ impl Earlier {
             sequence: 1,
             stored_at: Timestamp::now(),
         });
-        assert_all(&config.raw().deliver(&Batch::new(bodies.collect(), MINUTE)).await, 30);
+        assert_all(&sink_of_bodies.deliver(&Batch::new(bodies.collect(), MINUTE)).await, 30);
         assert_eq!(self.case.query(&format!("{EACH} headrace.raw")), "0\t0\n");
         assert_eq!(self.case.query(&format!("{EACH} headrace.raw_1")), "30\t30\n");
     }
@@ -142,13 +150,13 @@ async fn earlier_rows_are_moved_once_though_their_mover_is_killed() {
         let killed = earlier.sinks(&nats, &dir.path().join(point), point).await;
         gone(killed.pid()).await;
         assert_eq!(earlier.moved(), (moved.to_owned(), "30\n".to_owned()), "{point}");
-        earlier.are_recognized().await;
+        earlier.are_recognized(&nats).await;
         assert_eq!(earlier.moved(), (moved.to_owned(), "30\n".to_owned()), "{point}");
     }
     // A sink that has looked rows up while there were earlier ones must notice that they are gone.
     let process = earlier.sinks(&nats, &dir.path().join("last"), "").await;
     until("the earlier table is gone", || !earlier.has("events_1")).await;
-    earlier.are_recognized().await;
+    earlier.are_recognized(&nats).await;
     assert_eq!(earlier.case.query(&format!("{EACH} headrace.events")), "30\t30\n");
     let times = "SELECT countIf(event_time = occurred_at), countIf(event_time > 0), sum(moved) FROM headrace.events";
     assert_eq!(earlier.case.query(times), "15\t30\t30\n", "of both sources");

@@ -3,7 +3,7 @@
 use headrace_runtime::component::sink::{BatchResult, Sink as _};
 use headrace_runtime::fault::{Effect, Fault, FaultClass};
 use headrace_sinks::clickhouse::Config;
-use headrace_sinks::kind::Kind as _;
+use headrace_sinks::kind::{Identity, Kind as _};
 use headrace_tests::conformance::receiver::Case as _;
 use headrace_tests::standin::server::{Failure, When, Which};
 use tokio::time::timeout;
@@ -12,7 +12,11 @@ use super::{ClickHouseCase, MINUTE, assert_all, batch, ready};
 
 /// Begins as the processes of the sink `name` do.
 async fn begin(config: &Config, name: &str) -> Result<(), Fault> {
-    for part in config.parts(name).unwrap() {
+    begin_as(config, &Identity::alone(name)).await
+}
+
+async fn begin_as(config: &Config, own: &Identity) -> Result<(), Fault> {
+    for part in config.parts(own).unwrap() {
         part.check().await?;
     }
     Ok(())
@@ -43,7 +47,8 @@ async fn a_second_sink_on_a_database_is_refused_however_its_address_is_written()
         let waiting = Config { migrate: false, ..process.clone() };
         begin(&waiting, owner).await.unwrap();
         assert_refused(begin(&waiting, guest).await, owner);
-        assert_refused(process.prepare(guest).await.unwrap(), owner);
+        assert_refused(process.prepare(Some(&Identity::alone(guest))).await.unwrap(), owner);
+        process.prepare(None).await.unwrap().unwrap();
     }
     // Who writes for the owner asks nobody.
     config.restore().await.unwrap();
@@ -53,6 +58,52 @@ async fn a_second_sink_on_a_database_is_refused_however_its_address_is_written()
     case.query("DROP TABLE headrace.owner SYNC");
     begin(&respelt, guest).await.unwrap();
     assert_refused(begin(&config, owner).await, guest);
+}
+
+fn of(installation: &str) -> Identity {
+    Identity { instance: "clickhouse".to_owned(), installation: installation.to_owned() }
+}
+
+/// The comment that names the owner.
+fn owner(case: &ClickHouseCase) -> String {
+    case.query("SELECT comment FROM system.tables WHERE database = 'headrace' AND name = 'owner'").trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_sink_of_another_installation_is_refused() {
+    let case = ClickHouseCase::start().await;
+    let config = Config { database: "headrace".to_owned(), ..case.with_long_timeout() };
+    begin_as(&config, &of("a1")).await.unwrap();
+    assert_eq!(owner(&case), "clickhouse@a1");
+    for migrate in [true, false] {
+        let other = Config { migrate, ..config.clone() };
+        let fault = begin_as(&other, &of("b2")).await.expect_err("each event would have two rows");
+        assert_eq!(fault.class, FaultClass::Broken, "{fault}");
+        let told = fault.to_string();
+        for part in ["only this installation (b2)", "of the installation a1", "`DROP TABLE headrace.owner`"] {
+            assert!(told.contains(part), "{told}");
+        }
+        begin_as(&other, &of("a1")).await.unwrap();
+    }
+    // NATS was lost, and with it the id. A person hands the database over to what is the same installation.
+    case.query("DROP TABLE headrace.owner SYNC");
+    begin_as(&config, &of("b2")).await.unwrap();
+    assert!(begin_as(&config, &of("a1")).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_that_was_noted_by_its_name_alone_is_named_in_full_by_the_first_that_begins() {
+    let case = ClickHouseCase::start().await;
+    let config = Config { database: "headrace".to_owned(), ..case.with_long_timeout() };
+    begin_as(&config, &of("a1")).await.unwrap();
+    case.query("ALTER TABLE headrace.owner MODIFY COMMENT 'clickhouse'");
+    // Who may change no table leaves it as it is.
+    begin_as(&Config { migrate: false, ..config.clone() }, &of("b2")).await.unwrap();
+    assert_eq!(owner(&case), "clickhouse");
+    assert_refused(begin_as(&config, &Identity { instance: "copy".to_owned(), ..of("a1") }).await, "clickhouse");
+    begin_as(&config, &of("a1")).await.unwrap();
+    assert_eq!(owner(&case), "clickhouse@a1");
+    assert!(begin_as(&config, &of("b2")).await.is_err());
 }
 
 /// Lets so much time pass for timers that a sink looks at the owner again.
@@ -116,7 +167,8 @@ async fn a_database_that_was_handed_over_is_taken_back_by_a_new_process_alone() 
     let case = ClickHouseCase::start().await;
     let config = case.with_long_timeout();
     // Two processes. The part for events has begun in each, that for bodies not yet: a person may have it paused.
-    let processes = [&config, &Config { migrate: false, ..config.clone() }].map(|own| own.parts("clickhouse").unwrap());
+    let processes = [&config, &Config { migrate: false, ..config.clone() }]
+        .map(|own| own.parts(&Identity::alone("clickhouse")).unwrap());
     for parts in &processes {
         parts[0].check().await.unwrap();
     }

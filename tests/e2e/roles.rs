@@ -1,15 +1,17 @@
 //! Each role runs as a process of its own, with one configuration, on servers that run already.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use headrace_local::install::{Installer, Silent};
-use headrace_local::{clickhouse, nats};
+use headrace_local::{clickhouse, nats, poll};
+use headrace_tests::harness::CEILING;
 use headrace_tests::product::admin::{get, sample};
 use headrace_tests::product::hook::{Hook, guid};
-use headrace_tests::product::process::{Launch, command, complained, said};
+use headrace_tests::product::process::{Launch, Running, command, complained, said};
 use headrace_tests::product::stored::Stored;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::PROGRAM;
@@ -69,9 +71,58 @@ async fn three_processes_share_one_configuration() {
     );
 }
 
+#[tokio::test]
+async fn two_installations_do_not_write_one_database() {
+    let [own, others] = [(); 2].map(|()| TempDir::new().unwrap());
+    let (nats, clickhouse) = servers(own.path()).await;
+    let other_nats = nats::start(nats_config(others.path()).await).await.unwrap();
+    let configured = |dir: &TempDir, nats: &nats::Running| {
+        let config = dir.path().join("headrace.toml");
+        std::fs::write(&config, configuration(&nats.url(), &clickhouse.url(), dir.path())).unwrap();
+        config
+    };
+    let configs = [configured(&own, &nats), configured(&others, &other_nats)];
+    let start = async |config: &Path, dir: &TempDir| Launch::run(PROGRAM, "sinks", config, dir.path()).start().await;
+    let state = async |running: &Running| {
+        let (_, ready) = get(&format!("{}/readyz", running.ready().metrics)).await;
+        serde_json::from_str::<Value>(&ready).unwrap()["components"]["clickhouse"].clone()
+    };
+    let until = async |what: &str, running: &Running| {
+        let is_so = async || Some(state(running).await).filter(|state| state["state"] == what);
+        let waited = poll::until(what, CEILING, is_so).await;
+        waited.unwrap_or_else(|error| panic!("{error}: {}", running.log()))
+    };
+    // Its processes begin in turn, and all are of one installation.
+    for _ in 0..2 {
+        let first = start(&configs[0], &own).await;
+        until("healthy", &first).await;
+        first.stop().await;
+    }
+    let second = start(&configs[1], &others).await;
+    let why = until("broken", &second).await["why"].to_string();
+    assert!(why.contains("only this installation") && why.contains("`DROP TABLE headrace.owner`"), "{why}");
+    for (config, code) in configs.iter().zip([0, 1]) {
+        let (found, report, problem) = check_with(config, &["--migrate"]).await;
+        assert_eq!(found, Some(code), "{report}{problem}");
+        assert_eq!(report.contains("of the installation"), code == 1, "{report}");
+    }
+    // A person gives the database to the other, which goes on by itself.
+    let sql = "DROP TABLE headrace.owner SYNC";
+    let arguments = ["query".as_ref(), "--write".as_ref(), sql.as_ref(), "--config".as_ref(), configs[1].as_os_str()];
+    let dropped = command(PROGRAM, arguments).await;
+    assert!(dropped.status.success(), "{}", complained(&dropped));
+    until("healthy", &second).await;
+    second.stop().await;
+}
+
 /// Exit code, stdout and stderr of `headrace check`.
 pub(crate) async fn check(config: &Path) -> (Option<i32>, String, String) {
-    let output = command(PROGRAM, ["check".as_ref(), "--config".as_ref(), config.as_os_str()]).await;
+    check_with(config, &[]).await
+}
+
+async fn check_with(config: &Path, more: &[&str]) -> (Option<i32>, String, String) {
+    let arguments = ["check".as_ref(), "--config".as_ref(), config.as_os_str()];
+    let output = command(PROGRAM, arguments.into_iter().chain(more.iter().map(AsRef::as_ref))).await;
     (output.status.code(), said(&output), complained(&output))
 }
 
@@ -81,18 +132,20 @@ async fn servers(dir: &Path) -> (nats::Running, clickhouse::Running) {
 
 /// Starts NATS, and ClickHouse with these arguments added.
 pub(crate) async fn servers_with(dir: &Path, more: &[&str]) -> (nats::Running, clickhouse::Running) {
-    let install = || -> Result<(PathBuf, PathBuf), headrace_local::install::Error> {
-        let installer = Installer::for_user(Arc::new(Silent))?;
-        Ok((installer.nats_server()?, installer.clickhouse_library()?))
-    };
-    let (program, library) = tokio::task::spawn_blocking(install).await.unwrap().unwrap();
+    let install = || Installer::for_user(Arc::new(Silent))?.clickhouse_library();
+    let library = tokio::task::spawn_blocking(install).await.unwrap().unwrap();
     let mut arguments = vec!["clickhouse".into(), "--library".into(), library.into()];
     arguments.extend(more.iter().map(Into::into));
     let mut config = clickhouse::Config::new(PROGRAM, arguments, dir.join("clickhouse"));
     config.restart.grace = Duration::from_secs(60);
-    let (nats, clickhouse) =
-        tokio::join!(nats::start(nats::Config::new(program, dir.join("nats"))), clickhouse::start(config));
+    let (nats, clickhouse) = tokio::join!(nats::start(nats_config(dir).await), clickhouse::start(config));
     (nats.unwrap(), clickhouse.unwrap())
+}
+
+async fn nats_config(dir: &Path) -> nats::Config {
+    let install = || Installer::for_user(Arc::new(Silent))?.nats_server();
+    let program = tokio::task::spawn_blocking(install).await.unwrap().unwrap();
+    nats::Config::new(program, dir.join("nats"))
 }
 
 pub(crate) fn configuration(nats: &str, clickhouse: &str, dir: &Path) -> String {

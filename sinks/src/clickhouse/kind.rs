@@ -9,7 +9,7 @@ use headrace_runtime::fault::Fault;
 
 use super::place::key_of;
 use super::{Config, RAW_SUFFIX, owner};
-use crate::kind::{Kind, Part};
+use crate::kind::{Identity, Kind, Part};
 
 #[async_trait]
 impl Kind for Config {
@@ -44,20 +44,21 @@ impl Kind for Config {
         key_of(&format!("{server} {}", self.database))
     }
 
-    fn parts(&self, name: &str) -> anyhow::Result<Vec<Part>> {
-        let owner = self.watch(name);
-        let raw = Part::raw(self.raw_of(name, owner.of_other_part()), self.raw_options());
-        Ok(vec![Part::events(self.events_of(name, owner), self.event_options()), raw])
+    fn parts(&self, own: &Identity) -> anyhow::Result<Vec<Part>> {
+        let owner = self.watch(own);
+        let raw = Part::raw(self.raw_of(&own.instance, owner.of_other_part()), self.raw_options());
+        Ok(vec![Part::events(self.events_of(&own.instance, owner), self.event_options()), raw])
     }
 
     async fn check(&self) -> Result<(), Fault> {
         self.reach().await
     }
 
-    async fn prepare(&self, name: &str) -> Option<Result<(), Fault>> {
+    async fn prepare(&self, own: Option<&Identity>) -> Option<Result<(), Fault>> {
         let claimed = async {
             self.migrate().await?;
-            owner::claim(&self.client(), &self.database, name).await.map(|_| ())
+            let Some(own) = own else { return Ok(()) };
+            owner::claim(&self.client(), &self.database, own).await.map(|_| ())
         };
         Some(claimed.await)
     }

@@ -45,7 +45,7 @@ use self::write::insert::{Table, Times};
 use self::write::migrate::Migrator;
 pub use self::write::rewrite::{ITEMS_MAX, Rewrite, Unproven, Written};
 use self::write::{migrate, side};
-use crate::kind::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Kind as _, LINGER_MAX_MS};
+use crate::kind::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, Identity, Kind as _, LINGER_MAX_MS};
 
 /// The environment variable with the file of CAs to trust instead of the system's.
 const TRUSTED: &str = "SSL_CERT_FILE";
@@ -186,16 +186,16 @@ impl Config {
             .with_product_info("headrace", env!("CARGO_PKG_VERSION"))
     }
 
-    /// The sink for events.
+    /// The sink for events, of the only installation that writes the database.
     #[must_use]
     pub fn events(&self) -> Events {
-        self.events_of(Self::NAME, self.watch(Self::NAME))
+        self.events_of(Self::NAME, self.watch(&Identity::alone(Self::NAME)))
     }
 
-    /// The sink for bodies.
+    /// The sink for bodies, of the only installation that writes the database.
     #[must_use]
     pub fn raw(&self) -> Raw {
-        self.raw_of(Self::NAME, self.watch(Self::NAME))
+        self.raw_of(Self::NAME, self.watch(&Identity::alone(Self::NAME)))
     }
 
     fn events_of(&self, instance: &str, owner: Watch) -> Events {
@@ -211,11 +211,11 @@ impl Config {
         Migrator::new(self.client(), &self.database)
     }
 
-    fn watch(&self, instance: &str) -> Watch {
+    fn watch(&self, own: &Identity) -> Watch {
         // A call holds messages meanwhile.
         let limit_s = self.insert_timeout_s.to_string();
         let client = self.client().with_setting("max_execution_time", limit_s);
-        Watch::new(client, &self.database, instance, self.insert_limit())
+        Watch::new(client, &self.database, own, self.insert_limit())
     }
 
     fn table(&self, name: &str, component: &str) -> Table {
@@ -258,14 +258,14 @@ impl Config {
         migrate::run(&self.client(), &self.database).await
     }
 
-    /// Whether the tables are of this release's version, and nobody's but the sink `instance`'s.
+    /// Whether the tables are of this release's version, and nobody's but the sink `own`'s.
     ///
     /// # Errors
     /// Transient when the server is away, broken when they are not.
-    pub async fn verify(&self, instance: &str) -> Result<(), Fault> {
+    pub async fn verify(&self, own: &Identity) -> Result<(), Fault> {
         let (client, database) = (self.client(), &self.database);
         migrate::verify(&client, database).await?;
-        owner::verify(&client, database, instance).await.map(|_| ())
+        owner::verify(&client, database, own).await.map(|_| ())
     }
 
     /// Makes the tables ready to be filled once more, including those that were dropped.

@@ -1,4 +1,6 @@
-//! Whose a database is: that of one sink, by its name, in however many processes. The comment of its table `owner` says it.
+//! Whose a database is: that of one sink of one installation, in however many processes. The comment of its table `owner`
+//! says it, as `clickhouse@` and the id of the installation. Before installations had ids, it was the sink's name alone; such
+//! a database is that of the sink with this name that begins first.
 //!
 //! Two sinks that write one table do not see each other's first deliveries, and each event gets two rows. The
 //! configuration cannot always tell: a server has many addresses, and two processes may have two configurations. Only the
@@ -18,9 +20,12 @@ use headrace_runtime::fault::Fault;
 use tokio::time::{Instant, timeout};
 
 use super::classify::{fault, of_look_up};
+use crate::kind::Identity;
 
 /// The table that says whose the database is. It holds no rows.
 const TABLE: &str = "owner";
+/// What stands between the name of the sink, which has no such character, and the id of its installation.
+const AT: char = '@';
 /// How often a sink at work looks who the owner is.
 const LOOK_EACH: Duration = Duration::from_secs(60);
 /// How long a look counts when later ones get no answer. A busy server may answer too late for a look, and take the rows.
@@ -32,7 +37,7 @@ const LOOK_MAX: Duration = Duration::from_secs(2);
 pub(super) struct Watch {
     client: Client,
     database: String,
-    sink: String,
+    own: Identity,
     look_max: Duration,
     /// The sink was the owner at least once in this process. An earlier release noted none, so a database without an owner
     /// may be in order.
@@ -65,20 +70,20 @@ impl Drop for Call<'_> {
 
 impl Watch {
     /// `insert_limit` is the time of an insert. A look never takes more of a call than that.
-    pub(super) fn new(client: Client, database: &str, sink: &str, insert_limit: Duration) -> Self {
-        let (database, sink) = (database.to_owned(), sink.to_owned());
+    pub(super) fn new(client: Client, database: &str, own: &Identity, insert_limit: Duration) -> Self {
+        let (database, own) = (database.to_owned(), own.clone());
         let look_max = LOOK_MAX.min(insert_limit);
         let (was_ours, failed, seen) = (Arc::default(), AtomicU64::default(), Mutex::default());
-        Self { client, database, sink, look_max, was_ours, failed, seen }
+        Self { client, database, own, look_max, was_ours, failed, seen }
     }
 
     /// The same for another part of the sink in this process. It looks for itself, and knows when the other was the owner:
     /// it may begin much later, because a person had it paused.
     pub(super) fn of_other_part(&self) -> Self {
-        let Self { client, database, sink, look_max, was_ours, failed: _, seen: _ } = self;
-        let (client, database, sink) = (client.clone(), database.clone(), sink.clone());
+        let Self { client, database, own, look_max, was_ours, failed: _, seen: _ } = self;
+        let (client, database, own) = (client.clone(), database.clone(), own.clone());
         let (failed, seen) = (AtomicU64::default(), Mutex::default());
-        Self { client, database, sink, look_max: *look_max, was_ours: Arc::clone(was_ours), failed, seen }
+        Self { client, database, own, look_max: *look_max, was_ours: Arc::clone(was_ours), failed, seen }
     }
 
     /// Makes the sink the owner of a database that has none, unless it was the owner before. Of two that try, one succeeds.
@@ -86,12 +91,12 @@ impl Watch {
         if self.was_ours() {
             return self.verify().await;
         }
-        self.note(claim(&self.client, &self.database, &self.sink)).await
+        self.note(claim(&self.client, &self.database, &self.own)).await
     }
 
     /// Refuses the database of another sink. One without an owner is nobody else's, unless this sink was the owner.
     pub(super) async fn verify(&self) -> Result<(), Fault> {
-        self.note(verify(&self.client, &self.database, &self.sink)).await
+        self.note(verify(&self.client, &self.database, &self.own)).await
     }
 
     /// Refuses a call when somebody else was made the owner, or the owner is no longer told. It looks when it is time to.
@@ -128,7 +133,7 @@ impl Watch {
     /// Refuses no owner where this sink was the owner.
     fn accept(&self, owner: Option<&str>) -> Result<(), Fault> {
         if owner.is_none() && self.was_ours() {
-            let Self { database, sink, .. } = self;
+            let Self { database, own: Identity { instance: sink, .. }, .. } = self;
             return Err(Fault::broken(anyhow::anyhow!(
                 "expected that the table `{TABLE}` of `{database}` names the sink `{sink}`, as it did before, found no such \
                  table: another sink may take the database, and then each event would have two rows. If it was dropped to \
@@ -166,37 +171,67 @@ impl Watch {
     }
 }
 
-/// Makes `sink` the owner of a database that has none. Of two that try, one succeeds. Returns the owner.
+/// Makes `own` the owner of a database that has none. Of two that try, one succeeds. Returns the owner.
 ///
 /// # Errors
 /// Broken when another sink is the owner.
-pub(super) async fn claim(client: &Client, database: &str, sink: &str) -> Result<Option<String>, Fault> {
-    if found(client, database).await?.is_none() {
-        let sql = "CREATE TABLE IF NOT EXISTS ? (note String COMMENT 'no row is ever here: the comment of this table names \
-                   the sink that writes this database') ENGINE = MergeTree ORDER BY note COMMENT ?";
-        let made = client.query(sql).bind(clickhouse::sql::Identifier(TABLE)).bind(sink).execute().await;
-        made.map_err(|error| {
-            let fault = fault(error).fault;
-            Fault { source: fault.source.context("cannot note in ClickHouse which sink writes the database"), ..fault }
-        })?;
-    }
-    verify(client, database, sink).await
+pub(super) async fn claim(client: &Client, database: &str, own: &Identity) -> Result<Option<String>, Fault> {
+    let noted = noted(own);
+    let sql = match found(client, database).await? {
+        None => {
+            "CREATE TABLE IF NOT EXISTS ? (note String COMMENT 'no row is ever here: the comment of this table names the sink \
+             that writes this database') ENGINE = MergeTree ORDER BY note COMMENT ?"
+        }
+        // Of two installations that do this at once, the first sees the second within a minute.
+        Some(owner) if owner == own.instance => "ALTER TABLE ? MODIFY COMMENT ?",
+        Some(_) => return verify(client, database, own).await,
+    };
+    let made = client.query(sql).bind(clickhouse::sql::Identifier(TABLE)).bind(noted).execute().await;
+    made.map_err(|error| {
+        let fault = fault(error).fault;
+        Fault { source: fault.source.context("cannot note in ClickHouse which sink writes the database"), ..fault }
+    })?;
+    verify(client, database, own).await
 }
 
 /// Refuses the database of another sink. One without an owner is nobody else's. Returns the owner, if there is one.
 ///
 /// # Errors
 /// Broken when another sink is the owner.
-pub(super) async fn verify(client: &Client, database: &str, sink: &str) -> Result<Option<String>, Fault> {
+pub(super) async fn verify(client: &Client, database: &str, own: &Identity) -> Result<Option<String>, Fault> {
     match found(client, database).await? {
-        Some(owner) if owner != sink => Err(Fault::broken(anyhow::anyhow!(
-            "expected a database that only the sink `{sink}` writes, found that `{database}` there is that of the sink \
-             `{owner}`, as the comment of its table `{TABLE}` says: with two sinks each event would have two rows. Give one of \
-             them another `database`. If `{owner}` is gone or has another name now, hand the database over with \
-             `DROP TABLE {database}.{TABLE}`; the sink that looks next takes it"
-        ))),
+        Some(owner) if owner != noted(own) && owner != own.instance => {
+            Err(Fault::broken(anyhow::anyhow!(refusal(database, own, &owner))))
+        }
         owner => Ok(owner),
     }
+}
+
+/// The comment that says that `own` is the owner.
+fn noted(own: &Identity) -> String {
+    let Identity { instance, installation } = own;
+    format!("{instance}{AT}{installation}")
+}
+
+/// Why `own` may not write the database of `owner`.
+fn refusal(database: &str, own: &Identity, owner: &str) -> String {
+    let Identity { instance, installation } = own;
+    let (sink, other) = owner.split_once(AT).unwrap_or((owner, installation));
+    let hand_over =
+        format!("hand the database over with `DROP TABLE {database}.{TABLE}`; the sink that looks next takes it");
+    if other == installation {
+        return format!(
+            "expected a database that only the sink `{instance}` writes, found that `{database}` there is that of the sink \
+             `{sink}`, as the comment of its table `{TABLE}` says: with two sinks each event would have two rows. Give one of \
+             them another `database`. If `{sink}` is gone or has another name now, {hand_over}"
+        );
+    }
+    format!(
+        "expected a database that only this installation ({installation}) writes, found that `{database}` there is that of \
+         the sink `{sink}` of the installation {other}, as the comment of its table `{TABLE}` says: an event that both get \
+         would have two rows. Give one of them another `database`. If it is this one, whose id was lost with its NATS, or if \
+         the other is gone, {hand_over}"
+    )
 }
 
 async fn found(client: &Client, database: &str) -> Result<Option<String>, Fault> {
@@ -214,7 +249,7 @@ mod tests {
 
     /// No server is asked: the address is none.
     fn watch() -> Watch {
-        Watch::new(Client::default(), "headrace", "clickhouse", Duration::from_secs(10))
+        Watch::new(Client::default(), "headrace", &Identity::alone("clickhouse"), Duration::from_secs(10))
     }
 
     async fn look(watch: &Watch) {

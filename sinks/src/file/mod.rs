@@ -31,7 +31,7 @@ use serde::Serialize;
 
 pub use self::config::{Config, Folder};
 use self::writer::{Lock, OpenError, Writer, sync_dir};
-use crate::kind::{Kind, Part};
+use crate::kind::{Identity, Kind, Part};
 
 /// How many records are written to memory before other tasks may run: about 10 µs each.
 const SLICE: usize = 32;
@@ -117,7 +117,7 @@ impl Kind for Config {
         Some(("dir", self.dir.display().to_string()))
     }
 
-    fn parts(&self, _name: &str) -> anyhow::Result<Vec<Part>> {
+    fn parts(&self, _own: &Identity) -> anyhow::Result<Vec<Part>> {
         let events = Part::events(self.build::<Event>(), self.options::<Event>());
         Ok(vec![events, Part::alerts(self.build::<Alert>(), self.options::<Alert>())])
     }

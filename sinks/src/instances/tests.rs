@@ -21,6 +21,10 @@ fn components_have_the_names_of_their_instance() {
     assert_eq!(names(text), ["copy-events", "copy-alerts", "splunk", "splunk_dr"]);
 }
 
+fn parts_of(instance: &Instance) -> anyhow::Result<Vec<(Component, Part)>> {
+    instance.parts("")
+}
+
 #[test]
 fn what_is_built_is_what_is_declared() {
     let text = r#"{
@@ -30,7 +34,7 @@ fn what_is_built_is_what_is_declared() {
     let sinks = read(text);
     assert_eq!(sinks.iter().count(), KINDS.len(), "add the new kind here");
     for instance in sinks.iter() {
-        instance.parts().unwrap();
+        parts_of(instance).unwrap();
     }
 }
 
@@ -103,7 +107,7 @@ fn a_selection_becomes_the_filters_of_each_consumer() {
     let filters = |text: &str| -> Vec<Vec<String>> {
         let sinks = read(text);
         assert!(sinks.validate("sinks", &[]).is_empty(), "{text}: {:?}", sinks.validate("sinks", &[]));
-        let parts = sinks.iter().flat_map(|instance| instance.parts().unwrap());
+        let parts = sinks.iter().flat_map(|instance| parts_of(instance).unwrap());
         parts.map(|(_, part)| part.options.filters).collect()
     };
     let file = |more: &str| filters(&format!(r#"{{ "file": {{ "dir": "a"{more} }} }}"#));
@@ -127,7 +131,7 @@ fn a_tenant_is_selected_by_its_name_whatever_the_name() {
     for name in ["acme", "Corp EU", "mona_dev", "a_2eb", "none", "", &"a".repeat(128)] {
         let text =
             serde_json::json!({ "copy": { "kind": "splunk", "url": "http://a", "token": "t", "tenants": [name] } });
-        let (_, part) = read(&text.to_string()).iter().next().unwrap().parts().unwrap().remove(0);
+        let (_, part) = parts_of(read(&text.to_string()).iter().next().unwrap()).unwrap().remove(0);
         event.tenant = of_tenant(name);
         let mut other = event.clone();
         other.tenant = of_tenant(&event.tenant);
@@ -173,7 +177,7 @@ fn what_passes_another_configurations_filters_is_looked_at_again() {
     let own = |text: &str| text.replace("audit", event.category.as_str());
     for (text, wanted) in [(text.to_owned(), false), (own(text), true), (only.to_owned(), false), (own(only), true)] {
         let sinks = read(&text);
-        let (_, part) = sinks.iter().next().unwrap().parts().unwrap().remove(0);
+        let (_, part) = parts_of(sinks.iter().next().unwrap()).unwrap().remove(0);
         let crate::kind::AnySink::Events(sink) = part.sink else { panic!("Splunk takes events") };
         assert_eq!(headrace_runtime::component::sink::Sink::wants(&sink, &event), wanted, "{text}");
     }
@@ -186,7 +190,7 @@ fn calls_are_repeated_and_limited_as_the_instance_says_and_else_as_all() {
         let sinks = read(&format!(r#"{{ "splunk": {{ "url": "http://127.0.0.1:1", "token": "t"{text} }} }}"#));
         assert!(sinks.validate("sinks", &[]).is_empty(), "{text}: {:?}", sinks.validate("sinks", &[]));
         let instance = sinks.iter().next().unwrap();
-        (instance.terms(&Retry::default()), instance.parts().unwrap()[0].1.options.workers)
+        (instance.terms(&Retry::default()), parts_of(instance).unwrap()[0].1.options.workers)
     };
     let ms = Duration::from_millis;
     let (usual, workers) = terms("");

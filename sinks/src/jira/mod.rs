@@ -38,7 +38,7 @@ use tokio::time::Instant;
 use self::answer::ApiError;
 use self::cache::{Known, Ticket, TicketCache};
 pub use self::config::Config;
-use crate::kind::{Kind, Part};
+use crate::kind::{Identity, Kind, Part};
 
 /// How many requests of one call may take the full timeout.
 const SLOW_REQUESTS_MAX: u32 = 6;
@@ -98,7 +98,7 @@ impl Kind for Config {
         Self::validate(self, path)
     }
 
-    fn parts(&self, _name: &str) -> anyhow::Result<Vec<Part>> {
+    fn parts(&self, _own: &Identity) -> anyhow::Result<Vec<Part>> {
         Ok(vec![Part::alerts(self.build()?, self.options())])
     }
 }

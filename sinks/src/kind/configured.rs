@@ -8,7 +8,7 @@ use headrace_runtime::config::Invalid;
 use headrace_runtime::fault::Fault;
 use serde_json::Value;
 
-use super::{Kind, Part};
+use super::{Identity, Kind, Part};
 
 /// The settings of an instance whose kind is not known. See [`Kind`].
 #[async_trait]
@@ -18,9 +18,9 @@ pub(crate) trait Configured: Any + Debug + Send + Sync {
     fn validate(&self, path: &str) -> Vec<Invalid>;
     fn place(&self) -> Option<(&'static str, String)>;
     fn store_place(&self) -> u64;
-    fn parts(&self, name: &str) -> anyhow::Result<Vec<Part>>;
+    fn parts(&self, own: &Identity) -> anyhow::Result<Vec<Part>>;
     async fn check(&self) -> Result<(), Fault>;
-    async fn prepare(&self, name: &str) -> Option<Result<(), Fault>>;
+    async fn prepare(&self, own: Option<&Identity>) -> Option<Result<(), Fault>>;
     fn told(&self) -> Option<(&'static str, String)>;
     fn as_any(&self) -> &dyn Any;
     fn as_any_mut(&mut self) -> &mut dyn Any;
@@ -48,16 +48,16 @@ impl<K: Kind> Configured for K {
         Kind::store_place(self)
     }
 
-    fn parts(&self, name: &str) -> anyhow::Result<Vec<Part>> {
-        Kind::parts(self, name)
+    fn parts(&self, own: &Identity) -> anyhow::Result<Vec<Part>> {
+        Kind::parts(self, own)
     }
 
     async fn check(&self) -> Result<(), Fault> {
         Kind::check(self).await
     }
 
-    async fn prepare(&self, name: &str) -> Option<Result<(), Fault>> {
-        Kind::prepare(self, name).await
+    async fn prepare(&self, own: Option<&Identity>) -> Option<Result<(), Fault>> {
+        Kind::prepare(self, own).await
     }
 
     fn told(&self) -> Option<(&'static str, String)> {

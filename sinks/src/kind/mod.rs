@@ -38,6 +38,15 @@ pub(crate) const BATCH_EVENTS_MAX: usize = 1_000_000;
 /// The most bytes that a batch may be set to: a gibibyte. A worker holds them all.
 pub(crate) const BATCH_BYTES_MAX: usize = 1 << 30;
 
+/// Who an instance is, among all that may write to one receiver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The name of the instance.
+    pub instance: String,
+    /// The id of its installation, as [`headrace_runtime::state::installation::id`] tells it.
+    pub installation: String,
+}
+
 /// A kind of sink. It is implemented by the kind's settings.
 #[async_trait]
 pub trait Kind: Clone + Debug + Default + Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
@@ -73,26 +82,26 @@ pub trait Kind: Clone + Debug + Default + Serialize + DeserializeOwned + JsonSch
         0
     }
 
-    /// Builds the components of the instance `name`, in the order of [`Self::COMPONENTS`].
+    /// Builds the components of the instance `own`, in the order of [`Self::COMPONENTS`].
     ///
     /// # Errors
     /// When something that the settings name cannot be used, such as a file of certificates.
-    fn parts(&self, name: &str) -> anyhow::Result<Vec<Part>>;
+    fn parts(&self, own: &Identity) -> anyhow::Result<Vec<Part>>;
 
     /// Whether the receiver is reachable and accepts our credentials. Changes nothing there.
     ///
     /// # Errors
     /// Transient when it is away, broken when a person must act.
     async fn check(&self) -> Result<(), Fault> {
-        for part in self.parts(Self::NAME).map_err(Fault::broken)? {
+        for part in self.parts(&Identity::alone(Self::NAME)).map_err(Fault::broken)? {
             part.check().await?;
         }
         Ok(())
     }
 
-    /// Makes what the receiver lacks for the instance `name`, such as tables. `None` when there is nothing of the kind to
-    /// make.
-    async fn prepare(&self, _name: &str) -> Option<Result<(), Fault>> {
+    /// Makes what the receiver lacks for the instance `own`, such as tables. Without `own`, which is not known before NATS
+    /// answers, only what is nobody's. `None` when there is nothing of the kind to make.
+    async fn prepare(&self, _own: Option<&Identity>) -> Option<Result<(), Fault>> {
         None
     }
 
@@ -105,6 +114,14 @@ pub trait Kind: Clone + Debug + Default + Serialize + DeserializeOwned + JsonSch
     /// What `up` tells a person about an instance: a word and a text.
     fn told(&self) -> Option<(&'static str, String)> {
         None
+    }
+}
+
+impl Identity {
+    /// An instance whose receiver no other installation has, or is never asked whose it is.
+    #[must_use]
+    pub fn alone(instance: &str) -> Self {
+        Self { instance: instance.to_owned(), installation: String::new() }
     }
 }
 

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use self::answer::{Disposition, classify, classify_health, classify_probe};
 pub use self::config::Config;
 use self::envelope::{Frame, Packed, pack};
-use crate::kind::{Kind, Part};
+use crate::kind::{Identity, Kind, Part};
 use crate::shared::http::{Answer, client, send};
 
 /// How many requests of one call may take the full timeout.
@@ -94,7 +94,7 @@ impl Kind for Config {
         Self::validate(self, path)
     }
 
-    fn parts(&self, _name: &str) -> anyhow::Result<Vec<Part>> {
+    fn parts(&self, _own: &Identity) -> anyhow::Result<Vec<Part>> {
         Ok(vec![Part::events(self.build()?, self.options())])
     }
 }

@@ -29,7 +29,7 @@ use headrace_runtime::config::Invalid;
 use headrace_runtime::fault::Fault;
 use headrace_schemas::event::Event;
 use headrace_schemas::subject;
-use headrace_sinks::kind::{Kind, Part};
+use headrace_sinks::kind::{Identity, Kind, Part};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -53,7 +53,7 @@ impl Kind for Config {
         is_missing.then(|| Invalid::new(format!("{path}.socket"), message)).into_iter().collect()
     }
 
-    fn parts(&self, _name: &str) -> anyhow::Result<Vec<Part>> {
+    fn parts(&self, _own: &Identity) -> anyhow::Result<Vec<Part>> {
         let call_timeout = Duration::from_secs(5);
         let options = SinkOptions {
             filters: vec![subject::ALL_SCORED.to_owned()],
@@ -132,7 +132,7 @@ impl Collector {
     fn part(&self) -> Part {
         let config = Config { socket: self.socket().display().to_string() };
         assert!(config.validate("sinks.lines").is_empty());
-        config.parts("lines").unwrap().remove(0)
+        config.parts(&Identity::alone("lines")).unwrap().remove(0)
     }
 }
 

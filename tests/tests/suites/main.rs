@@ -5,6 +5,7 @@ mod aside;
 mod bad_products;
 mod calls;
 mod feeder;
+mod installation;
 mod log_storm;
 mod lost_marks;
 mod measure;

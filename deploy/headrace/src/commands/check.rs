@@ -9,8 +9,9 @@ use headrace_ingest::github::recovery;
 use headrace_ingest::{collect, sources};
 use headrace_runtime::fault::Fault;
 use headrace_runtime::secret::redact_url;
+use headrace_runtime::state::installation;
 use headrace_settings::Problems;
-use headrace_sinks::kind::Kind as _;
+use headrace_sinks::kind::{Identity, Kind as _};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -151,20 +152,26 @@ impl Report {
 
 /// Checks every server that `roles` need.
 async fn servers(config: &Config, arguments: &Check, roles: &[Role], report: &mut Report) -> anyhow::Result<()> {
+    let mut installation = None;
     if arguments.up && config.nats.url.is_empty() {
         report.tell("nats", &Found::Later("`headrace up` starts it"))?;
     } else {
         let name = format!("nats {}", redact_url(&config.nats.url));
-        report.of(&name, Box::pin(nats(config, arguments))).await?;
+        let asked = async {
+            installation = nats(config, arguments).await?;
+            anyhow::Ok(())
+        };
+        report.of(&name, Box::pin(asked)).await?;
     }
+    let installation = installation.as_deref();
     let has_sinks = roles.contains(&Role::Sinks);
     let recover = config.recover.as_ref().filter(|_| roles.contains(&Role::Recover));
     // Recovery asks ClickHouse what arrived.
     if has_sinks || recover.is_some() {
-        Box::pin(clickhouse(config, arguments, report)).await?;
+        Box::pin(clickhouse(config, arguments, installation, report)).await?;
     }
     if has_sinks {
-        Box::pin(other_sinks(config, arguments, report)).await?;
+        Box::pin(other_sinks(config, arguments, installation, report)).await?;
     }
     if roles.contains(&Role::Collect) {
         for pull in sources::pulls(&config.ingest, config.for_sources())? {
@@ -179,7 +186,8 @@ async fn servers(config: &Config, arguments: &Check, roles: &[Role], report: &mu
     Ok(())
 }
 
-async fn nats(config: &Config, arguments: &Check) -> anyhow::Result<()> {
+/// Returns the id of the installation, if streams and buckets are to be made.
+async fn nats(config: &Config, arguments: &Check) -> anyhow::Result<Option<String>> {
     let broker = if arguments.migrate {
         connect_admin(config, "headrace-check").await?
     } else if arguments.roles.is_empty() {
@@ -191,11 +199,17 @@ async fn nats(config: &Config, arguments: &Check) -> anyhow::Result<()> {
     broker.jetstream_answers().await?;
     if arguments.migrate {
         broker.ensure_topology(&config.streams).await?;
+        return installation::id(&broker).await.map(Some);
     }
-    Ok(())
+    Ok(None)
 }
 
-async fn clickhouse(config: &Config, arguments: &Check, report: &mut Report) -> anyhow::Result<()> {
+async fn clickhouse(
+    config: &Config,
+    arguments: &Check,
+    installation: Option<&str>,
+    report: &mut Report,
+) -> anyhow::Result<()> {
     let named = config.clickhouse().filter(|clickhouse| !clickhouse.url.is_empty());
     let Some(clickhouse) = named else {
         if arguments.up {
@@ -206,17 +220,23 @@ async fn clickhouse(config: &Config, arguments: &Check, report: &mut Report) -> 
     let name = format!("clickhouse {}", redact_url(&clickhouse.url));
     report.of(&name, Box::pin(clickhouse.reach())).await?;
     if arguments.migrate {
-        let prepared = async { clickhouse.prepare(CLICKHOUSE).await.unwrap_or(Ok(())) };
+        let own = installation.map(|id| Identity { instance: CLICKHOUSE.to_owned(), installation: id.to_owned() });
+        let prepared = async { clickhouse.prepare(own.as_ref()).await.unwrap_or(Ok(())) };
         report.of(&format!("{name} migrated"), Box::pin(prepared)).await?;
     }
     Ok(())
 }
 
-async fn other_sinks(config: &Config, arguments: &Check, report: &mut Report) -> anyhow::Result<()> {
+async fn other_sinks(
+    config: &Config,
+    arguments: &Check,
+    installation: Option<&str>,
+    report: &mut Report,
+) -> anyhow::Result<()> {
     for sink in config.sinks.iter().filter(|sink| sink.name() != CLICKHOUSE) {
         report.of(sink.name(), Box::pin(sink.check())).await?;
         if arguments.migrate
-            && let Some(prepared) = sink.prepare().await
+            && let Some(prepared) = sink.prepare(installation).await
         {
             report.of(&format!("{} migrated", sink.name()), async { prepared }).await?;
         }

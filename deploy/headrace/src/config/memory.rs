@@ -210,7 +210,8 @@ fn need(config: &Config, roles: &[Role], message_max: usize) -> Need {
     if roles.contains(&Role::Sinks) {
         let of = |stream, options: &SinkOptions| sink(config, Takes::of(stream), options, message_max).need();
         for instance in config.sinks.iter() {
-            for (component, part) in instance.parts().unwrap_or_default() {
+            // Whose it is has no part in what it needs.
+            for (component, part) in instance.parts("").unwrap_or_default() {
                 needs.push(of(part.stream(), &part.options));
                 let when_behind = config.sinks.owner(instance, component.stream).when_behind;
                 if when_behind == WhenBehind::SetAside && config.clickhouse().is_some() {

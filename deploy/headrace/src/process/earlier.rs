@@ -10,6 +10,7 @@ use headrace_runtime::observe::metrics::tell_earlier_partitions;
 use headrace_runtime::state::StateStore;
 use headrace_runtime::state::lease::{Job, Lease, lead};
 use headrace_sinks::clickhouse::{self, Mover};
+use headrace_sinks::kind::Identity;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -27,27 +28,28 @@ pub(crate) struct EarlierTables {
     ttl: Duration,
     /// Our name as the holder of the lease.
     holder: String,
-    /// The name of the sink whose ClickHouse it is.
-    store: String,
+    /// The sink whose ClickHouse it is.
+    own: Identity,
     config: clickhouse::Config,
     mover: Mover,
 }
 
 impl EarlierTables {
-    /// Those of each ClickHouse whose tables this process may change.
-    pub(crate) fn of(config: &Config, broker: &Broker) -> Vec<Self> {
+    /// Those of each ClickHouse whose tables this process may change. `installation` is the installation's id.
+    pub(crate) fn of(config: &Config, installation: &str, broker: &Broker) -> Vec<Self> {
         let ttl = config.replay.lease();
         let tables = |(name, config): (&str, &clickhouse::Config)| {
             let holder = hex::encode(rand::random::<[u8; 8]>());
             let mover = config.mover(&holder)?;
-            Some(Self { broker: broker.clone(), ttl, holder, store: name.to_owned(), config: config.clone(), mover })
+            let own = Identity { instance: name.to_owned(), installation: installation.to_owned() };
+            Some(Self { broker: broker.clone(), ttl, holder, own, config: config.clone(), mover })
         };
         config.sinks.of_kind().filter_map(tables).collect()
     }
 
     /// The name of the sink.
     pub(crate) fn store(&self) -> &str {
-        &self.store
+        &self.own.instance
     }
 
     /// Moves what there is.
@@ -56,7 +58,7 @@ impl EarlierTables {
     /// When a server does not answer or refuses; it may be called again.
     pub(crate) async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
         // The tables get their earlier names when the present ones are made. The sink does that, and tells what hinders it.
-        while self.config.verify(&self.store).await.is_err() {
+        while self.config.verify(&self.own).await.is_err() {
             tokio::select! {
                 () = sleep(ASK_EVERY) => {}
                 () = stop.cancelled() => return Ok(()),
@@ -67,7 +69,7 @@ impl EarlierTables {
         }
         // Another process that has the lease lets us end, too.
         let done = stop.child_token();
-        let key = earlier_tables_lease(&self.store);
+        let key = earlier_tables_lease(self.store());
         let lease = Lease::new(StateStore::open(&self.broker).await?, key, &self.holder, self.ttl);
         lead(lease, &Moving { tables: self, done: &done }, &done).await
     }
@@ -105,7 +107,7 @@ impl Job for Moving<'_> {
 
 impl Moving<'_> {
     async fn move_all(&self) -> anyhow::Result<()> {
-        let EarlierTables { store, config, mover, .. } = self.tables;
+        let (EarlierTables { config, mover, .. }, store) = (self.tables, self.tables.store());
         mover.take_over().await.map_err(|fault| fault.source)?;
         // A process of an earlier release may have been inserting when its table was renamed.
         sleep(config.insert_limit() + config.clock_skew() * 2).await;

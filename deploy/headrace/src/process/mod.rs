@@ -129,7 +129,7 @@ impl Process {
             builder.recreate(config);
         }
         if roles.contains(&Role::Sinks) {
-            builder.sinks(config)?;
+            builder.sinks(config).await?;
         }
         if roles.contains(&Role::Recover) {
             builder.recover(config)?;

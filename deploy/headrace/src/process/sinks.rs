@@ -13,14 +13,15 @@ use headrace_runtime::consume::sink::SinkLoop;
 use headrace_runtime::limit::Limiter;
 use headrace_runtime::message::payload::Payload;
 use headrace_runtime::observe::health::ComponentHealth;
-use headrace_runtime::retry::RetryPolicy;
+use headrace_runtime::retry::{RetryPolicy, retry_within};
 use headrace_runtime::settle::settler::Settler;
+use headrace_runtime::state::installation;
 use headrace_runtime::supervisor::Group;
 use headrace_sinks::instances::usual_components;
 use headrace_sinks::kind::AnySink;
 
 use super::earlier::EarlierTables;
-use super::{Builder, catch_up};
+use super::{Builder, STATE_WITHIN, catch_up};
 use crate::config::Config;
 use crate::config::memory::Takes;
 use crate::nats::users::User;
@@ -46,11 +47,13 @@ pub(super) struct Reading {
 
 impl Builder<'_> {
     /// Starts every configured sink, and looks for what others have left behind.
-    pub(super) fn sinks(&mut self, config: &Config) -> anyhow::Result<()> {
+    pub(super) async fn sinks(&mut self, config: &Config) -> anyhow::Result<()> {
         let broker = self.brokers.need(User::Sinks)?;
+        let installation = retry_within(STATE_WITHIN, async || installation::id(broker).await).await?;
         let (history, mut keepers) = (catch_up::history(config), Vec::new());
         for instance in config.sinks.iter() {
-            let parts = instance.parts().with_context(|| format!("cannot set up the sink `{}`", instance.name()))?;
+            let parts = instance.parts(&installation);
+            let parts = parts.with_context(|| format!("cannot set up the sink `{}`", instance.name()))?;
             let (keeper, gate) = Keeper::new(instance.name());
             keepers.push(keeper);
             for (component, part) in parts {
@@ -74,18 +77,21 @@ impl Builder<'_> {
             let (broker, keepers) = (paused.clone(), Arc::clone(&keepers));
             async move { pause::watch(broker, &keepers, stop).await }
         });
+        let (keeper, id) = (broker.clone(), installation.clone());
+        self.supervisor
+            .spawn(Group::Service, "installation", move |stop| installation::keep(keeper.clone(), id.clone(), stop));
         let (broker, configured) = (broker.clone(), config.sinks.components());
         self.supervisor.spawn(Group::Service, "leftover", move |stop| {
             leftover::watch(broker.clone(), configured.clone(), usual_components(), stop)
         });
-        self.earlier(config)?;
+        self.earlier(config, &installation)?;
         Ok(())
     }
 
     /// Starts the tasks that move the rows of an earlier release, where this process may change tables. Each store has its own:
     /// one that is away stops no other.
-    fn earlier(&mut self, config: &Config) -> anyhow::Result<()> {
-        for tables in EarlierTables::of(config, self.brokers.need(User::Sinks)?) {
+    fn earlier(&mut self, config: &Config, installation: &str) -> anyhow::Result<()> {
+        for tables in EarlierTables::of(config, installation, self.brokers.need(User::Sinks)?) {
             let tables = Arc::new(tables);
             self.supervisor.spawn(Group::Service, format!("earlier tables/{}", tables.store()), move |stop| {
                 let tables = Arc::clone(&tables);

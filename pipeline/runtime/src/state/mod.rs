@@ -1,6 +1,7 @@
 //! What stages remember across events: small values in JetStream KV, changed by compare-and-set.
 
 pub mod budget;
+pub mod installation;
 pub mod lease;
 
 use std::time::Duration;
@@ -58,7 +59,7 @@ impl StateStore {
         broker.cursors_bucket().await.map(Self)
     }
 
-    /// Opens the bucket `asides`, of which sinks are paused and what sinks missed.
+    /// Opens the bucket `asides`, of which sinks are paused, what sinks missed, and the id of the installation.
     ///
     /// # Errors
     /// When the broker does not answer or the bucket is missing.
