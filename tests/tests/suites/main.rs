@@ -18,3 +18,4 @@ mod stage_suite;
 mod standin_github;
 mod standins;
 mod start;
+mod stranded;

@@ -9,6 +9,7 @@ use headrace_runtime::aside::history::{History, Page, Slice};
 use headrace_runtime::broker::{Broker, Stream};
 use headrace_runtime::component::sink::BoxedSink;
 use headrace_runtime::component::subscription::{Owner, Start, Subscription, WhenBehind};
+use headrace_runtime::consume::stranded::Stranded;
 use headrace_runtime::fault::Fault;
 use headrace_runtime::observe::health::ComponentHealth;
 use headrace_runtime::settle::settler::Settler;
@@ -58,7 +59,10 @@ impl Builder<'_> {
         history: Option<&Arc<dyn History>>,
     ) {
         let Run { component, owner, options, gate, retry, limiter } = run;
-        let Some(history) = history.filter(|_| owner.when_behind == WhenBehind::SetAside) else { return };
+        let Some(history) = history else { return self.stranded(broker, component) };
+        if owner.when_behind != WhenBehind::SetAside {
+            return;
+        }
         let own = consumer_of(component);
         let memory = self.memory.catch_up(&own, options);
         let reading = Reading {
@@ -91,6 +95,15 @@ impl Builder<'_> {
         self.supervisor.spawn(Group::Sinks, format!("{component}/missed"), move |stop| {
             let feeder = Arc::clone(&feeder);
             async move { feeder.run(stop).await }
+        });
+    }
+
+    /// Starts what tells when nobody brings `component` what it has missed.
+    fn stranded(&mut self, broker: &Broker, component: &str) {
+        let stranded = Arc::new(Stranded::new(broker, component, &self.health));
+        self.supervisor.spawn(Group::Service, format!("{component}/stranded"), move |stop| {
+            let stranded = Arc::clone(&stranded);
+            async move { stranded.run(stop).await }
         });
     }
 }

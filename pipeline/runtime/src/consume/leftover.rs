@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::aside;
-use crate::broker::progress::time_at;
+use crate::broker::progress::{state_of, time_at};
 use crate::broker::{Broker, Stream};
 use crate::component::subscription::{Owner, WhenBehind};
 use crate::every::every;
@@ -201,6 +201,14 @@ pub async fn consumers(broker: &Broker, usual: &[Component]) -> anyhow::Result<V
         }
     }
     Ok(found)
+}
+
+/// The consumer with which `component` catches up, if it has one. Its sink's kind is not told.
+pub(crate) async fn catching_up(broker: &Broker, component: &str) -> anyhow::Result<Option<Found>> {
+    let (stream, name) = (Stream::CatchUp, aside::consumer_of(component));
+    let Some(info) = state_of(broker, stream, &name).await? else { return Ok(None) };
+    let component = Component { instance: component.to_owned(), kind: String::new(), name, stream };
+    Ok(Some(Found::of(&info, component, time_at(broker, stream).await?)))
 }
 
 fn component_of(info: &Info, stream: Stream, usual: &[Component]) -> Option<Component> {

@@ -13,6 +13,7 @@ pub mod leftover;
 mod pull;
 mod read;
 pub mod sink;
+pub mod stranded;
 pub mod stream_reader;
 mod sub_batch;
 mod trial;
