@@ -276,6 +276,25 @@ async fn what_becomes_too_old_is_written_down() {
 }
 
 #[tokio::test]
+async fn the_note_of_an_empty_stream_does_not_outlast_its_first_message() {
+    let bed = Bed::start().await;
+    bed.consumer(STORE, WhenBehind::Store { place: 1 }).await;
+    bed.consumer(SINK, WhenBehind::SetAside).await;
+    bed.make_room().await;
+    assert_eq!(bed.record().await.seen.unwrap().sequence, 0);
+    bed.publish(1).await;
+    bed.make_room().await;
+    let seen = bed.record().await.seen.unwrap();
+    assert_eq!((seen.sequence, seen.stored_at), (0, bed.stored_at(1).await), "what it misses begins with the message");
+    bed.make_room().await;
+    assert_eq!(bed.record().await.seen, Some(seen), "it is not written at each look");
+    bed.settle(STORE, 1).await;
+    bed.settle(SINK, 1).await;
+    bed.make_room().await;
+    assert_eq!(bed.record().await.seen.unwrap().sequence, 1);
+}
+
+#[tokio::test]
 async fn what_expires_while_it_is_delivered_is_written_down() {
     let bed = Bed::start().await;
     bed.consumer(STORE, WhenBehind::Store { place: 1 }).await;

@@ -1,5 +1,7 @@
 //! When a sink is brought what it missed. On a real broker, with a store that answers as a test says.
 
+mod lost;
+
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -49,9 +51,18 @@ struct Store {
     nats: Arc<Nats>,
     /// When EVENTS stored its rows, if it has any. They were received at that time, too.
     stored_at: Arc<Mutex<Option<Timestamp>>>,
-    /// Whether it loses them once they were read.
-    is_losing: Arc<AtomicBool>,
+    /// What becomes of them once they were read.
+    then: Arc<Mutex<Then>>,
     waiting: Arc<Mutex<Vec<u64>>>,
+}
+
+/// What becomes of the rows of a store.
+#[derive(Clone, Copy)]
+enum Then {
+    Stay,
+    AreLost,
+    /// Others take their place, which EVENTS stored at this time.
+    AreReplaced(Timestamp),
 }
 
 #[async_trait]
@@ -68,9 +79,11 @@ impl History for Store {
             let (id, event_time) = (event.id.to_string(), event.event_time.unwrap());
             Row { at, order: Order { tenant: event.tenant.clone(), id, event_time }, event: Ok(event) }
         };
-        if self.is_losing.load(Ordering::SeqCst) {
-            *self.stored_at.lock().unwrap() = None;
-        }
+        *self.stored_at.lock().unwrap() = match *self.then.lock().unwrap() {
+            Then::Stay => stored_at,
+            Then::AreLost => None,
+            Then::AreReplaced(later) => Some(later),
+        };
         Ok(Page { rows: (1..=MISSED).map(row).collect(), is_cut: false })
     }
 
@@ -166,7 +179,7 @@ impl Bed {
         Store {
             nats: Arc::clone(&self.nats),
             stored_at: Arc::new(Mutex::new(stored_at)),
-            is_losing: Arc::default(),
+            then: Arc::new(Mutex::new(Then::Stay)),
             waiting: Arc::default(),
         }
     }
@@ -218,7 +231,11 @@ impl Bed {
     }
 
     async fn events(&self) -> stream::Stream {
-        self.nats.jetstream().get_stream(Stream::Events.name()).await.unwrap()
+        self.stream(Stream::Events).await
+    }
+
+    async fn stream(&self, stream: Stream) -> stream::Stream {
+        self.nats.jetstream().get_stream(stream.name()).await.unwrap()
     }
 
     /// Waits until nothing is missed any more.
@@ -257,90 +274,6 @@ async fn a_process_that_takes_over_waits_for_what_another_has_brought() {
     assert_eq!(seen[0], 0, "it asked the store while something waited: {seen:?}");
     assert_eq!(waiting(&bed.nats).await, u64::from(MISSED), "what follows on its own is not waited for: {seen:?}");
     workers.stop().await;
-}
-
-/// Checks that nothing of `range` is struck out while the store has the rows of another time only, or none; and that it is
-/// brought when somebody takes its rows into the store.
-async fn is_kept_until_it_is_brought(bed: &Bed, range: Range, others_at: Option<Timestamp>) {
-    bed.misses(&range).await;
-    let store = bed.store(others_at);
-    let workers = bed.feed(&store, &no_limits());
-    let is_told = || bed.is_told(&consumer_of(SINK), LACKS);
-    let ranges = async || bed.asides.record(SINK).await.unwrap().ranges;
-    let is_decided = async || (is_told() || ranges().await != [range.clone()]).then_some(());
-    poll::until("it says what is wrong, or goes on", CEILING, is_decided).await.unwrap();
-    assert_eq!(ranges().await, std::slice::from_ref(&range), "something was struck out that the store has no rows of");
-    assert!(is_told() && waiting(&bed.nats).await == 0);
-
-    *store.stored_at.lock().unwrap() = Some(range.since);
-    // What follows in EVENTS is settled by now.
-    bed.events().await.purge().await.unwrap();
-    bed.caught_up().await;
-    assert_eq!(waiting(&bed.nats).await, u64::from(MISSED));
-    workers.stop().await;
-}
-
-#[tokio::test]
-async fn what_an_empty_store_lacks_is_not_struck_out_as_brought() {
-    let bed = Bed::start().await;
-    is_kept_until_it_is_brought(&bed, range(Timestamp::now().minus(MINUTE), HOUR), None).await;
-}
-
-#[tokio::test]
-async fn what_is_older_than_the_store_is_not_struck_out_as_brought() {
-    // Such as a database that was put in the place of another one today.
-    let bed = Bed::start().await;
-    let now = Timestamp::now();
-    is_kept_until_it_is_brought(&bed, range(now.minus(HOUR), HOUR), Some(now.minus(MINUTE))).await;
-}
-
-#[tokio::test]
-async fn what_a_store_lacks_that_begins_within_it_is_not_struck_out_as_brought() {
-    // Such as a database that was made anew while the sink was down.
-    let bed = Bed::start().await;
-    let now = Timestamp::now();
-    is_kept_until_it_is_brought(&bed, range(now.minus(MINUTE), HOUR), Some(now.minus(HOUR / 2))).await;
-}
-
-#[tokio::test]
-async fn what_a_store_loses_meanwhile_is_not_struck_out_as_brought() {
-    let bed = Bed::start().await;
-    let missed = range(Timestamp::now().minus(MINUTE), HOUR);
-    bed.misses(&missed).await;
-    let store = bed.store(Some(missed.since));
-    store.is_losing.store(true, Ordering::SeqCst);
-    let workers = bed.feed(&store, &no_limits());
-    let ranges = async || bed.asides.record(SINK).await.unwrap().ranges;
-    let is_decided = async || (bed.is_told(&consumer_of(SINK), LACKS) || ranges().await.is_empty()).then_some(());
-    poll::until("it says what is wrong, or goes on", CEILING, is_decided).await.unwrap();
-    let left = ranges().await;
-    assert!(matches!(&left[..], [left] if left.from > missed.from && left.until == missed.until), "{left:?}");
-    assert_eq!(waiting(&bed.nats).await, u64::from(MISSED), "what it had before");
-    workers.stop().await;
-}
-
-#[tokio::test]
-async fn what_the_store_lacks_holds_up_nothing_else() {
-    let bed = Bed::start().await;
-    let (lost, kept) = (range(Timestamp::now().minus(HOUR), HOUR), range(Timestamp::now().minus(MINUTE), MINUTE));
-    bed.misses(&lost).await;
-    bed.misses(&kept).await;
-    let workers = bed.feed(&bed.store(Some(kept.since)), &no_limits());
-    let only_lost = async || (bed.asides.record(SINK).await.unwrap().ranges == [lost.clone()]).then_some(());
-    poll::until("the other range was brought", CEILING, only_lost).await.unwrap();
-    until("it says what is wrong", || bed.is_told(&consumer_of(SINK), LACKS)).await;
-    assert_eq!(waiting(&bed.nats).await, u64::from(MISSED));
-    workers.stop().await;
-}
-
-#[tokio::test]
-async fn what_live_events_follow_closely_is_not_struck_out_as_brought() {
-    let bed = Bed::start().await;
-    bed.nats.publish(Event::sample(0).message()).await;
-    // Nobody has settled this one. So the last moment before it cannot be brought, because clocks differ.
-    let next = bed.nats.messages(Stream::Events).await.remove(0);
-    let until = Timestamp::from_unix_nanos(next.time.unix_timestamp_nanos());
-    is_kept_until_it_is_brought(&bed, range(until, HOUR), None).await;
 }
 
 /// A receiver that is away until it is back.

@@ -99,8 +99,13 @@ async fn note_lost(
         Some(oldest) => Seen { sequence: oldest.sequence.saturating_sub(1), stored_at: oldest.stored_at, at: ages.now },
         None => Seen { sequence: state.last_sequence, stored_at: ages.now, at: ages.now },
     };
-    // Once in a while is enough: a note that is too old makes a range larger, never smaller.
-    if seen.is_none_or(|seen| ages.now.since(seen.at) >= ages.margin / 4) {
+    // Once in a while is enough: a note that is too old makes a range larger, never smaller. But one of a stream that was empty
+    // would make a range begin before the store, which then seems to lack something.
+    let is_due = |seen: Seen| {
+        let was_empty = seen.sequence == 0 && state.last_sequence > 0 && seen.stored_at < now.stored_at;
+        was_empty || ages.now.since(seen.at) >= ages.margin / 4
+    };
+    if seen.is_none_or(is_due) {
         let last = state.last_sequence;
         asides.change(name, |record| record.seen = Some(Seen { at: now.at, ..later(record.seen, now, last) })).await?;
     }

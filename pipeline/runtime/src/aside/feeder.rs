@@ -19,10 +19,10 @@ use headrace_schemas::event::Event;
 use headrace_schemas::subject;
 use headrace_schemas::time::Timestamp;
 use metrics::{Counter, Gauge, counter, gauge};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::aside::history::{History, Page, Row, Slice, Wanted, lacks};
+use crate::aside::history::{History, Page, Row, Slice, Wanted};
+use crate::aside::lacking::{Kept, kept, lacks, read};
 use crate::aside::pace::{PAGE_EVENTS, Pace};
 use crate::aside::pause::Gate;
 use crate::aside::record::{Cause, Range, Record};
@@ -53,8 +53,6 @@ const LEASE: Duration = Duration::from_secs(4);
 pub const PAGE_BYTES: usize = 4 << 20;
 /// The most events that are on their way to the broker at once.
 const ON_THEIR_WAY_MAX: usize = 256;
-/// The longest time for reading a page.
-const READ_MAX: Duration = Duration::from_secs(120);
 /// Nothing is brought while so many messages wait in CATCHUP for this sink.
 const WAITING_MAX: u64 = 2_000;
 /// Nothing is brought while so many live messages wait for this sink.
@@ -199,8 +197,7 @@ impl Feeder {
         let Some(room) = self.room(record, range, pace, stop).await? else { return Ok(Step::NotYet) };
         if pace.is_new(range) {
             pace.begin(range);
-            if !self.is_kept(range).await? {
-                pace.pass_over(range);
+            if !self.is_kept(asides, range, room.until, pace).await? {
                 return Ok(Step::Done);
             }
             let first = self.first(range, room.until).await?;
@@ -220,12 +217,12 @@ impl Feeder {
             bytes_max: PAGE_BYTES.min(room.bytes),
         };
         let Page { mut rows, is_cut } = read(self.history.events(&slice)).await?;
-        // Somebody may have emptied the table since the range was begun.
-        if rows.is_empty() && !self.is_kept(range).await? {
-            pace.pass_over(range);
+        let brought = self.bring(range, &mut rows, &mut pace.waiting).await?;
+        // Somebody may have emptied the table since the range was begun. Then these rows may be only the last of the slice, and
+        // come once more.
+        if !self.is_kept(asides, range, room.until, pace).await? {
             return Ok(Step::Done);
         }
-        let brought = self.bring(range, &mut rows, &mut pace.waiting).await?;
         let is_full = brought < rows.len();
         let reached = if is_full || is_cut { pace.stop_at(range, &rows[..brought]) } else { until };
         crash::pass(Point::BeforeCaughtUp);
@@ -283,14 +280,17 @@ impl Feeder {
     }
 
     /// Whether the store has events as old as the rest of `range`. If not, its beginning was lost or is elsewhere, and to go on
-    /// would strike it out as brought.
-    async fn is_kept(&self, range: &Range) -> anyhow::Result<bool> {
-        // A person may ask for all there is, since long before there was anything.
-        if range.cause == Cause::Rewound {
-            return Ok(true);
+    /// would strike it out as brought. That is set apart, and passed over.
+    async fn is_kept(&self, asides: &Asides, range: &Range, until: Timestamp, pace: &mut Pace) -> anyhow::Result<bool> {
+        match kept(&*self.history, range, until, self.broker.clock_skew()).await? {
+            Kept::All => return Ok(true),
+            Kept::Nothing => pace.pass_over(range),
+            Kept::Since(first) => {
+                let now = Timestamp::now();
+                asides.change(&self.fed.component, |record| record.part(range, first, now)).await?;
+            }
         }
-        // A range begins with a message, less what clocks differ by. The store got that message, too.
-        read(self.history.has_before(range.from.plus(self.broker.clock_skew() * 2))).await
+        Ok(false)
     }
 
     /// From when on the store is asked for `range`, of which nothing after `bound` is brought yet.
@@ -367,13 +367,6 @@ impl Feeder {
         self.set_aside.set(if record.is_behind() { 1.0 } else { 0.0 });
         self.missed.set(record.missed_seconds());
     }
-}
-
-/// What the store answers, within a time.
-async fn read<T>(asked: impl Future<Output = Result<T, Fault>>) -> anyhow::Result<T> {
-    let read = timeout(READ_MAX, asked).await;
-    let read = read.with_context(|| format!("the store did not answer within {READ_MAX:?}"))?;
-    read.map_err(|fault| fault.source).context("cannot read what was missed")
 }
 
 /// The message for `component` that brings `event`.

@@ -4,7 +4,6 @@ use async_trait::async_trait;
 use headrace_schemas::event::Event;
 use headrace_schemas::time::Timestamp;
 
-use crate::aside::record::Range;
 use crate::fault::Fault;
 
 /// What the store has kept of EVENTS.
@@ -86,14 +85,4 @@ pub struct Row {
     pub order: Order,
     /// The event that it was made of, or why it makes none.
     pub event: Result<Event, anyhow::Error>,
-}
-
-/// What to say of a range that the store has nothing of.
-pub(super) fn lacks(Range { from, until, .. }: &Range) -> String {
-    format!(
-        "expected in the table `events` what this sink missed from {from} to {until}, found no row that EVENTS stored as early; \
-         if the rows are elsewhere, take them into this table, and they are brought; `headrace replay` makes those that are \
-         lost anew, and `headrace sinks rewind` brings these; `headrace sinks skip NAME --until {until}` gives up what cannot \
-         be had; other times are brought meanwhile"
-    )
 }

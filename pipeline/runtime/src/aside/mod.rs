@@ -12,6 +12,7 @@
 mod expiry;
 pub mod feeder;
 pub mod history;
+mod lacking;
 mod pace;
 pub mod pause;
 pub mod record;

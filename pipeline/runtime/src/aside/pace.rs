@@ -24,8 +24,8 @@ pub(super) struct Pace {
     after: Option<(Timestamp, Order)>,
     /// What was brought and is not settled.
     pub(super) waiting: Waiting,
-    /// Ranges of which the store has nothing.
-    lacking: Vec<Timestamp>,
+    /// Ranges of which the store has nothing: when each was written down, and where its rest begins.
+    lacking: Vec<(Timestamp, Timestamp)>,
 }
 
 impl Default for Pace {
@@ -47,12 +47,12 @@ impl Pace {
 
     /// Passes over `range`, because the store has nothing of it.
     pub(super) fn pass_over(&mut self, range: &Range) {
-        self.lacking.push(range.made_at);
+        self.lacking.push((range.made_at, range.from));
     }
 
     /// Whether `range` is passed over.
     pub(super) fn passes_over(&self, range: &Range) -> bool {
-        self.lacking.contains(&range.made_at)
+        self.lacking.contains(&(range.made_at, range.from))
     }
 
     /// The end of the next slice of `range`, at most `bound`.

@@ -3,6 +3,8 @@
 //! Ranges are never made smaller than what was missed. Two that touch become one. What a person asked for by `rewind` is kept
 //! apart: a person may take it back, and never what was missed.
 
+use std::time::Duration;
+
 use headrace_schemas::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -140,6 +142,20 @@ impl Record {
         }
         ranges.retain(|own| own.from < own.until);
         (self.brought, self.brought_at) = (self.brought + count, Some(now));
+    }
+
+    /// Sets apart what the store lacks of what was missed in `range`: everything before `first`. It counts only while the range
+    /// still begins where `range` does.
+    pub(super) fn part(&mut self, range: &Range, first: Timestamp, now: Timestamp) {
+        let is_meant = |own: &Range| own.from == range.from && (own.from..own.until).contains(&first);
+        let Some(at) = self.ranges.iter().position(is_meant) else { return };
+        // A moment lies between them, and what follows on the later one has nothing to do with the earlier. So they stay apart.
+        let until = first.minus(Duration::from_micros(1));
+        let lacking = Range { until, sequences: None, made_at: now, ..self.ranges[at].clone() };
+        (self.ranges[at].since, self.ranges[at].from) = (first, first);
+        if lacking.from < lacking.until {
+            self.ranges.insert(at, lacking);
+        }
     }
 
     /// The same, with what a person asked for apart from what was missed. It was not, at first.
@@ -288,6 +304,28 @@ mod tests {
         record.advance(&range(30, 99, None), at(40), 1, at(103));
         assert!(!record.is_behind());
         assert_eq!((record.brought, record.brought_at), (14, Some(at(103))));
+    }
+
+    #[test]
+    fn what_the_store_lacks_stays_apart_from_what_is_missed_later() {
+        let mut record = Record::default();
+        record.add(range(10, 20, Some((1, 5))));
+        let whole = record.ranges[0].clone();
+        record.part(&range(11, 20, None), at(13), at(100));
+        assert_eq!(record.ranges, std::slice::from_ref(&whole), "of a state that another process has changed since");
+        record.part(&whole, at(15), at(100));
+        record.add(range(19, 30, Some((6, 9))));
+        let [lacking, kept] = &record.ranges[..] else { panic!("expected two, found {record:?}") };
+        assert_eq!(
+            (lacking.since, lacking.until, lacking.made_at),
+            (at(10), at(15).minus(Duration::from_micros(1)), at(100))
+        );
+        assert_eq!(
+            (kept.from, kept.until, kept.sequences, kept.made_at),
+            (at(15), at(30), Some((1, 9)), whole.made_at)
+        );
+        assert_eq!(record.skip(lacking.until).len(), 1);
+        assert_eq!(spans(&record), [(15, 15, 30)]);
     }
 
     #[test]
