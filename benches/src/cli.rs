@@ -1,19 +1,20 @@
 //! The command line.
 
+mod chain;
+
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Serialize, Serializer};
+
+pub(crate) use self::chain::{Ages, Chain, SuspectsBy};
 
 const EXIT_CODES: &str =
     "Exit codes: 0 measured and every count agrees, 1 something failed or was lost, 2 the command line is wrong.";
 
 /// The directory of other commits' programs: see `compare`.
 pub(crate) const PRODUCTS: &str = "products";
-/// No delivery is older: ten years, in seconds.
-const AGE_MAX_S: u64 = 315_360_000;
 
 /// Measures Headrace on this machine, with servers of its own. One JSON object goes to stdout, everything else to
 /// stderr.
@@ -72,17 +73,6 @@ pub(crate) enum Variety {
     Varied,
     /// The bodies come again and again, byte for byte.
     Repeated,
-}
-
-/// By which sources something old comes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum SuspectsBy {
-    /// A third each: webhooks, posted records, lines of a file in a folder.
-    #[default]
-    All,
-    /// Webhooks alone, as all that is new. Commits that have no other source need it.
-    Webhooks,
 }
 
 /// What to send.
@@ -154,34 +144,6 @@ pub(crate) struct Ingest {
     /// Deliveries per second; 0 sends the next as soon as a connection is free.
     #[arg(long, value_name = "PER_SECOND", default_value_t = 0)]
     pub(crate) rate: u32,
-    /// How the load is made.
-    #[command(flatten)]
-    #[serde(flatten)]
-    pub(crate) common: Common,
-}
-
-/// `headrace-benches chain`
-#[derive(Clone, Debug, Args, Serialize)]
-pub(crate) struct Chain {
-    /// Deliveries per second; 0 finds the highest rate at which the backlog stays within `--backlog`.
-    #[arg(long, value_name = "PER_SECOND", default_value_t = 0)]
-    pub(crate) rate: u32,
-    /// With `--rate 0`: how many events may be accepted but not yet be rows.
-    #[arg(long, value_name = "EVENTS", default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1_000..=10_000_000))]
-    pub(crate) backlog: u64,
-    /// The share of deliveries that are presented again, or for the first time, long after GitHub made them: each is
-    /// looked up before it is inserted.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = parse_share)]
-    pub(crate) suspects: f64,
-    /// The ages of these deliveries, in seconds: each order of magnitude as often as any other.
-    #[arg(long, value_name = "FROM..TO", default_value = "60..604800")]
-    pub(crate) ages: Ages,
-    /// By which sources those of them come that nobody has seen.
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) suspects_by: SuspectsBy,
-    /// How many rows both tables get before the load, of the last seven days.
-    #[arg(long, value_name = "ROWS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=10_000_000_000))]
-    pub(crate) prefill: u64,
     /// How the load is made.
     #[command(flatten)]
     #[serde(flatten)]
@@ -362,35 +324,12 @@ pub(crate) struct Compare {
     pub(crate) case: Vec<String>,
 }
 
-/// From the youngest to the oldest, in seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Ages {
-    pub(crate) from: u64,
-    pub(crate) to: u64,
-}
-
-impl FromStr for Ages {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let ages =
-            text.split_once("..").and_then(|(from, to)| Some(Self { from: from.parse().ok()?, to: to.parse().ok()? }));
-        let ages = ages.filter(|ages| ages.from > 0 && ages.from <= ages.to && ages.to <= AGE_MAX_S);
-        ages.ok_or_else(|| format!("expected two ages in seconds such as 60..604800, of 1 to {AGE_MAX_S}"))
-    }
-}
-
 /// A result says which commit's product it is of, not where that lay.
 fn without_home<S: Serializer>(product: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
     let parts = || product.iter().flat_map(|path| path.components());
     let home =
         parts().position(|part| part.as_os_str() == PRODUCTS).map_or(parts().count().saturating_sub(1), |at| at + 1);
     parts().skip(home).collect::<PathBuf>().serialize(serializer)
-}
-
-fn parse_share(text: &str) -> Result<f64, String> {
-    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
-    share.ok_or_else(|| "expected a share from 0 to 1, such as 0.05".to_owned())
 }
 
 fn parse_body_bytes(text: &str) -> Result<usize, String> {
