@@ -63,7 +63,7 @@ pub(crate) fn run(options: &Compare) -> anyhow::Result<()> {
     let other = build(&options.with, options.target_dir.as_deref())?;
     let own = own_program()?;
     let (mut with, mut this) = (Vec::new(), Vec::new());
-    for (number, side) in (1..).zip(order(options.rounds)) {
+    for (number, side) in (1..).zip(alternate(options.rounds, Side::With, Side::This)) {
         let (name, product) = match side {
             Side::With => (other.commit.as_str(), Some(other.program.as_path())),
             Side::This => ("this commit", None),
@@ -100,9 +100,10 @@ fn figures(options: &Compare) -> anyhow::Result<Vec<String>> {
     Ok(if options.figure.is_empty() { vec![rate.to_owned()] } else { options.figure.clone() })
 }
 
-/// Whose turn it is: in each pair the other one begins.
-fn order(rounds: u32) -> impl Iterator<Item = Side> {
-    (0..rounds).flat_map(|round| if round % 2 == 0 { [Side::With, Side::This] } else { [Side::This, Side::With] })
+/// Whose turn it is in each of `pairs`: `first` begins the first pair, and ends the second one. So a steady drift favours
+/// neither when the pairs are even in number.
+fn alternate<T: Copy>(pairs: u32, first: T, second: T) -> impl Iterator<Item = T> {
+    (0..pairs).flat_map(move |pair| if pair % 2 == 0 { [first, second] } else { [second, first] })
 }
 
 /// Runs `program` with `arguments`, and reads the object that it prints.
@@ -189,7 +190,7 @@ mod tests {
     #[test]
     fn runs_alternate() {
         use Side::{This, With};
-        assert_eq!(order(3).collect::<Vec<_>>(), [With, This, This, With, With, This]);
+        assert_eq!(alternate(3, With, This).collect::<Vec<_>>(), [With, This, This, With, With, This]);
     }
 
     /// A program that prints a figure: 30 when it gets another product, else 60.
