@@ -2,10 +2,12 @@
 
 mod chain;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use serde::{Serialize, Serializer};
 
 pub(crate) use self::chain::{Ages, Chain, SuspectsBy};
@@ -24,6 +26,20 @@ pub(crate) struct Cli {
     /// What to measure.
     #[command(subcommand)]
     pub(crate) case: Case,
+}
+
+impl Cli {
+    /// Reads `arguments`, the first of which is the program. Also checks what clap cannot: options by each other's values.
+    pub(crate) fn read<I>(arguments: I) -> Result<Self, clap::Error>
+    where
+        I: IntoIterator,
+        I::Item: Into<OsString> + Clone,
+    {
+        let cli = Self::try_parse_from(arguments)?;
+        let checked = if let Case::Chain(chain) = &cli.case { chain.check() } else { Ok(()) };
+        checked.map_err(|problem| Self::command().error(ErrorKind::ValueValidation, problem))?;
+        Ok(cli)
+    }
 }
 
 /// The cases.

@@ -31,8 +31,6 @@ mod vary;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 use crate::cli::Cli;
 
 // The same allocator as the binary `headrace`.
@@ -44,7 +42,7 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == servers::PRODUCT) {
         return headrace::run(std::env::args_os().skip(1));
     }
-    match cases::run(Cli::parse()) {
+    match cases::run(Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");

@@ -43,10 +43,28 @@ pub(crate) struct Chain {
     /// How many rows both tables get before the load, of the last seven days.
     #[arg(long, value_name = "ROWS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=10_000_000_000))]
     pub(crate) prefill: u64,
+    /// Compare the load with and without `--suspects`, in so many pairs of loads over the same servers and rows. Each
+    /// load lasts for `--warmup` and `--seconds`, and begins when the one before it has become rows. 0 makes one load.
+    #[arg(long, value_name = "PAIRS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=100))]
+    pub(crate) turns: u32,
     /// How the load is made.
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) common: Common,
+}
+
+impl Chain {
+    /// Says what is wrong with the options together.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.turns > 0 && self.suspects == 0.0 {
+            return Err("--turns compares loads with and without --suspects; give that more than 0".to_owned());
+        }
+        // At a fixed rate both loads have the same.
+        if self.turns > 0 && self.rate > 0 {
+            return Err("--turns compares the rates that the chain sustains; leave out --rate".to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// From the youngest to the oldest, in seconds.
@@ -70,4 +88,26 @@ impl FromStr for Ages {
 fn parse_share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| "expected a share from 0 to 1, such as 0.05".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cli::Cli;
+
+    #[test]
+    fn turns_need_suspects_and_the_rate_that_is_sustained() {
+        let read = |arguments: &[&str]| {
+            let all = ["headrace-benches", "chain"].iter().chain(arguments);
+            Cli::read(all).map_err(|error| (error.exit_code(), error.to_string()))
+        };
+        for right in
+            [&["--turns", "2", "--suspects", "0.05"][..], &["--turns", "0"], &["--rate", "5", "--suspects", "1"]]
+        {
+            assert!(read(right).is_ok(), "{right:?}");
+        }
+        let (code, text) = read(&["--turns", "2", "--suspects", "0"]).unwrap_err();
+        assert!(code == 2 && text.contains("with and without --suspects"), "{text}");
+        let (code, text) = read(&["--turns", "2", "--suspects", "0.05", "--rate", "5"]).unwrap_err();
+        assert!(code == 2 && text.contains("leave out --rate"), "{text}");
+    }
 }

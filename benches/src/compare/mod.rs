@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Context as _;
-use clap::Parser as _;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use self::build::{Recipe, build};
+pub(crate) use self::ratios::Ratios;
 use self::ratios::{Compared, compare};
 use crate::cli::{Case, Cli, Compare};
 use crate::machine::commit;
@@ -82,9 +82,13 @@ pub(crate) fn run(options: &Compare) -> anyhow::Result<()> {
 /// The figures to compare. Fails if the case has none, or cannot have another product.
 fn figures(options: &Compare) -> anyhow::Result<Vec<String>> {
     let arguments = std::iter::once("headrace-benches").chain(options.case.iter().map(String::as_str));
-    let default = match Cli::try_parse_from(arguments)?.case {
+    let default = match Cli::read(arguments)?.case {
         Case::Ingest(case) => (case.common.tested.product, "rate"),
-        Case::Chain(case) => (case.common.tested.product, "rows_rate"),
+        Case::Chain(case) => {
+            // A run in turns has no one rate.
+            let rate = if case.turns == 0 { "rows_rate" } else { "rows_rate.mean_ratio" };
+            (case.common.tested.product, rate)
+        }
         Case::Latency(case) => (case.common.tested.product, "accepted_rate"),
         Case::Outage(case) => (case.tested.product, "accepted_rate"),
         Case::Crash(case) => (case.tested.product, "alerts_again_s"),
@@ -102,7 +106,7 @@ fn figures(options: &Compare) -> anyhow::Result<Vec<String>> {
 
 /// Whose turn it is in each of `pairs`: `first` begins the first pair, and ends the second one. So a steady drift favours
 /// neither when the pairs are even in number.
-fn alternate<T: Copy>(pairs: u32, first: T, second: T) -> impl Iterator<Item = T> {
+pub(crate) fn alternate<T: Copy>(pairs: u32, first: T, second: T) -> impl Iterator<Item = T> {
     (0..pairs).flat_map(move |pair| if pair % 2 == 0 { [first, second] } else { [second, first] })
 }
 
@@ -171,7 +175,7 @@ mod tests {
 
     fn options(arguments: &[&str]) -> Compare {
         let all = ["headrace-benches", "compare", "--with", "main"].iter().chain(arguments);
-        match Cli::try_parse_from(all).expect("valid arguments").case {
+        match Cli::read(all).expect("valid arguments").case {
             Case::Compare(options) => options,
             other => panic!("{other:?}"),
         }
@@ -181,6 +185,8 @@ mod tests {
     fn a_case_is_compared_by_its_rate_unless_told_otherwise() {
         let figures = |arguments: &[&str]| figures(&options(arguments)).map_err(|error| format!("{error:#}"));
         assert_eq!(figures(&["--", "chain", "--rate", "0"]), Ok(vec!["rows_rate".to_owned()]));
+        let turns = ["--", "chain", "--turns", "2", "--suspects", "0.1"];
+        assert_eq!(figures(&turns), Ok(vec!["rows_rate.mean_ratio".to_owned()]));
         assert_eq!(figures(&["--figure", "a,b.c", "--", "ingest"]), Ok(vec!["a".to_owned(), "b.c".to_owned()]));
         for wrong in [&["--", "micro"][..], &["--", "chain", "--product", "/x"], &["--", "chain", "--rate", "x"]] {
             assert!(figures(wrong).is_err(), "{wrong:?}");

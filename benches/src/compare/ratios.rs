@@ -12,22 +12,22 @@ const T_95: [f64; 30] = [
 
 /// What pairs of values say about what was changed between the two of each pair.
 #[derive(Debug, Serialize)]
-pub(super) struct Ratios {
+pub(crate) struct Ratios {
     /// The changed value divided by the other one, pair by pair.
     ratios: Vec<f64>,
     median_ratio: f64,
     min_ratio: f64,
     max_ratio: f64,
     /// The geometric mean of the ratios.
-    mean_ratio: f64,
+    pub(crate) mean_ratio: f64,
     /// Where the ratio lies with 95 % confidence: Student's t on the logarithms of the ratios. None of one pair, and of
     /// values that are not positive.
-    interval_95: Option<[f64; 2]>,
+    pub(crate) interval_95: Option<[f64; 2]>,
 }
 
 impl Ratios {
     /// Divides each value of `changed` by its partner in `base`.
-    fn of(base: &[f64], changed: &[f64]) -> Self {
+    pub(crate) fn of(base: &[f64], changed: &[f64]) -> Self {
         let ratios: Vec<f64> = changed.iter().zip(base).map(|(changed, base)| changed / base).collect();
         let mut sorted = ratios.clone();
         sorted.sort_unstable_by(f64::total_cmp);

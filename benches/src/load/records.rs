@@ -38,9 +38,9 @@ impl Way {
 pub(crate) struct Records(File);
 
 impl Records {
-    /// The lines go into a file in `folder`.
-    pub(crate) fn open(folder: &Path) -> anyhow::Result<Self> {
-        let path = folder.join("aged.ndjson");
+    /// The lines go into a file in `folder`, of which each load has one of its own, by its number.
+    pub(crate) fn open(folder: &Path, load: u32) -> anyhow::Result<Self> {
+        let path = folder.join(format!("aged-{load}.ndjson"));
         File::create_new(&path).map(Self).with_context(|| format!("cannot make {}", path.display()))
     }
 

@@ -5,7 +5,9 @@
 //! but not yet rows. So the load is as fast as the rows.
 //!
 //! With `--suspects`, a share of the deliveries is of an earlier time, and with `--prefill` the tables have rows before
-//! the load. Both make the product look for rows among many.
+//! the load. Both make the product look for rows among many. `turns` compares loads with and without such deliveries.
+
+mod turns;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
+use self::turns::InTurn;
 use crate::backlog::{Backlog, Waiting};
 use crate::bodies::Bodies;
 use crate::cli::{Chain, Common, SuspectsBy};
@@ -40,6 +43,23 @@ const RAW_BYTES_MAX: u64 = 10 << 30;
 const OWN_PROCESSES: [&str; 4] = ["gateway", "collect", "pipeline", "sinks"];
 
 /// What the case reports.
+#[derive(Debug, Serialize)]
+struct Reported {
+    #[serde(flatten)]
+    loads: Loads,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefill: Option<Prefilled>,
+}
+
+/// What the loads of a run show.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Loads {
+    One(Box<Figures>),
+    InTurn(Box<InTurn>),
+}
+
+/// What one load shows.
 #[derive(Debug, Serialize)]
 struct Figures {
     /// Deliveries accepted per second, within the window.
@@ -65,11 +85,10 @@ struct Figures {
     aged: u64,
     events: Rows,
     raw: Rows,
+    /// Since the product began.
     dead_letters: u64,
     /// What the tables take on the disk, what was there before the load included.
     packed: BTreeMap<&'static str, Packed>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    prefill: Option<Prefilled>,
     seconds: u64,
     /// CPU time of gateway, stages and sinks together, for each event from its request to its rows.
     own_cpu_us_per_event: f64,
@@ -128,6 +147,32 @@ impl Found {
     }
 }
 
+/// What the loads of a run are made on.
+struct Site<'a> {
+    options: &'a Chain,
+    product: &'a Product,
+    backlog: Backlog,
+    tables: Tables,
+    meter: Meter,
+}
+
+/// A load to make.
+#[derive(Clone, Copy)]
+struct Wanted {
+    /// Its number in the run. Each number gives other bodies and ids.
+    number: u32,
+    /// The share of deliveries of an earlier time.
+    suspects: f64,
+}
+
+/// What came of a load.
+struct Measured {
+    figures: Figures,
+    /// When it began. All its rows were received since.
+    since: Timestamp,
+    problems: Vec<String>,
+}
+
 pub(crate) async fn run(options: Chain) -> anyhow::Result<()> {
     let common = &options.common;
     let bodies = Bodies::load(&common.sending)?;
@@ -137,38 +182,76 @@ pub(crate) async fn run(options: Chain) -> anyhow::Result<()> {
     } else {
         Product::everything(nats, &common.tested).await?
     };
-    let backlog = Backlog::open(&product.nats.client).await?;
-    let tables = Tables::new(&product.clickhouse_url().context("there is no ClickHouse")?);
-    let prefilled = match options.prefill {
-        0 => None,
-        rows => Some(prefill(rows, &product, &tables, &backlog, common).await.with_context(|| product.logs())?),
+    let site = Site::open(&options, &product).await?;
+    let prefill = site.prefill().await.with_context(|| product.logs())?;
+    let (loads, problems) = match options.turns {
+        0 => {
+            let measured = site.measure(Wanted { number: 0, suspects: options.suspects }).await?;
+            (Loads::One(Box::new(measured.figures)), measured.problems)
+        }
+        pairs => {
+            let (found, problems) = turns::run(&site, pairs).await?;
+            (Loads::InTurn(Box::new(found)), problems)
+        }
     };
-    let permits = Arc::new(Semaphore::new(0));
-    let meter = product.meter();
-    let pace = if options.rate == 0 { Pace::Permits(Arc::clone(&permits)) } else { Pace::Rate(options.rate) };
-    let repetitions = Repetitions::new(options.suspects, options.ages, common.sending.seed);
-    let since = Timestamp::now();
-    let records = product.folder.as_deref().map(Records::open).transpose()?;
-    let load = Load::start(Plan { repetitions, records, ..Plan::new(product.address()?, &bodies, common, pace) })?;
-    let settle = if product.folder.is_some() { SETTLE } else { Duration::ZERO };
-    let watched = tokio::select! {
-        watched = watch(load, &backlog, settle, &meter) => watched,
-        // Other loads take no permits, so this does not disturb them.
-        error = steer(&permits, &backlog, options.backlog) => Err(error),
-    };
-    let seen = watched.with_context(|| product.logs())?;
-    let found = Found::look(&tables, &backlog, since).await?;
-    let problems = problems(&seen.outcome, &found);
     if !problems.is_empty() {
         eprintln!("{}", product.logs());
     }
     product.stop().await;
-    let figures = figures(&seen, found, prefilled, common);
+    let figures = Reported { loads, prefill };
     Report { case: "chain", bodies: bodies.describe(), figures, recipe: options }.print()?;
     conclude(problems)
 }
 
-fn figures(seen: &Seen, found: Found, prefill: Option<Prefilled>, common: &Common) -> Figures {
+impl<'a> Site<'a> {
+    async fn open(options: &'a Chain, product: &'a Product) -> anyhow::Result<Self> {
+        let backlog = Backlog::open(&product.nats.client).await?;
+        let tables = Tables::new(&product.clickhouse_url().context("there is no ClickHouse")?);
+        Ok(Self { options, product, backlog, tables, meter: product.meter() })
+    }
+
+    async fn prefill(&self) -> anyhow::Result<Option<Prefilled>> {
+        let Self { options, product, backlog, tables, .. } = self;
+        match options.prefill {
+            0 => Ok(None),
+            rows => prefill(rows, product, tables, backlog, &options.common).await.map(Some),
+        }
+    }
+
+    /// The seed of a load, which no other load of this run has.
+    fn seed(&self, wanted: Wanted) -> u64 {
+        self.options.common.sending.seed.wrapping_add(u64::from(wanted.number))
+    }
+
+    /// Loads the product, waits until everything is in the tables, and counts it.
+    async fn measure(&self, wanted: Wanted) -> anyhow::Result<Measured> {
+        let Self { options, product, backlog, tables, meter } = self;
+        let (common, seed) = (&options.common, self.seed(wanted));
+        // Made anew for each load, because the times in the bodies begin now.
+        let bodies = Bodies::with_seed(&common.sending, seed)?;
+        let repetitions = Repetitions::new(wanted.suspects, options.ages, seed);
+        // Only what is of an earlier time comes as a line.
+        let folder = product.folder.as_deref().filter(|_| repetitions.is_some());
+        let records = folder.map(|folder| Records::open(folder, wanted.number)).transpose()?;
+        // Each load has its own: permits that the last one left over would let this one exceed the backlog.
+        let permits = Arc::new(Semaphore::new(0));
+        let pace = if options.rate == 0 { Pace::Permits(Arc::clone(&permits)) } else { Pace::Rate(options.rate) };
+        let since = Timestamp::now();
+        let load = Load::start(Plan { repetitions, records, ..Plan::new(product.address()?, &bodies, common, pace) })?;
+        let settle = if product.folder.is_some() { SETTLE } else { Duration::ZERO };
+        let watched = tokio::select! {
+            watched = watch(load, backlog, settle, meter) => watched,
+            // Other loads take no permits, so this does not disturb them.
+            error = steer(&permits, backlog, options.backlog) => Err(error),
+        };
+        let seen = watched.with_context(|| product.logs())?;
+        let found = Found::look(tables, backlog, since).await?;
+        let problems = problems(&seen.outcome, &found);
+        Ok(Measured { figures: figures(&seen, found, common), since, problems })
+    }
+}
+
+fn figures(seen: &Seen, found: Found, common: &Common) -> Figures {
     let outcome = &seen.outcome;
     let processes = seen.after.costs(&seen.before, outcome.accepted);
     let own = OWN_PROCESSES.iter().filter_map(|&name| processes.get(name));
@@ -192,7 +275,6 @@ fn figures(seen: &Seen, found: Found, prefill: Option<Prefilled>, common: &Commo
         raw: found.raw,
         dead_letters: found.dead_letters,
         packed: found.packed,
-        prefill,
         seconds: common.seconds,
         own_cpu_us_per_event: round(own.map(|cost| cost.cpu_us_per_event).sum()),
         processes,
@@ -202,18 +284,18 @@ fn figures(seen: &Seen, found: Found, prefill: Option<Prefilled>, common: &Commo
 
 fn problems(outcome: &Outcome, found: &Found) -> Vec<String> {
     let mut problems: Vec<String> = outcome.loss().into_iter().collect();
-    let Found { events, raw, dead_letters, .. } = found;
-    let rows = outcome.accepted - outcome.repeated;
-    let expected = &Rows { rows, distinct_ids: rows };
-    for (table, found) in [("events", events), ("raw", raw)] {
-        if found != expected {
-            problems.push(format!("{table}: expected {expected:?}, found {found:?}"));
-        }
-    }
-    if *dead_letters > 0 {
-        problems.push(format!("{dead_letters} dead letters"));
+    problems.extend(miscounted(outcome.accepted - outcome.repeated, &found.events, &found.raw));
+    if found.dead_letters > 0 {
+        problems.push(format!("{} dead letters", found.dead_letters));
     }
     problems
+}
+
+/// Says which table has not one row of each of `rows` events.
+fn miscounted(rows: u64, events: &Rows, raw: &Rows) -> impl Iterator<Item = String> {
+    let expected = Rows { rows, distinct_ids: rows };
+    let wrong = [("events", *events), ("raw", *raw)].into_iter().filter(move |(_, found)| *found != expected);
+    wrong.map(move |(table, found)| format!("{table}: expected {expected:?}, found {found:?}"))
 }
 
 /// Marks the window, and waits until the load has ended and the backlog is gone, and has been for `settle`.
@@ -251,5 +333,21 @@ async fn steer(permits: &Semaphore, backlog: &Backlog, backlog_max: u64) -> anyh
         let outstanding = waiting + permits.available_permits() as u64;
         permits.add_permits(usize::try_from(backlog_max.saturating_sub(outstanding)).unwrap_or_default());
         sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_with_too_few_rows_or_one_twice_is_told() {
+        let rows = |rows, distinct_ids| Rows { rows, distinct_ids };
+        let told = |events, raw| miscounted(5, &events, &raw).collect::<Vec<_>>().join("; ");
+        assert_eq!(told(rows(5, 5), rows(5, 5)), "");
+        let (lost, twice) = (rows(4, 4), rows(6, 5));
+        assert!(told(lost, rows(5, 5)).starts_with("events: expected"), "{}", told(lost, rows(5, 5)));
+        assert!(told(rows(5, 5), twice).starts_with("raw: expected"), "{}", told(rows(5, 5), twice));
+        assert!(told(rows(5, 4), twice).contains("; raw: "), "{}", told(rows(5, 4), twice));
     }
 }
