@@ -8,6 +8,7 @@
 //! one that is renamed would be read again; it never grows; and its name is text, while a file's may have any bytes.
 
 pub mod config;
+mod failing;
 mod position;
 mod read;
 mod scan;

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use super::config::Config;
+use super::failing::Failing;
 use super::position::{At, Mark, Position, Stage};
 use super::scan::{Denied, Found, Scan, id_of, scan, text_of};
 use super::warnings::Warnings;
@@ -26,6 +27,9 @@ const DENIED_MAX: usize = 10_000;
 const BUFFER_BYTES: usize = 64 << 10;
 const TOO_MANY: &str = "more files than have a place wait: for the rest of a line, or packed ones until they rest; others are read \
                         when one of these is done";
+const FAILED: &str = "cannot read a file; it is tried again at each look";
+const GIVEN_UP: &str = "cannot read a file for a minute or more; the others wait no longer, and once they are read it may count as \
+                        read; mend it, then `headrace sources rewind ndjson.folder` reads it";
 const SET_BACK: &str = "the clock was set back, or files were dated ahead: until it is past the last of these, new files count as \
                         read; `headrace sources rewind ndjson.folder` reads them";
 
@@ -38,6 +42,7 @@ pub(super) struct Reader {
     pub(super) limits: Limits,
     warnings: Warnings,
     denied: Denied,
+    pub(super) failing: Failing,
     open: Option<Open>,
 }
 
@@ -80,6 +85,7 @@ impl Reader {
             limits: Limits::default(),
             warnings: Warnings::default(),
             denied: Denied::default(),
+            failing: Failing::default(),
             open: None,
         }
     }
@@ -122,16 +128,18 @@ impl Reader {
             }
             match self.file(&folder, file, &mut draft) {
                 Ok(()) => {
+                    self.failing.forget(file);
                     found.marked.keys.insert(file.id.clone(), file.key.clone());
                     if !has_room {
                         draft.position.give_up_youngest(&found.marked);
                     }
                 }
                 Err(error) => {
-                    self.skip(file, &error);
-                    // It is still unread, so nothing younger may be taken for read because of it. If it has no room, all others
-                    // would wait for it for ever.
-                    if !is_known && has_room && error.kind() != ErrorKind::PermissionDenied {
+                    // If it has no room, all others wait for it: not for ever.
+                    let is_given_up = self.failing.is_over(file) && !has_room;
+                    self.skip(file, &error, if is_given_up { GIVEN_UP } else { FAILED });
+                    // It is still unread, so nothing younger may be taken for read because of it.
+                    if !is_known && !is_given_up && error.kind() != ErrorKind::PermissionDenied {
                         found.least = found.least.take().into_iter().chain([file.key.clone()]).min();
                     }
                 }
@@ -145,7 +153,7 @@ impl Reader {
         scan(&self.root, &self.config, position, now(), &self.denied, &mut self.warnings)
     }
 
-    fn skip(&mut self, file: &Found, error: &io::Error) {
+    fn skip(&mut self, file: &Found, error: &io::Error, problem: &'static str) {
         match error.kind() {
             // It went away since the look.
             ErrorKind::NotFound => {}
@@ -159,7 +167,7 @@ impl Reader {
             }
             _ => {
                 tracing::debug!(%error, path = file.key.path, "cannot read a file");
-                self.warnings.tell(&file.path, "cannot read a file; it is tried again at each look");
+                self.warnings.tell(&file.path, problem);
             }
         }
     }

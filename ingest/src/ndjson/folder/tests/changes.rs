@@ -133,3 +133,44 @@ async fn a_packed_file_that_settles_after_many_younger_ones_were_read_is_not_pas
     assert!((0..1_200).chain([5_000]).all(|number| found.contains(&number)), "{}", found.len());
     assert_eq!(found.len(), 1_202, "the one whose place it took is read again");
 }
+
+/// A packed file below a folder whose name can be made too long to open it, and 1,200 younger files. All
+/// files that have a place are read, and the packed one has settled too late for one.
+async fn late_and_hard_to_open() -> (Bed, [PathBuf; 2]) {
+    let mut bed = Bed::new();
+    bed.go_on(|config| config.settle_s = NEVER);
+    // The look opens folders by paths of up to 4,095 bytes, and files by paths below the folder.
+    // Files that changed within one tick of the clock are read by their names, so this one comes first by its name too.
+    let [short, long] = ["!".to_owned(), "!".repeat(255)].map(|name| bed.path(&name));
+    let deep = short.join(format!("{0}/", "b".repeat(241)).repeat(15)).join("c".repeat(95));
+    fs::create_dir_all(&deep).unwrap();
+    pack(&deep.join(format!("{}.log.gz", "d".repeat(200))), line(5_000).as_bytes());
+    (0..1_200).for_each(|number| bed.append(&format!("{number:04}.log"), &line(number)));
+    let read = bed.numbers().await;
+    assert_eq!(read.len(), 1_000, "the others wait for the one that has not settled");
+    fs::rename(&short, &long).unwrap();
+    bed.go_on(|config| config.settle_s = 0);
+    (bed, [short, long])
+}
+
+#[tokio::test]
+async fn a_packed_file_without_a_place_that_cannot_be_read_for_a_moment_is_not_passed_over() {
+    let (mut bed, [short, long]) = late_and_hard_to_open().await;
+    for _ in 0..3 {
+        assert_eq!(bed.numbers().await, [0; 0], "the others wait for it");
+    }
+    fs::rename(long, short).unwrap();
+    let mut found = bed.numbers().await;
+    for _ in 0..2 {
+        found.extend(bed.numbers().await);
+    }
+    assert!((1_000..1_200).chain([5_000]).all(|number| found.contains(&number)), "{found:?}");
+}
+
+#[tokio::test]
+async fn a_file_without_a_place_that_can_never_be_read_stops_the_others_for_a_time_only() {
+    let (mut bed, _) = late_and_hard_to_open().await;
+    assert_eq!(bed.numbers().await, [0; 0], "the others wait for it");
+    bed.folder.reader.lock().await.failing.time = Duration::ZERO;
+    assert_eq!(bed.numbers().await, (1_000..1_200).collect::<Vec<_>>());
+}
