@@ -91,6 +91,33 @@ async fn a_sink_that_was_taken_out_is_told_listed_and_removed() {
 }
 
 #[tokio::test]
+async fn removing_what_a_name_left_behind_lets_no_paused_sink_of_that_name_go_on() {
+    let dir = TempDir::new().unwrap();
+    let away = format!("[sinks.splunk_dr]\nkind = 'splunk'\nurl = '{REFUSED}'\ntoken = 't'\n");
+    up(&dir, &away).start().await.stop().await;
+    let running = up(&dir, "").start().await;
+    // The name is that of a sink of another kind now. Its components have other names.
+    let other = dir.path().join("other.toml");
+    let archive = dir.path().join("archive");
+    let text = format!("[sinks.clickhouse]\n[sinks.splunk_dr]\nkind = 'file'\ndir = '{}'\n", archive.display());
+    std::fs::write(&other, text).unwrap();
+    let data_dir = dir.path().join("data");
+    let place = ["--config", other.to_str().unwrap(), "--data-dir", data_dir.to_str().unwrap()];
+    let sinks = async |arguments: &[&str]| {
+        let output = command(PROGRAM, ["sinks"].iter().chain(arguments).chain(&place)).await;
+        assert!(output.status.success(), "{arguments:?}: {}", complained(&output));
+        said(&output)
+    };
+    sinks(&["pause", "splunk_dr"]).await;
+    assert_eq!(sinks(&["remove", "splunk_dr", "--yes"]).await.trim(), "removed splunk_dr");
+    let listed = sinks(&["list", "--json"]).await;
+    let rows = listed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let own: Vec<Value> = rows.filter(|row| row["sink"] == "splunk_dr").collect();
+    assert!(own.len() == 2 && own.iter().all(|row| row["state"] == "paused"), "{listed}");
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_sink_that_waits_for_its_receiver_is_not_left_behind_to_another_configuration() {
     let dir = TempDir::new().unwrap();
     let away = format!("[sinks.splunk_dr]\nkind = 'splunk'\nurl = '{REFUSED}'\ntoken = 't'\n");

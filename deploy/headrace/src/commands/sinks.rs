@@ -200,7 +200,10 @@ fn is_confirmed(question: &str) -> anyhow::Result<bool> {
 
 async fn remove(opened: &Opened, name: &str, meant: &[&Found], json: bool) -> anyhow::Result<()> {
     // A sink that is given this name later is a new one. Before the consumers, because a second try finds nothing without them.
-    opened.asides.resume(name).await?;
+    // One that has the name already is another, with other components, and whoever paused it lets it go on.
+    if !opened.configured.iter().any(|component| component.instance == name) {
+        opened.asides.resume(name).await?;
+    }
     let mut removed = Vec::new();
     for found in meant {
         if leftover::remove(&opened.broker, &found.component).await? {
