@@ -52,9 +52,13 @@ impl DataDir {
             }
             let mut owner = String::new();
             lock.read_to_string(&mut owner).with_context(problem)?;
+            // Empty between the lock and the number, and while the disk is full.
+            let owner = match owner.trim() {
+                "" => String::new(),
+                owner => format!(" (process {owner})"),
+            };
             anyhow::bail!(
-                "another `headrace up` (process {}) runs on the data directory {}; stop it, or choose another directory with --data-dir",
-                owner.trim(),
+                "another `headrace up`{owner} runs on the data directory {}; stop it, or choose another directory with --data-dir",
                 path.display()
             );
         }
@@ -168,6 +172,10 @@ mod tests {
         let refused = DataDir::open(&path).await.err().unwrap().to_string();
         assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
         assert!(DataDir::is_taken(&path));
+        // It has the lock, and has not written its number yet.
+        std::fs::write(path.join(LOCK), "").unwrap();
+        let refused = DataDir::open(&path).await.err().unwrap().to_string();
+        assert!(refused.starts_with("another `headrace up` runs on the data directory "), "{refused}");
         drop(first);
         assert!(!DataDir::is_taken(&path));
         assert!(!DataDir::is_taken(parent.path()), "nobody ever was there");
