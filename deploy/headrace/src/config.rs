@@ -16,6 +16,7 @@ use headrace_sinks::clickhouse;
 use headrace_sinks::instances::Sinks;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tracing_subscriber::EnvFilter;
 
 /// Environment variables with this prefix are settings.
 pub const PREFIX: &str = "HEADRACE__";
@@ -79,6 +80,16 @@ pub struct Log {
 impl Default for Log {
     fn default() -> Self {
         Self { format: LogFormat::Auto, filter: "info".to_owned() }
+    }
+}
+
+impl Log {
+    /// The wrong values.
+    fn validate(&self, prefix: &str) -> Option<Invalid> {
+        let error = EnvFilter::try_new(&self.filter).err()?;
+        let message =
+            format!("expected a filter such as `info,headrace_ingest=debug`, found `{}`: {error}", self.filter);
+        Some(Invalid::new(format!("{prefix}.filter"), message))
     }
 }
 
@@ -318,6 +329,7 @@ impl Config {
         problems.extend(self.retry.validate("retry"));
         problems.extend(self.sinks.validate_retry("sinks", &self.retry));
         problems.extend(self.tenants.validate("tenants"));
+        problems.extend(self.log.validate("log"));
         // A message that is received or stored late by a quarter of the window is a suspect. What is left must cover the
         // difference between clocks. With a shorter window, a message that the broker no longer knows could look like a
         // first delivery.

@@ -80,6 +80,22 @@ fn nats_syncs_every_second_unless_told_otherwise() {
 }
 
 #[test]
+fn a_filter_of_the_log_that_cannot_be_read_is_a_wrong_value() {
+    let told = |filter: &str| -> Vec<String> {
+        let problems = read(&format!("log.filter = '{filter}'")).value.validate_shared().into_iter();
+        problems.filter(|problem| problem.path == "log.filter").map(|problem| problem.message).collect()
+    };
+    for filter in ["info", "", "off", "info,headrace_ingest=debug", "warn,headrace_sinks[deliver]=trace"] {
+        assert_eq!(told(filter), [""; 0], "{filter}");
+    }
+    for filter in ["(((", "info,headrace_ingest=loud"] {
+        let [message] = told(filter).try_into().unwrap();
+        let expected = "expected a filter such as `info,headrace_ingest=debug`, found `";
+        assert!(message.starts_with(&format!("{expected}{filter}`: ")), "{message}");
+    }
+}
+
+#[test]
 fn numbers_that_bound_each_other_are_compared() {
     let told = |text: &str| -> Vec<String> {
         let config = read(&format!("nats.url = 'nats://a'\ningest.github.secrets = ['one']\n{text}")).value;

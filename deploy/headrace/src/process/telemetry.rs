@@ -10,9 +10,7 @@ use crate::config::{Log, LogFormat};
 
 /// Installs the process's subscriber. `filter` comes from the command line and overrides the configuration's.
 pub(crate) fn install(log: &Log, filter: Option<&str>) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter.unwrap_or(&log.filter)).with_context(|| {
-        format!("expected a filter such as `info,headrace_ingest=debug` in `log.filter`, found `{}`", log.filter)
-    })?;
+    let filter = EnvFilter::try_new(filter.unwrap_or(&log.filter)).context("cannot read the filter of the log")?;
     let terminal = std::io::stderr().is_terminal();
     let has_colors = AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(has_colors);
