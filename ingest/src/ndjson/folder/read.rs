@@ -30,8 +30,9 @@ const TOO_MANY: &str = "more files than have a place wait: for the rest of a lin
 const FAILED: &str = "cannot read a file; it is tried again at each look";
 const GIVEN_UP: &str = "cannot read a file for a minute or more; the others wait no longer, and once they are read it may count as \
                         read; mend it, then `headrace sources rewind ndjson.folder` reads it";
-const SET_BACK: &str = "the clock was set back, or files were dated ahead: until it is past the last of these, new files count as \
-                        read; `headrace sources rewind ndjson.folder` reads them";
+const SET_BACK: &str = "files that were read are dated ahead of this machine's clock; if it was set back, new files count as read \
+                        until it has passed that date: run `headrace sources rewind ndjson.folder` then; if only a file server's \
+                        clock is ahead, nothing is missed";
 
 /// Reads the folder. It keeps nothing that the position does not have, but for warnings and a packed file that is open.
 pub(super) struct Reader {
