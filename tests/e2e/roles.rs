@@ -116,6 +116,22 @@ async fn two_installations_do_not_write_one_database() {
 }
 
 /// Exit code, stdout and stderr of `headrace check`.
+#[tokio::test]
+async fn a_github_that_cannot_be_reached_is_away_to_check_as_other_servers_are() {
+    let of = async |api_url: &str| {
+        let dir = TempDir::new().unwrap();
+        let config = dir.path().join("headrace.toml");
+        let servers = configuration("nats://127.0.0.1:1", "http://127.0.0.1:1", dir.path());
+        let hook = "[[recover.hooks]]\nkind = 'organization'\norganization = 'acme'\nhook_id = 7\ntoken = 't'\n";
+        std::fs::write(&config, format!("{servers}[recover]\napi_url = '{api_url}'\n{hook}")).unwrap();
+        let (code, report, problem) = check(&config).await;
+        assert_eq!(code, Some(4), "{report}{problem}");
+        assert!(report.contains(": cannot reach GitHub: "), "{report}");
+    };
+    // Nobody listens there, and no such name is ever known.
+    tokio::join!(of("http://127.0.0.1:1"), of("http://github.invalid"));
+}
+
 pub(crate) async fn check(config: &Path) -> (Option<i32>, String, String) {
     check_with(config, &[]).await
 }

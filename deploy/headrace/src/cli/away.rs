@@ -56,6 +56,10 @@ fn is_unanswered(cause: &(dyn Error + 'static)) -> bool {
     if let Some(error) = cause.downcast_ref::<reqwest::Error>() {
         return error.is_connect() || error.is_timeout();
     }
+    // The client of GitHub's API is this one without reqwest around it.
+    if let Some(error) = cause.downcast_ref::<hyper_util::client::legacy::Error>() {
+        return error.is_connect();
+    }
     cause.downcast_ref::<io::Error>().is_some_and(|error| UNANSWERED.contains(&error.kind()))
 }
 

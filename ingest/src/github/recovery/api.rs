@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::future::Future;
+use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -189,7 +190,10 @@ impl Api {
             let body = body.map_err(|error| ApiError::Away(anyhow!("GitHub's answer broke off: {error}")))?;
             Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes() })
         };
-        let away = |_| Err(ApiError::Away(anyhow!("GitHub did not answer within {:?}", self.timeout)));
+        let away = |_| {
+            let problem = format!("GitHub did not answer within {:?}", self.timeout);
+            Err(ApiError::Away(anyhow::Error::new(io::Error::from(ErrorKind::TimedOut)).context(problem)))
+        };
         let answer = timeout(self.timeout, read).await.unwrap_or_else(away);
         let rate_limit =
             answer.as_ref().map(|answer| RateLimit::read(&answer.headers, Timestamp::now())).unwrap_or_default();
@@ -209,6 +213,11 @@ impl Api {
     }
 }
 
+/// No connection. Octocrab's own error repeats the first of the causes.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot reach GitHub")]
+struct Unreached(#[source] Box<dyn std::error::Error + Send + Sync>);
+
 /// A failure of octocrab itself: no connection, or no token for an installation.
 fn unsent(error: octocrab::Error) -> ApiError {
     match error {
@@ -219,19 +228,7 @@ fn unsent(error: octocrab::Error) -> ApiError {
             let problem = classify(source.status_code, &rate_limit, body.to_string().as_bytes());
             problem.err().unwrap_or_else(|| ApiError::Away(anyhow!("GitHub gave no token for the installation")))
         }
-        octocrab::Error::Service { source, .. } => ApiError::Away(anyhow!("cannot reach GitHub: {}", chain(&*source))),
+        octocrab::Error::Service { source, .. } => ApiError::Away(Unreached(source).into()),
         other => ApiError::Away(anyhow::Error::new(other).context("cannot ask GitHub")),
     }
-}
-
-/// An error with its causes. Octocrab's own text leaves them out.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

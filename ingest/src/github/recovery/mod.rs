@@ -21,6 +21,7 @@ mod worker;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use anyhow::anyhow;
 use async_trait::async_trait;
 use futures::future::join_all;
 use headrace_runtime::broker::Broker;
@@ -92,15 +93,14 @@ pub fn hook_names(config: &Config) -> Vec<String> {
 ///
 /// # Errors
 /// What is wrong, for a person.
-pub async fn check(config: &Config, own: &config::Hook) -> Result<(), String> {
-    let mut api = Api::new(config, own).map_err(|error| format!("{error:#}"))?;
-    match api.page(None).await {
+pub async fn check(config: &Config, own: &config::Hook) -> anyhow::Result<()> {
+    match Api::new(config, own)?.page(None).await {
         Ok(_) => Ok(()),
         Err(ApiError::Refused(status, message)) => {
-            Err(format!("GitHub does not list its deliveries ({status}: {message})"))
+            Err(anyhow!("GitHub does not list its deliveries ({status}: {message})"))
         }
-        Err(ApiError::Away(error) | ApiError::Broken(error)) => Err(format!("{error:#}")),
-        Err(ApiError::Limited(wait)) => Err(format!("GitHub's rate limit asks to wait for {wait:?}")),
+        Err(ApiError::Away(error) | ApiError::Broken(error)) => Err(error),
+        Err(ApiError::Limited(wait)) => Err(anyhow!("GitHub's rate limit asks to wait for {wait:?}")),
     }
 }
 
