@@ -37,8 +37,7 @@ pub use problem::{Problem, Problems};
 pub use reference::reference;
 
 use check::Checker;
-use origin::{Origins, ROOT, Sources};
-use problem::Finding;
+use origin::{Origins, Sources};
 use schema::Node;
 
 /// A value of the right form that cannot be used.
@@ -131,35 +130,20 @@ pub fn load<T: DeserializeOwned + JsonSchema>(
     let mut checker = Checker::new(&root);
     environment::overlay(&mut table, variables, &root, &mut sources, &mut checker.findings);
     checker.document(&mut table);
-    let findings = problem::without_consequences(document::without_echoes(checker.findings, broken, &sources));
-    if !findings.is_empty() || !variables.unreadable.is_empty() {
-        let further = values::problems(table, &findings, &sources, values);
-        let mut causes = variables.unreadable.clone();
-        causes.extend(findings.into_iter().map(|finding| finding.at(&sources)));
-        return Err(Problems::new(file, causes, further));
+    let mut findings = problem::without_consequences(document::without_echoes(checker.findings, broken, &sources));
+    let secrets = checker.secrets;
+    if findings.is_empty()
+        && variables.unreadable.is_empty()
+        && let Ok(value) = values::read(&table)
+    {
+        let origins = Origins::new(&origin::paths(&table), &sources);
+        origins.refuse(values(&value))?;
+        return Ok(Loaded { value, origins });
     }
-
-    let paths = origin::paths(&table);
-    let origins = Origins::new(&paths, &sources);
-    match T::deserialize(toml::de::Deserializer::from(Spanned::new(ROOT, table))) {
-        Ok(value) => {
-            origins.refuse(values(&value))?;
-            Ok(Loaded { value, origins })
-        }
-        Err(error) => {
-            let problem = refused(&error, &paths, &checker.secrets).at(&sources);
-            Err(Problems::new(file, vec![problem], Vec::new()))
-        }
-    }
-}
-
-/// The finding for a value that the schema allows and serde refuses, such as a malformed URL.
-fn refused(error: &toml::de::Error, paths: &[(String, origin::Span)], secrets: &secret::Secrets) -> Finding {
-    let span = error.span().unwrap_or(ROOT);
-    // Take the last match, because an array of tables has the same span as its first table.
-    let path = paths.iter().rev().find(|(_, known)| *known == span);
-    let message = secrets.redact(error.message(), &span);
-    Finding::new(span, path.map(|(path, _)| path.as_str()).unwrap_or_default(), message)
+    let further = values::problems(table, &mut findings, &sources, &secrets, &root, values);
+    let mut causes = variables.unreadable.clone();
+    causes.extend(findings.into_iter().map(|finding| finding.at(&sources)));
+    Err(Problems::new(file, causes, further))
 }
 
 type Table<'i> = DeTable<'i>;

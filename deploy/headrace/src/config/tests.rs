@@ -96,6 +96,25 @@ fn a_filter_of_the_log_that_cannot_be_read_is_a_wrong_value() {
 }
 
 #[test]
+fn an_address_that_cannot_be_read_is_told_with_all_else_and_its_default() {
+    let text = "ingest.listen = '127.0.0.1:99999'\nadmin.listen = 'localhost'\nlocal.sync_interval_ms = 1\n";
+    let document = Document { name: "headrace.toml", text };
+    let values = |config: &Config| super::told(config.validate(&[Role::Ingest]));
+    let problems = headrace_settings::load(Some(document), &Variables::default(), values).unwrap_err();
+    let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told[..2],
+        [
+            "headrace.toml:1:17: ingest.listen: invalid socket address syntax; the default is \"127.0.0.1:8080\"",
+            "headrace.toml:2:16: admin.listen: invalid socket address syntax; the default is \"127.0.0.1:9464\"",
+        ]
+    );
+    for path in ["local.sync_interval_ms", "nats.url", "ingest.github.secrets"] {
+        assert!(problems.iter().any(|problem| problem.path == path), "{path}: {told:?}");
+    }
+}
+
+#[test]
 fn numbers_that_bound_each_other_are_compared() {
     let told = |text: &str| -> Vec<String> {
         let config = read(&format!("nats.url = 'nats://a'\ningest.github.secrets = ['one']\n{text}")).value;

@@ -1,6 +1,11 @@
 //! Each kind of problem, with its exact position and message.
 
-use super::{Action, Config, check, lines, load_text, variables};
+use std::net::SocketAddr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Action, Config, Sinks, check, lines, load_text, variables};
 use crate::{Document, Invalid, Loaded, Problems, Variables, load, read};
 
 #[test]
@@ -193,6 +198,56 @@ fn syntax_errors_are_shown_together_and_with_other_problems() {
 #[test]
 fn a_value_that_serde_refuses_is_shown_with_its_position() {
     check(&[("[sinks.splunk]\nurl = 'ftp'\ntoken = 't-1'", &["h.toml:2:7: sinks.splunk.url: `ftp` is no URL"])]);
+}
+
+#[test]
+fn values_that_serde_refuses_are_shown_with_all_other_problems() {
+    #[derive(Debug, Deserialize, Serialize, JsonSchema)]
+    #[serde(deny_unknown_fields, default)]
+    struct Served {
+        name: String,
+        admin: Admin,
+        sinks: Sinks,
+    }
+    #[derive(Debug, Deserialize, Serialize, JsonSchema)]
+    #[serde(deny_unknown_fields, default)]
+    struct Admin {
+        listen: SocketAddr,
+    }
+    impl Default for Served {
+        fn default() -> Self {
+            Self { name: "a".to_owned(), admin: Admin::default(), sinks: Sinks::default() }
+        }
+    }
+    impl Default for Admin {
+        fn default() -> Self {
+            Self { listen: SocketAddr::from(([127, 0, 0, 1], 9464)) }
+        }
+    }
+    let told = |text: &str| -> Vec<String> {
+        let values = |served: &Served| {
+            let wrong = Invalid { path: "name".to_owned(), message: "is wrong".to_owned() };
+            served.name.is_empty().then_some(wrong).into_iter().collect()
+        };
+        let document = Document { name: "h.toml", text };
+        let loaded: Result<Loaded<Served>, Problems> = load(Some(document), &Variables::default(), values);
+        loaded.unwrap_err().iter().map(ToString::to_string).collect()
+    };
+    let admin = "admin.listen: invalid socket address syntax; the default is \"127.0.0.1:9464\"";
+    let url = "sinks.splunk.url: `ftp` is no URL";
+    assert_eq!(
+        told("admin.listen = '127.0.0.1:99999'\nname = ''"),
+        [&format!("h.toml:1:16: {admin}"), "h.toml:2:8: name: is wrong"]
+    );
+    assert_eq!(
+        told("nam = ''\nadmin.listen = 'a'"),
+        ["h.toml:1:1: nam: unknown key; did you mean `name`?", &format!("h.toml:2:16: {admin}")]
+    );
+    // Without its URL the sink is not whole. So nobody knows what else is wrong.
+    assert_eq!(
+        told("admin.listen = 'a'\nsinks.splunk = { token = 't-1', url = 'ftp' }\nname = ''"),
+        [format!("h.toml:1:16: {admin}"), format!("h.toml:2:39: {url}")]
+    );
 }
 
 #[test]
