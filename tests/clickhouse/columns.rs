@@ -6,10 +6,12 @@ use headrace_runtime::fault::{Effect, FaultClass};
 use headrace_runtime::message::payload::Payload as _;
 use headrace_schemas::event::Event;
 use headrace_schemas::id::EventId;
+use headrace_sinks::clickhouse::Config;
 use headrace_tests::conformance::receiver::Case as _;
 use headrace_tests::harness::samples::{Sample as _, guid};
 use headrace_tests::harness::{Nats, until};
 use headrace_tests::product::process::Running;
+use headrace_tests::standin::clickhouse::start_before;
 use tempfile::TempDir;
 
 use super::exactly_once::sinks;
@@ -115,17 +117,39 @@ async fn a_check_and_a_refusal_name_the_wrong_column() {
     assert_eq!(case.rows(), 10);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_that_a_materialized_view_refuses_are_not_inserted_again() {
-    let (case, sink) = ready().await;
-    assert_all(&sink.deliver(&batch(0..5, false, MINUTE)).await, 5);
+/// Makes a view of somebody's that reads the table and refuses every row.
+fn fail_a_view(case: &ClickHouseCase) {
     case.query("CREATE TABLE headrace.mine (number UInt8) ENGINE = MergeTree ORDER BY number");
     case.query(
         "CREATE MATERIALIZED VIEW headrace.view TO headrace.mine AS \
          SELECT toUInt8(concat('no ', id)) AS number FROM headrace.events",
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_a_materialized_view_refuses_are_not_inserted_again() {
+    let (case, sink) = ready().await;
+    assert_all(&sink.deliver(&batch(0..5, false, MINUTE)).await, 5);
+    fail_a_view(&case);
     // The table takes the rows before the view refuses them. A refusal would have them sent again in other batches.
     let result = sink.deliver(&batch(5..10, false, MINUTE)).await;
     assert!(matches!(result, BatchResult::AlreadyThere), "{result:?}");
     assert_eq!(case.rows(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_is_not_believed_while_nobody_can_look_up_whether_the_table_has_the_row() {
+    let (case, sink) = ready().await;
+    fail_a_view(&case);
+    // Behind it inserts work, and look-ups fail.
+    let proxy = start_before(&case.server.url(), "PREWHERE").await;
+    let blind = Config { url: proxy.url(), ..case.with_long_timeout() }.events();
+    let result = blind.deliver(&batch(0..1, false, MINUTE)).await;
+    let BatchResult::Whole(fault) = result else { panic!("expected the look-up to fail: {result:?}") };
+    assert_eq!((fault.class.clone(), fault.effect), (FaultClass::Broken, Effect::Possible), "{fault}");
+    let told = ["cannot look up whether `events` has rows that it refused", "CANNOT_PARSE_TEXT"];
+    assert!(told.iter().all(|words| fault.to_string().contains(words)), "{fault}");
+    // It goes again as it is.
+    assert_all(&sink.deliver(&batch(0..1, false, MINUTE)).await, 1);
+    assert_eq!(case.rows(), 1);
 }

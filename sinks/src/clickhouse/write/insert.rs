@@ -181,13 +181,19 @@ impl Table {
     async fn refused<T: Rows>(&self, failure: Failure, mut items: Vec<&Item<T>>, batch: &Batch<T>) -> BatchResult {
         let Failure { fault, too_much } = failure;
         let count = items.len();
-        let effect = match self.look_up(&items).await {
-            Ok(stored) => {
-                drop_stored(&mut items, &stored);
-                if items.len() < count { Effect::Possible } else { fault.effect }
+        match self.look_up(&items).await {
+            Ok(stored) => drop_stored(&mut items, &stored),
+            // Nobody knows whether the table has the rows. Told as refused, an item could be given up although its row is
+            // there. So the batch goes again as it is.
+            Err(Failure { fault: unknown, too_much }) => {
+                let source = unknown
+                    .source
+                    .context(format!("cannot look up whether `{}` has rows that it refused ({fault})", self.name));
+                let fault = Fault { source, ..unknown }.with_effect(Effect::Possible);
+                return self.failed(Failure { fault, too_much }, batch);
             }
-            Err(_) => Effect::Possible,
         };
+        let effect = if items.len() < count { Effect::Possible } else { fault.effect };
         if items.is_empty() {
             tracing::error!(
                 table = self.name,
