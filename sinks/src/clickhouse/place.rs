@@ -19,6 +19,11 @@ pub(crate) const HAS_KEY: &str = "key IN CAST(?, 'Array(UInt64)')";
 pub(crate) const IS_AT: &str = "(toStartOfHour(event_time), tenant, event_time, key) IN (SELECT toStartOfHour(e), t, e, k \
                                 FROM (SELECT fromUnixTimestamp64Micro(x.1, 'UTC') AS e, x.2 AS t, x.3 AS k \
                                 FROM (SELECT arrayJoin(CAST(?, 'Array(Tuple(Int64, String, UInt64))')) AS x)))";
+/// The same, when all places have a time. A row may have the key of one and stand where another is. Without the key the
+/// primary key is searched at three quarters of the cost, and hardly two rows of a tenant are of one microsecond.
+pub(crate) const IS_AT_TIME: &str = "(toStartOfHour(event_time), tenant, event_time) IN (SELECT toStartOfHour(e), t, e \
+                                     FROM (SELECT fromUnixTimestamp64Micro(x.1, 'UTC') AS e, x.2 AS t \
+                                     FROM (SELECT arrayJoin(CAST(?, 'Array(Tuple(Int64, String))')) AS x)))";
 /// The tables begin their order with the hour.
 const MICROS_PER_HOUR: i64 = 3_600_000_000;
 /// The first time that has no place of its own: 2100.
@@ -116,8 +121,14 @@ fn words(texts: &[&str]) -> [u64; 2] {
 
 /// Binds `places` to [`HAS_KEY`] and [`IS_AT`], in this order.
 pub(crate) fn bind<'a>(query: Query, places: impl Iterator<Item = Place<&'a str>> + Clone) -> Query {
-    let keys: Vec<u64> = places.clone().map(|place| place.key).collect();
-    query.bind(list(keys.into_iter().map(|key| key.to_string()))).bind(list(places.map(tuple)))
+    let keys = list(places.clone().map(|place| place.key.to_string()));
+    query.bind(keys).bind(list(places.map(tuple)))
+}
+
+/// Binds `places` to [`HAS_KEY`] and [`IS_AT_TIME`], in this order.
+pub(crate) fn bind_timed<'a>(query: Query, places: impl Iterator<Item = Place<&'a str>> + Clone) -> Query {
+    let keys = list(places.clone().map(|place| place.key.to_string()));
+    query.bind(keys).bind(list(places.map(|Place { at, tenant, .. }| format!("({at},{})", quoted(tenant)))))
 }
 
 fn tuple(Place { at, tenant, key }: Place<&str>) -> String {
