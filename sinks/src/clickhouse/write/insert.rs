@@ -186,6 +186,14 @@ impl Table {
             // Nobody knows whether the table has the rows. Told as refused, an item could be given up although its row is
             // there. So the batch goes again as it is.
             Err(Failure { fault: unknown, too_much }) => {
+                // Recognized by its token, it is then accepted without reaching the views.
+                tracing::warn!(
+                    table = self.name,
+                    count,
+                    cause = format!("{fault}"),
+                    "ClickHouse refused rows, and cannot tell whether it took them before; they are sent again. If a materialized view \
+                     that reads the table refused them, it may lack them: mend the view and fill it from the table"
+                );
                 let source = unknown
                     .source
                     .context(format!("cannot look up whether `{}` has rows that it refused ({fault})", self.name));
