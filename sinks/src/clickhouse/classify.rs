@@ -66,6 +66,24 @@ const TOO_MUCH: [u32; 7] = [
     396, // TOO_MANY_ROWS_OR_BYTES
 ];
 
+/// What the server says where a materialized view fails that reads the table. The table has the rows by then.
+const IN_VIEW: &str = "while pushing to view";
+/// Codes of failures that may pass, in a view too.
+const MAY_PASS: [u32; 12] = [
+    74,  // CANNOT_READ_FROM_FILE_DESCRIPTOR
+    75,  // CANNOT_WRITE_TO_FILE_DESCRIPTOR
+    76,  // CANNOT_OPEN_FILE
+    202, // TOO_MANY_SIMULTANEOUS_QUERIES
+    236, // ABORTED
+    242, // TABLE_IS_READ_ONLY
+    243, // NOT_ENOUGH_SPACE
+    252, // TOO_MANY_PARTS
+    254, // NO_ACTIVE_REPLICAS
+    285, // TOO_FEW_LIVE_REPLICAS
+    425, // SYSTEM_ERROR
+    999, // KEEPER_EXCEPTION
+];
+
 /// Classifies `error`. Any failure that is not known to be otherwise is transient, so that nothing is dead-lettered for
 /// a failure that nobody has understood.
 pub(crate) fn fault(error: Error) -> Failure {
@@ -79,6 +97,11 @@ pub(crate) fn fault(error: Error) -> Failure {
         _ => false,
     };
     let too_much = matches!(error, Error::TimedOut) || code.is_some_and(|code| TOO_MUCH.contains(&code));
+    // A view may compute anything, and so fail at a row with any code. The same row would fail again for ever.
+    let of_view = matches!(&error, Error::BadResponse(text) if text.contains(IN_VIEW))
+        && !unclear
+        && !too_much
+        && code.is_some_and(|code| !MAY_PASS.contains(&code));
     let our_fault = matches!(
         error,
         Error::SchemaMismatch(_) | Error::InvalidParams(_) | Error::Unsupported(_) | Error::InvalidColumnsHeader(_)
@@ -95,6 +118,7 @@ pub(crate) fn fault(error: Error) -> Failure {
     let fault = match code {
         Some(code) if BROKEN.contains(&code) => Fault::broken(source),
         Some(code) if POISON.contains(&code) => Fault::poison(DeadReason::Rejected, source),
+        _ if of_view => Fault::poison(DeadReason::Rejected, source),
         _ if our_fault || untrusted.is_some() => Fault::broken(source),
         _ => Fault::transient(source),
     };
@@ -144,6 +168,19 @@ mod tests {
             ("Code: 241. DB::Exception: Memory limit exceeded", transient.clone(), false, true),
             ("Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space", transient.clone(), false, false),
             ("Code: 159. DB::Exception: Timeout exceeded", transient.clone(), true, true),
+            (
+                "Code: 675. DB::Exception: Invalid IPv4 value.: while pushing to view headrace.v. (CANNOT_PARSE_IPV4)",
+                FaultClass::Poison(DeadReason::Rejected),
+                false,
+                false,
+            ),
+            (
+                "Code: 252. DB::Exception: Too many parts: while pushing to view headrace.v. (TOO_MANY_PARTS)",
+                transient.clone(),
+                false,
+                false,
+            ),
+            ("Code: 675. DB::Exception: Invalid IPv4 value. (CANNOT_PARSE_IPV4)", transient.clone(), false, false),
             ("Code: 117. DB::Exception: Incorrect data", FaultClass::Poison(DeadReason::Rejected), false, false),
             ("516", FaultClass::Broken, false, false),
             ("bad gateway", transient.clone(), true, false),
