@@ -7,6 +7,7 @@ use headrace_runtime::message::payload::Payload as _;
 use headrace_schemas::event::Event;
 use headrace_schemas::id::EventId;
 use headrace_sinks::clickhouse::Config;
+use headrace_sinks::kind::Kind as _;
 use headrace_tests::conformance::receiver::Case as _;
 use headrace_tests::harness::samples::{Sample as _, guid};
 use headrace_tests::harness::{Nats, until};
@@ -115,6 +116,25 @@ async fn a_check_and_a_refusal_name_the_wrong_column() {
     sink.check().await.unwrap();
     assert_all(&sink.deliver(&batch(5..10, false, MINUTE)).await, 5);
     assert_eq!(case.rows(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_was_dropped_pauses_the_sink_until_a_person_has_it_made_anew() {
+    let (case, sink) = ready().await;
+    let config = case.with_long_timeout();
+    case.query("DROP TABLE headrace.events SYNC");
+    let remedy = "`headrace check --migrate` makes it anew";
+    let BatchResult::Whole(fault) = sink.deliver(&batch(0..5, false, MINUTE)).await else {
+        panic!("there is no table")
+    };
+    assert_eq!(fault.class, FaultClass::Broken, "{fault}");
+    assert!(fault.to_string().contains(remedy), "{fault}");
+    let fault = sink.check().await.unwrap_err();
+    assert!(fault.class == FaultClass::Broken && fault.to_string().contains(remedy), "{fault}");
+    config.prepare(None).await.unwrap().unwrap();
+    sink.check().await.unwrap();
+    assert_all(&sink.deliver(&batch(0..5, false, MINUTE)).await, 5);
+    assert_eq!(case.rows(), 5);
 }
 
 /// What a view can compute of no row: a number of a text, an address of a text, and something that nobody foresaw.

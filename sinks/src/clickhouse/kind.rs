@@ -8,6 +8,7 @@ use headrace_runtime::config::Invalid;
 use headrace_runtime::fault::Fault;
 
 use super::place::key_of;
+use super::write::migrate;
 use super::{Config, RAW_SUFFIX, owner};
 use crate::kind::{Identity, Kind, Part};
 
@@ -56,7 +57,9 @@ impl Kind for Config {
 
     async fn prepare(&self, own: Option<&Identity>) -> Option<Result<(), Fault>> {
         let claimed = async {
-            self.migrate().await?;
+            self.reach().await?;
+            // A person asks for it, so tables that were dropped are made too.
+            migrate::restore(&self.client(), &self.database).await?;
             let Some(own) = own else { return Ok(()) };
             owner::claim(&self.client(), &self.database, own).await.map(|_| ())
         };

@@ -280,13 +280,20 @@ impl Table {
         }
     }
 
-    /// Whether the table's columns are what the rows need. A table that is not there is no matter of its columns.
+    /// Whether the table is there, and its columns are what the rows need.
     pub(crate) async fn check_columns<T: Rows>(&self) -> Result<(), Fault> {
         self.read_columns::<T>().await.map(|_| ())
     }
 
     async fn read_columns<T: Rows>(&self) -> Result<Columns, Fault> {
         let found = columns::of(&self.client, &self.name).await?;
+        if found.is_empty() {
+            return Err(Fault::broken(anyhow::anyhow!(
+                "expected the table `{}`, found none: somebody dropped or renamed it. `headrace check --migrate` makes it anew, and \
+                 `headrace replay` fills it with what RAW still has",
+                self.name
+            )));
+        }
         let wrong = columns::problem(&found, &self.name, T::COLUMNS);
         let before = self.columns.lock().unwrap_or_else(PoisonError::into_inner).replace(found.clone());
         match wrong {
