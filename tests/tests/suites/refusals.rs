@@ -5,6 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use async_nats::jetstream::stream;
+use headrace_runtime::broker::Stream;
 use headrace_runtime::component::batch::Batch;
 use headrace_runtime::component::sink::{BatchResult, Taken};
 use headrace_runtime::fault::{DeadReason, Effect, Fault};
@@ -106,6 +108,24 @@ async fn a_single_refused_item_stays_while_the_receiver_is_not_in_order() {
     bed.settled().await;
     assert_eq!(bed.received(), bed.ids(1..2));
     assert!(bed.dead("").await.is_empty());
+    workers.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_dead_is_a_persons_matter() {
+    let bed = Bed::start().await;
+    bed.answers(refusing(bed.ids(0..10)));
+    let stream = bed.nats.jetstream().get_stream(Stream::Dead.name()).await.unwrap();
+    let config = stream.cached_info().config.clone();
+    let full = stream::Config { max_bytes: 16, ..config.clone() };
+    bed.nats.jetstream().update_stream(full).await.unwrap();
+    let workers = bed.run(POLICY).await;
+    bed.publish(1..2).await;
+    until("a person is told what to do", || bed.is_broken("make room with `headrace dead redrive`")).await;
+    bed.nats.jetstream().update_stream(config).await.unwrap();
+    bed.settled().await;
+    assert_eq!(bed.dead("rejected").await, bed.ids(1..2));
+    until("health turns green", || bed.state() == Some(State::Healthy)).await;
     workers.stop().await;
 }
 

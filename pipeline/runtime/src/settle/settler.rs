@@ -18,7 +18,7 @@ use crate::memory::Share;
 use crate::message::Delivered;
 use crate::observe::component::ComponentMetrics;
 use crate::observe::health::ComponentHealth;
-use crate::publish::Publisher;
+use crate::publish::{Publisher, is_full};
 use crate::retry::RetryPolicy;
 use crate::settle::failures::Failures;
 use crate::settle::refusals::Refusals;
@@ -189,12 +189,25 @@ impl Settler {
                 if reason != DeadReason::Crashed {
                     self.failures.answered(message.sequence, message.attempt);
                 }
-                self.health.degraded(format!("DEAD does not take what can never succeed: {fault}"));
+                self.not_given_up(&fault);
                 let kind = Kind::not_dead_yet(reason);
                 self.tell(kind, message, |fared| fared.because(fault.to_string()).again_in(delay));
                 message.answer(AckKind::Nak(Some(delay))).await;
                 Some(delay)
             }
+        }
+    }
+
+    /// Tells that DEAD does not take a message. Where it is full, that passes only when a person makes room.
+    fn not_given_up(&self, fault: &Fault) {
+        if is_full(fault) {
+            self.health.broken(format!(
+                "expected room in DEAD for what can never succeed, found it full; this component stands still. Look at what is there \
+                 with `headrace dead list`, mend the cause, and make room with `headrace dead redrive` or `headrace dead drop` \
+                 ({fault})"
+            ));
+        } else {
+            self.health.degraded(format!("DEAD does not take what can never succeed: {fault}"));
         }
     }
 
