@@ -12,8 +12,8 @@ use headrace_local::nats::SyncInterval;
 use headrace_runtime::config::{Invalid, Nats, Retry, Streams};
 use headrace_runtime::memory::config::Config as MemoryConfig;
 use headrace_settings::{Document, Loaded, Problems, Variables};
-use headrace_sinks::clickhouse;
 use headrace_sinks::instances::Sinks;
+use headrace_sinks::{clickhouse, file};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
@@ -324,11 +324,26 @@ impl Config {
         problems
     }
 
+    /// A folder in which a sink writes: each event would come again as a record.
+    fn validate_folder(&self) -> Option<Invalid> {
+        let folder = self.ingest.ndjson.as_ref()?.folder.as_ref()?;
+        let is_read = |(_, sink): &(&str, &file::Config)| !sink.dir.as_os_str().is_empty() && folder.reads(&sink.dir);
+        let (name, sink) = self.sinks.of_kind().find(is_read)?;
+        let message = format!(
+            "expected a folder in which nobody but senders write, found `{}`, which holds `sinks.{name}.dir` ({}): each event would \
+             come again as a record",
+            folder.url,
+            sink.dir.display()
+        );
+        Some(Invalid::new("ingest.ndjson.folder.url", message))
+    }
+
     fn validate_shared(&self) -> Vec<Invalid> {
         let mut problems = self.nats.validate("nats");
         problems.extend(self.retry.validate("retry"));
         problems.extend(self.sinks.validate_retry("sinks", &self.retry));
         problems.extend(self.tenants.validate("tenants"));
+        problems.extend(self.validate_folder());
         problems.extend(self.log.validate("log"));
         // A message that is received or stored late by a quarter of the window is a suspect. What is left must cover the
         // difference between clocks. With a shorter window, a message that the broker no longer knows could look like a

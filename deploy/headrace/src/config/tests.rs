@@ -115,6 +115,24 @@ fn an_address_that_cannot_be_read_is_told_with_all_else_and_its_default() {
 }
 
 #[test]
+fn a_folder_of_records_in_which_a_sink_writes_is_refused() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("in");
+    std::fs::create_dir(&folder).unwrap();
+    let told = |dir: &std::path::Path| -> Vec<String> {
+        let folder = folder.display();
+        let text =
+            format!("[ingest.ndjson.folder]\nurl = '{folder}'\n[sinks.copy]\nkind = 'file'\ndir = '{}'", dir.display());
+        let problems = read(&text).value.validate_shared().into_iter();
+        problems.filter(|problem| problem.path.ends_with("folder.url")).map(|problem| problem.message).collect()
+    };
+    assert_eq!(told(&parent.path().join("out")), [""; 0]);
+    // It is not there yet.
+    let [message] = told(&folder.join("below/out")).try_into().unwrap();
+    assert!(message.contains("which holds `sinks.copy.dir`"), "{message}");
+}
+
+#[test]
 fn numbers_that_bound_each_other_are_compared() {
     let told = |text: &str| -> Vec<String> {
         let config = read(&format!("nats.url = 'nats://a'\ningest.github.secrets = ['one']\n{text}")).value;

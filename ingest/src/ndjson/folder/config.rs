@@ -83,11 +83,12 @@ impl Config {
         }
     }
 
-    /// Whether what is in the directory `path` would be read: it is the folder, or below it.
+    /// Whether what is in the directory `path` would be read: it is the folder, or below it. It need not exist yet.
     #[must_use]
     pub fn reads(&self, path: &Path) -> bool {
-        let real = |path: &Path| path.canonicalize().ok();
-        real(&self.path()).zip(real(path)).is_some_and(|(folder, path)| path.starts_with(folder))
+        let Ok(folder) = self.path().canonicalize() else { return false };
+        let Ok(path) = std::path::absolute(path) else { return false };
+        path.ancestors().find_map(|existing| existing.canonicalize().ok()).is_some_and(|path| path.starts_with(folder))
     }
 
     /// The bucket, if `url` is one.
@@ -153,6 +154,7 @@ mod tests {
         std::fs::create_dir_all(&below).unwrap();
         let config = Config { url: folder.join("below/..").display().to_string(), ..Config::default() };
         assert!(config.reads(&folder) && config.reads(&below) && !config.reads(parent.path()));
+        assert!(config.reads(&below.join("later/still")) && !config.reads(&parent.path().join("later")));
         assert!(!Config { url: "s3://bucket".to_owned(), ..Config::default() }.reads(&below));
         let config = Config { url: "file:///var/a%20b".to_owned(), ..Config::default() };
         assert_eq!(config.path(), PathBuf::from("/var/a b"));
