@@ -157,6 +157,8 @@ impl Settler {
     /// Forgets `message` without answering: it was held so long that the broker gives it to another.
     pub fn expire(&self, message: &Delivered) {
         self.metrics.lapsed.increment(1);
+        // No process has died on it. If it stayed questionable, a slow machine would come to do nothing but trials: groups wait
+        // for their turn until they expire, and come again as questionable.
         self.failures.answered(message.sequence, message.attempt);
         tracing::debug!(component = self.component, origin = message.origin(), "message expired");
         self.tell(Kind::Expired, message, |fared| fared);
