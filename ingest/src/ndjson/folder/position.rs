@@ -1,7 +1,8 @@
 //! How far a folder was read: the cursor.
 //!
-//! A file is known by its inode, so that one which was renamed is read on and not again. For at most [`FILES_MAX`] files
-//! the place in each is kept. Of the others only a floor is: a file that last changed at the floor or earlier was read.
+//! A file is known by its inode and the time of its birth, so that one which was renamed is read on and not again. The inode
+//! alone is not enough: once a file is removed, the next that is made may get it. For at most [`FILES_MAX`] files the place
+//! in each is kept. Of the others only a floor is: a file that last changed at the floor or earlier was read.
 //! When a kept file is given up for lack of room, the floor rises to it. So only files that are read to their end are
 //! given up, and none while an older one is unread.
 //!
@@ -45,6 +46,28 @@ pub(super) struct Mark {
     /// Whether it must be unpacked.
     #[serde(rename = "z")]
     pub(super) packed: bool,
+    /// When the file was made, in nanoseconds since the epoch. `None` if the file system does not tell, or an earlier release
+    /// wrote the mark.
+    #[serde(rename = "b", default, skip_serializing_if = "Option::is_none")]
+    pub(super) born: Option<i64>,
+    /// Of a packed file, its size on the disk. `None` in a mark that an earlier release wrote.
+    #[serde(rename = "l", default, skip_serializing_if = "Option::is_none")]
+    pub(super) size: Option<u64>,
+}
+
+impl Mark {
+    /// The mark with what an earlier release did not write, from the file itself: `born`, when it was made, and `modified`
+    /// and `size` as they are now.
+    pub(super) fn complete(self, born: Option<i64>, modified: i64, size: u64) -> Self {
+        let is_unchanged = self.packed && self.modified == modified;
+        Self { born: self.born.or(born), size: self.size.or(is_unchanged.then_some(size)), ..self }
+    }
+}
+
+/// Whether two files with the same inode may be one, by the times at which they were made. An unknown time fits any: the
+/// whole folder would be read again otherwise after an upgrade.
+pub(super) fn may_be_same(born: Option<i64>, other: Option<i64>) -> bool {
+    born.is_none() || other.is_none() || born == other
 }
 
 /// What is left in a file that has not changed since.
@@ -95,8 +118,10 @@ pub(super) struct Position {
 /// What a look says about the files with a mark.
 #[derive(Debug, Default)]
 pub(super) struct Marked {
-    /// The keys of those that are there.
+    /// The keys of those that are there. A file that only has the inode of one with a mark is none of them.
     pub(super) keys: BTreeMap<String, Key>,
+    /// Marks that lacked something which the look tells.
+    pub(super) completed: Vec<(String, Mark)>,
     /// The whole folder was looked through, so one without a key is gone.
     pub(super) is_whole: bool,
 }
@@ -137,6 +162,11 @@ impl Position {
             folders.extend(self.folders.take().into_iter().flatten());
         }
         self.folders = (folders.len() <= FOLDERS_MAX).then_some(folders);
+    }
+
+    /// Whether the file `id` that was made at `born` has a mark, and not only one before it that had its inode.
+    pub(super) fn has_mark(&self, id: &str, born: Option<i64>) -> bool {
+        self.files.get(id).is_some_and(|mark| may_be_same(mark.born, born))
     }
 
     /// Makes room for another file. `marked` has the files with a mark, and `unread` is the least key of a file that has
@@ -193,8 +223,15 @@ mod tests {
         let mut position = Position::default();
         let mut seen = Marked { is_whole: true, ..Marked::default() };
         for number in 0..FILES_MAX as i64 {
-            let mark =
-                Mark { offset: u64::MAX, modified: i64::MAX, check: u32::MAX, stage: stage(number), packed: false };
+            let mark = Mark {
+                offset: u64::MAX,
+                modified: i64::MAX,
+                check: u32::MAX,
+                stage: stage(number),
+                packed: true,
+                born: Some(i64::MAX),
+                size: Some(u64::MAX),
+            };
             position.files.insert(format!("{:x}", u64::MAX - number as u64), mark);
             seen.keys.insert(format!("{:x}", u64::MAX - number as u64), key(number));
         }
@@ -248,6 +285,38 @@ mod tests {
         assert!(bytes.len() <= CURSOR_BYTES_MAX, "{}", bytes.len());
         assert_eq!(serde_json::from_slice::<Position>(&bytes).unwrap(), position);
     }
+
+    #[test]
+    fn a_mark_of_an_earlier_release_fits_any_file_and_is_completed() {
+        let earlier = r#"{"o":10,"m":7,"h":0,"s":"d","z":true}"#;
+        let mark: Mark = serde_json::from_str(earlier).unwrap();
+        assert_eq!((mark.born, mark.size), (None, None));
+        assert_eq!(serde_json::to_string(&mark).unwrap(), earlier);
+        let completed = mark.complete(Some(3), 7, 20);
+        assert_eq!(completed, Mark { born: Some(3), size: Some(20), ..mark });
+        assert_eq!(completed.complete(Some(4), 7, 21), completed, "what is known stays");
+        assert_eq!(mark.complete(None, 8, 20), mark, "the size is another content's");
+        let plain = Mark { packed: false, ..mark };
+        assert_eq!(plain.complete(Some(3), 7, 20), Mark { born: Some(3), ..plain }, "a plain file grows");
+    }
+
+    #[test]
+    fn a_file_that_has_only_the_inode_of_another_has_no_mark() {
+        let mark =
+            |born| Mark { offset: 1, modified: 7, check: 0, stage: Stage::Done, packed: false, born, size: None };
+        for (marked, born, expected) in [
+            (Some(3), Some(3), true),
+            (Some(3), Some(4), false),
+            (Some(3), None, true),
+            (None, Some(4), true),
+            (None, None, true),
+        ] {
+            let position = Position { files: BTreeMap::from([("1".to_owned(), mark(marked))]), ..Position::default() };
+            assert_eq!(position.has_mark("1", born), expected, "{marked:?} {born:?}");
+            assert!(!position.has_mark("2", born));
+        }
+    }
+
     #[test]
     fn another_folder_begins_anew_and_other_suffixes_drop_the_floor() {
         let (mut position, seen) = full(|_| Stage::Done);

@@ -1,7 +1,7 @@
 //! Reads a page of lines from the files of the folder. All of it blocks.
 
 use std::collections::BTreeSet;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -14,8 +14,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::config::Config;
 use super::failing::Failing;
-use super::position::{At, Mark, Position, Stage};
-use super::scan::{Denied, Found, Scan, id_of, scan, text_of};
+use super::position::{At, Mark, Position, Stage, may_be_same};
+use super::scan::{Denied, Found, Scan, born, id_of, modified, scan, text_of};
 use super::warnings::Warnings;
 use crate::lines::{Content, End, Gathered, Limits, Place, Records, is_of_content, plain, unpacked};
 use crate::source::Record;
@@ -106,6 +106,7 @@ impl Reader {
             position.drop_floor();
             found = self.look(&position)?;
         }
+        position.files.extend(std::mem::take(&mut found.marked.completed));
         position.know(std::mem::take(&mut found.folders), found.marked.is_whole);
         let folder = open(&self.root, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())?;
         let folder = File::from(folder);
@@ -116,9 +117,10 @@ impl Reader {
                 is_cut = true;
                 break;
             }
-            let is_known = draft.position.files.contains_key(&file.id);
+            let is_known = draft.position.has_mark(&file.id, file.born);
             let unread = found.least.iter().chain([&file.key]).min();
-            let has_room = is_known || draft.position.make_room(&found.marked, unread);
+            let has_room =
+                draft.position.files.contains_key(&file.id) || draft.position.make_room(&found.marked, unread);
             // One that settled late may be older than all that were read. It takes the place of the youngest of them.
             let is_oldest = unread == Some(&file.key);
             let may_be_read = has_room || (is_oldest && draft.position.youngest_done(&found.marked).is_some());
@@ -178,7 +180,8 @@ impl Reader {
         let file = open_below(folder, &found.path)?;
         let metadata = file.metadata()?;
         // It was replaced since the look. The next look finds it.
-        if !metadata.is_file() || id_of(&metadata, folder.metadata()?.dev()) != found.id {
+        let is_same = id_of(&metadata, folder.metadata()?.dev()) == found.id;
+        if !metadata.is_file() || !is_same || !may_be_same(born(&metadata), found.born) {
             return Err(ErrorKind::NotFound.into());
         }
         let modified = modified(&metadata);
@@ -208,7 +211,8 @@ impl Reader {
             Err(error) => return Err(error),
         };
         let check = opened.plain.as_ref().map_or(Ok(0), |plain| check(plain, offset))?;
-        let mark = Mark { offset, modified, check, stage, packed: found.packed };
+        let (packed, born) = (found.packed, found.born);
+        let mark = Mark { offset, modified, check, stage, packed, born, size: packed.then_some(metadata.len()) };
         draft.position.files.insert(found.id.clone(), mark);
         if offset != begun_at {
             draft.position.at = Some(At { key: found.key.clone(), offset });
@@ -361,10 +365,6 @@ fn check(file: &File, offset: u64) -> io::Result<u32> {
     file.read_exact_at(bytes, begin)?;
     let hash = Sha256::digest(bytes);
     Ok(u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]))
-}
-
-fn modified(metadata: &Metadata) -> i64 {
-    metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec())
 }
 
 /// The clock that file systems use, in nanoseconds since the epoch.

@@ -8,10 +8,10 @@ use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::config::Config;
-use super::position::{FOLDERS_MAX, Key, Mark, Marked, Position, Stage};
+use super::position::{FOLDERS_MAX, Key, Mark, Marked, Position, Stage, may_be_same};
 use super::warnings::Warnings;
 use crate::lines::named;
 
@@ -36,6 +36,8 @@ pub(super) struct Found {
     pub(super) offset: u64,
     /// When its content last changed, in nanoseconds since the epoch.
     pub(super) modified: i64,
+    /// When it was made, in nanoseconds since the epoch, if the file system tells.
+    pub(super) born: Option<i64>,
     /// Its size as it is on the disk.
     pub(super) size: u64,
     /// Whether it must be unpacked.
@@ -183,33 +185,41 @@ impl Scan {
     ) {
         let File { path, metadata, device, is_new } = file;
         let id = id_of(&metadata, device);
-        let mark = position.files.get(&id);
+        let born = born(&metadata);
+        let kept = position.files.get(&id);
+        let mark = kept.filter(|mark| may_be_same(mark.born, born));
         let named = named(path.file_name().unwrap_or_default(), &config.suffixes);
-        // A file that is renamed keeps its inode: read what is left of it, whatever it is called now.
+        // A file that is renamed keeps its inode and its birth: read what is left of it, whatever it is called now.
         let Some(packed) = named.or_else(|| mark.map(|mark| mark.packed)) else { return };
         let key = Key { changed: nanos(metadata.ctime(), metadata.ctime_nsec()), path: text_of(&path) };
-        let modified = nanos(metadata.mtime(), metadata.mtime_nsec());
+        let modified = modified(&metadata);
         let age = Duration::from_nanos(u64::try_from(now.saturating_sub(key.changed)).unwrap_or_default());
         let rest = Rest { is_settled: age >= config.settle(), is_quiet: age >= config.last_line() };
         let size = metadata.len();
-        if mark.is_some() {
+        if let Some(mark) = mark {
             self.marked.keys.insert(id.clone(), key.clone());
+            let completed = mark.complete(born, modified, size);
+            if completed != *mark {
+                self.marked.completed.push((id.clone(), completed));
+            }
         }
-        self.is_passed_over |= mark.is_none() && is_new && size > 0 && position.was_read(&key);
+        // A file that was read and given up left no mark, so one that finds another's under its inode is unread.
+        let was_read = kept.is_none() && position.was_read(&key);
+        self.is_passed_over |= is_new && size > 0 && was_read;
         let look = match mark {
             // A right that is given changes the file's key.
             _ if denied.contains(&(id.clone(), key.changed)) => Look::Read,
-            None if size == 0 || position.was_read(&key) => Look::Read,
+            None if size == 0 || was_read => Look::Read,
             None if packed && !rest.is_settled => Look::Early,
             None => Look::From(0),
-            Some(mark) if packed => look_packed(mark, modified, rest),
+            Some(mark) if packed => look_packed(mark, modified, size, rest),
             Some(mark) => look_plain(mark, modified, size, rest),
         };
         if look == Look::Early && mark.is_none() && self.least.as_ref().is_none_or(|least| key < *least) {
             self.least = Some(key.clone());
         }
         if let Look::From(offset) = look {
-            unread.push(Found { key, id, path, offset, modified, size, packed, is_quiet: rest.is_quiet });
+            unread.push(Found { key, id, path, offset, modified, born, size, packed, is_quiet: rest.is_quiet });
             if unread.len() > UNREAD_MAX {
                 unread.pop();
                 self.is_cut = true;
@@ -218,10 +228,10 @@ impl Scan {
     }
 }
 
-fn look_packed(mark: &Mark, modified: i64, rest: Rest) -> Look {
+fn look_packed(mark: &Mark, modified: i64, size: u64, rest: Rest) -> Look {
     match mark.stage {
-        // Another content, so nothing of what was read tells where.
-        _ if mark.modified != modified => {
+        // Another content, so nothing of what was read tells where. Anybody can set the time, so the size counts too.
+        _ if mark.modified != modified || mark.size.is_some_and(|own| own != size) => {
             if rest.is_settled {
                 Look::From(0)
             } else {
@@ -272,6 +282,18 @@ pub(super) fn text_of(path: &Path) -> String {
     text
 }
 
+/// When the content last changed, in nanoseconds since the epoch.
+pub(super) fn modified(metadata: &Metadata) -> i64 {
+    nanos(metadata.mtime(), metadata.mtime_nsec())
+}
+
+/// When the file was made, in nanoseconds since the epoch. `None` if the file system or the kernel does not tell.
+pub(super) fn born(metadata: &Metadata) -> Option<i64> {
+    let since = metadata.created().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    // Some file systems say 0 for what they do not know.
+    i64::try_from(since.as_nanos()).ok().filter(|nanos| *nanos != 0)
+}
+
 fn nanos(seconds: i64, nanos: i64) -> i64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
 }
@@ -292,7 +314,7 @@ mod tests {
 
     #[test]
     fn what_is_left_of_a_plain_file_follows_from_size_and_time() {
-        let mark = |offset, stage| Mark { offset, modified: 7, check: 0, stage, packed: false };
+        let mark = |offset, stage| Mark { offset, modified: 7, check: 0, stage, packed: false, born: None, size: None };
         for (mark, modified, size, is_quiet, expected) in [
             (mark(10, Stage::Done), 7, 10, false, Look::Read),
             (mark(10, Stage::Done), 8, 10, false, Look::From(10)),
@@ -311,17 +333,21 @@ mod tests {
 
     #[test]
     fn a_packed_file_is_read_once_it_has_settled_and_again_when_it_is_another() {
-        let mark = |stage| Mark { offset: 10, modified: 7, check: 0, stage, packed: true };
-        for (mark, modified, is_settled, is_quiet, expected) in [
-            (mark(Stage::Done), 7, true, true, Look::Read),
-            (mark(Stage::Done), 8, false, false, Look::Early),
-            (mark(Stage::Done), 8, true, false, Look::From(0)),
-            (mark(Stage::Reading), 7, true, false, Look::From(10)),
-            (mark(Stage::Waiting), 7, true, false, Look::Early),
-            (mark(Stage::Waiting), 7, true, true, Look::From(10)),
+        let of_size = |stage, size| Mark { offset: 10, modified: 7, check: 0, stage, packed: true, born: None, size };
+        let mark = |stage| of_size(stage, Some(20));
+        for (mark, modified, size, is_settled, is_quiet, expected) in [
+            (mark(Stage::Done), 7, 20, true, true, Look::Read),
+            (mark(Stage::Done), 8, 20, false, false, Look::Early),
+            (mark(Stage::Done), 8, 20, true, false, Look::From(0)),
+            (mark(Stage::Done), 7, 21, false, false, Look::Early),
+            (mark(Stage::Done), 7, 21, true, false, Look::From(0)),
+            (of_size(Stage::Done, None), 7, 21, true, true, Look::Read),
+            (mark(Stage::Reading), 7, 20, true, false, Look::From(10)),
+            (mark(Stage::Waiting), 7, 20, true, false, Look::Early),
+            (mark(Stage::Waiting), 7, 20, true, true, Look::From(10)),
         ] {
             let rest = Rest { is_settled, is_quiet };
-            assert_eq!(look_packed(&mark, modified, rest), expected, "{mark:?} {modified}");
+            assert_eq!(look_packed(&mark, modified, size, rest), expected, "{mark:?} {modified} {size}");
         }
     }
 }

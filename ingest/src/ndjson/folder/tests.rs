@@ -382,3 +382,4 @@ async fn a_folder_that_is_not_there_is_for_a_person_to_mend() {
 }
 
 mod changes;
+mod inodes;
