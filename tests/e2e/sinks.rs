@@ -1,10 +1,12 @@
 //! Sinks of names of their own, and what a sink that was taken out leaves behind.
 
+use async_nats::jetstream::consumer::{Consumer, FromConsumer as _, pull};
 use headrace_local::poll;
+use headrace_runtime::broker::Stream;
 use headrace_tests::harness::CEILING;
 use headrace_tests::product::admin::{get, sample};
 use headrace_tests::product::hook::{Hook, guid};
-use headrace_tests::product::process::{Launch, command, complained, said};
+use headrace_tests::product::process::{Launch, Running, command, complained, said};
 use headrace_tests::product::stored::Stored;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -28,12 +30,24 @@ fn up(dir: &TempDir, more: &str) -> Launch {
     Launch::up(PROGRAM, dir.path()).argument("--config").argument(config)
 }
 
+/// Makes the consumer of the sink `splunk_dr` as if its process had ended long ago, and not within the last minute.
+async fn let_time_pass(running: &Running) {
+    let stream = Stored::of(running.ready()).await.stream(Stream::Events).await;
+    let consumer: Consumer<pull::Config> = stream.get_consumer("splunk_dr").await.unwrap();
+    let mut config = consumer.cached_info().config.clone();
+    config.metadata.insert("headrace.read_at".to_owned(), "7".to_owned()).expect("it told that it was read");
+    stream.update_consumer(pull::Config::try_from_consumer_config(config).unwrap()).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_sink_that_was_taken_out_is_told_listed_and_removed() {
     let dir = TempDir::new().unwrap();
     // Its receiver is away, so it only makes its consumer.
     let away = format!("[sinks.splunk_dr]\nkind = 'splunk'\nurl = '{REFUSED}'\ntoken = 't'\n");
     up(&dir, &away).start().await.stop().await;
+    let earlier = up(&dir, "").start().await;
+    let_time_pass(&earlier).await;
+    earlier.stop().await;
     let running = up(&dir, "").start().await;
     let hook = Hook::of(running.ready());
     let body = br#"{"action":"created","organization":{"login":"acme"}}"#.to_vec();
@@ -96,6 +110,7 @@ async fn removing_what_a_name_left_behind_lets_no_paused_sink_of_that_name_go_on
     let away = format!("[sinks.splunk_dr]\nkind = 'splunk'\nurl = '{REFUSED}'\ntoken = 't'\n");
     up(&dir, &away).start().await.stop().await;
     let running = up(&dir, "").start().await;
+    let_time_pass(&running).await;
     // The name is that of a sink of another kind now. Its components have other names.
     let other = dir.path().join("other.toml");
     let archive = dir.path().join("archive");
@@ -132,9 +147,11 @@ async fn a_sink_that_waits_for_its_receiver_is_not_left_behind_to_another_config
         let mut rows = listed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         let row = rows.find(|row| row["component"] == "splunk_dr")?;
         assert_eq!(row["active_at"], Value::Null, "it has delivered nothing");
-        (row["state"] == "read_elsewhere").then_some(())
+        // From the first moment: it could be removed.
+        assert_eq!(row["state"], "read_elsewhere");
+        Some(())
     };
-    let waited = poll::until("the consumer is known to be read", CEILING, is_read).await;
+    let waited = poll::until("the consumer is there", CEILING, is_read).await;
     waited.unwrap_or_else(|error| panic!("{error}: {}", running.log()));
     let refused = sinks(&["remove", "splunk_dr", "--yes"]).await;
     let text = complained(&refused);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::consumer::{AckPolicy, FromConsumer as _, pull};
 use headrace_local::poll;
 use headrace_runtime::broker::Stream;
 use headrace_runtime::component::subscription::{Owner, Start, Subscription, WhenBehind};
@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The sink of these tests, and its only component.
 const TICKETS: &str = "tickets";
+/// The mark with the time at which a process last said that it reads the consumer.
+const READ_AT: &str = "headrace.read_at";
 /// How often to look.
 const PERIOD: Duration = Duration::from_millis(20);
 
@@ -145,11 +147,36 @@ async fn only_consumers_of_sinks_are_listed_and_a_removed_sink_is_a_new_one() {
     let listed: Vec<(&Component, u64, bool)> =
         found.iter().map(|found| (&found.component, found.pending, found.is_read())).collect();
     // An earlier release made the first, which has no marks.
-    assert_eq!(listed, [(&component("jira"), 3, false), (&component(TICKETS), 0, false)]);
+    // A process has just begun to read the second.
+    assert_eq!(listed, [(&component("jira"), 3, false), (&component(TICKETS), 0, true)]);
 
     assert!(leftover::remove(&broker, &component(TICKETS)).await.unwrap());
     assert!(!leftover::remove(&broker, &component(TICKETS)).await.unwrap(), "it is gone");
     waits(&mut open(&nats).await, 0).await;
+}
+
+#[tokio::test]
+async fn a_sink_is_known_to_be_read_as_soon_as_it_begins() {
+    let nats = Nats::start().await;
+    let broker = nats.broker().await;
+    let stream = nats.jetstream().get_stream(Stream::Alerts.name()).await.unwrap();
+    let is_read = async || {
+        let [found] = leftover::consumers(&broker, &[]).await.unwrap().try_into().unwrap();
+        found.is_read()
+    };
+    drop(open(&nats).await);
+    assert!(is_read().await, "a new one");
+    // Its process ended long ago. An earlier release left no sign at all.
+    for read_at in [Some("7"), None] {
+        let info = stream.consumer_info(TICKETS).await.unwrap();
+        let mut old = pull::Config::try_from_consumer_config(info.config).unwrap();
+        old.metadata.remove(READ_AT).expect("it is signed");
+        old.metadata.extend(read_at.map(|at| (READ_AT.to_owned(), at.to_owned())));
+        stream.update_consumer(old).await.unwrap();
+        assert!(!is_read().await, "{read_at:?}");
+        drop(open(&nats).await);
+        assert!(is_read().await, "it has begun again: {read_at:?}");
+    }
 }
 
 #[tokio::test]

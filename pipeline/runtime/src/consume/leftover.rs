@@ -37,7 +37,7 @@ const PERIOD: Duration = Duration::from_secs(60);
 const QUIET: Duration = Duration::from_secs(60);
 /// The mark with the time at which a process last said that it reads the consumer, in microseconds, by the broker's clock.
 const READ_AT: &str = "headrace.read_at";
-/// After so long without a sign of its reader, a process says that it reads the consumer.
+/// After so long without a sign of its reader, a process says that it reads the consumer. It also says so when it begins.
 const SIGN_AFTER: Duration = Duration::from_secs(8);
 
 /// A part of a sink: the sink's name and kind, the component and the stream that it reads.
@@ -147,13 +147,23 @@ impl Presence {
     }
 }
 
+/// The time that a process leaves as its sign when it begins `now`: a sign that is new stays, so that workers that begin one
+/// after the other do not change the consumer each time.
+fn signed_at(read_at: Option<Timestamp>, now: Timestamp) -> Timestamp {
+    read_at.filter(|at| now.since(*at) < SIGN_AFTER).unwrap_or(now)
+}
+
 /// What is written on the consumer of a sink.
 ///
-/// `found` is the consumer as it was. On the store's stands from where on it can give messages back. What a consumer without
-/// that mark was given may have been inserted by an earlier release, which did not note what giving back needs, or into
-/// another store.
-pub(crate) fn marks(owner: &Owner, found: Option<&Info>) -> HashMap<String, String> {
-    let mut marks = HashMap::from([(SINK.to_owned(), owner.instance.clone()), (KIND.to_owned(), owner.kind.clone())]);
+/// `found` is the consumer as it was, which a process opens `now`, by the broker's clock. A sink that is paused or waits for
+/// its receiver takes no messages, so nothing else tells yet that it is there.
+///
+/// On the store's stands from where on it can give messages back. What a consumer without that mark was given may have been
+/// inserted by an earlier release, which did not note what giving back needs, or into another store.
+pub(super) fn marks(owner: &Owner, found: Option<&Info>, now: Timestamp) -> HashMap<String, String> {
+    let (instance, kind) = ((SINK, owner.instance.clone()), (KIND, owner.kind.clone()));
+    let read_at = (READ_AT, signed_at(found.and_then(read_at), now).as_micros().to_string());
+    let mut marks = HashMap::from([instance, kind, read_at].map(|(name, value)| (name.to_owned(), value)));
     match owner.when_behind {
         WhenBehind::Wait => {}
         WhenBehind::Store { place } => {
@@ -324,6 +334,21 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn workers_that_begin_at_once_leave_one_sign() {
+        let (at, now) = (Timestamp::from_seconds, Timestamp::from_seconds(1_000_000));
+        for (read_at, expected) in [
+            (None, now),
+            (Some(at(999_999)), at(999_999)),
+            // As old as this, it would soon be taken for that of a process that has ended.
+            (Some(at(999_950)), now),
+            // Two servers of a cluster may differ by a little.
+            (Some(at(1_000_001)), at(1_000_001)),
+        ] {
+            assert_eq!(signed_at(read_at, now), expected, "{read_at:?}");
+        }
+    }
 
     #[test]
     fn who_reads_is_judged_by_the_brokers_clock_alone() {

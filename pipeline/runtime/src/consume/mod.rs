@@ -30,7 +30,7 @@ use headrace_schemas::time::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::progress::{last_sequence, oldest_unsettled, state_of};
+use crate::broker::progress::{last_sequence, oldest_unsettled, state_of, time_at};
 use crate::broker::{Broker, Stream};
 use crate::component::subscription::Subscription;
 use crate::consume::duplicates::Position;
@@ -81,6 +81,10 @@ impl Subscriber {
     pub async fn open(broker: &Broker, subscription: &Subscription) -> anyhow::Result<Self> {
         let found = state_of(broker, subscription.stream, &subscription.component).await?;
         refuse_to_skip(broker, subscription, found.as_ref()).await?;
+        let metadata = match &subscription.sink {
+            Some(owner) => leftover::marks(owner, found.as_ref(), time_at(broker, subscription.stream).await?),
+            None => HashMap::new(),
+        };
         let config = Config {
             durable_name: Some(subscription.component.clone()),
             ack_policy: AckPolicy::Explicit,
@@ -90,11 +94,7 @@ impl Subscriber {
             filter_subjects: subscription.filters.clone(),
             max_ack_pending: i64::try_from(subscription.unsettled_max).unwrap_or(i64::MAX),
             max_waiting: 512,
-            metadata: subscription
-                .sink
-                .as_ref()
-                .map(|owner| leftover::marks(owner, found.as_ref()))
-                .unwrap_or_default(),
+            metadata,
             ..Config::default()
         };
         let consumer = begin::consumer(broker, subscription, config, found.as_ref()).await?;
