@@ -266,9 +266,7 @@ impl Instance {
     fn validate(&self, path: &str, taken: &[&str]) -> Vec<Invalid> {
         let name = self.name.as_str();
         let refuse = |message: String| vec![Invalid::new(format!("{path}.{}", quoted(name)), message)];
-        let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-        let begins = name.starts_with(|first: char| first.is_ascii_lowercase());
-        if !begins || name.len() > NAME_BYTES_MAX || !name.bytes().all(is_plain) {
+        if !is_name(name) {
             let found: String = name.chars().take(NAME_BYTES_MAX).flat_map(char::escape_debug).collect();
             return refuse(format!(
                 "expected a name of at most {NAME_BYTES_MAX} bytes, a lower case letter and then such letters, digits or \
@@ -304,6 +302,14 @@ impl Instance {
         }
         problems
     }
+}
+
+/// Whether a sink may have this name.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    let begins = name.starts_with(|first: char| first.is_ascii_lowercase());
+    begins && name.len() <= NAME_BYTES_MAX && name.bytes().all(is_plain)
 }
 
 /// A name as it stands in a path.

@@ -1,5 +1,7 @@
 //! Sinks of names of their own, and what a sink that was taken out leaves behind.
 
+use std::path::Path;
+
 use async_nats::jetstream::consumer::{Consumer, FromConsumer as _, pull};
 use headrace_local::poll;
 use headrace_runtime::broker::Stream;
@@ -129,6 +131,46 @@ async fn removing_what_a_name_left_behind_lets_no_paused_sink_of_that_name_go_on
     let rows = listed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let own: Vec<Value> = rows.filter(|row| row["sink"] == "splunk_dr").collect();
     assert!(own.len() == 2 && own.iter().all(|row| row["state"] == "paused"), "{listed}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_pause_of_a_sink_that_never_began_is_ended_by_its_name() {
+    let dir = TempDir::new().unwrap();
+    let running = up(&dir, "").start().await;
+    // Another configuration has a sink that no process runs yet.
+    let write = |name: &str, more: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, format!("[sinks.clickhouse]\n{more}")).unwrap();
+        path
+    };
+    let with = write("with.toml", &format!("[sinks.dr]\nkind = 'splunk'\nurl = '{REFUSED}'\ntoken = 't'\n"));
+    let without = write("without.toml", "");
+    let data_dir = dir.path().join("data");
+    let sinks = async |config: &Path, arguments: &[&str]| {
+        let place = ["--config", config.to_str().unwrap(), "--data-dir", data_dir.to_str().unwrap()];
+        let output = command(PROGRAM, ["sinks"].iter().chain(arguments).chain(&place)).await;
+        (output.status.code(), said(&output) + &complained(&output))
+    };
+    for ends in [&["resume", "dr"][..], &["remove", "dr", "--yes"][..]] {
+        let (code, text) = sinks(&with, &["pause", "dr"]).await;
+        assert_eq!(code, Some(0), "{text}");
+        let (_, listed) = sinks(&without, &["list", "--json"]).await;
+        assert!(!listed.contains(r#""dr""#), "{listed}");
+        let (code, text) = sinks(&without, &["pause", "dr"]).await;
+        assert!(code == Some(3) && text.contains("no sink `dr`"), "{text}");
+        let (code, text) = sinks(&without, ends).await;
+        assert!(code == Some(0) && text.contains("dr is not paused any more"), "{ends:?}: {text}");
+        let (code, text) = sinks(&without, ends).await;
+        assert!(code == Some(3) && text.contains("no sink `dr`"), "{ends:?}: {text}");
+        let (_, listed) = sinks(&with, &["list", "--json"]).await;
+        let mut rows = listed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let row = rows.find(|row| row["sink"] == "dr").unwrap();
+        assert_eq!(row["state"], "not_started", "{ends:?}");
+    }
+    // No sink has such a name, and no key of the bucket.
+    let (code, text) = sinks(&without, &["resume", "d r.*"]).await;
+    assert!(code == Some(3) && text.contains("no sink `d r.*`"), "{text}");
     running.stop().await;
 }
 

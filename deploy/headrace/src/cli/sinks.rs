@@ -48,7 +48,7 @@ pub enum SinksAction {
     /// is set aside like one whose receiver is away, and catches up later.
     #[command(after_help = format!("Example:\n  headrace sinks pause splunk\n\n{EXIT_CODES}"))]
     Pause(One),
-    /// Let a paused sink go on.
+    /// Let a paused sink go on. One that was taken out of the configuration is then not paused when it comes back.
     #[command(after_help = format!("Example:\n  headrace sinks resume splunk\n\n{EXIT_CODES}"))]
     Resume(One),
     /// Bring a sink the events of a time once more, from ClickHouse, with the same ids. Its receiver gets them in addition
@@ -87,8 +87,8 @@ pub enum SinksAction {
         #[arg(long)]
         yes: bool,
     },
-    /// Remove the consumers of a sink that is not configured any more, and the record of what it has missed. What waits for
-    /// it then counts as settled. A sink that is given this name later is a new one.
+    /// Remove the consumers of a sink that is not configured any more, the record of what it has missed, and its pause. What
+    /// waits for it then counts as settled. A sink that is given this name later is a new one.
     #[command(after_help = format!("Example:\n  headrace sinks remove splunk_dr\n\n{EXIT_CODES}"))]
     Remove {
         /// The sink's name in `headrace sinks list`.

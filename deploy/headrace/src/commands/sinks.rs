@@ -50,8 +50,8 @@ pub(crate) async fn sinks(arguments: Sinks, global: Global) -> anyhow::Result<()
         SinksAction::Remove { name, place, json, yes } => {
             ensure_answer(yes)?;
             let opened = Opened::open(&place).await?;
-            let meant = opened.left_behind(&name)?;
-            opened.target.note(&format!("removing the consumers of the sink {}", plain::line(&name)), global);
+            let meant = opened.left_behind(&name).await?;
+            opened.target.note(&format!("removing what the sink {} has left behind", plain::line(&name)), global);
             if !yes && !is_removal_confirmed(&meant)? {
                 return Err(exit::missing("nothing was removed"));
             }
@@ -156,8 +156,8 @@ impl Opened {
         self.configured.iter().any(|own| own.covers(&found.component))
     }
 
-    /// The consumers of the sink `name`, if it may be removed.
-    fn left_behind(&self, name: &str) -> anyhow::Result<Vec<&Found>> {
+    /// The consumers of the sink `name`, if it may be removed. None when nothing but its pause is left.
+    async fn left_behind(&self, name: &str) -> anyhow::Result<Vec<&Found>> {
         let is_meant = |found: &&Found| found.component.instance == name && !self.is_configured(found);
         let own: Vec<&Found> = self.found.iter().filter(is_meant).collect();
         let shown = plain::line(name);
@@ -166,7 +166,7 @@ impl Opened {
             "expected a sink that is not configured any more, found `{shown}` in the configuration; take it out and stop \
              the processes that run it first"
         );
-        if own.is_empty() {
+        if own.is_empty() && !self.is_paused(name).await? {
             return Err(exit::missing(format!(
                 "no sink `{shown}` has left a consumer behind; `headrace sinks list` shows all"
             )));
@@ -183,6 +183,9 @@ impl Opened {
 }
 
 fn is_removal_confirmed(meant: &[&Found]) -> anyhow::Result<bool> {
+    if meant.is_empty() {
+        output::note(format_args!("it has no consumer, but it is paused"));
+    }
     for Found { component, pending, unsettled, .. } in meant {
         let (name, stream) = (plain::line(&component.name), component.stream.name());
         output::note(format_args!("{name} on {stream}: {pending} messages wait, {unsettled} are not settled"));
@@ -199,8 +202,8 @@ fn is_confirmed(question: &str) -> anyhow::Result<bool> {
 }
 
 async fn remove(opened: &Opened, name: &str, meant: &[&Found], json: bool) -> anyhow::Result<()> {
-    // A sink that is given this name later is a new one. Before the consumers, because a second try finds nothing without them.
-    // One that has the name already is another, with other components, and whoever paused it lets it go on.
+    // A sink that is given this name later is a new one, and so not paused. One that has the name already is another, with
+    // other components, and whoever paused it lets it go on.
     if !opened.configured.iter().any(|component| component.instance == name) {
         opened.asides.resume(name).await?;
     }
@@ -212,6 +215,8 @@ async fn remove(opened: &Opened, name: &str, meant: &[&Found], json: bool) -> an
     }
     if json {
         output::line(json!({ "sink": name, "removed": removed, "installation": opened.target.json() }))?;
+    } else if meant.is_empty() {
+        output::line(format_args!("{} is not paused any more; nothing else was left of it", plain::line(name)))?;
     } else {
         output::line(format_args!("removed {}", plain::line(&removed.join(", "))))?;
     }

@@ -3,6 +3,7 @@
 use headrace_runtime::aside::record::{Cause, Range, Record};
 use headrace_runtime::consume::leftover::Component;
 use headrace_schemas::time::Timestamp;
+use headrace_sinks::instances::is_name;
 use serde_json::json;
 
 use super::{Opened, is_confirmed};
@@ -23,10 +24,17 @@ pub(super) async fn pause(one: &One, global: Global) -> anyhow::Result<()> {
 
 pub(super) async fn resume(one: &One, global: Global) -> anyhow::Result<()> {
     let opened = Opened::open(&one.place).await?;
-    let name = opened.known(&one.name)?;
+    let name = match opened.known(&one.name) {
+        Err(_) if opened.is_paused(&one.name).await? => one.name.as_str(),
+        known => known?,
+    };
     opened.target.note(&format!("letting the sink {name} go on"), global);
     let is_changed = opened.asides.resume(name).await?;
-    let told = if is_changed { "goes on within seconds" } else { "was not paused" };
+    let told = match opened.known(name) {
+        _ if !is_changed => "was not paused",
+        Ok(_) => "goes on within seconds",
+        Err(_) => "is not paused any more; it has not begun, or is gone",
+    };
     tell(&opened, one, name, ("resumed", is_changed), told)
 }
 
@@ -145,6 +153,13 @@ fn tell(opened: &Opened, one: &One, name: &str, (word, is_changed): (&str, bool)
 }
 
 impl Opened {
+    /// Whether the sink `name` is paused, also one that is neither configured nor has a consumer: a sink may be paused before
+    /// it begins.
+    pub(super) async fn is_paused(&self, name: &str) -> anyhow::Result<bool> {
+        // Another text may be no key of a bucket.
+        Ok(is_name(name) && self.asides.paused_since(name).await?.is_some())
+    }
+
     /// The sink `name`, if there is one.
     fn known(&self, name: &str) -> anyhow::Result<&str> {
         let all = self.configured.iter().chain(self.found.iter().map(|found| &found.component));
