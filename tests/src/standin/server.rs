@@ -20,6 +20,9 @@ use tower::ServiceExt as _;
 
 use crate::harness::servers;
 
+/// How many ports to try.
+const BINDS_MAX: usize = 16;
+
 /// A way to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -111,6 +114,18 @@ pub struct Server<P> {
     tasks: Mutex<Option<JoinSet<()>>>,
 }
 
+/// Listens on a port that nobody else is given while the server is down.
+async fn listen() -> (SocketAddr, TcpListener) {
+    // Another process may take the port between the two.
+    for _ in 0..BINDS_MAX {
+        let address = servers::free_address().expect("loopback has free ports");
+        if let Ok(listener) = TcpListener::bind(address).await {
+            return (address, listener);
+        }
+    }
+    panic!("expected a port of loopback that stays free for a moment, found none in {BINDS_MAX}");
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -126,9 +141,7 @@ impl<P: Protocol> Server<P> {
             held: watch::Sender::new(0),
             released: watch::Sender::new(0),
         };
-        // Take a port that nobody else is given while the server is down.
-        let address = servers::free_address().expect("loopback has free ports");
-        let listener = TcpListener::bind(address).await.expect("it was free a moment ago");
+        let (address, listener) = listen().await;
         let server = Self { address, shared: Arc::new(shared), tasks: Mutex::default() };
         server.serve(listener);
         server
