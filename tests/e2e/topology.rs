@@ -94,18 +94,19 @@ async fn a_consumer_that_somebody_changed_is_changed_back() {
     let body = r#"{"action":"created","organization":{"login":"acme"}}"#;
     hook.store("team", &guid(), body).await;
     stored.settled().await;
+    let mut changed = Vec::new();
     for (stream, name) in [(Stream::Raw, "normalize"), (Stream::Raw, "clickhouse-raw"), (Stream::Events, "clickhouse")]
     {
         let stream = stored.stream(stream).await;
-        let mut consumer = stream.get_consumer::<consumer::pull::Config>(name).await.unwrap();
-        let mut config =
-            consumer::pull::Config::try_from_consumer_config(consumer.info().await.unwrap().config.clone()).unwrap();
+        let given = stream.consumer_info(name).await.unwrap().config;
+        let mut config = consumer::pull::Config::try_from_consumer_config(given.clone()).unwrap();
         config.filter_subjects = Vec::new();
         config.filter_subject = "raw.nobody.>".to_owned();
         if name == "clickhouse" {
             config.filter_subject = "events.nobody.>".to_owned();
         }
         stream.update_consumer(config).await.unwrap();
+        changed.push((stream, name, (given.filter_subject, given.filter_subjects)));
     }
     hook.store("team", &guid(), body).await;
     let is_logged = |name: &str| {
@@ -113,9 +114,16 @@ async fn a_consumer_that_somebody_changed_is_changed_back() {
         let says = |line: &str| line.contains("somebody changed this consumer") && line.contains(&named);
         up.log().lines().any(says).then_some(())
     };
-    for name in ["normalize", "clickhouse-raw", "clickhouse"] {
+    for (stream, name, filters) in changed {
         let logged = poll::until("the change is logged", CEILING, async || is_logged(name)).await;
         logged.unwrap_or_else(|error| panic!("{name}: {error}"));
+        // It is logged before it is done.
+        let is_back = async || {
+            let found = stream.consumer_info(name).await.unwrap().config;
+            ((found.filter_subject, found.filter_subjects) == filters).then_some(())
+        };
+        let back = poll::until("it is changed back", CEILING, is_back).await;
+        back.unwrap_or_else(|error| panic!("{name}: {error}: {}", up.log()));
     }
     // The changed consumer may have skipped the event before this one. It must not skip this one.
     let last = guid();
