@@ -4,6 +4,9 @@
 //! and hashes of their own. Bodies are left out, because 100 million of them are a terabyte. Nobody looks for a row by
 //! its body, but a look-up reads by granules, which long bodies make short. So the rows of `raw` are written with as few
 //! rows to a granule as real ones have.
+//!
+//! Rows that came over days have long been merged into few parts. Those that are written within minutes are merged for
+//! as long again, beside whatever is measured. So the tables are merged before.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -29,6 +32,8 @@ const SAMPLE: (u32, u64) = (500, 8);
 const SETTLED_WITHIN: Duration = Duration::from_secs(300);
 /// How far the rows reach back.
 const SPAN: Duration = Duration::from_secs(7 * 86_400);
+/// How long ClickHouse may take to merge a table.
+const MERGED_WITHIN: Duration = Duration::from_secs(3_600);
 /// Rows that one statement makes.
 const ROWS_AT_ONCE: u64 = 2_000_000;
 /// A granule ends with this many rows, or with [`GRANULE_BYTES`].
@@ -46,6 +51,7 @@ pub(crate) struct Prefilled {
     sample_s: f64,
     events_s: f64,
     raw_s: f64,
+    merged_s: f64,
     events: Packed,
     raw: Packed,
 }
@@ -81,8 +87,14 @@ pub(crate) async fn prefill(
     attach(tables, &short).await?;
     let raw_s = seconds(began);
     eprintln!("prefill: {rows} rows of raw in {raw_s} s");
+    let began = Instant::now();
+    for table in ["events", "raw"] {
+        merge(tables, table).await?;
+    }
+    let merged_s = seconds(began);
+    eprintln!("prefill: both tables are merged after {merged_s} s");
     let (events, raw) = (tables.packed("events").await?, tables.packed("raw").await?);
-    Ok(Prefilled { rows, sample, sample_s, events_s, raw_s, events, raw })
+    Ok(Prefilled { rows, sample, sample_s, events_s, raw_s, merged_s, events, raw })
 }
 
 fn seconds(began: Instant) -> f64 {
@@ -212,6 +224,19 @@ async fn attach(tables: &Tables, from: &str) -> anyhow::Result<()> {
         tables.execute(&format!("ALTER TABLE raw ATTACH PARTITION ID '{partition}' FROM {from}")).await?;
     }
     tables.execute(&format!("DROP TABLE {from} SYNC")).await
+}
+
+/// Merges each partition of `table` into one part.
+async fn merge(tables: &Tables, table: &str) -> anyhow::Result<()> {
+    let parts = format!(
+        "SELECT count() FROM system.parts WHERE active AND database = 'headrace' AND table = '{table}' GROUP BY partition_id"
+    );
+    let is_merged = async || {
+        // It does nothing while ClickHouse merges some of the parts by itself.
+        tables.execute(&format!("OPTIMIZE TABLE {table} FINAL SETTINGS optimize_skip_merged_partitions = 1")).await?;
+        anyhow::Ok(tables.rows::<u64>(&parts).await?.into_iter().all(|parts| parts == 1).then_some(()))
+    };
+    poll::until(&format!("{table} is merged"), MERGED_WITHIN, async || is_merged().await.transpose()).await?
 }
 
 #[cfg(test)]
