@@ -54,6 +54,15 @@ impl ClickHouseCase {
         Config { insert_timeout_s: 5, clock_skew_ms: 2_000, ..self.config() }
     }
 
+    /// Makes a view of somebody's that reads `events` and fails at every row, because it computes `refusing`.
+    fn fail_a_view(&self, refusing: &str) {
+        self.query("CREATE TABLE IF NOT EXISTS headrace.mine (number UInt8) ENGINE = MergeTree ORDER BY number");
+        self.query(&format!(
+            "CREATE MATERIALIZED VIEW headrace.view TO headrace.mine AS SELECT toUInt8({refusing}) AS number \
+             FROM headrace.events SETTINGS allow_custom_error_code_in_throwif = 1"
+        ));
+    }
+
     /// Queries the server, not through the proxy. It blocks, because [`Case::received`] is not async.
     fn query(&self, sql: &str) -> String {
         self.query_in("default", sql)

@@ -63,6 +63,28 @@ async fn a_rewriting_whose_answer_was_lost_is_repeated_without_a_second_row() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_is_rewritten_while_a_view_fails_is_there_once() {
+    let (case, sink) = ready().await;
+    let all = batch(0..3, false, MINUTE);
+    assert_all(&sink.deliver(&all).await, 3);
+    for refusing in ["toUInt8(concat('no ', id))", "throwIf(id != '', 'x', toInt16(252))"] {
+        case.fail_a_view(refusing);
+        let since = case.with_long_timeout().now().await.unwrap();
+        // A batch of one can be cut no further.
+        for items in [&all.items()[..1], &all.items()[1..]] {
+            let written = rewriting(&case, since, refusing).write(items).await.unwrap();
+            assert_eq!(written.fresh, items.len() as u64, "{refusing}: {written:?}");
+        }
+        assert_eq!(
+            (case.rows(), case.query("SELECT uniqExact(id) FROM headrace.events").trim()),
+            (3, "3"),
+            "{refusing}"
+        );
+        case.query("DROP VIEW headrace.view SYNC");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_writers_of_an_absent_row_one_remains() {
     let (case, sink) = ready().await;
     let items = batch(0..50, false, MINUTE);

@@ -12,6 +12,8 @@ pub(crate) struct Failure {
     pub(crate) fault: Fault,
     /// A smaller insert might have been stored.
     pub(crate) too_much: bool,
+    /// A materialized view failed, that of somebody who reads the table. The table may well have all the rows.
+    pub(crate) of_view: bool,
 }
 
 /// ClickHouse's error codes that mean a person must act: `src/Common/ErrorCodes.cpp`.
@@ -66,23 +68,8 @@ const TOO_MUCH: [u32; 7] = [
     396, // TOO_MANY_ROWS_OR_BYTES
 ];
 
-/// What the server says where a materialized view fails that reads the table. The table has the rows by then.
+/// What the server says where a materialized view fails that reads the table.
 const IN_VIEW: &str = "while pushing to view";
-/// Codes of failures that may pass, in a view too.
-const MAY_PASS: [u32; 12] = [
-    74,  // CANNOT_READ_FROM_FILE_DESCRIPTOR
-    75,  // CANNOT_WRITE_TO_FILE_DESCRIPTOR
-    76,  // CANNOT_OPEN_FILE
-    202, // TOO_MANY_SIMULTANEOUS_QUERIES
-    236, // ABORTED
-    242, // TABLE_IS_READ_ONLY
-    243, // NOT_ENOUGH_SPACE
-    252, // TOO_MANY_PARTS
-    254, // NO_ACTIVE_REPLICAS
-    285, // TOO_FEW_LIVE_REPLICAS
-    425, // SYSTEM_ERROR
-    999, // KEEPER_EXCEPTION
-];
 
 /// Classifies `error`. Any failure that is not known to be otherwise is transient, so that nothing is dead-lettered for
 /// a failure that nobody has understood.
@@ -97,11 +84,8 @@ pub(crate) fn fault(error: Error) -> Failure {
         _ => false,
     };
     let too_much = matches!(error, Error::TimedOut) || code.is_some_and(|code| TOO_MUCH.contains(&code));
-    // A view may compute anything, and so fail at a row with any code. The same row would fail again for ever.
-    let of_view = matches!(&error, Error::BadResponse(text) if text.contains(IN_VIEW))
-        && !unclear
-        && !too_much
-        && code.is_some_and(|code| !MAY_PASS.contains(&code));
+    // A view may compute anything, and so fail with any code. None of them tells about our table or our rows.
+    let of_view = !unclear && matches!(&error, Error::BadResponse(text) if text.contains(IN_VIEW));
     let our_fault = matches!(
         error,
         Error::SchemaMismatch(_) | Error::InvalidParams(_) | Error::Unsupported(_) | Error::InvalidColumnsHeader(_)
@@ -116,14 +100,14 @@ pub(crate) fn fault(error: Error) -> Failure {
         None => "ClickHouse refused or did not answer".to_owned(),
     });
     let fault = match code {
+        _ if of_view => Fault::transient(source),
         Some(code) if BROKEN.contains(&code) => Fault::broken(source),
         Some(code) if POISON.contains(&code) => Fault::poison(DeadReason::Rejected, source),
-        _ if of_view => Fault::poison(DeadReason::Rejected, source),
         _ if our_fault || untrusted.is_some() => Fault::broken(source),
         _ => Fault::transient(source),
     };
     let effect = if unclear { Effect::Possible } else { Effect::None };
-    Failure { fault: fault.with_effect(effect), too_much }
+    Failure { fault: fault.with_effect(effect), too_much, of_view }
 }
 
 /// Whether the server has no table of the name.
@@ -132,13 +116,13 @@ pub(crate) fn is_unknown_table(error: &Error) -> bool {
 }
 
 /// What a failed look-up means: it wrote nothing, and what the table says is no item's fault.
-pub(crate) fn of_look_up(Failure { mut fault, too_much }: Failure) -> Failure {
+pub(crate) fn of_look_up(Failure { mut fault, too_much, .. }: Failure) -> Failure {
     if matches!(fault.class, FaultClass::Poison(_)) {
         fault = Fault::transient(
             fault.source.context("cannot look up which rows are there; is a part of the table damaged?"),
         );
     }
-    Failure { fault: fault.with_effect(Effect::None), too_much }
+    Failure { fault: fault.with_effect(Effect::None), too_much, of_view: false }
 }
 
 /// The number in `Code: 60. DB::Exception: …`, or the bare number that the client gives when the answer had no text.
@@ -168,18 +152,6 @@ mod tests {
             ("Code: 241. DB::Exception: Memory limit exceeded", transient.clone(), false, true),
             ("Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space", transient.clone(), false, false),
             ("Code: 159. DB::Exception: Timeout exceeded", transient.clone(), true, true),
-            (
-                "Code: 675. DB::Exception: Invalid IPv4 value.: while pushing to view headrace.v. (CANNOT_PARSE_IPV4)",
-                FaultClass::Poison(DeadReason::Rejected),
-                false,
-                false,
-            ),
-            (
-                "Code: 252. DB::Exception: Too many parts: while pushing to view headrace.v. (TOO_MANY_PARTS)",
-                transient.clone(),
-                false,
-                false,
-            ),
             ("Code: 675. DB::Exception: Invalid IPv4 value. (CANNOT_PARSE_IPV4)", transient.clone(), false, false),
             ("Code: 117. DB::Exception: Incorrect data", FaultClass::Poison(DeadReason::Rejected), false, false),
             ("516", FaultClass::Broken, false, false),
@@ -193,6 +165,24 @@ mod tests {
         let late = fault(Error::TimedOut);
         assert!(late.fault.effect == Effect::Possible && late.too_much);
         assert_eq!(fault(Error::SchemaMismatch("x".into())).fault.class, FaultClass::Broken);
+    }
+
+    #[test]
+    fn a_failure_of_a_view_blames_neither_rows_nor_table() {
+        for (code, too_much) in [(6, false), (60, false), (117, false), (241, true), (252, false), (675, false)] {
+            let failure =
+                fault(Error::BadResponse(format!("Code: {code}. DB::Exception: x: while pushing to view headrace.v")));
+            assert_eq!(failure.fault.class, FaultClass::Transient { retry_after: None }, "{code}");
+            assert_eq!(
+                (failure.fault.effect, failure.too_much, failure.of_view),
+                (Effect::None, too_much, true),
+                "{code}"
+            );
+        }
+        // The server stopped waiting, so it does not tell whether the table has the rows.
+        let late =
+            fault(Error::BadResponse("Code: 159. DB::Exception: x: while pushing to view headrace.v".to_owned()));
+        assert!(late.fault.effect == Effect::Possible && !late.of_view);
     }
 
     #[test]

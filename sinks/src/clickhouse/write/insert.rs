@@ -152,7 +152,7 @@ impl Table {
         if batch.is_suspect() {
             match self.look_up(&items).await {
                 Ok(stored) => conflicts += drop_stored(&mut items, &stored),
-                Err(failure) => return self.failed(failure, batch),
+                Err(failure) => return self.failed(self.explained::<T>(failure).await, batch),
             }
             self.already_there.increment((count - items.len()) as u64);
         }
@@ -169,23 +169,23 @@ impl Table {
                 self.conflicts.increment(conflicts);
                 BatchResult::all(count)
             }
-            Err(failure) if matches!(failure.fault.class, FaultClass::Poison(_)) => {
+            Err(failure) if failure.of_view || matches!(failure.fault.class, FaultClass::Poison(_)) => {
                 self.refused(failure, items, batch).await
             }
             Err(failure) => self.failed(failure, batch),
         }
     }
 
-    /// What it means for `batch` that the server refused its `items`. The server has answered, so a look-up can be believed at
-    /// once. Without it, they would go again in other batches, and have second rows.
+    /// What it means for `batch` that the server refused its `items`, or that a view failed. The server has answered, so a
+    /// look-up can be believed at once. Without it, they would go again in other batches, and have second rows.
     async fn refused<T: Rows>(&self, failure: Failure, mut items: Vec<&Item<T>>, batch: &Batch<T>) -> BatchResult {
-        let Failure { fault, too_much } = failure;
+        let Failure { fault, too_much, of_view } = failure;
         let count = items.len();
         match self.look_up(&items).await {
             Ok(stored) => drop_stored(&mut items, &stored),
             // Nobody knows whether the table has the rows. Told as refused, an item could be given up although its row is
             // there. So the batch goes again as it is.
-            Err(Failure { fault: unknown, too_much }) => {
+            Err(Failure { fault: unknown, too_much, of_view }) => {
                 // Recognized by its token, it is then accepted without reaching the views.
                 tracing::warn!(
                     table = self.name,
@@ -198,25 +198,30 @@ impl Table {
                     .source
                     .context(format!("cannot look up whether `{}` has rows that it refused ({fault})", self.name));
                 let fault = Fault { source, ..unknown }.with_effect(Effect::Possible);
-                return self.failed(Failure { fault, too_much }, batch);
+                return self.failed(Failure { fault, too_much, of_view }, batch);
             }
         };
         let effect = if items.len() < count { Effect::Possible } else { fault.effect };
         if items.is_empty() {
-            tracing::error!(
-                table = self.name,
-                count,
-                cause = format!("{fault}"),
-                "ClickHouse took rows and then refused them: a materialized view that reads the table failed. The table has the \
-                 rows, and the view lacks them; mend the view and fill it from the table"
-            );
+            self.lacks_in_view(count, &fault);
             return BatchResult::AlreadyThere;
         }
-        self.failed(Failure { fault: fault.with_effect(effect), too_much }, batch)
+        self.failed(Failure { fault: fault.with_effect(effect), too_much, of_view }, batch)
+    }
+
+    /// Tells that the table has `count` rows for which a view failed.
+    pub(crate) fn lacks_in_view(&self, count: usize, fault: &Fault) {
+        tracing::error!(
+            table = self.name,
+            count,
+            cause = format!("{fault}"),
+            "ClickHouse took rows and then refused them: a materialized view that reads the table failed. The table has the \
+             rows, and the view lacks them; mend the view and fill it from the table"
+        );
     }
 
     /// What a failed insert of `batch` means for it.
-    fn failed<T>(&self, Failure { mut fault, too_much }: Failure, batch: &Batch<T>) -> BatchResult {
+    fn failed<T>(&self, Failure { mut fault, too_much, .. }: Failure, batch: &Batch<T>) -> BatchResult {
         // First deliveries go again at once and unchanged: the same rows under the same token. Suspects are looked up
         // again, which would prove nothing before the server's limit has passed, by its own clock.
         if let FaultClass::Transient { retry_after } = &mut fault.class
@@ -255,20 +260,21 @@ impl Table {
             }
             insert.end().await
         };
-        match send.await.map_err(fault) {
-            Err(failure) if matches!(failure.fault.class, FaultClass::Poison(_) | FaultClass::Broken) => {
-                Err(self.blame::<T>(failure).await)
-            }
-            other => other,
+        match send.await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.explained::<T>(fault(error)).await),
         }
     }
 
-    /// Finds out whether the table's columns explain why the server refused rows, or why the client could not write
-    /// them.
-    async fn blame<T: Rows>(&self, failure: Failure) -> Failure {
+    /// Finds out whether the table's columns explain why the server refused rows or a look-up, or why the client could not
+    /// write rows.
+    async fn explained<T: Rows>(&self, failure: Failure) -> Failure {
+        if !matches!(failure.fault.class, FaultClass::Poison(_) | FaultClass::Broken) {
+            return failure;
+        }
         // The client would go on with the columns that it read before its first insert.
         self.client.clear_cached_metadata().await;
-        let of_columns = |fault| Failure { fault, too_much: false };
+        let of_columns = |fault| Failure { fault, too_much: false, of_view: false };
         let is_broken = failure.fault.class == FaultClass::Broken;
         match self.read_columns::<T>().await {
             Err(fault) if !is_broken || fault.class == FaultClass::Broken => of_columns(fault),
@@ -288,10 +294,15 @@ impl Table {
     async fn read_columns<T: Rows>(&self) -> Result<Columns, Fault> {
         let found = columns::of(&self.client, &self.name).await?;
         if found.is_empty() {
+            // A replay makes its own table where it begins.
+            let remedy = if self.name == T::TABLE {
+                "`headrace check --migrate` makes it anew, and `headrace replay` fills it with what RAW still has"
+            } else {
+                "run the replay again"
+            };
+            let name = &self.name;
             return Err(Fault::broken(anyhow::anyhow!(
-                "expected the table `{}`, found none: somebody dropped or renamed it. `headrace check --migrate` makes it anew, and \
-                 `headrace replay` fills it with what RAW still has",
-                self.name
+                "expected the table `{name}`, found none: somebody dropped or renamed it. {remedy}"
             )));
         }
         let wrong = columns::problem(&found, &self.name, T::COLUMNS);

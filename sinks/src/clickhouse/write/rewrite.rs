@@ -120,9 +120,8 @@ impl<T: Rows> Rewrite<T> {
         let absent: Vec<&Item<T>> = fresh.iter().copied().filter(is_absent).collect();
         // The new row tells what the one tells that it replaces: a sink that was set aside must find it.
         let stored_at = |item: &Item<T>| Timestamp::from_micros(state(item).map_or(0, |found| found.stored));
-        self.insert(&absent, stored_at).await?;
         if !absent.is_empty() {
-            self.prove_inserted(&absent).await?;
+            self.insert(&absent, stored_at).await?;
         }
         crash::pass(Point::BeforeRemoval);
         let (replaced, new): (Vec<&Item<T>>, Vec<&Item<T>>) =
@@ -171,12 +170,21 @@ impl<T: Rows> Rewrite<T> {
         found.fresh == 0 && found.has_older() && !replaces
     }
 
+    /// Inserts `items`, and looks up that they are there.
     async fn insert(&self, items: &[&Item<T>], stored_at: impl Fn(&Item<T>) -> Timestamp) -> Result<(), Fault> {
         // The replay's lease says that nobody else writes these items. But a process that was stopped may have lost the
         // lease.
         let Times { limit, clock_skew } = self.table.times();
         match self.table.insert(items, Timestamp::now(), limit + clock_skew, stored_at).await {
-            Ok(()) => Ok(()),
+            Ok(()) => self.prove_inserted(items).await,
+            // The table took the rows, or it took none of them, or those of some partitions. What it lacks goes again.
+            Err(Failure { fault, of_view: true, .. }) => match self.missing(items).await? {
+                0 => {
+                    self.table.lacks_in_view(items.len(), &fault);
+                    Ok(())
+                }
+                _ => Err(fault),
+            },
             // A look-up would prove nothing before the server's limit has passed.
             Err(Failure {
                 fault: Fault { class: FaultClass::Transient { .. }, effect: effect @ Effect::Possible, source },
@@ -188,19 +196,24 @@ impl<T: Rows> Rewrite<T> {
 
     /// Checks that the rows of `items` are there: no row is deleted before its replacement has been seen.
     async fn prove_inserted(&self, items: &[&Item<T>]) -> Result<(), Fault> {
-        let names: Vec<Name<&str>> = items.iter().map(|item| item.value.name()).collect();
-        let there = self.statements.look_up::<T>(&names).await?;
-        let there = by_name::<T>(&there);
-        match names.iter().filter(|&name| there.get(name).is_none_or(|found| found.fresh == 0)).count() {
+        match self.missing(items).await? {
             0 => Ok(()),
             missing => Err(Fault::broken(anyhow::anyhow!(
                 "expected {} rows in `{}` that were inserted since {}, found {missing} of them missing; was the clock \
                  of ClickHouse set back, or is a replica behind?",
-                names.len(),
+                items.len(),
                 self.table.name(),
                 self.since
             ))),
         }
+    }
+
+    /// How many of `items` have no row of this rewriting.
+    async fn missing(&self, items: &[&Item<T>]) -> Result<usize, Fault> {
+        let names: Vec<Name<&str>> = items.iter().map(|item| item.value.name()).collect();
+        let there = self.statements.look_up::<T>(&names).await?;
+        let there = by_name::<T>(&there);
+        Ok(names.iter().filter(|&name| there.get(name).is_none_or(|found| found.fresh == 0)).count())
     }
 }
 
