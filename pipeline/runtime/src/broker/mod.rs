@@ -1,6 +1,7 @@
 //! The connection to NATS, and what Headrace keeps there: five streams, the object store bucket `bodies`, and the KV
 //! buckets `schemas`, `state`, `recovery`, `cursors` and `asides`.
 
+pub(crate) mod changed;
 pub mod measure;
 pub mod progress;
 pub mod recreate;
@@ -18,8 +19,8 @@ use async_nats::{ConnectOptions, Event};
 use bytes::Bytes;
 use headrace_schemas::subject;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
+use crate::broker::changed::Changed;
 use crate::certificate::read_ca_file;
 use crate::config::{Limits, Nats, Streams};
 use crate::secret::redact_url;
@@ -113,14 +114,10 @@ pub struct Broker {
     timeout: Duration,
     clock_skew: Duration,
     disconnects: Disconnects,
-    changed_back: Arc<Mutex<HashMap<String, Instant>>>,
+    pub(crate) changed: Changed,
     /// The incarnation in which each consumer was last seen, so that a change is told once and not by every worker.
     incarnations: Arc<Mutex<HashMap<String, String>>>,
 }
-
-/// A consumer is changed back at most once in this time, and a second change is left in place. Otherwise two processes
-/// with different configurations would change it in turn for ever.
-const CHANGED_BACK_EVERY: Duration = Duration::from_secs(600);
 
 /// Tells [`Disconnects`] when a connection is lost.
 #[derive(Clone)]
@@ -194,7 +191,7 @@ impl Broker {
             timeout: nats.timeout(),
             clock_skew: nats.clock_skew(),
             disconnects,
-            changed_back: Arc::default(),
+            changed: Changed::default(),
             incarnations: Arc::default(),
         })
     }
@@ -228,16 +225,6 @@ impl Broker {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == ConnectionState::Connected
-    }
-
-    /// Whether `consumer` may be changed back now. After a yes, the answer is no for [`CHANGED_BACK_EVERY`].
-    pub(crate) fn may_change_back(&self, consumer: &str) -> bool {
-        let mut changed_back = self.changed_back.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = changed_back.get(consumer).is_none_or(|at| at.elapsed() >= CHANGED_BACK_EVERY);
-        if may {
-            changed_back.insert(consumer.to_owned(), Instant::now());
-        }
-        may
     }
 
     /// Notes that `consumer` was seen in `incarnation`. True when this process has seen it in another before.

@@ -30,6 +30,7 @@ use headrace_schemas::time::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::broker::changed::ChangedBack;
 use crate::broker::progress::{last_sequence, oldest_unsettled, state_of, time_at};
 use crate::broker::{Broker, Stream};
 use crate::component::subscription::Subscription;
@@ -199,7 +200,8 @@ impl Subscriber {
         if found != self.config {
             let (name, stream) = (&self.consumer.cached_info().name, self.stream.name());
             let (expected, found_config) = (&self.config.0, &found.0);
-            if self.broker.may_change_back(&format!("{stream}/{name}")) {
+            let changed_back = self.broker.changed.back(&format!("{stream}/{name}"));
+            if changed_back == ChangedBack::Now {
                 tracing::error!(
                     component = name,
                     ?expected,
@@ -207,6 +209,8 @@ impl Subscriber {
                     "somebody changed this consumer; it is changed back. Messages that came meanwhile may have been passed \
                      over: `headrace replay` writes their rows"
                 );
+            }
+            if changed_back != ChangedBack::No {
                 anyhow::bail!(
                     "expected the consumer {name} on {stream} with the configuration that we gave it, found another"
                 );
