@@ -83,12 +83,11 @@ impl Config {
         }
     }
 
-    /// Whether what is in the directory `path` would be read: it is the folder, or below it. It need not exist yet.
+    /// Whether what is in the directory `path` would be read: it is the folder, or below it. Neither need exist yet.
     #[must_use]
     pub fn reads(&self, path: &Path) -> bool {
-        let Ok(folder) = self.path().canonicalize() else { return false };
-        let Ok(path) = std::path::absolute(path) else { return false };
-        path.ancestors().find_map(|existing| existing.canonicalize().ok()).is_some_and(|path| path.starts_with(folder))
+        let (folder, path) = (resolved(&self.path()), resolved(path));
+        folder.zip(path).is_some_and(|(folder, path)| path.starts_with(folder))
     }
 
     /// The bucket, if `url` is one.
@@ -136,6 +135,13 @@ impl Config {
     }
 }
 
+/// Where `path` leads, or would if it were there. `None` where nobody can tell.
+fn resolved(path: &Path) -> Option<PathBuf> {
+    let path = std::path::absolute(path).ok()?;
+    let (there, existing) = path.ancestors().find_map(|existing| Some((existing.canonicalize().ok()?, existing)))?;
+    Some(there.join(path.strip_prefix(existing).ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,6 +162,11 @@ mod tests {
         assert!(config.reads(&folder) && config.reads(&below) && !config.reads(parent.path()));
         assert!(config.reads(&below.join("later/still")) && !config.reads(&parent.path().join("later")));
         assert!(!Config { url: "s3://bucket".to_owned(), ..Config::default() }.reads(&below));
+        let [later, link] = ["later", "link"].map(|name| parent.path().join(name));
+        let config = Config { url: later.display().to_string(), ..Config::default() };
+        assert!(config.reads(&later.join("copies")) && !config.reads(&folder), "it is made later");
+        std::os::unix::fs::symlink(parent.path(), &link).unwrap();
+        assert!(config.reads(&link.join("later/copies")));
         let config = Config { url: "file:///var/a%20b".to_owned(), ..Config::default() };
         assert_eq!(config.path(), PathBuf::from("/var/a b"));
     }
