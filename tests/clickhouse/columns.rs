@@ -122,6 +122,7 @@ async fn a_check_and_a_refusal_name_the_wrong_column() {
 async fn a_table_that_was_dropped_pauses_the_sink_until_a_person_has_it_made_anew() {
     let (case, sink) = ready().await;
     let config = case.with_long_timeout();
+    case.query("ALTER TABLE headrace.raw MODIFY SETTING merge_selector_base = 7");
     case.query("DROP TABLE headrace.events SYNC");
     let remedy = "`headrace check --migrate` makes it anew";
     // Suspects are looked up first.
@@ -138,6 +139,9 @@ async fn a_table_that_was_dropped_pauses_the_sink_until_a_person_has_it_made_ane
     sink.check().await.unwrap();
     assert_all(&sink.deliver(&batch(0..5, false, MINUTE)).await, 5);
     assert_eq!(case.rows(), 5);
+    // What is there stays as a person has changed it.
+    let made = |table| case.query(&format!("SHOW CREATE TABLE headrace.{table}"));
+    assert!(made("raw").contains("merge_selector_base = 7") && made("events").contains("merge_selector_base = 60"));
 }
 
 /// What a view can compute of no row: a number of a text, an address of a text, something that nobody foresaw, and what fails

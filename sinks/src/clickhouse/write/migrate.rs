@@ -38,8 +38,22 @@ enum Of {
     /// The statistics of columns of a table of this release. A server that does not know them makes none: it needs this
     /// when it was upgraded, and it is not recorded before that.
     Statistics(&'static str),
-    /// Others.
-    Others,
+    /// The table `gaps`.
+    Gaps,
+    /// The table that tells which were applied.
+    Migrations,
+}
+
+impl Of {
+    /// The table or view of this release that it makes or changes. The table of migrations is made before them.
+    const fn made(self) -> Option<&'static str> {
+        match self {
+            Self::Anew(table) | Self::Present(table) | Self::Statistics(table) => Some(table),
+            Self::Conflicts => Some("conflicting_deliveries"),
+            Self::Gaps => Some("gaps"),
+            Self::Earlier | Self::Migrations => None,
+        }
+    }
 }
 
 /// Makes migrations of lines with the number and the name, as they stand in the name of the file, and what it concerns.
@@ -66,14 +80,14 @@ const fn version(digits: &str) -> u32 {
 const MIGRATIONS: [Migration; 19] = migrations![
     ("0001", "events", Of::Earlier),
     ("0002", "raw", Of::Earlier),
-    ("0003", "gaps", Of::Others),
+    ("0003", "gaps", Of::Gaps),
     ("0004", "raw_sha256", Of::Earlier),
     ("0005", "conflicting_deliveries", Of::Earlier),
     // A statement changes one table. `IF EXISTS`, so that a column that somebody dropped stops no process.
     ("0006", "events_comments", Of::Earlier),
     ("0007", "raw_comments", Of::Earlier),
     ("0008", "conflicting_deliveries_comments", Of::Earlier),
-    ("0009", "migrations_comments", Of::Others),
+    ("0009", "migrations_comments", Of::Migrations),
     ("0010", "events", Of::Anew("events")),
     ("0011", "raw", Of::Anew("raw")),
     ("0012", "conflicting_deliveries", Of::Conflicts),
@@ -192,12 +206,14 @@ async fn record(client: &Client, migrations: &[&Migration]) -> Result<(), Fault>
 /// As [`run`], and also makes tables anew that were dropped after their migration had been recorded.
 pub(crate) async fn restore(client: &Client, database: &str) -> Result<(), Fault> {
     run(client, database).await?;
-    let query = client.query("SELECT count() FROM system.tables WHERE database = ? AND name IN ?");
-    let tables = query.bind(database).bind(TABLES.as_slice()).fetch_one::<u64>().await;
+    let query = client.query("SELECT name FROM system.tables WHERE database = ? AND name IN ?");
+    let tables = query.bind(database).bind(TABLES.as_slice()).fetch_all::<String>().await;
     let tables = tables.map_err(|error| fault(error).fault)?;
-    if tables < TABLES.len() as u64 {
-        let present = MIGRATIONS.iter().filter(|migration| migration.of != Of::Earlier).collect();
-        for migration in known_to(client, present).await? {
+    // Only what is missing: a person may have changed the settings of the others.
+    let is_missing = |table: &str| !tables.iter().any(|present| present == table);
+    let missing: Vec<_> = MIGRATIONS.iter().filter(|migration| migration.of.made().is_some_and(is_missing)).collect();
+    if !missing.is_empty() {
+        for migration in known_to(client, missing).await? {
             migration.apply(client).await?;
         }
         tracing::info!(database, "tables that were missing in ClickHouse are made anew");
@@ -236,7 +252,9 @@ impl Migration {
             }
             Of::Present(table) | Of::Statistics(table) if !is_there(client, table).await? => Ok(()),
             Of::Conflicts => show_conflicts(client, Read::WhatIsThere).await,
-            Of::Statistics(_) | Of::Earlier | Of::Present(_) | Of::Others => execute(client, self.sql, self.name).await,
+            Of::Statistics(_) | Of::Earlier | Of::Present(_) | Of::Gaps | Of::Migrations => {
+                execute(client, self.sql, self.name).await
+            }
         }
     }
 }
