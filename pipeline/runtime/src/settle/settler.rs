@@ -204,9 +204,9 @@ impl Settler {
     fn not_given_up(&self, fault: &Fault) {
         if is_full(fault) {
             self.health.broken(format!(
-                "expected room in DEAD for what can never succeed, found it full; this component stands still. Look at what is there \
-                 with `headrace dead list`, mend the cause, and make room with `headrace dead redrive` or `headrace dead drop` \
-                 ({fault})"
+                "expected room in DEAD for what can never succeed, found it full, or the broker's disk; until there is room, it comes \
+                 again and holds up what is behind it. Look at what is there with `headrace dead list`, mend the cause, and make \
+                 room with `headrace dead redrive` or `headrace dead drop`, with a larger `streams.dead`, or on the disk ({fault})"
             ));
         } else {
             self.health.degraded(format!("DEAD does not take what can never succeed: {fault}"));
