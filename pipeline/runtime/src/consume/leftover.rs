@@ -87,7 +87,7 @@ impl Found {
     /// Whether somebody reads it, as far as the broker can tell.
     #[must_use]
     pub fn is_read(&self) -> bool {
-        let is_recent = |at: Timestamp| self.told_at.since(at) < QUIET;
+        let is_recent = |at: Timestamp| is_within(at, self.told_at, QUIET);
         self.is_asked || self.active_at.is_some_and(is_recent) || self.read_at.is_some_and(is_recent)
     }
 
@@ -102,6 +102,11 @@ impl Found {
             is_asked: info.num_waiting > 0,
         }
     }
+}
+
+/// Whether `at` is less than `time` from `now`. A clock that was set back leaves times that are far ahead, and tell nothing.
+fn is_within(at: Timestamp, now: Timestamp, time: Duration) -> bool {
+    now.since(at) < time && at.since(now) < time
 }
 
 /// When a consumer last delivered something. When it last settled something tells of no reader: a purge settles, too.
@@ -135,10 +140,11 @@ impl Presence {
             return Ok(());
         }
         let cannot = || format!("cannot note on the consumer {} that it is read", info.name);
-        // All else stays as it is now, also where another process of another configuration has changed it.
-        let config = pull::Config::try_from_consumer_config(info.config.clone());
-        let mut config = config.map_err(|error| anyhow::anyhow!(error)).with_context(cannot)?;
         let now = time_at(broker, stream).await.with_context(cannot)?;
+        // All else stays as it is at this moment, also where another process of another configuration has just changed it.
+        let Some(latest) = state_of(broker, stream, &info.name).await.with_context(cannot)? else { return Ok(()) };
+        let config = pull::Config::try_from_consumer_config(latest.config);
+        let mut config = config.map_err(|error| anyhow::anyhow!(error)).with_context(cannot)?;
         config.metadata.insert(READ_AT.to_owned(), now.as_micros().to_string());
         // An update, so that a consumer which somebody has just removed is not made anew.
         let stream = broker.jetstream().get_stream_no_info(stream.name()).await.with_context(cannot)?;
@@ -150,7 +156,7 @@ impl Presence {
 /// The time that a process leaves as its sign when it begins `now`: a sign that is new stays, so that workers that begin one
 /// after the other do not change the consumer each time.
 fn signed_at(read_at: Option<Timestamp>, now: Timestamp) -> Timestamp {
-    read_at.filter(|at| now.since(*at) < SIGN_AFTER).unwrap_or(now)
+    read_at.filter(|at| is_within(*at, now, SIGN_AFTER)).unwrap_or(now)
 }
 
 /// What is written on the consumer of a sink.
@@ -345,6 +351,8 @@ mod tests {
             (Some(at(999_950)), now),
             // Two servers of a cluster may differ by a little.
             (Some(at(1_000_001)), at(1_000_001)),
+            // Their clock was set back.
+            (Some(at(1_009_000)), now),
         ] {
             assert_eq!(signed_at(read_at, now), expected, "{read_at:?}");
         }
