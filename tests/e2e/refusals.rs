@@ -135,6 +135,19 @@ async fn a_folder_of_records_that_holds_the_data_directory_is_refused() {
 }
 
 #[tokio::test]
+async fn a_folder_of_records_that_the_own_sink_writes_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let config = dir.path().join("headrace.toml");
+    // The configuration names no sink: `up` gives it this directory.
+    let folder = dir.path().join("data/out");
+    std::fs::write(&config, format!("[ingest.ndjson.folder]\nurl = '{}'\n", folder.display())).unwrap();
+    let (code, log) = Launch::up(PROGRAM, dir.path()).argument("--config").argument(&config).refused().await;
+    assert_eq!(code, Some(2), "{log}");
+    assert!(log.contains("each event would come again as a record"), "{log}");
+    assert!(!dir.path().join("data/nats").exists(), "nothing was started");
+}
+
+#[tokio::test]
 async fn a_warning_names_a_tenant_that_is_escaped() {
     let dir = TempDir::new().unwrap();
     let config = dir.path().join("headrace.toml");

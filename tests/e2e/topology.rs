@@ -9,6 +9,7 @@ use headrace_tests::product::admin::{get, sample};
 use headrace_tests::product::hook::{Answer, Hook, guid};
 use headrace_tests::product::process::{Running, command, complained};
 use headrace_tests::product::stored::Stored;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{PROGRAM, with_short_limits};
@@ -140,5 +141,28 @@ async fn a_consumer_that_somebody_changed_is_changed_back() {
     }
     // `normalize` has several workers. None takes the change that another mends for a second one.
     assert!(!up.log().contains("somebody changed this consumer again"), "{}", up.log());
+    up.stop().await;
+}
+
+#[tokio::test]
+async fn a_table_that_was_dropped_is_made_anew_when_up_begins_again() {
+    let dir = TempDir::new().unwrap();
+    let up = with_short_limits(&dir, "").start().await;
+    let (hook, stored) = (Hook::of(up.ready()), Stored::of(up.ready()).await);
+    let body = r#"{"action":"created","organization":{"login":"acme"}}"#;
+    hook.store("team", &guid(), body).await;
+    stored.settled().await;
+    stored.rows::<Value>("DROP TABLE raw SYNC").await;
+    hook.store("team", &guid(), body).await;
+    // The only remedy that `up` leaves, because it has the passwords.
+    let is_told = async || up.log().contains("or the next start of the `headrace up`").then_some(());
+    let told = poll::until("the remedy is told", CEILING, is_told).await;
+    told.unwrap_or_else(|error| panic!("{error}: {}", up.log()));
+    up.stop().await;
+
+    let up = with_short_limits(&dir, "").start().await;
+    let stored = Stored::of(up.ready()).await;
+    stored.until_count("SELECT count() FROM raw", 1).await;
+    assert_eq!(stored.rows::<(u64,)>("SELECT count() FROM events").await, [(2,)]);
     up.stop().await;
 }

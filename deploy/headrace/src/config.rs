@@ -325,13 +325,16 @@ impl Config {
     }
 
     /// A folder in which a sink writes: each event would come again as a record.
-    fn validate_folder(&self) -> Option<Invalid> {
+    pub(crate) fn validate_folder(&self) -> Option<Invalid> {
         let folder = self.ingest.ndjson.as_ref()?.folder.as_ref()?;
-        let is_read = |(_, sink): &(&str, &file::Config)| !sink.dir.as_os_str().is_empty() && folder.reads(&sink.dir);
+        let is_read = |(_, sink): &(&str, &file::Config)| {
+            let writes_below = !sink.folders.is_empty() && folder.is_in(&sink.dir);
+            !sink.dir.as_os_str().is_empty() && (folder.reads(&sink.dir) || writes_below)
+        };
         let (name, sink) = self.sinks.of_kind().find(is_read)?;
         let message = format!(
-            "expected a folder in which nobody but senders write, found `{}`, which holds `sinks.{name}.dir` ({}): each event would \
-             come again as a record",
+            "expected a folder in which nobody but senders write, found `{}`, which holds what `sinks.{name}` writes in its `dir` ({}): \
+             each event would come again as a record",
             folder.url,
             sink.dir.display()
         );

@@ -115,6 +115,11 @@ pub(crate) fn is_unknown_table(error: &Error) -> bool {
     matches!(error, Error::BadResponse(text) if exception_code(text) == Some(60))
 }
 
+/// Whether the server has no database of the name.
+pub(crate) fn is_unknown_database(error: &Error) -> bool {
+    matches!(error, Error::BadResponse(text) if exception_code(text) == Some(81))
+}
+
 /// What a failed look-up means: it wrote nothing, and what the table says is no item's fault.
 pub(crate) fn of_look_up(Failure { mut fault, too_much, .. }: Failure) -> Failure {
     if matches!(fault.class, FaultClass::Poison(_)) {

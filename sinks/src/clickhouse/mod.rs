@@ -323,6 +323,14 @@ impl Config {
         now.map(Timestamp::from_micros).map_err(|error| fault(error).fault)
     }
 
+    /// Makes tables anew that were dropped, unless migrations are missing.
+    ///
+    /// # Errors
+    /// Transient when the server is away, broken when it refuses.
+    pub async fn restore_dropped(&self) -> Result<(), Fault> {
+        migrate::restore_dropped(&self.client(), &self.database).await
+    }
+
     /// Makes the table `name`, with the columns of `events` and the comment `comment`. Does nothing when it is there
     /// with that very comment.
     ///

@@ -22,8 +22,8 @@ use tokio::sync::watch;
 
 use crate::cli::global::Global;
 use crate::cli::serve::Up;
-use crate::config::Config;
 use crate::config::memory::Beside;
+use crate::config::{self, Config};
 use crate::installation::ancestors;
 use crate::installation::data_dir::DataDir;
 use crate::installation::data_dir::{CLICKHOUSE_PASSWORD, CLICKHOUSE_READER_PASSWORD, CLICKHOUSE_USER};
@@ -81,6 +81,9 @@ pub(crate) async fn up(arguments: Up, global: Global) -> anyhow::Result<()> {
     let clickhouse_url = servers.clickhouse.as_ref().map(|server| clickhouse_url(server, &data)).transpose()?;
     config = with_servers(&config, &nats_url, clickhouse_url.as_deref().unwrap_or_default());
     let starting = async {
+        if servers.clickhouse.is_some() {
+            restore_dropped(&config).await;
+        }
         let brokers = Brokers::connect(&config, &ALL_ROLES, "headrace up").await?;
         brokers.first().ensure_topology(&config.streams).await?;
         Process::start(&config, &ALL_ROLES, &brokers, listeners, servers.beside()).await
@@ -158,7 +161,19 @@ fn complete(loaded: &mut Loaded<Config>, arguments: &Up, data: &DataDir) -> anyh
             stream_sizes::fit(&mut config.streams, data.path())?;
         }
     }
+    // Once more, because sinks have got their directories.
+    let problems = loaded.value.validate_folder().into_iter().collect();
+    loaded.refuse(config::told(problems))?;
     Ok(secret)
+}
+
+/// Makes tables anew that somebody dropped in our own ClickHouse. Nobody can run `check --migrate` for it.
+async fn restore_dropped(config: &Config) {
+    let Some(clickhouse) = config.clickhouse() else { return };
+    if let Err(fault) = clickhouse.restore_dropped().await {
+        // The sink tells what it lacks.
+        tracing::warn!(cause = format!("{fault}"), "cannot make tables anew that are missing in ClickHouse");
+    }
 }
 
 /// Refuses a folder of records that holds the data directory: what is secret there would become rows.

@@ -121,17 +121,21 @@ fn a_folder_of_records_in_which_a_sink_writes_is_refused() {
     let parent = tempfile::tempdir().unwrap();
     let folder = parent.path().join("in");
     std::fs::create_dir(&folder).unwrap();
-    let told = |dir: &std::path::Path| -> Vec<String> {
-        let folder = folder.display();
-        let text =
-            format!("[ingest.ndjson.folder]\nurl = '{folder}'\n[sinks.copy]\nkind = 'file'\ndir = '{}'", dir.display());
+    let told_of = |dir: &std::path::Path, folders: &str| -> Vec<String> {
+        let (folder, dir) = (folder.display(), dir.display());
+        let text = format!(
+            "[ingest.ndjson.folder]\nurl = '{folder}'\n[sinks.copy]\nkind = 'file'\ndir = '{dir}'\nfolders = {folders}"
+        );
         let problems = read(&text).value.validate_shared().into_iter();
         problems.filter(|problem| problem.path.ends_with("folder.url")).map(|problem| problem.message).collect()
     };
+    let told = |dir: &std::path::Path| told_of(dir, "[]");
     assert_eq!(told(&parent.path().join("out")), [""; 0]);
     // It is not there yet.
     let [message] = told(&folder.join("below/out")).try_into().unwrap();
-    assert!(message.contains("which holds `sinks.copy.dir`"), "{message}");
+    assert!(message.contains("which holds what `sinks.copy` writes"), "{message}");
+    // The folder could be that of a tenant.
+    assert_eq!((told(parent.path()).len(), told_of(parent.path(), "['tenant']").len()), (0, 1));
 }
 
 #[test]

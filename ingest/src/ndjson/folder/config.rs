@@ -1,6 +1,6 @@
 //! Configuration of the folder or bucket that records are read from.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use headrace_runtime::config::Invalid;
@@ -86,8 +86,21 @@ impl Config {
     /// Whether what is in the directory `path` would be read: it is the folder, or below it. Neither need exist yet.
     #[must_use]
     pub fn reads(&self, path: &Path) -> bool {
-        let (folder, path) = (resolved(&self.path()), resolved(path));
-        folder.zip(path).is_some_and(|(folder, path)| path.starts_with(folder))
+        self.beside(path).is_some_and(|(folder, path)| path.starts_with(folder))
+    }
+
+    /// Whether the folder is the directory `path`, or below it. Neither need exist yet.
+    #[must_use]
+    pub fn is_in(&self, path: &Path) -> bool {
+        self.beside(path).is_some_and(|(folder, path)| folder.starts_with(path))
+    }
+
+    /// Where the folder is, unless it is in a bucket, and `path`.
+    fn beside(&self, path: &Path) -> Option<(PathBuf, PathBuf)> {
+        if self.bucket().is_some() {
+            return None;
+        }
+        resolved(&self.path()).zip(resolved(path))
     }
 
     /// The bucket, if `url` is one.
@@ -138,8 +151,17 @@ impl Config {
 /// Where `path` leads, or would if it were there. `None` where nobody can tell.
 fn resolved(path: &Path) -> Option<PathBuf> {
     let path = std::path::absolute(path).ok()?;
-    let (there, existing) = path.ancestors().find_map(|existing| Some((existing.canonicalize().ok()?, existing)))?;
-    Some(there.join(path.strip_prefix(existing).ok()?))
+    let (mut there, existing) =
+        path.ancestors().find_map(|existing| Some((existing.canonicalize().ok()?, existing)))?;
+    for component in path.strip_prefix(existing).ok()?.components() {
+        match component {
+            Component::ParentDir => {
+                there.pop();
+            }
+            component => there.push(component),
+        }
+    }
+    Some(there)
 }
 
 #[cfg(test)]
@@ -167,6 +189,9 @@ mod tests {
         assert!(config.reads(&later.join("copies")) && !config.reads(&folder), "it is made later");
         std::os::unix::fs::symlink(parent.path(), &link).unwrap();
         assert!(config.reads(&link.join("later/copies")));
+        assert!(config.reads(&parent.path().join("none/../later/copies")));
+        assert!(!config.reads(&later.join("none/../../other")));
+        assert!(config.is_in(parent.path()) && config.is_in(&later) && !config.is_in(&later.join("copies")));
         let config = Config { url: "file:///var/a%20b".to_owned(), ..Config::default() };
         assert_eq!(config.path(), PathBuf::from("/var/a b"));
     }

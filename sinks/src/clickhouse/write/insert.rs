@@ -26,6 +26,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use clickhouse::error::Error;
 use clickhouse::{Client, Row, RowWrite};
 use headrace_runtime::component::batch::{Batch, Item};
 use headrace_runtime::component::sink::BatchResult;
@@ -38,7 +39,7 @@ use metrics::{Counter, counter};
 use super::columns::{self, Column};
 use super::lookup::{self, Earlier, EarlierRows, Stored};
 use crate::clickhouse::LOOKUP_MAX;
-use crate::clickhouse::classify::{Failure, fault, of_look_up};
+use crate::clickhouse::classify::{Failure, fault, is_unknown_database, of_look_up};
 use crate::clickhouse::place::{Name, Place, time_of};
 
 /// An item that has a row.
@@ -186,7 +187,7 @@ impl Table {
             // Nobody knows whether the table has the rows. Told as refused, an item could be given up although its row is
             // there. So the batch goes again as it is.
             Err(Failure { fault: unknown, too_much, of_view }) => {
-                // Recognized by its token, it is then accepted without reaching the views.
+                // Recognized by its token, it may then be accepted without reaching the views.
                 tracing::warn!(
                     table = self.name,
                     count,
@@ -292,14 +293,17 @@ impl Table {
     }
 
     async fn read_columns<T: Rows>(&self) -> Result<Columns, Fault> {
-        let found = columns::of(&self.client, &self.name).await?;
+        let found = columns::of(&self.client, &self.name).await.map_err(|fault| {
+            let is_gone = fault.source.downcast_ref::<Error>().is_some_and(is_unknown_database);
+            if is_gone {
+                Fault { source: fault.source.context(format!("the database is gone: {MADE_ANEW}")), ..fault }
+            } else {
+                fault
+            }
+        })?;
         if found.is_empty() {
             // A replay makes its own table where it begins.
-            let remedy = if self.name == T::TABLE {
-                "`headrace check --migrate` makes it anew, and `headrace replay` fills it with what RAW still has"
-            } else {
-                "run the replay again"
-            };
+            let remedy = if self.name == T::TABLE { MADE_ANEW } else { "run the replay again" };
             let name = &self.name;
             return Err(Fault::broken(anyhow::anyhow!(
                 "expected the table `{name}`, found none: somebody dropped or renamed it. {remedy}"
@@ -334,6 +338,10 @@ impl Table {
         Ok(stored)
     }
 }
+
+/// What makes a table anew that is gone.
+const MADE_ANEW: &str = "`headrace check --migrate` makes it anew, or the next start of the `headrace up` that runs this ClickHouse, and \
+                         `headrace replay` fills it with what RAW still has";
 
 /// How a table's columns are since they were last read.
 enum Columns {

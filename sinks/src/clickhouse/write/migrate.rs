@@ -221,6 +221,14 @@ pub(crate) async fn restore(client: &Client, database: &str) -> Result<(), Fault
     Ok(())
 }
 
+/// Makes tables anew that were dropped, where every migration is recorded. Where some are not, it leaves them to who migrates.
+pub(crate) async fn restore_dropped(client: &Client, database: &str) -> Result<(), Fault> {
+    match verify(client, database).await {
+        Ok(()) => restore(client, database).await,
+        Err(_) => Ok(()),
+    }
+}
+
 /// Checks that all migrations were applied, whoever applies them here. Those of statistics may be missing alone: a server
 /// that was upgraded must stop no sink, and without them it only works more.
 pub(crate) async fn verify(client: &Client, database: &str) -> Result<(), Fault> {
