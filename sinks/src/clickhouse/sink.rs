@@ -1,5 +1,7 @@
 //! The two sinks: what they check before they begin, and where their rows go. How is in `write/insert.rs`.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use headrace_runtime::component::batch::Batch;
 use headrace_runtime::component::sink::{BatchResult, Sink};
@@ -11,6 +13,10 @@ use super::Config;
 use super::owner::Watch;
 use super::write::insert::{Rows, Table};
 use super::write::migrate::Migrator;
+
+/// How long a few suspects wait for others. Each insert of them makes a part with times of many days, which every look-up
+/// reads until it is merged.
+const SUSPECTS_LINGER: Duration = Duration::from_secs(4);
 
 /// Scored events → table `events`.
 pub struct Events {
@@ -27,6 +33,10 @@ impl Sink for Events {
     async fn check(&self) -> Result<(), Fault> {
         self.config.begin(&self.migrator, &self.owner).await?;
         self.table.check_columns::<Event>().await
+    }
+
+    fn suspects_linger(&self) -> Duration {
+        SUSPECTS_LINGER
     }
 
     async fn deliver(&self, batch: &Batch<Event>) -> BatchResult {
@@ -49,6 +59,10 @@ impl Sink for Raw {
     async fn check(&self) -> Result<(), Fault> {
         self.config.begin(&self.migrator, &self.owner).await?;
         self.table.check_columns::<RawDelivery>().await
+    }
+
+    fn suspects_linger(&self) -> Duration {
+        SUSPECTS_LINGER
     }
 
     async fn deliver(&self, batch: &Batch<RawDelivery>) -> BatchResult {

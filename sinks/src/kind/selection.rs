@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use headrace_runtime::broker::Stream;
@@ -231,6 +232,10 @@ impl<T: Payload + Facts> Sink for Chosen<T> {
 
     fn key(&self, item: &T) -> Key {
         self.sink.key(item)
+    }
+
+    fn suspects_linger(&self) -> Duration {
+        self.sink.suspects_linger()
     }
 
     async fn deliver(&self, batch: &Batch<T>) -> BatchResult {

@@ -125,6 +125,10 @@ impl<S: Sink> Sink for Panicking<S> {
         self.inner.key(item)
     }
 
+    fn suspects_linger(&self) -> Duration {
+        self.inner.suspects_linger()
+    }
+
     async fn deliver(&self, batch: &Batch<S::Item>) -> BatchResult {
         if let Some(victim) = &self.victim {
             assert!(batch.items().iter().all(|item| item.value.id() != victim), "panicking on {victim}");

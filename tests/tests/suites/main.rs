@@ -6,6 +6,7 @@ mod bad_products;
 mod calls;
 mod feeder;
 mod installation;
+mod late;
 mod log_storm;
 mod lost_marks;
 mod measure;

@@ -37,6 +37,8 @@ pub(crate) struct Script {
     answer: Mutex<Arc<Answer>>,
     check: Mutex<Arc<Check>>,
     keys: Mutex<Arc<Keys>>,
+    /// How long a few suspects wait for others.
+    pub(crate) suspects_linger: Mutex<Duration>,
     /// How often it was called.
     pub(crate) calls: AtomicUsize,
     /// The ids that were accepted, in order.
@@ -57,6 +59,10 @@ impl Sink for Scripted {
     fn key(&self, event: &Event) -> Key {
         let keys = Arc::clone(&self.0.keys.lock().unwrap());
         keys(event)
+    }
+
+    fn suspects_linger(&self) -> Duration {
+        *self.0.suspects_linger.lock().unwrap()
     }
 
     async fn deliver(&self, batch: &Batch<Event>) -> BatchResult {
@@ -94,6 +100,10 @@ pub(crate) struct Bed {
     pub(crate) limits: Limits,
     /// How long the broker waits for an acknowledgement.
     pub(crate) ack_wait: Duration,
+    /// How long a batch may grow.
+    pub(crate) linger: Duration,
+    /// How long a call may last.
+    pub(crate) call_timeout: Duration,
     /// Fresh ids, so that nothing is a suspect at first.
     ids: Vec<EventId>,
 }
@@ -105,6 +115,7 @@ impl Bed {
             answer: Mutex::new(Arc::new(|batch| BatchResult::all(batch.items().len()))),
             check: Mutex::new(Arc::new(|| Ok(()))),
             keys: Mutex::new(Arc::new(|_| Key::default())),
+            suspects_linger: Mutex::default(),
             calls: AtomicUsize::new(0),
             received: Mutex::default(),
         };
@@ -117,6 +128,8 @@ impl Bed {
             health: Health::new(),
             limits,
             ack_wait: Duration::from_secs(2),
+            linger: Duration::from_millis(50),
+            call_timeout: Duration::from_millis(300),
             ids,
         }
     }
@@ -157,8 +170,8 @@ impl Bed {
                 sink: None,
             },
             sink: Scripted(Arc::clone(&self.script)),
-            batching: BatchPolicy { events_max, bytes_max: 8 << 20, linger: Duration::from_millis(50) },
-            call_timeout: Duration::from_millis(300),
+            batching: BatchPolicy { events_max, bytes_max: 8 << 20, linger: self.linger },
+            call_timeout: self.call_timeout,
             limiter: Limiter::new(COMPONENT, &self.limits),
             settler,
             gate: Gate::default(),

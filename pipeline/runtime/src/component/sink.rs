@@ -38,6 +38,12 @@ pub trait Sink: Send + Sync + 'static {
         Key::default()
     }
 
+    /// How long a few suspects that come with many first deliveries may wait for others. It is for receivers that a call
+    /// with few costs nearly as much as one with many.
+    fn suspects_linger(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Delivers `batch`, which is never empty and has items of one key only.
     async fn deliver(&self, batch: &Batch<Self::Item>) -> BatchResult;
 }
@@ -73,6 +79,10 @@ impl<T: Payload> Sink for BoxedSink<T> {
 
     fn key(&self, item: &T) -> Key {
         self.0.key(item)
+    }
+
+    fn suspects_linger(&self) -> Duration {
+        self.0.suspects_linger()
     }
 
     async fn deliver(&self, batch: &Batch<T>) -> BatchResult {

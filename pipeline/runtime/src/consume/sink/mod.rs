@@ -9,6 +9,7 @@
 
 mod admission;
 mod answer;
+mod late;
 mod ownership;
 mod refused;
 mod settled;
@@ -20,6 +21,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::answer::Progress;
+use self::late::Late;
 use self::refused::RefusedItem;
 use crate::aside::pause::Gate;
 use crate::broker::Broker;
@@ -78,16 +80,15 @@ impl<S: Sink> SinkLoop<S> {
         self.settler.metrics.sink();
         self.await_gate(&stop).await;
         self.await_receiver(&stop).await;
-        while self.may_take(&stop).await {
-            let (BatchPolicy { events_max, bytes_max, linger }, memory) = (self.batching, &self.settler.memory);
-            let (events_max, bytes_max) = (events_max.min(memory.messages_max), bytes_max.min(memory.bytes_max));
-            let (messages, incarnation) = subscriber.gather(events_max, bytes_max, linger, &stop).await?;
+        let mut late = Late::default();
+        while self.may_take_beside(&mut late, &stop).await {
+            let (messages, incarnation) = self.gather(&mut late, &mut subscriber, &stop).await?;
             if messages.is_empty() {
                 continue;
             }
-            let _taken = memory.account.note(room_of(&messages));
+            let _taken = self.settler.memory.account.note(room_of(&messages));
             let messages = self.give_back_early(messages, &incarnation).await;
-            if let Some(pause) = self.take_out(messages, &incarnation, &mut subscriber, &stop).await {
+            if let Some(pause) = self.take_out(messages, &mut late, &incarnation, &mut subscriber, &stop).await {
                 rest_for(pause, &stop).await;
             }
         }
@@ -96,10 +97,12 @@ impl<S: Sink> SinkLoop<S> {
     }
 
     /// Reads and delivers `messages` in portions of at most the batch's bytes, because a small message may refer to a
-    /// large body. Meanwhile it keeps the waiting ones ours. Returns how long the consumer must rest, when it must.
+    /// large body. Meanwhile it keeps the waiting ones ours. A few suspects become late. Returns how long the consumer must
+    /// rest, when it must.
     async fn take_out(
         &self,
         messages: Vec<Delivered>,
+        late: &mut Late,
         incarnation: &Incarnation,
         subscriber: &mut Subscriber,
         stop: &CancellationToken,
@@ -125,6 +128,11 @@ impl<S: Sink> SinkLoop<S> {
                     Ok(trial) => {
                         let (sub_batches, unread) = self.read(messages, &waiting).await;
                         end(&self.settler, trial).await;
+                        let sub_batches = if group.is_none() && !self.sink.suspects_linger().is_zero() {
+                            late.keep_few(sub_batches.into_iter(), incarnation, &self.settler).collect()
+                        } else {
+                            sub_batches
+                        };
                         let portion = Portion { waiting: &waiting, group: group.as_ref() };
                         let rest = self.deliver(sub_batches, &portion, incarnation, subscriber, stop).await;
                         pause = pause.max(unread).max(rest);
