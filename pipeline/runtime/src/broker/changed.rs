@@ -10,7 +10,7 @@ use tokio::time::Instant;
 /// with different configurations would change it in turn for ever.
 const CHANGED_BACK_EVERY: Duration = Duration::from_secs(600);
 /// So long afterwards, other workers on the consumer may still see the change that the first of them saw.
-const SEEN_WITHIN: Duration = Duration::from_secs(10);
+const SEEN_WITHIN: Duration = Duration::from_secs(3);
 
 /// When this process last changed consumers back. Cheap to clone.
 #[derive(Clone, Debug, Default)]
