@@ -190,8 +190,9 @@ impl Subscriber {
     }
 
     /// Fails when somebody changed the consumer's configuration. Another filter would silently keep messages from us,
-    /// and another `ack_wait` could give a message to two workers at once. We check while we hold no messages, so
-    /// failing is safe: the supervisor starts the worker again, and [`Self::open`] restores the configuration.
+    /// and another `ack_wait` could give a message to two workers at once. We check while we hold no messages but those
+    /// that wait (`sink/late.rs`), which get no answer then. So failing is safe: the supervisor starts the worker again, and
+    /// [`Self::open`] restores the configuration.
     async fn check_config(&mut self) -> anyhow::Result<()> {
         if self.config_seen_at.elapsed() < CONFIG_CHECK_PERIOD {
             return Ok(());

@@ -126,6 +126,13 @@ impl Delivered {
         &self.message.payload
     }
 
+    /// The same with a payload of its own. As it came, it keeps all in memory that was read from the connection with it.
+    #[must_use]
+    pub(crate) fn apart(mut self) -> Self {
+        self.message.payload = Bytes::copy_from_slice(&self.message.payload);
+        self
+    }
+
     /// All headers, when there are any.
     #[must_use]
     pub const fn headers(&self) -> Option<&HeaderMap> {

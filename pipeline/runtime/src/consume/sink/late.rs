@@ -5,12 +5,14 @@
 //! brings a few with each batch, those of some seconds make one call. A message that was delivered before never waits, nor
 //! does one beside few others: then nothing is saved.
 //!
-//! What waits is held like any message that is worked on. It counts in the worker's share of memory, and is given back
-//! when the worker may take no more.
+//! What waits is held, like what is worked on, and counts in the worker's share of memory. Where the worker may take no more
+//! it is given back, and where nobody can tell whether it is still ours it is left without an answer.
 
+use std::cell::Cell;
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::SinkLoop;
@@ -19,7 +21,7 @@ use crate::consume::Subscriber;
 use crate::consume::hold::{prolong_when_due, while_held};
 use crate::consume::read::room_of;
 use crate::consume::sub_batch::SubBatch;
-use crate::memory::Held;
+use crate::memory::{Held, Share};
 use crate::message::Delivered;
 use crate::message::incarnation::Incarnation;
 use crate::settle::Outcome;
@@ -31,6 +33,8 @@ const FIRSTS_MIN: usize = 64;
 const FIRSTS_TO_ONE: usize = 8;
 /// They take no more than this part of a worker's share of memory, in bytes and in messages.
 const SHARE: usize = 4;
+/// A worker that has to wait longer before it takes more gives them back.
+const HOLD_MAX: Duration = Duration::from_millis(200);
 
 /// Suspects that wait, and were read once.
 #[derive(Default)]
@@ -44,8 +48,13 @@ pub(super) struct Late {
 }
 
 impl Late {
-    fn refs(&self) -> Vec<&Delivered> {
+    /// What waits.
+    pub(super) fn messages(&self) -> Vec<&Delivered> {
         self.messages.iter().collect()
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.messages.is_empty()
     }
 
     fn clear(&mut self) -> Vec<Delivered> {
@@ -53,55 +62,98 @@ impl Late {
         std::mem::take(&mut self.messages)
     }
 
+    fn is_of(&self, incarnation: &Incarnation) -> bool {
+        self.taken.as_ref().is_some_and(|(_, taken)| taken == incarnation)
+    }
+
     /// Whether those that wait, after another `gathered` messages, have waited long enough.
-    fn is_due(&self, gathered: usize, linger: Duration, settler: &Settler) -> bool {
-        let memory = &settler.memory;
+    fn is_due(&self, gathered: usize, linger: Duration, memory: &Share) -> bool {
         gathered < FIRSTS_MIN
             || self.taken.as_ref().is_some_and(|(since, _)| since.elapsed() >= linger)
-            || self.messages.len() >= memory.messages_max / SHARE
-            || room_of(&self.messages) >= memory.bytes_max / SHARE
+            || self.messages.len() >= memory.messages_max / SHARE / 2
+            || room_of(&self.messages) >= memory.bytes_max / SHARE / 2
     }
 
     /// Keeps the suspects of `sub_batches`, of `incarnation`, if they are few. Their items are read again.
     pub(super) fn keep_few<T>(
         &mut self,
-        sub_batches: impl Iterator<Item = SubBatch<T>>,
+        sub_batches: VecDeque<SubBatch<T>>,
         incarnation: &Incarnation,
         settler: &Settler,
-    ) -> impl Iterator<Item = SubBatch<T>> {
-        let (suspects, mut others): (Vec<_>, Vec<_>) = sub_batches.partition(|part| part.batch.is_suspect());
-        let count = |parts: &[SubBatch<T>]| -> usize { parts.iter().map(|part| part.messages.len()).sum() };
-        let firsts = count(&others);
-        if self.goes_on || firsts < FIRSTS_MIN || count(&suspects) * FIRSTS_TO_ONE > firsts {
-            others.extend(suspects);
-            return others.into_iter();
+        message_max: usize,
+    ) -> VecDeque<SubBatch<T>> {
+        let count = |is_suspect| -> usize {
+            let of_these = sub_batches.iter().filter(|part| part.batch.is_suspect() == is_suspect);
+            of_these.map(|part| part.messages.len()).sum()
+        };
+        let (firsts, memory) = (count(false), &settler.memory);
+        // Beside them there must be room for the largest message.
+        let is_small = memory.bytes_max - memory.bytes_max / SHARE < message_max;
+        if self.goes_on || is_small || firsts < FIRSTS_MIN || count(true) * FIRSTS_TO_ONE > firsts {
+            return sub_batches;
         }
-        for part in suspects {
-            // A body is not fetched twice.
-            let (waiting, ready) =
-                part.partition(|message, _| !message.may_be_redelivered() && !message.refers_to_body());
-            self.messages.extend(waiting.messages);
+        let mut others = VecDeque::with_capacity(sub_batches.len());
+        for part in sub_batches {
+            if !part.batch.is_suspect() {
+                others.push_back(part);
+                continue;
+            }
+            let (room, places) = (Cell::new(room_of(&self.messages)), Cell::new(self.messages.len()));
+            let (waiting, ready) = part.partition(|message, _| {
+                let taken = (room.get() + room_of(std::slice::from_ref(message)), places.get() + 1);
+                let is_room = taken.0 <= memory.bytes_max / SHARE && taken.1 <= memory.messages_max / SHARE;
+                // A body is not fetched twice.
+                let waits = is_room && !message.may_be_redelivered() && !message.refers_to_body();
+                if waits {
+                    room.set(taken.0);
+                    places.set(taken.1);
+                }
+                waits
+            });
+            self.messages.extend(waiting.messages.into_iter().map(Delivered::apart));
             others.extend((!ready.messages.is_empty()).then_some(ready));
         }
         if !self.messages.is_empty() {
             self.taken.get_or_insert_with(|| (Instant::now(), incarnation.clone()));
-            self.held = Some(settler.memory.account.note(room_of(&self.messages)));
+            self.held = Some(memory.account.note(room_of(&self.messages)));
         }
-        others.into_iter()
+        others
     }
 }
 
 impl<S: Sink> SinkLoop<S> {
-    /// As [`SinkLoop::may_take`], with messages that wait. While messages may not be taken, they are given back, so that
-    /// other processes get them.
-    pub(super) async fn may_take_beside(&self, late: &mut Late, stop: &CancellationToken) -> bool {
-        let is_idle = stop.is_cancelled()
-            || self.limiter.open_until().is_some()
-            || !late.messages.is_empty() && self.gate.paused_since(stop).await.is_some();
-        if is_idle {
-            self.give_back(&late.clear(), || Outcome::Interrupted).await;
+    /// As [`SinkLoop::may_take`], with messages that wait. When that lasts, they are given back, so that other processes get
+    /// them.
+    pub(super) async fn may_take_beside(
+        &self,
+        late: &mut Late,
+        subscriber: &mut Subscriber,
+        stop: &CancellationToken,
+    ) -> bool {
+        if !late.is_empty() {
+            let waits = late.messages();
+            let may_take = while_held(&waits, self.subscription.ack_wait, self.may_take(stop));
+            if timeout(HOLD_MAX, may_take).await.is_ok_and(|may_take| may_take) {
+                return true;
+            }
+            self.set_free(late, subscriber).await;
         }
-        while_held(&late.refs(), self.subscription.ack_wait, self.may_take(stop)).await
+        self.may_take(stop).await
+    }
+
+    /// Gives back what waits, if it is certainly ours. An answer that reaches the broker in another incarnation, or late,
+    /// could be for a message that somebody else has.
+    pub(super) async fn set_free(&self, late: &mut Late, subscriber: &mut Subscriber) {
+        if late.is_empty() {
+            return;
+        }
+        let is_ours = subscriber.incarnation().await.is_ok_and(|now| late.is_of(&now));
+        let messages = late.clear();
+        if is_ours {
+            self.give_back(&messages, || Outcome::Interrupted).await;
+        } else {
+            messages.iter().for_each(|message| self.settler.expire(message));
+        }
     }
 
     /// Gathers messages, and adds those that have waited long enough.
@@ -111,30 +163,31 @@ impl<S: Sink> SinkLoop<S> {
         subscriber: &mut Subscriber,
         stop: &CancellationToken,
     ) -> anyhow::Result<(Vec<Delivered>, Incarnation)> {
-        let (batching, memory) = (self.batching, &self.settler.memory);
-        // Together they are no more than a worker may take. What waits is at most a quarter, and one batch of suspects.
+        let (batching, memory, ack_wait) = (self.batching, &self.settler.memory, self.subscription.ack_wait);
+        // Together they are no more than a worker may take.
         let events_max = batching.events_max.min(memory.messages_max).saturating_sub(late.messages.len()).max(1);
         let bytes_max = batching.bytes_max.min(memory.bytes_max).saturating_sub(room_of(&late.messages));
-        let ack_wait = self.subscription.ack_wait;
         let gathering = subscriber.gather(events_max, bytes_max, batching.linger, stop);
-        let (messages, incarnation) = match while_held(&late.refs(), ack_wait, gathering).await {
+        let gathered = while_held(&late.messages(), ack_wait, gathering).await;
+        late.goes_on = false;
+        let (messages, incarnation) = match gathered {
             Ok(gathered) => gathered,
             Err(error) => {
-                self.give_back(&late.clear(), || Outcome::Interrupted).await;
+                // Without an answer: the broker may be away, or have another configuration.
+                late.clear().iter().for_each(|message| self.settler.expire(message));
                 return Err(error);
             }
         };
-        late.goes_on = false;
-        if late.messages.is_empty() || !late.is_due(messages.len(), self.sink.suspects_linger(), &self.settler) {
+        let is_former = !late.is_of(&incarnation);
+        if late.is_empty() || !is_former && !late.is_due(messages.len(), self.sink.suspects_linger(), memory) {
             return Ok((messages, incarnation));
         }
-        late.goes_on = true;
-        let is_former = late.taken.as_ref().is_some_and(|(_, taken)| *taken != incarnation);
         // The broker gives the others to somebody else, or has done so.
         let is_ours = |message: &Delivered| !is_former && message.is_held(ack_wait);
         let (mut ours, lapsed): (Vec<_>, Vec<_>) = late.clear().into_iter().partition(is_ours);
         lapsed.iter().for_each(|message| self.settler.expire(message));
         prolong_when_due(&ours.iter().collect::<Vec<_>>(), ack_wait).await;
+        late.goes_on = !ours.is_empty();
         ours.extend(messages);
         Ok((ours, incarnation))
     }

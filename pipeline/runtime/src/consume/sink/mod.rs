@@ -81,7 +81,7 @@ impl<S: Sink> SinkLoop<S> {
         self.await_gate(&stop).await;
         self.await_receiver(&stop).await;
         let mut late = Late::default();
-        while self.may_take_beside(&mut late, &stop).await {
+        while self.may_take_beside(&mut late, &mut subscriber, &stop).await {
             let (messages, incarnation) = self.gather(&mut late, &mut subscriber, &stop).await?;
             if messages.is_empty() {
                 continue;
@@ -89,6 +89,7 @@ impl<S: Sink> SinkLoop<S> {
             let _taken = self.settler.memory.account.note(room_of(&messages));
             let messages = self.give_back_early(messages, &incarnation).await;
             if let Some(pause) = self.take_out(messages, &mut late, &incarnation, &mut subscriber, &stop).await {
+                self.set_free(&mut late, &mut subscriber).await;
                 rest_for(pause, &stop).await;
             }
         }
@@ -129,12 +130,14 @@ impl<S: Sink> SinkLoop<S> {
                         let (sub_batches, unread) = self.read(messages, &waiting).await;
                         end(&self.settler, trial).await;
                         let sub_batches = if group.is_none() && !self.sink.suspects_linger().is_zero() {
-                            late.keep_few(sub_batches.into_iter(), incarnation, &self.settler).collect()
+                            late.keep_few(sub_batches, incarnation, &self.settler, self.broker.message_max())
                         } else {
                             sub_batches
                         };
                         let portion = Portion { waiting: &waiting, group: group.as_ref() };
-                        let rest = self.deliver(sub_batches, &portion, incarnation, subscriber, stop).await;
+                        let delivered = self.deliver(sub_batches, &portion, incarnation, subscriber, stop);
+                        // By themselves: when one of them has lapsed, what is delivered must be held all the same.
+                        let rest = while_held(&late.messages(), self.subscription.ack_wait, delivered).await;
                         pause = pause.max(unread).max(rest);
                         close(&self.settler, group).await;
                     }
