@@ -68,8 +68,8 @@ const TOO_MUCH: [u32; 7] = [
     396, // TOO_MANY_ROWS_OR_BYTES
 ];
 
-/// What the server says where a materialized view fails that reads the table.
-const IN_VIEW: &str = "while pushing to view";
+/// What the server says where a materialized view fails that reads the table, before the view's name.
+const IN_VIEW: &str = ": while pushing to view ";
 
 /// Classifies `error`. Any failure that is not known to be otherwise is transient, so that nothing is dead-lettered for
 /// a failure that nobody has understood.
@@ -85,7 +85,7 @@ pub(crate) fn fault(error: Error) -> Failure {
     };
     let too_much = matches!(error, Error::TimedOut) || code.is_some_and(|code| TOO_MUCH.contains(&code));
     // A view may compute anything, and so fail with any code. None of them tells about our table or our rows.
-    let of_view = !unclear && matches!(&error, Error::BadResponse(text) if text.contains(IN_VIEW));
+    let of_view = !unclear && matches!(&error, Error::BadResponse(text) if is_of_view(text));
     let our_fault = matches!(
         error,
         Error::SchemaMismatch(_) | Error::InvalidParams(_) | Error::Unsupported(_) | Error::InvalidColumnsHeader(_)
@@ -128,6 +128,11 @@ pub(crate) fn of_look_up(Failure { mut fault, too_much, .. }: Failure) -> Failur
         );
     }
     Failure { fault: fault.with_effect(Effect::None), too_much, of_view: false }
+}
+
+/// Whether a view failed. Other failures may quote a row's text, which may have these words.
+fn is_of_view(text: &str) -> bool {
+    text.rfind(IN_VIEW).is_some_and(|at| !text[at..].contains(['\'', '"', '`']))
 }
 
 /// The number in `Code: 60. DB::Exception: …`, or the bare number that the client gives when the answer had no text.
@@ -184,6 +189,10 @@ mod tests {
                 "{code}"
             );
         }
+        let quoted =
+            "Code: 6. DB::Exception: Cannot parse string 'x: while pushing to view y' as UInt8. (CANNOT_PARSE_TEXT)";
+        let quoted = fault(Error::BadResponse(quoted.to_owned()));
+        assert!(quoted.fault.class == FaultClass::Poison(DeadReason::Rejected) && !quoted.of_view);
         // The server stopped waiting, so it does not tell whether the table has the rows.
         let late =
             fault(Error::BadResponse("Code: 159. DB::Exception: x: while pushing to view headrace.v".to_owned()));

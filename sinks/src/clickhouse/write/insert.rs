@@ -202,11 +202,15 @@ impl Table {
                 return self.failed(Failure { fault, too_much, of_view }, batch);
             }
         };
-        let effect = if items.len() < count { Effect::Possible } else { fault.effect };
+        let stored = count - items.len();
+        if stored > 0 && (of_view || items.is_empty()) {
+            self.lacks_in_view(stored, &fault);
+        }
         if items.is_empty() {
-            self.lacks_in_view(count, &fault);
             return BatchResult::AlreadyThere;
         }
+        let effect = if stored > 0 { Effect::Possible } else { fault.effect };
+        let fault = if of_view && stored == 0 { fails_before(fault) } else { fault };
         self.failed(Failure { fault: fault.with_effect(effect), too_much, of_view }, batch)
     }
 
@@ -347,6 +351,14 @@ const MADE_ANEW: &str = "`headrace check --migrate` makes it anew, or the next s
 enum Columns {
     AsBefore,
     Changed,
+}
+
+/// What it means that a view fails and the table gets no rows: a person must mend the view.
+pub(super) fn fails_before(fault: Fault) -> Fault {
+    let source = fault
+        .source
+        .context("a materialized view that reads the table fails, and the table gets no rows: mend the view");
+    Fault::broken(source).with_effect(fault.effect)
 }
 
 /// Keeps the items that have no row yet. Returns how many of the others were made of something else than the row.

@@ -216,7 +216,11 @@ pub(crate) async fn restore(client: &Client, database: &str) -> Result<(), Fault
         for migration in known_to(client, missing).await? {
             migration.apply(client).await?;
         }
-        tracing::info!(database, "tables that were missing in ClickHouse are made anew");
+        tracing::warn!(
+            database,
+            there = tables.join(", "),
+            "tables that were missing in ClickHouse are made anew, and are empty: beside those that were there, all are new"
+        );
     }
     Ok(())
 }

@@ -25,7 +25,7 @@ use headrace_runtime::fault::{Effect, Fault, FaultClass};
 use headrace_schemas::time::Timestamp;
 
 use self::statements::{END_OF_TIME, Found, Statements, by_name};
-use super::insert::{Rows, Table, Times};
+use super::insert::{Rows, Table, Times, fails_before};
 use crate::clickhouse::classify::Failure;
 use crate::clickhouse::place::Name;
 
@@ -178,13 +178,17 @@ impl<T: Rows> Rewrite<T> {
         match self.table.insert(items, Timestamp::now(), limit + clock_skew, stored_at).await {
             Ok(()) => self.prove_inserted(items).await,
             // The table took the rows, or it took none of them, or those of some partitions. What it lacks goes again.
-            Err(Failure { fault, of_view: true, .. }) => match self.missing(items).await? {
-                0 => {
-                    self.table.lacks_in_view(items.len(), &fault);
-                    Ok(())
+            Err(Failure { fault, of_view: true, .. }) => {
+                let missing = self.missing(items).await?;
+                if missing < items.len() {
+                    self.table.lacks_in_view(items.len() - missing, &fault);
                 }
-                _ => Err(fault),
-            },
+                match missing {
+                    0 => Ok(()),
+                    all if all == items.len() => Err(fails_before(fault)),
+                    _ => Err(fault),
+                }
+            }
             // A look-up would prove nothing before the server's limit has passed.
             Err(Failure {
                 fault: Fault { class: FaultClass::Transient { .. }, effect: effect @ Effect::Possible, source },
