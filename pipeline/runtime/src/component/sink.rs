@@ -38,8 +38,8 @@ pub trait Sink: Send + Sync + 'static {
         Key::default()
     }
 
-    /// How long a few suspects that come with many first deliveries may wait for others. It is for receivers that a call
-    /// with few costs nearly as much as one with many.
+    /// How long a few suspects that come with many first deliveries may wait for others, an eighth of the `ack_wait` at most.
+    /// It is for receivers that a call with few costs nearly as much as one with many.
     fn suspects_linger(&self) -> Duration {
         Duration::ZERO
     }

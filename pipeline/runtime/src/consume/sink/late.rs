@@ -179,7 +179,9 @@ impl<S: Sink> SinkLoop<S> {
             }
         };
         let is_former = !late.is_of(&incarnation);
-        if late.is_empty() || !is_former && !late.is_due(messages.len(), self.sink.suspects_linger(), memory) {
+        // A small part of the time in which they lapse, so that a slow machine does not spend it on holding them.
+        let linger = self.sink.suspects_linger().min(ack_wait / 8);
+        if late.is_empty() || !is_former && !late.is_due(messages.len(), linger, memory) {
             return Ok((messages, incarnation));
         }
         // The broker gives the others to somebody else, or has done so.
